@@ -1,0 +1,129 @@
+//! Finds the golden fixtures and reads their tensors.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+
+/// Folder of the golden fixtures: `NOLA_FIXTURES`, else `../shared/fixtures` beside the workspace, else
+/// `assets/golden`; `None` if none of them exists.
+///
+/// # Panics
+/// If `NOLA_FIXTURES` names no folder: a typo there must not turn every golden test into a skipped one.
+pub fn root() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("NOLA_FIXTURES") {
+        let named = PathBuf::from(named);
+        assert!(named.is_dir(), "NOLA_FIXTURES: {} is no folder", named.display());
+        return Some(named);
+    }
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let candidates = [workspace.join("../shared/fixtures"), workspace.join("assets/golden")];
+    candidates.into_iter().find(|folder| folder.is_dir())
+}
+
+/// The folders inside `root/kind`, in name order; empty if there is no such folder.
+pub fn cases(root: &Path, kind: &str) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(root.join(kind)) else {
+        return Vec::new();
+    };
+    let mut folders: Vec<PathBuf> =
+        entries.map(|entry| entry.expect("a readable fixture folder").path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    folders
+}
+
+/// Reads a JSON file of the fixtures.
+pub fn json(file: &Path) -> serde_json::Value {
+    let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+/// One tensor of a fixture file; floats of any width are widened to f64, which is exact.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Golden {
+    /// Sizes of the axes; empty for a scalar.
+    pub shape: Vec<usize>,
+    /// The numbers, row-major.
+    pub values: Values,
+}
+
+/// The numbers of a [`Golden`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    /// Stored as f64, f32, f16 or bf16.
+    Float(Vec<f64>),
+    /// Stored as i64.
+    Int(Vec<i64>),
+    /// Stored as u32.
+    Word(Vec<u32>),
+}
+
+impl Golden {
+    /// The numbers of a float tensor.
+    pub fn f64(&self) -> &[f64] {
+        match &self.values {
+            Values::Float(values) => values,
+            Values::Int(_) | Values::Word(_) => panic!("an integer tensor where floats are expected"),
+        }
+    }
+
+    /// The numbers of a float tensor as f32; exact where they were stored as f32 or narrower.
+    pub fn f32(&self) -> Vec<f32> {
+        self.f64().iter().map(|&value| value as f32).collect()
+    }
+
+    /// The numbers of an i64 tensor.
+    pub fn i64(&self) -> &[i64] {
+        match &self.values {
+            Values::Int(values) => values,
+            Values::Float(_) | Values::Word(_) => panic!("no i64 tensor"),
+        }
+    }
+
+    /// The numbers of a u32 tensor.
+    pub fn u32(&self) -> &[u32] {
+        match &self.values {
+            Values::Word(values) => values,
+            Values::Float(_) | Values::Int(_) => panic!("no u32 tensor"),
+        }
+    }
+}
+
+/// Reads every tensor of a safetensors file, and the file's metadata.
+pub fn tensors(file: &Path) -> (BTreeMap<String, Golden>, BTreeMap<String, String>) {
+    let bytes = std::fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let parsed = SafeTensors::deserialize(&bytes).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let (_, header) = SafeTensors::read_metadata(&bytes).expect("the header was just parsed");
+    let tensors = parsed
+        .iter()
+        .map(|(name, view)| {
+            (name.to_string(), Golden { shape: view.shape().to_vec(), values: values(view.dtype(), view.data()) })
+        })
+        .collect();
+    let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
+    (tensors, metadata)
+}
+
+fn values(dtype: Dtype, bytes: &[u8]) -> Values {
+    fn numbers<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {
+        bytes.as_chunks::<N>().0.iter().map(|&chunk| read(chunk)).collect()
+    }
+    match dtype {
+        Dtype::F64 => Values::Float(numbers(bytes, f64::from_le_bytes)),
+        Dtype::F32 => Values::Float(numbers(bytes, |chunk| f32::from_le_bytes(chunk).into())),
+        Dtype::F16 => Values::Float(numbers(bytes, |chunk| half::f16::from_le_bytes(chunk).into())),
+        Dtype::BF16 => Values::Float(numbers(bytes, |chunk| half::bf16::from_le_bytes(chunk).into())),
+        Dtype::I64 => Values::Int(numbers(bytes, i64::from_le_bytes)),
+        Dtype::U32 => Values::Word(numbers(bytes, u32::from_le_bytes)),
+        other => panic!("no reader for {other:?}"),
+    }
+}
+
+/// Asserts that every number is within `tolerance` of its golden value; prints the largest difference.
+pub fn assert_close(what: &str, found: &[f32], golden: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), golden.len(), "{what}: number of values");
+    let difference = |(&found, &golden): (&f32, &f64)| (f64::from(found) - golden).abs();
+    // A NaN must fail: `f64::max` would drop it.
+    let largest = found.iter().zip(golden).map(difference).fold(0.0, |a, b| if b.is_nan() || b > a { b } else { a });
+    assert!(largest <= tolerance, "{what}: off by {largest:e}, allowed {tolerance:e}");
+}
