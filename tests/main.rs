@@ -1,1 +1,4 @@
 //! Tests that cross crates.
+
+mod fixtures;
+mod golden_models;

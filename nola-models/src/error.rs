@@ -1,0 +1,182 @@
+//! The one error of this crate.
+
+use std::path::PathBuf;
+
+/// Why a model, an image or a setting of either could not be read or written.
+///
+/// A message names the file and the field or tensor, and says what to change. A wrong shape inside a forward pass is a
+/// bug, not an `Error`: it panics.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file cannot be read or written.
+    #[error("{}: cannot be read or written", file.display())]
+    Io {
+        /// The file or folder.
+        file: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+
+    /// A file that a model folder must have is absent.
+    #[error("{}: no such file; a model folder holds config.json and model.safetensors (or shards with an index)", file.display())]
+    MissingFile {
+        /// The absent file.
+        file: PathBuf,
+    },
+
+    /// The folder has weights only as Python pickles.
+    #[error(
+        "{}: a pickle can run code when it is opened, so it is not read; convert it to model.safetensors \
+         (in Python: `model.save_pretrained(folder, safe_serialization=True)`)",
+        file.display()
+    )]
+    PickleOnly {
+        /// The pickle.
+        file: PathBuf,
+    },
+
+    /// The file is larger than any honest file of its kind.
+    #[error("{}: {bytes} bytes, but at most {limit} are read; this is no file of a model", file.display())]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+        /// Its size, in bytes.
+        bytes: u64,
+        /// The largest size that is read, in bytes.
+        limit: u64,
+    },
+
+    /// The file is no JSON, or a value in it has the wrong type.
+    #[error("{}: not the JSON that was expected, at `{field}`; restore the file from its source", file.display())]
+    Json {
+        /// The file.
+        file: PathBuf,
+        /// Path of the field; `.` for the whole file.
+        field: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+
+    /// A field of a configuration is absent or holds a value that cannot be.
+    #[error("{}: `{field}` is {found}; expected {expected}", file.display())]
+    Field {
+        /// The configuration file.
+        file: PathBuf,
+        /// The field.
+        field: &'static str,
+        /// What stands there, as JSON; `absent` if nothing does.
+        found: String,
+        /// What may stand there.
+        expected: String,
+    },
+
+    /// The weights are no complete safetensors file.
+    #[error("{}: no complete safetensors file ({bytes} bytes); it is cut short or corrupt, so fetch it again", file.display())]
+    Safetensors {
+        /// The file.
+        file: PathBuf,
+        /// Its size, in bytes.
+        bytes: u64,
+        /// What is wrong with it.
+        source: safetensors::SafeTensorError,
+    },
+
+    /// The shard index names something that is no plain file name.
+    #[error("{}: shard name `{shard}` is not one plain file name; do not use this checkpoint unless you trust who made it", file.display())]
+    ShardName {
+        /// The index.
+        file: PathBuf,
+        /// The name as it stands there.
+        shard: String,
+    },
+
+    /// The shard index and the shards contradict each other.
+    #[error("{}: does not fit its shards{}; fetch the checkpoint again", file.display(), listed(&[
+        ("missing shards", missing_shards), ("tensors absent from their shard", absent), ("tensors in two shards", twice),
+        ("tensors that the index does not name", unnamed),
+    ]))]
+    Shards {
+        /// The index.
+        file: PathBuf,
+        /// Shards that are not in the folder.
+        missing_shards: Vec<String>,
+        /// Tensors that are not in the shard the index names for them.
+        absent: Vec<String>,
+        /// Tensors that more than one shard holds.
+        twice: Vec<String>,
+        /// Tensors that a shard holds and the index does not name.
+        unnamed: Vec<String>,
+    },
+
+    /// The tensors of the checkpoint are not those of the model that its configuration describes.
+    #[error("{}: the weights do not fit config.json{}", folder.display(), listed(&[
+        ("missing", missing), ("not used by this model", extra), ("of another shape or type", misshapen),
+    ]))]
+    Mismatch {
+        /// Folder of the checkpoint.
+        folder: PathBuf,
+        /// Tensors the model needs and the checkpoint lacks.
+        missing: Vec<String>,
+        /// Tensors the checkpoint holds and the model has no place for.
+        extra: Vec<String>,
+        /// Tensors whose shape or type is another, each with both.
+        misshapen: Vec<String>,
+    },
+
+    /// Some weights are NaN or infinite.
+    #[error("{}: not a number or infinite: {}; this checkpoint is damaged, use another", folder.display(), tensors.iter()
+        .map(|(name, count)| format!("{count} values of `{name}`")).collect::<Vec<_>>().join(", "))]
+    NonFinite {
+        /// Folder of the checkpoint.
+        folder: PathBuf,
+        /// Each damaged tensor with the number of its values that are not finite.
+        tensors: Vec<(String, usize)>,
+    },
+
+    /// The folder to write to holds something.
+    #[error("{}: exists and is not empty; nothing was written, name another folder", folder.display())]
+    OutputExists {
+        /// The folder.
+        folder: PathBuf,
+    },
+
+    /// The picture cannot be decoded.
+    #[error("{}: no readable picture (BMP, GIF, JPEG, PNG, TIFF or WebP, told by content); remove or replace it", file.display())]
+    Image {
+        /// Name of the picture.
+        file: PathBuf,
+        /// What the decoder says.
+        source: image::ImageError,
+    },
+
+    /// The picture would need more memory than any real one.
+    #[error("{}: larger than {max_side} pixels a side or {max_bytes} bytes decoded; scale it down first", file.display())]
+    ImageTooLarge {
+        /// Name of the picture.
+        file: PathBuf,
+        /// Longest side that is decoded, in pixels.
+        max_side: u32,
+        /// Memory a decoded picture may take, in bytes.
+        max_bytes: u64,
+    },
+
+    /// An image size that the model's patches do not divide.
+    #[error(
+        "image size {image_size} is not a positive multiple of the patch size {patch_size} (both in pixels)"
+    )]
+    ImageSize {
+        /// Side of the image, in pixels.
+        image_size: usize,
+        /// Side of a patch, in pixels.
+        patch_size: usize,
+    },
+}
+
+/// The non-empty ones of `lists`, each under its title.
+fn listed(lists: &[(&str, &Vec<String>)]) -> String {
+    let filled = lists.iter().filter(|(_, names)| !names.is_empty());
+    filled
+        .map(|(title, names)| format!("\n  {title}: {}", names.join(", ")))
+        .collect()
+}

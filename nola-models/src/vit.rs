@@ -1,0 +1,424 @@
+//! ViT: pre-norm encoder blocks over square patches of an image, a class token, learned or fixed positions.
+//!
+//! Source: Dosovitskiy et al. 2021; names and shapes of `ViTForImageClassification`, `ViTModel` (DINO), `ViTMAEModel`
+//! and timm's `VisionTransformer`.
+
+mod config;
+mod keys;
+mod positions;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{Gelu, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::activation::softmax;
+use burn::tensor::module::linear;
+use burn::tensor::{Device, Tensor, TensorData, assert_shape};
+use nola_core::adapted;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{Checkpoint, Error};
+pub use config::{Pooling, Positions, VitConfig};
+pub use keys::peft_names;
+
+/// Standard deviation of fresh weights, before they are cut at two of it.
+const FRESH_DEVIATION: f64 = 0.02;
+
+/// Multi-head self-attention over all tokens.
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// Tokens to queries.
+    pub query: Linear,
+    /// Tokens to keys.
+    pub key: Linear,
+    /// Tokens to values.
+    pub value: Linear,
+    /// Heads, side by side, back to tokens.
+    pub output: Linear,
+    n_heads: usize,
+}
+
+impl Attention {
+    fn uninitialized(config: &VitConfig, device: &Device) -> Self {
+        let square = |bias| {
+            layer(config.d_model, config.d_model)
+                .with_bias(bias)
+                .init(device)
+        };
+        Self {
+            query: square(config.qkv_bias),
+            key: square(config.qkv_bias),
+            value: square(config.qkv_bias),
+            output: square(true),
+            n_heads: config.n_heads,
+        }
+    }
+
+    /// # Shapes
+    /// - `x` and output: `[batch, tokens, d_model]`
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let [batch, tokens, d_model] = x.dims();
+        let d_head = d_model / self.n_heads;
+        let heads = |layer: &Linear| {
+            adapted(layer, x.clone())
+                .reshape([batch, tokens, self.n_heads, d_head])
+                .swap_dims(1, 2) // [batch, heads, tokens, d_head]
+        };
+        let scaled = heads(&self.query) / (d_head as f64).sqrt();
+        let scores = scaled.matmul(heads(&self.key).swap_dims(2, 3)); // [batch, heads, tokens, tokens]
+        let mixed = softmax(scores, 3).matmul(heads(&self.value));
+        adapted(
+            &self.output,
+            mixed.swap_dims(1, 2).reshape([batch, tokens, d_model]),
+        )
+    }
+}
+
+/// The feed-forward half of a block: wider, exact GELU, back.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `d_model` to `d_mlp`.
+    pub up: Linear,
+    /// `d_mlp` to `d_model`.
+    pub down: Linear,
+}
+
+impl Mlp {
+    /// # Shapes
+    /// - `x` and output: `[batch, tokens, d_model]`
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        adapted(&self.down, Gelu::new().forward(adapted(&self.up, x)))
+    }
+}
+
+/// One encoder block; both halves add to the stream they read normalised.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// Norm before the attention.
+    pub norm_attention: LayerNorm,
+    /// Mixes tokens.
+    pub attention: Attention,
+    /// Norm before the MLP.
+    pub norm_mlp: LayerNorm,
+    /// Works on each token alone.
+    pub mlp: Mlp,
+}
+
+impl Block {
+    fn uninitialized(config: &VitConfig, device: &Device) -> Self {
+        Self {
+            norm_attention: norm(config, device),
+            attention: Attention::uninitialized(config, device),
+            norm_mlp: norm(config, device),
+            mlp: Mlp {
+                up: layer(config.d_model, config.d_mlp).init(device),
+                down: layer(config.d_mlp, config.d_model).init(device),
+            },
+        }
+    }
+
+    /// # Shapes
+    /// - `x` and output: `[batch, tokens, d_model]`
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let x = x.clone() + self.attention.forward(self.norm_attention.forward(x));
+        x.clone() + self.mlp.forward(self.norm_mlp.forward(x))
+    }
+}
+
+/// A vision transformer, with or without a classification head.
+#[derive(Module, Debug)]
+pub struct Vit {
+    /// Patches to tokens; its stride is its kernel size.
+    pub patches: Conv2d,
+    /// The token that stands for the whole image, `[1, 1, d_model]`.
+    pub class_token: Param<Tensor<3>>,
+    /// Added to the class token and to each patch, `[1, 1 + patches, d_model]`.
+    pub positions: Param<Tensor<3>>,
+    /// The encoder.
+    pub blocks: Vec<Block>,
+    /// The last norm: of all tokens, or with [`Pooling::MeanThenNorm`] of the pooled feature.
+    pub norm: LayerNorm,
+    /// Pooled feature to logits.
+    pub head: Option<Linear>,
+    #[module(skip)]
+    config: VitConfig,
+}
+
+/// What every stage of the encoder puts out, each `[batch, 1 + patches, d_model]`, class token first.
+#[derive(Debug, Clone)]
+pub struct HiddenStates {
+    /// What goes into the first block.
+    pub embeddings: Tensor<3>,
+    /// The output of each block.
+    pub blocks: Vec<Tensor<3>>,
+    /// After the final norm; with [`Pooling::MeanThenNorm`], which norms later, that of the last block.
+    pub final_norm: Tensor<3>,
+}
+
+impl Vit {
+    /// A model of these sizes that takes no memory until it is used or loaded; its weights are zero.
+    pub fn uninitialized(config: &VitConfig, device: &Device) -> Self {
+        let VitConfig {
+            d_model,
+            channels,
+            patch_size,
+            ..
+        } = *config;
+        let patches = Conv2dConfig::new([channels, d_model], [patch_size; 2])
+            .with_stride([patch_size; 2])
+            .with_initializer(Initializer::Zeros);
+        let mut vit = Self {
+            patches: patches.init(device),
+            class_token: Initializer::Zeros.init([1, 1, d_model], device),
+            positions: Initializer::Zeros.init([1, 1 + config.n_patches(), d_model], device),
+            blocks: (0..config.n_layers)
+                .map(|_| Block::uninitialized(config, device))
+                .collect(),
+            norm: norm(config, device),
+            head: (config.n_classes > 0).then(|| layer(d_model, config.n_classes).init(device)),
+            config: config.clone(),
+        };
+        vit.positions = vit
+            .positions
+            .set_require_grad(config.positions == Positions::Learned);
+        vit
+    }
+
+    /// A model to train from scratch: weights normal with deviation 0.02, cut at two deviations; biases zero.
+    ///
+    /// The numbers are drawn on the host, one stream of `seed` a parameter, so every device gets the same ones.
+    pub fn init(config: &VitConfig, seed: u64, device: &Device) -> Self {
+        let mut vit = Self::uninitialized(config, device).map(&mut Fresh {
+            seed,
+            parameters: 0,
+            field: String::new(),
+        });
+        if config.positions == Positions::Fixed {
+            vit.positions = fixed_positions(config, device);
+        }
+        vit
+    }
+
+    /// Loads a checkpoint whose names are those of Hugging Face or of timm.
+    ///
+    /// # Errors
+    /// If the configuration is no ViT's or cannot be true, or if the tensors do not fit it: all of them in one error.
+    pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
+        let config = VitConfig::from_checkpoint(checkpoint)?;
+        let mut vit = Self::uninitialized(&config, device);
+        if config.positions == Positions::Fixed {
+            // A file may leave them out, since they are a formula; where it has them, they are loaded over these.
+            vit.positions = fixed_positions(&config, device);
+        }
+        let source = keys::source_in(checkpoint, &config);
+        vit = checkpoint.fill(
+            vit,
+            &crate::checkpoint::KeyMap {
+                source: &source,
+                ignored: keys::IGNORED,
+            },
+        )?;
+        vit.positions = vit
+            .positions
+            .set_require_grad(config.positions == Positions::Learned);
+        Ok(vit)
+    }
+
+    /// Sizes, labels and the rest of what is no weight.
+    pub fn config(&self) -> &VitConfig {
+        &self.config
+    }
+
+    /// The same encoder with a new head for `labels`, all zero: at first every class is equally likely.
+    pub fn with_head(mut self, labels: &[String]) -> Self {
+        let device = self.class_token.lazy_device();
+        self.head =
+            (!labels.is_empty()).then(|| layer(self.config.d_model, labels.len()).init(&device));
+        self.config.n_classes = labels.len();
+        self.config.labels = labels.to_vec();
+        self
+    }
+
+    /// The same weights under another pooling; [`Pooling::MeanThenNorm`] uses the final norm after the mean.
+    pub fn with_pooling(mut self, pooling: Pooling) -> Self {
+        self.config.pooling = pooling;
+        self
+    }
+
+    /// The same model for square images of `image_size` pixels a side, its positions interpolated bicubically.
+    ///
+    /// # Errors
+    /// If the patches do not divide the size.
+    ///
+    /// # Source
+    /// `interpolate_pos_encoding` of Hugging Face's ViT: corners not aligned, no antialias.
+    pub fn resized(mut self, image_size: usize) -> Result<Self, Error> {
+        let patch_size = self.config.patch_size;
+        if image_size == 0 || !image_size.is_multiple_of(patch_size) {
+            return Err(Error::ImageSize {
+                image_size,
+                patch_size,
+            });
+        }
+        let (from, to) = (self.config.grid(), image_size / patch_size);
+        self.config.image_size = image_size;
+        if from != to {
+            self.positions = self
+                .positions
+                .map(|positions| positions::interpolated(positions, from, to));
+        }
+        Ok(self)
+    }
+
+    /// Logits; of a model without head, the pooled features.
+    ///
+    /// # Shapes
+    /// - `pixels`: `[batch, channels, image_size, image_size]`
+    /// - output: `[batch, n_classes]` or `[batch, d_model]`
+    pub fn forward(&self, pixels: Tensor<4>) -> Tensor<2> {
+        let features = self.features(pixels);
+        match &self.head {
+            Some(head) => adapted(head, features),
+            None => features,
+        }
+    }
+
+    /// What the head sees of an image.
+    ///
+    /// # Shapes
+    /// - `pixels`: `[batch, channels, image_size, image_size]`
+    /// - output: `[batch, d_model]`
+    pub fn features(&self, pixels: Tensor<4>) -> Tensor<2> {
+        let tokens = self
+            .blocks
+            .iter()
+            .fold(self.embeddings(pixels), |x, block| block.forward(x));
+        match self.config.pooling {
+            Pooling::ClassToken => class_token(self.norm.forward(tokens)),
+            Pooling::Mean => mean_of_patches(self.norm.forward(tokens)),
+            Pooling::MeanThenNorm => self.norm.forward(mean_of_patches(tokens)),
+        }
+    }
+
+    /// The output of every stage, to compare with another implementation.
+    ///
+    /// # Shapes
+    /// - `pixels`: `[batch, channels, image_size, image_size]`
+    pub fn hidden_states(&self, pixels: Tensor<4>) -> HiddenStates {
+        let embeddings = self.embeddings(pixels);
+        let mut blocks: Vec<Tensor<3>> = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            let x = blocks.last().unwrap_or(&embeddings).clone();
+            blocks.push(block.forward(x));
+        }
+        let last = blocks.last().unwrap_or(&embeddings).clone();
+        let final_norm = match self.config.pooling {
+            Pooling::ClassToken | Pooling::Mean => self.norm.forward(last),
+            Pooling::MeanThenNorm => last,
+        };
+        HiddenStates {
+            embeddings,
+            blocks,
+            final_norm,
+        }
+    }
+
+    /// # Shapes
+    /// - output: `[batch, 1 + patches, d_model]`
+    fn embeddings(&self, pixels: Tensor<4>) -> Tensor<3> {
+        let VitConfig {
+            d_model,
+            channels,
+            image_size,
+            patch_size,
+            ..
+        } = self.config;
+        assert_shape!(pixels, [_, channels, image_size, image_size]);
+        let [batch, ..] = pixels.dims();
+        let (grid, area) = (self.config.grid(), channels * patch_size * patch_size);
+        let patches = pixels
+            .reshape([batch, channels, grid, patch_size, grid, patch_size])
+            .permute([0, 2, 4, 1, 3, 5])
+            .reshape([batch, grid * grid, area]);
+        // Stride equals kernel size, so the convolution is one matrix product, which every backend does well.
+        let weight = self
+            .patches
+            .weight
+            .val()
+            .reshape([d_model, area])
+            .transpose();
+        let tokens = linear(
+            patches,
+            weight,
+            self.patches.bias.as_ref().map(|bias| bias.val()),
+        );
+        let class_token = self.class_token.val().expand([batch, 1, d_model]);
+        Tensor::cat(vec![class_token, tokens], 1) + self.positions.val()
+    }
+}
+
+fn class_token(tokens: Tensor<3>) -> Tensor<2> {
+    tokens.narrow(1, 0, 1).squeeze_dim(1)
+}
+
+fn mean_of_patches(tokens: Tensor<3>) -> Tensor<2> {
+    let [_, count, _] = tokens.dims();
+    tokens.narrow(1, 1, count - 1).mean_dim(1).squeeze_dim(1)
+}
+
+fn layer(d_in: usize, d_out: usize) -> LinearConfig {
+    LinearConfig::new(d_in, d_out).with_initializer(Initializer::Zeros)
+}
+
+fn norm(config: &VitConfig, device: &Device) -> LayerNorm {
+    LayerNormConfig::new(config.d_model)
+        .with_epsilon(config.layer_norm_eps)
+        .init(device)
+}
+
+fn fixed_positions(config: &VitConfig, device: &Device) -> Param<Tensor<3>> {
+    let shape = [1, 1 + config.n_patches(), config.d_model];
+    let table = positions::sine_cosine(config.d_model, config.grid());
+    Param::from_data(TensorData::new(table, shape), device).set_require_grad(false)
+}
+
+/// Draws fresh weights, parameter by parameter.
+struct Fresh {
+    seed: u64,
+    parameters: u64,
+    field: String,
+}
+
+impl ModuleMapper for Fresh {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.field = name.to_string();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        self.parameters += 1;
+        // Norms start as ones and zeros, which is how burn makes them; biases as zeros.
+        if matches!(self.field.as_str(), "gamma" | "beta" | "bias") {
+            return param;
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(self.parameters);
+        let shape = param.lazy_shape();
+        let values: Vec<f32> = (0..shape.num_elements())
+            .map(|_| truncated_normal(&mut rng) as f32)
+            .collect();
+        let data = TensorData::new(values, shape);
+        Param::initialized(param.id, Tensor::from_data(data, &param.lazy_device()))
+            .set_require_grad(true)
+    }
+}
+
+/// One draw of N(0, 0.02²), cut at ±0.04, by Box and Muller's formula.
+fn truncated_normal(rng: &mut ChaCha8Rng) -> f64 {
+    loop {
+        let (u, v): (f64, f64) = (rng.random(), rng.random());
+        let normal = (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos();
+        if normal.abs() <= 2.0 {
+            return normal * FRESH_DEVIATION;
+        }
+    }
+}
