@@ -1,0 +1,318 @@
+//! Pictures with labels: where they lie, which are used, in which order, and how they become batches.
+
+mod batches;
+mod cifar;
+mod error;
+mod folder;
+mod idx;
+mod images;
+mod order;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nola_models::image::RgbImage;
+
+pub use batches::{Batches, HostBatch, TrainingPlan};
+pub use error::{BadImage, DataError};
+pub use images::Images;
+pub use order::{Order, Purpose, permutation, random};
+
+use crate::recipe::{DataFormat, DataRecipe};
+
+/// The labelled pictures of one split; a list of places, not yet decoded.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// Where it was read from, for messages.
+    pub root: PathBuf,
+    /// Names of the classes; a label is an index into them.
+    pub classes: Vec<String>,
+    /// The pictures, in an order that depends on their names alone.
+    pub samples: Vec<Sample>,
+    /// Symbolic links that leave `root` and were not followed.
+    pub links_outside: usize,
+}
+
+/// One labelled picture.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// Index of its class.
+    pub label: usize,
+    /// Where it lies.
+    pub source: ImageSource,
+}
+
+/// Where a picture lies.
+#[derive(Debug, Clone)]
+pub enum ImageSource {
+    /// An encoded picture.
+    File(PathBuf),
+    /// A record of a file of raw pictures, which is in memory.
+    Record {
+        /// The file.
+        records: Arc<Records>,
+        /// The record, counted from 0.
+        index: usize,
+    },
+}
+
+impl ImageSource {
+    /// What people call it: its path, and the record in it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Record { records, index } => format!("{} record {index}", records.file.display()),
+        }
+    }
+}
+
+/// A file of raw pictures of one size.
+#[derive(Debug)]
+pub struct Records {
+    file: PathBuf,
+    bytes: Vec<u8>,
+    /// Bytes before the first picture.
+    start: usize,
+    /// Bytes from one picture to the next.
+    stride: usize,
+    width: usize,
+    height: usize,
+    colours: Colours,
+}
+
+/// How the bytes of a raw picture follow each other.
+#[derive(Debug, Clone, Copy)]
+enum Colours {
+    /// One byte a pixel.
+    Grey,
+    /// All red bytes, all green, all blue.
+    Planes,
+}
+
+impl Records {
+    /// The picture of a record, which must exist.
+    fn image(&self, index: usize) -> RgbImage {
+        let area = self.width * self.height;
+        let planes = match self.colours {
+            Colours::Grey => [0, 0, 0],
+            Colours::Planes => [0, area, 2 * area],
+        };
+        let pixels = &self.bytes[self.start + index * self.stride..];
+        let bytes = (0..area)
+            .flat_map(|pixel| planes.map(|plane| pixels[plane + pixel]))
+            .collect();
+        RgbImage::from_raw(self.width as u32, self.height as u32, bytes)
+            .expect("three bytes a pixel were collected")
+    }
+}
+
+/// One sample for each record.
+fn samples_of(records: Arc<Records>, labels: &[u8]) -> Vec<Sample> {
+    let samples = labels.iter().enumerate().map(|(index, &label)| Sample {
+        label: label.into(),
+        source: ImageSource::Record {
+            records: Arc::clone(&records),
+            index,
+        },
+    });
+    samples.collect()
+}
+
+/// Requires every label to be a class.
+fn check_labels(file: &Path, labels: &[u8], classes: usize) -> Result<(), DataError> {
+    match labels
+        .iter()
+        .position(|&label| usize::from(label) >= classes)
+    {
+        None => Ok(()),
+        Some(record) => Err(DataError::WrongLabel {
+            file: file.into(),
+            record,
+            label: labels[record],
+            classes,
+        }),
+    }
+}
+
+/// A part of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// What is trained on.
+    Train,
+    /// What is only measured on.
+    Validation,
+}
+
+impl Dataset {
+    /// Lists the pictures of a split as the recipe describes them; a subset of `shots` is not yet taken.
+    ///
+    /// # Errors
+    /// If the folder or file is absent, empty, or not of the format.
+    pub fn open(recipe: &DataRecipe, split: Split) -> Result<Self, DataError> {
+        let path = match split {
+            Split::Train => &recipe.train,
+            Split::Validation => &recipe.validation,
+        };
+        match recipe.format {
+            DataFormat::Folder => folder::read(path),
+            DataFormat::Cifar10 => cifar::read(path, cifar::Variant::Ten, split),
+            DataFormat::Cifar100 => cifar::read(path, cifar::Variant::Hundred, split),
+            DataFormat::Mnist => idx::read(path, idx::Variant::Digits, split),
+            DataFormat::FashionMnist => idx::read(path, idx::Variant::Fashion, split),
+        }
+    }
+
+    /// Requires both splits to have the same classes.
+    ///
+    /// # Errors
+    /// With the classes that only one of them has.
+    pub fn check_same_classes(train: &Self, validation: &Self) -> Result<(), DataError> {
+        let missing = |from: &Self, other: &Self| -> Vec<String> {
+            from.classes
+                .iter()
+                .filter(|class| !other.classes.contains(class))
+                .cloned()
+                .collect()
+        };
+        if train.classes == validation.classes {
+            return Ok(());
+        }
+        Err(DataError::DifferentClasses {
+            train: train.root.clone(),
+            validation: validation.root.clone(),
+            only_train: missing(train, validation),
+            only_validation: missing(validation, train),
+        })
+    }
+
+    /// A subset with `shots` pictures of each class: the first of a permutation of the class; 0 keeps all.
+    ///
+    /// # Errors
+    /// If a class has fewer.
+    ///
+    /// # Source
+    /// The protocol of NOLA's few-shot tables (Koohpayegani et al., ICLR 2024).
+    pub fn few_shot(&self, shots: usize, seed: u64) -> Result<Self, DataError> {
+        if shots == 0 {
+            return Ok(self.clone());
+        }
+        let mut samples = Vec::with_capacity(shots * self.classes.len());
+        for (label, class) in self.classes.iter().enumerate() {
+            let members: Vec<&Sample> = self
+                .samples
+                .iter()
+                .filter(|sample| sample.label == label)
+                .collect();
+            if members.len() < shots {
+                return Err(DataError::TooFewShots {
+                    root: self.root.clone(),
+                    class: class.clone(),
+                    found: members.len(),
+                    wanted: shots,
+                });
+            }
+            let order = permutation(
+                members.len(),
+                &mut random(seed, Purpose::Shots, label as u64, 0),
+            );
+            samples.extend(order[..shots].iter().map(|&index| members[index].clone()));
+        }
+        Ok(Self {
+            samples,
+            ..self.clone()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn dataset(classes: &[&str], per_class: usize) -> Dataset {
+        let samples = (0..classes.len() * per_class)
+            .map(|index| Sample {
+                label: index % classes.len(),
+                source: ImageSource::File(format!("{index}.png").into()),
+            })
+            .collect();
+        Dataset {
+            root: "data".into(),
+            classes: classes.iter().map(|&class| class.to_owned()).collect(),
+            samples,
+            links_outside: 0,
+        }
+    }
+
+    fn names(dataset: &Dataset) -> Vec<String> {
+        dataset
+            .samples
+            .iter()
+            .map(|sample| sample.source.name())
+            .collect()
+    }
+
+    #[test]
+    fn few_shot_takes_as_many_of_each_class() {
+        let subset = dataset(&["a", "b", "c"], 20).few_shot(5, 1).unwrap();
+        for label in 0..3 {
+            assert_eq!(
+                subset
+                    .samples
+                    .iter()
+                    .filter(|sample| sample.label == label)
+                    .count(),
+                5
+            );
+        }
+        assert_eq!(
+            names(&subset).into_iter().collect::<BTreeSet<_>>().len(),
+            15
+        );
+    }
+
+    #[test]
+    fn few_shot_depends_on_its_seed_alone() {
+        let all = dataset(&["a", "b"], 50);
+        assert_eq!(
+            names(&all.few_shot(5, 1).unwrap()),
+            names(&all.few_shot(5, 1).unwrap())
+        );
+        assert_ne!(
+            names(&all.few_shot(5, 1).unwrap()),
+            names(&all.few_shot(5, 2).unwrap())
+        );
+    }
+
+    #[test]
+    fn more_shots_keep_the_pictures_of_fewer() {
+        let all = dataset(&["a"], 50);
+        assert_eq!(
+            names(&all.few_shot(10, 3).unwrap())[..5],
+            names(&all.few_shot(5, 3).unwrap())
+        );
+    }
+
+    #[test]
+    fn a_class_with_too_few_pictures_is_named() {
+        let message = dataset(&["a"], 3).few_shot(5, 0).unwrap_err().to_string();
+        assert!(
+            message.contains("`a` has 3") && message.contains("data.shots"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn classes_that_differ_are_listed_from_both_sides() {
+        let (train, validation) = (dataset(&["cat", "dog"], 1), dataset(&["cat", "fox"], 1));
+        let message = Dataset::check_same_classes(&train, &validation)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("dog") && message.contains("fox") && !message.contains("cat"),
+            "{message}"
+        );
+        assert!(Dataset::check_same_classes(&train, &train).is_ok());
+    }
+}

@@ -1,0 +1,210 @@
+//! What can be wrong with a data set.
+
+use std::path::PathBuf;
+
+/// Why a data set cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The file or folder cannot be read.
+    #[error("{}: cannot be read", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+
+    /// A folder without class folders.
+    #[error("{}: has no class folders; expected one folder for each class, with its pictures inside", root.display())]
+    NoClasses {
+        /// The folder.
+        root: PathBuf,
+    },
+
+    /// Class folders without pictures.
+    #[error(
+        "{}: no pictures in {}; add some or remove the folder (links that leave the data folder are not followed)",
+        root.display(), classes.join(", ")
+    )]
+    EmptyClasses {
+        /// The folder of the class folders.
+        root: PathBuf,
+        /// Their names.
+        classes: Vec<String>,
+    },
+
+    /// Training and validation do not show the same things.
+    #[error(
+        "classes differ: {}; {}; both need the same class folders",
+        only(.only_train, .train), only(.only_validation, .validation)
+    )]
+    DifferentClasses {
+        /// Where the training pictures lie.
+        train: PathBuf,
+        /// Where the validation pictures lie.
+        validation: PathBuf,
+        /// Classes of the training pictures alone.
+        only_train: Vec<String>,
+        /// Classes of the validation pictures alone.
+        only_validation: Vec<String>,
+    },
+
+    /// A class with fewer pictures than the recipe takes of each.
+    #[error("{}: class `{class}` has {found} pictures, data.shots = {wanted}; lower data.shots or add pictures", root.display())]
+    TooFewShots {
+        /// Where the pictures lie.
+        root: PathBuf,
+        /// The class.
+        class: String,
+        /// Pictures there are.
+        found: usize,
+        /// Pictures asked for.
+        wanted: usize,
+    },
+
+    /// Pictures that cannot be decoded.
+    #[error("{}", list(.0))]
+    BadImages(Vec<BadImage>),
+
+    /// A folder without the files that the format has.
+    #[error("{}: none of the format's files is here; expected {expected}", folder.display())]
+    MissingFiles {
+        /// The folder.
+        folder: PathBuf,
+        /// Names of the files.
+        expected: String,
+    },
+
+    /// A file whose length does not fit its format.
+    #[error("{}: {found} bytes, {expected}; it is cut short or of another format: get it again", file.display())]
+    WrongLength {
+        /// The file.
+        file: PathBuf,
+        /// Bytes there are (after unpacking).
+        found: u64,
+        /// Bytes there should be.
+        expected: ExpectedLength,
+    },
+
+    /// A file that does not start as its format does.
+    #[error(
+        "{}: starts with {found:#010x}, not {expected:#010x} (IDX bytes, {dimensions}-dimensional); is it the right file?",
+        file.display()
+    )]
+    WrongMagic {
+        /// The file.
+        file: PathBuf,
+        /// The first four bytes, big-endian.
+        found: u32,
+        /// What they should be.
+        expected: u32,
+        /// Dimensions of the array.
+        dimensions: u32,
+    },
+
+    /// A file that claims to be larger than we unpack.
+    #[error("{}: claims {count} pictures of {height} x {width}; the limit is {limit} bytes in all", file.display())]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+        /// Pictures claimed.
+        count: u32,
+        /// Pixels claimed, vertically.
+        height: u32,
+        /// Pixels claimed, horizontally.
+        width: u32,
+        /// Bytes allowed.
+        limit: u64,
+    },
+
+    /// A label that is no class of the format.
+    #[error("{}: record {record} has label {label}, but there are {classes} classes; is data.format right?", file.display())]
+    WrongLabel {
+        /// The file.
+        file: PathBuf,
+        /// The record, counted from 0.
+        record: usize,
+        /// Its label.
+        label: u8,
+        /// Classes of the format.
+        classes: usize,
+    },
+
+    /// A file of pictures and its file of labels do not belong together.
+    #[error("{}: {labels} labels for the {images} pictures of {}", labels_file.display(), images_file.display())]
+    CountsDiffer {
+        /// The file of pictures.
+        images_file: PathBuf,
+        /// The file of labels.
+        labels_file: PathBuf,
+        /// Pictures.
+        images: usize,
+        /// Labels.
+        labels: usize,
+    },
+}
+
+/// The length that a file should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ExpectedLength {
+    /// This many bytes.
+    #[error("not the {0} its header says")]
+    Exactly(u64),
+    /// A positive multiple of this many bytes.
+    #[error("not a positive multiple of the record's {0}")]
+    MultipleOf(u64),
+}
+
+/// Why a picture cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BadImage {
+    /// It cannot be read.
+    #[error("{}: cannot be read: {source}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// There is nothing in it.
+    #[error("{}: the file is empty", file.display())]
+    Empty {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The file itself is larger than any picture should be.
+    #[error("{}: {bytes} bytes; the limit is {limit}", file.display())]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// It cannot be decoded.
+    #[error(transparent)]
+    Decode(#[from] nola_models::Error),
+}
+
+fn only(classes: &[String], root: &std::path::Path) -> String {
+    if classes.is_empty() {
+        return format!("nothing is in {} alone", root.display());
+    }
+    format!("only in {}: {}", root.display(), classes.join(", "))
+}
+
+fn list(bad: &[BadImage]) -> String {
+    /// Lines before the rest is counted only.
+    const SHOWN: usize = 20;
+    let mut lines = vec![format!("{} pictures cannot be used:", bad.len())];
+    lines.extend(bad.iter().take(SHOWN).map(|image| format!("  {image}")));
+    if bad.len() > SHOWN {
+        lines.push(format!("  and {} more", bad.len() - SHOWN));
+    }
+    lines.push(
+        "replace or remove them, or leave them out with data.on_bad_image = \"skip\"".to_owned(),
+    );
+    lines.join("\n")
+}

@@ -1,0 +1,254 @@
+//! ImageFolder: `root/CLASS/.../picture`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use walkdir::{DirEntry, WalkDir};
+
+use super::{DataError, Dataset, ImageSource, Sample};
+
+/// Extensions that mark a file as a picture; what is in it is decided by its content.
+///
+/// Some are here although they cannot be decoded: to be told is better than to miss pictures.
+const PICTURES: [&str; 15] = [
+    "avif", "bmp", "gif", "heic", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif",
+    "tiff", "webp",
+];
+
+/// Lists a folder: the first level gives the classes (sorted by name), pictures lie at any depth below.
+///
+/// Hidden files and folders do not count, nor do files of other kinds (a `.txt`). A file without an extension does.
+/// Symbolic links are followed as long as they stay within the folder.
+///
+/// # Errors
+/// If the folder cannot be read, has no class folders, or has some without pictures.
+pub(super) fn read(root: &Path) -> Result<Dataset, DataError> {
+    let io = |source| DataError::Io {
+        path: root.into(),
+        source,
+    };
+    let inside = root.canonicalize().map_err(io)?;
+    let mut links_outside = 0;
+    let mut pictures: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    let walk = WalkDir::new(root)
+        .follow_links(true)
+        .sort_by_file_name()
+        .into_iter()
+        .filter_entry(|entry| {
+            let leaves =
+                entry.path_is_symlink() && entry.depth() > 0 && !stays_within(entry, &inside);
+            links_outside += usize::from(leaves);
+            !leaves && (entry.depth() == 0 || !is_hidden(entry))
+        });
+    for entry in walk {
+        let entry = match entry {
+            Ok(entry) => entry,
+            // A link back to a folder around it, or to nothing: there is nothing new behind it.
+            Err(error) if error.loop_ancestor().is_some() || is_dangling(&error) => continue,
+            Err(error) => {
+                let path = error.path().unwrap_or(root).to_owned();
+                return Err(DataError::Io {
+                    path,
+                    source: error.into(),
+                });
+            }
+        };
+        let Some(class) = class_of(&entry, root) else {
+            continue;
+        };
+        if entry.depth() == 1 && entry.file_type().is_dir() {
+            pictures.entry(class).or_default();
+        } else if entry.depth() > 1 && entry.file_type().is_file() && is_picture(entry.path()) {
+            pictures.entry(class).or_default().push(entry.into_path());
+        }
+    }
+    into_dataset(root, pictures, links_outside)
+}
+
+fn into_dataset(
+    root: &Path,
+    pictures: BTreeMap<String, Vec<PathBuf>>,
+    links_outside: usize,
+) -> Result<Dataset, DataError> {
+    if pictures.is_empty() {
+        return Err(DataError::NoClasses { root: root.into() });
+    }
+    let empty: Vec<String> = pictures
+        .iter()
+        .filter(|(_, files)| files.is_empty())
+        .map(|(class, _)| class.clone())
+        .collect();
+    if !empty.is_empty() {
+        return Err(DataError::EmptyClasses {
+            root: root.into(),
+            classes: empty,
+        });
+    }
+    let classes = pictures.keys().cloned().collect();
+    let samples = pictures
+        .into_values()
+        .enumerate()
+        .flat_map(|(label, files)| {
+            files.into_iter().map(move |file| Sample {
+                label,
+                source: ImageSource::File(file),
+            })
+        })
+        .collect();
+    Ok(Dataset {
+        root: root.into(),
+        classes,
+        samples,
+        links_outside,
+    })
+}
+
+/// The folder of the first level that an entry lies in.
+fn class_of(entry: &DirEntry, root: &Path) -> Option<String> {
+    let first = entry.path().strip_prefix(root).ok()?.components().next()?;
+    Some(first.as_os_str().to_string_lossy().into_owned())
+}
+
+fn is_hidden(entry: &DirEntry) -> bool {
+    entry.file_name().as_encoded_bytes().starts_with(b".")
+}
+
+fn is_picture(path: &Path) -> bool {
+    path.extension().is_none_or(|extension| {
+        PICTURES
+            .iter()
+            .any(|known| extension.eq_ignore_ascii_case(known))
+    })
+}
+
+fn stays_within(link: &DirEntry, inside: &Path) -> bool {
+    link.path()
+        .canonicalize()
+        .is_ok_and(|target| target.starts_with(inside))
+}
+
+fn is_dangling(error: &walkdir::Error) -> bool {
+    let link = error.path().is_some_and(Path::is_symlink);
+    link && error
+        .io_error()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = folder.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            if !file.ends_with('/') {
+                fs::write(path, b"x").unwrap();
+            }
+        }
+        folder
+    }
+
+    fn labels_and_names(dataset: &Dataset, root: &Path) -> Vec<(usize, String)> {
+        let prefix = format!("{}/", root.display());
+        dataset
+            .samples
+            .iter()
+            .map(|sample| (sample.label, sample.source.name().replace(&prefix, "")))
+            .collect()
+    }
+
+    #[test]
+    fn the_first_level_gives_the_class_of_pictures_at_any_depth() {
+        let root = folder(&[
+            "dog/b.png",
+            "cat/deep/er/a.JPG",
+            "cat/0.png",
+            "dog/noextension",
+        ]);
+        let dataset = read(root.path()).unwrap();
+        assert_eq!(dataset.classes, ["cat", "dog"]);
+        let expected = [
+            (0, "cat/0.png"),
+            (0, "cat/deep/er/a.JPG"),
+            (1, "dog/b.png"),
+            (1, "dog/noextension"),
+        ];
+        assert_eq!(
+            labels_and_names(&dataset, root.path()),
+            expected.map(|(label, name)| (label, name.to_owned()))
+        );
+    }
+
+    #[test]
+    fn hidden_and_other_files_do_not_count() {
+        let root = folder(&[
+            "cat/a.png",
+            "cat/.b.png",
+            ".git/c.png",
+            "cat/notes.txt",
+            "d.png",
+        ]);
+        let dataset = read(root.path()).unwrap();
+        assert_eq!(
+            labels_and_names(&dataset, root.path()),
+            [(0, "cat/a.png".to_owned())]
+        );
+    }
+
+    #[test]
+    fn a_folder_without_classes_says_what_is_expected() {
+        let root = folder(&["a.png"]);
+        let message = read(root.path()).unwrap_err().to_string();
+        assert!(message.contains("one folder for each class"), "{message}");
+    }
+
+    #[test]
+    fn every_empty_class_is_named() {
+        let root = folder(&["cat/a.png", "dog/", "fox/notes.txt"]);
+        fs::create_dir(root.path().join("dog")).ok();
+        let message = read(root.path()).unwrap_err().to_string();
+        assert!(message.contains("no pictures in dog, fox"), "{message}");
+    }
+
+    #[test]
+    fn an_absent_folder_is_named() {
+        let message = read(Path::new("no/such/folder")).unwrap_err().to_string();
+        assert!(message.starts_with("no/such/folder: "), "{message}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_within_the_folder_only() {
+        use std::os::unix::fs::symlink;
+        let other = folder(&["secret/s.png"]);
+        let root = folder(&["cat/a.png", "dog/b.png"]);
+        symlink(other.path().join("secret"), root.path().join("cat/out")).unwrap();
+        symlink(
+            other.path().join("secret/s.png"),
+            root.path().join("cat/out.png"),
+        )
+        .unwrap();
+        symlink(
+            root.path().join("dog/b.png"),
+            root.path().join("cat/in.png"),
+        )
+        .unwrap();
+        symlink(root.path(), root.path().join("cat/loop")).unwrap();
+        symlink(
+            root.path().join("nothing"),
+            root.path().join("cat/dangling.png"),
+        )
+        .unwrap();
+        let dataset = read(root.path()).unwrap();
+        let expected = [(0, "cat/a.png"), (0, "cat/in.png"), (1, "dog/b.png")];
+        assert_eq!(
+            labels_and_names(&dataset, root.path()),
+            expected.map(|(label, name)| (label, name.to_owned()))
+        );
+        assert!(dataset.links_outside >= 2);
+    }
+}

@@ -1,0 +1,267 @@
+//! The decoded pictures of a data set: all checked once, as many as fit kept in memory.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nola_models::image::{RgbImage, decode};
+use rayon::prelude::*;
+
+use super::{BadImage, DataError, Dataset, ImageSource};
+use crate::recipe::OnBadImage;
+
+/// Bytes of an encoded picture that are read at most.
+const FILE_LIMIT: u64 = 256 << 20;
+
+/// Pictures of a data set, each known to decode.
+#[derive(Debug)]
+pub struct Images {
+    classes: Vec<String>,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    label: usize,
+    source: ImageSource,
+    /// Absent where the cache was full, and for records, which are in memory anyway.
+    decoded: Option<Arc<RgbImage>>,
+}
+
+impl Images {
+    /// Decodes every picture once, on all threads, and keeps the first `cache_bytes` of pixels.
+    ///
+    /// Returns the pictures that were left out, which are none unless `on_bad_image` says `skip`.
+    ///
+    /// # Errors
+    /// With all pictures that cannot be decoded, or the classes of which none can.
+    pub fn load(
+        dataset: Dataset,
+        on_bad_image: OnBadImage,
+        cache_bytes: u64,
+    ) -> Result<(Self, Vec<BadImage>), DataError> {
+        let used = AtomicU64::new(0);
+        let decoded: Vec<Result<Entry, BadImage>> = dataset
+            .samples
+            .into_par_iter()
+            .map(|sample| {
+                let decoded = match &sample.source {
+                    ImageSource::Record { .. } => None,
+                    ImageSource::File(file) => Some(decode_file(file)?),
+                };
+                let decoded = decoded
+                    .filter(|image| reserve(&used, image.as_raw().len() as u64, cache_bytes));
+                Ok(Entry {
+                    label: sample.label,
+                    source: sample.source,
+                    decoded: decoded.map(Arc::new),
+                })
+            })
+            .collect();
+        let (mut entries, mut bad) = (Vec::with_capacity(decoded.len()), Vec::new());
+        for result in decoded {
+            match result {
+                Ok(entry) => entries.push(entry),
+                Err(image) => bad.push(image),
+            }
+        }
+        if on_bad_image == OnBadImage::Fail && !bad.is_empty() {
+            return Err(DataError::BadImages(bad));
+        }
+        let images = Self {
+            classes: dataset.classes,
+            entries,
+        };
+        images.check_no_class_is_empty(&dataset.root)?;
+        Ok((images, bad))
+    }
+
+    fn check_no_class_is_empty(&self, root: &Path) -> Result<(), DataError> {
+        let mut counts = vec![0usize; self.classes.len()];
+        self.entries
+            .iter()
+            .for_each(|entry| counts[entry.label] += 1);
+        let empty: Vec<String> = self
+            .classes
+            .iter()
+            .zip(counts)
+            .filter(|(_, count)| *count == 0)
+            .map(|(class, _)| class.clone())
+            .collect();
+        if empty.is_empty() {
+            Ok(())
+        } else {
+            Err(DataError::EmptyClasses {
+                root: root.into(),
+                classes: empty,
+            })
+        }
+    }
+
+    /// Names of the classes.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// Number of pictures.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Index of a picture's class.
+    pub fn label(&self, index: usize) -> usize {
+        self.entries[index].label
+    }
+
+    /// What people call a picture.
+    pub fn name(&self, index: usize) -> String {
+        self.entries[index].source.name()
+    }
+
+    /// A picture's pixels.
+    ///
+    /// # Errors
+    /// If its file has changed since it was checked.
+    pub fn image(&self, index: usize) -> Result<Arc<RgbImage>, DataError> {
+        let entry = &self.entries[index];
+        if let Some(decoded) = &entry.decoded {
+            return Ok(Arc::clone(decoded));
+        }
+        let image = match &entry.source {
+            ImageSource::Record { records, index } => records.image(*index),
+            ImageSource::File(file) => {
+                decode_file(file).map_err(|bad| DataError::BadImages(vec![bad]))?
+            }
+        };
+        Ok(Arc::new(image))
+    }
+}
+
+/// Takes `bytes` of the cache, if they are left.
+fn reserve(used: &AtomicU64, bytes: u64, limit: u64) -> bool {
+    let take = |used: u64| used.checked_add(bytes).filter(|&used| used <= limit);
+    used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+        .is_ok()
+}
+
+fn decode_file(file: &Path) -> Result<RgbImage, BadImage> {
+    let unreadable = |source| BadImage::Read {
+        file: file.into(),
+        source,
+    };
+    let bytes = fs::metadata(file).map_err(unreadable)?.len();
+    if bytes == 0 {
+        return Err(BadImage::Empty { file: file.into() });
+    }
+    if bytes > FILE_LIMIT {
+        return Err(BadImage::TooLarge {
+            file: file.into(),
+            bytes,
+            limit: FILE_LIMIT,
+        });
+    }
+    let bytes = fs::read(file).map_err(unreadable)?;
+    Ok(decode(&bytes, &file.display().to_string())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::data::folder;
+
+    fn picture(colour: u8) -> Vec<u8> {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        RgbImage::from_pixel(4, 4, image::Rgb([colour; 3]))
+            .write_to(&mut bytes, image::ImageFormat::Png)
+            .unwrap();
+        bytes.into_inner()
+    }
+
+    fn dataset(files: &[(&str, &[u8])]) -> (tempfile::TempDir, Dataset) {
+        let root = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            let path: PathBuf = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        let dataset = folder::read(root.path()).unwrap();
+        (root, dataset)
+    }
+
+    #[test]
+    fn a_wrong_extension_does_not_matter() {
+        let (_root, dataset) = dataset(&[("a/png.jpg", &picture(9))]);
+        let (images, bad) = Images::load(dataset, OnBadImage::Fail, 1 << 20).unwrap();
+        assert!(bad.is_empty());
+        assert_eq!(images.image(0).unwrap().get_pixel(1, 1).0, [9; 3]);
+    }
+
+    #[test]
+    fn all_bad_pictures_are_listed_at_once() {
+        let good = picture(9);
+        let (_root, dataset) = dataset(&[
+            ("a/0.png", &good),
+            ("a/cut.png", &good[..40]),
+            ("a/empty.png", b""),
+            ("b/text.png", b"hello"),
+        ]);
+        let message = Images::load(dataset, OnBadImage::Fail, 1 << 20)
+            .unwrap_err()
+            .to_string();
+        for part in [
+            "3 pictures",
+            "cut.png",
+            "empty.png: the file is empty",
+            "text.png",
+            "on_bad_image",
+        ] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn skipping_leaves_bad_pictures_out_and_reports_them() {
+        let (_root, dataset) = dataset(&[("a/0.png", &picture(9)), ("a/1.png", b"")]);
+        let (images, bad) = Images::load(dataset, OnBadImage::Skip, 1 << 20).unwrap();
+        assert_eq!((images.len(), bad.len()), (1, 1));
+    }
+
+    #[test]
+    fn skipping_a_whole_class_is_an_error() {
+        let (_root, dataset) = dataset(&[("a/0.png", &picture(9)), ("b/1.png", b"")]);
+        let message = Images::load(dataset, OnBadImage::Skip, 1 << 20)
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("no pictures in b"), "{message}");
+    }
+
+    #[test]
+    fn the_cache_holds_no_more_than_it_may() {
+        let (_root, dataset) = dataset(&[
+            ("a/0.png", &picture(1)),
+            ("a/1.png", &picture(2)),
+            ("a/2.png", &picture(3)),
+        ]);
+        let (images, _) = Images::load(dataset, OnBadImage::Fail, 2 * 48).unwrap();
+        assert_eq!(
+            images
+                .entries
+                .iter()
+                .filter(|entry| entry.decoded.is_some())
+                .count(),
+            2
+        );
+        let colours: Vec<u8> = (0..3)
+            .map(|index| images.image(index).unwrap().get_pixel(0, 0).0[0])
+            .collect();
+        assert_eq!(colours, [1, 2, 3]);
+    }
+}

@@ -1,0 +1,105 @@
+//! The one error type of the program, and the exit code that each error ends with.
+
+use std::path::PathBuf;
+
+use crate::data::DataError;
+use crate::recipe::RecipeError;
+
+/// Why the program stopped.
+///
+/// The exit codes, for scripts:
+///
+/// | code | meaning |
+/// |---:|---|
+/// | 0 | done |
+/// | 1 | a failure that has no code of its own |
+/// | 2 | wrong usage of the command line |
+/// | 3 | the recipe cannot be used |
+/// | 4 | the data cannot be used |
+/// | 5 | the base model cannot be used |
+/// | 6 | the adapter cannot be used |
+/// | 7 | the device cannot be used |
+/// | 8 | training diverged (a loss or gradient that is not finite), or nothing would be trained |
+/// | 9 | the output folder cannot be written |
+/// | 130 | interrupted |
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The recipe cannot be used.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+
+    /// The data cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+
+    /// The device cannot be used.
+    #[error("device `{requested}`: {problem}")]
+    Device {
+        /// What was asked for, as typed.
+        requested: String,
+        /// What is wrong with it, and the cure.
+        problem: String,
+    },
+
+    /// The loss or a gradient is no longer a number.
+    #[error(
+        "training diverged: the loss is {loss} at step {step}; lower train.learning_rate or set train.clip_norm = 1.0"
+    )]
+    Diverged {
+        /// The optimizer step, counted from 1.
+        step: usize,
+        /// The loss of that step.
+        loss: f32,
+    },
+
+    /// No number of the model would change.
+    #[error("method `{method}` would train nothing; see [method] in the recipe")]
+    NothingTrained {
+        /// The method's name in the recipe.
+        method: String,
+    },
+
+    /// The output folder or a file in it cannot be written.
+    #[error("{}: cannot be written; choose another folder with --set output.dir=FOLDER", path.display())]
+    Output {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+
+    /// The user stopped the run.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    /// The exit code of the program, as in the table of [`Error`].
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Recipe(_) => 3,
+            Self::Data(_) => 4,
+            Self::Device { .. } => 7,
+            Self::Diverged { .. } | Self::NothingTrained { .. } => 8,
+            Self::Output { .. } => 9,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_error_names_the_folder_and_the_cure() {
+        let error = Error::Output {
+            path: "runs/a".into(),
+            source: std::io::Error::from(std::io::ErrorKind::PermissionDenied),
+        };
+        assert_eq!(error.exit_code(), 9);
+        assert!(error.to_string().starts_with("runs/a: "));
+        assert!(error.to_string().contains("output.dir"));
+    }
+}

@@ -1,0 +1,290 @@
+//! A run as one TOML file: what a recipe may say, its defaults, and the check before anything is loaded.
+//!
+//! Precedence: defaults < the file < `--set key=value`. Relative paths count from the working directory.
+
+mod error;
+mod method;
+mod sections;
+mod source;
+
+use std::ops::Deref;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use error::{Finding, Place, Problem, RecipeError};
+pub use method::{
+    Basis, LoraRecipe, LoraVariant, MethodRecipe, NolaRecipe, Preset, Sharing, TargetsRecipe,
+};
+pub use sections::{
+    DataFormat, DataRecipe, Init, ModelRecipe, OnBadImage, Optimizer, OutputRecipe, Period,
+    ScheduleKind, TrainRecipe,
+};
+
+use error::Findings;
+use source::Source;
+
+/// One run, as typed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recipe {
+    /// The base model.
+    pub model: ModelRecipe,
+    /// The pictures.
+    pub data: DataRecipe,
+    /// What is trained.
+    pub method: MethodRecipe,
+    /// How it is trained.
+    pub train: TrainRecipe,
+    /// Where the result goes.
+    pub output: OutputRecipe,
+}
+
+impl Recipe {
+    /// Reads a recipe file, applies `overrides` (each `key=value`, as in `train.steps=100`) and checks the result.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or as [`Recipe::from_text`].
+    pub fn read(file: &Path, overrides: &[String]) -> Result<CheckedRecipe, RecipeError> {
+        let text = std::fs::read_to_string(file).map_err(|source| RecipeError::Io {
+            file: file.into(),
+            source,
+        })?;
+        Self::from_text(&text, file, overrides)
+    }
+
+    /// As [`Recipe::read`], for a text at hand; `name` stands for the file in messages.
+    ///
+    /// # Errors
+    /// If the text is not TOML, holds an unknown key or a value of a wrong type or range; with file, line and key.
+    pub fn from_text(
+        text: &str,
+        name: &Path,
+        overrides: &[String],
+    ) -> Result<CheckedRecipe, RecipeError> {
+        let source = Source::new(text, name, overrides)?;
+        let mut recipe = source.recipe()?;
+        recipe.output.name_after(name);
+        recipe.check().map_err(|error| source.located(error))
+    }
+
+    /// Checks every value and fills in those that follow from others.
+    ///
+    /// # Errors
+    /// [`RecipeError::Invalid`] with everything that is wrong.
+    pub fn check(mut self) -> Result<CheckedRecipe, RecipeError> {
+        let mut findings = Findings::default();
+        self.model.check(&mut findings);
+        self.data.check(&mut findings);
+        self.method.check(&mut findings);
+        self.train.check(&mut findings);
+        self.output.check(&mut findings);
+        findings.into_result()?;
+        self.method.resolve();
+        self.train.resolve();
+        Ok(CheckedRecipe(self))
+    }
+}
+
+/// A recipe whose values were checked; nothing downstream checks them again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckedRecipe(Recipe);
+
+impl CheckedRecipe {
+    /// The recipe with every default filled in, to be saved beside the adapter; reads back as the same run.
+    pub fn resolved_toml(&self) -> String {
+        toml::to_string(&self.0).expect("a recipe is made of tables, numbers and text")
+    }
+
+    /// The recipe, to be changed and checked again.
+    pub fn into_inner(self) -> Recipe {
+        self.0
+    }
+}
+
+impl Deref for CheckedRecipe {
+    type Target = Recipe;
+
+    fn deref(&self) -> &Recipe {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"
+[model]
+path = "assets/vit-micro"
+
+[data]
+train = "assets/digits/train"
+validation = "assets/digits/val"
+
+[train]
+steps = 200
+"#;
+
+    fn read(text: &str, overrides: &[&str]) -> Result<CheckedRecipe, RecipeError> {
+        let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+        Recipe::from_text(text, Path::new("my.toml"), &overrides)
+    }
+
+    fn message(text: &str, overrides: &[&str]) -> String {
+        read(text, overrides)
+            .expect_err("the recipe should be refused")
+            .to_string()
+    }
+
+    #[test]
+    fn what_the_file_leaves_out_has_its_default() {
+        let recipe = read(SMALL, &[]).unwrap();
+        assert_eq!(recipe.train.steps, 200);
+        assert_eq!(recipe.train.batch, TrainRecipe::default().batch);
+        assert_eq!(recipe.output.dir, Path::new("runs/my"));
+    }
+
+    #[test]
+    fn an_override_beats_the_file() {
+        let recipe = read(
+            SMALL,
+            &[
+                "train.steps=7",
+                "data.train=other/folder",
+                "method.kind=linear",
+            ],
+        )
+        .unwrap();
+        assert_eq!(recipe.train.steps, 7);
+        assert_eq!(recipe.data.train, Path::new("other/folder"));
+        assert_eq!(recipe.method, MethodRecipe::Linear {});
+    }
+
+    #[test]
+    fn an_unknown_key_names_file_line_key_and_the_likely_one() {
+        let text = SMALL.replace("steps = 200", "stpes = 200");
+        let message = message(&text, &[]);
+        assert!(
+            message.starts_with("my.toml:10: unknown key `train.stpes`; did you mean `steps`?"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_of_the_method_names_its_line() {
+        let text = format!("{SMALL}\n[method]\nkind = \"nola\"\nrnak = 4\n");
+        let message = message(&text, &[]);
+        assert!(
+            message.starts_with("my.toml:14: unknown key `method.rnak`; did you mean `rank`?"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn an_unknown_section_is_refused() {
+        let message = message("[trian]\nsteps = 3\n", &[]);
+        assert!(
+            message.starts_with("my.toml:1: unknown key `trian`; did you mean `train`?"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn an_unknown_choice_lists_the_choices() {
+        let text = format!("{SMALL}optimizer = \"adamv\"\n");
+        let message = message(&text, &[]);
+        assert!(
+            message
+                .starts_with("my.toml:11: `train.optimizer` cannot be `adamv`; did you mean `adam"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_names_its_key() {
+        let text = SMALL.replace("200", "\"many\"");
+        let message = message(&text, &[]);
+        assert!(
+            message.starts_with("my.toml:10: `train.steps`: invalid type: string \"many\""),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_typo_in_an_override_is_blamed_on_the_override() {
+        let message = message(SMALL, &["train.stpes=3"]);
+        assert!(
+            message.starts_with("--set train.stpes=3: unknown key `train.stpes`"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn an_override_without_a_value_is_refused() {
+        assert!(message(SMALL, &["train.steps"]).contains("KEY=VALUE"));
+    }
+
+    #[test]
+    fn text_that_is_not_toml_names_its_line() {
+        assert!(message("[model]\npath = \n", &[]).starts_with("my.toml:2: "));
+    }
+
+    #[test]
+    fn every_bad_value_is_listed_at_once() {
+        let message = message(
+            SMALL,
+            &[
+                "train.batch=0",
+                "train.label_smoothing=1.5",
+                "output.coefficient_bits=5",
+            ],
+        );
+        for key in [
+            "`train.batch`",
+            "`train.label_smoothing`",
+            "`output.coefficient_bits`",
+        ] {
+            assert!(message.contains(key), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_recipe_without_a_model_says_what_to_write() {
+        let message = message("[data]\ntrain = \"a\"\nvalidation = \"b\"\n", &[]);
+        assert!(message.contains("`model.path` is missing"), "{message}");
+    }
+
+    #[test]
+    fn a_micro_batch_must_divide_the_batch() {
+        let message = message(SMALL, &["train.batch=10", "train.micro_batch=4"]);
+        assert!(message.contains("`train.micro_batch` is 4"), "{message}");
+    }
+
+    #[test]
+    fn the_resolved_recipe_reads_back_as_the_same_run() {
+        let methods = ["kind=nola", "kind=lora", "kind=linear", "kind=full"];
+        for method in methods {
+            let recipe = read(SMALL, &[&format!("method.{method}")]).unwrap();
+            let again = read(&recipe.resolved_toml(), &[]).unwrap();
+            assert_eq!(again, recipe);
+        }
+    }
+
+    #[test]
+    fn every_shipped_recipe_is_accepted() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/recipes");
+        let mut count = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let file = entry.unwrap().path();
+            if file
+                .extension()
+                .is_some_and(|extension| extension == "toml")
+            {
+                Recipe::read(&file, &[]).unwrap();
+                count += 1;
+            }
+        }
+        assert!(count >= 6, "found {count} recipes");
+    }
+}

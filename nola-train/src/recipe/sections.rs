@@ -1,0 +1,445 @@
+//! `[model]`, `[data]`, `[train]`, `[output]`.
+
+use std::path::{Path, PathBuf};
+
+use nola_models::image::Augmentation;
+use serde::{Deserialize, Serialize};
+
+use super::error::{Findings, Problem};
+
+/// `[model]`: the base model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelRecipe {
+    /// Folder with `config.json`, the weights and `preprocessor_config.json`.
+    pub path: PathBuf,
+    /// Where the weights come from.
+    pub init: Init,
+    /// Side of the model's input in pixels; absent: the model's own. Position embeddings are interpolated.
+    pub image_size: Option<usize>,
+}
+
+/// Where the base weights come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Init {
+    /// The files of the folder.
+    Pretrained,
+    /// Random numbers; the folder needs no more than its `config.json`.
+    Random,
+}
+
+impl Default for ModelRecipe {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::new(),
+            init: Init::Pretrained,
+            image_size: None,
+        }
+    }
+}
+
+impl ModelRecipe {
+    pub(super) fn check(&self, findings: &mut Findings) {
+        require_path(
+            "model.path",
+            &self.path,
+            "a folder with config.json and model.safetensors",
+            findings,
+        );
+        if let Some(size) = self.image_size {
+            let allowed = (1..=4096).contains(&size);
+            findings.require(
+                "model.image_size",
+                size as f64,
+                allowed,
+                "between 1 and 4096 pixels",
+            );
+        }
+    }
+}
+
+/// `[data]`: the pictures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataRecipe {
+    /// Layout of the files.
+    pub format: DataFormat,
+    /// Training pictures: a folder, or a file of the format.
+    pub train: PathBuf,
+    /// Validation pictures, likewise.
+    pub validation: PathBuf,
+    /// Training pictures of each class; 0: all.
+    pub shots: usize,
+    /// Seed of the choice of these pictures.
+    pub shots_seed: u64,
+    /// What happens to a picture that cannot be decoded.
+    pub on_bad_image: OnBadImage,
+    /// Host memory for decoded pictures, in MiB; the others are decoded each time they are needed.
+    pub cache_mib: usize,
+    /// Random changes of the training pictures.
+    pub augment: Augmentation,
+}
+
+/// Layout of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataFormat {
+    /// One folder for each class, pictures at any depth in it.
+    Folder,
+    /// CIFAR-10, binary version.
+    Cifar10,
+    /// CIFAR-100, binary version; the fine labels.
+    Cifar100,
+    /// MNIST's IDX files, plain or gzipped.
+    Mnist,
+    /// The same for Fashion-MNIST.
+    FashionMnist,
+}
+
+/// What happens to a picture that cannot be decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBadImage {
+    /// The run does not start; all of them are listed.
+    Fail,
+    /// They are left out; all of them are listed.
+    Skip,
+}
+
+impl Default for DataRecipe {
+    fn default() -> Self {
+        Self {
+            format: DataFormat::Folder,
+            train: PathBuf::new(),
+            validation: PathBuf::new(),
+            shots: 0,
+            shots_seed: 0,
+            on_bad_image: OnBadImage::Fail,
+            cache_mib: 1024,
+            augment: Augmentation::default(),
+        }
+    }
+}
+
+impl DataRecipe {
+    pub(super) fn check(&self, findings: &mut Findings) {
+        require_path("data.train", &self.train, "the training pictures", findings);
+        require_path(
+            "data.validation",
+            &self.validation,
+            "the validation pictures",
+            findings,
+        );
+    }
+}
+
+/// `[train]`: the optimisation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainRecipe {
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Samples of an optimizer step.
+    pub batch: usize,
+    /// Samples of a pass; divides `batch`; absent: all of them.
+    pub micro_batch: Option<usize>,
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    /// Learning rate after the warm-up.
+    pub learning_rate: f64,
+    /// The same for the head; absent: as `learning_rate`.
+    pub head_learning_rate: Option<f64>,
+    /// Weight decay per step and unit of learning rate; absent: torch's, 0.01 for AdamW and 0 for the others.
+    pub weight_decay: Option<f64>,
+    /// Decay of Adam's running means of the gradient and of its square.
+    pub betas: [f64; 2],
+    /// Added to Adam's denominator.
+    pub eps: f64,
+    /// Momentum of SGD.
+    pub momentum: f64,
+    /// Course of the learning rate after the warm-up.
+    pub schedule: ScheduleKind,
+    /// Optimizer steps from 0 to the full learning rate.
+    pub warmup: usize,
+    /// Learning rate at which the course ends.
+    pub min_learning_rate: f64,
+    /// Largest 2-norm of all gradients together; absent: not limited.
+    pub clip_norm: Option<f64>,
+    /// Probability spread over all classes in the target distribution.
+    pub label_smoothing: f64,
+    /// Optimizer steps between evaluations; 0: only at the end.
+    pub evaluate_every: Period,
+    /// Evaluations without a better accuracy after which the run ends; 0: never.
+    pub early_stop: usize,
+    /// Seed of the order of samples, of augmentation and of new weights.
+    pub seed: u64,
+}
+
+/// The optimizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimizer {
+    /// Adam with decoupled weight decay.
+    #[serde(rename = "adamw")]
+    AdamW,
+    /// Adam; weight decay is added to the gradient.
+    Adam,
+    /// Stochastic gradient descent with momentum.
+    Sgd,
+}
+
+/// Course of the learning rate after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleKind {
+    /// Half a cosine.
+    Cosine,
+    /// A straight line.
+    Linear,
+    /// No change.
+    Constant,
+}
+
+impl Default for TrainRecipe {
+    /// torch's defaults where torch has one.
+    fn default() -> Self {
+        Self {
+            steps: 1000,
+            batch: 64,
+            micro_batch: None,
+            optimizer: Optimizer::AdamW,
+            learning_rate: 1e-3,
+            head_learning_rate: None,
+            weight_decay: None,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            momentum: 0.0,
+            schedule: ScheduleKind::Cosine,
+            warmup: 0,
+            min_learning_rate: 0.0,
+            clip_norm: None,
+            label_smoothing: 0.0,
+            evaluate_every: Period(100),
+            early_stop: 0,
+            seed: 0,
+        }
+    }
+}
+
+impl TrainRecipe {
+    /// Samples of a pass.
+    pub fn micro_batch(&self) -> usize {
+        self.micro_batch.unwrap_or(self.batch)
+    }
+
+    /// Learning rate of the head after the warm-up.
+    pub fn head_learning_rate(&self) -> f64 {
+        self.head_learning_rate.unwrap_or(self.learning_rate)
+    }
+
+    /// Weight decay per step and unit of learning rate.
+    pub fn weight_decay(&self) -> f64 {
+        self.weight_decay.unwrap_or(match self.optimizer {
+            Optimizer::AdamW => 1e-2,
+            Optimizer::Adam | Optimizer::Sgd => 0.0,
+        })
+    }
+
+    pub(super) fn check(&self, findings: &mut Findings) {
+        findings.require(
+            "train.steps",
+            self.steps as f64,
+            self.steps > 0,
+            "at least 1",
+        );
+        self.check_batches(findings);
+        self.check_rates(findings);
+        let [first, second] = self.betas;
+        for beta in [first, second] {
+            findings.require(
+                "train.betas",
+                beta,
+                (0.0..1.0).contains(&beta),
+                "at least 0 and below 1",
+            );
+        }
+        findings.require(
+            "train.eps",
+            self.eps,
+            self.eps > 0.0 && self.eps.is_finite(),
+            "above 0",
+        );
+        findings.require(
+            "train.momentum",
+            self.momentum,
+            (0.0..1.0).contains(&self.momentum),
+            "at least 0 and below 1",
+        );
+        let smoothing = self.label_smoothing;
+        findings.require(
+            "train.label_smoothing",
+            smoothing,
+            (0.0..1.0).contains(&smoothing),
+            "at least 0 and below 1",
+        );
+        if self.momentum != 0.0 && self.optimizer != Optimizer::Sgd {
+            findings.add(
+                "train.momentum",
+                Problem::NoEffect {
+                    because: "an optimizer other than \"sgd\"",
+                },
+            );
+        }
+        if self.early_stop > 0 && self.evaluate_every == Period::NEVER {
+            findings.add(
+                "train.early_stop",
+                Problem::NoEffect {
+                    because: "evaluate_every = 0",
+                },
+            );
+        }
+    }
+
+    fn check_batches(&self, findings: &mut Findings) {
+        findings.require(
+            "train.batch",
+            self.batch as f64,
+            self.batch > 0,
+            "at least 1",
+        );
+        let micro_batch = self.micro_batch();
+        if self.batch > 0 && (micro_batch == 0 || !self.batch.is_multiple_of(micro_batch)) {
+            let problem = Problem::NotADivisor {
+                value: micro_batch,
+                whole_key: "train.batch",
+                whole: self.batch,
+            };
+            findings.add("train.micro_batch", problem);
+        }
+    }
+
+    fn check_rates(&self, findings: &mut Findings) {
+        let positive = |value: f64| value > 0.0 && value.is_finite();
+        let rate = self.learning_rate;
+        let head_rate = self.head_learning_rate();
+        findings.require("train.learning_rate", rate, positive(rate), "above 0");
+        findings.require(
+            "train.head_learning_rate",
+            head_rate,
+            positive(head_rate),
+            "above 0",
+        );
+        let least = self.min_learning_rate;
+        let range = "at least 0 and at most the learning rate";
+        findings.require(
+            "train.min_learning_rate",
+            least,
+            (0.0..=rate).contains(&least),
+            range,
+        );
+        let decay = self.weight_decay();
+        findings.require(
+            "train.weight_decay",
+            decay,
+            decay >= 0.0 && decay.is_finite(),
+            "at least 0",
+        );
+        if let Some(norm) = self.clip_norm {
+            findings.require("train.clip_norm", norm, positive(norm), "above 0");
+        }
+    }
+
+    /// Fills in what follows from other values.
+    pub(super) fn resolve(&mut self) {
+        self.micro_batch = Some(self.micro_batch());
+        self.head_learning_rate = Some(self.head_learning_rate());
+        self.weight_decay = Some(self.weight_decay());
+    }
+}
+
+/// A number of optimizer steps after which something is due again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Period(pub usize);
+
+impl Period {
+    /// Never due.
+    pub const NEVER: Self = Self(0);
+
+    /// Whether it is due after `step` optimizer steps.
+    pub fn is_due(self, step: usize) -> bool {
+        self.0 > 0 && step > 0 && step.is_multiple_of(self.0)
+    }
+}
+
+/// `[output]`: where the result goes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OutputRecipe {
+    /// Folder of the run; absent: `runs/` and the recipe's name.
+    pub dir: PathBuf,
+    /// Bits of a stored coefficient: 32, 16, 8 or 4.
+    pub coefficient_bits: u8,
+}
+
+impl Default for OutputRecipe {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::new(),
+            coefficient_bits: 32,
+        }
+    }
+}
+
+impl OutputRecipe {
+    /// Names an unnamed folder after the recipe.
+    pub(super) fn name_after(&mut self, recipe: &Path) {
+        if self.dir.as_os_str().is_empty() {
+            self.dir = Path::new("runs").join(recipe.file_stem().unwrap_or("run".as_ref()));
+        }
+    }
+
+    pub(super) fn check(&self, findings: &mut Findings) {
+        require_path("output.dir", &self.dir, "the folder of the run", findings);
+        let bits = self.coefficient_bits;
+        findings.require(
+            "output.coefficient_bits",
+            bits.into(),
+            [32, 16, 8, 4].contains(&bits),
+            "32, 16, 8 or 4",
+        );
+    }
+}
+
+fn require_path(key: &'static str, path: &Path, cure: &'static str, findings: &mut Findings) {
+    if path.as_os_str().is_empty() {
+        findings.add(key, Problem::Missing { cure });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_period_is_due_at_its_multiples_and_never_at_the_start() {
+        let due: Vec<usize> = (0..=9).filter(|&step| Period(3).is_due(step)).collect();
+        assert_eq!(due, [3, 6, 9]);
+        assert!(!Period::NEVER.is_due(0) && !Period::NEVER.is_due(5));
+    }
+
+    #[test]
+    fn weight_decay_defaults_are_those_of_torch() {
+        let of = |optimizer| {
+            TrainRecipe {
+                optimizer,
+                ..TrainRecipe::default()
+            }
+            .weight_decay()
+        };
+        assert_eq!(of(Optimizer::AdamW), 0.01);
+        assert_eq!(of(Optimizer::Adam), 0.0);
+        assert_eq!(of(Optimizer::Sgd), 0.0);
+    }
+}

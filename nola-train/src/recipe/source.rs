@@ -1,0 +1,206 @@
+//! From text and overrides to a [`Recipe`], remembering where each key was written.
+
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
+
+use super::Recipe;
+use super::error::{Finding, Place, RecipeError};
+
+/// What the user wrote: the recipe's text, and overrides in the order given.
+pub(super) struct Source<'a> {
+    text: &'a str,
+    file: PathBuf,
+    lines: Spanned<DeTable<'a>>,
+    overrides: Vec<Override>,
+}
+
+struct Override {
+    text: String,
+    key: String,
+    value: Value,
+}
+
+impl<'a> Source<'a> {
+    /// Parses the text and the overrides; says nothing yet about keys and values.
+    pub(super) fn new(
+        text: &'a str,
+        file: &Path,
+        overrides: &[String],
+    ) -> Result<Self, RecipeError> {
+        let lines = DeTable::parse(text).map_err(|error| {
+            let line = error.span().map(|span| line_at(text, span.start));
+            let place = Place::File {
+                file: file.into(),
+                line,
+            };
+            RecipeError::Syntax {
+                place,
+                problem: error.message().to_owned(),
+            }
+        })?;
+        let overrides = overrides
+            .iter()
+            .map(|text| Override::parse(text))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            text,
+            file: file.into(),
+            lines,
+            overrides,
+        })
+    }
+
+    /// The recipe, with the overrides applied.
+    pub(super) fn recipe(&self) -> Result<Recipe, RecipeError> {
+        let mut table: Table =
+            toml::from_str(self.text).map_err(|error| self.explain("", error.message()))?;
+        for change in &self.overrides {
+            change.apply(&mut table)?;
+        }
+        serde_path_to_error::deserialize(table)
+            .map_err(|error| self.explain(&error.path().to_string(), error.inner().message()))
+    }
+
+    /// Adds to each finding where its key was written.
+    pub(super) fn located(&self, error: RecipeError) -> RecipeError {
+        match error {
+            RecipeError::Invalid(findings) => RecipeError::Invalid(
+                findings
+                    .into_iter()
+                    .map(|finding| Finding {
+                        place: Some(self.place(finding.key)),
+                        ..finding
+                    })
+                    .collect(),
+            ),
+            other => other,
+        }
+    }
+
+    /// Turns serde's message about a key into an error of ours.
+    ///
+    /// serde writes names in back-ticks: first the unknown one, then the possible ones.
+    fn explain(&self, path: &str, message: &str) -> RecipeError {
+        let mut quoted = message.split('`').skip(1).step_by(2).map(str::to_owned);
+        let path = if path == "." { "" } else { path };
+        if message.starts_with("unknown field") {
+            let name = quoted.next().unwrap_or_default();
+            let key = match path.rsplit('.').next() {
+                Some(last) if last == name => path.to_owned(),
+                _ if path.is_empty() => name.clone(),
+                _ => format!("{path}.{name}"),
+            };
+            return RecipeError::UnknownKey {
+                place: self.place(&key),
+                key,
+                name,
+                expected: quoted.collect(),
+            };
+        }
+        if message.starts_with("unknown variant") {
+            let value = quoted.next().unwrap_or_default();
+            let key = if path == "method" {
+                "method.kind".to_owned()
+            } else {
+                path.to_owned()
+            };
+            return RecipeError::UnknownChoice {
+                place: self.place(&key),
+                key,
+                value,
+                expected: quoted.collect(),
+            };
+        }
+        let problem = message.trim().to_owned();
+        RecipeError::Type {
+            place: self.place(path),
+            key: path.to_owned(),
+            problem,
+        }
+    }
+
+    /// Where `key` was written; the last override wins, as it does for the value.
+    fn place(&self, key: &str) -> Place {
+        let within =
+            |change: &&Override| change.key == key || key.starts_with(&format!("{}.", change.key));
+        match self.overrides.iter().rev().find(within) {
+            Some(change) => Place::Override(change.text.clone()),
+            None => Place::File {
+                file: self.file.clone(),
+                line: self.line(key),
+            },
+        }
+    }
+
+    /// The line of `key`, or of the innermost table around it that exists.
+    fn line(&self, key: &str) -> Option<usize> {
+        let mut table = self.lines.get_ref();
+        let mut line = None;
+        for part in key.split('.') {
+            let Some((name, value)) = table.iter().find(|(name, _)| name.get_ref() == part) else {
+                break;
+            };
+            line = Some(line_at(self.text, name.span().start));
+            let DeValue::Table(inner) = value.get_ref() else {
+                break;
+            };
+            table = inner;
+        }
+        line
+    }
+}
+
+impl Override {
+    fn parse(text: &str) -> Result<Self, RecipeError> {
+        let malformed = || RecipeError::Override {
+            text: text.to_owned(),
+        };
+        let (key, value) = text.split_once('=').ok_or_else(malformed)?;
+        let key = key.trim();
+        if key.is_empty() || key.split('.').any(str::is_empty) {
+            return Err(malformed());
+        }
+        Ok(Self {
+            text: text.to_owned(),
+            key: key.to_owned(),
+            value: parse_value(value.trim()),
+        })
+    }
+
+    fn apply(&self, table: &mut Table) -> Result<(), RecipeError> {
+        let malformed = || RecipeError::Override {
+            text: self.text.clone(),
+        };
+        let mut parts = self.key.split('.');
+        let last = parts.next_back().ok_or_else(malformed)?;
+        let mut inner = table;
+        for part in parts {
+            let value = inner
+                .entry(part)
+                .or_insert_with(|| Value::Table(Table::new()));
+            inner = value.as_table_mut().ok_or_else(malformed)?;
+        }
+        inner.insert(last.to_owned(), self.value.clone());
+        Ok(())
+    }
+}
+
+/// A TOML value; a shell takes quotes away, so what is not TOML counts as text.
+fn parse_value(text: &str) -> Value {
+    let parsed = toml::from_str::<Table>(&format!("value = {text}"));
+    parsed
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// The line of a byte, counted from 1.
+fn line_at(text: &str, byte: usize) -> usize {
+    text.as_bytes()[..byte.min(text.len())]
+        .iter()
+        .filter(|&&byte| byte == b'\n')
+        .count()
+        + 1
+}
