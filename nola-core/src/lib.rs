@@ -1,20 +1,21 @@
 //! Adapters for any burn module: NOLA, LoRA, and the seam for others.
+//!
+//! The story in order: [`basis`] regenerates frozen random matrices from a seed; [`adapter`] turns settings into what
+//! hangs on a weight; [`targets`] chooses the weights; [`Adapted`] is a model with its adapters, trained
+//! through two calls per optimizer step; [`folder`] writes and reads the result.
 
-use burn::nn::Linear;
-use burn::tensor::Tensor;
+pub mod adapter;
+mod adapted;
+pub mod basis;
+mod error;
+pub mod folder;
+mod params;
+pub mod philox;
+pub mod targets;
 
-/// `x·W + bias`, plus the update of the adapter that hangs on the layer's weight, if there is one.
-pub fn adapted<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
-    layer.forward(x)
-}
-
-/// What identifies the base weights an adapter was trained on.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct BaseIdentity {
-    /// Name of the base model, for people.
-    pub name: String,
-    /// SHA-256 of the base's `config.json`, hexadecimal.
-    pub config_sha256: String,
-    /// SHA-256 over sampled bytes of every tensor, hexadecimal.
-    pub weights_sha256: String,
-}
+pub use adapted::Adapted;
+pub use adapter::{AdapterConfig, adapted};
+pub use error::Error;
+pub use folder::BaseIdentity;
+pub use params::{FoundParam, float_params, read_params, write_params};
+pub use targets::{Site, Targets};

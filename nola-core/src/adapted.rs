@@ -1,0 +1,468 @@
+//! A model with its adapters: what is trained, and the two calls that an optimizer step makes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use burn::module::{Module, Param, ParamId, Reparameterizer};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
+
+use crate::Error;
+use crate::adapter::{AdapterConfig, Factor, LowRank, Mixed, Plan};
+use crate::params::{FoundParam, float_params, read_params, train_only, write_params};
+use crate::targets::{Site, Targets};
+
+/// A model whose base is frozen and whose adapters are trained; also a linear probe, or a model trained in full.
+///
+/// The factors A and B of every adapter are plain leaves of the autodiff graph. If they are mixtures (NOLA), they depend
+/// on the coefficients alone, which are constant within an optimizer step; so one step is, for every adapter:
+///
+/// 1. passes over any number of micro-batches, whose gradients are added up;
+/// 2. [`Adapted::project`]: gradients of the factors become gradients of the coefficients;
+/// 3. the optimizer's update;
+/// 4. [`Adapted::expand`]: new coefficients become new factors.
+#[derive(Module, Debug)]
+pub struct Adapted<M: Module> {
+    /// The model, adapters hung on its weights.
+    pub model: M,
+    /// Coefficients of A, `[sites, k]`.
+    alpha: Option<Param<Tensor<2>>>,
+    /// Coefficients of B, `[sites, l]`.
+    beta: Option<Param<Tensor<2>>>,
+    #[module(skip)]
+    attached: Arc<Attached>,
+}
+
+/// The host's side of the adapters.
+#[derive(Debug)]
+struct Attached {
+    config: Option<AdapterConfig>,
+    targets: Targets,
+    sites: Vec<Site>,
+    plans: Vec<Plan>,
+    /// Per site: the base weight, A and B.
+    ids: Vec<[ParamId; 3]>,
+}
+
+/// How many numbers training changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrainedNumbers {
+    /// In adapters: coefficients, or LoRA's factors.
+    pub adapter: usize,
+    /// In other parameters, such as the head, or the whole model.
+    pub other: usize,
+}
+
+/// The values that training changed, by name: `alpha`, `beta`, and parameter paths.
+pub type TrainedState = BTreeMap<String, TensorData>;
+
+impl<M: Module> Adapted<M> {
+    /// Hangs adapters on the targets, trains the parameters of the modules `also_train` too, and freezes the rest.
+    ///
+    /// # Errors
+    /// If nothing matches, or a setting of the adapter cannot be used.
+    pub fn attach(
+        model: M,
+        config: &AdapterConfig,
+        targets: &Targets,
+        also_train: &[&str],
+        device: &Device,
+    ) -> Result<Self, Error> {
+        let sites = targets.choose(&model)?;
+        let plans = config.plan(&sites)?;
+        let mut adapted = Self::hang(model, sites, plans, also_train, device)?;
+        let attached = Arc::get_mut(&mut adapted.attached).expect("nobody else has it yet");
+        attached.config = Some(config.clone());
+        attached.targets = targets.clone();
+        Ok(adapted)
+    }
+
+    /// Hangs ready plans on `sites`: for adapters that come from elsewhere than an [`AdapterConfig`].
+    ///
+    /// # Errors
+    /// If a site could never get a gradient, or a name of `also_train` does not exist.
+    pub fn hang(
+        model: M,
+        sites: Vec<Site>,
+        plans: Vec<Plan>,
+        also_train: &[&str],
+        device: &Device,
+    ) -> Result<Self, Error> {
+        check_saddles(&sites, &plans)?;
+        let alpha = initial_coefficients(&plans, |plan| &plan.a, device);
+        let beta = initial_coefficients(&plans, |plan| &plan.b, device);
+        let adapters: BTreeMap<String, LowRank> = (sites.par_iter().zip(&plans))
+            .map(|(site, plan)| (site.weight_path(), plan.build(site, device)))
+            .collect();
+        let model = model.apply_reparameterization(Hang { adapters });
+        let params = float_params(&model);
+        let ids = sites.iter().map(|site| ids_of(site, &params)).collect();
+        let mut trained = ids_named(&params, also_train)?;
+        trained.extend(params.iter().filter(|p| is_adapter(&p.path)).map(|p| p.id));
+        let attached =
+            Attached { config: None, targets: Targets::default(), sites, plans, ids };
+        Ok(Self { model: train_only(model, &trained), alpha, beta, attached: Arc::new(attached) })
+    }
+
+    /// A model without adapters of which only the modules `trained` are trained: a linear probe, if that is the head.
+    ///
+    /// # Errors
+    /// If a name of `trained` does not exist.
+    pub fn probe(model: M, trained: &[&str], device: &Device) -> Result<Self, Error> {
+        Self::hang(model, Vec::new(), Vec::new(), trained, device)
+    }
+
+    /// A model without adapters that is trained as a whole.
+    pub fn full(model: M) -> Self {
+        let all: Vec<ParamId> = float_params(&model).iter().map(|param| param.id).collect();
+        let attached = Attached {
+            config: None,
+            targets: Targets::default(),
+            sites: Vec::new(),
+            plans: Vec::new(),
+            ids: Vec::new(),
+        };
+        let model = train_only(model, &all);
+        Self { model, alpha: None, beta: None, attached: Arc::new(attached) }
+    }
+
+    /// Settings of the adapters, if there are any and they were attached from settings.
+    pub fn config(&self) -> Option<&AdapterConfig> {
+        self.attached.config.as_ref()
+    }
+
+    /// The choice of sites.
+    pub fn targets(&self) -> &Targets {
+        &self.attached.targets
+    }
+
+    /// The sites, in the order of the model.
+    pub fn sites(&self) -> &[Site] {
+        &self.attached.sites
+    }
+
+    /// What hangs on each site.
+    pub(crate) fn plans(&self) -> &[Plan] {
+        &self.attached.plans
+    }
+
+    /// How many numbers training changes.
+    pub fn trained_numbers(&self) -> TrainedNumbers {
+        let numbers = |plan: &Plan| plan.a.trained_numbers() + plan.b.trained_numbers();
+        let other = (float_params(&self.model).iter())
+            .filter(|param| param.trained && !is_adapter(&param.path))
+            .map(|param| param.shape.iter().product::<usize>())
+            .sum();
+        TrainedNumbers { adapter: self.attached.plans.iter().map(numbers).sum(), other }
+    }
+
+    /// Gradients of the factors become gradients of the coefficients; called once per optimizer step, after the
+    /// gradients of all its passes are added up, and before they are clipped.
+    ///
+    /// # Source
+    /// NOLA, section 2: dL/dalpha_i = ⟨A_i, dL/dA⟩; exact for sums over passes, since the map is linear.
+    pub fn project(&self, mut gradients: GradientsParams) -> GradientsParams {
+        let sides = [(&self.alpha, 1), (&self.beta, 2)];
+        for (coefficients, side) in sides {
+            let Some(coefficients) = coefficients else { continue };
+            let device = coefficients.val().device().inner();
+            let of_factors: Vec<Option<Vec<f32>>> = (self.attached.ids.iter())
+                .map(|ids| gradients.remove::<2>(ids[side]).map(host_values))
+                .collect();
+            if of_factors.iter().all(Option::is_none) {
+                continue;
+            }
+            let projected = (self.attached.plans.par_iter().zip(of_factors))
+                .map(|(plan, gradient)| {
+                    let mixed = mixed_side(plan, side);
+                    gradient.map_or_else(
+                        || vec![0.0; mixed.basis.count()],
+                        |gradient| mixed.basis.project(&gradient),
+                    )
+                })
+                .collect::<Vec<_>>();
+            let gradient = TensorData::new(projected.concat(), coefficients.val().dims());
+            gradients.register(coefficients.id, Tensor::<2>::from_data(gradient, &device));
+        }
+        gradients
+    }
+
+    /// The coefficients become factors again; called once per optimizer step, after the update.
+    pub fn expand(mut self) -> Self {
+        let mut factors = BTreeMap::new();
+        for (coefficients, side) in [(&self.alpha, 1), (&self.beta, 2)] {
+            let Some(coefficients) = coefficients else { continue };
+            let rows = host_values(coefficients.val());
+            let count = coefficients.val().dims()[1];
+            let expanded: Vec<_> = (self.attached.plans.par_iter().zip(rows.par_chunks(count)))
+                .map(|(plan, row)| {
+                    let mixed = mixed_side(plan, side);
+                    TensorData::new(mixed.expand(row), mixed.basis.shape())
+                })
+                .collect();
+            factors.extend(self.attached.ids.iter().map(|ids| ids[side]).zip(expanded));
+        }
+        if !factors.is_empty() {
+            self.model = write_params(self.model, factors);
+        }
+        self
+    }
+
+    /// Calls of `expand` and of `project` on every basis so far: per site, A's and B's.
+    pub fn basis_calls(&self) -> Vec<[[usize; 2]; 2]> {
+        let calls = |factor: &Factor| match factor {
+            Factor::Mixed(mixed) => mixed.basis.calls(),
+            Factor::Learned(_) => [0, 0],
+        };
+        self.attached.plans.iter().map(|plan| [calls(&plan.a), calls(&plan.b)]).collect()
+    }
+
+    /// The values that training changed, on the host.
+    pub fn state(&self) -> TrainedState {
+        let params = self.trained_params();
+        let ids: Vec<ParamId> = params.iter().map(|param| param.id).collect();
+        let mut values = read_params(&self.model, &ids);
+        let mut state: TrainedState = (params.into_iter())
+            .filter_map(|param| Some((param.path, values.remove(&param.id)?)))
+            .collect();
+        for (name, coefficients) in [("alpha", &self.alpha), ("beta", &self.beta)] {
+            if let Some(coefficients) = coefficients {
+                let shape = coefficients.val().dims();
+                let values = TensorData::new(host_values(coefficients.val()), shape);
+                state.insert(name.to_owned(), values);
+            }
+        }
+        state
+    }
+
+    /// The model with the trained values of `state`; every name and shape must fit.
+    ///
+    /// # Errors
+    /// One text per missing, surplus, misshapen or non-finite tensor, all at once.
+    pub fn with_state(mut self, mut state: TrainedState) -> Result<Self, Vec<String>> {
+        let expected: Vec<(String, Vec<usize>)> =
+            self.state().into_iter().map(|(name, data)| (name, data.shape().to_vec())).collect();
+        let problems = state_problems(&expected, &state);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        for (name, coefficients) in [("alpha", &mut self.alpha), ("beta", &mut self.beta)] {
+            if let (Some(param), Some(data)) = (coefficients.take(), state.remove(name)) {
+                let written = write_params(param.clone(), BTreeMap::from([(param.id, data)]));
+                *coefficients = Some(written);
+            }
+        }
+        let params = self.trained_params();
+        let values = (params.into_iter())
+            .filter_map(|param| Some((param.id, state.remove(&param.path)?)))
+            .collect();
+        self.model = write_params(self.model, values);
+        Ok(self.expand())
+    }
+
+    /// The factors of every site on the host, row-major: A `[d_in, rank]`, B `[rank, d_out]`, and the update's scale.
+    ///
+    /// Mixtures are expanded by the plain version on the host, so the bits are the same on every machine.
+    pub fn factors(&self) -> Vec<SiteFactors> {
+        let ids: Vec<ParamId> = self.attached.ids.iter().flat_map(|ids| [ids[1], ids[2]]).collect();
+        let values = read_params(&self.model, &ids);
+        let rows = [&self.alpha, &self.beta].map(|coefficients| {
+            coefficients.as_ref().map(|param| (host_values(param.val()), param.val().dims()[1]))
+        });
+        let factor = |factor: &Factor, id: ParamId, rows: &Option<(Vec<f32>, usize)>, site: usize| {
+            match (factor, rows) {
+                (Factor::Mixed(mixed), Some((rows, count))) => {
+                    mixed.expand(&rows[site * count..(site + 1) * count])
+                }
+                (Factor::Mixed(_) | Factor::Learned(_), _) => floats(values[&id].clone()),
+            }
+        };
+        (self.attached.sites.iter().zip(&self.attached.plans).zip(&self.attached.ids))
+            .enumerate()
+            .map(|(index, ((site, plan), ids))| SiteFactors {
+                site: site.clone(),
+                rank: plan.rank,
+                scale: plan.scale,
+                a: factor(&plan.a, ids[1], &rows[0], index),
+                b: factor(&plan.b, ids[2], &rows[1], index),
+            })
+            .collect()
+    }
+
+    /// The model with its adapters baked into dense weights, the same bits on every machine.
+    ///
+    /// # Errors
+    /// If a merged weight would not be finite.
+    pub fn merge(self) -> Result<M, Error> {
+        let bases: Vec<ParamId> = self.attached.ids.iter().map(|ids| ids[0]).collect();
+        let mut weights = read_params(&self.model, &bases);
+        let mut values = BTreeMap::new();
+        for (factors, ids) in self.factors().into_iter().zip(&self.attached.ids) {
+            let site = &factors.site;
+            let weight = floats(weights.remove(&ids[0]).expect("every site has a weight"));
+            let merged = factors.merged(&weight);
+            let count = merged.iter().filter(|value| !value.is_finite()).count();
+            if count > 0 {
+                return Err(Error::NotFinite { name: site.weight_path(), count });
+            }
+            values.insert(ids[0], TensorData::new(merged, [site.d_in, site.d_out]));
+            let nothing = vec![0.0_f32; factors.rank * site.d_out];
+            values.insert(ids[2], TensorData::new(nothing, [factors.rank, site.d_out]));
+        }
+        Ok(write_params(self.model, values).materialize())
+    }
+
+    /// What the optimizer changes in the model itself: not the factors that are regenerated from coefficients.
+    fn trained_params(&self) -> Vec<FoundParam> {
+        let derived: Vec<ParamId> = (self.attached.plans.iter().zip(&self.attached.ids))
+            .flat_map(|(plan, ids)| [(&plan.a, ids[1]), (&plan.b, ids[2])])
+            .filter(|(factor, _)| matches!(factor, Factor::Mixed(_)))
+            .map(|(_, id)| id)
+            .collect();
+        let mut params = float_params(&self.model);
+        params.retain(|param| param.trained && !derived.contains(&param.id));
+        params
+    }
+}
+
+/// The factors of one site on the host.
+#[derive(Debug, Clone)]
+pub struct SiteFactors {
+    /// Where they hang.
+    pub site: Site,
+    /// Width of the bottleneck.
+    pub rank: usize,
+    /// Factor of the whole update.
+    pub scale: f64,
+    /// `[d_in, rank]`, row-major.
+    pub a: Vec<f32>,
+    /// `[rank, d_out]`, row-major.
+    pub b: Vec<f32>,
+}
+
+impl SiteFactors {
+    /// `W + scale · A·B`, summed in `f64` over the rank in ascending order and rounded once.
+    fn merged(&self, weight: &[f32]) -> Vec<f32> {
+        let (d_out, rank) = (self.site.d_out, self.rank);
+        let mut merged = weight.to_vec();
+        merged.par_chunks_mut(d_out).enumerate().for_each(|(row, weights)| {
+            let a = &self.a[row * rank..(row + 1) * rank];
+            for (column, weight) in weights.iter_mut().enumerate() {
+                let products = (a.iter().enumerate())
+                    .map(|(r, &a)| f64::from(a) * f64::from(self.b[r * d_out + column]));
+                *weight = (f64::from(*weight) + self.scale * products.sum::<f64>()) as f32;
+            }
+        });
+        merged
+    }
+}
+
+struct Hang {
+    adapters: BTreeMap<String, LowRank>,
+}
+
+impl Reparameterizer for Hang {
+    type Reparam = LowRank;
+
+    fn reparameterize<const D: usize>(
+        &mut self,
+        path: &str,
+        param: Param<Tensor<D>>,
+    ) -> (Param<Tensor<D>>, Option<LowRank>) {
+        (param, self.adapters.remove(path))
+    }
+}
+
+fn is_adapter(path: &str) -> bool {
+    path.contains(".weight.adapter.")
+}
+
+fn ids_of(site: &Site, params: &[FoundParam]) -> [ParamId; 3] {
+    let id = |path: String| {
+        let found = params.iter().find(|param| param.path == path);
+        found.map(|param| param.id).expect("the adapter was just hung there")
+    };
+    let weight = site.weight_path();
+    [id(weight.clone()), id(format!("{weight}.adapter.a")), id(format!("{weight}.adapter.b"))]
+}
+
+fn ids_named(params: &[FoundParam], names: &[&str]) -> Result<Vec<ParamId>, Error> {
+    let mut ids = Vec::new();
+    for name in names {
+        let inside = |path: &str| path == *name || path.starts_with(&format!("{name}."));
+        let found = params.iter().filter(|p| inside(&p.path) && !is_adapter(&p.path));
+        let before = ids.len();
+        ids.extend(found.map(|param| param.id));
+        if ids.len() == before {
+            return Err(Error::NoParameter { pattern: (*name).to_owned() });
+        }
+    }
+    Ok(ids)
+}
+
+/// The initial coefficients of all sites, `[sites, count]`; none if the factors are not mixtures.
+fn initial_coefficients(
+    plans: &[Plan],
+    side: impl Fn(&Plan) -> &Factor,
+    device: &Device,
+) -> Option<Param<Tensor<2>>> {
+    let rows: Vec<&[f32]> = (plans.iter())
+        .filter_map(|plan| match side(plan) {
+            Factor::Mixed(mixed) => Some(mixed.initial.as_slice()),
+            Factor::Learned(_) => None,
+        })
+        .collect();
+    let count = rows.first()?.len();
+    Some(Param::from_data(TensorData::new(rows.concat(), [rows.len(), count]), device))
+}
+
+fn mixed_side(plan: &Plan, side: usize) -> &Mixed {
+    match [&plan.a, &plan.b][side - 1] {
+        Factor::Mixed(mixed) => mixed,
+        Factor::Learned(_) => unreachable!("coefficients exist only where the factors are mixtures"),
+    }
+}
+
+fn check_saddles(sites: &[Site], plans: &[Plan]) -> Result<(), Error> {
+    let is_dead = |factor: &Factor| match factor {
+        Factor::Mixed(mixed) => mixed.offset.is_none() && mixed.initial.iter().all(|c| *c == 0.0),
+        Factor::Learned(values) => values.iter().all(|value| *value == 0.0),
+    };
+    match sites.iter().zip(plans).find(|(_, plan)| is_dead(&plan.a) && is_dead(&plan.b)) {
+        Some((site, _)) => Err(Error::DeadSaddle { site: site.path.clone() }),
+        None => Ok(()),
+    }
+}
+
+fn state_problems(expected: &[(String, Vec<usize>)], state: &TrainedState) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (name, shape) in expected {
+        match state.get(name) {
+            None => problems.push(format!("`{name}` is missing")),
+            Some(data) if data.shape().to_vec() != *shape => problems.push(format!(
+                "`{name}` has shape {:?}, expected {shape:?}",
+                data.shape().to_vec()
+            )),
+            Some(data) => {
+                let count = floats(data.clone()).iter().filter(|v| !v.is_finite()).count();
+                if count > 0 {
+                    problems.push(format!("`{name}` holds {count} numbers that are not finite"));
+                }
+            }
+        }
+    }
+    let surplus = state.keys().filter(|name| !expected.iter().any(|(known, _)| known == *name));
+    problems.extend(surplus.map(|name| format!("`{name}` belongs to nothing in this model")));
+    problems
+}
+
+fn host_values(tensor: Tensor<2>) -> Vec<f32> {
+    floats(tensor.into_data())
+}
+
+/// The values of `data` as `f32`.
+pub(crate) fn floats(data: TensorData) -> Vec<f32> {
+    let data = data.convert::<f32>();
+    data.try_into_vec::<f32>().expect("it was converted to f32")
+}

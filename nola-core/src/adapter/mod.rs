@@ -1,0 +1,197 @@
+//! Adapters: one file each, one arm each in [`AdapterConfig`], and one shape of result for all of them.
+//!
+//! Every adapter is planned on the host from its settings and the sites it hangs on ([`AdapterConfig::plan`]),
+//! and becomes a [`LowRank`] on each weight. Merging, saving, freezing and the factored forward are written once,
+//! over `LowRank`.
+//!
+//! Where the next ones go (each also a file here and an arm in [`AdapterConfig`]):
+//!
+//! | adapter | what it adds |
+//! |---|---|
+//! | DoRA | a field `magnitude: Option<Param<Tensor<1>>>` in `LowRank`, applied at the end of [`adapted`] |
+//! | OLoRA | a second, frozen pair in `LowRank` with scale −s; `plan` then needs the weight of each site |
+//! | LoRA-XS | a field `core: Option<Param<Tensor<2>>>` in `LowRank`, and a `Factor::Frozen` from an SVD of the weight |
+//! | VeRA | `Factor::Frozen` for both factors, sliced from one pair, and vectors in place of the core |
+//! | PC-LoRA | a field `gain` for the base's part of [`adapted`], set by a schedule between steps |
+//! | ALoRA | a gate per rank as the core, pruned between steps |
+//! | PRANC | a `Factor::Mixed` of the weight's own shape as A, and a `Factor::Frozen` identity as B |
+
+mod lora;
+mod nola;
+
+use std::sync::Arc;
+
+use burn::module::{Module, Param, Reparameterization};
+use burn::nn::Linear;
+use burn::tensor::module::linear;
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+pub use lora::{LoraConfig, LoraVariant};
+pub use nola::{NolaConfig, Preset, Sharing};
+
+use crate::basis::Basis;
+use crate::targets::Site;
+use crate::{Error, basis};
+
+/// Every adapter this project knows, with its settings; to add one, add a file and an arm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum AdapterConfig {
+    /// Both factors are mixtures of random matrices.
+    Nola(NolaConfig),
+    /// Both factors are trained as they are.
+    Lora(LoraConfig),
+}
+
+impl AdapterConfig {
+    /// What hangs on each of `sites`.
+    ///
+    /// # Errors
+    /// If a setting cannot be used, or two sites would share random numbers by accident.
+    pub fn plan(&self, sites: &[Site]) -> Result<Vec<Plan>, Error> {
+        match self {
+            Self::Nola(config) => config.plan(sites),
+            Self::Lora(config) => config.plan(sites),
+        }
+    }
+
+    /// Name of the adapter as recipes write it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Nola(_) => "nola",
+            Self::Lora(_) => "lora",
+        }
+    }
+}
+
+/// A `[rows, cols]` matrix, however it is obtained.
+#[derive(Debug, Clone)]
+pub enum Factor {
+    /// Trained itself; these are its initial values, row-major.
+    Learned(Vec<f32>),
+    /// Regenerated from trained coefficients once per optimizer step.
+    Mixed(Mixed),
+}
+
+impl Factor {
+    /// The matrix at the start of training, row-major.
+    fn initial(&self) -> Vec<f32> {
+        match self {
+            Self::Learned(values) => values.clone(),
+            Self::Mixed(mixed) => mixed.expand(&mixed.initial),
+        }
+    }
+
+    /// Trained numbers behind the matrix.
+    pub(crate) fn trained_numbers(&self) -> usize {
+        match self {
+            Self::Learned(values) => values.len(),
+            Self::Mixed(mixed) => mixed.basis.count(),
+        }
+    }
+}
+
+/// A mixture of random matrices: `offset + Σᵢ coefficientᵢ · basisᵢ`.
+#[derive(Debug, Clone)]
+pub struct Mixed {
+    /// The frozen matrices.
+    pub basis: Basis,
+    /// A frozen matrix that is always there, row-major; regenerated like the basis, never stored.
+    pub offset: Option<Arc<[f32]>>,
+    /// Coefficients at the start of training.
+    pub initial: Vec<f32>,
+}
+
+impl Mixed {
+    /// The mixed matrix, row-major.
+    pub fn expand(&self, coefficients: &[f32]) -> Vec<f32> {
+        let mut matrix = self.basis.expand(coefficients);
+        if let Some(offset) = &self.offset {
+            matrix.iter_mut().zip(offset.iter()).for_each(|(entry, offset)| *entry += offset);
+        }
+        matrix
+    }
+}
+
+/// What will hang on one weight, as the host sees it.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// `[d_in, rank]`.
+    pub a: Factor,
+    /// `[rank, d_out]`.
+    pub b: Factor,
+    /// Width of the bottleneck.
+    pub rank: usize,
+    /// Factor of the whole update.
+    pub scale: f64,
+}
+
+impl Plan {
+    /// The module to hang on the weight of `site`.
+    pub(crate) fn build(&self, site: &Site, device: &Device) -> LowRank {
+        let matrix = |factor: &Factor, shape: [usize; 2]| {
+            Param::from_data(TensorData::new(factor.initial(), shape), device)
+        };
+        LowRank {
+            a: matrix(&self.a, [site.d_in, self.rank]),
+            b: matrix(&self.b, [self.rank, site.d_out]),
+            scale: self.scale,
+        }
+    }
+}
+
+/// `ΔW = scale · A·B`, hung on a weight.
+#[derive(Module, Debug)]
+pub struct LowRank {
+    /// `[d_in, rank]`: a leaf of the autodiff graph, whoever made it.
+    pub a: Param<Tensor<2>>,
+    /// `[rank, d_out]`: likewise.
+    pub b: Param<Tensor<2>>,
+    #[module(skip)]
+    scale: f64,
+}
+
+impl Reparameterization for LowRank {
+    const NAME: &'static str = "adapter";
+
+    /// `W + ΔW`, dense: the oracle of [`adapted`], and what models that do not call it compute with.
+    fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
+        let delta = self.a.val().matmul(self.b.val()).mul_scalar(self.scale);
+        base.clone() + delta.reshape(base.shape()).cast(base.dtype())
+    }
+}
+
+/// `x·(W + ΔW) + bias` as `x·W + scale·(x·A)·B + bias`: no weight-sized product or gradient.
+///
+/// # Shapes
+/// - `x`: `[.., d_in]`
+/// - output: `[.., d_out]`
+///
+/// # Source
+/// LoRA (Hu et al., ICLR 2022), equation 3; NOLA (Koohpayegani et al., ICLR 2024), section 2.
+pub fn adapted<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+    let Some(adapter) = layer.weight.reparameterization::<LowRank>() else {
+        return layer.forward(x);
+    };
+    let (a, b) = (adapter.a.val().cast(x.dtype()), adapter.b.val().cast(x.dtype()));
+    let update = linear(linear(x.clone(), a, None), b, None).mul_scalar(adapter.scale);
+    let bias = layer.bias.as_ref().map(|bias| bias.val());
+    linear(x, layer.weight.base(), bias) + update
+}
+
+/// Entries of LoRA's initial A and of `code-2024`'s offset: uniform in ±1/√d_in.
+///
+/// # Source
+/// `kaiming_uniform_(a = √5)` of the reference implementations: bound √(6 / ((1 + 5)·fan_in)).
+fn kaiming_uniform(seed: u64, site: &Site, rank: usize) -> Vec<f32> {
+    let generator = basis::Generator {
+        law: basis::Law::Uniform,
+        seed,
+        site: crate::philox::fnv1a_32(&site.weight_path()),
+        stream: basis::Stream::OffsetA,
+    };
+    let bound = 1.0 / (site.d_in as f32).sqrt();
+    let values = generator.values(0, site.d_in * rank);
+    values.into_iter().map(|value| bound * value).collect()
+}

@@ -1,0 +1,278 @@
+//! NOLA: both low-rank factors are mixtures of frozen random matrices; only the mixing coefficients are trained.
+//!
+//! # Source
+//! Koohpayegani, Navaneet, Nooralinejad, Kolouri, Pirsiavash: *NOLA: Compressing LoRA using Linear Combination of
+//! Random Basis* (ICLR 2024), and the three settings found in the authors' releases.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Factor, Mixed, Plan, kaiming_uniform};
+use crate::Error;
+use crate::basis::{Basis, Generator, Law, Stream};
+use crate::philox::fnv1a_32;
+use crate::targets::Site;
+
+/// Which published setting of NOLA: entry scale, offset, initial coefficients and scale of the update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// Ours: entries U(±1)/√k, A drawn with LoRA's variance, B zero, nothing stored; scale alpha/rank.
+    #[default]
+    Default,
+    /// The paper's GPT-2 tables: entries U(±1/√(rows·cols)), all coefficients 1/k; scale alpha/rank.
+    #[serde(rename = "paper-2023")]
+    Paper2023,
+    /// The authors' GPT-2 and LLaMA-2 scripts: entries U(±1)/√k, coefficients 0 beside a frozen A₀; scale alpha/rank.
+    #[serde(rename = "code-2024")]
+    Code2024,
+    /// The authors' ViT script: entries U(±1/√(rows·cols)), all coefficients 1/k; scale 1/rank.
+    #[serde(rename = "vit-2024")]
+    Vit2024,
+}
+
+/// Whether sites of one shape mix the same matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Sharing {
+    /// Every site has a basis of its own.
+    #[default]
+    Separate,
+    /// One basis for each shape.
+    Shared,
+}
+
+/// Settings of NOLA.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NolaConfig {
+    /// Width of the bottleneck; free, since it costs no trained number.
+    pub rank: usize,
+    /// Coefficients of A per site.
+    pub k: usize,
+    /// Coefficients of B per site.
+    pub l: usize,
+    /// Numerator of the scale.
+    pub alpha: f64,
+    /// Published setting.
+    pub preset: Preset,
+    /// Distribution of the entries.
+    pub basis: Law,
+    /// Whether sites of one shape mix the same matrices.
+    pub sharing: Sharing,
+    /// Seed of the basis: part of the adapter.
+    pub seed: u64,
+}
+
+impl Default for NolaConfig {
+    fn default() -> Self {
+        Self {
+            rank: 8,
+            k: 512,
+            l: 512,
+            alpha: 8.0,
+            preset: Preset::Default,
+            basis: Law::Uniform,
+            sharing: Sharing::Separate,
+            seed: 0,
+        }
+    }
+}
+
+impl NolaConfig {
+    /// Factor of the update.
+    pub fn scale(&self) -> f64 {
+        match self.preset {
+            Preset::Default | Preset::Paper2023 | Preset::Code2024 => self.alpha / self.rank as f64,
+            Preset::Vit2024 => 1.0 / self.rank as f64,
+        }
+    }
+
+    pub(super) fn plan(&self, sites: &[Site]) -> Result<Vec<Plan>, Error> {
+        for (field, value) in [("rank", self.rank), ("k", self.k), ("l", self.l)] {
+            if value == 0 {
+                let cure = "use at least 1";
+                return Err(Error::BadSetting { field, value: "0".to_owned(), cure });
+            }
+        }
+        self.check_hashes(sites)?;
+        let plan = |site: &Site| Plan {
+            a: Factor::Mixed(self.mixed_a(site)),
+            b: Factor::Mixed(self.mixed_b(site)),
+            rank: self.rank,
+            scale: self.scale(),
+        };
+        Ok(sites.iter().map(plan).collect())
+    }
+
+    fn mixed_a(&self, site: &Site) -> Mixed {
+        let shape = [site.d_in, self.rank];
+        let offset = match self.preset {
+            Preset::Code2024 => Some(Arc::from(kaiming_uniform(self.seed, site, self.rank))),
+            Preset::Default | Preset::Paper2023 | Preset::Vit2024 => None,
+        };
+        let initial = match self.preset {
+            Preset::Default => self.drawn_coefficients(site),
+            Preset::Code2024 => vec![0.0; self.k],
+            Preset::Paper2023 | Preset::Vit2024 => vec![1.0 / self.k as f32; self.k],
+        };
+        Mixed { basis: self.basis(site, Stream::A, self.k, shape), offset, initial }
+    }
+
+    fn mixed_b(&self, site: &Site) -> Mixed {
+        let initial = match self.preset {
+            Preset::Default | Preset::Code2024 => 0.0,
+            Preset::Paper2023 | Preset::Vit2024 => 1.0 / self.l as f32,
+        };
+        Mixed {
+            basis: self.basis(site, Stream::B, self.l, [self.rank, site.d_out]),
+            offset: None,
+            initial: vec![initial; self.l],
+        }
+    }
+
+    fn basis(&self, site: &Site, stream: Stream, count: usize, shape: [usize; 2]) -> Basis {
+        let generator = Generator {
+            law: self.basis,
+            seed: self.seed,
+            site: fnv1a_32(&self.basis_name(site, shape)),
+            stream,
+        };
+        Basis::generated(generator, count, shape, self.entry_scale(count, shape))
+    }
+
+    /// What a site's basis is named after: the weight, or the shape if sites share.
+    fn basis_name(&self, site: &Site, [rows, cols]: [usize; 2]) -> String {
+        match self.sharing {
+            Sharing::Separate => site.weight_path(),
+            Sharing::Shared => format!("{rows}x{cols}"),
+        }
+    }
+
+    /// Both laws get the same variance, so that one learning rate serves both.
+    fn entry_scale(&self, count: usize, [rows, cols]: [usize; 2]) -> f32 {
+        let numbers = match self.preset {
+            Preset::Default | Preset::Code2024 => count,
+            Preset::Paper2023 | Preset::Vit2024 => rows * cols,
+        } as f64;
+        let variance_ratio = match self.basis {
+            Law::Uniform => 1.0,
+            Law::Sign => 3.0,
+        };
+        (1.0 / (variance_ratio * numbers).sqrt()) as f32
+    }
+
+    /// alpha_i = √(3/d_in)·u_i, so that the entries of A have LoRA's variance, 1/(3·d_in).
+    fn drawn_coefficients(&self, site: &Site) -> Vec<f32> {
+        let generator = Generator {
+            law: Law::Uniform,
+            seed: self.seed,
+            site: fnv1a_32(&site.weight_path()),
+            stream: Stream::Coefficients,
+        };
+        let scale = (3.0 / site.d_in as f64).sqrt() as f32;
+        generator.values(0, self.k).into_iter().map(|u| scale * u).collect()
+    }
+
+    /// Two names with one hash would silently share their random numbers.
+    fn check_hashes(&self, sites: &[Site]) -> Result<(), Error> {
+        let mut names: BTreeMap<u32, String> = BTreeMap::new();
+        let shapes = |site: &Site| [[site.d_in, self.rank], [self.rank, site.d_out]];
+        for name in (sites.iter())
+            .flat_map(|site| shapes(site).map(|shape| self.basis_name(site, shape)))
+            .chain(sites.iter().map(Site::weight_path))
+        {
+            match names.get(&fnv1a_32(&name)) {
+                Some(first) if *first != name => {
+                    return Err(Error::HashCollision { first: first.clone(), second: name });
+                }
+                Some(_) => {}
+                None => drop(names.insert(fnv1a_32(&name), name)),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(path: &str) -> Site {
+        Site { path: path.to_owned(), d_in: 96, d_out: 40 }
+    }
+
+    fn variance(values: &[f32]) -> f64 {
+        values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / values.len() as f64
+    }
+
+    fn initial_a(config: &NolaConfig) -> Vec<f32> {
+        let plans = config.plan(&[site("blocks.0.mlp.up")]).expect("a valid plan");
+        plans[0].a.initial()
+    }
+
+    #[test]
+    fn the_default_a_has_the_variance_of_loras() {
+        for basis in [Law::Uniform, Law::Sign] {
+            let config = NolaConfig { rank: 64, k: 64, l: 64, basis, ..NolaConfig::default() };
+            let ratio = variance(&initial_a(&config)) * 3.0 * 96.0;
+            assert!((0.6..1.5).contains(&ratio), "{basis:?}: {ratio}");
+        }
+    }
+
+    #[test]
+    fn the_papers_a_has_the_published_spread() {
+        let config = NolaConfig { rank: 8, k: 1000, preset: Preset::Paper2023, ..NolaConfig::default() };
+        let plans = config.plan(&[Site { path: "x".to_owned(), d_in: 1024, d_out: 1024 }]);
+        let a = plans.expect("a valid plan")[0].a.initial();
+        let spread = variance(&a).sqrt();
+        assert!((spread / 2.0e-4 - 1.0).abs() < 0.05, "{spread}");
+    }
+
+    #[test]
+    fn code_2024_starts_at_its_offset() {
+        let config = NolaConfig { preset: Preset::Code2024, ..NolaConfig::default() };
+        assert_eq!(initial_a(&config), kaiming_uniform(0, &site("blocks.0.mlp.up"), 8));
+    }
+
+    #[test]
+    fn sites_of_one_shape_share_a_basis_but_not_their_coefficients() {
+        let config = NolaConfig { k: 8, l: 8, sharing: Sharing::Shared, ..NolaConfig::default() };
+        let plans = config.plan(&[site("a.up"), site("b.up")]).expect("a valid plan");
+        let [Factor::Mixed(first), Factor::Mixed(second)] = [&plans[0].a, &plans[1].a] else {
+            panic!("NOLA mixes")
+        };
+        assert_eq!(first.expand(&[1.0; 8]), second.expand(&[1.0; 8]));
+        assert_ne!(first.initial, second.initial);
+    }
+
+    #[test]
+    fn a_rank_of_zero_is_refused_by_name() {
+        let config = NolaConfig { rank: 0, ..NolaConfig::default() };
+        let error = config.plan(&[site("x")]).expect_err("rank 0");
+        assert!(error.to_string().contains("`rank` is 0"), "{error}");
+    }
+
+    #[test]
+    fn two_paths_with_one_hash_are_refused() {
+        // Found by searching: both hash to the same 32 bits.
+        let (first, second) = colliding_paths();
+        let error = NolaConfig::default().plan(&[site(&first), site(&second)]);
+        assert!(matches!(error, Err(Error::HashCollision { .. })));
+    }
+
+    /// A birthday search over short paths: some 100,000 of them hold a collision with near certainty.
+    fn colliding_paths() -> (String, String) {
+        let mut seen = std::collections::HashMap::new();
+        for number in 0_u32.. {
+            let path = format!("m{number}");
+            let hash = fnv1a_32(&site(&path).weight_path());
+            if let Some(first) = seen.insert(hash, path.clone()) {
+                return (first, path);
+            }
+        }
+        unreachable!("there are more numbers than hashes")
+    }
+}

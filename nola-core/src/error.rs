@@ -1,0 +1,128 @@
+//! What can go wrong with an adapter.
+
+use std::path::PathBuf;
+
+/// Why an adapter could not be attached, read or written.
+///
+/// A message names the file, the site or the field, and says what to change. A wrong shape inside a forward
+/// pass is a bug, not an `Error`: it panics.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nothing would be adapted.
+    #[error("{targets} match no linear weight; the model has: {}", available.join(", "))]
+    NoTarget {
+        /// The patterns as the user wrote them.
+        targets: String,
+        /// Paths of the linear weights that exist.
+        available: Vec<String>,
+    },
+
+    /// A pattern is no regular expression.
+    #[error("target pattern `{pattern}` is no regular expression")]
+    BadPattern {
+        /// The pattern.
+        pattern: String,
+        /// What the regex parser says.
+        source: Box<regex::Error>,
+    },
+
+    /// Parameters to train beside the adapters do not exist.
+    #[error("`{pattern}` is to be trained, but no parameter of the model is called so")]
+    NoParameter {
+        /// The name asked for.
+        pattern: String,
+    },
+
+    /// A number in the adapter's settings cannot be used.
+    #[error("adapter setting `{field}` is {value}: {cure}")]
+    BadSetting {
+        /// Key of the setting.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What to write instead.
+        cure: &'static str,
+    },
+
+    /// Two sites would share their random numbers.
+    #[error("`{first}` and `{second}` have the same 32-bit hash; rename one of the modules or leave one out")]
+    HashCollision {
+        /// One path or shape.
+        first: String,
+        /// The other one.
+        second: String,
+    },
+
+    /// Neither factor can ever get a gradient.
+    #[error(
+        "site `{site}`: alpha and beta are all zero and there is no offset, so no coefficient would ever get a \
+         gradient; use the preset `default` or `code-2024`, or non-zero coefficients"
+    )]
+    DeadSaddle {
+        /// Path of the site.
+        site: String,
+    },
+
+    /// The adapter was trained on other weights.
+    #[error("{}: made for the base `{expected}`, but `{found}` is loaded ({difference} differs)", file.display())]
+    WrongBase {
+        /// The adapter's configuration.
+        file: PathBuf,
+        /// Base named by the adapter.
+        expected: String,
+        /// Base that is loaded.
+        found: String,
+        /// Which hash differs.
+        difference: &'static str,
+    },
+
+    /// A file that is not what it should be, with everything that is wrong with it.
+    #[error("{}: {}", file.display(), problems.join("; "))]
+    Invalid {
+        /// The file.
+        file: PathBuf,
+        /// Each names a field or a tensor, what was found and what was expected.
+        problems: Vec<String>,
+    },
+
+    /// The file is made by another method or version than this program knows.
+    #[error("{}: `{field}` is `{found}`; this program reads {supported}", file.display())]
+    Unsupported {
+        /// The adapter's configuration.
+        file: PathBuf,
+        /// Key in the configuration.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What can be read.
+        supported: &'static str,
+    },
+
+    /// A coefficient or a weight is NaN or infinite.
+    #[error("`{name}` holds {count} numbers that are not finite; the adapter is not usable")]
+    NotFinite {
+        /// Tensor or site.
+        name: String,
+        /// How many numbers.
+        count: usize,
+    },
+
+    /// The folder holds something already.
+    #[error("{} exists and is not empty; choose another folder or remove it", folder.display())]
+    Exists {
+        /// The folder.
+        folder: PathBuf,
+    },
+
+    /// The file cannot be read or written.
+    #[error("{}: cannot {action}", file.display())]
+    Io {
+        /// The file or folder.
+        file: PathBuf,
+        /// What was tried: read, write, create.
+        action: &'static str,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}

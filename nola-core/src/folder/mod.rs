@@ -1,0 +1,116 @@
+//! The adapter folder: three files, and coefficients + 4 KiB at most.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `adapter_config.json` | PEFT's key names where a key exists; `peft_type` `NOLA`, versions, seed, settings, identity of the base, hashes |
+//! | `adapter_model.safetensors` | `alpha` `[sites, k]` and `beta` `[sites, l]`, one check word a site in `check`, and any other trained parameter under its path |
+//! | `README.md` | the adapter card, for people |
+//!
+//! Coefficients are stored as `f32` (32 bits), `f16` (16), or as signed integers of 8 or 4 bits with one scale per
+//! vector in `alpha_scale` and `beta_scale` (`[sites]`); other parameters as `f32`. Reading is strict: every tensor is
+//! used, every site is found, check words and hashes are equal, or one error lists all that differs.
+//! LoRA adapters are written as PEFT writes them; see [`peft`].
+
+mod card;
+mod files;
+mod native;
+pub mod peft;
+mod quantized;
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+pub use files::{new_folder, write_atomically};
+pub use native::{FORMAT_VERSION, Manifest};
+pub use quantized::CoefficientBits;
+
+use crate::adapted::{Adapted, TrainedState};
+use crate::adapter::AdapterConfig;
+use crate::targets::Targets;
+use crate::Error;
+
+/// What identifies the base weights an adapter was trained on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseIdentity {
+    /// Name of the base model, for people.
+    pub name: String,
+    /// SHA-256 of the base's `config.json`, hexadecimal.
+    pub config_sha256: String,
+    /// SHA-256 over sampled bytes of every tensor, hexadecimal.
+    pub weights_sha256: String,
+}
+
+/// What an adapter folder says beside the trained numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Description {
+    /// The base it was trained on.
+    pub base: BaseIdentity,
+    /// Names of the classes, in the order of the head's outputs; empty if the head is the base's own.
+    pub labels: Vec<String>,
+    /// A line about the result, for the card, such as the accuracy.
+    pub summary: String,
+}
+
+/// An adapter folder that was read and whose hashes fit, not yet attached to a model.
+#[derive(Debug, Clone)]
+pub struct SavedAdapter {
+    /// What the folder says.
+    pub manifest: Manifest,
+    state: TrainedState,
+    check_words: Vec<u32>,
+    file: std::path::PathBuf,
+}
+
+/// Writes the adapter to `folder`, which must not hold anything yet, and returns the bytes of the whole folder.
+///
+/// # Errors
+/// If the folder is not empty or cannot be written, or a coefficient is not finite.
+pub fn write<M: Module>(
+    folder: &Path,
+    adapted: &Adapted<M>,
+    description: &Description,
+    bits: CoefficientBits,
+) -> Result<u64, Error> {
+    native::write(folder, adapted, description, bits)
+}
+
+/// Reads an adapter folder without a model: its hashes must fit.
+///
+/// # Errors
+/// If a file is missing, damaged, or of another method or version.
+pub fn read(folder: &Path) -> Result<SavedAdapter, Error> {
+    native::read(folder)
+}
+
+impl SavedAdapter {
+    /// Settings of the adapters; none for a linear probe.
+    pub fn config(&self) -> Option<AdapterConfig> {
+        self.manifest.config()
+    }
+
+    /// The choice of sites.
+    pub fn targets(&self) -> Targets {
+        self.manifest.targets()
+    }
+
+    /// Trained numbers in the folder, by tensor name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, Vec<usize>)> {
+        self.state.iter().map(|(name, data)| (name.as_str(), data.shape().to_vec()))
+    }
+
+    /// Hangs the adapter on a freshly loaded `model` and sets its trained numbers.
+    ///
+    /// # Errors
+    /// If the base is another one, or sites, check words or tensors differ: all differences in one error.
+    pub fn attach<M: Module>(
+        self,
+        model: M,
+        base: &BaseIdentity,
+        device: &Device,
+    ) -> Result<Adapted<M>, Error> {
+        native::attach(self, model, base, device)
+    }
+}

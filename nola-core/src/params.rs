@@ -1,0 +1,127 @@
+//! Walks over the parameters of a module, by path and by id.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::tensor::{DType, Tensor, TensorData};
+
+use crate::targets::Site;
+
+/// A float parameter as a walk meets it.
+#[derive(Debug, Clone)]
+pub struct FoundParam {
+    /// Path in the model.
+    pub path: String,
+    /// Identity across clones, device moves and optimizer steps.
+    pub id: ParamId,
+    /// Lengths of its axes.
+    pub shape: Vec<usize>,
+    /// Whether training changes it.
+    pub trained: bool,
+    /// Kind of the module that holds it, such as `Linear`.
+    container: String,
+}
+
+#[derive(Default)]
+struct Walk {
+    names: Vec<String>,
+    containers: Vec<String>,
+    found: Vec<FoundParam>,
+}
+
+impl ModuleVisitor for Walk {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.names.push(name.to_owned());
+        self.containers.push(container_type.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.names.pop();
+        self.containers.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.found.push(FoundParam {
+            path: self.names.join("."),
+            id: param.id,
+            shape: param.lazy_shape().to_vec(),
+            trained: param.is_require_grad(),
+            container: self.containers.last().cloned().unwrap_or_default(),
+        });
+    }
+}
+
+/// Every float parameter of `module`, in its order; nothing is initialised by looking.
+pub fn float_params<M: Module>(module: &M) -> Vec<FoundParam> {
+    let mut walk = Walk::default();
+    module.visit(&mut walk);
+    walk.found
+}
+
+/// Every linear layer of `module`, in its order.
+pub(crate) fn linear_sites<M: Module>(module: &M) -> Vec<Site> {
+    (float_params(module).into_iter())
+        .filter(|param| param.container == "Struct:Linear" && param.shape.len() == 2)
+        .filter_map(|param| {
+            let path = param.path.strip_suffix(".weight")?.to_owned();
+            Some(Site { path, d_in: param.shape[0], d_out: param.shape[1] })
+        })
+        .collect()
+}
+
+struct Read<'a> {
+    wanted: &'a [ParamId],
+    values: BTreeMap<ParamId, TensorData>,
+}
+
+impl ModuleVisitor for Read<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.wanted.contains(&param.id) {
+            let data = param.val().into_data().convert_dtype(DType::F32);
+            self.values.insert(param.id, data);
+        }
+    }
+}
+
+/// The values of the parameters `wanted`, as `f32` on the host.
+pub fn read_params<M: Module>(module: &M, wanted: &[ParamId]) -> BTreeMap<ParamId, TensorData> {
+    let mut read = Read { wanted, values: BTreeMap::new() };
+    module.visit(&mut read);
+    read.values
+}
+
+struct Write {
+    values: BTreeMap<ParamId, TensorData>,
+}
+
+impl ModuleMapper for Write {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(data) = self.values.remove(&param.id) else { return param };
+        param.map(|old| {
+            let trained = old.is_require_grad();
+            let new = Tensor::from_data(data.convert_dtype(old.dtype()), &old.device());
+            new.set_require_grad(trained)
+        })
+    }
+}
+
+/// `module` with new values for some parameters, of the same shapes; all else stays as it is.
+pub fn write_params<M: Module>(module: M, values: BTreeMap<ParamId, TensorData>) -> M {
+    module.map(&mut Write { values })
+}
+
+struct Train<'a> {
+    wanted: &'a [ParamId],
+}
+
+impl ModuleMapper for Train<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let trained = self.wanted.contains(&param.id);
+        param.set_require_grad(trained)
+    }
+}
+
+/// `module` with the parameters `wanted` trained and all others frozen.
+pub fn train_only<M: Module>(module: M, wanted: &[ParamId]) -> M {
+    module.map(&mut Train { wanted })
+}

@@ -1,0 +1,171 @@
+//! Which weights of a model an adapter hangs on.
+
+use std::fmt;
+
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::params::linear_sites;
+
+/// A linear weight an adapter can hang on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// Path of the linear layer in its model, such as `blocks.0.attention.query`.
+    pub path: String,
+    /// Input width.
+    pub d_in: usize,
+    /// Output width.
+    pub d_out: usize,
+}
+
+impl Site {
+    /// Path of the weight itself: what the site's random numbers are named after.
+    pub fn weight_path(&self) -> String {
+        format!("{}.weight", self.path)
+    }
+
+    /// Index of the block that holds the site: the first number in its path.
+    pub fn layer(&self) -> Option<usize> {
+        self.path.split('.').find_map(|part| part.parse().ok())
+    }
+}
+
+/// Names of linear layers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Pattern {
+    /// A regular expression for a whole path or for the end of one after a dot; `all-linear` means every one.
+    Regex(String),
+    /// Whole paths, or ends of paths after a dot.
+    Names(Vec<String>),
+}
+
+impl Pattern {
+    /// The pattern that matches nothing.
+    pub fn nothing() -> Self {
+        Self::Names(Vec::new())
+    }
+
+    fn compile(&self) -> Result<Regex, Error> {
+        let pattern = match self {
+            Self::Regex(pattern) if pattern == "all-linear" => ".*".to_owned(),
+            Self::Regex(pattern) => pattern.clone(),
+            Self::Names(names) if names.is_empty() => "[^\\s\\S]".to_owned(),
+            Self::Names(names) => {
+                names.iter().map(|name| regex::escape(name)).collect::<Vec<_>>().join("|")
+            }
+        };
+        Regex::new(&format!("^(?:.*\\.)?(?:{pattern})$"))
+            .map_err(|source| Error::BadPattern { pattern, source: Box::new(source) })
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Regex(pattern) => write!(f, "`{pattern}`"),
+            Self::Names(names) => write!(f, "`{}`", names.join("`, `")),
+        }
+    }
+}
+
+/// The choice of sites, in PEFT's vocabulary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Targets {
+    /// Layers to adapt.
+    pub modules: Pattern,
+    /// Layers to leave alone, of those.
+    pub exclude: Pattern,
+    /// Indices of the blocks to adapt; empty for every block.
+    pub layers: Vec<usize>,
+}
+
+impl Default for Targets {
+    fn default() -> Self {
+        Self {
+            modules: Pattern::Names(vec!["query".to_owned(), "value".to_owned()]),
+            exclude: Pattern::nothing(),
+            layers: Vec::new(),
+        }
+    }
+}
+
+impl Targets {
+    /// Every layer that `pattern` names; see [`Pattern::Regex`].
+    pub fn matching(pattern: &str) -> Self {
+        Self { modules: Pattern::Regex(pattern.to_owned()), ..Self::default() }
+    }
+
+    /// The sites of `model` that are chosen, in the order of the model.
+    ///
+    /// # Errors
+    /// If a pattern is no regular expression, or nothing is chosen.
+    pub fn choose<M: burn::module::Module>(&self, model: &M) -> Result<Vec<Site>, Error> {
+        let (wanted, unwanted) = (self.modules.compile()?, self.exclude.compile()?);
+        let all = linear_sites(model);
+        let chosen: Vec<Site> = (all.iter())
+            .filter(|site| wanted.is_match(&site.path) && !unwanted.is_match(&site.path))
+            .filter(|site| {
+                self.layers.is_empty() || site.layer().is_some_and(|layer| self.layers.contains(&layer))
+            })
+            .cloned()
+            .collect();
+        if chosen.is_empty() {
+            let available = all.into_iter().map(|site| site.path).collect();
+            return Err(Error::NoTarget { targets: self.to_string(), available });
+        }
+        Ok(chosen)
+    }
+}
+
+impl fmt::Display for Targets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "targets {}", self.modules)?;
+        if self.exclude != Pattern::nothing() {
+            write!(f, " without {}", self.exclude)?;
+        }
+        if !self.layers.is_empty() {
+            write!(f, " in layers {:?}", self.layers)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(pattern: Pattern, path: &str) -> bool {
+        pattern.compile().expect("a valid pattern").is_match(path)
+    }
+
+    #[test]
+    fn a_name_matches_a_whole_path_or_its_end_after_a_dot() {
+        let names = || Pattern::Names(vec!["query".to_owned(), "mlp.up".to_owned()]);
+        assert!(matches(names(), "query"));
+        assert!(matches(names(), "blocks.0.attention.query"));
+        assert!(matches(names(), "blocks.0.mlp.up"));
+        assert!(!matches(names(), "blocks.0.attention.subquery"));
+        assert!(!matches(names(), "blocks.0.xmlp.up"));
+    }
+
+    #[test]
+    fn a_dot_in_a_name_is_a_dot() {
+        assert!(!matches(Pattern::Names(vec!["mlp.up".to_owned()]), "mlpxup"));
+    }
+
+    #[test]
+    fn a_regex_may_name_alternatives() {
+        let pattern = || Pattern::Regex("query|value".to_owned());
+        assert!(matches(pattern(), "blocks.3.attention.value"));
+        assert!(!matches(pattern(), "blocks.3.attention.key"));
+    }
+
+    #[test]
+    fn a_broken_regex_is_an_error_that_names_it() {
+        let error = Pattern::Regex("query(".to_owned()).compile().expect_err("it is broken");
+        assert!(error.to_string().contains("query("), "{error}");
+    }
+}
