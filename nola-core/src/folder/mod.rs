@@ -23,7 +23,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-pub use files::{new_folder, write_atomically};
+pub use files::{new_folder, sha256_hex, write_atomically};
 pub use native::{FORMAT_VERSION, Manifest};
 pub use quantized::CoefficientBits;
 

@@ -8,7 +8,6 @@ use burn::tensor::{Device, TensorData};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::quantized::Packed;
 use super::{BaseIdentity, CoefficientBits, Description, SavedAdapter, card, files};
@@ -150,7 +149,7 @@ pub(super) fn read(folder: &Path) -> Result<SavedAdapter, Error> {
     let (config_file, weights_file) = (folder.join(CONFIG), folder.join(WEIGHTS));
     let manifest = read_manifest(&config_file)?;
     let bytes = read_file(&weights_file)?;
-    let sha256 = format!("{:x}", Sha256::digest(&bytes));
+    let sha256 = files::sha256_hex(&bytes);
     if sha256 != manifest.model_sha256 {
         let problem = format!(
             "SHA-256 is {sha256}, but {CONFIG} says {}: the file is damaged or belongs to another adapter",
@@ -238,7 +237,7 @@ fn check_word(plan: &Plan) -> u32 {
 
 fn sites_sha256(sites: &[Site]) -> String {
     let lines = sites.iter().map(|site| format!("{} {} {}\n", site.path, site.d_in, site.d_out));
-    format!("{:x}", Sha256::digest(lines.collect::<String>()))
+    files::sha256_hex(lines.collect::<String>().as_bytes())
 }
 
 fn manifest<M: Module>(
@@ -278,7 +277,7 @@ fn manifest<M: Module>(
         coefficient_bits: bits,
         modules_to_save: (state.keys()).filter(|name| !is_coefficients(name)).cloned().collect(),
         labels: description.labels.clone(),
-        model_sha256: format!("{:x}", Sha256::digest(weights)),
+        model_sha256: files::sha256_hex(weights),
     }
 }
 
