@@ -141,14 +141,8 @@ impl Checkpoint {
             .as_str()
             .filter(|name| !name.is_empty() && !name.starts_with(['/', '.']));
         let folder = || {
-            let resolved = self
-                .folder
-                .canonicalize()
-                .unwrap_or_else(|_| self.folder.clone());
-            resolved
-                .file_name()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default()
+            let resolved = self.folder.canonicalize().unwrap_or_else(|_| self.folder.clone());
+            resolved.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
         };
         stored.map_or_else(folder, str::to_string)
     }
@@ -159,17 +153,10 @@ impl Checkpoint {
 
     /// Maps one safetensors file and returns its tensors.
     fn map_shard(&mut self, file: &Path) -> Result<BTreeMap<String, Stored>, Error> {
-        let io = |source| Error::Io {
-            file: file.to_path_buf(),
-            source,
-        };
+        let io = |source| Error::Io { file: file.to_path_buf(), source };
         let opened = File::open(file).map_err(io)?;
         let bytes = opened.metadata().map_err(io)?.len();
-        let damaged = |source| Error::Safetensors {
-            file: file.to_path_buf(),
-            bytes,
-            source,
-        };
+        let damaged = |source| Error::Safetensors { file: file.to_path_buf(), bytes, source };
         // Mapping nothing is an error of its own on some systems.
         if bytes == 0 {
             return Err(damaged(safetensors::SafeTensorError::HeaderTooSmall));
@@ -182,15 +169,7 @@ impl Checkpoint {
         let stored = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
             let (start, end) = info.data_offsets;
             let bytes = data + start..data + end;
-            (
-                name,
-                Stored {
-                    shard,
-                    dtype: info.dtype,
-                    shape: info.shape.clone(),
-                    bytes,
-                },
-            )
+            (name, Stored { shard, dtype: info.dtype, shape: info.shape.clone(), bytes })
         };
         let tensors = metadata.tensors().into_iter().map(stored).collect();
         self.shards.push(map);
@@ -204,10 +183,7 @@ impl Checkpoint {
         shards.sort();
         shards.dedup();
         if let Some(shard) = shards.iter().find(|shard| !is_plain_name(shard)) {
-            return Err(Error::ShardName {
-                file: file.to_path_buf(),
-                shard: shard.to_string(),
-            });
+            return Err(Error::ShardName { file: file.to_path_buf(), shard: shard.to_string() });
         }
         let [mut missing_shards, mut absent, mut twice, mut unnamed] = [const { Vec::new() }; 4];
         for shard in shards {
@@ -217,59 +193,28 @@ impl Checkpoint {
                 continue;
             }
             let found = self.map_shard(&path)?;
-            let named = weight_map
-                .iter()
-                .filter(|(_, named)| *named == shard)
-                .map(|(tensor, _)| tensor);
+            let named = weight_map.iter().filter(|(_, named)| *named == shard).map(|(tensor, _)| tensor);
             absent.extend(named.filter(|tensor| !found.contains_key(*tensor)).cloned());
-            unnamed.extend(
-                found
-                    .keys()
-                    .filter(|tensor| !weight_map.contains_key(*tensor))
-                    .cloned(),
-            );
-            twice.extend(
-                found
-                    .keys()
-                    .filter(|tensor| self.tensors.contains_key(*tensor))
-                    .cloned(),
-            );
+            unnamed.extend(found.keys().filter(|tensor| !weight_map.contains_key(*tensor)).cloned());
+            twice.extend(found.keys().filter(|tensor| self.tensors.contains_key(*tensor)).cloned());
             self.tensors.extend(found);
         }
-        if [&missing_shards, &absent, &twice, &unnamed]
-            .iter()
-            .all(|problems| problems.is_empty())
-        {
+        if [&missing_shards, &absent, &twice, &unnamed].iter().all(|problems| problems.is_empty()) {
             return Ok(());
         }
-        Err(Error::Shards {
-            file: file.to_path_buf(),
-            missing_shards,
-            absent,
-            twice,
-            unnamed,
-        })
+        Err(Error::Shards { file: file.to_path_buf(), missing_shards, absent, twice, unnamed })
     }
 }
 
 /// Reads a JSON file of bounded size whole.
 pub(crate) fn read_bounded(file: &Path) -> Result<Vec<u8>, Error> {
-    let io = |source| Error::Io {
-        file: file.to_path_buf(),
-        source,
-    };
+    let io = |source| Error::Io { file: file.to_path_buf(), source };
     if !file.exists() {
-        return Err(Error::MissingFile {
-            file: file.to_path_buf(),
-        });
+        return Err(Error::MissingFile { file: file.to_path_buf() });
     }
     let bytes = std::fs::metadata(file).map_err(io)?.len();
     if bytes > MAX_JSON_BYTES {
-        return Err(Error::TooLarge {
-            file: file.to_path_buf(),
-            bytes,
-            limit: MAX_JSON_BYTES,
-        });
+        return Err(Error::TooLarge { file: file.to_path_buf(), bytes, limit: MAX_JSON_BYTES });
     }
     std::fs::read(file).map_err(io)
 }
@@ -277,25 +222,16 @@ pub(crate) fn read_bounded(file: &Path) -> Result<Vec<u8>, Error> {
 /// Parses JSON; an error names the field.
 pub(crate) fn parse_json<T: DeserializeOwned>(file: &Path, text: &[u8]) -> Result<T, Error> {
     let mut reader = serde_json::Deserializer::from_slice(text);
-    let wrong = |field: String, source| Error::Json {
-        file: file.to_path_buf(),
-        field,
-        source,
-    };
+    let wrong = |field: String, source| Error::Json { file: file.to_path_buf(), field, source };
     let parsed = serde_path_to_error::deserialize(&mut reader)
         .map_err(|error| wrong(error.path().to_string(), error.into_inner()))?;
-    reader
-        .end()
-        .map_err(|source| wrong(".".to_string(), source))?;
+    reader.end().map_err(|source| wrong(".".to_string(), source))?;
     Ok(parsed)
 }
 
 /// Whether `name` is one plain file name on every system: no folder, drive, or way upwards.
 fn is_plain_name(name: &str) -> bool {
-    let one = matches!(
-        Path::new(name).components().collect::<Vec<_>>()[..],
-        [Component::Normal(_)]
-    );
+    let one = matches!(Path::new(name).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
     one && !name.contains(['/', '\\', ':', '\0'])
 }
 
@@ -305,11 +241,7 @@ fn no_weights(folder: &Path, expected: PathBuf) -> Error {
         let extension = path.extension().and_then(|extension| extension.to_str());
         matches!(extension, Some("bin" | "pt" | "pth" | "ckpt" | "pkl"))
     };
-    let entries = std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path());
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     match entries.filter(is_pickle).min() {
         Some(file) => Error::PickleOnly { file },
         None => Error::MissingFile { file: expected },

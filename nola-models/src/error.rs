@@ -150,6 +150,13 @@ pub enum Error {
         source: image::ImageError,
     },
 
+    /// The picture ends before its data does.
+    #[error("{}: the picture is cut short; copy it again or remove it", file.display())]
+    ImageCutShort {
+        /// Name of the picture.
+        file: PathBuf,
+    },
+
     /// The picture would need more memory than any real one.
     #[error("{}: larger than {max_side} pixels a side or {max_bytes} bytes decoded; scale it down first", file.display())]
     ImageTooLarge {
@@ -159,6 +166,17 @@ pub enum Error {
         max_side: u32,
         /// Memory a decoded picture may take, in bytes.
         max_bytes: u64,
+    },
+
+    /// A setting lies outside its range.
+    #[error("`{setting}` is {found}; expected {expected}")]
+    Setting {
+        /// The setting, with the section it stands in.
+        setting: &'static str,
+        /// Its value.
+        found: String,
+        /// What may stand there.
+        expected: &'static str,
     },
 
     /// An image size that the model's patches do not divide.
@@ -176,7 +194,5 @@ pub enum Error {
 /// The non-empty ones of `lists`, each under its title.
 fn listed(lists: &[(&str, &Vec<String>)]) -> String {
     let filled = lists.iter().filter(|(_, names)| !names.is_empty());
-    filled
-        .map(|(title, names)| format!("\n  {title}: {}", names.join(", ")))
-        .collect()
+    filled.map(|(title, names)| format!("\n  {title}: {}", names.join(", "))).collect()
 }

@@ -5,6 +5,7 @@
 pub mod augment;
 pub mod checkpoint;
 mod error;
+mod fields;
 pub mod image;
 pub mod vit;
 

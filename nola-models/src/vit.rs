@@ -40,11 +40,7 @@ pub struct Attention {
 
 impl Attention {
     fn uninitialized(config: &VitConfig, device: &Device) -> Self {
-        let square = |bias| {
-            layer(config.d_model, config.d_model)
-                .with_bias(bias)
-                .init(device)
-        };
+        let square = |bias| layer(config.d_model, config.d_model).with_bias(bias).init(device);
         Self {
             query: square(config.qkv_bias),
             key: square(config.qkv_bias),
@@ -60,17 +56,12 @@ impl Attention {
         let [batch, tokens, d_model] = x.dims();
         let d_head = d_model / self.n_heads;
         let heads = |layer: &Linear| {
-            adapted(layer, x.clone())
-                .reshape([batch, tokens, self.n_heads, d_head])
-                .swap_dims(1, 2) // [batch, heads, tokens, d_head]
+            adapted(layer, x.clone()).reshape([batch, tokens, self.n_heads, d_head]).swap_dims(1, 2) // [batch, heads, tokens, d_head]
         };
         let scaled = heads(&self.query) / (d_head as f64).sqrt();
         let scores = scaled.matmul(heads(&self.key).swap_dims(2, 3)); // [batch, heads, tokens, tokens]
         let mixed = softmax(scores, 3).matmul(heads(&self.value));
-        adapted(
-            &self.output,
-            mixed.swap_dims(1, 2).reshape([batch, tokens, d_model]),
-        )
+        adapted(&self.output, mixed.swap_dims(1, 2).reshape([batch, tokens, d_model]))
     }
 }
 
@@ -158,12 +149,7 @@ pub struct HiddenStates {
 impl Vit {
     /// A model of these sizes that takes no memory until it is used or loaded; its weights are zero.
     pub fn uninitialized(config: &VitConfig, device: &Device) -> Self {
-        let VitConfig {
-            d_model,
-            channels,
-            patch_size,
-            ..
-        } = *config;
+        let VitConfig { d_model, channels, patch_size, .. } = *config;
         let patches = Conv2dConfig::new([channels, d_model], [patch_size; 2])
             .with_stride([patch_size; 2])
             .with_initializer(Initializer::Zeros);
@@ -171,16 +157,12 @@ impl Vit {
             patches: patches.init(device),
             class_token: Initializer::Zeros.init([1, 1, d_model], device),
             positions: Initializer::Zeros.init([1, 1 + config.n_patches(), d_model], device),
-            blocks: (0..config.n_layers)
-                .map(|_| Block::uninitialized(config, device))
-                .collect(),
+            blocks: (0..config.n_layers).map(|_| Block::uninitialized(config, device)).collect(),
             norm: norm(config, device),
             head: (config.n_classes > 0).then(|| layer(d_model, config.n_classes).init(device)),
             config: config.clone(),
         };
-        vit.positions = vit
-            .positions
-            .set_require_grad(config.positions == Positions::Learned);
+        vit.positions = vit.positions.set_require_grad(config.positions == Positions::Learned);
         vit
     }
 
@@ -188,11 +170,8 @@ impl Vit {
     ///
     /// The numbers are drawn on the host, one stream of `seed` a parameter, so every device gets the same ones.
     pub fn init(config: &VitConfig, seed: u64, device: &Device) -> Self {
-        let mut vit = Self::uninitialized(config, device).map(&mut Fresh {
-            seed,
-            parameters: 0,
-            field: String::new(),
-        });
+        let mut vit =
+            Self::uninitialized(config, device).map(&mut Fresh { seed, parameters: 0, field: String::new() });
         if config.positions == Positions::Fixed {
             vit.positions = fixed_positions(config, device);
         }
@@ -211,16 +190,8 @@ impl Vit {
             vit.positions = fixed_positions(&config, device);
         }
         let source = keys::source_in(checkpoint, &config);
-        vit = checkpoint.fill(
-            vit,
-            &crate::checkpoint::KeyMap {
-                source: &source,
-                ignored: keys::IGNORED,
-            },
-        )?;
-        vit.positions = vit
-            .positions
-            .set_require_grad(config.positions == Positions::Learned);
+        vit = checkpoint.fill(vit, &crate::checkpoint::KeyMap { source: &source, ignored: keys::IGNORED })?;
+        vit.positions = vit.positions.set_require_grad(config.positions == Positions::Learned);
         Ok(vit)
     }
 
@@ -232,8 +203,7 @@ impl Vit {
     /// The same encoder with a new head for `labels`, all zero: at first every class is equally likely.
     pub fn with_head(mut self, labels: &[String]) -> Self {
         let device = self.class_token.lazy_device();
-        self.head =
-            (!labels.is_empty()).then(|| layer(self.config.d_model, labels.len()).init(&device));
+        self.head = (!labels.is_empty()).then(|| layer(self.config.d_model, labels.len()).init(&device));
         self.config.n_classes = labels.len();
         self.config.labels = labels.to_vec();
         self
@@ -255,17 +225,12 @@ impl Vit {
     pub fn resized(mut self, image_size: usize) -> Result<Self, Error> {
         let patch_size = self.config.patch_size;
         if image_size == 0 || !image_size.is_multiple_of(patch_size) {
-            return Err(Error::ImageSize {
-                image_size,
-                patch_size,
-            });
+            return Err(Error::ImageSize { image_size, patch_size });
         }
         let (from, to) = (self.config.grid(), image_size / patch_size);
         self.config.image_size = image_size;
         if from != to {
-            self.positions = self
-                .positions
-                .map(|positions| positions::interpolated(positions, from, to));
+            self.positions = self.positions.map(|positions| positions::interpolated(positions, from, to));
         }
         Ok(self)
     }
@@ -289,10 +254,7 @@ impl Vit {
     /// - `pixels`: `[batch, channels, image_size, image_size]`
     /// - output: `[batch, d_model]`
     pub fn features(&self, pixels: Tensor<4>) -> Tensor<2> {
-        let tokens = self
-            .blocks
-            .iter()
-            .fold(self.embeddings(pixels), |x, block| block.forward(x));
+        let tokens = self.blocks.iter().fold(self.embeddings(pixels), |x, block| block.forward(x));
         match self.config.pooling {
             Pooling::ClassToken => class_token(self.norm.forward(tokens)),
             Pooling::Mean => mean_of_patches(self.norm.forward(tokens)),
@@ -316,23 +278,13 @@ impl Vit {
             Pooling::ClassToken | Pooling::Mean => self.norm.forward(last),
             Pooling::MeanThenNorm => last,
         };
-        HiddenStates {
-            embeddings,
-            blocks,
-            final_norm,
-        }
+        HiddenStates { embeddings, blocks, final_norm }
     }
 
     /// # Shapes
     /// - output: `[batch, 1 + patches, d_model]`
     fn embeddings(&self, pixels: Tensor<4>) -> Tensor<3> {
-        let VitConfig {
-            d_model,
-            channels,
-            image_size,
-            patch_size,
-            ..
-        } = self.config;
+        let VitConfig { d_model, channels, image_size, patch_size, .. } = self.config;
         assert_shape!(pixels, [_, channels, image_size, image_size]);
         let [batch, ..] = pixels.dims();
         let (grid, area) = (self.config.grid(), channels * patch_size * patch_size);
@@ -341,17 +293,8 @@ impl Vit {
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([batch, grid * grid, area]);
         // Stride equals kernel size, so the convolution is one matrix product, which every backend does well.
-        let weight = self
-            .patches
-            .weight
-            .val()
-            .reshape([d_model, area])
-            .transpose();
-        let tokens = linear(
-            patches,
-            weight,
-            self.patches.bias.as_ref().map(|bias| bias.val()),
-        );
+        let weight = self.patches.weight.val().reshape([d_model, area]).transpose();
+        let tokens = linear(patches, weight, self.patches.bias.as_ref().map(|bias| bias.val()));
         let class_token = self.class_token.val().expand([batch, 1, d_model]);
         Tensor::cat(vec![class_token, tokens], 1) + self.positions.val()
     }
@@ -371,9 +314,7 @@ fn layer(d_in: usize, d_out: usize) -> LinearConfig {
 }
 
 fn norm(config: &VitConfig, device: &Device) -> LayerNorm {
-    LayerNormConfig::new(config.d_model)
-        .with_epsilon(config.layer_norm_eps)
-        .init(device)
+    LayerNormConfig::new(config.d_model).with_epsilon(config.layer_norm_eps).init(device)
 }
 
 fn fixed_positions(config: &VitConfig, device: &Device) -> Param<Tensor<3>> {
@@ -403,12 +344,9 @@ impl ModuleMapper for Fresh {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(self.parameters);
         let shape = param.lazy_shape();
-        let values: Vec<f32> = (0..shape.num_elements())
-            .map(|_| truncated_normal(&mut rng) as f32)
-            .collect();
+        let values: Vec<f32> = (0..shape.num_elements()).map(|_| truncated_normal(&mut rng) as f32).collect();
         let data = TensorData::new(values, shape);
-        Param::initialized(param.id, Tensor::from_data(data, &param.lazy_device()))
-            .set_require_grad(true)
+        Param::initialized(param.id, Tensor::from_data(data, &param.lazy_device())).set_require_grad(true)
     }
 }
 

@@ -61,57 +61,31 @@ impl Checkpoint {
             misshapen: vec![],
         };
         module.visit(&mut check);
-        let Check {
-            used,
-            missing,
-            misshapen,
-            ..
-        } = check;
+        let Check { used, missing, misshapen, .. } = check;
         let known = |name: &str| {
             used.contains(name)
                 || map.ignored.iter().any(|&left_out| {
                     name == left_out || left_out.ends_with('.') && name.starts_with(left_out)
                 })
         };
-        let extra: Vec<String> = self
-            .tensor_names()
-            .filter(|name| !known(name))
-            .map(str::to_string)
-            .collect();
+        let extra: Vec<String> =
+            self.tensor_names().filter(|name| !known(name)).map(str::to_string).collect();
         if !(missing.is_empty() && extra.is_empty() && misshapen.is_empty()) {
-            return Err(Error::Mismatch {
-                folder: self.folder.clone(),
-                missing,
-                extra,
-                misshapen,
-            });
+            return Err(Error::Mismatch { folder: self.folder.clone(), missing, extra, misshapen });
         }
         let damaged = used.iter().filter_map(|name| {
-            let count = numbers(self, &self.tensors[name])
-                .iter()
-                .filter(|value| !value.is_finite())
-                .count();
+            let count = numbers(self, &self.tensors[name]).iter().filter(|value| !value.is_finite()).count();
             (count > 0).then(|| (name.clone(), count))
         });
         let tensors: Vec<_> = damaged.collect();
         if !tensors.is_empty() {
-            return Err(Error::NonFinite {
-                folder: self.folder.clone(),
-                tensors,
-            });
+            return Err(Error::NonFinite { folder: self.folder.clone(), tensors });
         }
-        Ok(module.map(&mut Fill {
-            checkpoint: self,
-            map,
-            path: Vec::new(),
-        }))
+        Ok(module.map(&mut Fill { checkpoint: self, map, path: Vec::new() }))
     }
 
     fn find(&self, source: &Source) -> Option<(&String, &Stored)> {
-        source
-            .names
-            .iter()
-            .find_map(|name| self.tensors.get_key_value(name))
+        source.names.iter().find_map(|name| self.tensors.get_key_value(name))
     }
 }
 
@@ -145,15 +119,9 @@ impl ModuleVisitor for Check<'_> {
         self.used.insert(name.clone());
         let expected = stored_shape(param.lazy_shape().as_slice(), &source);
         if stored.shape != expected {
-            self.misshapen.push(format!(
-                "{name} is {:?}, expected {expected:?}",
-                stored.shape
-            ));
+            self.misshapen.push(format!("{name} is {:?}, expected {expected:?}", stored.shape));
         } else if !matches!(stored.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-            self.misshapen.push(format!(
-                "{name} is {}, expected F32, F16 or BF16",
-                stored.dtype
-            ));
+            self.misshapen.push(format!("{name} is {}, expected F32, F16 or BF16", stored.dtype));
         }
     }
 }
@@ -178,25 +146,19 @@ impl ModuleMapper for Fill<'_> {
         let Some(source) = (self.map.source)(&self.path.join(".")) else {
             return param;
         };
-        let (_, stored) = self
-            .checkpoint
-            .find(&source)
-            .expect("the first walk found every tensor");
+        let (_, stored) = self.checkpoint.find(&source).expect("the first walk found every tensor");
         let shape = param.lazy_shape();
         let all = numbers(self.checkpoint, stored);
         let values = match source.part {
             Part::Whole => all,
-            Part::Rows { index, of } => {
-                all[index * all.len() / of..(index + 1) * all.len() / of].to_vec()
-            }
+            Part::Rows { index, of } => all[index * all.len() / of..(index + 1) * all.len() / of].to_vec(),
         };
         let values = match (source.transposed, shape.as_slice()) {
             (true, &[d_in, d_out]) => transposed(&values, d_out, d_in),
             _ => values,
         };
         let data = TensorData::new(values, shape);
-        Param::initialized(param.id, Tensor::from_data(data, &param.lazy_device()))
-            .set_require_grad(true)
+        Param::initialized(param.id, Tensor::from_data(data, &param.lazy_device())).set_require_grad(true)
     }
 }
 
@@ -225,24 +187,9 @@ fn transposed(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
 fn numbers(checkpoint: &Checkpoint, stored: &Stored) -> Vec<f32> {
     let bytes = checkpoint.bytes(stored);
     match stored.dtype {
-        Dtype::F16 => bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|&two| f16::from_le_bytes(two).to_f32())
-            .collect(),
-        Dtype::BF16 => bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|&two| bf16::from_le_bytes(two).to_f32())
-            .collect(),
+        Dtype::F16 => bytes.as_chunks().0.iter().map(|&two| f16::from_le_bytes(two).to_f32()).collect(),
+        Dtype::BF16 => bytes.as_chunks().0.iter().map(|&two| bf16::from_le_bytes(two).to_f32()).collect(),
         // The first walk lets only three types through; this is the third.
-        _ => bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|&four| f32::from_le_bytes(four))
-            .collect(),
+        _ => bytes.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect(),
     }
 }

@@ -50,9 +50,7 @@ pub fn save(
         move |source| Error::Io { file, source }
     };
     if folder.exists() && fs::read_dir(folder).map_err(io(folder))?.next().is_some() {
-        return Err(Error::OutputExists {
-            folder: folder.to_path_buf(),
-        });
+        return Err(Error::OutputExists { folder: folder.to_path_buf() });
     }
     let partial = partial_name(folder);
     if let Some(parent) = partial.parent() {
@@ -74,10 +72,7 @@ pub fn save(
 
 /// A name beside `folder` that no other process takes.
 fn partial_name(folder: &Path) -> PathBuf {
-    let name = folder
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     folder.with_file_name(format!(".{name}.partial-{}", std::process::id()))
 }
 
@@ -94,32 +89,17 @@ fn write_files(
         write_json(&folder.join("preprocessor_config.json"), preprocessor)?;
     }
     let file = folder.join("model.safetensors");
-    let views = tensors
-        .iter()
-        .map(|tensor| (tensor.name.as_str(), Encoded { tensor, dtype }));
+    let views = tensors.iter().map(|tensor| (tensor.name.as_str(), Encoded { tensor, dtype }));
     // Transformers refuses a file that does not name its framework.
     let metadata = [("format".to_string(), "pt".to_string())].into();
     safetensors::serialize_to_file(views, Some(metadata), &file).map_err(|error| match error {
-        safetensors::SafeTensorError::IoError(source) => Error::Io {
-            file: file.clone(),
-            source,
-        },
-        source => Error::Safetensors {
-            file: file.clone(),
-            bytes: 0,
-            source,
-        },
+        safetensors::SafeTensorError::IoError(source) => Error::Io { file: file.clone(), source },
+        source => Error::Safetensors { file: file.clone(), bytes: 0, source },
     })?;
     // The library writes through a temporary file that only its owner may read.
-    let io = |source| Error::Io {
-        file: file.clone(),
-        source,
-    };
-    fs::set_permissions(&file, fs::metadata(&config_file).map_err(io)?.permissions())
-        .map_err(io)?;
-    File::open(&file)
-        .and_then(|opened| opened.sync_all())
-        .map_err(io)
+    let io = |source| Error::Io { file: file.clone(), source };
+    fs::set_permissions(&file, fs::metadata(&config_file).map_err(io)?.permissions()).map_err(io)?;
+    File::open(&file).and_then(|opened| opened.sync_all()).map_err(io)
 }
 
 fn write_json(file: &Path, value: &Value) -> Result<(), Error> {
@@ -128,10 +108,7 @@ fn write_json(file: &Path, value: &Value) -> Result<(), Error> {
         fs::write(file, text)?;
         File::open(file)?.sync_all()
     };
-    write().map_err(|source| Error::Io {
-        file: file.to_path_buf(),
-        source,
-    })
+    write().map_err(|source| Error::Io { file: file.to_path_buf(), source })
 }
 
 /// A tensor in the type it is stored in; encoded only while it is written.
@@ -155,14 +132,10 @@ impl View for Encoded<'_> {
     fn data(&self) -> Cow<'_, [u8]> {
         let values = &self.tensor.values;
         match self.dtype {
-            StoredDtype::F32 => values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect(),
-            StoredDtype::Bf16 => values
-                .iter()
-                .flat_map(|&value| bf16::from_f32(value).to_le_bytes())
-                .collect(),
+            StoredDtype::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            StoredDtype::Bf16 => {
+                values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect()
+            }
         }
     }
 

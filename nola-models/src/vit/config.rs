@@ -1,11 +1,11 @@
 //! Sizes of a ViT, read from and written to the `config.json` of Hugging Face and of timm.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::fields::Fields;
 use crate::{Checkpoint, Error};
 
 /// LayerNorm epsilon of timm's vision transformers.
@@ -84,13 +84,7 @@ impl VitConfig {
 
     /// The sizes of a published model: ViT-L/16 for 224 pixels, without head.
     pub fn large16() -> Self {
-        Self {
-            d_model: 1024,
-            n_layers: 24,
-            n_heads: 16,
-            d_mlp: 4096,
-            ..Self::base16()
-        }
+        Self { d_model: 1024, n_layers: 24, n_heads: 16, d_mlp: 4096, ..Self::base16() }
     }
 
     /// Patches along a side.
@@ -131,16 +125,15 @@ impl VitConfig {
             Some("vit") => Positions::Learned,
             Some("vit_mae") => Positions::Fixed,
             Some(_) | None => {
-                return Err(fields.wrong(
-                    "model_type",
-                    "`vit`, `vit_mae`, or timm's `architecture`: `vit_...`",
-                ));
+                return Err(
+                    fields.wrong("model_type", "`vit`, `vit_mae`, or timm's `architecture`: `vit_...`")
+                );
             }
         };
         if !matches!(config["hidden_act"].as_str(), Some("gelu") | None) {
             return Err(fields.wrong("hidden_act", "`gelu`"));
         }
-        let labels = fields.labels(positions)?;
+        let labels = hf_labels(&fields, positions)?;
         let sizes = Self {
             d_model: fields.number("hidden_size", 768, 1..=16384)?,
             n_layers: fields.number("num_hidden_layers", 12, 1..=512)?,
@@ -156,23 +149,12 @@ impl VitConfig {
             positions,
             labels,
         };
-        sizes.checked(
-            &fields,
-            [
-                "num_attention_heads",
-                "patch_size",
-                "image_size",
-                "hidden_size",
-            ],
-        )
+        sizes.checked(&fields, ["num_attention_heads", "patch_size", "image_size", "hidden_size"])
     }
 
     /// Reads timm's constructor arguments; `outer` is the whole file, which may name the labels.
     fn from_timm(arguments: &Value, outer: &Value, file: &Path) -> Result<Self, Error> {
-        let fields = Fields {
-            json: arguments,
-            file,
-        };
+        let fields = Fields { json: arguments, file };
         let mean = match arguments["global_pool"].as_str() {
             Some("token") | None => false,
             Some("avg") => true,
@@ -203,10 +185,7 @@ impl VitConfig {
             positions: Positions::Learned,
             labels: timm_labels(outer, n_classes),
         };
-        sizes.checked(
-            &fields,
-            ["num_heads", "patch_size", "img_size", "embed_dim"],
-        )
+        sizes.checked(&fields, ["num_heads", "patch_size", "img_size", "embed_dim"])
     }
 
     /// The sizes must divide as they should; `names` are the fields for heads, patch, image and width.
@@ -216,10 +195,7 @@ impl VitConfig {
             return Err(fields.wrong(heads, &format!("a divisor of {width} = {}", self.d_model)));
         }
         if !self.image_size.is_multiple_of(self.patch_size) {
-            return Err(fields.wrong(
-                patch,
-                &format!("a divisor of {image} = {}", self.image_size),
-            ));
+            return Err(fields.wrong(patch, &format!("a divisor of {image} = {}", self.image_size)));
         }
         if self.positions == Positions::Fixed && !self.d_model.is_multiple_of(4) {
             return Err(fields.wrong(width, "a multiple of 4, for sine-cosine positions"));
@@ -239,11 +215,7 @@ impl VitConfig {
     }
 
     fn to_hf_json(&self) -> Value {
-        let architecture = if self.n_classes > 0 {
-            "ViTForImageClassification"
-        } else {
-            "ViTModel"
-        };
+        let architecture = if self.n_classes > 0 { "ViTForImageClassification" } else { "ViTModel" };
         let mut config = json!({
             "architectures": [architecture],
             "model_type": "vit",
@@ -266,10 +238,8 @@ impl VitConfig {
                 .map(|(id, name)| (id.to_string(), name.clone().into()))
                 .collect::<Map<_, Value>>()
                 .into();
-            config["label2id"] = names()
-                .map(|(id, name)| (name.clone(), id.into()))
-                .collect::<Map<_, Value>>()
-                .into();
+            config["label2id"] =
+                names().map(|(id, name)| (name.clone(), id.into())).collect::<Map<_, Value>>().into();
         }
         config
     }
@@ -304,48 +274,25 @@ impl VitConfig {
 fn hub_arguments(checkpoint: &Checkpoint, name: &str) -> Result<Value, Error> {
     let config = checkpoint.config();
     let mut arguments = Map::new();
-    let mut known = |key: &str, value: Option<Value>| {
-        value.map(|value| arguments.insert(key.to_string(), value))
-    };
+    let mut known =
+        |key: &str, value: Option<Value>| value.map(|value| arguments.insert(key.to_string(), value));
     if let Some(&[d_model, channels, patch_size, _]) = checkpoint.shape("patch_embed.proj.weight") {
         known("embed_dim", Some(d_model.into()));
         known("in_chans", Some(channels.into()));
         known("patch_size", Some(patch_size.into()));
         let heads = timm_heads(name);
         known("num_heads", Some(heads.unwrap_or(d_model / 64).into()));
-        let mlp = checkpoint
-            .shape("blocks.0.mlp.fc1.weight")
-            .and_then(|shape| shape.first());
-        known(
-            "mlp_ratio",
-            mlp.map(|&d_mlp| (d_mlp as f64 / d_model.max(1) as f64).into()),
-        );
+        let mlp = checkpoint.shape("blocks.0.mlp.fc1.weight").and_then(|shape| shape.first());
+        known("mlp_ratio", mlp.map(|&d_mlp| (d_mlp as f64 / d_model.max(1) as f64).into()));
         let tokens = checkpoint.shape("pos_embed").and_then(|shape| shape.get(1));
-        known(
-            "img_size",
-            tokens.map(|&tokens| (tokens.saturating_sub(1).isqrt() * patch_size).into()),
-        );
+        known("img_size", tokens.map(|&tokens| (tokens.saturating_sub(1).isqrt() * patch_size).into()));
     }
-    let block = |tensor: &str| {
-        tensor
-            .strip_prefix("blocks.")?
-            .split('.')
-            .next()?
-            .parse::<usize>()
-            .ok()
-    };
+    let block = |tensor: &str| tensor.strip_prefix("blocks.")?.split('.').next()?.parse::<usize>().ok();
     known(
         "depth",
-        checkpoint
-            .tensor_names()
-            .filter_map(block)
-            .max()
-            .map(|last| (last.saturating_add(1)).into()),
+        checkpoint.tensor_names().filter_map(block).max().map(|last| (last.saturating_add(1)).into()),
     );
-    known(
-        "qkv_bias",
-        Some(checkpoint.shape("blocks.0.attn.qkv.bias").is_some().into()),
-    );
+    known("qkv_bias", Some(checkpoint.shape("blocks.0.attn.qkv.bias").is_some().into()));
     for key in ["num_classes", "global_pool"] {
         known(key, config.get(key).cloned());
     }
@@ -375,116 +322,32 @@ fn timm_labels(config: &Value, n_classes: usize) -> Vec<String> {
         .flatten()
         .filter_map(|name| name.as_str().map(str::to_string))
         .collect();
-    if named.len() == n_classes {
-        named
-    } else {
-        numbered_labels(n_classes)
-    }
+    if named.len() == n_classes { named } else { numbered_labels(n_classes) }
 }
 
 fn numbered_labels(n_classes: usize) -> Vec<String> {
-    (0..n_classes)
-        .map(|class| format!("LABEL_{class}"))
-        .collect()
+    (0..n_classes).map(|class| format!("LABEL_{class}")).collect()
 }
 
-/// Reads fields of a configuration; an error names the field.
-struct Fields<'a> {
-    json: &'a Value,
-    file: &'a Path,
-}
-
-impl Fields<'_> {
-    fn wrong(&self, field: &'static str, expected: &str) -> Error {
-        let found = self
-            .json
-            .get(field)
-            .map_or("absent".to_string(), Value::to_string);
-        Error::Field {
-            file: self.file.to_path_buf(),
-            field,
-            found,
-            expected: expected.to_string(),
-        }
+/// Labels of a Hugging Face configuration; none for one of a model without head.
+fn hf_labels(fields: &Fields, positions: Positions) -> Result<Vec<String>, Error> {
+    let named = fields.json["architectures"].as_array().and_then(|names| names.first()?.as_str());
+    let has_head = match named {
+        Some(name) => name.ends_with("ForImageClassification"),
+        None => positions == Positions::Learned && fields.json.get("id2label").is_some(),
+    };
+    if !has_head {
+        return Ok(Vec::new());
     }
-
-    fn number(
-        &self,
-        field: &'static str,
-        absent: usize,
-        range: RangeInclusive<usize>,
-    ) -> Result<usize, Error> {
-        let Some(value) = self.json.get(field).filter(|value| !value.is_null()) else {
-            return Ok(absent);
-        };
-        // Transformers also writes sizes as `[height, width]`; only square ones exist here.
-        let square = value
-            .as_array()
-            .filter(|sides| sides.len() == 2 && sides[0] == sides[1])
-            .map(|sides| &sides[0]);
-        let number = square
-            .unwrap_or(value)
-            .as_u64()
-            .and_then(|number| usize::try_from(number).ok());
-        number
-            .filter(|number| range.contains(number))
-            .ok_or_else(|| {
-                self.wrong(
-                    field,
-                    &format!("a whole number from {} to {}", range.start(), range.end()),
-                )
-            })
-    }
-
-    fn float(&self, field: &'static str, absent: f64) -> Result<f64, Error> {
-        match self.json.get(field).filter(|value| !value.is_null()) {
-            None => Ok(absent),
-            Some(value) => value
-                .as_f64()
-                .filter(|number| (0.0..=64.0).contains(number))
-                .ok_or_else(|| self.wrong(field, "a number from 0 to 64")),
-        }
-    }
-
-    fn flag(&self, field: &'static str, absent: bool) -> Result<bool, Error> {
-        match self.json.get(field).filter(|value| !value.is_null()) {
-            None => Ok(absent),
-            Some(value) => value
-                .as_bool()
-                .ok_or_else(|| self.wrong(field, "true or false")),
-        }
-    }
-
-    /// Labels of a Hugging Face configuration; none for one of a model without head.
-    fn labels(&self, positions: Positions) -> Result<Vec<String>, Error> {
-        let named = self.json["architectures"]
-            .as_array()
-            .and_then(|names| names.first()?.as_str());
-        let has_head = match named {
-            Some(name) => name.ends_with("ForImageClassification"),
-            None => positions == Positions::Learned && self.json.get("id2label").is_some(),
-        };
-        if !has_head {
-            return Ok(Vec::new());
-        }
-        let Some(named) = self.json.get("id2label").filter(|labels| !labels.is_null()) else {
-            // Transformers leaves the map out only for its own default of two classes.
-            return Ok(numbered_labels(self.number(
-                "num_labels",
-                2,
-                1..=1_000_000,
-            )?));
-        };
-        let parsed: Option<BTreeMap<usize, String>> = named.as_object().and_then(|labels| {
-            labels
-                .iter()
-                .map(|(id, name)| Some((id.parse().ok()?, name.as_str()?.to_string())))
-                .collect()
-        });
-        let dense = parsed
-            .filter(|labels| !labels.is_empty() && labels.keys().copied().eq(0..labels.len()));
-        dense
-            .map(|labels| labels.into_values().collect())
-            .ok_or_else(|| self.wrong("id2label", "a name for each of 0, 1, 2, ..."))
-    }
+    let Some(named) = fields.json.get("id2label").filter(|labels| !labels.is_null()) else {
+        // Transformers leaves the map out only for its own default of two classes.
+        return Ok(numbered_labels(fields.number("num_labels", 2, 1..=1_000_000)?));
+    };
+    let parsed: Option<BTreeMap<usize, String>> = named.as_object().and_then(|labels| {
+        labels.iter().map(|(id, name)| Some((id.parse().ok()?, name.as_str()?.to_string()))).collect()
+    });
+    let dense = parsed.filter(|labels| !labels.is_empty() && labels.keys().copied().eq(0..labels.len()));
+    dense
+        .map(|labels| labels.into_values().collect())
+        .ok_or_else(|| fields.wrong("id2label", "a name for each of 0, 1, 2, ..."))
 }

@@ -10,13 +10,8 @@ use crate::checkpoint::{Checkpoint, NamedTensor, Part, Source, StoredDtype, save
 use crate::{Error, Preprocessor};
 
 /// Stored tensors that are no part of the classifier: the pooler of `ViTModel`, mask tokens, pretraining decoders.
-pub(super) const IGNORED: &[&str] = &[
-    "pooler.",
-    "vit.pooler.",
-    "embeddings.mask_token",
-    "vit.embeddings.mask_token",
-    "decoder.",
-];
+pub(super) const IGNORED: &[&str] =
+    &["pooler.", "vit.pooler.", "embeddings.mask_token", "vit.embeddings.mask_token", "decoder."];
 
 /// One module of ours with its names elsewhere.
 struct Names {
@@ -46,86 +41,26 @@ const fn names(
     timm: &'static str,
     kind: Kind,
 ) -> Names {
-    Names {
-        ours,
-        hf,
-        hf5,
-        timm,
-        kind,
-    }
+    Names { ours, hf, hf5, timm, kind }
 }
 
 /// Inside `blocks.N`, `encoder.layer.N` (transformers 5: `layers.N`) and `blocks.N`.
 const BLOCK: [Names; 8] = [
-    names(
-        "norm_attention",
-        "layernorm_before",
-        "layernorm_before",
-        "norm1",
-        Kind::Plain,
-    ),
-    names(
-        "attention.query",
-        "attention.attention.query",
-        "attention.q_proj",
-        "attn.qkv",
-        Kind::Fused(0),
-    ),
-    names(
-        "attention.key",
-        "attention.attention.key",
-        "attention.k_proj",
-        "attn.qkv",
-        Kind::Fused(1),
-    ),
-    names(
-        "attention.value",
-        "attention.attention.value",
-        "attention.v_proj",
-        "attn.qkv",
-        Kind::Fused(2),
-    ),
-    names(
-        "attention.output",
-        "attention.output.dense",
-        "attention.o_proj",
-        "attn.proj",
-        Kind::Linear,
-    ),
-    names(
-        "norm_mlp",
-        "layernorm_after",
-        "layernorm_after",
-        "norm2",
-        Kind::Plain,
-    ),
-    names(
-        "mlp.up",
-        "intermediate.dense",
-        "mlp.fc1",
-        "mlp.fc1",
-        Kind::Linear,
-    ),
-    names(
-        "mlp.down",
-        "output.dense",
-        "mlp.fc2",
-        "mlp.fc2",
-        Kind::Linear,
-    ),
+    names("norm_attention", "layernorm_before", "layernorm_before", "norm1", Kind::Plain),
+    names("attention.query", "attention.attention.query", "attention.q_proj", "attn.qkv", Kind::Fused(0)),
+    names("attention.key", "attention.attention.key", "attention.k_proj", "attn.qkv", Kind::Fused(1)),
+    names("attention.value", "attention.attention.value", "attention.v_proj", "attn.qkv", Kind::Fused(2)),
+    names("attention.output", "attention.output.dense", "attention.o_proj", "attn.proj", Kind::Linear),
+    names("norm_mlp", "layernorm_after", "layernorm_after", "norm2", Kind::Plain),
+    names("mlp.up", "intermediate.dense", "mlp.fc1", "mlp.fc1", Kind::Linear),
+    names("mlp.down", "output.dense", "mlp.fc2", "mlp.fc2", Kind::Linear),
 ];
 
 const PATCHES: &str = "embeddings.patch_embeddings.projection";
 
 /// Outside the blocks; whole parameters first, then modules.
 const OUTER: [Names; 5] = [
-    names(
-        "class_token",
-        "embeddings.cls_token",
-        "embeddings.cls_token",
-        "cls_token",
-        Kind::Plain,
-    ),
+    names("class_token", "embeddings.cls_token", "embeddings.cls_token", "cls_token", Kind::Plain),
     names(
         "positions",
         "embeddings.position_embeddings",
@@ -178,11 +113,7 @@ impl<'a> Place<'a> {
             Some(Self {
                 names,
                 block,
-                leaf: if leaf.is_empty() {
-                    None
-                } else {
-                    Some(leaf.strip_prefix('.')?)
-                },
+                leaf: if leaf.is_empty() { None } else { Some(leaf.strip_prefix('.')?) },
             })
         };
         table.iter().find_map(inside)
@@ -199,20 +130,13 @@ impl<'a> Place<'a> {
     /// Names in Hugging Face's files: as stored by every release first.
     fn hugging_face(&self, prefix: &str) -> [String; 2] {
         let leaf = self.leaf_there();
-        let prefix = if self.names.ours == "head" {
-            ""
-        } else {
-            prefix
-        };
+        let prefix = if self.names.ours == "head" { "" } else { prefix };
         match self.block {
             Some(number) => [
                 format!("{prefix}encoder.layer.{number}.{}{leaf}", self.names.hf),
                 format!("{prefix}layers.{number}.{}{leaf}", self.names.hf5),
             ],
-            None => [
-                format!("{prefix}{}{leaf}", self.names.hf),
-                format!("{prefix}{}{leaf}", self.names.hf5),
-            ],
+            None => [format!("{prefix}{}{leaf}", self.names.hf), format!("{prefix}{}{leaf}", self.names.hf5)],
         }
     }
 
@@ -234,42 +158,25 @@ impl<'a> Place<'a> {
             (Layout::Timm { pooling }, Kind::Fused(index)) => {
                 (vec![self.timm(pooling)], Part::Rows { index, of: 3 })
             }
-            (Layout::Timm { pooling }, Kind::Linear | Kind::Plain) => {
-                (vec![self.timm(pooling)], Part::Whole)
-            }
+            (Layout::Timm { pooling }, Kind::Linear | Kind::Plain) => (vec![self.timm(pooling)], Part::Whole),
         };
         let mut names: Vec<String> = names;
         names.dedup();
-        Source {
-            names,
-            part,
-            transposed,
-        }
+        Source { names, part, transposed }
     }
 }
 
 /// Where a checkpoint keeps each parameter; none for fixed positions that it leaves out.
-pub(super) fn source_in(
-    checkpoint: &Checkpoint,
-    config: &VitConfig,
-) -> impl Fn(&str) -> Option<Source> {
+pub(super) fn source_in(checkpoint: &Checkpoint, config: &VitConfig) -> impl Fn(&str) -> Option<Source> {
     let layout = if checkpoint.config()["architecture"].is_string() {
-        Layout::Timm {
-            pooling: config.pooling,
-        }
-    } else if checkpoint
-        .tensor_names()
-        .any(|name| name.starts_with("vit."))
-    {
+        Layout::Timm { pooling: config.pooling }
+    } else if checkpoint.tensor_names().any(|name| name.starts_with("vit.")) {
         Layout::HuggingFace { prefix: "vit." }
     } else {
         Layout::HuggingFace { prefix: "" }
     };
-    let stored = Place::of("positions")
-        .source(layout)
-        .names
-        .iter()
-        .any(|name| checkpoint.shape(name).is_some());
+    let stored =
+        Place::of("positions").source(layout).names.iter().any(|name| checkpoint.shape(name).is_some());
     let generated = config.positions == Positions::Fixed && !stored;
     move |path| (!(generated && path == "positions")).then(|| Place::of(path).source(layout))
 }
@@ -293,11 +200,7 @@ impl Vit {
             Pooling::ClassToken => Layout::HuggingFace { prefix: "" },
             pooling @ (Pooling::Mean | Pooling::MeanThenNorm) => Layout::Timm { pooling },
         };
-        let mut collected = Collect {
-            layout,
-            path: Vec::new(),
-            tensors: Vec::new(),
-        };
+        let mut collected = Collect { layout, path: Vec::new(), tensors: Vec::new() };
         self.clone().materialize().visit(&mut collected);
         collected.tensors
     }
@@ -306,19 +209,8 @@ impl Vit {
     ///
     /// # Errors
     /// If `folder` exists and is not empty, or cannot be written.
-    pub fn save(
-        &self,
-        folder: &Path,
-        preprocessor: &Preprocessor,
-        dtype: StoredDtype,
-    ) -> Result<(), Error> {
-        save(
-            folder,
-            &self.config().to_json(),
-            Some(&preprocessor.to_json()),
-            &self.to_tensors(),
-            dtype,
-        )
+    pub fn save(&self, folder: &Path, preprocessor: &Preprocessor, dtype: StoredDtype) -> Result<(), Error> {
+        save(folder, &self.config().to_json(), Some(&preprocessor.to_json()), &self.to_tensors(), dtype)
     }
 }
 
@@ -339,40 +231,18 @@ impl ModuleVisitor for Collect {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let Source {
-            names,
-            part,
-            transposed,
-        } = Place::of(&self.path.join(".")).source(self.layout);
-        let value = if transposed {
-            param.val().swap_dims(0, 1)
-        } else {
-            param.val()
-        };
+        let Source { names, part, transposed } = Place::of(&self.path.join(".")).source(self.layout);
+        let value = if transposed { param.val().swap_dims(0, 1) } else { param.val() };
         let shape = value.dims().to_vec();
-        let values = value
-            .into_data_as::<f32>()
-            .try_into_vec()
-            .expect("the type was asked for");
-        let name = names
-            .into_iter()
-            .next()
-            .expect("every parameter has a name");
-        match self
-            .tensors
-            .iter_mut()
-            .find(|tensor| tensor.name == name && part != Part::Whole)
-        {
+        let values = value.into_data_as::<f32>().try_into_vec().expect("the type was asked for");
+        let name = names.into_iter().next().expect("every parameter has a name");
+        match self.tensors.iter_mut().find(|tensor| tensor.name == name && part != Part::Whole) {
             // Query, key and value are walked in the order in which timm fuses them.
             Some(fused) => {
                 fused.shape[0] += shape[0];
                 fused.values.extend(values);
             }
-            None => self.tensors.push(NamedTensor {
-                name,
-                shape,
-                values,
-            }),
+            None => self.tensors.push(NamedTensor { name, shape, values }),
         }
     }
 }

@@ -1,0 +1,56 @@
+//! Fields of JSON configurations, checked one by one.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::Error;
+
+/// Reads fields of a configuration; an error names the field.
+pub(crate) struct Fields<'a> {
+    pub(crate) json: &'a Value,
+    pub(crate) file: &'a Path,
+}
+
+impl Fields<'_> {
+    pub(crate) fn wrong(&self, field: &'static str, expected: &str) -> Error {
+        let found = self.json.get(field).map_or("absent".to_string(), Value::to_string);
+        Error::Field { file: self.file.to_path_buf(), field, found, expected: expected.to_string() }
+    }
+
+    pub(crate) fn number(
+        &self,
+        field: &'static str,
+        absent: usize,
+        range: RangeInclusive<usize>,
+    ) -> Result<usize, Error> {
+        let Some(value) = self.json.get(field).filter(|value| !value.is_null()) else {
+            return Ok(absent);
+        };
+        // Transformers also writes sizes as `[height, width]`; only square ones exist here.
+        let square =
+            value.as_array().filter(|sides| sides.len() == 2 && sides[0] == sides[1]).map(|sides| &sides[0]);
+        let number = square.unwrap_or(value).as_u64().and_then(|number| usize::try_from(number).ok());
+        number.filter(|number| range.contains(number)).ok_or_else(|| {
+            self.wrong(field, &format!("a whole number from {} to {}", range.start(), range.end()))
+        })
+    }
+
+    pub(crate) fn float(&self, field: &'static str, absent: f64) -> Result<f64, Error> {
+        match self.json.get(field).filter(|value| !value.is_null()) {
+            None => Ok(absent),
+            Some(value) => value
+                .as_f64()
+                .filter(|number| (0.0..=64.0).contains(number))
+                .ok_or_else(|| self.wrong(field, "a number from 0 to 64")),
+        }
+    }
+
+    pub(crate) fn flag(&self, field: &'static str, absent: bool) -> Result<bool, Error> {
+        match self.json.get(field).filter(|value| !value.is_null()) {
+            None => Ok(absent),
+            Some(value) => value.as_bool().ok_or_else(|| self.wrong(field, "true or false")),
+        }
+    }
+}
