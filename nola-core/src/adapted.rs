@@ -100,8 +100,7 @@ impl<M: Module> Adapted<M> {
         let ids = sites.iter().map(|site| ids_of(site, &params)).collect();
         let mut trained = ids_named(&params, also_train)?;
         trained.extend(params.iter().filter(|p| is_adapter(&p.path)).map(|p| p.id));
-        let attached =
-            Attached { config: None, targets: Targets::default(), sites, plans, ids };
+        let attached = Attached { config: None, targets: Targets::default(), sites, plans, ids };
         Ok(Self { model: train_only(model, &trained), alpha, beta, attached: Arc::new(attached) })
     }
 
@@ -223,9 +222,8 @@ impl<M: Module> Adapted<M> {
         let params = self.trained_params();
         let ids: Vec<ParamId> = params.iter().map(|param| param.id).collect();
         let mut values = read_params(&self.model, &ids);
-        let mut state: TrainedState = (params.into_iter())
-            .filter_map(|param| Some((param.path, values.remove(&param.id)?)))
-            .collect();
+        let mut state: TrainedState =
+            (params.into_iter()).filter_map(|param| Some((param.path, values.remove(&param.id)?))).collect();
         for (name, coefficients) in [("alpha", &self.alpha), ("beta", &self.beta)] {
             if let Some(coefficients) = coefficients {
                 let shape = coefficients.val().dims();
@@ -254,9 +252,8 @@ impl<M: Module> Adapted<M> {
             }
         }
         let params = self.trained_params();
-        let values = (params.into_iter())
-            .filter_map(|param| Some((param.id, state.remove(&param.path)?)))
-            .collect();
+        let values =
+            (params.into_iter()).filter_map(|param| Some((param.id, state.remove(&param.path)?))).collect();
         self.model = write_params(self.model, values);
         Ok(self.expand())
     }
@@ -270,13 +267,13 @@ impl<M: Module> Adapted<M> {
         let rows = [&self.alpha, &self.beta].map(|coefficients| {
             coefficients.as_ref().map(|param| (host_values(param.val()), param.val().dims()[1]))
         });
-        let factor = |factor: &Factor, id: ParamId, rows: &Option<(Vec<f32>, usize)>, site: usize| {
-            match (factor, rows) {
-                (Factor::Mixed(mixed), Some((rows, count))) => {
-                    mixed.expand(&rows[site * count..(site + 1) * count])
-                }
-                (Factor::Mixed(_) | Factor::Learned(_), _) => floats(values[&id].clone()),
+        let factor = |factor: &Factor, id: ParamId, rows: &Option<(Vec<f32>, usize)>, site: usize| match (
+            factor, rows,
+        ) {
+            (Factor::Mixed(mixed), Some((rows, count))) => {
+                mixed.expand(&rows[site * count..(site + 1) * count])
             }
+            (Factor::Mixed(_) | Factor::Learned(_), _) => floats(values[&id].clone()),
         };
         (self.attached.sites.iter().zip(&self.attached.plans).zip(&self.attached.ids))
             .enumerate()
@@ -440,10 +437,9 @@ fn state_problems(expected: &[(String, Vec<usize>)], state: &TrainedState) -> Ve
     for (name, shape) in expected {
         match state.get(name) {
             None => problems.push(format!("`{name}` is missing")),
-            Some(data) if data.shape().to_vec() != *shape => problems.push(format!(
-                "`{name}` has shape {:?}, expected {shape:?}",
-                data.shape().to_vec()
-            )),
+            Some(data) if data.shape().to_vec() != *shape => {
+                problems.push(format!("`{name}` has shape {:?}, expected {shape:?}", data.shape().to_vec()))
+            }
             Some(data) => {
                 let count = floats(data.clone()).iter().filter(|v| !v.is_finite()).count();
                 if count > 0 {

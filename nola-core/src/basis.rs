@@ -155,20 +155,8 @@ pub struct Basis {
 
 impl Basis {
     /// A basis that is regenerated from `generator` whenever it is needed.
-    pub fn generated(
-        generator: Generator,
-        count: usize,
-        [rows, cols]: [usize; 2],
-        entry_scale: f32,
-    ) -> Self {
-        Self {
-            source: Source::Generated(generator),
-            count,
-            rows,
-            cols,
-            entry_scale,
-            calls: Arc::default(),
-        }
+    pub fn generated(generator: Generator, count: usize, [rows, cols]: [usize; 2], entry_scale: f32) -> Self {
+        Self { source: Source::Generated(generator), count, rows, cols, entry_scale, calls: Arc::default() }
     }
 
     /// A basis whose matrices are given, one after the other, in final values.

@@ -4,8 +4,8 @@
 //! hangs on a weight; [`targets`] chooses the weights; [`Adapted`] is a model with its adapters, trained
 //! through two calls per optimizer step; [`folder`] writes and reads the result.
 
-pub mod adapter;
 mod adapted;
+pub mod adapter;
 pub mod basis;
 mod error;
 pub mod folder;
@@ -13,7 +13,7 @@ mod params;
 pub mod philox;
 pub mod targets;
 
-pub use adapted::Adapted;
+pub use adapted::{Adapted, SiteFactors, TrainedNumbers, TrainedState};
 pub use adapter::{AdapterConfig, adapted};
 pub use error::Error;
 pub use folder::BaseIdentity;

@@ -29,10 +29,7 @@ pub(crate) fn philox4x32_10_lanes<const N: usize>(
             counters[1][lane] = product_1 as u32;
             counters[3][lane] = product_0 as u32;
         }
-        key = [
-            key[0].wrapping_add(WEYL[0]),
-            key[1].wrapping_add(WEYL[1]),
-        ];
+        key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
     }
     counters
 }
@@ -42,9 +39,7 @@ pub(crate) fn philox4x32_10_lanes<const N: usize>(
 /// # Source
 /// Fowler, Noll, Vo: *The FNV Non-Cryptographic Hash Algorithm* (IETF draft).
 pub fn fnv1a_32(text: &str) -> u32 {
-    text.bytes().fold(0x811C_9DC5, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    })
+    text.bytes().fold(0x811C_9DC5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 #[cfg(test)]

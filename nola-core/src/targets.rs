@@ -52,9 +52,7 @@ impl Pattern {
             Self::Regex(pattern) if pattern == "all-linear" => ".*".to_owned(),
             Self::Regex(pattern) => pattern.clone(),
             Self::Names(names) if names.is_empty() => "[^\\s\\S]".to_owned(),
-            Self::Names(names) => {
-                names.iter().map(|name| regex::escape(name)).collect::<Vec<_>>().join("|")
-            }
+            Self::Names(names) => names.iter().map(|name| regex::escape(name)).collect::<Vec<_>>().join("|"),
         };
         Regex::new(&format!("^(?:.*\\.)?(?:{pattern})$"))
             .map_err(|source| Error::BadPattern { pattern, source: Box::new(source) })

@@ -24,13 +24,13 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 pub use files::{new_folder, sha256_hex, write_atomically};
-pub use native::{FORMAT_VERSION, Manifest};
+pub use native::{FORMAT_VERSION, Manifest, check_base};
 pub use quantized::CoefficientBits;
 
+use crate::Error;
 use crate::adapted::{Adapted, TrainedState};
 use crate::adapter::AdapterConfig;
 use crate::targets::Targets;
-use crate::Error;
 
 /// What identifies the base weights an adapter was trained on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

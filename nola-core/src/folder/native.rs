@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
-use safetensors::tensor::{Dtype, TensorView};
 use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::quantized::Packed;
 use super::{BaseIdentity, CoefficientBits, Description, SavedAdapter, card, files};
+use crate::Error;
 use crate::adapted::{Adapted, TrainedState, floats};
 use crate::adapter::{AdapterConfig, Factor, LoraConfig, NolaConfig, Plan, Preset, Sharing};
 use crate::basis::{GENERATOR, Law};
 use crate::philox::fnv1a_32;
 use crate::targets::{Pattern, Site, Targets};
-use crate::Error;
 
 /// Version of the folder's layout.
 pub const FORMAT_VERSION: u32 = 1;
@@ -103,6 +103,15 @@ impl Manifest {
         }))
     }
 
+    /// The base it was trained on.
+    pub fn base(&self) -> BaseIdentity {
+        BaseIdentity {
+            name: self.base_model_name_or_path.clone(),
+            config_sha256: self.base_config_sha256.clone(),
+            weights_sha256: self.base_weights_sha256.clone(),
+        }
+    }
+
     pub(super) fn targets(&self) -> Targets {
         Targets {
             modules: self.target_modules.clone(),
@@ -169,7 +178,7 @@ pub(super) fn attach<M: Module>(
     base: &BaseIdentity,
     device: &Device,
 ) -> Result<Adapted<M>, Error> {
-    check_base(&saved, base)?;
+    check_base(&saved.file, &saved.manifest.base(), base)?;
     let others: Vec<&str> = saved.manifest.modules_to_save.iter().map(String::as_str).collect();
     let adapted = match saved.config() {
         Some(config) => Adapted::attach(model, &config, &saved.targets(), &others, device)?,
@@ -195,19 +204,22 @@ pub(super) fn attach<M: Module>(
     adapted.with_state(saved.state.clone()).map_err(invalid)
 }
 
-fn check_base(saved: &SavedAdapter, base: &BaseIdentity) -> Result<(), Error> {
-    let manifest = &saved.manifest;
-    let difference = if manifest.base_config_sha256 != base.config_sha256 {
+/// Whether an adapter that was made for the base `expected` may hang on `found`.
+///
+/// # Errors
+/// [`Error::WrongBase`], naming `file`, if a hash differs.
+pub fn check_base(file: &Path, expected: &BaseIdentity, found: &BaseIdentity) -> Result<(), Error> {
+    let difference = if expected.config_sha256 != found.config_sha256 {
         "the hash of config.json"
-    } else if manifest.base_weights_sha256 != base.weights_sha256 {
+    } else if expected.weights_sha256 != found.weights_sha256 {
         "the hash of the weights"
     } else {
         return Ok(());
     };
     Err(Error::WrongBase {
-        file: saved.file.clone(),
-        expected: manifest.base_model_name_or_path.clone(),
-        found: base.name.clone(),
+        file: file.to_owned(),
+        expected: expected.name.clone(),
+        found: found.name.clone(),
         difference,
     })
 }
@@ -367,10 +379,7 @@ fn read_manifest(file: &Path) -> Result<Manifest, Error> {
 }
 
 /// The trained state and the check words, with shapes checked against the manifest.
-fn read_tensors(
-    tensors: &SafeTensors,
-    manifest: &Manifest,
-) -> Result<(TrainedState, Vec<u32>), Vec<String>> {
+fn read_tensors(tensors: &SafeTensors, manifest: &Manifest) -> Result<(TrainedState, Vec<u32>), Vec<String>> {
     let mut reader = Reader { tensors, used: Vec::new(), problems: Vec::new() };
     let mut state = TrainedState::new();
     let sites = manifest.sites;

@@ -15,7 +15,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::files;
+use super::{BaseIdentity, Description, files};
 use crate::Error;
 use crate::adapted::{Adapted, TrainedState, floats};
 use crate::adapter::{Factor, Plan};
@@ -70,8 +70,19 @@ struct PeftConfig {
 pub struct PeftAdapter {
     config: PeftConfig,
     tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    ours: Option<OurMetadata>,
     folder: PathBuf,
 }
+
+/// What this project adds, in the metadata of the weights file, where PEFT does not look.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct OurMetadata {
+    base: BaseIdentity,
+    labels: Vec<String>,
+}
+
+/// Key of [`OurMetadata`].
+const METADATA: &str = "nola";
 
 /// Whether `folder` holds a LoRA in PEFT's format.
 pub fn is_peft(folder: &Path) -> bool {
@@ -103,7 +114,9 @@ pub fn read(folder: &Path) -> Result<PeftAdapter, Error> {
     if !problems.is_empty() {
         return Err(invalid(problems));
     }
-    Ok(PeftAdapter { config, tensors: read, folder: folder.to_owned() })
+    let metadata = SafeTensors::read_metadata(&bytes).ok().and_then(|(_, header)| header.metadata().clone());
+    let ours = metadata.and_then(|map| serde_json::from_str(map.get(METADATA)?).ok());
+    Ok(PeftAdapter { config, tensors: read, ours, folder: folder.to_owned() })
 }
 
 fn check_kind(file: &Path, config: &PeftConfig) -> Result<(), Error> {
@@ -135,12 +148,7 @@ impl PeftAdapter {
     ///
     /// # Errors
     /// If a tensor is missing for a target, belongs to nothing or has a wrong shape: all of them in one error.
-    pub fn attach<M: Module>(
-        self,
-        model: M,
-        names: Names,
-        device: &Device,
-    ) -> Result<Adapted<M>, Error> {
+    pub fn attach<M: Module>(self, model: M, names: Names, device: &Device) -> Result<Adapted<M>, Error> {
         let mut matching = Matching { adapter: &self, used: BTreeSet::new(), problems: Vec::new() };
         let (sites, plans): (Vec<Site>, Vec<Plan>) = (linear_sites(&model).into_iter())
             .filter_map(|site| matching.plan(&site, &names(&site.path)).map(|plan| (site, plan)))
@@ -159,6 +167,16 @@ impl PeftAdapter {
         let mut state = adapted.state();
         state.extend(others);
         adapted.with_state(state).map_err(invalid)
+    }
+
+    /// Names of the classes, if this project wrote the folder.
+    pub fn labels(&self) -> &[String] {
+        self.ours.as_ref().map_or(&[], |ours| &ours.labels)
+    }
+
+    /// The base the adapter was trained on, if this project wrote the folder.
+    pub fn base(&self) -> Option<&BaseIdentity> {
+        self.ours.as_ref().map(|ours| &ours.base)
     }
 
     /// Outputs of the head stored in the folder, if there is one under `head`'s name.
@@ -222,7 +240,8 @@ impl Matching<'_> {
         };
         let Some(name) = names.iter().find(found) else {
             if let Some(name) = names.iter().find(|name| self.adapter.targets(name)) {
-                self.problems.push(format!("`{}` is missing, though the module is a target", key(name, "lora_A")));
+                self.problems
+                    .push(format!("`{}` is missing, though the module is a target", key(name, "lora_A")));
             }
             return None;
         };
@@ -282,7 +301,7 @@ pub fn write<M: Module>(
     adapted: &Adapted<M>,
     names: Names,
     generation: Generation,
-    base_name: &str,
+    description: &Description,
 ) -> Result<u64, Error> {
     let name = |path: &str| {
         let [new, old] = names(path);
@@ -293,13 +312,15 @@ pub fn write<M: Module>(
     };
     files::new_folder(folder)?;
     let (tensors, modules_to_save) = export_tensors(adapted, &name);
-    let config = export_config(adapted, &name, &modules_to_save, base_name);
+    let config = export_config(adapted, &name, &modules_to_save, &description.base.name);
     let file = folder.join(WEIGHTS);
     let invalid = |error: String| Error::Invalid { file: file.clone(), problems: vec![error] };
     let views: Result<Vec<_>, _> = (tensors.iter())
         .map(|(name, (shape, bytes))| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
         .collect();
-    let metadata = [("format".to_owned(), "pt".to_owned())].into();
+    let ours = OurMetadata { base: description.base.clone(), labels: description.labels.clone() };
+    let ours = serde_json::to_string(&ours).map_err(|error| invalid(error.to_string()))?;
+    let metadata = [("format".to_owned(), "pt".to_owned()), (METADATA.to_owned(), ours)].into();
     let weights = views
         .and_then(|views| safetensors::serialize(views, Some(metadata)))
         .map_err(|error: safetensors::SafeTensorError| invalid(error.to_string()))?;
@@ -400,9 +421,7 @@ fn to_f32(view: &TensorView) -> Option<Vec<f32>> {
     let data = view.data();
     match view.dtype() {
         Dtype::F32 => Some(data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
-        Dtype::F16 => {
-            Some(data.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect())
-        }
+        Dtype::F16 => Some(data.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect()),
         Dtype::BF16 => {
             Some(data.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect())
         }

@@ -79,9 +79,9 @@ impl CoefficientBits {
     pub(super) fn pack(self, values: &[f32], count: usize) -> Packed {
         let mut packed = Packed { bytes: Vec::new(), scales: Vec::new() };
         for row in values.chunks(count) {
-            let scale = self.top().map_or(1.0, |top| {
-                row.iter().fold(0.0_f32, |largest, value| largest.max(value.abs())) / top
-            });
+            let scale = self
+                .top()
+                .map_or(1.0, |top| row.iter().fold(0.0_f32, |largest, value| largest.max(value.abs())) / top);
             let integer = |value: f32| if scale == 0.0 { 0 } else { (value / scale).round() as i8 };
             match self {
                 Self::B32 => packed.bytes.extend(row.iter().flat_map(|v| v.to_le_bytes())),

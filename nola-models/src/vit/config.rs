@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use crate::checkpoint::{parse_json, read_bounded};
 use crate::fields::Fields;
 use crate::{Checkpoint, Error};
 
@@ -110,6 +111,15 @@ impl VitConfig {
             }
             Some(_) | None => Self::from_json(config, &file),
         }
+    }
+
+    /// Reads the `config.json` of a folder that may hold no weights, to train a model from scratch.
+    ///
+    /// # Errors
+    /// If there is none, or as [`VitConfig::from_json`].
+    pub fn read(folder: &Path) -> Result<Self, Error> {
+        let file = folder.join("config.json");
+        Self::from_json(&parse_json(&file, &read_bounded(&file)?)?, &file)
     }
 
     /// Reads a `config.json` of Hugging Face (`vit`, `vit_mae`) or one that holds timm's constructor arguments.
