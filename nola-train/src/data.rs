@@ -11,7 +11,7 @@ mod order;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nola_models::image::RgbImage;
+use image::RgbImage;
 
 pub use batches::{Batches, HostBatch, TrainingPlan};
 pub use error::{BadImage, DataError};
@@ -98,9 +98,7 @@ impl Records {
             Colours::Planes => [0, area, 2 * area],
         };
         let pixels = &self.bytes[self.start + index * self.stride..];
-        let bytes = (0..area)
-            .flat_map(|pixel| planes.map(|plane| pixels[plane + pixel]))
-            .collect();
+        let bytes = (0..area).flat_map(|pixel| planes.map(|plane| pixels[plane + pixel])).collect();
         RgbImage::from_raw(self.width as u32, self.height as u32, bytes)
             .expect("three bytes a pixel were collected")
     }
@@ -110,27 +108,18 @@ impl Records {
 fn samples_of(records: Arc<Records>, labels: &[u8]) -> Vec<Sample> {
     let samples = labels.iter().enumerate().map(|(index, &label)| Sample {
         label: label.into(),
-        source: ImageSource::Record {
-            records: Arc::clone(&records),
-            index,
-        },
+        source: ImageSource::Record { records: Arc::clone(&records), index },
     });
     samples.collect()
 }
 
 /// Requires every label to be a class.
 fn check_labels(file: &Path, labels: &[u8], classes: usize) -> Result<(), DataError> {
-    match labels
-        .iter()
-        .position(|&label| usize::from(label) >= classes)
-    {
+    match labels.iter().position(|&label| usize::from(label) >= classes) {
         None => Ok(()),
-        Some(record) => Err(DataError::WrongLabel {
-            file: file.into(),
-            record,
-            label: labels[record],
-            classes,
-        }),
+        Some(record) => {
+            Err(DataError::WrongLabel { file: file.into(), record, label: labels[record], classes })
+        }
     }
 }
 
@@ -168,11 +157,7 @@ impl Dataset {
     /// With the classes that only one of them has.
     pub fn check_same_classes(train: &Self, validation: &Self) -> Result<(), DataError> {
         let missing = |from: &Self, other: &Self| -> Vec<String> {
-            from.classes
-                .iter()
-                .filter(|class| !other.classes.contains(class))
-                .cloned()
-                .collect()
+            from.classes.iter().filter(|class| !other.classes.contains(class)).cloned().collect()
         };
         if train.classes == validation.classes {
             return Ok(());
@@ -198,11 +183,7 @@ impl Dataset {
         }
         let mut samples = Vec::with_capacity(shots * self.classes.len());
         for (label, class) in self.classes.iter().enumerate() {
-            let members: Vec<&Sample> = self
-                .samples
-                .iter()
-                .filter(|sample| sample.label == label)
-                .collect();
+            let members: Vec<&Sample> = self.samples.iter().filter(|sample| sample.label == label).collect();
             if members.len() < shots {
                 return Err(DataError::TooFewShots {
                     root: self.root.clone(),
@@ -211,16 +192,10 @@ impl Dataset {
                     wanted: shots,
                 });
             }
-            let order = permutation(
-                members.len(),
-                &mut random(seed, Purpose::Shots, label as u64, 0),
-            );
+            let order = permutation(members.len(), &mut random(seed, Purpose::Shots, label as u64, 0));
             samples.extend(order[..shots].iter().map(|&index| members[index].clone()));
         }
-        Ok(Self {
-            samples,
-            ..self.clone()
-        })
+        Ok(Self { samples, ..self.clone() })
     }
 }
 
@@ -246,73 +221,42 @@ mod tests {
     }
 
     fn names(dataset: &Dataset) -> Vec<String> {
-        dataset
-            .samples
-            .iter()
-            .map(|sample| sample.source.name())
-            .collect()
+        dataset.samples.iter().map(|sample| sample.source.name()).collect()
     }
 
     #[test]
     fn few_shot_takes_as_many_of_each_class() {
         let subset = dataset(&["a", "b", "c"], 20).few_shot(5, 1).unwrap();
         for label in 0..3 {
-            assert_eq!(
-                subset
-                    .samples
-                    .iter()
-                    .filter(|sample| sample.label == label)
-                    .count(),
-                5
-            );
+            assert_eq!(subset.samples.iter().filter(|sample| sample.label == label).count(), 5);
         }
-        assert_eq!(
-            names(&subset).into_iter().collect::<BTreeSet<_>>().len(),
-            15
-        );
+        assert_eq!(names(&subset).into_iter().collect::<BTreeSet<_>>().len(), 15);
     }
 
     #[test]
     fn few_shot_depends_on_its_seed_alone() {
         let all = dataset(&["a", "b"], 50);
-        assert_eq!(
-            names(&all.few_shot(5, 1).unwrap()),
-            names(&all.few_shot(5, 1).unwrap())
-        );
-        assert_ne!(
-            names(&all.few_shot(5, 1).unwrap()),
-            names(&all.few_shot(5, 2).unwrap())
-        );
+        assert_eq!(names(&all.few_shot(5, 1).unwrap()), names(&all.few_shot(5, 1).unwrap()));
+        assert_ne!(names(&all.few_shot(5, 1).unwrap()), names(&all.few_shot(5, 2).unwrap()));
     }
 
     #[test]
     fn more_shots_keep_the_pictures_of_fewer() {
         let all = dataset(&["a"], 50);
-        assert_eq!(
-            names(&all.few_shot(10, 3).unwrap())[..5],
-            names(&all.few_shot(5, 3).unwrap())
-        );
+        assert_eq!(names(&all.few_shot(10, 3).unwrap())[..5], names(&all.few_shot(5, 3).unwrap()));
     }
 
     #[test]
     fn a_class_with_too_few_pictures_is_named() {
         let message = dataset(&["a"], 3).few_shot(5, 0).unwrap_err().to_string();
-        assert!(
-            message.contains("`a` has 3") && message.contains("data.shots"),
-            "{message}"
-        );
+        assert!(message.contains("`a` has 3") && message.contains("data.shots"), "{message}");
     }
 
     #[test]
     fn classes_that_differ_are_listed_from_both_sides() {
         let (train, validation) = (dataset(&["cat", "dog"], 1), dataset(&["cat", "fox"], 1));
-        let message = Dataset::check_same_classes(&train, &validation)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains("dog") && message.contains("fox") && !message.contains("cat"),
-            "{message}"
-        );
+        let message = Dataset::check_same_classes(&train, &validation).unwrap_err().to_string();
+        assert!(message.contains("dog") && message.contains("fox") && !message.contains("cat"), "{message}");
         assert!(Dataset::check_same_classes(&train, &train).is_ok());
     }
 }

@@ -33,6 +33,14 @@ pub enum Error {
     #[error(transparent)]
     Data(#[from] DataError),
 
+    /// The base model cannot be used.
+    #[error(transparent)]
+    Model(#[from] nola_models::Error),
+
+    /// The adapter cannot be used.
+    #[error(transparent)]
+    Adapter(#[from] nola_core::Error),
+
     /// The device cannot be used.
     #[error("device `{requested}`: {problem}")]
     Device {
@@ -60,6 +68,18 @@ pub enum Error {
         method: String,
     },
 
+    /// What was exported computes something else than the adapter.
+    #[error(
+        "{}: reloaded, its logits differ from the adapter's by {difference} of the largest; do not use it",
+        folder.display()
+    )]
+    ExportDiffers {
+        /// The exported folder.
+        folder: PathBuf,
+        /// Largest difference over the largest logit.
+        difference: f32,
+    },
+
     /// The output folder or a file in it cannot be written.
     #[error("{}: cannot be written; choose another folder with --set output.dir=FOLDER", path.display())]
     Output {
@@ -80,6 +100,11 @@ impl Error {
         match self {
             Self::Recipe(_) => 3,
             Self::Data(_) => 4,
+            Self::Model(nola_models::Error::OutputExists { .. })
+            | Self::Adapter(nola_core::Error::Exists { .. }) => 9,
+            Self::Adapter(nola_core::Error::Io { action: "write" | "create", .. }) => 9,
+            Self::Model(_) => 5,
+            Self::Adapter(_) | Self::ExportDiffers { .. } => 6,
             Self::Device { .. } => 7,
             Self::Diverged { .. } | Self::NothingTrained { .. } => 8,
             Self::Output { .. } => 9,

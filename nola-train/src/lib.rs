@@ -1,1 +1,24 @@
-//! nola-train
+//! The program `nola-train`: fine-tunes models with adapters of a few kilobytes.
+//!
+//! The way of a run: a [`recipe`] is checked, a [`device`] opened, a [`base`] loaded, its [`data`] decoded; [`fit`] trains
+//! a method through the loop in [`train`]; [`run`] leaves a run folder with the adapter, its scores and a [`report`].
+
+pub mod base;
+pub mod chosen;
+pub mod commands;
+pub mod data;
+pub mod device;
+mod error;
+pub mod evaluate;
+pub mod fit;
+pub mod learner;
+pub mod memory;
+pub mod optimizer;
+pub mod progress;
+pub mod recipe;
+pub mod report;
+pub mod run;
+pub mod schedule;
+pub mod train;
+
+pub use error::Error;

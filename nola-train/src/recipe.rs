@@ -13,12 +13,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use error::{Finding, Place, Problem, RecipeError};
-pub use method::{
-    Basis, LoraRecipe, LoraVariant, MethodRecipe, NolaRecipe, Preset, Sharing, TargetsRecipe,
-};
+pub use method::{LoraRecipe, MethodRecipe, NolaRecipe, TargetsRecipe};
 pub use sections::{
-    DataFormat, DataRecipe, Init, ModelRecipe, OnBadImage, Optimizer, OutputRecipe, Period,
-    ScheduleKind, TrainRecipe,
+    DataFormat, DataRecipe, Init, ModelRecipe, OnBadImage, Optimizer, OutputRecipe, Period, ScheduleKind,
+    TrainRecipe,
 };
 
 use error::Findings;
@@ -46,10 +44,8 @@ impl Recipe {
     /// # Errors
     /// If the file cannot be read, or as [`Recipe::from_text`].
     pub fn read(file: &Path, overrides: &[String]) -> Result<CheckedRecipe, RecipeError> {
-        let text = std::fs::read_to_string(file).map_err(|source| RecipeError::Io {
-            file: file.into(),
-            source,
-        })?;
+        let text =
+            std::fs::read_to_string(file).map_err(|source| RecipeError::Io { file: file.into(), source })?;
         Self::from_text(&text, file, overrides)
     }
 
@@ -57,11 +53,7 @@ impl Recipe {
     ///
     /// # Errors
     /// If the text is not TOML, holds an unknown key or a value of a wrong type or range; with file, line and key.
-    pub fn from_text(
-        text: &str,
-        name: &Path,
-        overrides: &[String],
-    ) -> Result<CheckedRecipe, RecipeError> {
+    pub fn from_text(text: &str, name: &Path, overrides: &[String]) -> Result<CheckedRecipe, RecipeError> {
         let source = Source::new(text, name, overrides)?;
         let mut recipe = source.recipe()?;
         recipe.output.name_after(name);
@@ -132,9 +124,7 @@ steps = 200
     }
 
     fn message(text: &str, overrides: &[&str]) -> String {
-        read(text, overrides)
-            .expect_err("the recipe should be refused")
-            .to_string()
+        read(text, overrides).expect_err("the recipe should be refused").to_string()
     }
 
     #[test]
@@ -147,15 +137,8 @@ steps = 200
 
     #[test]
     fn an_override_beats_the_file() {
-        let recipe = read(
-            SMALL,
-            &[
-                "train.steps=7",
-                "data.train=other/folder",
-                "method.kind=linear",
-            ],
-        )
-        .unwrap();
+        let recipe =
+            read(SMALL, &["train.steps=7", "data.train=other/folder", "method.kind=linear"]).unwrap();
         assert_eq!(recipe.train.steps, 7);
         assert_eq!(recipe.data.train, Path::new("other/folder"));
         assert_eq!(recipe.method, MethodRecipe::Linear {});
@@ -184,10 +167,7 @@ steps = 200
     #[test]
     fn an_unknown_section_is_refused() {
         let message = message("[trian]\nsteps = 3\n", &[]);
-        assert!(
-            message.starts_with("my.toml:1: unknown key `trian`; did you mean `train`?"),
-            "{message}"
-        );
+        assert!(message.starts_with("my.toml:1: unknown key `trian`; did you mean `train`?"), "{message}");
     }
 
     #[test]
@@ -195,8 +175,7 @@ steps = 200
         let text = format!("{SMALL}optimizer = \"adamv\"\n");
         let message = message(&text, &[]);
         assert!(
-            message
-                .starts_with("my.toml:11: `train.optimizer` cannot be `adamv`; did you mean `adam"),
+            message.starts_with("my.toml:11: `train.optimizer` cannot be `adamv`; did you mean `adam"),
             "{message}"
         );
     }
@@ -205,19 +184,13 @@ steps = 200
     fn a_value_of_the_wrong_type_names_its_key() {
         let text = SMALL.replace("200", "\"many\"");
         let message = message(&text, &[]);
-        assert!(
-            message.starts_with("my.toml:10: `train.steps`: invalid type: string \"many\""),
-            "{message}"
-        );
+        assert!(message.starts_with("my.toml:10: `train.steps`: invalid type: string \"many\""), "{message}");
     }
 
     #[test]
     fn a_typo_in_an_override_is_blamed_on_the_override() {
         let message = message(SMALL, &["train.stpes=3"]);
-        assert!(
-            message.starts_with("--set train.stpes=3: unknown key `train.stpes`"),
-            "{message}"
-        );
+        assert!(message.starts_with("--set train.stpes=3: unknown key `train.stpes`"), "{message}");
     }
 
     #[test]
@@ -232,19 +205,9 @@ steps = 200
 
     #[test]
     fn every_bad_value_is_listed_at_once() {
-        let message = message(
-            SMALL,
-            &[
-                "train.batch=0",
-                "train.label_smoothing=1.5",
-                "output.coefficient_bits=5",
-            ],
-        );
-        for key in [
-            "`train.batch`",
-            "`train.label_smoothing`",
-            "`output.coefficient_bits`",
-        ] {
+        let message =
+            message(SMALL, &["train.batch=0", "train.label_smoothing=1.5", "output.coefficient_bits=5"]);
+        for key in ["`train.batch`", "`train.label_smoothing`", "`output.coefficient_bits`"] {
             assert!(message.contains(key), "{message}");
         }
     }
@@ -277,10 +240,7 @@ steps = 200
         let mut count = 0;
         for entry in std::fs::read_dir(folder).unwrap() {
             let file = entry.unwrap().path();
-            if file
-                .extension()
-                .is_some_and(|extension| extension == "toml")
-            {
+            if file.extension().is_some_and(|extension| extension == "toml") {
                 Recipe::read(&file, &[]).unwrap();
                 count += 1;
             }

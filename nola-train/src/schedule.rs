@@ -35,11 +35,7 @@ impl Schedule {
     pub fn for_head(train: &TrainRecipe) -> Self {
         let ratio = train.head_learning_rate() / train.learning_rate;
         let main = Self::new(train);
-        Self {
-            peak: main.peak * ratio,
-            end: main.end * ratio,
-            ..main
-        }
+        Self { peak: main.peak * ratio, end: main.end * ratio, ..main }
     }
 
     /// The learning rate of the optimizer step with this index, counted from 0.
@@ -78,61 +74,35 @@ mod tests {
     fn assert_close(found: &[f64], expected: &[f64]) {
         assert_eq!(found.len(), expected.len());
         for (found, expected) in found.iter().zip(expected) {
-            assert!(
-                (found - expected).abs() < 1e-12,
-                "{found} is not {expected}"
-            );
+            assert!((found - expected).abs() < 1e-12, "{found} is not {expected}");
         }
     }
 
     #[test]
     fn the_cosine_has_the_values_of_transformers() {
-        let expected = [
-            0.0,
-            0.5,
-            1.0,
-            0.9619397662556434,
-            0.5,
-            0.038060233744356645,
-            0.0,
-        ];
-        assert_close(
-            &rates(ScheduleKind::Cosine, 0.0, &[0, 1, 2, 3, 6, 9, 10]),
-            &expected,
-        );
+        let expected = [0.0, 0.5, 1.0, 0.9619397662556434, 0.5, 0.038060233744356645, 0.0];
+        assert_close(&rates(ScheduleKind::Cosine, 0.0, &[0, 1, 2, 3, 6, 9, 10]), &expected);
     }
 
     #[test]
     fn the_line_has_the_values_of_transformers() {
-        assert_close(
-            &rates(ScheduleKind::Linear, 0.0, &[0, 1, 2, 6, 10]),
-            &[0.0, 0.5, 1.0, 0.5, 0.0],
-        );
+        assert_close(&rates(ScheduleKind::Linear, 0.0, &[0, 1, 2, 6, 10]), &[0.0, 0.5, 1.0, 0.5, 0.0]);
     }
 
     #[test]
     fn the_constant_stays_after_the_warm_up() {
-        assert_close(
-            &rates(ScheduleKind::Constant, 0.0, &[0, 1, 2, 9]),
-            &[0.0, 0.5, 1.0, 1.0],
-        );
+        assert_close(&rates(ScheduleKind::Constant, 0.0, &[0, 1, 2, 9]), &[0.0, 0.5, 1.0, 1.0]);
     }
 
     #[test]
     fn the_course_ends_at_the_least_rate_and_stays_there() {
-        assert_close(
-            &rates(ScheduleKind::Cosine, 0.1, &[6, 10, 50]),
-            &[0.55, 0.1, 0.1],
-        );
+        assert_close(&rates(ScheduleKind::Cosine, 0.1, &[6, 10, 50]), &[0.55, 0.1, 0.1]);
     }
 
     #[test]
     fn the_head_keeps_its_proportion() {
-        let train = TrainRecipe {
-            head_learning_rate: Some(1e-2),
-            min_learning_rate: 1e-4,
-            ..TrainRecipe::default()
-        };
+        let train =
+            TrainRecipe { head_learning_rate: Some(1e-2), min_learning_rate: 1e-4, ..TrainRecipe::default() };
         let (main, head) = (Schedule::new(&train), Schedule::for_head(&train));
         for step in [0, 100, 999] {
             assert!((head.rate(step) / main.rate(step) - 10.0).abs() < 1e-9);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
-use nola_models::image::{Augmentation, Preprocessor};
+use image::RgbImage;
+use nola_models::{Augmentation, Preprocessor};
 use rayon::prelude::*;
 
 use super::{DataError, Images, Order, Purpose, random};
@@ -16,14 +17,14 @@ const AHEAD: usize = 2;
 /// Pictures as the model takes them, with their labels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostBatch {
-    /// `[samples, 3, size, size]`, row-major.
+    /// `[samples, 3, height, width]`, row-major.
     pub pixels: Vec<f32>,
     /// Class of each sample.
     pub labels: Vec<i64>,
     /// Which picture of [`Images`] each sample is.
     pub samples: Vec<usize>,
-    /// Pixels of a side.
-    pub size: usize,
+    /// Height and width, in pixels.
+    pub size: [usize; 2],
 }
 
 impl HostBatch {
@@ -39,10 +40,8 @@ impl HostBatch {
 
     /// The same samples in passes of at most `micro_batch`.
     pub fn split(&self, micro_batch: usize) -> impl Iterator<Item = Self> + '_ {
-        let pixels = self.pixels.chunks(micro_batch * 3 * self.size * self.size);
-        let parts = pixels
-            .zip(self.labels.chunks(micro_batch))
-            .zip(self.samples.chunks(micro_batch));
+        let pixels = self.pixels.chunks(micro_batch * 3 * self.size[0] * self.size[1]);
+        let parts = pixels.zip(self.labels.chunks(micro_batch)).zip(self.samples.chunks(micro_batch));
         parts.map(|((pixels, labels), samples)| Self {
             pixels: pixels.to_vec(),
             labels: labels.to_vec(),
@@ -73,26 +72,12 @@ pub struct Batches {
 impl Batches {
     /// One batch for each step of the plan. What it holds depends on the plan and the step alone.
     pub fn training(images: Arc<Images>, preprocessor: Preprocessor, plan: TrainingPlan) -> Self {
-        let TrainingPlan {
-            order,
-            augmentation,
-            steps,
-        } = plan;
+        let TrainingPlan { order, augmentation, steps } = plan;
         Self::spawn(steps, move |step| {
-            make(
-                order.step(step),
-                &images,
-                &preprocessor,
-                |position, image| {
-                    let mut random = random(
-                        order.seed,
-                        Purpose::Augmentation,
-                        step as u64,
-                        position as u64,
-                    );
-                    preprocessor.train(image, &augmentation, &mut random)
-                },
-            )
+            make(order.step(step), &images, &preprocessor, |position, image| {
+                let mut random = random(order.seed, Purpose::Augmentation, step as u64, position as u64);
+                preprocessor.train(image, &augmentation, &mut random)
+            })
         })
     }
 
@@ -101,9 +86,7 @@ impl Batches {
         let count = images.len();
         Self::spawn(0..count.div_ceil(batch), move |index| {
             let samples = (index * batch..count.min((index + 1) * batch)).collect();
-            make(samples, &images, &preprocessor, |_, image| {
-                preprocessor.evaluate(image)
-            })
+            make(samples, &images, &preprocessor, |_, image| preprocessor.evaluate(image))
         })
     }
 
@@ -120,10 +103,7 @@ impl Batches {
                 }
             }
         });
-        Self {
-            ready: Some(ready),
-            worker: Some(worker),
-        }
+        Self { ready: Some(ready), worker: Some(worker) }
     }
 }
 
@@ -155,21 +135,97 @@ fn make(
     samples: Vec<usize>,
     images: &Images,
     preprocessor: &Preprocessor,
-    prepare: impl Fn(usize, &nola_models::image::RgbImage) -> Vec<f32> + Sync,
+    prepare: impl Fn(usize, &RgbImage) -> Vec<f32> + Sync,
 ) -> Result<HostBatch, DataError> {
     let pictures: Vec<Vec<f32>> = samples
         .par_iter()
         .enumerate()
         .map(|(position, &sample)| Ok(prepare(position, images.image(sample)?.as_ref())))
         .collect::<Result<_, DataError>>()?;
-    let labels = samples
-        .iter()
-        .map(|&sample| images.label(sample) as i64)
-        .collect();
-    Ok(HostBatch {
-        pixels: pictures.concat(),
-        labels,
-        samples,
-        size: preprocessor.size,
-    })
+    let labels = samples.iter().map(|&sample| images.label(sample) as i64).collect();
+    Ok(HostBatch { pixels: pictures.concat(), labels, samples, size: preprocessor.output_size() })
+}
+
+#[cfg(test)]
+mod tests {
+    use image::Rgb;
+
+    use super::*;
+    use crate::data::{Colours, Dataset, Records, samples_of};
+    use crate::recipe::OnBadImage;
+
+    /// Grey pictures of 4 x 4 pixels, whose values are 0, 10, 20, ...
+    fn images(count: u8) -> Arc<Images> {
+        let bytes = (0..count).flat_map(|index| [10 * index; 16]).collect();
+        let colours = Colours::Grey;
+        let records = Records { file: "r".into(), bytes, start: 0, stride: 16, width: 4, height: 4, colours };
+        let labels: Vec<u8> = (0..count).map(|index| index % 2).collect();
+        let dataset = Dataset {
+            root: "r".into(),
+            classes: vec!["even".to_owned(), "odd".to_owned()],
+            samples: samples_of(Arc::new(records), &labels),
+            links_outside: 0,
+        };
+        Arc::new(Images::load(dataset, OnBadImage::Fail, 0).unwrap().0)
+    }
+
+    fn plan(steps: Range<usize>) -> TrainingPlan {
+        let augmentation = Augmentation { flip_probability: 0.5, ..Augmentation::small_pictures() };
+        TrainingPlan { order: Order { samples: 7, batch: 4, seed: 3 }, augmentation, steps }
+    }
+
+    fn training(steps: Range<usize>) -> Vec<HostBatch> {
+        Batches::training(images(7), Preprocessor::standard(4), plan(steps)).map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn a_resumed_run_sees_the_batches_of_one_that_never_stopped() {
+        let whole = training(0..6);
+        assert_eq!(whole.len(), 6);
+        assert_eq!(training(3..6), whole[3..]);
+    }
+
+    #[test]
+    fn batches_do_not_depend_on_the_number_of_threads() {
+        let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let images = images(7);
+        let preprocessor = Preprocessor::standard(4);
+        let TrainingPlan { order, augmentation, .. } = plan(0..1);
+        let batch = || {
+            make(order.step(2), &images, &preprocessor, |position, image| {
+                let mut random = random(order.seed, Purpose::Augmentation, 2, position as u64);
+                preprocessor.train(image, &augmentation, &mut random)
+            })
+        };
+        assert_eq!(one.install(batch).unwrap(), training(2..3)[0]);
+    }
+
+    #[test]
+    fn evaluation_sees_every_picture_once_and_in_order() {
+        let batches: Vec<HostBatch> =
+            Batches::evaluation(images(7), Preprocessor::standard(4), 3).map(Result::unwrap).collect();
+        assert_eq!(batches.iter().map(HostBatch::len).collect::<Vec<_>>(), [3, 3, 1]);
+        assert_eq!(
+            batches.iter().flat_map(|batch| batch.samples.clone()).collect::<Vec<_>>(),
+            [0, 1, 2, 3, 4, 5, 6]
+        );
+        assert_eq!(batches[1].labels, [1, 0, 1]);
+        let expected = Preprocessor::standard(4).evaluate(&RgbImage::from_pixel(4, 4, Rgb([40; 3])));
+        assert_eq!(batches[1].pixels[48..96], expected);
+    }
+
+    #[test]
+    fn passes_together_are_the_step() {
+        let batch = training(0..1).remove(0);
+        let passes: Vec<HostBatch> = batch.split(3).collect();
+        assert_eq!(passes.iter().map(HostBatch::len).collect::<Vec<_>>(), [3, 1]);
+        assert_eq!(passes.iter().flat_map(|pass| pass.pixels.clone()).collect::<Vec<_>>(), batch.pixels);
+        assert_eq!(passes.iter().flat_map(|pass| pass.samples.clone()).collect::<Vec<_>>(), batch.samples);
+    }
+
+    #[test]
+    fn leaving_early_does_not_hang() {
+        let mut batches = Batches::training(images(7), Preprocessor::standard(4), plan(0..1_000_000));
+        assert!(batches.next().is_some());
+    }
 }

@@ -57,39 +57,20 @@ impl Variant {
 /// # Errors
 /// If none is there, or one has a wrong length or label.
 pub(super) fn read(path: &Path, variant: Variant, split: Split) -> Result<Dataset, DataError> {
-    let files = if path.is_dir() {
-        files_in(path, variant.files(split))?
-    } else {
-        vec![path.to_owned()]
-    };
+    let files = if path.is_dir() { files_in(path, variant.files(split))? } else { vec![path.to_owned()] };
     let mut samples = Vec::new();
     for file in files {
         samples.extend(read_file(file, variant)?);
     }
-    let classes = variant
-        .classes()
-        .iter()
-        .map(|&class| class.to_owned())
-        .collect();
-    Ok(Dataset {
-        root: path.into(),
-        classes,
-        samples,
-        links_outside: 0,
-    })
+    let classes = variant.classes().iter().map(|&class| class.to_owned()).collect();
+    Ok(Dataset { root: path.into(), classes, samples, links_outside: 0 })
 }
 
 fn files_in(folder: &Path, names: &[&str]) -> Result<Vec<PathBuf>, DataError> {
-    let files: Vec<PathBuf> = names
-        .iter()
-        .map(|name| folder.join(name))
-        .filter(|file| file.is_file())
-        .collect();
+    let files: Vec<PathBuf> =
+        names.iter().map(|name| folder.join(name)).filter(|file| file.is_file()).collect();
     if files.is_empty() {
-        return Err(DataError::MissingFiles {
-            folder: folder.into(),
-            expected: names.join(", "),
-        });
+        return Err(DataError::MissingFiles { folder: folder.into(), expected: names.join(", ") });
     }
     Ok(files)
 }
@@ -97,10 +78,7 @@ fn files_in(folder: &Path, names: &[&str]) -> Result<Vec<PathBuf>, DataError> {
 fn read_file(file: PathBuf, variant: Variant) -> Result<Vec<Sample>, DataError> {
     let label_bytes = variant.label_bytes();
     let stride = label_bytes + 3 * SIDE * SIDE;
-    let io = |source| DataError::Io {
-        path: file.clone(),
-        source,
-    };
+    let io = |source| DataError::Io { path: file.clone(), source };
     // The length is checked first: a file of another kind need not fit in memory.
     let found = fs::metadata(&file).map_err(io)?.len();
     if found == 0 || !found.is_multiple_of(stride as u64) {
@@ -111,36 +89,15 @@ fn read_file(file: PathBuf, variant: Variant) -> Result<Vec<Sample>, DataError> 
         });
     }
     let bytes = fs::read(&file).map_err(io)?;
-    let labels: Vec<u8> = bytes
-        .chunks_exact(stride)
-        .map(|record| record[label_bytes - 1])
-        .collect();
+    let labels: Vec<u8> = bytes.chunks_exact(stride).map(|record| record[label_bytes - 1]).collect();
     super::check_labels(&file, &labels, variant.classes().len())?;
     let colours = Colours::Planes;
-    let records = Records {
-        file,
-        bytes,
-        start: label_bytes,
-        stride,
-        width: SIDE,
-        height: SIDE,
-        colours,
-    };
+    let records = Records { file, bytes, start: label_bytes, stride, width: SIDE, height: SIDE, colours };
     Ok(super::samples_of(Arc::new(records), &labels))
 }
 
-const CIFAR10: [&str; 10] = [
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-];
+const CIFAR10: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 #[rustfmt::skip]
 const CIFAR100: [&str; 100] = [
@@ -177,9 +134,7 @@ mod tests {
     }
 
     fn first_pixel(sample: &Sample) -> [u8; 3] {
-        let ImageSource::Record { records, index } = &sample.source else {
-            panic!("not a record")
-        };
+        let ImageSource::Record { records, index } = &sample.source else { panic!("not a record") };
         records.image(*index).get_pixel(0, 0).0
     }
 
@@ -189,18 +144,8 @@ mod tests {
         let (folder, path) = file("data_batch_1.bin", &bytes);
         for source in [path.as_path(), folder.path()] {
             let dataset = read(source, Variant::Ten, Split::Train).unwrap();
-            assert_eq!(
-                dataset
-                    .samples
-                    .iter()
-                    .map(|sample| sample.label)
-                    .collect::<Vec<_>>(),
-                [3, 9]
-            );
-            assert_eq!(
-                dataset.samples.iter().map(first_pixel).collect::<Vec<_>>(),
-                [[1, 2, 3], [4, 5, 6]]
-            );
+            assert_eq!(dataset.samples.iter().map(|sample| sample.label).collect::<Vec<_>>(), [3, 9]);
+            assert_eq!(dataset.samples.iter().map(first_pixel).collect::<Vec<_>>(), [[1, 2, 3], [4, 5, 6]]);
         }
     }
 
@@ -217,31 +162,22 @@ mod tests {
     fn a_file_that_was_cut_short_is_named_with_its_length() {
         for bytes in [&record(&[0], 0, 0, 0)[..3000], &[]] {
             let (_folder, path) = file("test_batch.bin", bytes);
-            let message = read(&path, Variant::Ten, Split::Validation)
-                .unwrap_err()
-                .to_string();
-            assert!(
-                message.contains("test_batch.bin") && message.contains("3073"),
-                "{message}"
-            );
+            let message = read(&path, Variant::Ten, Split::Validation).unwrap_err().to_string();
+            assert!(message.contains("test_batch.bin") && message.contains("3073"), "{message}");
         }
     }
 
     #[test]
     fn a_label_that_is_no_class_is_refused() {
         let (_folder, path) = file("test_batch.bin", &record(&[10], 0, 0, 0));
-        let message = read(&path, Variant::Ten, Split::Validation)
-            .unwrap_err()
-            .to_string();
+        let message = read(&path, Variant::Ten, Split::Validation).unwrap_err().to_string();
         assert!(message.contains("record 0 has label 10"), "{message}");
     }
 
     #[test]
     fn a_folder_without_the_files_lists_them() {
         let (folder, _) = file("other.bin", b"");
-        let message = read(folder.path(), Variant::Ten, Split::Validation)
-            .unwrap_err()
-            .to_string();
+        let message = read(folder.path(), Variant::Ten, Split::Validation).unwrap_err().to_string();
         assert!(message.contains("test_batch.bin"), "{message}");
     }
 }

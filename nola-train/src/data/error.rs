@@ -50,6 +50,21 @@ pub enum DataError {
         only_validation: Vec<String>,
     },
 
+    /// Pictures of other classes than the model knows.
+    #[error("{}: has the classes {}; the model knows {}", root.display(), classes.join(", "), labels.join(", "))]
+    ForeignClasses {
+        /// Where the pictures lie.
+        root: PathBuf,
+        /// Their classes.
+        classes: Vec<String>,
+        /// The model's.
+        labels: Vec<String>,
+    },
+
+    /// A picture that cannot be decoded.
+    #[error(transparent)]
+    Picture(#[from] nola_models::Error),
+
     /// A class with fewer pictures than the recipe takes of each.
     #[error("{}: class `{class}` has {found} pictures, data.shots = {wanted}; lower data.shots or add pictures", root.display())]
     TooFewShots {
@@ -203,8 +218,6 @@ fn list(bad: &[BadImage]) -> String {
     if bad.len() > SHOWN {
         lines.push(format!("  and {} more", bad.len() - SHOWN));
     }
-    lines.push(
-        "replace or remove them, or leave them out with data.on_bad_image = \"skip\"".to_owned(),
-    );
+    lines.push("replace or remove them, or leave them out with data.on_bad_image = \"skip\"".to_owned());
     lines.join("\n")
 }

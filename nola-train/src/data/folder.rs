@@ -11,8 +11,8 @@ use super::{DataError, Dataset, ImageSource, Sample};
 ///
 /// Some are here although they cannot be decoded: to be told is better than to miss pictures.
 const PICTURES: [&str; 15] = [
-    "avif", "bmp", "gif", "heic", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif",
-    "tiff", "webp",
+    "avif", "bmp", "gif", "heic", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff",
+    "webp",
 ];
 
 /// Lists a folder: the first level gives the classes (sorted by name), pictures lie at any depth below.
@@ -23,23 +23,15 @@ const PICTURES: [&str; 15] = [
 /// # Errors
 /// If the folder cannot be read, has no class folders, or has some without pictures.
 pub(super) fn read(root: &Path) -> Result<Dataset, DataError> {
-    let io = |source| DataError::Io {
-        path: root.into(),
-        source,
-    };
+    let io = |source| DataError::Io { path: root.into(), source };
     let inside = root.canonicalize().map_err(io)?;
     let mut links_outside = 0;
     let mut pictures: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
-    let walk = WalkDir::new(root)
-        .follow_links(true)
-        .sort_by_file_name()
-        .into_iter()
-        .filter_entry(|entry| {
-            let leaves =
-                entry.path_is_symlink() && entry.depth() > 0 && !stays_within(entry, &inside);
-            links_outside += usize::from(leaves);
-            !leaves && (entry.depth() == 0 || !is_hidden(entry))
-        });
+    let walk = WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter().filter_entry(|entry| {
+        let leaves = entry.path_is_symlink() && entry.depth() > 0 && !stays_within(entry, &inside);
+        links_outside += usize::from(leaves);
+        !leaves && (entry.depth() == 0 || !is_hidden(entry))
+    });
     for entry in walk {
         let entry = match entry {
             Ok(entry) => entry,
@@ -47,10 +39,7 @@ pub(super) fn read(root: &Path) -> Result<Dataset, DataError> {
             Err(error) if error.loop_ancestor().is_some() || is_dangling(&error) => continue,
             Err(error) => {
                 let path = error.path().unwrap_or(root).to_owned();
-                return Err(DataError::Io {
-                    path,
-                    source: error.into(),
-                });
+                return Err(DataError::Io { path, source: error.into() });
             }
         };
         let Some(class) = class_of(&entry, root) else {
@@ -73,34 +62,20 @@ fn into_dataset(
     if pictures.is_empty() {
         return Err(DataError::NoClasses { root: root.into() });
     }
-    let empty: Vec<String> = pictures
-        .iter()
-        .filter(|(_, files)| files.is_empty())
-        .map(|(class, _)| class.clone())
-        .collect();
+    let empty: Vec<String> =
+        pictures.iter().filter(|(_, files)| files.is_empty()).map(|(class, _)| class.clone()).collect();
     if !empty.is_empty() {
-        return Err(DataError::EmptyClasses {
-            root: root.into(),
-            classes: empty,
-        });
+        return Err(DataError::EmptyClasses { root: root.into(), classes: empty });
     }
     let classes = pictures.keys().cloned().collect();
     let samples = pictures
         .into_values()
         .enumerate()
         .flat_map(|(label, files)| {
-            files.into_iter().map(move |file| Sample {
-                label,
-                source: ImageSource::File(file),
-            })
+            files.into_iter().map(move |file| Sample { label, source: ImageSource::File(file) })
         })
         .collect();
-    Ok(Dataset {
-        root: root.into(),
-        classes,
-        samples,
-        links_outside,
-    })
+    Ok(Dataset { root: root.into(), classes, samples, links_outside })
 }
 
 /// The folder of the first level that an entry lies in.
@@ -114,24 +89,17 @@ fn is_hidden(entry: &DirEntry) -> bool {
 }
 
 fn is_picture(path: &Path) -> bool {
-    path.extension().is_none_or(|extension| {
-        PICTURES
-            .iter()
-            .any(|known| extension.eq_ignore_ascii_case(known))
-    })
+    path.extension()
+        .is_none_or(|extension| PICTURES.iter().any(|known| extension.eq_ignore_ascii_case(known)))
 }
 
 fn stays_within(link: &DirEntry, inside: &Path) -> bool {
-    link.path()
-        .canonicalize()
-        .is_ok_and(|target| target.starts_with(inside))
+    link.path().canonicalize().is_ok_and(|target| target.starts_with(inside))
 }
 
 fn is_dangling(error: &walkdir::Error) -> bool {
     let link = error.path().is_some_and(Path::is_symlink);
-    link && error
-        .io_error()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    link && error.io_error().is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 #[cfg(test)]
@@ -163,20 +131,10 @@ mod tests {
 
     #[test]
     fn the_first_level_gives_the_class_of_pictures_at_any_depth() {
-        let root = folder(&[
-            "dog/b.png",
-            "cat/deep/er/a.JPG",
-            "cat/0.png",
-            "dog/noextension",
-        ]);
+        let root = folder(&["dog/b.png", "cat/deep/er/a.JPG", "cat/0.png", "dog/noextension"]);
         let dataset = read(root.path()).unwrap();
         assert_eq!(dataset.classes, ["cat", "dog"]);
-        let expected = [
-            (0, "cat/0.png"),
-            (0, "cat/deep/er/a.JPG"),
-            (1, "dog/b.png"),
-            (1, "dog/noextension"),
-        ];
+        let expected = [(0, "cat/0.png"), (0, "cat/deep/er/a.JPG"), (1, "dog/b.png"), (1, "dog/noextension")];
         assert_eq!(
             labels_and_names(&dataset, root.path()),
             expected.map(|(label, name)| (label, name.to_owned()))
@@ -185,18 +143,9 @@ mod tests {
 
     #[test]
     fn hidden_and_other_files_do_not_count() {
-        let root = folder(&[
-            "cat/a.png",
-            "cat/.b.png",
-            ".git/c.png",
-            "cat/notes.txt",
-            "d.png",
-        ]);
+        let root = folder(&["cat/a.png", "cat/.b.png", ".git/c.png", "cat/notes.txt", "d.png"]);
         let dataset = read(root.path()).unwrap();
-        assert_eq!(
-            labels_and_names(&dataset, root.path()),
-            [(0, "cat/a.png".to_owned())]
-        );
+        assert_eq!(labels_and_names(&dataset, root.path()), [(0, "cat/a.png".to_owned())]);
     }
 
     #[test]
@@ -227,22 +176,10 @@ mod tests {
         let other = folder(&["secret/s.png"]);
         let root = folder(&["cat/a.png", "dog/b.png"]);
         symlink(other.path().join("secret"), root.path().join("cat/out")).unwrap();
-        symlink(
-            other.path().join("secret/s.png"),
-            root.path().join("cat/out.png"),
-        )
-        .unwrap();
-        symlink(
-            root.path().join("dog/b.png"),
-            root.path().join("cat/in.png"),
-        )
-        .unwrap();
+        symlink(other.path().join("secret/s.png"), root.path().join("cat/out.png")).unwrap();
+        symlink(root.path().join("dog/b.png"), root.path().join("cat/in.png")).unwrap();
         symlink(root.path(), root.path().join("cat/loop")).unwrap();
-        symlink(
-            root.path().join("nothing"),
-            root.path().join("cat/dangling.png"),
-        )
-        .unwrap();
+        symlink(root.path().join("nothing"), root.path().join("cat/dangling.png")).unwrap();
         let dataset = read(root.path()).unwrap();
         let expected = [(0, "cat/a.png"), (0, "cat/in.png"), (1, "dog/b.png")];
         assert_eq!(

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nola_models::image::{RgbImage, decode};
+use image::RgbImage;
+use nola_models::image::decode;
 use rayon::prelude::*;
 
 use super::{BadImage, DataError, Dataset, ImageSource};
@@ -50,13 +51,9 @@ impl Images {
                     ImageSource::Record { .. } => None,
                     ImageSource::File(file) => Some(decode_file(file)?),
                 };
-                let decoded = decoded
-                    .filter(|image| reserve(&used, image.as_raw().len() as u64, cache_bytes));
-                Ok(Entry {
-                    label: sample.label,
-                    source: sample.source,
-                    decoded: decoded.map(Arc::new),
-                })
+                let decoded =
+                    decoded.filter(|image| reserve(&used, image.as_raw().len() as u64, cache_bytes));
+                Ok(Entry { label: sample.label, source: sample.source, decoded: decoded.map(Arc::new) })
             })
             .collect();
         let (mut entries, mut bad) = (Vec::with_capacity(decoded.len()), Vec::new());
@@ -69,19 +66,14 @@ impl Images {
         if on_bad_image == OnBadImage::Fail && !bad.is_empty() {
             return Err(DataError::BadImages(bad));
         }
-        let images = Self {
-            classes: dataset.classes,
-            entries,
-        };
+        let images = Self { classes: dataset.classes, entries };
         images.check_no_class_is_empty(&dataset.root)?;
         Ok((images, bad))
     }
 
     fn check_no_class_is_empty(&self, root: &Path) -> Result<(), DataError> {
         let mut counts = vec![0usize; self.classes.len()];
-        self.entries
-            .iter()
-            .for_each(|entry| counts[entry.label] += 1);
+        self.entries.iter().for_each(|entry| counts[entry.label] += 1);
         let empty: Vec<String> = self
             .classes
             .iter()
@@ -92,10 +84,7 @@ impl Images {
         if empty.is_empty() {
             Ok(())
         } else {
-            Err(DataError::EmptyClasses {
-                root: root.into(),
-                classes: empty,
-            })
+            Err(DataError::EmptyClasses { root: root.into(), classes: empty })
         }
     }
 
@@ -135,9 +124,7 @@ impl Images {
         }
         let image = match &entry.source {
             ImageSource::Record { records, index } => records.image(*index),
-            ImageSource::File(file) => {
-                decode_file(file).map_err(|bad| DataError::BadImages(vec![bad]))?
-            }
+            ImageSource::File(file) => decode_file(file).map_err(|bad| DataError::BadImages(vec![bad]))?,
         };
         Ok(Arc::new(image))
     }
@@ -146,28 +133,20 @@ impl Images {
 /// Takes `bytes` of the cache, if they are left.
 fn reserve(used: &AtomicU64, bytes: u64, limit: u64) -> bool {
     let take = |used: u64| used.checked_add(bytes).filter(|&used| used <= limit);
-    used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-        .is_ok()
+    used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
 }
 
 fn decode_file(file: &Path) -> Result<RgbImage, BadImage> {
-    let unreadable = |source| BadImage::Read {
-        file: file.into(),
-        source,
-    };
+    let unreadable = |source| BadImage::Read { file: file.into(), source };
     let bytes = fs::metadata(file).map_err(unreadable)?.len();
     if bytes == 0 {
         return Err(BadImage::Empty { file: file.into() });
     }
     if bytes > FILE_LIMIT {
-        return Err(BadImage::TooLarge {
-            file: file.into(),
-            bytes,
-            limit: FILE_LIMIT,
-        });
+        return Err(BadImage::TooLarge { file: file.into(), bytes, limit: FILE_LIMIT });
     }
     let bytes = fs::read(file).map_err(unreadable)?;
-    Ok(decode(&bytes, &file.display().to_string())?)
+    Ok(decode(&bytes, file)?)
 }
 
 #[cfg(test)]
@@ -213,16 +192,8 @@ mod tests {
             ("a/empty.png", b""),
             ("b/text.png", b"hello"),
         ]);
-        let message = Images::load(dataset, OnBadImage::Fail, 1 << 20)
-            .unwrap_err()
-            .to_string();
-        for part in [
-            "3 pictures",
-            "cut.png",
-            "empty.png: the file is empty",
-            "text.png",
-            "on_bad_image",
-        ] {
+        let message = Images::load(dataset, OnBadImage::Fail, 1 << 20).unwrap_err().to_string();
+        for part in ["3 pictures", "cut.png", "empty.png: the file is empty", "text.png", "on_bad_image"] {
             assert!(message.contains(part), "{message}");
         }
     }
@@ -237,31 +208,18 @@ mod tests {
     #[test]
     fn skipping_a_whole_class_is_an_error() {
         let (_root, dataset) = dataset(&[("a/0.png", &picture(9)), ("b/1.png", b"")]);
-        let message = Images::load(dataset, OnBadImage::Skip, 1 << 20)
-            .unwrap_err()
-            .to_string();
+        let message = Images::load(dataset, OnBadImage::Skip, 1 << 20).unwrap_err().to_string();
         assert!(message.contains("no pictures in b"), "{message}");
     }
 
     #[test]
     fn the_cache_holds_no_more_than_it_may() {
-        let (_root, dataset) = dataset(&[
-            ("a/0.png", &picture(1)),
-            ("a/1.png", &picture(2)),
-            ("a/2.png", &picture(3)),
-        ]);
+        let (_root, dataset) =
+            dataset(&[("a/0.png", &picture(1)), ("a/1.png", &picture(2)), ("a/2.png", &picture(3))]);
         let (images, _) = Images::load(dataset, OnBadImage::Fail, 2 * 48).unwrap();
-        assert_eq!(
-            images
-                .entries
-                .iter()
-                .filter(|entry| entry.decoded.is_some())
-                .count(),
-            2
-        );
-        let colours: Vec<u8> = (0..3)
-            .map(|index| images.image(index).unwrap().get_pixel(0, 0).0[0])
-            .collect();
+        assert_eq!(images.entries.iter().filter(|entry| entry.decoded.is_some()).count(), 2);
+        let colours: Vec<u8> =
+            (0..3).map(|index| images.image(index).unwrap().get_pixel(0, 0).0[0]).collect();
         assert_eq!(colours, [1, 2, 3]);
     }
 }

@@ -22,10 +22,7 @@ pub fn random(seed: u64, purpose: Purpose, place: u64, position: u64) -> ChaCha8
         Purpose::Augmentation => 3,
     };
     let mut key = [0; 32];
-    for (bytes, word) in key
-        .chunks_exact_mut(8)
-        .zip([seed, purpose, place, position])
-    {
+    for (bytes, word) in key.chunks_exact_mut(8).zip([seed, purpose, place, position]) {
         bytes.copy_from_slice(&word.to_le_bytes());
     }
     ChaCha8Rng::from_seed(key)
@@ -63,10 +60,7 @@ impl Order {
         while batch.len() < self.batch {
             let position = first + batch.len();
             let (epoch, start) = (position / self.samples, position % self.samples);
-            let order = permutation(
-                self.samples,
-                &mut random(self.seed, Purpose::Order, epoch as u64, 0),
-            );
+            let order = permutation(self.samples, &mut random(self.seed, Purpose::Order, epoch as u64, 0));
             let end = self.samples.min(start + self.batch - batch.len());
             batch.extend_from_slice(&order[start..end]);
         }
@@ -105,22 +99,14 @@ mod tests {
 
     #[test]
     fn epochs_and_seeds_have_orders_of_their_own() {
-        let order = Order {
-            samples: 100,
-            batch: 100,
-            seed: 1,
-        };
+        let order = Order { samples: 100, batch: 100, seed: 1 };
         assert_ne!(order.step(0), order.step(1));
         assert_ne!(order.step(0), Order { seed: 2, ..order }.step(0));
     }
 
     #[test]
     fn the_order_is_the_same_on_every_machine_and_in_every_version() {
-        let order = Order {
-            samples: 10,
-            batch: 10,
-            seed: 7,
-        };
+        let order = Order { samples: 10, batch: 10, seed: 7 };
         assert_eq!(order.step(0), PINNED);
     }
 

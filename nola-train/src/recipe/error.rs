@@ -16,6 +16,15 @@ pub enum RecipeError {
         source: std::io::Error,
     },
 
+    /// No recipe of that name is shipped.
+    #[error("no recipe `{name}` is shipped; there are {}", shipped.join(", "))]
+    NotShipped {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        shipped: Vec<String>,
+    },
+
     /// The text is not TOML.
     #[error("{place}: not TOML: {problem}")]
     Syntax {
@@ -91,10 +100,7 @@ pub enum Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File {
-                file,
-                line: Some(line),
-            } => write!(f, "{}:{line}", file.display()),
+            Self::File { file, line: Some(line) } => write!(f, "{}:{line}", file.display()),
             Self::File { file, line: None } => write!(f, "{}", file.display()),
             Self::Override(text) => write!(f, "--set {text}"),
         }
@@ -162,32 +168,18 @@ pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
     pub(super) fn add(&mut self, key: &'static str, problem: Problem) {
-        self.0.push(Finding {
-            place: None,
-            key,
-            problem,
-        });
+        self.0.push(Finding { place: None, key, problem });
     }
 
     /// Requires a number to be in `allowed`, described by `range`.
-    pub(super) fn require(
-        &mut self,
-        key: &'static str,
-        value: f64,
-        allowed: bool,
-        range: &'static str,
-    ) {
+    pub(super) fn require(&mut self, key: &'static str, value: f64, allowed: bool, range: &'static str) {
         if !allowed {
             self.add(key, Problem::OutOfRange { value, range });
         }
     }
 
     pub(super) fn into_result(self) -> Result<(), RecipeError> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(RecipeError::Invalid(self.0))
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(RecipeError::Invalid(self.0)) }
     }
 }
 
@@ -201,15 +193,9 @@ fn hint(wrong: &str, expected: &[String]) -> String {
         .map(|candidate| (strsim::jaro(wrong, candidate), candidate))
         .filter(|(similarity, _)| *similarity > SIMILAR)
         .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map_or(all.clone(), |(_, likely)| {
-            format!("did you mean `{likely}`? ({all})")
-        })
+        .map_or(all.clone(), |(_, likely)| format!("did you mean `{likely}`? ({all})"))
 }
 
 fn list(findings: &[Finding]) -> String {
-    findings
-        .iter()
-        .map(Finding::to_string)
-        .collect::<Vec<_>>()
-        .join("\n")
+    findings.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n")
 }

@@ -1,5 +1,7 @@
 //! `[method]`: what is trained.
 
+use nola_core::adapter::{LoraVariant, Preset, Sharing};
+use nola_core::basis::Law;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Findings, Problem};
@@ -39,7 +41,7 @@ pub struct NolaRecipe {
     /// Which published setting decides offset and first coefficients.
     pub preset: Preset,
     /// Law of the random entries.
-    pub basis: Basis,
+    pub basis: Law,
     /// Whether weights of one shape share one basis.
     pub sharing: Sharing,
     /// Seed of the basis; part of the adapter.
@@ -60,7 +62,7 @@ impl Default for NolaRecipe {
             l: None,
             alpha: None,
             preset: Preset::Default,
-            basis: Basis::Uniform,
+            basis: Law::Uniform,
             sharing: Sharing::Separate,
             seed: 0,
             targets: TargetsRecipe::default(),
@@ -125,56 +127,9 @@ impl LoraRecipe {
         let rank = self.rank as f64;
         self.alpha.unwrap_or(match self.variant {
             LoraVariant::Plain => rank,
-            LoraVariant::Rslora => rank.sqrt(),
+            LoraVariant::RsLora => rank.sqrt(),
         })
     }
-}
-
-/// A published setting of NOLA.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Preset {
-    /// No offset, an update of zero at the start; for everything new.
-    Default,
-    /// The paper's GPT-2 tables.
-    #[serde(rename = "paper-2023")]
-    Paper2023,
-    /// The authors' GPT-2 and LLaMA-2 scripts.
-    #[serde(rename = "code-2024")]
-    Code2024,
-    /// The paper's ViT tables.
-    #[serde(rename = "vit-2024")]
-    Vit2024,
-}
-
-/// Law of a basis's entries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Basis {
-    /// Uniform in (-1, 1).
-    Uniform,
-    /// -1 or 1.
-    Sign,
-}
-
-/// Whether weights share a basis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Sharing {
-    /// Each weight has its own.
-    Separate,
-    /// Weights of one shape share one.
-    Shared,
-}
-
-/// Denominator of LoRA's factor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LoraVariant {
-    /// The rank.
-    Plain,
-    /// The root of the rank.
-    Rslora,
 }
 
 /// Which weights are adapted.
@@ -226,12 +181,7 @@ impl MethodRecipe {
                 findings.require("method.k", nola.k as f64, nola.k > 0, "at least 1");
                 findings.require("method.l", nola.l() as f64, nola.l() > 0, "at least 1");
                 if nola.preset == Preset::Vit2024 && nola.alpha.is_some_and(|alpha| alpha != 1.0) {
-                    findings.add(
-                        "method.alpha",
-                        Problem::NoEffect {
-                            because: "preset = \"vit-2024\"",
-                        },
-                    );
+                    findings.add("method.alpha", Problem::NoEffect { because: "preset = \"vit-2024\"" });
                 }
             }
             Self::Lora(lora) => check_rank(lora.rank, lora.alpha, &lora.targets, findings),
@@ -255,19 +205,12 @@ impl MethodRecipe {
 fn check_rank(rank: usize, alpha: Option<f64>, targets: &TargetsRecipe, findings: &mut Findings) {
     findings.require("method.rank", rank as f64, rank > 0, "at least 1");
     if let Some(alpha) = alpha {
-        findings.require(
-            "method.alpha",
-            alpha,
-            alpha.is_finite() && alpha != 0.0,
-            "finite and not 0",
-        );
+        findings.require("method.alpha", alpha, alpha.is_finite() && alpha != 0.0, "finite and not 0");
     }
     if targets.is_empty() {
         findings.add(
             "method.targets",
-            Problem::Missing {
-                cure: "names as [\"query\", \"value\"], or \"all-linear\"",
-            },
+            Problem::Missing { cure: "names as [\"query\", \"value\"], or \"all-linear\"" },
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nola_models::image::Augmentation;
+use nola_models::Augmentation;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Findings, Problem};
@@ -31,30 +31,16 @@ pub enum Init {
 
 impl Default for ModelRecipe {
     fn default() -> Self {
-        Self {
-            path: PathBuf::new(),
-            init: Init::Pretrained,
-            image_size: None,
-        }
+        Self { path: PathBuf::new(), init: Init::Pretrained, image_size: None }
     }
 }
 
 impl ModelRecipe {
     pub(super) fn check(&self, findings: &mut Findings) {
-        require_path(
-            "model.path",
-            &self.path,
-            "a folder with config.json and model.safetensors",
-            findings,
-        );
+        require_path("model.path", &self.path, "a folder with config.json and model.safetensors", findings);
         if let Some(size) = self.image_size {
             let allowed = (1..=4096).contains(&size);
-            findings.require(
-                "model.image_size",
-                size as f64,
-                allowed,
-                "between 1 and 4096 pixels",
-            );
+            findings.require("model.image_size", size as f64, allowed, "between 1 and 4096 pixels");
         }
     }
 }
@@ -82,7 +68,7 @@ pub struct DataRecipe {
 }
 
 /// Layout of a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataFormat {
     /// One folder for each class, pictures at any depth in it.
@@ -125,12 +111,7 @@ impl Default for DataRecipe {
 impl DataRecipe {
     pub(super) fn check(&self, findings: &mut Findings) {
         require_path("data.train", &self.train, "the training pictures", findings);
-        require_path(
-            "data.validation",
-            &self.validation,
-            "the validation pictures",
-            findings,
-        );
+        require_path("data.validation", &self.validation, "the validation pictures", findings);
     }
 }
 
@@ -247,29 +228,14 @@ impl TrainRecipe {
     }
 
     pub(super) fn check(&self, findings: &mut Findings) {
-        findings.require(
-            "train.steps",
-            self.steps as f64,
-            self.steps > 0,
-            "at least 1",
-        );
+        findings.require("train.steps", self.steps as f64, self.steps > 0, "at least 1");
         self.check_batches(findings);
         self.check_rates(findings);
         let [first, second] = self.betas;
         for beta in [first, second] {
-            findings.require(
-                "train.betas",
-                beta,
-                (0.0..1.0).contains(&beta),
-                "at least 0 and below 1",
-            );
+            findings.require("train.betas", beta, (0.0..1.0).contains(&beta), "at least 0 and below 1");
         }
-        findings.require(
-            "train.eps",
-            self.eps,
-            self.eps > 0.0 && self.eps.is_finite(),
-            "above 0",
-        );
+        findings.require("train.eps", self.eps, self.eps > 0.0 && self.eps.is_finite(), "above 0");
         findings.require(
             "train.momentum",
             self.momentum,
@@ -284,37 +250,19 @@ impl TrainRecipe {
             "at least 0 and below 1",
         );
         if self.momentum != 0.0 && self.optimizer != Optimizer::Sgd {
-            findings.add(
-                "train.momentum",
-                Problem::NoEffect {
-                    because: "an optimizer other than \"sgd\"",
-                },
-            );
+            findings.add("train.momentum", Problem::NoEffect { because: "an optimizer other than \"sgd\"" });
         }
         if self.early_stop > 0 && self.evaluate_every == Period::NEVER {
-            findings.add(
-                "train.early_stop",
-                Problem::NoEffect {
-                    because: "evaluate_every = 0",
-                },
-            );
+            findings.add("train.early_stop", Problem::NoEffect { because: "evaluate_every = 0" });
         }
     }
 
     fn check_batches(&self, findings: &mut Findings) {
-        findings.require(
-            "train.batch",
-            self.batch as f64,
-            self.batch > 0,
-            "at least 1",
-        );
+        findings.require("train.batch", self.batch as f64, self.batch > 0, "at least 1");
         let micro_batch = self.micro_batch();
         if self.batch > 0 && (micro_batch == 0 || !self.batch.is_multiple_of(micro_batch)) {
-            let problem = Problem::NotADivisor {
-                value: micro_batch,
-                whole_key: "train.batch",
-                whole: self.batch,
-            };
+            let problem =
+                Problem::NotADivisor { value: micro_batch, whole_key: "train.batch", whole: self.batch };
             findings.add("train.micro_batch", problem);
         }
     }
@@ -324,27 +272,12 @@ impl TrainRecipe {
         let rate = self.learning_rate;
         let head_rate = self.head_learning_rate();
         findings.require("train.learning_rate", rate, positive(rate), "above 0");
-        findings.require(
-            "train.head_learning_rate",
-            head_rate,
-            positive(head_rate),
-            "above 0",
-        );
+        findings.require("train.head_learning_rate", head_rate, positive(head_rate), "above 0");
         let least = self.min_learning_rate;
         let range = "at least 0 and at most the learning rate";
-        findings.require(
-            "train.min_learning_rate",
-            least,
-            (0.0..=rate).contains(&least),
-            range,
-        );
+        findings.require("train.min_learning_rate", least, (0.0..=rate).contains(&least), range);
         let decay = self.weight_decay();
-        findings.require(
-            "train.weight_decay",
-            decay,
-            decay >= 0.0 && decay.is_finite(),
-            "at least 0",
-        );
+        findings.require("train.weight_decay", decay, decay >= 0.0 && decay.is_finite(), "at least 0");
         if let Some(norm) = self.clip_norm {
             findings.require("train.clip_norm", norm, positive(norm), "above 0");
         }
@@ -385,10 +318,7 @@ pub struct OutputRecipe {
 
 impl Default for OutputRecipe {
     fn default() -> Self {
-        Self {
-            dir: PathBuf::new(),
-            coefficient_bits: 32,
-        }
+        Self { dir: PathBuf::new(), coefficient_bits: 32 }
     }
 }
 
@@ -431,13 +361,7 @@ mod tests {
 
     #[test]
     fn weight_decay_defaults_are_those_of_torch() {
-        let of = |optimizer| {
-            TrainRecipe {
-                optimizer,
-                ..TrainRecipe::default()
-            }
-            .weight_decay()
-        };
+        let of = |optimizer| TrainRecipe { optimizer, ..TrainRecipe::default() }.weight_decay();
         assert_eq!(of(Optimizer::AdamW), 0.01);
         assert_eq!(of(Optimizer::Adam), 0.0);
         assert_eq!(of(Optimizer::Sgd), 0.0);

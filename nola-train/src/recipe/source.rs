@@ -24,32 +24,14 @@ struct Override {
 
 impl<'a> Source<'a> {
     /// Parses the text and the overrides; says nothing yet about keys and values.
-    pub(super) fn new(
-        text: &'a str,
-        file: &Path,
-        overrides: &[String],
-    ) -> Result<Self, RecipeError> {
+    pub(super) fn new(text: &'a str, file: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
         let lines = DeTable::parse(text).map_err(|error| {
             let line = error.span().map(|span| line_at(text, span.start));
-            let place = Place::File {
-                file: file.into(),
-                line,
-            };
-            RecipeError::Syntax {
-                place,
-                problem: error.message().to_owned(),
-            }
+            let place = Place::File { file: file.into(), line };
+            RecipeError::Syntax { place, problem: error.message().to_owned() }
         })?;
-        let overrides = overrides
-            .iter()
-            .map(|text| Override::parse(text))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            text,
-            file: file.into(),
-            lines,
-            overrides,
-        })
+        let overrides = overrides.iter().map(|text| Override::parse(text)).collect::<Result<_, _>>()?;
+        Ok(Self { text, file: file.into(), lines, overrides })
     }
 
     /// The recipe, with the overrides applied.
@@ -69,10 +51,7 @@ impl<'a> Source<'a> {
             RecipeError::Invalid(findings) => RecipeError::Invalid(
                 findings
                     .into_iter()
-                    .map(|finding| Finding {
-                        place: Some(self.place(finding.key)),
-                        ..finding
-                    })
+                    .map(|finding| Finding { place: Some(self.place(finding.key)), ..finding })
                     .collect(),
             ),
             other => other,
@@ -101,11 +80,7 @@ impl<'a> Source<'a> {
         }
         if message.starts_with("unknown variant") {
             let value = quoted.next().unwrap_or_default();
-            let key = if path == "method" {
-                "method.kind".to_owned()
-            } else {
-                path.to_owned()
-            };
+            let key = if path == "method" { "method.kind".to_owned() } else { path.to_owned() };
             return RecipeError::UnknownChoice {
                 place: self.place(&key),
                 key,
@@ -114,23 +89,15 @@ impl<'a> Source<'a> {
             };
         }
         let problem = message.trim().to_owned();
-        RecipeError::Type {
-            place: self.place(path),
-            key: path.to_owned(),
-            problem,
-        }
+        RecipeError::Type { place: self.place(path), key: path.to_owned(), problem }
     }
 
     /// Where `key` was written; the last override wins, as it does for the value.
     fn place(&self, key: &str) -> Place {
-        let within =
-            |change: &&Override| change.key == key || key.starts_with(&format!("{}.", change.key));
+        let within = |change: &&Override| change.key == key || key.starts_with(&format!("{}.", change.key));
         match self.overrides.iter().rev().find(within) {
             Some(change) => Place::Override(change.text.clone()),
-            None => Place::File {
-                file: self.file.clone(),
-                line: self.line(key),
-            },
+            None => Place::File { file: self.file.clone(), line: self.line(key) },
         }
     }
 
@@ -154,32 +121,22 @@ impl<'a> Source<'a> {
 
 impl Override {
     fn parse(text: &str) -> Result<Self, RecipeError> {
-        let malformed = || RecipeError::Override {
-            text: text.to_owned(),
-        };
+        let malformed = || RecipeError::Override { text: text.to_owned() };
         let (key, value) = text.split_once('=').ok_or_else(malformed)?;
         let key = key.trim();
         if key.is_empty() || key.split('.').any(str::is_empty) {
             return Err(malformed());
         }
-        Ok(Self {
-            text: text.to_owned(),
-            key: key.to_owned(),
-            value: parse_value(value.trim()),
-        })
+        Ok(Self { text: text.to_owned(), key: key.to_owned(), value: parse_value(value.trim()) })
     }
 
     fn apply(&self, table: &mut Table) -> Result<(), RecipeError> {
-        let malformed = || RecipeError::Override {
-            text: self.text.clone(),
-        };
+        let malformed = || RecipeError::Override { text: self.text.clone() };
         let mut parts = self.key.split('.');
         let last = parts.next_back().ok_or_else(malformed)?;
         let mut inner = table;
         for part in parts {
-            let value = inner
-                .entry(part)
-                .or_insert_with(|| Value::Table(Table::new()));
+            let value = inner.entry(part).or_insert_with(|| Value::Table(Table::new()));
             inner = value.as_table_mut().ok_or_else(malformed)?;
         }
         inner.insert(last.to_owned(), self.value.clone());
@@ -190,17 +147,10 @@ impl Override {
 /// A TOML value; a shell takes quotes away, so what is not TOML counts as text.
 fn parse_value(text: &str) -> Value {
     let parsed = toml::from_str::<Table>(&format!("value = {text}"));
-    parsed
-        .ok()
-        .and_then(|mut table| table.remove("value"))
-        .unwrap_or_else(|| Value::String(text.to_owned()))
+    parsed.ok().and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
 /// The line of a byte, counted from 1.
 fn line_at(text: &str, byte: usize) -> usize {
-    text.as_bytes()[..byte.min(text.len())]
-        .iter()
-        .filter(|&&byte| byte == b'\n')
-        .count()
-        + 1
+    text.as_bytes()[..byte.min(text.len())].iter().filter(|&&byte| byte == b'\n').count() + 1
 }

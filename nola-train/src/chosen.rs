@@ -1,0 +1,80 @@
+//! The model that `--run`, or `--model` and `--adapter`, name.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use nola_core::Adapted;
+use nola_core::folder::BaseIdentity;
+use nola_models::{Preprocessor, Vit};
+
+use crate::Error;
+use crate::base::Base;
+use crate::recipe::{CheckedRecipe, MethodRecipe, ModelRecipe, Recipe};
+
+/// A base and an adapter, as folders.
+#[derive(Debug, Clone)]
+pub struct Named {
+    /// How the base is opened.
+    pub model: ModelRecipe,
+    /// The adapter on it.
+    pub adapter: Option<PathBuf>,
+    /// The recipe, if a run was named.
+    pub recipe: Option<CheckedRecipe>,
+}
+
+impl Named {
+    /// What a run folder holds: its base with its best adapter, or the model that was trained in full.
+    ///
+    /// # Errors
+    /// If its recipe cannot be read.
+    pub fn of_run(run: &Path) -> Result<Self, Error> {
+        let recipe = Recipe::read(&run.join("recipe.toml"), &[])?;
+        if recipe.method == (MethodRecipe::Full {}) {
+            let model = ModelRecipe { path: run.join("model"), ..ModelRecipe::default() };
+            return Ok(Self { model, adapter: None, recipe: Some(recipe) });
+        }
+        Ok(Self { model: recipe.model.clone(), adapter: Some(run.join("adapter")), recipe: Some(recipe) })
+    }
+
+    /// A model folder, with or without an adapter.
+    pub fn of_folders(model: &Path, adapter: Option<&Path>) -> Self {
+        let model = ModelRecipe { path: model.to_owned(), ..ModelRecipe::default() };
+        Self { model, adapter: adapter.map(Path::to_owned), recipe: None }
+    }
+
+    /// Loads the base alone.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    pub fn base(&self, device: &Device) -> Result<Base, Error> {
+        let seed = self.recipe.as_ref().map_or(0, |recipe| recipe.train.seed);
+        Base::open(&self.model, seed, device)
+    }
+
+    /// Loads both.
+    ///
+    /// # Errors
+    /// If one of them is damaged, or they do not belong together.
+    pub fn open(self, device: &Device) -> Result<Opened, Error> {
+        let base = self.base(device)?;
+        let (preprocessor, identity) = (base.preprocessor.clone(), base.identity.clone());
+        let adapted = match &self.adapter {
+            Some(adapter) => base.with_adapter(adapter, device)?,
+            None => base.without_adapter(device)?,
+        };
+        Ok(Opened { adapted, preprocessor, identity, recipe: self.recipe })
+    }
+}
+
+/// A base with its adapter, ready to compute.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// The model.
+    pub adapted: Adapted<Vit>,
+    /// How pictures become its input.
+    pub preprocessor: Preprocessor,
+    /// The base.
+    pub identity: BaseIdentity,
+    /// The recipe, if a run was named.
+    pub recipe: Option<CheckedRecipe>,
+}

@@ -1,0 +1,163 @@
+//! What can be typed, and one file per command.
+
+mod bench;
+mod evaluate;
+mod export;
+mod inspect;
+mod merge;
+mod predict;
+mod quick_start;
+mod recipes;
+mod train;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+use crate::Error;
+use crate::chosen::Named;
+use crate::device::DeviceChoice;
+use crate::progress::Style;
+use crate::report::ResultRow;
+
+/// Fine-tune vision transformers with adapters of a few kilobytes; without a command: the quick start.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about = None)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Where to compute: auto, cpu, wgpu, wgpu:N, cuda or cuda:N.
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    device: DeviceChoice,
+    /// End with one JSON object on stdout, and print no table.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Show no progress.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+impl Global {
+    fn style(&self) -> Style {
+        if self.quiet { Style::Quiet } else { Style::detect() }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train the method of a recipe and leave a run folder.
+    Train(train::TrainArgs),
+    /// Score a model, with or without an adapter, on labelled pictures.
+    Evaluate(evaluate::EvaluateArgs),
+    /// Say what is on pictures.
+    Predict(predict::PredictArgs),
+    /// Say what an adapter or model folder holds, and check its hashes.
+    Inspect(inspect::InspectArgs),
+    /// Bake an adapter into a dense model folder that transformers or timm load.
+    Merge(merge::MergeArgs),
+    /// Write an adapter as a LoRA folder that PEFT loads, and compare what it computes.
+    Export(export::ExportArgs),
+    /// List the shipped recipes, or print one.
+    Recipes(recipes::RecipesArgs),
+    /// Measure methods side by side over several seeds.
+    Bench(bench::BenchArgs),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// A base model, with or without an adapter.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// A run folder: its base and its best adapter.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["model", "adapter"], required_unless_present = "model")]
+    run: Option<PathBuf>,
+    /// A model folder with config.json and safetensors.
+    #[arg(long, value_name = "FOLDER")]
+    model: Option<PathBuf>,
+    /// An adapter folder for that model: ours, or a LoRA of PEFT's.
+    #[arg(long, value_name = "FOLDER", requires = "model")]
+    adapter: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    /// What was named.
+    fn named(&self) -> Result<Named, Error> {
+        match (&self.run, &self.model) {
+            (Some(run), _) => Named::of_run(run),
+            (None, Some(model)) => Ok(Named::of_folders(model, self.adapter.as_deref())),
+            (None, None) => unreachable!("clap requires --run or --model"),
+        }
+    }
+}
+
+/// Parses the command line and does what it says.
+///
+/// # Errors
+/// As the command.
+pub fn run() -> Result<(), Error> {
+    let cli = Cli::parse();
+    let global = &cli.global;
+    match cli.command {
+        None => quick_start::run(global),
+        Some(Command::Train(args)) => train::run(&args, global),
+        Some(Command::Evaluate(args)) => evaluate::run(&args, global),
+        Some(Command::Predict(args)) => predict::run(&args, global),
+        Some(Command::Inspect(args)) => inspect::run(&args, global),
+        Some(Command::Merge(args)) => merge::run(&args),
+        Some(Command::Export(args)) => export::run(&args),
+        Some(Command::Recipes(args)) => recipes::run(&args),
+        Some(Command::Bench(args)) => bench::run(&args, global),
+        Some(Command::Completions { shell }) => {
+            clap_complete::generate(shell, &mut Cli::command(), "nola-train", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+/// Prints one line on stdout; a reader that has gone away, as `head` does, is no error.
+fn print_line(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Prints one JSON object on one line.
+fn print_json(value: &impl Serialize) {
+    print_line(&serde_json::to_string(value).expect("results are made of numbers and text"));
+}
+
+/// The table of methods, as every command prints it.
+fn print_rows(rows: &[ResultRow]) {
+    let mut table = Table::new();
+    table.load_style(if std::io::stdout().is_terminal() {
+        presets::UTF8_FULL_CONDENSED
+    } else {
+        presets::ASCII_MARKDOWN
+    });
+    table.set_header(["method", "trained numbers", "adapter bytes", "accuracy %", "seconds"]);
+    for row in rows {
+        table.add_row([
+            row.method.clone(),
+            row.trainable.to_string(),
+            row.adapter_bytes.to_string(),
+            format!("{:.1}", 100.0 * row.accuracy),
+            format!("{:.1}", row.seconds),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    print_line(&table.to_string());
+}

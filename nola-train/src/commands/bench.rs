@@ -1,0 +1,151 @@
+//! `nola-train bench`: methods side by side over several seeds.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+use super::{Global, print_json, print_line};
+use crate::base::Base;
+use crate::device::OpenDevice;
+use crate::fit::{Splits, fit};
+use crate::memory::peak_bytes;
+use crate::recipe::{MethodRecipe, Recipe};
+use crate::run::RunFolder;
+use crate::{Error, device};
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Recipe files, one line of the table each.
+    #[arg(required = true)]
+    recipes: Vec<PathBuf>,
+    /// Change a value of every recipe, as in `--set train.steps=100`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Runs of each recipe, with seeds 0, 1, …: of the few shots, the order, the basis.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+}
+
+/// The JSON object of `bench --json`.
+#[derive(Debug, Serialize)]
+struct Bench {
+    rows: Vec<BenchRow>,
+    seeds: u64,
+    device: String,
+    threads: usize,
+    peak_memory_bytes: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct BenchRow {
+    recipe: String,
+    method: String,
+    trainable: usize,
+    adapter_numbers: usize,
+    adapter_bytes: u64,
+    accuracy_mean: f64,
+    accuracy_deviation: f64,
+    seconds_median: f64,
+    accuracies: Vec<f64>,
+}
+
+pub fn run(args: &BenchArgs, global: &Global) -> Result<(), Error> {
+    let open = device::open(global.device)?;
+    let rows = (args.recipes.iter())
+        .map(|recipe| row(recipe, args, &open, global))
+        .collect::<Result<Vec<BenchRow>, Error>>()?;
+    let bench = Bench {
+        rows,
+        seeds: args.seeds,
+        device: open.name,
+        threads: rayon::current_num_threads(),
+        peak_memory_bytes: peak_bytes(),
+    };
+    if global.json {
+        print_json(&bench);
+    } else {
+        show(&bench);
+    }
+    Ok(())
+}
+
+fn row(file: &PathBuf, args: &BenchArgs, open: &OpenDevice, global: &Global) -> Result<BenchRow, Error> {
+    let scratch =
+        tempfile::tempdir().map_err(|source| Error::Output { path: std::env::temp_dir(), source })?;
+    let mut runs = Vec::new();
+    for seed in 0..args.seeds {
+        let mut recipe = Recipe::read(file, &args.set)?.into_inner();
+        recipe.train.seed = seed;
+        recipe.data.shots_seed = seed;
+        match &mut recipe.method {
+            MethodRecipe::Nola(nola) => nola.seed = seed,
+            MethodRecipe::Lora(lora) => lora.seed = seed,
+            MethodRecipe::Linear {} | MethodRecipe::Full {} => {}
+        }
+        let recipe = recipe.check()?;
+        let splits = Splits::open(&recipe.data)?;
+        let base = Base::open(&recipe.model, seed, &open.device)?;
+        let fitted = fit(&base, &splits, &recipe, &open.device, global.style())?;
+        let folder = RunFolder::create(&scratch.path().join(seed.to_string()))?;
+        let result = folder.save(&base, &splits, &recipe, &fitted, &open.name)?;
+        if result.interrupted {
+            return Err(Error::Interrupted);
+        }
+        runs.push(result);
+    }
+    let first = &runs[0];
+    let accuracies: Vec<f64> = runs.iter().map(|run| run.accuracy).collect();
+    let mut seconds: Vec<f64> = runs.iter().map(|run| run.seconds).collect();
+    seconds.sort_by(f64::total_cmp);
+    let (accuracy_mean, accuracy_deviation) = mean_and_deviation(&accuracies);
+    Ok(BenchRow {
+        recipe: file.file_stem().map_or(String::new(), |name| name.to_string_lossy().into_owned()),
+        method: first.method.clone(),
+        trainable: first.trainable,
+        adapter_numbers: first.adapter_numbers,
+        adapter_bytes: first.adapter_bytes,
+        accuracy_mean,
+        accuracy_deviation,
+        seconds_median: seconds[seconds.len() / 2],
+        accuracies,
+    })
+}
+
+fn show(bench: &Bench) {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header(["recipe", "trained numbers", "without head", "adapter bytes", "accuracy %", "seconds"]);
+    for row in &bench.rows {
+        table.add_row([
+            row.recipe.clone(),
+            row.trainable.to_string(),
+            row.adapter_numbers.to_string(),
+            row.adapter_bytes.to_string(),
+            format!("{:.1} ± {:.1}", 100.0 * row.accuracy_mean, 100.0 * row.accuracy_deviation),
+            format!("{:.1}", row.seconds_median),
+        ]);
+    }
+    print_line(&table.to_string());
+    print_line(&format!("{} seeds, {}, {} threads", bench.seeds, bench.device, bench.threads));
+}
+
+/// Mean and sample standard deviation; the latter is 0 for one value.
+fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (mean, (squares / (count - 1.0).max(1.0)).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deviation_is_that_of_a_sample() {
+        assert_eq!(mean_and_deviation(&[1.0, 2.0, 3.0]), (2.0, 1.0));
+        assert_eq!(mean_and_deviation(&[4.0]), (4.0, 0.0));
+    }
+}

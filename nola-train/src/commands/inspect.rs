@@ -1,0 +1,96 @@
+//! `nola-train inspect`: what a folder holds.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use nola_core::folder::{self, peft};
+use nola_models::Checkpoint;
+use serde_json::{Map, Value, json};
+
+use super::{Global, print_json, print_line};
+use crate::Error;
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// An adapter folder, a LoRA folder of PEFT's, or a model folder.
+    folder: PathBuf,
+}
+
+pub fn run(args: &InspectArgs, global: &Global) -> Result<(), Error> {
+    let facts = facts(&args.folder)?;
+    if global.json {
+        print_json(&facts);
+        return Ok(());
+    }
+    for (name, value) in facts.as_object().unwrap_or(&Map::new()) {
+        match value {
+            Value::Array(lines) if name == "tensors" => {
+                print_line(&format!("tensors ({})", lines.len()));
+                lines.iter().for_each(|t| print_line(&format!("  {} {}", text(&t["name"]), t["shape"])));
+            }
+            value => print_line(&format!("{name:24} {}", text(value))),
+        }
+    }
+    Ok(())
+}
+
+fn facts(folder: &Path) -> Result<Value, Error> {
+    if !folder.join("adapter_config.json").exists() {
+        return of_model(folder);
+    }
+    if peft::is_peft(folder) { of_peft(folder) } else { of_adapter(folder) }
+}
+
+fn of_adapter(folder: &Path) -> Result<Value, Error> {
+    let saved = folder::read(folder)?;
+    let manifest = serde_json::to_value(&saved.manifest).unwrap_or_default();
+    let tensors = saved.tensors().map(|(name, shape)| tensor(name, &shape)).collect();
+    let mut facts = json!({ "kind": "adapter", "hashes": "fit" });
+    let keys = manifest.as_object().cloned().unwrap_or_default();
+    facts.as_object_mut().unwrap_or(&mut Map::new()).extend(keys);
+    Ok(with_tensors(facts, tensors))
+}
+
+fn of_peft(folder: &Path) -> Result<Value, Error> {
+    let adapter = peft::read(folder)?;
+    let tensors = adapter.tensors().map(|(name, shape)| tensor(name, shape)).collect();
+    let facts = json!({
+        "kind": "adapter",
+        "peft_type": "LORA",
+        "base": adapter.base(),
+        "labels": adapter.labels(),
+    });
+    Ok(with_tensors(facts, tensors))
+}
+
+fn of_model(folder: &Path) -> Result<Value, Error> {
+    let checkpoint = Checkpoint::open(folder)?;
+    let tensors = (checkpoint.tensor_names())
+        .map(|name| tensor(name, checkpoint.shape(name).unwrap_or_default()))
+        .collect();
+    let facts = json!({
+        "kind": "model",
+        "config": checkpoint.config(),
+        "base": checkpoint.identity(),
+    });
+    Ok(with_tensors(facts, tensors))
+}
+
+fn tensor(name: &str, shape: &[usize]) -> Value {
+    json!({ "name": name, "shape": shape })
+}
+
+fn with_tensors(mut facts: Value, tensors: Vec<Value>) -> Value {
+    let numbers = |tensor: &Value| {
+        let shape = tensor["shape"].as_array().into_iter().flatten();
+        shape.filter_map(Value::as_u64).product::<u64>()
+    };
+    facts["numbers"] = tensors.iter().map(numbers).sum::<u64>().into();
+    facts["tensors"] = Value::Array(tensors);
+    facts
+}
+
+/// Text without quotes; all else as JSON.
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}

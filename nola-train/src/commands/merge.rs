@@ -1,0 +1,42 @@
+//! `nola-train merge`: an adapter baked into dense weights.
+
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use clap::{Args, ValueEnum};
+use nola_models::StoredDtype;
+
+use super::{ModelArgs, print_line};
+use crate::Error;
+
+#[derive(Debug, Args)]
+pub struct MergeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Folder to write; it must not hold anything yet.
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// How weights are stored.
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    dtype: Dtype,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
+}
+
+/// Merging runs on the CPU, whatever `--device` says: its bits are the same on every machine.
+pub fn run(args: &MergeArgs) -> Result<(), Error> {
+    let opened = args.model.named()?.open(&Device::flex())?;
+    let sites = opened.adapted.sites().len();
+    let merged = opened.adapted.merge()?;
+    let dtype = match args.dtype {
+        Dtype::F32 => StoredDtype::F32,
+        Dtype::Bf16 => StoredDtype::Bf16,
+    };
+    merged.save(&args.out, &opened.preprocessor, dtype)?;
+    print_line(&format!("merged {sites} sites into {}", args.out.display()));
+    Ok(())
+}

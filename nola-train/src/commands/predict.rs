@@ -1,0 +1,83 @@
+//! `nola-train predict`: what is on pictures.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, Tensor, TensorData};
+use clap::Args;
+use nola_models::image::decode;
+use serde::Serialize;
+
+use super::{Global, ModelArgs, print_json, print_line};
+use crate::chosen::Opened;
+use crate::data::DataError;
+use crate::evaluate::host_rows;
+use crate::{Error, device};
+
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Picture files.
+    #[arg(required = true)]
+    pictures: Vec<PathBuf>,
+    /// Classes to name for each picture, the most probable first.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    top: u16,
+}
+
+/// The JSON object of `predict --json`.
+#[derive(Debug, Serialize)]
+struct Predictions {
+    predictions: Vec<Answer>,
+    device: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Answer {
+    picture: PathBuf,
+    classes: Vec<Class>,
+}
+
+#[derive(Debug, Serialize)]
+struct Class {
+    name: String,
+    probability: f32,
+}
+
+pub fn run(args: &PredictArgs, global: &Global) -> Result<(), Error> {
+    let open = device::open(global.device)?;
+    let model = args.model.named()?.open(&open.device)?;
+    let answers: Result<Vec<Answer>, Error> = (args.pictures.iter())
+        .map(|picture| answer(picture, &model, usize::from(args.top), &open.device))
+        .collect();
+    let predictions = answers?;
+    if global.json {
+        print_json(&Predictions { predictions, device: open.name });
+        return Ok(());
+    }
+    for answer in predictions {
+        let classes = answer.classes.iter().map(|c| format!("{} {:.1} %", c.name, 100.0 * c.probability));
+        print_line(&format!("{}: {}", answer.picture.display(), classes.collect::<Vec<_>>().join(", ")));
+    }
+    Ok(())
+}
+
+fn answer(picture: &Path, model: &Opened, top: usize, device: &Device) -> Result<Answer, Error> {
+    let bytes =
+        std::fs::read(picture).map_err(|source| DataError::Io { path: picture.to_owned(), source })?;
+    let [height, width] = model.preprocessor.output_size();
+    let pixels = model.preprocessor.evaluate(&decode(&bytes, picture).map_err(DataError::from)?);
+    let pixels = Tensor::from_data(TensorData::new(pixels, [1, 3, height, width]), device);
+    let probabilities = host_rows(softmax(model.adapted.model.forward(pixels), 1)).concat();
+    let labels = &model.adapted.model.config().labels;
+    let mut classes: Vec<Class> = (probabilities.into_iter().enumerate())
+        .map(|(index, probability)| {
+            let name = labels.get(index).cloned().unwrap_or_else(|| format!("class {index}"));
+            Class { name, probability }
+        })
+        .collect();
+    classes.sort_by(|left, right| right.probability.total_cmp(&left.probability));
+    classes.truncate(top);
+    Ok(Answer { picture: picture.to_owned(), classes })
+}

@@ -1,0 +1,111 @@
+//! The quick start: three methods on a few shipped pictures, and how to go on.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::recipes::shipped;
+use super::{Global, print_json, print_line, print_rows};
+use crate::base::Base;
+use crate::fit::{Fitted, Splits, fit};
+use crate::memory::peak_bytes;
+use crate::recipe::{CheckedRecipe, Recipe};
+use crate::report::ResultRow;
+use crate::run::{ReportParts, RunFolder, RunResult};
+use crate::{Error, device};
+
+/// The methods compared; the last one is shown in detail.
+const METHODS: [&str; 3] = ["linear", "lora", "nola"];
+
+/// The JSON object of `nola-train --json`.
+#[derive(Debug, Serialize)]
+struct QuickStart {
+    rows: Vec<ResultRow>,
+    device: String,
+    peak_memory_bytes: Option<u64>,
+    run: PathBuf,
+    adapter: PathBuf,
+    report: PathBuf,
+}
+
+pub fn run(global: &Global) -> Result<(), Error> {
+    let assets = assets();
+    let recipes: Vec<CheckedRecipe> =
+        METHODS.iter().map(|method| recipe(method, &assets)).collect::<Result<_, Error>>()?;
+    let last = recipes.last().expect("there are three methods");
+    let folder = RunFolder::create_numbered(Path::new("runs/quick-start"))?;
+    let splits = Splits::open(&last.data)?;
+    let open = device::open(global.device)?;
+    let base = Base::open(&last.model, last.train.seed, &open.device)?;
+    eprintln!(
+        "quick start: {} pictures of {} classes, scored on {} others",
+        splits.train.len(),
+        splits.train.classes().len(),
+        splits.validation.len()
+    );
+    let mut done: Vec<(Fitted, RunResult)> = Vec::new();
+    for recipe in &recipes {
+        let of_method = RunFolder::create(&folder.path().join(recipe.method.kind()))?;
+        let fitted = fit(&base, &splits, recipe, &open.device, global.style())?;
+        let result = of_method.save(&base, &splits, recipe, &fitted, &open.name)?;
+        if result.interrupted {
+            return Err(Error::Interrupted);
+        }
+        done.push((fitted, result));
+    }
+    let rows: Vec<ResultRow> = done.iter().map(|(_, result)| result.row()).collect();
+    let (fitted, result) = done.last().expect("three methods were run");
+    let report = folder.save_report(&ReportParts {
+        base: &base,
+        splits: &splits,
+        fitted,
+        histories: done.iter().map(|(fitted, _)| fitted.history.clone()).collect(),
+        device: &open.name,
+        toml: last.resolved_toml(),
+        rows: rows.clone(),
+    })?;
+    let quick_start = QuickStart {
+        rows,
+        device: open.name,
+        peak_memory_bytes: peak_bytes(),
+        run: folder.path().to_owned(),
+        adapter: result.adapter.clone(),
+        report,
+    };
+    show(&quick_start, &result.run, &splits, global);
+    Ok(())
+}
+
+fn show(quick_start: &QuickStart, run: &Path, splits: &Splits, global: &Global) {
+    if global.json {
+        print_json(quick_start);
+        return;
+    }
+    print_rows(&quick_start.rows);
+    print_line(&format!("adapter   {}", quick_start.adapter.display()));
+    print_line(&format!("report    {}", quick_start.report.display()));
+    print_line("classify  a picture with the adapter:");
+    print_line(&format!(
+        "          cargo run --release -p nola-train -- predict --run {} {}",
+        run.display(),
+        splits.validation.name(0)
+    ));
+}
+
+/// A shipped recipe, with the shipped files wherever they are.
+fn recipe(method: &str, assets: &Path) -> Result<CheckedRecipe, Error> {
+    let name = format!("vit-digits-{method}");
+    let at = |key: &str, path: &str| format!("{key}={}", assets.join(path).display());
+    let overrides = [
+        at("model.path", "vit-micro"),
+        at("data.train", "digits/train"),
+        at("data.validation", "digits/val"),
+    ];
+    Ok(Recipe::from_text(shipped(&name)?, Path::new(&name), &overrides)?)
+}
+
+/// The folder of the shipped files: below the working directory, or where this program was built.
+fn assets() -> PathBuf {
+    let here = PathBuf::from("assets");
+    if here.is_dir() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets") }
+}

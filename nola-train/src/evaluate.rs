@@ -1,0 +1,87 @@
+//! Scores of a model on labelled pictures.
+
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use burn::tensor::activation::softmax;
+use nola_models::{Preprocessor, Vit};
+
+use crate::Error;
+use crate::data::{Batches, Images};
+use crate::learner::{ImageBatch, cross_entropy};
+use crate::progress::Scores;
+
+/// Pictures per pass of an evaluation.
+const BATCH: usize = 64;
+
+/// What a model said about every picture of a data set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluation {
+    /// Mean cross-entropy in nats, and the share of right answers.
+    pub scores: Scores,
+    /// Answers by class: a row per true class, a column per predicted one.
+    pub confusion: Vec<Vec<u32>>,
+    /// One per picture, in the order of the data set.
+    pub predictions: Vec<Prediction>,
+}
+
+/// What a model said about one picture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Prediction {
+    /// True class.
+    pub label: usize,
+    /// Class with the largest probability.
+    pub predicted: usize,
+    /// That probability.
+    pub probability: f32,
+}
+
+/// Runs `vit` on every picture once, without augmentation.
+///
+/// # Errors
+/// If a picture has changed since it was checked.
+pub fn evaluate(
+    vit: &Vit,
+    images: &Arc<Images>,
+    preprocessor: &Preprocessor,
+    device: &Device,
+) -> Result<Evaluation, Error> {
+    let classes = images.classes().len();
+    let (mut confusion, mut predictions) = (vec![vec![0; classes]; classes], Vec::new());
+    let mut loss = 0.0;
+    for batch in Batches::evaluation(Arc::clone(images), preprocessor.clone(), BATCH) {
+        let batch = batch?;
+        let labels = batch.labels.clone();
+        let on_device = ImageBatch::new(batch, device);
+        let logits = vit.forward(on_device.pixels);
+        let mean = cross_entropy(logits.clone(), on_device.labels, 0.0).into_scalar::<f32>();
+        loss += f64::from(mean) * labels.len() as f64;
+        let probabilities = host_rows(softmax(logits, 1));
+        for (label, row) in labels.iter().zip(probabilities) {
+            let (predicted, probability) = largest(&row);
+            let label = *label as usize;
+            confusion[label][predicted] += 1;
+            predictions.push(Prediction { label, predicted, probability });
+        }
+    }
+    let right = predictions.iter().filter(|p| p.label == p.predicted).count();
+    let count = predictions.len().max(1) as f64;
+    let scores = Scores { loss: (loss / count) as f32, accuracy: right as f64 / count };
+    Ok(Evaluation { scores, confusion, predictions })
+}
+
+/// Index and value of the largest number.
+pub fn largest(row: &[f32]) -> (usize, f32) {
+    let start = (0, f32::NEG_INFINITY);
+    row.iter()
+        .enumerate()
+        .fold(start, |best, (index, &value)| if value > best.1 { (index, value) } else { best })
+}
+
+/// The rows of a matrix on the host.
+pub fn host_rows(matrix: burn::tensor::Tensor<2>) -> Vec<Vec<f32>> {
+    let [_, columns] = matrix.dims();
+    let values: Vec<f32> =
+        matrix.into_data().convert::<f32>().try_into_vec().expect("the type was asked for");
+    values.chunks(columns).map(<[f32]>::to_vec).collect()
+}

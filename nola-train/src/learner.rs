@@ -1,0 +1,97 @@
+//! What the training loop asks of a model.
+
+use burn::module::{Module, ModuleDisplay};
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use nola_models::Vit;
+
+use crate::data::HostBatch;
+
+/// A model that scores a batch; the loop knows no more of it.
+pub trait Learner: Module + ModuleDisplay {
+    /// What one pass sees, on the device.
+    type Batch;
+
+    /// Mean loss of a batch, in nats per sample.
+    ///
+    /// # Shapes
+    /// - output: `[1]`
+    fn loss(&self, batch: &Self::Batch, label_smoothing: f64) -> Tensor<1>;
+
+    /// Samples in a batch: its weight among the passes of one step.
+    fn samples(batch: &Self::Batch) -> usize;
+}
+
+/// Images with their labels, on the device.
+#[derive(Debug, Clone)]
+pub struct ImageBatch {
+    /// `[samples, 3, height, width]`, normalised.
+    pub pixels: Tensor<4>,
+    /// `[samples]`.
+    pub labels: Tensor<1, Int>,
+}
+
+impl ImageBatch {
+    /// Moves a batch to `device`.
+    pub fn new(batch: HostBatch, device: &Device) -> Self {
+        let (samples, [height, width]) = (batch.len(), batch.size);
+        Self {
+            pixels: Tensor::from_data(TensorData::new(batch.pixels, [samples, 3, height, width]), device),
+            labels: Tensor::from_data(TensorData::new(batch.labels, [samples]), device),
+        }
+    }
+}
+
+impl Learner for Vit {
+    type Batch = ImageBatch;
+
+    fn loss(&self, batch: &ImageBatch, label_smoothing: f64) -> Tensor<1> {
+        cross_entropy(self.forward(batch.pixels.clone()), batch.labels.clone(), label_smoothing)
+    }
+
+    fn samples(batch: &ImageBatch) -> usize {
+        batch.labels.dims()[0]
+    }
+}
+
+/// Mean cross-entropy in nats; `label_smoothing` is the probability spread evenly over all classes.
+///
+/// # Shapes
+/// - `logits`: `[samples, classes]`
+/// - `labels`: `[samples]`
+/// - output: `[1]`
+///
+/// # Source
+/// `torch.nn.functional.cross_entropy`.
+pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>, label_smoothing: f64) -> Tensor<1> {
+    let log_probabilities = log_softmax(logits, 1);
+    let of_labels = log_probabilities.clone().gather(1, labels.unsqueeze_dim(1)).mean();
+    if label_smoothing == 0.0 {
+        return of_labels.neg();
+    }
+    let of_all = log_probabilities.mean();
+    (of_labels.mul_scalar(1.0 - label_smoothing) + of_all.mul_scalar(label_smoothing)).neg()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loss(label_smoothing: f64) -> f32 {
+        let device = Device::flex();
+        let logits = Tensor::<2>::from_data([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]], &device);
+        let labels = Tensor::<1, Int>::from_data([1, 0], &device);
+        cross_entropy(logits, labels, label_smoothing).into_scalar()
+    }
+
+    #[test]
+    fn it_is_the_loss_of_torch() {
+        // torch.nn.functional.cross_entropy on the same numbers.
+        assert!((loss(0.0) - 1.765_126_3).abs() < 1e-5, "{}", loss(0.0));
+    }
+
+    #[test]
+    fn smoothing_is_that_of_torch() {
+        assert!((loss(0.1) - 1.773_459_7).abs() < 1e-5, "{}", loss(0.1));
+    }
+}

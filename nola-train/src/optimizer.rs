@@ -1,0 +1,121 @@
+//! burn's optimizers with torch's settings, a learning rate for the head, and a limit on the whole gradient.
+
+use burn::lr_scheduler::constant::ConstantLr;
+use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
+use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
+use burn::optim::decay::WeightDecayConfig;
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{AdamConfig, AdamWConfig, GradientsParams, ModuleOptimizer, SgdConfig};
+use burn::tensor::Tensor;
+use nola_core::float_params;
+
+use crate::recipe::{self, TrainRecipe};
+use crate::schedule::Schedule;
+
+/// An optimizer and the course of its learning rates.
+pub struct Optimizer {
+    inner: ModuleOptimizer,
+    schedule: Schedule,
+    head_schedule: Schedule,
+    head: ParamGroup,
+}
+
+impl Optimizer {
+    /// The optimizer of a run; parameters inside a module called `head` have a learning rate of their own.
+    pub fn new<M: Module>(train: &TrainRecipe, model: &M) -> Self {
+        let head: Vec<ParamId> = (float_params(model).iter())
+            .filter(|param| param.path.split('.').any(|name| name == "head"))
+            .map(|param| param.id)
+            .collect();
+        Self {
+            inner: optimizer(train),
+            schedule: Schedule::new(train),
+            head_schedule: Schedule::for_head(train),
+            head: ParamGroup::from_ids(head),
+        }
+    }
+
+    /// The model after optimizer step `step`, counted from 0.
+    pub fn step<M: Module>(&mut self, step: usize, model: M, gradients: GradientsParams) -> M {
+        self.inner.step(self.rates(step), model, gradients)
+    }
+
+    /// Learning rate of everything but the head in optimizer step `step`, counted from 0.
+    pub fn rate(&self, step: usize) -> f64 {
+        self.schedule.rate(step)
+    }
+
+    fn rates(&self, step: usize) -> ModuleLearningRate {
+        let head = ConstantLr::from(self.head_schedule.rate(step));
+        ModuleLrScheduler::new(ConstantLr::from(self.rate(step))).with_group(self.head.clone(), head).step()
+    }
+}
+
+fn optimizer(train: &TrainRecipe) -> ModuleOptimizer {
+    let [beta_1, beta_2] = train.betas.map(|beta| beta as f32);
+    let (eps, decay) = (train.eps as f32, train.weight_decay() as f32);
+    let decay_config = (decay != 0.0).then(|| WeightDecayConfig::new(decay));
+    match train.optimizer {
+        recipe::Optimizer::AdamW => AdamWConfig::new()
+            .with_beta_1(beta_1)
+            .with_beta_2(beta_2)
+            .with_epsilon(eps)
+            .with_weight_decay(decay)
+            .init(),
+        recipe::Optimizer::Adam => AdamConfig::new()
+            .with_beta_1(beta_1)
+            .with_beta_2(beta_2)
+            .with_epsilon(eps)
+            .with_weight_decay(decay_config)
+            .init(),
+        recipe::Optimizer::Sgd => {
+            let momentum = (train.momentum != 0.0)
+                .then(|| MomentumConfig::new().with_momentum(train.momentum).with_dampening(0.0));
+            SgdConfig::new().with_weight_decay(decay_config).with_momentum(momentum).init()
+        }
+    }
+}
+
+/// The 2-norm of all gradients together.
+pub fn gradient_norm<M: Module>(model: &M, gradients: &GradientsParams) -> f64 {
+    let mut norm = SquareSum { gradients, sum: None };
+    model.visit(&mut norm);
+    norm.sum.map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>()).sqrt())
+}
+
+struct SquareSum<'a> {
+    gradients: &'a GradientsParams,
+    sum: Option<Tensor<1>>,
+}
+
+impl ModuleVisitor for SquareSum<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.get::<D>(param.id) {
+            let square = gradient.powi_scalar(2).sum();
+            self.sum = Some(match self.sum.take() {
+                Some(sum) => sum + square,
+                None => square,
+            });
+        }
+    }
+}
+
+/// The gradients times `factor`.
+pub fn scaled<M: Module>(model: &M, gradients: GradientsParams, factor: f64) -> GradientsParams {
+    let mut scale = Scale { gradients, factor };
+    model.visit(&mut scale);
+    scale.gradients
+}
+
+struct Scale {
+    gradients: GradientsParams,
+    factor: f64,
+}
+
+impl ModuleVisitor for Scale {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
+            self.gradients.register(param.id, gradient.mul_scalar(self.factor));
+        }
+    }
+}

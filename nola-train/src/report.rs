@@ -1,0 +1,238 @@
+//! What a run leaves for people: curves and confusion matrix as SVG, and one HTML page that needs no other file.
+
+mod confusion;
+mod curves;
+mod page;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image::RgbImage;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::progress::Scores;
+
+/// Everything the report shows.
+#[derive(Debug, Clone)]
+pub struct RunReport {
+    /// Headline.
+    pub title: String,
+    /// What was used: name and value, for instance the device, the model, the data.
+    pub facts: Vec<(String, String)>,
+    /// The resolved recipe.
+    pub recipe_toml: String,
+    /// The course of the run, or of each of the runs compared.
+    pub histories: Vec<History>,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// Validation pictures by true class (row) and predicted class (column).
+    pub confusion: Vec<Vec<u32>>,
+    /// Pictures taken for something else; the most confident mistakes are shown.
+    pub misclassified: Vec<Misclassified>,
+    /// The methods compared, or the one that was run.
+    pub rows: Vec<ResultRow>,
+}
+
+/// The course of one run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct History {
+    /// What it is called in the legend.
+    pub name: String,
+    /// Its points, by step.
+    pub points: Vec<HistoryPoint>,
+}
+
+/// The state of a run after an optimizer step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HistoryPoint {
+    /// Optimizer steps taken.
+    pub step: usize,
+    /// Training loss of the step, in nats.
+    pub train_loss: f32,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+    /// Scores on the validation pictures, where they were evaluated.
+    pub validation: Option<Scores>,
+}
+
+/// A picture taken for something else.
+#[derive(Debug, Clone)]
+pub struct Misclassified {
+    /// The picture.
+    pub image: Arc<RgbImage>,
+    /// Its class.
+    pub label: usize,
+    /// The class it was taken for.
+    pub predicted: usize,
+    /// Probability the model gave to that class, from 0 to 1.
+    pub probability: f32,
+    /// What people call the picture.
+    pub name: String,
+}
+
+/// One line of the table of results.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ResultRow {
+    /// The method.
+    pub method: String,
+    /// Trained numbers, head included.
+    pub trainable: usize,
+    /// Bytes of the adapter folder.
+    pub adapter_bytes: u64,
+    /// Share of the validation pictures that are recognised, from 0 to 1.
+    pub accuracy: f64,
+    /// Seconds of training.
+    pub seconds: f64,
+}
+
+/// Where a report lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportFiles {
+    /// Loss and accuracy over the steps.
+    pub curves: PathBuf,
+    /// Confusion matrix; absent with more classes than can be drawn.
+    pub confusion: Option<PathBuf>,
+    /// The page.
+    pub page: PathBuf,
+}
+
+/// Writes `curves.svg`, `confusion.svg` and `report.html` into a folder, which must exist.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn write(folder: &Path, report: &RunReport) -> Result<ReportFiles, Error> {
+    let curves = curves::draw(&report.histories);
+    let confusion = confusion::draw(&report.classes, &report.confusion);
+    let page = page::render(report, &curves, confusion.as_deref());
+    let confusion = confusion.map(|svg| write_file(folder, "confusion.svg", &svg)).transpose()?;
+    Ok(ReportFiles {
+        curves: write_file(folder, "curves.svg", &curves)?,
+        confusion,
+        page: write_file(folder, "report.html", &page)?,
+    })
+}
+
+fn write_file(folder: &Path, name: &str, text: &str) -> Result<PathBuf, Error> {
+    let path = folder.join(name);
+    match fs::write(&path, text) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(Error::Output { path, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> RunReport {
+        let points = |peak: f32| {
+            let point = |step: usize| HistoryPoint {
+                step,
+                train_loss: 2.3 * (-(step as f32) / 60.0).exp() + 0.1 * (step as f32).sin().abs(),
+                learning_rate: 1e-2,
+                validation: (step % 20 == 0).then(|| Scores {
+                    loss: 2.0 * (-(step as f32) / 80.0).exp() + 0.3,
+                    accuracy: (peak * (1.0 - (-(step as f32) / 40.0).exp())).into(),
+                }),
+            };
+            (1..=200).map(point).collect()
+        };
+        let row = |method: &str, trainable, accuracy| ResultRow {
+            method: method.to_owned(),
+            trainable,
+            adapter_bytes: 4 * trainable as u64 + 2048,
+            accuracy,
+            seconds: 12.3,
+        };
+        let mistake = |index: u32| Misclassified {
+            image: Arc::new(RgbImage::from_fn(8, 8, |x, y| {
+                image::Rgb([(x * 30) as u8, (y * 30) as u8, (index * 7) as u8])
+            })),
+            label: index as usize % 10,
+            predicted: (index as usize + 3) % 10,
+            probability: 0.5 + index as f32 / 100.0,
+            name: format!("assets/digits/val/{}/{index:04}.png", index % 10),
+        };
+        RunReport {
+            title: "Digits from ten pictures each".to_owned(),
+            facts: vec![
+                ("device".to_owned(), "CPU (2 cores)".to_owned()),
+                ("model".to_owned(), "vit-micro".to_owned()),
+            ],
+            recipe_toml: "[train]\nsteps = 200 # <fast>\n".to_owned(),
+            histories: ["nola", "lora", "linear"]
+                .map(|name| History { name: name.to_owned(), points: points(0.8) })
+                .to_vec(),
+            classes: (0..10).map(|digit| format!("digit {digit}")).collect(),
+            confusion: (0..10)
+                .map(|row| {
+                    (0..10).map(|column| if row == column { 42 } else { (row * column) % 5 }).collect()
+                })
+                .collect(),
+            misclassified: (0..80).map(mistake).collect(),
+            rows: vec![
+                row("linear", 970, 0.649),
+                row("lora r=1", 9034, 0.713),
+                row("nola r=4 k=48", 4426, 0.724),
+            ],
+        }
+    }
+
+    #[test]
+    fn the_three_files_are_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = write(folder.path(), &sample()).unwrap();
+        for file in [Some(&files.curves), files.confusion.as_ref(), Some(&files.page)] {
+            assert!(fs::metadata(file.unwrap()).unwrap().len() > 1000);
+        }
+    }
+
+    #[test]
+    fn the_page_needs_no_other_file() {
+        let report = sample();
+        let page = page::render(&report, &curves::draw(&report.histories), None);
+        let without_namespace = page.replace("http://www.w3.org/2000/svg", "");
+        for link in ["src=\"http", "href=", "http://", "https://", "url(", "@import", "<script"] {
+            assert!(!without_namespace.contains(link), "{link}");
+        }
+        assert!(page.contains("&lt;fast&gt;") && !page.contains("<fast>"));
+    }
+
+    #[test]
+    fn at_most_64_mistakes_are_shown_the_most_confident_first() {
+        let page = page::render(&sample(), "", None);
+        assert_eq!(page.matches("data:image/png;base64,").count(), 64);
+        assert!(page.contains("0079.png") && !page.contains("0015.png"));
+    }
+
+    #[test]
+    fn a_run_without_steps_classes_or_mistakes_still_gives_a_page() {
+        let empty = RunReport {
+            histories: Vec::new(),
+            classes: Vec::new(),
+            confusion: Vec::new(),
+            misclassified: Vec::new(),
+            rows: Vec::new(),
+            ..sample()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(write(folder.path(), &empty).unwrap().confusion, None);
+    }
+
+    #[test]
+    fn losses_that_are_no_numbers_are_left_out_of_the_curves() {
+        let mut report = sample();
+        report.histories[0].points[3].train_loss = f32::NAN;
+        report.histories[0].points[5].train_loss = f32::INFINITY;
+        assert!(!curves::draw(&report.histories).contains("NaN"));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_named() {
+        let error = write(Path::new("no/such/folder"), &sample()).unwrap_err();
+        assert_eq!(error.exit_code(), 9);
+        assert!(error.to_string().contains("no/such/folder"));
+    }
+}
