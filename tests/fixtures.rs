@@ -13,18 +13,11 @@ use safetensors::{Dtype, SafeTensors};
 pub fn root() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("NOLA_FIXTURES") {
         let named = PathBuf::from(named);
-        assert!(
-            named.is_dir(),
-            "NOLA_FIXTURES: {} is no folder",
-            named.display()
-        );
+        assert!(named.is_dir(), "NOLA_FIXTURES: {} is no folder", named.display());
         return Some(named);
     }
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let candidates = [
-        workspace.join("../shared/fixtures"),
-        workspace.join("assets/golden"),
-    ];
+    let candidates = [workspace.join("../shared/fixtures"), workspace.join("assets/golden")];
     candidates.into_iter().find(|folder| folder.is_dir())
 }
 
@@ -43,8 +36,7 @@ pub fn cases(root: &Path, kind: &str) -> Vec<PathBuf> {
 
 /// Reads a JSON file of the fixtures.
 pub fn json(file: &Path) -> serde_json::Value {
-    let text =
-        std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
@@ -104,48 +96,31 @@ impl Golden {
 /// Reads every tensor of a safetensors file, and the file's metadata.
 pub fn tensors(file: &Path) -> (BTreeMap<String, Golden>, BTreeMap<String, String>) {
     let bytes = std::fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    let parsed = SafeTensors::deserialize(&bytes)
-        .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let parsed =
+        SafeTensors::deserialize(&bytes).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let (_, header) = SafeTensors::read_metadata(&bytes).expect("the header was just parsed");
     let tensors = parsed
         .iter()
         .map(|(name, view)| {
             (
                 name.to_string(),
-                Golden {
-                    shape: view.shape().to_vec(),
-                    values: values(view.dtype(), view.data()),
-                },
+                Golden { shape: view.shape().to_vec(), values: values(view.dtype(), view.data()) },
             )
         })
         .collect();
-    let metadata = header
-        .metadata()
-        .clone()
-        .unwrap_or_default()
-        .into_iter()
-        .collect();
+    let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
     (tensors, metadata)
 }
 
 fn values(dtype: Dtype, bytes: &[u8]) -> Values {
     fn numbers<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {
-        bytes
-            .as_chunks::<N>()
-            .0
-            .iter()
-            .map(|&chunk| read(chunk))
-            .collect()
+        bytes.as_chunks::<N>().0.iter().map(|&chunk| read(chunk)).collect()
     }
     match dtype {
         Dtype::F64 => Values::Float(numbers(bytes, f64::from_le_bytes)),
         Dtype::F32 => Values::Float(numbers(bytes, |chunk| f32::from_le_bytes(chunk).into())),
-        Dtype::F16 => Values::Float(numbers(bytes, |chunk| {
-            half::f16::from_le_bytes(chunk).into()
-        })),
-        Dtype::BF16 => Values::Float(numbers(bytes, |chunk| {
-            half::bf16::from_le_bytes(chunk).into()
-        })),
+        Dtype::F16 => Values::Float(numbers(bytes, |chunk| half::f16::from_le_bytes(chunk).into())),
+        Dtype::BF16 => Values::Float(numbers(bytes, |chunk| half::bf16::from_le_bytes(chunk).into())),
         Dtype::I64 => Values::Int(numbers(bytes, i64::from_le_bytes)),
         Dtype::U32 => Values::Word(numbers(bytes, u32::from_le_bytes)),
         other => panic!("no reader for {other:?}"),
@@ -157,13 +132,7 @@ pub fn assert_close(what: &str, found: &[f32], golden: &[f64], tolerance: f64) {
     assert_eq!(found.len(), golden.len(), "{what}: number of values");
     let difference = |(&found, &golden): (&f32, &f64)| (f64::from(found) - golden).abs();
     // A NaN must fail: `f64::max` would drop it.
-    let largest = found
-        .iter()
-        .zip(golden)
-        .map(difference)
-        .fold(0.0, |a, b| if b.is_nan() || b > a { b } else { a });
-    assert!(
-        largest <= tolerance,
-        "{what}: off by {largest:e}, allowed {tolerance:e}"
-    );
+    let largest =
+        found.iter().zip(golden).map(difference).fold(0.0, |a, b| if b.is_nan() || b > a { b } else { a });
+    assert!(largest <= tolerance, "{what}: off by {largest:e}, allowed {tolerance:e}");
 }

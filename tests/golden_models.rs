@@ -21,10 +21,7 @@ fn golden_models_give_the_values_of_the_reference() {
     let cases = fixtures::cases(&root, "models");
     let mut checked = 0;
     for folder in &cases {
-        let name = folder
-            .file_name()
-            .expect("a folder has a name")
-            .to_string_lossy();
+        let name = folder.file_name().expect("a folder has a name").to_string_lossy();
         let checkpoint = Checkpoint::open(folder).unwrap_or_else(|error| panic!("{name}: {error}"));
         match kind(&checkpoint) {
             Kind::Vit => check_vit(&name, folder, &checkpoint),
@@ -36,11 +33,7 @@ fn golden_models_give_the_values_of_the_reference() {
         println!("checked {name}");
         checked += 1;
     }
-    assert!(
-        checked > 0 || cases.is_empty(),
-        "{}: no case of a supported kind",
-        root.display()
-    );
+    assert!(checked > 0 || cases.is_empty(), "{}: no case of a supported kind", root.display());
 }
 
 /// What a case's `config.json` says it is.
@@ -51,14 +44,9 @@ enum Kind {
 
 fn kind(checkpoint: &Checkpoint) -> Kind {
     let config = checkpoint.config();
-    match (
-        config["model_type"].as_str(),
-        config["architecture"].as_str(),
-    ) {
+    match (config["model_type"].as_str(), config["architecture"].as_str()) {
         (Some("vit" | "vit_mae"), _) => Kind::Vit,
-        (_, Some(name)) if name == "timm.VisionTransformer" || name.starts_with("vit_") => {
-            Kind::Vit
-        }
+        (_, Some(name)) if name == "timm.VisionTransformer" || name.starts_with("vit_") => Kind::Vit,
         (other, _) => Kind::Other(other.unwrap_or("no model_type").to_string()),
     }
 }
@@ -70,60 +58,32 @@ fn check_vit(name: &str, folder: &Path, checkpoint: &Checkpoint) {
     let pixels = tensor::<4>(&golden["pixel_values"], &device);
     let check = |tensor: &str, found: Vec<f32>| {
         if let Some(golden) = precise(&golden, tensor) {
-            assert_close(
-                &format!("{name}: {tensor}"),
-                &found,
-                golden.f64(),
-                TOLERANCE,
-            );
+            assert_close(&format!("{name}: {tensor}"), &found, golden.f64(), TOLERANCE);
         }
     };
     let hidden = vit.hidden_states(pixels.clone());
     let [_, tokens, _] = hidden.final_norm.dims();
     check("embeddings", values(hidden.embeddings));
     for (block, states) in hidden.blocks.into_iter().enumerate() {
-        assert!(
-            golden.contains_key(&format!("block.{block}")),
-            "{name}: no golden block {block}"
-        );
+        assert!(golden.contains_key(&format!("block.{block}")), "{name}: no golden block {block}");
         check(&format!("block.{block}"), values(states));
     }
     check("final_norm", values(hidden.final_norm.clone()));
-    check(
-        "feature_cls",
-        values(hidden.final_norm.clone().narrow(1, 0, 1)),
-    );
-    check(
-        "feature_mean",
-        values(hidden.final_norm.narrow(1, 1, tokens - 1).mean_dim(1)),
-    );
-    assert_eq!(
-        vit.head.is_some(),
-        precise(&golden, "logits").is_some(),
-        "{name}: head"
-    );
+    check("feature_cls", values(hidden.final_norm.clone().narrow(1, 0, 1)));
+    check("feature_mean", values(hidden.final_norm.narrow(1, 1, tokens - 1).mean_dim(1)));
+    assert_eq!(vit.head.is_some(), precise(&golden, "logits").is_some(), "{name}: head");
     if vit.head.is_some() {
         let logits = vit.forward(pixels);
         check("logits", values(logits.clone()));
         let labels = golden["labels"].i64();
-        let targets =
-            Tensor::<1, Int>::from_data(TensorData::new(labels.to_vec(), [labels.len()]), &device);
-        check(
-            "loss",
-            values(
-                CrossEntropyLossConfig::new()
-                    .init(&device)
-                    .forward(logits, targets),
-            ),
-        );
+        let targets = Tensor::<1, Int>::from_data(TensorData::new(labels.to_vec(), [labels.len()]), &device);
+        check("loss", values(CrossEntropyLossConfig::new().init(&device).forward(logits, targets)));
     }
 }
 
 /// The golden tensor in the highest precision there is: `NAME.f64`, else `NAME`.
 fn precise<'a>(golden: &'a BTreeMap<String, Golden>, name: &str) -> Option<&'a Golden> {
-    golden
-        .get(&format!("{name}.f64"))
-        .or_else(|| golden.get(name))
+    golden.get(&format!("{name}.f64")).or_else(|| golden.get(name))
 }
 
 fn tensor<const D: usize>(golden: &Golden, device: &Device) -> Tensor<D> {
@@ -131,8 +91,5 @@ fn tensor<const D: usize>(golden: &Golden, device: &Device) -> Tensor<D> {
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor
-        .into_data_as::<f32>()
-        .try_into_vec()
-        .expect("the type was asked for")
+    tensor.into_data_as::<f32>().try_into_vec().expect("the type was asked for")
 }
