@@ -43,6 +43,8 @@ struct Attached {
     plans: Vec<Plan>,
     /// Per site: the base weight, A and B.
     ids: Vec<[ParamId; 3]>,
+    /// What has gradients: factors, and the parameters trained beside them.
+    trained: Vec<ParamId>,
 }
 
 /// How many numbers training changes.
@@ -100,8 +102,9 @@ impl<M: Module> Adapted<M> {
         let ids = sites.iter().map(|site| ids_of(site, &params)).collect();
         let mut trained = ids_named(&params, also_train)?;
         trained.extend(params.iter().filter(|p| is_adapter(&p.path)).map(|p| p.id));
-        let attached = Attached { config: None, targets: Targets::default(), sites, plans, ids };
-        Ok(Self { model: train_only(model, &trained), alpha, beta, attached: Arc::new(attached) })
+        let model = train_only(model, &trained);
+        let attached = Attached { config: None, targets: Targets::default(), sites, plans, ids, trained };
+        Ok(Self { model, alpha, beta, attached: Arc::new(attached) })
     }
 
     /// A model without adapters of which only the modules `trained` are trained: a linear probe, if that is the head.
@@ -112,17 +115,19 @@ impl<M: Module> Adapted<M> {
         Self::hang(model, Vec::new(), Vec::new(), trained, device)
     }
 
-    /// A model without adapters that is trained as a whole.
+    /// A model without adapters that is trained as a whole, but for what it keeps fixed itself.
     pub fn full(model: M) -> Self {
-        let all: Vec<ParamId> = float_params(&model).iter().map(|param| param.id).collect();
+        let params = float_params(&model);
+        let trained: Vec<ParamId> = params.iter().filter(|param| !param.frozen).map(|p| p.id).collect();
         let attached = Attached {
             config: None,
             targets: Targets::default(),
             sites: Vec::new(),
             plans: Vec::new(),
             ids: Vec::new(),
+            trained,
         };
-        let model = train_only(model, &all);
+        let model = train_only(model, &attached.trained);
         Self { model, alpha: None, beta: None, attached: Arc::new(attached) }
     }
 
@@ -148,12 +153,11 @@ impl<M: Module> Adapted<M> {
 
     /// How many numbers training changes.
     pub fn trained_numbers(&self) -> TrainedNumbers {
-        let numbers = |plan: &Plan| plan.a.trained_numbers() + plan.b.trained_numbers();
         let other = (float_params(&self.model).iter())
-            .filter(|param| param.trained && !is_adapter(&param.path))
+            .filter(|param| self.attached.trained.contains(&param.id) && !is_adapter(&param.path))
             .map(|param| param.shape.iter().product::<usize>())
             .sum();
-        TrainedNumbers { adapter: self.attached.plans.iter().map(numbers).sum(), other }
+        TrainedNumbers { adapter: self.attached.plans.iter().map(Plan::trained_numbers).sum(), other }
     }
 
     /// Gradients of the factors become gradients of the coefficients; called once per optimizer step, after the
@@ -318,7 +322,7 @@ impl<M: Module> Adapted<M> {
             .map(|(_, id)| id)
             .collect();
         let mut params = float_params(&self.model);
-        params.retain(|param| param.trained && !derived.contains(&param.id));
+        params.retain(|param| self.attached.trained.contains(&param.id) && !derived.contains(&param.id));
         params
     }
 }

@@ -16,8 +16,8 @@ pub struct FoundParam {
     pub id: ParamId,
     /// Lengths of its axes.
     pub shape: Vec<usize>,
-    /// Whether training changes it.
-    pub trained: bool,
+    /// Whether its model keeps it from being trained; a parameter that was never used counts as free.
+    pub frozen: bool,
     /// Kind of the module that holds it, such as `Linear`.
     container: String,
 }
@@ -45,7 +45,8 @@ impl ModuleVisitor for Walk {
             path: self.names.join("."),
             id: param.id,
             shape: param.lazy_shape().to_vec(),
-            trained: param.is_require_grad(),
+            // Asking one that was never used would allocate it, and asking for `val` would merge an adapter.
+            frozen: param.is_initialized() && !param.base().is_require_grad(),
             container: self.containers.last().cloned().unwrap_or_default(),
         });
     }

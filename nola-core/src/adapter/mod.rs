@@ -84,7 +84,7 @@ impl Factor {
     }
 
     /// Trained numbers behind the matrix.
-    pub(crate) fn trained_numbers(&self) -> usize {
+    fn trained_numbers(&self) -> usize {
         match self {
             Self::Learned(values) => values.len(),
             Self::Mixed(mixed) => mixed.basis.count(),
@@ -128,6 +128,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Trained numbers of the site.
+    pub fn trained_numbers(&self) -> usize {
+        self.a.trained_numbers() + self.b.trained_numbers()
+    }
+
     /// The module to hang on the weight of `site`.
     pub(crate) fn build(&self, site: &Site, device: &Device) -> LowRank {
         let matrix = |factor: &Factor, shape: [usize; 2]| {

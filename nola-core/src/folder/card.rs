@@ -4,7 +4,7 @@ use super::Description;
 use super::native::Manifest;
 use crate::adapter::AdapterConfig;
 
-/// The text of `README.md`; under 1 KiB, since it counts toward the folder's size.
+/// The text of `README.md`; short, since it counts toward the folder's size.
 pub(super) fn text(manifest: &Manifest, description: &Description) -> String {
     let method = match manifest.config() {
         Some(AdapterConfig::Nola(nola)) => format!(
@@ -19,12 +19,9 @@ pub(super) fn text(manifest: &Manifest, description: &Description) -> String {
         labels = format!("{} classes, listed in adapter_config.json", description.labels.len());
     }
     format!(
-        "---\nbase_model: {base}\nlibrary_name: nola\ntags: [nola, adapter]\n---\n\n\
-         # Adapter for {base}\n\n{method}\n{summary}\n{labels}\n\n\
-         The random basis is regenerated from the seed by `{generator}`; only the trained numbers are stored. \
-         Read it with `nola-train inspect FOLDER`, use it with `nola-train evaluate` or `predict`, \
-         bake it into dense weights with `nola-train merge`, \
-         or turn it into a LoRA that PEFT loads with `nola-train export`.\n",
+        "---\nbase_model: {base}\nlibrary_name: nola\n---\n\n# Adapter for {base}\n\n{method}\n{summary}\n{labels}\n\n\
+         The basis is regenerated from the seed by `{generator}`. `nola-train inspect FOLDER` shows the rest; `merge` \
+         and `export` make dense weights or a LoRA for PEFT.\n",
         base = description.base.name,
         summary = description.summary,
         generator = crate::basis::GENERATOR,

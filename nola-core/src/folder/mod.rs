@@ -6,8 +6,8 @@
 //! | `adapter_model.safetensors` | `alpha` `[sites, k]` and `beta` `[sites, l]`, one check word a site in `check`, and any other trained parameter under its path |
 //! | `README.md` | the adapter card, for people |
 //!
-//! Coefficients are stored as `f32` (32 bits), `f16` (16), or as signed integers of 8 or 4 bits with one scale per
-//! vector in `alpha_scale` and `beta_scale` (`[sites]`); other parameters as `f32`. Reading is strict: every tensor is
+//! Coefficients are stored as `f32` (32 bits), `f16` (16), or as signed integers of 8 or 4 bits with one `bf16`
+//! scale per vector in `alpha_scale` and `beta_scale` (`[sites]`); other parameters as `f32`. Reading is strict: every tensor is
 //! used, every site is found, check words and hashes are equal, or one error lists all that differs.
 //! LoRA adapters are written as PEFT writes them; see [`peft`].
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
+use half::bf16;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -144,7 +145,8 @@ pub(super) fn write<M: Module>(
     files::new_folder(folder)?;
     let weights = serialized(folder, &stored_tensors(adapted, &state, bits))?;
     let manifest = manifest(adapted, &state, description, bits, &weights);
-    let config = serde_json::to_vec_pretty(&manifest).map_err(|error| invalid(folder, error))?;
+    // Not indented: in a folder of a few kilobytes the blanks would be a tenth. `inspect` shows it readably.
+    let config = serde_json::to_vec(&manifest).map_err(|error| invalid(folder, error))?;
     let card = card::text(&manifest, description);
     let mut bytes = 0;
     for (name, content) in [(WEIGHTS, &weights[..]), (CARD, card.as_bytes()), (CONFIG, &config)] {
@@ -314,7 +316,8 @@ fn stored_tensors<M: Module>(
         let (dtype, cols) = stored_form(bits, shape[1]);
         tensors.insert(name.clone(), Stored { dtype, shape: vec![shape[0], cols], bytes });
         if !scales.is_empty() {
-            let scale = Stored { dtype: Dtype::F32, shape: vec![shape[0]], bytes: le_bytes(&scales) };
+            let bytes = scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+            let scale = Stored { dtype: Dtype::BF16, shape: vec![shape[0]], bytes };
             tensors.insert(format!("{name}_scale"), scale);
         }
     }
@@ -438,8 +441,9 @@ impl Reader<'_> {
         let scales = match bits {
             CoefficientBits::B32 | CoefficientBits::B16 => Vec::new(),
             CoefficientBits::B8 | CoefficientBits::B4 => {
-                let scales = self.take(&format!("{name}_scale"), Dtype::F32, Some(&[sites]));
-                scales.map_or(Vec::new(), |(_, bytes)| f32s(&bytes))
+                let scales = self.take(&format!("{name}_scale"), Dtype::BF16, Some(&[sites]));
+                let bytes = scales.map_or(Vec::new(), |(_, bytes)| bytes);
+                bytes.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b)).collect()
             }
         };
         let Some((_, bytes)) = bytes else { return vec![0.0; sites * count] };

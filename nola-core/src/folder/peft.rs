@@ -44,7 +44,6 @@ pub enum Generation {
 /// The keys of `adapter_config.json` that decide what the tensors mean; PEFT ignores keys it does not know, and so do we.
 #[derive(Debug, Clone, Deserialize)]
 struct PeftConfig {
-    peft_type: String,
     r: usize,
     lora_alpha: f64,
     #[serde(default)]
@@ -96,8 +95,15 @@ pub fn is_peft(folder: &Path) -> bool {
 /// If a file is missing or damaged, or the adapter is of a kind that is no plain LoRA.
 pub fn read(folder: &Path) -> Result<PeftAdapter, Error> {
     let file = folder.join(CONFIG);
-    let config: PeftConfig = serde_json::from_slice(&read_file(&file)?)
-        .map_err(|error| Error::Invalid { file: file.clone(), problems: vec![error.to_string()] })?;
+    let invalid =
+        |error: serde_json::Error| Error::Invalid { file: file.clone(), problems: vec![error.to_string()] };
+    let value: Value = serde_json::from_slice(&read_file(&file)?).map_err(invalid)?;
+    // Other kinds have other keys, so the kind is told before a key is missed.
+    if value["peft_type"] != "LORA" {
+        let found = value["peft_type"].to_string().replace('"', "");
+        return Err(Error::Unsupported { file: file.clone(), field: "peft_type", found, supported: "LORA" });
+    }
+    let config: PeftConfig = serde_json::from_value(value).map_err(invalid)?;
     check_kind(&file, &config)?;
     let file = folder.join(WEIGHTS);
     let bytes = read_file(&file)?;
@@ -123,9 +129,6 @@ fn check_kind(file: &Path, config: &PeftConfig) -> Result<(), Error> {
     let unsupported = |field, found: String, supported| {
         Err(Error::Unsupported { file: file.to_owned(), field, found, supported })
     };
-    if config.peft_type != "LORA" {
-        return unsupported("peft_type", config.peft_type.clone(), "LORA");
-    }
     if config.use_dora {
         return unsupported("use_dora", "true".to_owned(), "plain LoRA and rsLoRA");
     }
