@@ -26,7 +26,7 @@ use crate::report::ResultRow;
 
 /// Fine-tune vision transformers with adapters of a few kilobytes; without a command: the quick start.
 #[derive(Debug, Parser)]
-#[command(version, about, long_about = None)]
+#[command(name = "nola-train", version, long_about = None)]
 pub struct Cli {
     #[command(flatten)]
     global: Global,

@@ -100,8 +100,9 @@ fn refused(choice: DeviceChoice, problem: &str) -> Error {
     Error::Device { requested: choice.to_string(), problem: problem.to_owned() }
 }
 
+/// The CPU, which needs no self-check: it is what the others are compared with.
 #[cfg(feature = "cpu")]
-fn cpu() -> OpenDevice {
+pub fn cpu() -> OpenDevice {
     OpenDevice { device: Device::flex(), name: "cpu".to_owned() }
 }
 

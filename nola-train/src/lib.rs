@@ -14,6 +14,7 @@ pub mod fit;
 pub mod learner;
 pub mod memory;
 pub mod optimizer;
+pub mod program;
 pub mod progress;
 pub mod recipe;
 pub mod report;

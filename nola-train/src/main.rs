@@ -1,40 +1,5 @@
 //! The program; see the crate's documentation.
 
-use std::process::ExitCode;
-use std::sync::atomic::Ordering;
-
-use nola_train::train::INTERRUPTED;
-use nola_train::{Error, commands};
-
-fn main() -> ExitCode {
-    // The first interrupt ends the run after its step; the second one ends the program.
-    let handler = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(Error::Interrupted.exit_code()));
-        }
-    });
-    if let Err(error) = handler {
-        eprintln!("warning: interrupts end the program at once: {error}");
-    }
-    match commands::run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {}", with_sources(&error));
-            ExitCode::from(error.exit_code())
-        }
-    }
-}
-
-/// The error and what caused it, on one line.
-fn with_sources(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
+fn main() -> std::process::ExitCode {
+    nola_train::program::run()
 }

@@ -145,6 +145,17 @@ steps = 200
     }
 
     #[test]
+    fn another_method_keeps_the_targets_and_drops_what_it_does_not_have() {
+        let text = format!("{SMALL}\n[method]\nkind = \"nola\"\nrank = 2\nk = 7\nlayers = [1]\n");
+        let of = |overrides: &[&str]| read(&text, overrides).unwrap().method.clone();
+        let MethodRecipe::Lora(lora) = of(&["method.kind=lora"]) else { panic!("no LoRA") };
+        assert_eq!((lora.rank, lora.layers), (2, vec![1]));
+        assert_eq!(of(&["method.kind=full"]), MethodRecipe::Full {});
+        let MethodRecipe::Nola(nola) = of(&["method.kind=nola"]) else { panic!("no NOLA") };
+        assert_eq!(nola.k, 7, "the same method keeps everything");
+    }
+
+    #[test]
     fn an_unknown_key_names_file_line_key_and_the_likely_one() {
         let text = SMALL.replace("steps = 200", "stpes = 200");
         let message = message(&text, &[]);

@@ -10,8 +10,8 @@ use nola_models::Vit;
 use nola_models::vit::peft_names;
 
 use super::{ModelArgs, print_line};
-use crate::Error;
 use crate::evaluate::host_rows;
+use crate::{Error, device};
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
@@ -35,7 +35,7 @@ enum Names {
 
 /// Exporting runs on the CPU, whatever `--device` says: its bits are the same on every machine.
 pub fn run(args: &ExportArgs) -> Result<(), Error> {
-    let device = Device::flex();
+    let device = device::cpu().device;
     let named = args.model.named()?;
     let opened = named.clone().open(&device)?;
     let generation = match args.names {

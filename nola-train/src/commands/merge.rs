@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 
-use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use nola_models::StoredDtype;
 
 use super::{ModelArgs, print_line};
-use crate::Error;
+use crate::{Error, device};
 
 #[derive(Debug, Args)]
 pub struct MergeArgs {
@@ -29,7 +28,7 @@ enum Dtype {
 
 /// Merging runs on the CPU, whatever `--device` says: its bits are the same on every machine.
 pub fn run(args: &MergeArgs) -> Result<(), Error> {
-    let opened = args.model.named()?.open(&Device::flex())?;
+    let opened = args.model.named()?.open(&device::cpu().device)?;
     let sites = opened.adapted.sites().len();
     let merged = opened.adapted.merge()?;
     let dtype = match args.dtype {

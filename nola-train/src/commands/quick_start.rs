@@ -107,5 +107,9 @@ fn recipe(method: &str, assets: &Path) -> Result<CheckedRecipe, Error> {
 /// The folder of the shipped files: below the working directory, or where this program was built.
 fn assets() -> PathBuf {
     let here = PathBuf::from("assets");
-    if here.is_dir() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets") }
+    if here.join("vit-micro/config.json").is_file() {
+        here
+    } else {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets")
+    }
 }

@@ -139,9 +139,25 @@ impl Override {
             let value = inner.entry(part).or_insert_with(|| Value::Table(Table::new()));
             inner = value.as_table_mut().ok_or_else(malformed)?;
         }
-        inner.insert(last.to_owned(), self.value.clone());
+        let before = inner.insert(last.to_owned(), self.value.clone());
+        if self.key == "method.kind" && before.as_ref() != Some(&self.value) {
+            forget_other_method(inner);
+        }
         Ok(())
     }
+}
+
+/// Drops what the method just chosen does not have, so that `--set method.kind=lora` alone compares two methods.
+///
+/// The factor `alpha` means another thing to each method and goes back to its default.
+fn forget_other_method(method: &mut Table) {
+    let kept: &[&str] = match method.get("kind").and_then(Value::as_str) {
+        Some("nola" | "lora") => &["kind", "rank", "seed", "targets", "exclude", "layers"],
+        Some("linear" | "full") => &["kind"],
+        // An unknown kind is reported later, with the kinds there are.
+        Some(_) | None => return,
+    };
+    method.retain(|key, _| kept.contains(&key));
 }
 
 /// A TOML value; a shell takes quotes away, so what is not TOML counts as text.

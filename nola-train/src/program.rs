@@ -1,0 +1,41 @@
+//! The program from its first line to its exit code.
+
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use crate::train::INTERRUPTED;
+use crate::{Error, commands};
+
+/// Runs the command line; `main` does no more than this.
+pub fn run() -> ExitCode {
+    // The first interrupt ends the run after its step; the second one ends the program.
+    let handler = ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(Error::Interrupted.exit_code()));
+        }
+    });
+    if let Err(error) = handler {
+        eprintln!("warning: interrupts end the program at once: {error}");
+    }
+    match commands::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", with_sources(&error));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// The error and what caused it, on one line.
+fn with_sources(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
