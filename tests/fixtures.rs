@@ -34,6 +34,53 @@ pub fn cases(root: &Path, kind: &str) -> Vec<PathBuf> {
     folders
 }
 
+/// What became of the cases of one kind; printed case by case.
+#[derive(Debug, Default)]
+pub struct Tally {
+    checked: usize,
+    skipped: usize,
+}
+
+impl Tally {
+    /// A case was checked, or was skipped for a reason.
+    pub fn note(&mut self, name: &str, outcome: Result<(), String>) {
+        match outcome {
+            Ok(()) => {
+                println!("checked {name}");
+                self.checked += 1;
+            }
+            Err(reason) => {
+                println!("skipped {name}: {reason}");
+                self.skipped += 1;
+            }
+        }
+    }
+
+    /// Asserts that something was checked in the project's own fixtures; a folder named by the user may hold
+    /// nothing but cases of kinds that are not built yet.
+    pub fn finish(self, kind: &str) {
+        let named = std::env::var_os("NOLA_FIXTURES").is_some();
+        assert!(named || self.checked > 0, "{kind}: no case checked, {} skipped", self.skipped);
+    }
+}
+
+#[test]
+fn golden_every_folder_of_the_fixtures_has_a_test_or_a_reason() {
+    let Some(root) = root() else {
+        println!("skipped: no ../shared/fixtures and no assets/golden");
+        return;
+    };
+    for entry in std::fs::read_dir(&root).expect("a readable fixture folder") {
+        let path = entry.expect("a readable fixture folder").path();
+        let name = path.file_name().expect("a folder has a name").to_string_lossy().into_owned();
+        match name.as_str() {
+            "models" | "nola" | "peft" | "philox" => println!("tested: {name}"),
+            "metrics" => println!("skipped {name}: text metrics are not built yet"),
+            _ => assert!(!path.is_dir(), "{name}: no test knows this kind of fixture"),
+        }
+    }
+}
+
 /// Reads a JSON file of the fixtures.
 pub fn json(file: &Path) -> serde_json::Value {
     let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));

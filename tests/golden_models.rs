@@ -1,13 +1,12 @@
 //! Models against values that PyTorch computed: every case of `models/` in the fixtures.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::nn::loss::CrossEntropyLossConfig;
-use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_models::{Checkpoint, Vit};
 
-use crate::fixtures::{self, Golden, assert_close};
+use crate::devices::{classes, device, precise, tensor, values};
+use crate::fixtures::{self, Tally, assert_close};
 
 /// Largest difference of a float32 run from the float64 values, as the fixtures' README suggests.
 const TOLERANCE: f64 = 1e-4;
@@ -18,22 +17,20 @@ fn golden_models_give_the_values_of_the_reference() {
         println!("skipped: no ../shared/fixtures and no assets/golden");
         return;
     };
-    let cases = fixtures::cases(&root, "models");
-    let mut checked = 0;
-    for folder in &cases {
+    let mut tally = Tally::default();
+    for folder in &fixtures::cases(&root, "models") {
         let name = folder.file_name().expect("a folder has a name").to_string_lossy();
         let checkpoint = Checkpoint::open(folder).unwrap_or_else(|error| panic!("{name}: {error}"));
-        match kind(&checkpoint) {
-            Kind::Vit => check_vit(&name, folder, &checkpoint),
-            Kind::Other(kind) => {
-                println!("skipped {name}: `{kind}` is not built yet");
-                continue;
+        let outcome = match kind(&checkpoint) {
+            Kind::Vit => {
+                check_vit(&name, folder, &checkpoint);
+                Ok(())
             }
-        }
-        println!("checked {name}");
-        checked += 1;
+            Kind::Other(kind) => Err(format!("`{kind}` is not built yet")),
+        };
+        tally.note(&name, outcome);
     }
-    assert!(checked > 0 || cases.is_empty(), "{}: no case of a supported kind", root.display());
+    tally.finish("models");
 }
 
 /// What a case's `config.json` says it is.
@@ -52,7 +49,7 @@ fn kind(checkpoint: &Checkpoint) -> Kind {
 }
 
 fn check_vit(name: &str, folder: &Path, checkpoint: &Checkpoint) {
-    let device = Device::flex();
+    let device = device();
     let vit = Vit::load(checkpoint, &device).unwrap_or_else(|error| panic!("{name}: {error}"));
     let (golden, _) = fixtures::tensors(&folder.join("expected.safetensors"));
     let pixels = tensor::<4>(&golden["pixel_values"], &device);
@@ -75,21 +72,7 @@ fn check_vit(name: &str, folder: &Path, checkpoint: &Checkpoint) {
     if vit.head.is_some() {
         let logits = vit.forward(pixels);
         check("logits", values(logits.clone()));
-        let labels = golden["labels"].i64();
-        let targets = Tensor::<1, Int>::from_data(TensorData::new(labels.to_vec(), [labels.len()]), &device);
+        let targets = classes(&golden["labels"], &device);
         check("loss", values(CrossEntropyLossConfig::new().init(&device).forward(logits, targets)));
     }
-}
-
-/// The golden tensor in the highest precision there is: `NAME.f64`, else `NAME`.
-fn precise<'a>(golden: &'a BTreeMap<String, Golden>, name: &str) -> Option<&'a Golden> {
-    golden.get(&format!("{name}.f64")).or_else(|| golden.get(name))
-}
-
-fn tensor<const D: usize>(golden: &Golden, device: &Device) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(golden.f32(), golden.shape.clone()), device)
-}
-
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data_as::<f32>().try_into_vec().expect("the type was asked for")
 }

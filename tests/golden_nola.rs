@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::curves;
 use crate::devices::{by_path, classes, device, precise, tensor, transposed, values};
-use crate::fixtures::{self, Golden, assert_close};
+use crate::fixtures::{self, Golden, Tally, assert_close};
 
 /// Largest difference of a float32 run from the float64 values, as the fixtures' README suggests.
 const TOLERANCE: f64 = 1e-4;
@@ -37,20 +37,14 @@ fn on_cases(kind: &str, check: impl Fn(&Case) -> Result<(), String>) {
         return;
     }
     let cases = fixtures::json(&folder.join("cases.json"));
-    let mut checked = 0;
+    let mut tally = Tally::default();
     for (name, settings) in cases["cases"].as_object().expect("cases by name") {
         let (tensors, metadata) = fixtures::tensors(&folder.join(format!("{name}.safetensors")));
         let scale = metadata["scale"].parse().expect("the scale is a number");
         let case = Case { name, settings, root: &root, tensors, scale };
-        match check(&case) {
-            Ok(()) => {
-                println!("checked {name}");
-                checked += 1;
-            }
-            Err(reason) => println!("skipped {name}: {reason}"),
-        }
+        tally.note(name, check(&case));
     }
-    assert!(checked > 0, "{}: no case checked", folder.display());
+    tally.finish(kind);
 }
 
 /// One file of the fixtures.

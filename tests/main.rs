@@ -1,5 +1,6 @@
 //! Tests that cross crates.
 
+mod bad_input;
 mod curves;
 mod devices;
 mod fixtures;
@@ -8,3 +9,7 @@ mod golden_nola;
 mod golden_peft;
 mod golden_philox;
 mod laws;
+mod program;
+mod sizes;
+mod tiny;
+mod training;

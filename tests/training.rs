@@ -1,0 +1,188 @@
+//! The training loop on a tiny ViT: what it computes, when it stops, and what it keeps.
+
+use burn::module::Module;
+use burn::tensor::{Device, TensorData};
+use nola_core::{Adapted, AdapterConfig, TrainedState};
+use nola_models::Vit;
+use nola_train::Error;
+use nola_train::learner::ImageBatch;
+use nola_train::recipe::{Optimizer, Period, ScheduleKind, TrainRecipe};
+use nola_train::train::{Observer, StepReport, Trained, train};
+
+use crate::devices::device;
+use crate::tiny::{adapted, batch, every_adapter};
+
+/// Plain gradient descent, so that a step is the gradient.
+fn recipe(steps: usize) -> TrainRecipe {
+    TrainRecipe {
+        steps,
+        batch: 4,
+        optimizer: Optimizer::Sgd,
+        learning_rate: 0.1,
+        schedule: ScheduleKind::Constant,
+        evaluate_every: Period::NEVER,
+        ..TrainRecipe::default()
+    }
+}
+
+fn nola() -> AdapterConfig {
+    every_adapter().remove(0).1
+}
+
+/// Answers every evaluation with the next of these scores, and remembers the steps.
+#[derive(Default)]
+struct Scripted {
+    scores: Vec<f64>,
+    reports: Vec<StepReport>,
+}
+
+impl Observer<Vit> for Scripted {
+    fn stepped(&mut self, report: StepReport) {
+        self.reports.push(report);
+    }
+
+    fn evaluate(&mut self, _step: usize, _model: &Vit) -> Result<f64, Error> {
+        Ok(if self.scores.is_empty() { 0.0 } else { self.scores.remove(0) })
+    }
+}
+
+fn run(recipe: &TrainRecipe, passes: &[&[usize]]) -> (Trained<Vit>, Scripted) {
+    run_scored(recipe, passes, Vec::new())
+}
+
+/// Trains NOLA; `passes` are the samples of each pass of a step, the same in every step.
+fn run_scored(recipe: &TrainRecipe, passes: &[&[usize]], scores: Vec<f64>) -> (Trained<Vit>, Scripted) {
+    let device = device();
+    let mut observer = Scripted { scores, reports: Vec::new() };
+    let step = |_| Ok(passes.iter().map(|samples| picked(samples, &device)).collect());
+    let model = adapted(&nola(), &device);
+    let trained = train(model, recipe, (0..recipe.steps).map(step), &mut observer).expect("finite losses");
+    (trained, observer)
+}
+
+/// Some samples of one batch of four.
+fn picked(samples: &[usize], device: &Device) -> ImageBatch {
+    let all = batch(4, 2, device);
+    let of = |index: &usize| all.pixels.clone().narrow(0, *index, 1);
+    let labels = |index: &usize| all.labels.clone().narrow(0, *index, 1);
+    ImageBatch {
+        pixels: burn::tensor::Tensor::cat(samples.iter().map(of).collect(), 0),
+        labels: burn::tensor::Tensor::cat(samples.iter().map(labels).collect(), 0),
+    }
+}
+
+fn floats(data: &TensorData) -> Vec<f32> {
+    data.clone().try_into_vec().expect("trained values are f32")
+}
+
+/// The largest difference of two states, and the 2-norm of their difference.
+fn differences(left: &TrainedState, right: &TrainedState) -> (f32, f64) {
+    let (mut largest, mut squares) = (0.0_f32, 0.0);
+    for (name, data) in left {
+        for (l, r) in floats(data).into_iter().zip(floats(&right[name])) {
+            largest = largest.max((l - r).abs());
+            squares += f64::from(l - r).powi(2);
+        }
+    }
+    (largest, squares.sqrt())
+}
+
+#[test]
+fn a_step_expands_and_projects_once_per_factor_whatever_the_passes() {
+    let device = device();
+    let at_start = adapted(&nola(), &device).basis_calls();
+    let (trained, _) = run(&recipe(3), &[&[0], &[1], &[2], &[3]]);
+    for (site, start) in trained.last.basis_calls().into_iter().zip(at_start) {
+        for ([expand, project], [first_expand, first_project]) in site.into_iter().zip(start) {
+            assert_eq!([expand - first_expand, project - first_project], [3, 3]);
+        }
+    }
+}
+
+#[test]
+fn passes_of_a_step_weigh_as_many_samples_as_they_have() {
+    let (whole, seen_whole) = run(&recipe(2), &[&[0, 1, 2, 3]]);
+    let (split, seen_split) = run(&recipe(2), &[&[0, 1, 2], &[3]]);
+    let (largest, _) = differences(&whole.last.state(), &split.last.state());
+    assert!(largest < 1e-5, "{largest}");
+    assert!((seen_whole.reports[1].loss - seen_split.reports[1].loss).abs() < 1e-5);
+    assert_eq!(seen_split.reports[1].samples, 4);
+}
+
+#[test]
+fn the_limit_on_the_gradient_counts_all_parameters_together() {
+    let start = adapted(&nola(), &device()).state();
+    let (free, seen) = run(&recipe(1), &[&[0, 1, 2, 3]]);
+    let (_, length) = differences(&free.last.state(), &start);
+    assert!((length - 0.1 * seen.reports[0].gradient_norm).abs() < 1e-4 * length, "{length}");
+    let limit = seen.reports[0].gradient_norm / 3.0;
+    let (clipped, _) = run(&TrainRecipe { clip_norm: Some(limit), ..recipe(1) }, &[&[0, 1, 2, 3]]);
+    let (_, length) = differences(&clipped.last.state(), &start);
+    assert!((length - 0.1 * limit).abs() < 1e-4 * length, "{length} and {limit}");
+}
+
+#[test]
+fn the_base_stays_as_it_was() {
+    let device = device();
+    let start = adapted(&nola(), &device).model;
+    let (trained, _) = run(&recipe(3), &[&[0, 1, 2, 3]]);
+    let weight = |vit: &Vit| crate::devices::values(vit.blocks[0].mlp.up.weight.base());
+    assert_eq!(weight(&start), weight(&trained.last.model));
+    assert_ne!(adapted(&nola(), &device).state()["beta"], trained.last.state()["beta"]);
+}
+
+#[test]
+fn training_lowers_the_loss_with_every_optimizer() {
+    for optimizer in [Optimizer::AdamW, Optimizer::Adam, Optimizer::Sgd] {
+        let recipe = TrainRecipe { optimizer, learning_rate: 0.02, ..recipe(30) };
+        let (_, seen) = run(&recipe, &[&[0, 1, 2, 3]]);
+        let (first, last) = (seen.reports[0].loss, seen.reports[29].loss);
+        assert!(last < 0.9 * first, "{optimizer:?}: {first} to {last}");
+    }
+}
+
+#[test]
+fn the_state_with_the_best_score_is_kept() {
+    let recipe = TrainRecipe { evaluate_every: Period(1), ..recipe(4) };
+    let (trained, _) = run_scored(&recipe, &[&[0, 1, 2, 3]], vec![0.1, 0.9, 0.9, 0.3]);
+    assert_eq!(trained.best_step, 2);
+    let (two_steps, _) = run(&self::recipe(2), &[&[0, 1, 2, 3]]);
+    assert_eq!(trained.best, two_steps.last.state());
+}
+
+#[test]
+fn a_run_without_progress_stops_early() {
+    let recipe = TrainRecipe { evaluate_every: Period(1), early_stop: 2, ..recipe(9) };
+    let (trained, seen) = run_scored(&recipe, &[&[0, 1, 2, 3]], vec![0.5, 0.5, 0.4, 0.9]);
+    assert_eq!((trained.steps, seen.reports.len(), trained.interrupted), (3, 3, false));
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_run_and_names_the_step() {
+    let device = device();
+    let broken = |step: usize| {
+        let mut pass = batch(4, 2, &device);
+        if step == 1 {
+            pass.pixels = pass.pixels.mul_scalar(f32::NAN);
+        }
+        Ok(vec![pass])
+    };
+    let model: Adapted<Vit> = adapted(&nola(), &device);
+    let result = train(model, &recipe(3), (0..3).map(broken), &mut Scripted::default());
+    let error = result.err().expect("a loss that is no number");
+    assert!(matches!(error, Error::Diverged { step: 2, .. }), "{error}");
+    assert_eq!(error.exit_code(), 8);
+}
+
+#[test]
+fn a_model_put_to_use_computes_with_its_adapters() {
+    let device = device();
+    let model = crate::tiny::perturbed(&nola(), &device);
+    let logits = |vit: &Vit, device: &Device| crate::devices::values(vit.forward(batch(2, 1, device).pixels));
+    let used = logits(&model.model.clone().valid(), &device.clone().inner());
+    // The device has faster kernels where no gradient is asked for.
+    for (found, trained) in used.iter().zip(logits(&model.model, &device)) {
+        assert!((found - trained).abs() < 1e-5, "{found} and {trained}");
+    }
+    assert_ne!(used, logits(&crate::tiny::vit(&device).valid(), &device.inner()));
+}
