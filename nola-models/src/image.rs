@@ -168,22 +168,27 @@ impl Preprocessor {
         })
     }
 
-    /// Reads timm's `pretrained_cfg`: the shorter side to `size / crop_pct`, then the middle.
+    /// Reads timm's `pretrained_cfg`: the shorter side (or both, if squashed) to `size / crop_pct`, then the middle.
     fn from_timm(config: &Value, file: &Path, image_size: usize) -> Result<Self, Error> {
         let fields = Fields { json: config, file };
         let crop_pct = fields.float("crop_pct", 0.875)?;
         if crop_pct <= 0.0 || crop_pct > 1.0 {
             return Err(fields.wrong("crop_pct", "more than 0, at most 1"));
         }
-        let filter = match config["interpolation"].as_str() {
-            Some("bicubic") => Filter::Bicubic,
-            Some("bilinear") | None => Filter::Bilinear,
-            Some("lanczos") => Filter::Lanczos,
-            Some(_) => return Err(fields.wrong("interpolation", "`bilinear`, `bicubic` or `lanczos`")),
+        let name = config["interpolation"].as_str().unwrap_or("bilinear");
+        let filter = TIMM_FILTERS.iter().find(|(known, _)| *known == name).map(|(_, filter)| *filter);
+        let filter = filter.ok_or_else(|| {
+            fields.wrong("interpolation", "`bilinear`, `bicubic`, `lanczos`, `box` or `hamming`")
+        })?;
+        let side = (image_size as f64 / crop_pct) as usize;
+        let resize = match config["crop_mode"].as_str() {
+            Some("center") | None => Resize::ShortestEdge(side),
+            Some("squash") => Resize::Exact([side; 2]),
+            Some(_) => return Err(fields.wrong("crop_mode", "`center` or `squash`")),
         };
         const IMAGENET: [[f32; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];
         Ok(Self {
-            resize: Some(Resize::ShortestEdge((image_size as f64 / crop_pct) as usize)),
+            resize: Some(resize),
             filter,
             output: [image_size; 2],
             rescale: Some(1.0 / 255.0),
@@ -219,13 +224,29 @@ impl Preprocessor {
             config["rescale_factor"] = factor.into();
         }
         if let Some([mean, std]) = self.normalise {
-            // Through text: 0.485 as f32 would be written as 0.48500001430511475.
-            let plain = |values: [f32; 3]| {
-                values.map(|value| value.to_string().parse::<f64>().unwrap_or(value.into()))
-            };
             (config["image_mean"], config["image_std"]) = (json!(plain(mean)), json!(plain(std)));
         }
         config
+    }
+
+    /// timm's `pretrained_cfg` of this, which timm reads from `config.json`.
+    pub fn to_timm_json(&self) -> Value {
+        let [height, width] = self.output;
+        let (crop_pct, crop_mode) = match self.resize {
+            Some(Resize::ShortestEdge(side)) => (height.min(width) as f64 / side as f64, "center"),
+            Some(Resize::Exact(_)) | None => (1.0, "squash"),
+        };
+        let [mean, std] = self.normalise.unwrap_or([[0.0; 3], [1.0; 3]]).map(plain);
+        json!({
+            "input_size": [3, height, width],
+            "interpolation": timm_filter(self.filter),
+            "crop_pct": crop_pct,
+            "crop_mode": crop_mode,
+            "mean": mean,
+            "std": std,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        })
     }
 
     /// The same for another input size of the model, in pixels a side; what is cropped away stays in proportion.
@@ -353,6 +374,24 @@ fn deviations(fields: &Fields, field: &'static str, absent: [f32; 3]) -> Result<
     let numbers = channels(fields, field, absent)?;
     let positive = numbers.iter().all(|&number| number > 0.0);
     positive.then_some(numbers).ok_or_else(|| fields.wrong(field, "three numbers above 0"))
+}
+
+/// Numbers as they were written: 0.485 as f32 would otherwise come out as 0.48500001430511475.
+fn plain(values: [f32; 3]) -> [f64; 3] {
+    values.map(|value| value.to_string().parse::<f64>().unwrap_or(value.into()))
+}
+
+/// Every filter with timm's name for it.
+const TIMM_FILTERS: [(&str, Filter); 5] = [
+    ("bilinear", Filter::Bilinear),
+    ("bicubic", Filter::Bicubic),
+    ("lanczos", Filter::Lanczos),
+    ("box", Filter::Box),
+    ("hamming", Filter::Hamming),
+];
+
+fn timm_filter(filter: Filter) -> &'static str {
+    TIMM_FILTERS.iter().find(|(_, known)| *known == filter).map_or("bilinear", |(name, _)| name)
 }
 
 fn pil_filter(fields: &Fields) -> Result<Filter, Error> {
@@ -537,6 +576,9 @@ mod tests {
         let cropped = json!({ "size": { "shortest_edge": 256 }, "resample": 3, "do_center_crop": true, "crop_size": 224, "image_mean": [0.485, 0.456, 0.406] });
         for written in [Preprocessor::standard(32), preprocessor(cropped).unwrap()] {
             assert_eq!(preprocessor(written.to_json()).unwrap(), written);
+            let [size, _] = written.output_size();
+            let timm = Preprocessor::from_timm(&written.to_timm_json(), Path::new("config.json"), size);
+            assert_eq!(timm.unwrap(), written);
         }
     }
 }

@@ -257,7 +257,7 @@ impl VitConfig {
     fn to_timm_json(&self) -> Value {
         json!({
             // timm builds from the arguments; of the name it needs only the family.
-            "architecture": format!("vit_base_patch{}_{}", 16, 224),
+            "architecture": "vit_base_patch16_224",
             "num_classes": self.n_classes,
             "num_features": self.d_model,
             "global_pool": "avg",

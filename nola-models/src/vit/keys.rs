@@ -210,7 +210,11 @@ impl Vit {
     /// # Errors
     /// If `folder` exists and is not empty, or cannot be written.
     pub fn save(&self, folder: &Path, preprocessor: &Preprocessor, dtype: StoredDtype) -> Result<(), Error> {
-        save(folder, &self.config().to_json(), Some(&preprocessor.to_json()), &self.to_tensors(), dtype)
+        let mut config = self.config().to_json();
+        if self.config().pooling != Pooling::ClassToken {
+            config["pretrained_cfg"] = preprocessor.to_timm_json();
+        }
+        save(folder, &config, Some(&preprocessor.to_json()), &self.to_tensors(), dtype)
     }
 }
 
