@@ -21,13 +21,14 @@ pub(crate) fn philox4x32_10_lanes<const N: usize>(
     mut key: [u32; 2],
 ) -> [[u32; N]; 4] {
     for _ in 0..ROUNDS {
-        for lane in 0..N {
-            let product_0 = u64::from(MULTIPLIERS[0]) * u64::from(counters[0][lane]);
-            let product_1 = u64::from(MULTIPLIERS[1]) * u64::from(counters[2][lane]);
-            counters[0][lane] = (product_1 >> 32) as u32 ^ counters[1][lane] ^ key[0];
-            counters[2][lane] = (product_0 >> 32) as u32 ^ counters[3][lane] ^ key[1];
-            counters[1][lane] = product_1 as u32;
-            counters[3][lane] = product_0 as u32;
+        let [first, second, third, fourth] = &mut counters;
+        for (((c0, c1), c2), c3) in first.iter_mut().zip(second).zip(third).zip(fourth) {
+            let product_0 = u64::from(MULTIPLIERS[0]) * u64::from(*c0);
+            let product_1 = u64::from(MULTIPLIERS[1]) * u64::from(*c2);
+            *c0 = (product_1 >> 32) as u32 ^ *c1 ^ key[0];
+            *c2 = (product_0 >> 32) as u32 ^ *c3 ^ key[1];
+            *c1 = product_1 as u32;
+            *c3 = product_0 as u32;
         }
         key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
     }

@@ -199,10 +199,16 @@ impl Checkpoint {
             twice.extend(found.keys().filter(|tensor| self.tensors.contains_key(*tensor)).cloned());
             self.tensors.extend(found);
         }
-        if [&missing_shards, &absent, &twice, &unnamed].iter().all(|problems| problems.is_empty()) {
+        let problems = vec![
+            ("missing shards", missing_shards),
+            ("tensors absent from their shard", absent),
+            ("tensors in two shards", twice),
+            ("tensors that the index does not name", unnamed),
+        ];
+        if problems.iter().all(|(_, names)| names.is_empty()) {
             return Ok(());
         }
-        Err(Error::Shards { file: file.to_path_buf(), missing_shards, absent, twice, unnamed })
+        Err(Error::Shards { file: file.to_path_buf(), problems })
     }
 }
 

@@ -92,21 +92,12 @@ pub enum Error {
     },
 
     /// The shard index and the shards contradict each other.
-    #[error("{}: does not fit its shards{}; fetch the checkpoint again", file.display(), listed(&[
-        ("missing shards", missing_shards), ("tensors absent from their shard", absent), ("tensors in two shards", twice),
-        ("tensors that the index does not name", unnamed),
-    ]))]
+    #[error("{}: does not fit its shards{}; fetch the checkpoint again", file.display(), listed(problems))]
     Shards {
         /// The index.
         file: PathBuf,
-        /// Shards that are not in the folder.
-        missing_shards: Vec<String>,
-        /// Tensors that are not in the shard the index names for them.
-        absent: Vec<String>,
-        /// Tensors that more than one shard holds.
-        twice: Vec<String>,
-        /// Tensors that a shard holds and the index does not name.
-        unnamed: Vec<String>,
+        /// What is wrong, and the shards or tensors of which it is.
+        problems: Vec<(&'static str, Vec<String>)>,
     },
 
     /// The tensors of the checkpoint are not those of the model that its configuration describes.
@@ -192,7 +183,8 @@ pub enum Error {
 }
 
 /// The non-empty ones of `lists`, each under its title.
-fn listed(lists: &[(&str, &Vec<String>)]) -> String {
-    let filled = lists.iter().filter(|(_, names)| !names.is_empty());
+fn listed(lists: &[(&str, impl AsRef<[String]>)]) -> String {
+    let lists = lists.iter().map(|(title, names)| (title, names.as_ref()));
+    let filled = lists.filter(|(_, names)| !names.is_empty());
     filled.map(|(title, names)| format!("\n  {title}: {}", names.join(", "))).collect()
 }

@@ -179,9 +179,8 @@ fn self_check(device: &Device) -> Result<(), String> {
     let found = std::panic::catch_unwind(|| small_pass(device))
         .map_err(|_| "a small forward and backward pass failed on it".to_owned())?;
     let differs = |(found, expected): (&f32, &f32)| {
-        let allowed = 1e-3 * (1.0 + expected.abs());
-        // NaN differs from everything.
-        !((found - expected).abs() <= allowed)
+        let difference = (found - expected).abs();
+        difference.is_nan() || difference > 1e-3 * (1.0 + expected.abs())
     };
     match found.iter().zip(&expected).filter(|pair| differs(*pair)).count() {
         0 => Ok(()),

@@ -132,7 +132,7 @@ mod tests {
                 step,
                 train_loss: 2.3 * (-(step as f32) / 60.0).exp() + 0.1 * (step as f32).sin().abs(),
                 learning_rate: 1e-2,
-                validation: (step % 20 == 0).then(|| Scores {
+                validation: step.is_multiple_of(20).then(|| Scores {
                     loss: 2.0 * (-(step as f32) / 80.0).exp() + 0.3,
                     accuracy: (peak * (1.0 - (-(step as f32) / 40.0).exp())).into(),
                 }),

@@ -79,9 +79,9 @@ mod tests {
     const IMAGE: [f32; 16] = [1., 5., -2., 3., 0.5, 2., 7., -1., 4., -3., 0., 6., 2., 2.5, -6., 1.];
 
     /// Golden: torch 2.15.0 in float64, `interpolate(IMAGE, size, mode="bicubic", align_corners=False)`.
-    fn assert_interpolates_to<const N: usize>(to: usize, golden: [f32; N]) {
+    fn assert_interpolates_to<const N: usize>(to: usize, golden: [f64; N]) {
         for (found, golden) in bicubic(&IMAGE, 1, 4, to).into_iter().zip(golden) {
-            assert!((found - golden).abs() < 1e-5, "{found} is not {golden}");
+            assert!((f64::from(found) - golden).abs() < 1e-5, "{found} is not {golden}");
         }
         assert_eq!(N, to * to);
     }

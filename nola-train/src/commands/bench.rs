@@ -1,6 +1,6 @@
 //! `nola-train bench`: methods side by side over several seeds.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use comfy_table::{Table, presets};
@@ -71,7 +71,7 @@ pub fn run(args: &BenchArgs, global: &Global) -> Result<(), Error> {
     Ok(())
 }
 
-fn row(file: &PathBuf, args: &BenchArgs, open: &OpenDevice, global: &Global) -> Result<BenchRow, Error> {
+fn row(file: &Path, args: &BenchArgs, open: &OpenDevice, global: &Global) -> Result<BenchRow, Error> {
     let scratch =
         tempfile::tempdir().map_err(|source| Error::Output { path: std::env::temp_dir(), source })?;
     let mut runs = Vec::new();
