@@ -11,12 +11,13 @@ use safetensors::{Dtype, SafeTensors};
 /// # Panics
 /// If `NOLA_FIXTURES` names no folder: a typo there must not turn every golden test into a skipped one.
 pub fn root() -> Option<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     if let Some(named) = std::env::var_os("NOLA_FIXTURES") {
-        let named = PathBuf::from(named);
+        // Tests run in this package's folder, but people count from the workspace.
+        let named = workspace.join(named);
         assert!(named.is_dir(), "NOLA_FIXTURES: {} is no folder", named.display());
         return Some(named);
     }
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let candidates = [workspace.join("../shared/fixtures"), workspace.join("assets/golden")];
     candidates.into_iter().find(|folder| folder.is_dir())
 }
