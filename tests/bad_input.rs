@@ -263,6 +263,74 @@ fn a_recipe_with_a_typo() {
 }
 
 #[test]
+fn recipe_numbers_that_cannot_be_meant() {
+    let workshop = Workshop::new();
+    for (set, key) in [
+        ("data.augment.flip_probability=1.5", "`data.augment.flip_probability` is 1.5"),
+        ("data.shots=10000000000", "`data.shots`"),
+        ("train.batch=10000000000", "`train.batch`"),
+        ("method.rank=10000000000", "`method.rank`"),
+        ("method.k=10000000000", "`method.k`"),
+    ] {
+        workshop.run(&["train", "colours.toml", "--set", set]).assert_refused(3, &[key, set]);
+    }
+}
+
+#[test]
+fn a_preprocessor_of_another_size_than_the_model() {
+    let workshop = Workshop::new();
+    edit_json(&workshop.at("base/preprocessor_config.json"), |config| {
+        config["size"] = json!({ "height": 224, "width": 224 });
+    });
+    workshop.run(&TRAIN).assert_refused(5, &["preprocessor_config.json", "`size`", "8 x 8 pixels"]);
+}
+
+#[test]
+fn a_config_of_a_model_larger_than_any() {
+    let workshop = Workshop::new();
+    edit_json(&workshop.at("base/config.json"), |config| {
+        for (key, value) in [("hidden_size", 16384), ("image_size", 16384), ("patch_size", 1)] {
+            config[key] = value.into();
+        }
+        config["num_attention_heads"] = 1.into();
+        config["model_type"] = "vit_mae".into();
+    });
+    workshop.run(&TRAIN).assert_refused(5, &["config.json", "`hidden_size`"]);
+}
+
+#[test]
+fn an_adapter_config_with_numbers_beyond_reason() {
+    for (key, value) in [("k", 1_000_000_000_000_u64), ("r", 1_000_000_000_000), ("l", 0)] {
+        let workshop = Workshop::new();
+        workshop.trained();
+        edit_json(&workshop.at("runs/colours/adapter/adapter_config.json"), |config| {
+            config["nola"][key] = value.into();
+        });
+        workshop.run(&["inspect", "runs/colours/adapter"]).assert_refused(6, &["adapter_config.json"]);
+    }
+}
+
+#[test]
+fn a_head_alone_cannot_be_exported_as_a_lora() {
+    let workshop = Workshop::new();
+    let trained = workshop.run(&["train", "colours.toml", "--set", "method.kind=linear"]);
+    assert_eq!(trained.code, 0, "{}", trained.stderr);
+    let run = workshop.run(&["export", "--run", "runs/colours", "--out", "peft"]);
+    run.assert_refused(6, &["no adapter to export", "nola-train merge"]);
+    assert!(!workshop.at("peft").exists());
+}
+
+#[test]
+fn a_place_where_a_merged_model_cannot_be_written() {
+    let workshop = Workshop::new();
+    workshop.trained();
+    fs::write(workshop.at("file"), "a file").expect("a file");
+    for verb in ["merge", "export"] {
+        workshop.run(&[verb, "--run", "runs/colours", "--out", "file/out"]).assert_refused(9, &["file"]);
+    }
+}
+
+#[test]
 fn a_recipe_that_is_not_there() {
     let workshop = Workshop::new();
     workshop.run(&["train", "nowhere.toml"]).assert_refused(3, &["nowhere.toml"]);

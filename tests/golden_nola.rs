@@ -17,11 +17,8 @@ use nola_models::{Checkpoint, Vit};
 use serde_json::Value;
 
 use crate::curves;
-use crate::devices::{by_path, classes, device, precise, tensor, transposed, values};
+use crate::devices::{by_path, classes, device, precise, tensor, tolerance, transposed, values};
 use crate::fixtures::{self, Golden, Tally, assert_close};
-
-/// Largest difference of a float32 run from the float64 values, as the fixtures' README suggests.
-const TOLERANCE: f64 = 1e-4;
 
 type Tensors = BTreeMap<String, Golden>;
 
@@ -83,10 +80,10 @@ impl Case<'_> {
     fn tolerance(&self, golden: &[f64]) -> f64 {
         let observed = self.settings["max_abs_f32_vs_f64"].as_object().into_iter().flatten();
         let worst = observed.filter_map(|(_, value)| value.as_f64()).fold(0.0, f64::max);
-        if worst > TOLERANCE / 10.0 {
-            TOLERANCE * golden.iter().fold(1.0, |largest, value| value.abs().max(largest))
+        if worst > tolerance() / 10.0 {
+            tolerance() * golden.iter().fold(1.0, |largest, value| value.abs().max(largest))
         } else {
-            TOLERANCE
+            tolerance()
         }
     }
 

@@ -14,11 +14,8 @@ use nola_models::{Checkpoint, Vit};
 use serde_json::Value;
 
 use crate::curves;
-use crate::devices::{by_path, classes, device, precise, tensor, transposed, values};
+use crate::devices::{by_path, classes, device, precise, tensor, tolerance, transposed, values};
 use crate::fixtures::{self, Golden, Tally, assert_close};
-
-/// Largest difference of a float32 run from the float64 values, as the fixtures' README suggests.
-const TOLERANCE: f64 = 1e-4;
 
 #[test]
 fn golden_peft_folders_give_the_values_of_the_reference() {
@@ -93,7 +90,7 @@ impl Case {
                     |vit| self.loss(vit),
                     |steps, found, golden| {
                         let what = format!("{}: loss after {steps} steps", self.name);
-                        assert_close(&what, &[found], &[golden], TOLERANCE);
+                        assert_close(&what, &[found], &[golden], tolerance());
                     },
                 );
             }
@@ -120,7 +117,7 @@ impl Case {
     fn check(&self, what: &str, found: Vec<f32>) {
         let golden = precise(&self.golden, what).or_else(|| self.golden.get(&format!("{what}.f32")));
         let golden = golden.unwrap_or_else(|| panic!("{}: no golden `{what}`", self.name));
-        assert_close(&format!("{}: {what}", self.name), &found, golden.f64(), TOLERANCE);
+        assert_close(&format!("{}: {what}", self.name), &found, golden.f64(), tolerance());
     }
 
     fn check_gradients(&self, vit: &Adapted<Vit>) {
@@ -133,7 +130,7 @@ impl Case {
             let path = self.our_path(vit, name);
             let found = found.get(&path).unwrap_or_else(|| panic!("{}: no gradient of {path}", self.name));
             let what = format!("{}: gradient of {name}", self.name);
-            assert_close(&what, found, &turned(golden), TOLERANCE);
+            assert_close(&what, found, &turned(golden), tolerance());
         }
         assert_eq!(found.len(), golden.len(), "{}: tensors that are trained", self.name);
     }
@@ -184,7 +181,7 @@ impl Case {
             let what = format!("{}: merged_weight.{name}", self.name);
             let golden = &self.golden[&format!("merged_weight.{name}")];
             let found: Vec<f32> = weight.try_into_vec().expect("read as f32");
-            assert_close(&what, &found, &turned(golden), TOLERANCE);
+            assert_close(&what, &found, &turned(golden), tolerance());
         }
     }
 }

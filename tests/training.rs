@@ -147,7 +147,9 @@ fn the_state_with_the_best_score_is_kept() {
     let (trained, _) = run_scored(&recipe, &[&[0, 1, 2, 3]], vec![0.1, 0.9, 0.9, 0.3]);
     assert_eq!(trained.best_step, 2);
     let (two_steps, _) = run(&self::recipe(2), &[&[0, 1, 2, 3]]);
-    assert_eq!(trained.best, two_steps.last.state());
+    // Not every device sums in the same order twice.
+    assert!(differences(&trained.best, &two_steps.last.state()).0 < 1e-6);
+    assert!(differences(&trained.best, &trained.last.state()).0 > 1e-3);
 }
 
 #[test]

@@ -113,20 +113,20 @@ impl Augmentation {
         Self { padded_crop: Some(PaddedCrop { padding: 4 }), flip_probability: 0.5, ..Self::default() }
     }
 
-    /// Checks every range.
+    /// Checks every range; an error names the setting as recipes do.
     ///
     /// # Errors
     /// The first setting that lies outside.
     pub fn check(&self) -> Result<(), Error> {
         let outside = |setting, found: String, expected| Err(Error::Setting { setting, found, expected });
         let probabilities = [
-            ("augmentation.grey_probability", self.grey_probability),
-            ("augmentation.flip_probability", self.flip_probability),
+            ("data.augment.grey_probability", self.grey_probability),
+            ("data.augment.flip_probability", self.flip_probability),
             (
-                "augmentation.jitter.probability",
+                "data.augment.jitter.probability",
                 self.jitter.as_ref().map_or(0.0, |jitter| jitter.probability),
             ),
-            ("augmentation.blur.probability", self.blur.as_ref().map_or(0.0, |blur| blur.probability)),
+            ("data.augment.blur.probability", self.blur.as_ref().map_or(0.0, |blur| blur.probability)),
         ];
         for (setting, value) in probabilities {
             if !(0.0..=1.0).contains(&value) {
@@ -138,14 +138,14 @@ impl Augmentation {
         if let Some(crop) = &self.resized_crop {
             if !rising(crop.scale, 0.0, 1.0) {
                 return outside(
-                    "augmentation.resized_crop.scale",
+                    "data.augment.resized_crop.scale",
                     format!("{:?}", crop.scale),
                     "two rising parts of the area, above 0, at most 1",
                 );
             }
             if !rising(crop.ratio, 0.0, 100.0) {
                 return outside(
-                    "augmentation.resized_crop.ratio",
+                    "data.augment.resized_crop.ratio",
                     format!("{:?}", crop.ratio),
                     "two rising ratios, above 0, at most 100",
                 );
@@ -153,24 +153,24 @@ impl Augmentation {
         }
         if let Some(crop) = self.padded_crop.as_ref().filter(|crop| crop.padding > 1024) {
             return outside(
-                "augmentation.padded_crop.padding",
+                "data.augment.padded_crop.padding",
                 crop.padding.to_string(),
                 "at most 1024 pixels",
             );
         }
         if let Some(blur) = self.blur.as_ref().filter(|blur| !rising(blur.sigma, 0.0, 100.0)) {
             return outside(
-                "augmentation.blur.sigma",
+                "data.augment.blur.sigma",
                 format!("{:?}", blur.sigma),
                 "two rising deviations, above 0, at most 100 pixels",
             );
         }
         let Some(jitter) = &self.jitter else { return Ok(()) };
         let strengths = [
-            ("augmentation.jitter.brightness", jitter.brightness, 1.0, "0 to 1"),
-            ("augmentation.jitter.contrast", jitter.contrast, 1.0, "0 to 1"),
-            ("augmentation.jitter.saturation", jitter.saturation, 1.0, "0 to 1"),
-            ("augmentation.jitter.hue", jitter.hue, 0.5, "0 to 0.5"),
+            ("data.augment.jitter.brightness", jitter.brightness, 1.0, "0 to 1"),
+            ("data.augment.jitter.contrast", jitter.contrast, 1.0, "0 to 1"),
+            ("data.augment.jitter.saturation", jitter.saturation, 1.0, "0 to 1"),
+            ("data.augment.jitter.hue", jitter.hue, 0.5, "0 to 0.5"),
         ];
         match strengths.into_iter().find(|(_, value, most, _)| !(0.0..=*most).contains(value)) {
             Some((setting, value, _, expected)) => outside(setting, value.to_string(), expected),
@@ -356,11 +356,11 @@ mod tests {
     fn a_setting_out_of_range_is_refused_by_name() {
         let mut augmentation = Augmentation { flip_probability: 1.5, ..Augmentation::default() };
         assert!(
-            augmentation.check().unwrap_err().to_string().contains("`augmentation.flip_probability` is 1.5")
+            augmentation.check().unwrap_err().to_string().contains("`data.augment.flip_probability` is 1.5")
         );
         augmentation = Augmentation::few_shot();
         augmentation.resized_crop = Some(ResizedCrop { scale: [0.5, 0.2], ratio: [0.75, 1.33] });
-        assert!(augmentation.check().unwrap_err().to_string().contains("`augmentation.resized_crop.scale`"));
+        assert!(augmentation.check().unwrap_err().to_string().contains("`data.augment.resized_crop.scale`"));
         assert!(Augmentation::few_shot().check().is_ok() && Augmentation::small_pictures().check().is_ok());
     }
 }

@@ -18,6 +18,15 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// A model folder cannot be written.
+    #[error("{}: cannot be written; name another folder", file.display())]
+    Write {
+        /// The file or folder.
+        file: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+
     /// A file that a model folder must have is absent.
     #[error("{}: no such file; a model folder holds config.json and model.safetensors (or shards with an index)", file.display())]
     MissingFile {

@@ -5,6 +5,7 @@
 mod resize;
 
 use std::io::Cursor;
+use std::ops::Range;
 use std::path::Path;
 
 use image::metadata::Orientation;
@@ -16,7 +17,7 @@ use crate::checkpoint::{parse_json, read_bounded};
 use crate::fields::Fields;
 use crate::{Augmentation, Checkpoint, Error};
 pub use resize::Filter;
-use resize::resize;
+use resize::{resize, resize_part};
 
 /// Longest side that is decoded, in pixels.
 const MAX_SIDE: u32 = 16384;
@@ -290,29 +291,25 @@ impl Preprocessor {
 
     /// Resized, and cropped (or padded with black) around the middle to the output size.
     fn fitted(&self, picture: &RgbImage) -> RgbImage {
-        let resized = match self.resize {
-            None => picture.clone(),
-            Some(Resize::Exact([height, width])) => resize(picture, width, height, self.filter),
-            Some(Resize::ShortestEdge(side)) => {
-                let (width, height) = picture.dimensions();
-                // As PIL's users do: the longer side is rounded down.
-                let scaled = |long: u32, short: u32| side * long as usize / short.max(1) as usize;
-                let (width, height) = if width <= height {
-                    (side, scaled(height, width))
-                } else {
-                    (scaled(width, height), side)
-                };
-                resize(picture, width, height, self.filter)
+        let (from_width, from_height) = (picture.width() as usize, picture.height() as usize);
+        let [width, height] = match self.resize {
+            None => [from_width, from_height],
+            Some(Resize::Exact([height, width])) => [width, height],
+            // As PIL's users do: the longer side is rounded down.
+            Some(Resize::ShortestEdge(side)) if from_width <= from_height => {
+                [side, side * from_height / from_width.max(1)]
             }
+            Some(Resize::ShortestEdge(side)) => [side * from_width / from_height.max(1), side],
         };
-        let [height, width] = self.output.map(|side| side as u32);
-        if resized.dimensions() == (width, height) {
-            return resized;
+        let [out_height, out_width] = self.output;
+        let (columns, x) = middle(width, out_width);
+        let (rows, y) = middle(height, out_height);
+        let part = resize_part(picture, [width, height], [columns, rows], self.filter);
+        if part.dimensions() == (out_width as u32, out_height as u32) {
+            return part;
         }
-        let mut output = RgbImage::new(width, height);
-        let offset = |outer: u32, inner: u32| (i64::from(inner) - i64::from(outer)).div_euclid(2);
-        let (x, y) = (offset(resized.width(), width), offset(resized.height(), height));
-        imageops::replace(&mut output, &resized, x, y);
+        let mut output = RgbImage::new(out_width as u32, out_height as u32);
+        imageops::replace(&mut output, &part, x, y);
         output
     }
 
@@ -329,6 +326,13 @@ impl Preprocessor {
         }
         pixels
     }
+}
+
+/// Which of `inner` places the middle `outer` of them are, and where their first comes to lie.
+fn middle(inner: usize, outer: usize) -> (Range<usize>, i64) {
+    let offset = (outer as i64 - inner as i64).div_euclid(2);
+    let first = offset.min(0).unsigned_abs() as usize;
+    (first..inner.min(first + outer), offset.max(0))
 }
 
 /// `size` as a number, `{height, width}` or `{shortest_edge}`.

@@ -38,6 +38,7 @@ impl Base {
             base.vit = base.vit.resized(image_size)?;
             base.preprocessor = base.preprocessor.resized(image_size);
         }
+        base.check_input()?;
         Ok(base)
     }
 
@@ -62,6 +63,25 @@ impl Base {
             weights_sha256: folder::sha256_hex(format!("seed {seed}").as_bytes()),
         };
         Ok(Self { vit: Vit::init(&config, seed, device), preprocessor, identity, folder: folder.to_owned() })
+    }
+
+    /// What the preprocessor puts out must be what the model takes: a forward pass would only panic.
+    fn check_input(&self) -> Result<(), Error> {
+        let (config, [height, width]) = (self.vit.config(), self.preprocessor.output_size());
+        let wrong = |name: &str, field, found, expected| {
+            let file = self.folder.join(name);
+            Err(nola_models::Error::Field { file, field, found, expected }.into())
+        };
+        if config.channels != 3 {
+            let expected = "3: pictures are read as red, green and blue".to_owned();
+            return wrong("config.json", "num_channels", config.channels.to_string(), expected);
+        }
+        if [height, width] != [config.image_size; 2] {
+            let expected = format!("{0} x {0} pixels, the model's `image_size`", config.image_size);
+            let found = format!("{height} x {width} pixels (after cropping)");
+            return wrong("preprocessor_config.json", "size", found, expected);
+        }
+        Ok(())
     }
 
     /// The base with an adapter from a folder: ours, or a LoRA of PEFT's.

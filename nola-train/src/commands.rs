@@ -37,10 +37,10 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// Where to compute: auto, cpu, wgpu, wgpu:N, cuda or cuda:N.
+    /// Where to compute: auto, cpu, wgpu, wgpu:N, cuda or cuda:N; merge and export always take the CPU.
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
-    /// End with one JSON object on stdout, and print no table.
+    /// End with one JSON object on stdout instead of text (all commands but recipes and completions).
     #[arg(long, global = true)]
     json: bool,
     /// Show no progress.
@@ -117,8 +117,8 @@ pub fn run() -> Result<(), Error> {
         Some(Command::Evaluate(args)) => evaluate::run(&args, global),
         Some(Command::Predict(args)) => predict::run(&args, global),
         Some(Command::Inspect(args)) => inspect::run(&args, global),
-        Some(Command::Merge(args)) => merge::run(&args),
-        Some(Command::Export(args)) => export::run(&args),
+        Some(Command::Merge(args)) => merge::run(&args, global),
+        Some(Command::Export(args)) => export::run(&args, global),
         Some(Command::Recipes(args)) => recipes::run(&args),
         Some(Command::Bench(args)) => bench::run(&args, global),
         Some(Command::Completions { shell }) => {

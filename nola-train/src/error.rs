@@ -68,6 +68,13 @@ pub enum Error {
         method: String,
     },
 
+    /// A LoRA folder cannot hold what was trained.
+    #[error("{problem}; bake it into dense weights with `nola-train merge` instead")]
+    NotExportable {
+        /// Why.
+        problem: &'static str,
+    },
+
     /// What was exported computes something else than the adapter.
     #[error(
         "{}: reloaded, its logits differ from the adapter's by {difference} of the largest; do not use it",
@@ -100,11 +107,11 @@ impl Error {
         match self {
             Self::Recipe(_) => 3,
             Self::Data(_) => 4,
-            Self::Model(nola_models::Error::OutputExists { .. })
+            Self::Model(nola_models::Error::OutputExists { .. } | nola_models::Error::Write { .. })
             | Self::Adapter(nola_core::Error::Exists { .. }) => 9,
             Self::Adapter(nola_core::Error::Io { action: "write" | "create", .. }) => 9,
             Self::Model(_) => 5,
-            Self::Adapter(_) | Self::ExportDiffers { .. } => 6,
+            Self::Adapter(_) | Self::ExportDiffers { .. } | Self::NotExportable { .. } => 6,
             Self::Device { .. } => 7,
             Self::Diverged { .. } | Self::NothingTrained { .. } => 8,
             Self::Output { .. } => 9,

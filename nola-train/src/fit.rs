@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::Device;
+use nola_core::folder::{self, CoefficientBits};
 use nola_core::targets::Pattern;
 use nola_core::{Adapted, AdapterConfig, Targets, TrainedNumbers, adapter};
 use nola_models::{Preprocessor, Vit};
@@ -88,6 +89,8 @@ pub struct Fitted {
     pub seconds: f64,
     /// Whether an interrupt ended the run.
     pub interrupted: bool,
+    /// What ended the run before its time, after something worth keeping was learned.
+    pub failure: Option<Error>,
 }
 
 /// Trains the method of `recipe` on a fresh copy of `base`.
@@ -120,9 +123,16 @@ pub fn fit(
     });
     let mut watcher = Watcher::new(recipe, splits, &base.preprocessor, device, style);
     let done = train(model, &recipe.train, steps, &mut watcher)?;
-    let evaluation = watcher.best.take().expect("the last step is always evaluated");
+    let mut evaluation = watcher.best.take().expect("a best state comes from an evaluation");
+    let mut best = done.last.clone().with_state(done.best).expect("it is a state of the same model");
+    let bits = CoefficientBits::try_from(recipe.output.coefficient_bits).unwrap_or_default();
+    if bits != CoefficientBits::B32 && matches!(recipe.method, MethodRecipe::Nola(_)) {
+        // What is reported is what the folder will hold.
+        best = folder::as_stored(best, bits);
+        let vit = burn::module::Module::valid(&best).model;
+        evaluation = evaluate(&vit, &splits.validation, &base.preprocessor, device)?;
+    }
     watcher.finish(&evaluation);
-    let best = done.last.clone().with_state(done.best).expect("it is a state of the same model");
     Ok(Fitted {
         best: burn::module::Module::valid(&best),
         last: burn::module::Module::valid(&done.last),
@@ -133,6 +143,7 @@ pub fn fit(
         steps: done.steps,
         seconds: started.elapsed().as_secs_f64(),
         interrupted: done.interrupted,
+        failure: done.failure,
     })
 }
 

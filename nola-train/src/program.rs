@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
-use crate::train::INTERRUPTED;
+use crate::train::{INTERRUPTED, TRAINING};
 use crate::{Error, commands};
 
 /// Runs the command line; `main` does no more than this.
 pub fn run() -> ExitCode {
-    // The first interrupt ends the run after its step; the second one ends the program.
+    // The first interrupt ends a training run after its step; any other one ends the program.
     let handler = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+        if !TRAINING.load(Ordering::Relaxed) || INTERRUPTED.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(Error::Interrupted.exit_code()));
         }
     });

@@ -14,6 +14,9 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::progress::Scores;
 
+/// Mistakes shown at most.
+pub const MISTAKES: usize = 64;
+
 /// Everything the report shows.
 #[derive(Debug, Clone)]
 pub struct RunReport {

@@ -235,9 +235,13 @@ impl RunResult {
     }
 }
 
+/// The most confident mistakes, as many as the report shows: pictures can be large.
 fn misclassified(splits: &Splits, fitted: &Fitted) -> Result<Vec<Misclassified>, Error> {
-    let wrong = fitted.evaluation.predictions.iter().enumerate().filter(|(_, p)| p.label != p.predicted);
-    wrong
+    let predictions = fitted.evaluation.predictions.iter().enumerate();
+    let mut wrong: Vec<_> = predictions.filter(|(_, p)| p.label != p.predicted).collect();
+    wrong.sort_by(|(_, a), (_, b)| b.probability.total_cmp(&a.probability));
+    wrong.truncate(report::MISTAKES);
+    (wrong.into_iter())
         .map(|(index, prediction)| {
             Ok(Misclassified {
                 image: splits.validation.image(index)?,

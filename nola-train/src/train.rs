@@ -10,6 +10,9 @@ use crate::learner::Learner;
 use crate::optimizer::{Optimizer, gradient_norm, scaled};
 use crate::recipe::TrainRecipe;
 
+/// Whether a loop is running, which then answers to [`INTERRUPTED`].
+pub static TRAINING: AtomicBool = AtomicBool::new(false);
+
 /// Set by the first interrupt: the loop then stops after the step it is in.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -52,54 +55,90 @@ pub struct Trained<M: Learner> {
     pub steps: usize,
     /// Whether an interrupt ended the run.
     pub interrupted: bool,
+    /// What ended the run before its time.
+    pub failure: Option<Error>,
 }
 
 /// Trains `model` on one list of passes per optimizer step.
 ///
 /// # Errors
-/// If a batch cannot be made, or a loss or gradient is not finite.
+/// If a batch cannot be made, or a loss or gradient is not finite, before anything was evaluated; later, the error
+/// stands in [`Trained::failure`], beside what was learned until then.
 pub fn train<M: Learner>(
     mut model: Adapted<M>,
     recipe: &TrainRecipe,
     steps: impl Iterator<Item = Result<Vec<M::Batch>, Error>>,
     observer: &mut impl Observer<M>,
 ) -> Result<Trained<M>, Error> {
+    let _running = Running::start();
     let mut optimizer = Optimizer::new(recipe, &model);
     let mut best = Best::default();
-    let mut done = 0;
+    let (mut done, mut failure) = (0, None);
     for (step, passes) in steps.enumerate() {
-        let passes = passes?;
-        let (gradients, loss) = accumulated(&model, &passes, recipe.label_smoothing);
-        let gradients = model.project(gradients);
-        let norm = gradient_norm(&model, &gradients);
-        if !loss.is_finite() || !norm.is_finite() {
-            return Err(Error::Diverged { step: step + 1, loss });
-        }
+        let finite = passes.and_then(|passes| finite_gradients(&model, &passes, recipe, step));
+        let (gradients, report) = match finite {
+            Ok(finite) => finite,
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
+        };
         let gradients = match recipe.clip_norm {
-            Some(limit) if norm > limit => scaled(&model, gradients, limit / norm),
+            Some(limit) if report.gradient_norm > limit => {
+                scaled(&model, gradients, limit / report.gradient_norm)
+            }
             Some(_) | None => gradients,
         };
         model = optimizer.step(step, model, gradients).expand();
         done = step + 1;
-        observer.stepped(StepReport {
-            step: done,
-            loss,
-            gradient_norm: norm,
-            learning_rate: optimizer.rate(step),
-            samples: passes.iter().map(M::samples).sum(),
-        });
+        observer.stepped(StepReport { learning_rate: optimizer.rate(step), ..report });
         let interrupted = INTERRUPTED.load(Ordering::Relaxed);
         if recipe.evaluate_every.is_due(done) || done == recipe.steps || interrupted {
-            let score = observer.evaluate(done, &burn::module::Module::valid(&model).model)?;
-            best.offer(score, done, &model);
-            if best.is_stale(recipe.early_stop) || interrupted {
+            match observer.evaluate(done, &burn::module::Module::valid(&model).model) {
+                Ok(score) => best.offer(score, done, &model),
+                Err(error) => failure = Some(error),
+            }
+            if best.is_stale(recipe.early_stop) || interrupted || failure.is_some() {
                 break;
             }
         }
     }
+    let Some(state) = best.state else { return Err(failure.unwrap_or(Error::Interrupted)) };
     let interrupted = INTERRUPTED.load(Ordering::Relaxed);
-    let best_state = best.state.unwrap_or_else(|| model.state());
-    Ok(Trained { last: model, best: best_state, best_step: best.step, steps: done, interrupted })
+    Ok(Trained { last: model, best: state, best_step: best.step, steps: done, interrupted, failure })
+}
+
+/// Gradients of the coefficients for optimizer step `step`, counted from 0, and what is known of it so far.
+fn finite_gradients<M: Learner>(
+    model: &Adapted<M>,
+    passes: &[M::Batch],
+    recipe: &TrainRecipe,
+    step: usize,
+) -> Result<(GradientsParams, StepReport), Error> {
+    let (gradients, loss) = accumulated(model, passes, recipe.label_smoothing);
+    let gradients = model.project(gradients);
+    let gradient_norm = gradient_norm(model, &gradients);
+    if !loss.is_finite() || !gradient_norm.is_finite() {
+        return Err(Error::Diverged { step: step + 1, loss });
+    }
+    let samples = passes.iter().map(M::samples).sum();
+    Ok((gradients, StepReport { step: step + 1, loss, gradient_norm, learning_rate: 0.0, samples }))
+}
+
+/// Sets [`TRAINING`] for as long as it lives.
+struct Running;
+
+impl Running {
+    fn start() -> Self {
+        TRAINING.store(true, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        TRAINING.store(false, Ordering::Relaxed);
+    }
 }
 
 /// Gradients and loss of one optimizer step: passes weigh as many samples as they have.

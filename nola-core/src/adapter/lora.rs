@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Factor, Plan, kaiming_uniform};
+use super::{Factor, MAX_RANK, Plan, check_number, kaiming_uniform};
 use crate::Error;
 use crate::targets::Site;
 
@@ -52,10 +52,7 @@ impl LoraConfig {
 
     /// A drawn, B zero: a fresh adapter changes nothing.
     pub(super) fn plan(&self, sites: &[Site]) -> Result<Vec<Plan>, Error> {
-        if self.rank == 0 {
-            let cure = "use at least 1";
-            return Err(Error::BadSetting { field: "rank", value: "0".to_owned(), cure });
-        }
+        check_number("rank", self.rank, MAX_RANK)?;
         let plan = |site: &Site| Plan {
             a: Factor::Learned(kaiming_uniform(self.seed, site, self.rank)),
             b: Factor::Learned(vec![0.0; self.rank * site.d_out]),

@@ -44,6 +44,19 @@ pub enum AdapterConfig {
     Lora(LoraConfig),
 }
 
+/// Largest rank, and largest number of coefficients of a factor; a larger number is a typo or an attack.
+const MAX_RANK: usize = 1 << 16;
+const MAX_COEFFICIENTS: usize = 1 << 20;
+
+/// Refuses a number that is 0 or beyond `most`.
+fn check_number(field: &'static str, value: usize, most: usize) -> Result<(), Error> {
+    if (1..=most).contains(&value) {
+        return Ok(());
+    }
+    let cure = if value == 0 { "use at least 1" } else { "use less; that is more than any adapter has" };
+    Err(Error::BadSetting { field, value: value.to_string(), cure })
+}
+
 impl AdapterConfig {
     /// What hangs on each of `sites`.
     ///

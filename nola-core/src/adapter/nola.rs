@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Factor, Mixed, Plan, kaiming_uniform};
+use super::{Factor, MAX_COEFFICIENTS, MAX_RANK, Mixed, Plan, check_number, kaiming_uniform};
 use crate::Error;
 use crate::basis::{Basis, Generator, Law, Stream};
 use crate::philox::fnv1a_32;
@@ -90,13 +90,15 @@ impl NolaConfig {
         }
     }
 
+    /// Refuses numbers that cannot be meant.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        check_number("rank", self.rank, MAX_RANK)?;
+        check_number("k", self.k, MAX_COEFFICIENTS)?;
+        check_number("l", self.l, MAX_COEFFICIENTS)
+    }
+
     pub(super) fn plan(&self, sites: &[Site]) -> Result<Vec<Plan>, Error> {
-        for (field, value) in [("rank", self.rank), ("k", self.k), ("l", self.l)] {
-            if value == 0 {
-                let cure = "use at least 1";
-                return Err(Error::BadSetting { field, value: "0".to_owned(), cure });
-            }
-        }
+        self.check()?;
         self.check_hashes(sites)?;
         let plan = |site: &Site| Plan {
             a: Factor::Mixed(self.mixed_a(site)),

@@ -19,7 +19,7 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 pub fn new_folder(folder: &Path) -> Result<(), Error> {
     let io = |action| move |source| Error::Io { file: folder.to_owned(), action, source };
     std::fs::create_dir_all(folder).map_err(io("create"))?;
-    let mut entries = std::fs::read_dir(folder).map_err(io("read"))?;
+    let mut entries = std::fs::read_dir(folder).map_err(io("create"))?;
     match entries.next() {
         Some(_) => Err(Error::Exists { folder: folder.to_owned() }),
         None => Ok(()),

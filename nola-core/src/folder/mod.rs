@@ -20,7 +20,7 @@ mod quantized;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{Device, TensorData};
 use serde::{Deserialize, Serialize};
 
 pub use files::{new_folder, sha256_hex, write_atomically};
@@ -28,7 +28,7 @@ pub use native::{FORMAT_VERSION, Manifest, check_base};
 pub use quantized::CoefficientBits;
 
 use crate::Error;
-use crate::adapted::{Adapted, TrainedState};
+use crate::adapted::{Adapted, TrainedState, floats};
 use crate::adapter::AdapterConfig;
 use crate::targets::Targets;
 
@@ -75,6 +75,19 @@ pub fn write<M: Module>(
     bits: CoefficientBits,
 ) -> Result<u64, Error> {
     native::write(folder, adapted, description, bits)
+}
+
+/// The adapter as it comes back from a folder with so many bits per coefficient.
+pub fn as_stored<M: Module>(adapted: Adapted<M>, bits: CoefficientBits) -> Adapted<M> {
+    let mut state = adapted.state();
+    for name in ["alpha", "beta"] {
+        if let Some(data) = state.get_mut(name) {
+            let (shape, values) = (data.shape(), floats(data.clone()));
+            let count = shape.as_slice()[1];
+            *data = TensorData::new(bits.unpack(&bits.pack(&values, count), count), shape);
+        }
+    }
+    adapted.with_state(state).expect("names and shapes are its own")
 }
 
 /// Reads an adapter folder without a model: its hashes must fit.

@@ -135,6 +135,16 @@ pub(super) fn write<M: Module>(
     description: &Description,
     bits: CoefficientBits,
 ) -> Result<u64, Error> {
+    if adapted.config().is_some_and(|config| config.kind() != "nola")
+        || adapted.config().is_none() && !adapted.sites().is_empty()
+    {
+        return Err(Error::Unsupported {
+            file: folder.join(CONFIG),
+            field: "peft_type",
+            found: "LORA".to_owned(),
+            supported: "NOLA and linear probes; `folder::peft::write` writes LoRA",
+        });
+    }
     let state = adapted.state();
     for (name, data) in &state {
         let count = floats(data.clone()).iter().filter(|value| !value.is_finite()).count();
@@ -378,6 +388,9 @@ fn read_manifest(file: &Path) -> Result<Manifest, Error> {
         let problem = "`nola` must hold the settings, `seed` among them in decimal digits".to_owned();
         return Err(Error::Invalid { file: file.to_owned(), problems: vec![problem] });
     }
+    if let Some(AdapterConfig::Nola(nola)) = manifest.config() {
+        nola.check().map_err(|error| invalid(file, error))?;
+    }
     Ok(manifest)
 }
 
@@ -388,8 +401,9 @@ fn read_tensors(tensors: &SafeTensors, manifest: &Manifest) -> Result<(TrainedSt
     let sites = manifest.sites;
     if let Some(nola) = &manifest.nola {
         for (name, count) in [("alpha", nola.k), ("beta", nola.l)] {
-            let values = reader.coefficients(name, sites, count, manifest.coefficient_bits);
-            state.insert(name.to_owned(), TensorData::new(values, [sites, count]));
+            if let Some(values) = reader.coefficients(name, sites, count, manifest.coefficient_bits) {
+                state.insert(name.to_owned(), TensorData::new(values, [sites, count]));
+            }
         }
     }
     for name in &manifest.modules_to_save {
@@ -435,7 +449,13 @@ impl Reader<'_> {
         Some((view.shape().to_vec(), view.data().to_vec()))
     }
 
-    fn coefficients(&mut self, name: &str, sites: usize, count: usize, bits: CoefficientBits) -> Vec<f32> {
+    fn coefficients(
+        &mut self,
+        name: &str,
+        sites: usize,
+        count: usize,
+        bits: CoefficientBits,
+    ) -> Option<Vec<f32>> {
         let (dtype, cols) = stored_form(bits, count);
         let bytes = self.take(name, dtype, Some(&[sites, cols]));
         let scales = match bits {
@@ -446,8 +466,8 @@ impl Reader<'_> {
                 bytes.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b)).collect()
             }
         };
-        let Some((_, bytes)) = bytes else { return vec![0.0; sites * count] };
-        bits.unpack(&Packed { bytes, scales }, count)
+        let (_, bytes) = bytes?;
+        Some(bits.unpack(&Packed { bytes, scales }, count))
     }
 }
 

@@ -61,6 +61,8 @@ struct PeftConfig {
     #[serde(default)]
     target_modules: Value,
     #[serde(default)]
+    exclude_modules: Value,
+    #[serde(default)]
     layers_to_transform: Value,
 }
 
@@ -209,14 +211,20 @@ impl PeftAdapter {
         if !layers.is_empty() && !layer.is_some_and(|layer| layers.contains(&layer)) {
             return false;
         }
-        match &self.config.target_modules {
-            Value::Array(names) => (names.iter().filter_map(Value::as_str))
-                .any(|name| module == name || module.ends_with(&format!(".{name}"))),
-            Value::String(pattern) => {
-                Regex::new(&format!("^(?:{pattern})$")).is_ok_and(|regex| regex.is_match(module))
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
+        names_module(&self.config.target_modules, module)
+            && !names_module(&self.config.exclude_modules, module)
+    }
+}
+
+/// Whether a list of names or a regular expression of PEFT's covers `module`.
+fn names_module(names: &Value, module: &str) -> bool {
+    match names {
+        Value::Array(names) => (names.iter().filter_map(Value::as_str))
+            .any(|name| module == name || module.ends_with(&format!(".{name}"))),
+        Value::String(pattern) => {
+            Regex::new(&format!("^(?:{pattern})$")).is_ok_and(|regex| regex.is_match(module))
         }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
     }
 }
 

@@ -47,7 +47,7 @@ pub fn save(
 ) -> Result<(), Error> {
     let io = |file: &Path| {
         let file = file.to_path_buf();
-        move |source| Error::Io { file, source }
+        move |source| Error::Write { file, source }
     };
     if folder.exists() && fs::read_dir(folder).map_err(io(folder))?.next().is_some() {
         return Err(Error::OutputExists { folder: folder.to_path_buf() });
@@ -93,11 +93,11 @@ fn write_files(
     // Transformers refuses a file that does not name its framework.
     let metadata = [("format".to_string(), "pt".to_string())].into();
     safetensors::serialize_to_file(views, Some(metadata), &file).map_err(|error| match error {
-        safetensors::SafeTensorError::IoError(source) => Error::Io { file: file.clone(), source },
+        safetensors::SafeTensorError::IoError(source) => Error::Write { file: file.clone(), source },
         source => Error::Safetensors { file: file.clone(), bytes: 0, source },
     })?;
     // The library writes through a temporary file that only its owner may read.
-    let io = |source| Error::Io { file: file.clone(), source };
+    let io = |source| Error::Write { file: file.clone(), source };
     fs::set_permissions(&file, fs::metadata(&config_file).map_err(io)?.permissions()).map_err(io)?;
     File::open(&file).and_then(|opened| opened.sync_all()).map_err(io)
 }
@@ -108,7 +108,7 @@ fn write_json(file: &Path, value: &Value) -> Result<(), Error> {
         fs::write(file, text)?;
         File::open(file)?.sync_all()
     };
-    write().map_err(|source| Error::Io { file: file.to_path_buf(), source })
+    write().map_err(|source| Error::Write { file: file.to_path_buf(), source })
 }
 
 /// A tensor in the type it is stored in; encoded only while it is written.

@@ -12,6 +12,9 @@ use crate::{Checkpoint, Error};
 /// LayerNorm epsilon of timm's vision transformers.
 const TIMM_EPS: f64 = 1e-6;
 
+/// A model with more numbers than this is refused; the largest published ViTs that fit a GPU have fewer.
+const MAX_NUMBERS: f64 = 8e9;
+
 /// Sizes and variants of a ViT.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VitConfig {
@@ -207,10 +210,21 @@ impl VitConfig {
         if !self.image_size.is_multiple_of(self.patch_size) {
             return Err(fields.wrong(patch, &format!("a divisor of {image} = {}", self.image_size)));
         }
+        if self.numbers() > MAX_NUMBERS {
+            return Err(fields.wrong(width, "sizes of a model of less than eight thousand million numbers"));
+        }
         if self.positions == Positions::Fixed && !self.d_model.is_multiple_of(4) {
             return Err(fields.wrong(width, "a multiple of 4, for sine-cosine positions"));
         }
         Ok(self)
+    }
+
+    /// About how many numbers a model of these sizes has; in floats, since lies overflow integers.
+    fn numbers(&self) -> f64 {
+        let [d_model, d_mlp] = [self.d_model, self.d_mlp].map(|size| size as f64);
+        let patch = self.channels as f64 * (self.patch_size as f64).powi(2);
+        let block = 4.0 * d_model * d_model + 2.0 * d_model * d_mlp;
+        d_model * (self.n_patches() as f64 + patch + self.n_classes as f64) + self.n_layers as f64 * block
     }
 
     /// The `config.json` that other programs read: Hugging Face's, or timm's where the patches are averaged, which

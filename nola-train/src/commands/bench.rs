@@ -90,6 +90,9 @@ fn row(file: &Path, args: &BenchArgs, open: &OpenDevice, global: &Global) -> Res
         let fitted = fit(&base, &splits, &recipe, &open.device, global.style())?;
         let folder = RunFolder::create(&scratch.path().join(seed.to_string()))?;
         let result = folder.save(&base, &splits, &recipe, &fitted, &open.name)?;
+        if let Some(error) = fitted.failure {
+            return Err(error);
+        }
         if result.interrupted {
             return Err(Error::Interrupted);
         }

@@ -7,9 +7,10 @@ use clap::{Args, ValueEnum};
 use nola_core::Adapted;
 use nola_core::folder::{Description, peft};
 use nola_models::Vit;
-use nola_models::vit::peft_names;
+use nola_models::vit::{Pooling, peft_names};
+use serde_json::json;
 
-use super::{ModelArgs, print_line};
+use super::{Global, ModelArgs, print_json, print_line};
 use crate::evaluate::host_rows;
 use crate::{Error, device};
 
@@ -34,10 +35,11 @@ enum Names {
 }
 
 /// Exporting runs on the CPU, whatever `--device` says: its bits are the same on every machine.
-pub fn run(args: &ExportArgs) -> Result<(), Error> {
+pub fn run(args: &ExportArgs, global: &Global) -> Result<(), Error> {
     let device = device::cpu().device;
     let named = args.model.named()?;
     let opened = named.clone().open(&device)?;
+    check_exportable(&opened.adapted)?;
     let generation = match args.names {
         Names::Transformers5 => peft::Generation::Transformers5,
         Names::Transformers4 => peft::Generation::Transformers4,
@@ -54,12 +56,31 @@ pub fn run(args: &ExportArgs) -> Result<(), Error> {
     if difference > 1e-5 {
         return Err(Error::ExportDiffers { folder: args.out.clone(), difference });
     }
+    if global.json {
+        let sites = opened.adapted.sites().len();
+        print_json(&json!({ "folder": args.out, "sites": sites, "largest_difference": difference }));
+        return Ok(());
+    }
     print_line(&format!(
         "exported {} sites to {}; reloaded, its logits differ by at most {difference:.1e}",
         opened.adapted.sites().len(),
         args.out.display()
     ));
     Ok(())
+}
+
+/// PEFT finds modules by the names of transformers, and refuses a LoRA without targets.
+fn check_exportable(adapted: &Adapted<Vit>) -> Result<(), Error> {
+    let refused = |problem| Err(Error::NotExportable { problem });
+    if adapted.sites().is_empty() {
+        return refused("there is no adapter to export, only a head or dense weights");
+    }
+    match adapted.model.config().pooling {
+        Pooling::ClassToken => Ok(()),
+        Pooling::Mean | Pooling::MeanThenNorm => refused(
+            "the base averages its patches, which no ViT of transformers does, so PEFT cannot hold it",
+        ),
+    }
 }
 
 /// The largest difference of two models' logits on fixed pixels, relative to the largest logit.

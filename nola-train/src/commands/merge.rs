@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use nola_models::StoredDtype;
 
-use super::{ModelArgs, print_line};
+use super::{Global, ModelArgs, print_json, print_line};
 use crate::{Error, device};
 
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ enum Dtype {
 }
 
 /// Merging runs on the CPU, whatever `--device` says: its bits are the same on every machine.
-pub fn run(args: &MergeArgs) -> Result<(), Error> {
+pub fn run(args: &MergeArgs, global: &Global) -> Result<(), Error> {
     let opened = args.model.named()?.open(&device::cpu().device)?;
     let sites = opened.adapted.sites().len();
     let merged = opened.adapted.merge()?;
@@ -36,6 +36,10 @@ pub fn run(args: &MergeArgs) -> Result<(), Error> {
         Dtype::Bf16 => StoredDtype::Bf16,
     };
     merged.save(&args.out, &opened.preprocessor, dtype)?;
+    if global.json {
+        print_json(&serde_json::json!({ "folder": args.out, "sites": sites }));
+        return Ok(());
+    }
     print_line(&format!("merged {sites} sites into {}", args.out.display()));
     Ok(())
 }

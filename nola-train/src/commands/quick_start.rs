@@ -48,6 +48,9 @@ pub fn run(global: &Global) -> Result<(), Error> {
         let of_method = RunFolder::create(&folder.path().join(recipe.method.kind()))?;
         let fitted = fit(&base, &splits, recipe, &open.device, global.style())?;
         let result = of_method.save(&base, &splits, recipe, &fitted, &open.name)?;
+        if let Some(error) = fitted.failure {
+            return Err(error);
+        }
         if result.interrupted {
             return Err(Error::Interrupted);
         }

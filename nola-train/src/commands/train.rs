@@ -35,5 +35,15 @@ pub fn run(args: &TrainArgs, global: &Global) -> Result<(), Error> {
         print_line(&format!("adapter  {}", result.adapter.display()));
         print_line(&format!("report   {}", result.report.display()));
     }
-    if result.interrupted { Err(Error::Interrupted) } else { Ok(()) }
+    match fitted.failure {
+        Some(error) => {
+            eprintln!(
+                "the best evaluation before the following error is kept in {}",
+                result.adapter.display()
+            );
+            Err(error)
+        }
+        None if result.interrupted => Err(Error::Interrupted),
+        None => Ok(()),
+    }
 }

@@ -72,6 +72,9 @@ fn files_in(folder: &Path, names: &[&str]) -> Result<Vec<PathBuf>, DataError> {
     if files.is_empty() {
         return Err(DataError::MissingFiles { folder: folder.into(), expected: names.join(", ") });
     }
+    if files.len() < names.len() {
+        eprintln!("data: {} holds only {} of {}", folder.display(), files.len(), names.join(", "));
+    }
     Ok(files)
 }
 

@@ -144,6 +144,14 @@ pub enum Problem {
         /// What can be written.
         range: &'static str,
     },
+    /// Anything else outside what it may be.
+    #[error("is {found}; it must be {range}")]
+    NotAllowed {
+        /// What was written.
+        found: String,
+        /// What can be written.
+        range: &'static str,
+    },
     /// A part that does not fill the whole evenly.
     #[error("is {value}, which does not divide `{whole_key}` = {whole}")]
     NotADivisor {

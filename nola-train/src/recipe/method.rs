@@ -178,8 +178,13 @@ impl MethodRecipe {
         match self {
             Self::Nola(nola) => {
                 check_rank(nola.rank, nola.alpha, &nola.targets, findings);
-                findings.require("method.k", nola.k as f64, nola.k > 0, "at least 1");
-                findings.require("method.l", nola.l() as f64, nola.l() > 0, "at least 1");
+                findings.require("method.k", nola.k as f64, (1..=1 << 20).contains(&nola.k), "1 to 1048576");
+                findings.require(
+                    "method.l",
+                    nola.l() as f64,
+                    (1..=1 << 20).contains(&nola.l()),
+                    "1 to 1048576",
+                );
                 if nola.preset == Preset::Vit2024 && nola.alpha.is_some_and(|alpha| alpha != 1.0) {
                     findings.add("method.alpha", Problem::NoEffect { because: "preset = \"vit-2024\"" });
                 }
@@ -203,7 +208,7 @@ impl MethodRecipe {
 }
 
 fn check_rank(rank: usize, alpha: Option<f64>, targets: &TargetsRecipe, findings: &mut Findings) {
-    findings.require("method.rank", rank as f64, rank > 0, "at least 1");
+    findings.require("method.rank", rank as f64, (1..=1 << 16).contains(&rank), "1 to 65536");
     if let Some(alpha) = alpha {
         findings.require("method.alpha", alpha, alpha.is_finite() && alpha != 0.0, "finite and not 0");
     }

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Findings, Problem};
 
+/// More samples than any step or class has; a larger number is a typo.
+const MAX_SAMPLES: usize = 1 << 20;
+
 /// `[model]`: the base model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -112,6 +115,17 @@ impl DataRecipe {
     pub(super) fn check(&self, findings: &mut Findings) {
         require_path("data.train", &self.train, "the training pictures", findings);
         require_path("data.validation", &self.validation, "the validation pictures", findings);
+        findings.require("data.shots", self.shots as f64, self.shots <= MAX_SAMPLES, "at most 1048576");
+        match self.augment.check() {
+            Ok(()) => {}
+            Err(nola_models::Error::Setting { setting, found, expected }) => {
+                findings.add(setting, Problem::NotAllowed { found, range: expected });
+            }
+            Err(other) => {
+                findings
+                    .add("data.augment", Problem::NotAllowed { found: other.to_string(), range: "usable" });
+            }
+        }
     }
 }
 
@@ -228,7 +242,8 @@ impl TrainRecipe {
     }
 
     pub(super) fn check(&self, findings: &mut Findings) {
-        findings.require("train.steps", self.steps as f64, self.steps > 0, "at least 1");
+        let allowed = (1..=1_000_000_000).contains(&self.steps);
+        findings.require("train.steps", self.steps as f64, allowed, "1 to 1000000000");
         self.check_batches(findings);
         self.check_rates(findings);
         let [first, second] = self.betas;
@@ -258,7 +273,8 @@ impl TrainRecipe {
     }
 
     fn check_batches(&self, findings: &mut Findings) {
-        findings.require("train.batch", self.batch as f64, self.batch > 0, "at least 1");
+        let allowed = (1..=MAX_SAMPLES).contains(&self.batch);
+        findings.require("train.batch", self.batch as f64, allowed, "1 to 1048576");
         let micro_batch = self.micro_batch();
         if self.batch > 0 && (micro_batch == 0 || !self.batch.is_multiple_of(micro_batch)) {
             let problem =

@@ -9,10 +9,7 @@ use minijinja::value::Serde;
 use minijinja::{Environment, Value};
 use serde::Serialize;
 
-use super::{Misclassified, RunReport};
-
-/// Mistakes shown at most.
-const MISTAKES: usize = 64;
+use super::{MISTAKES, Misclassified, RunReport};
 
 /// Pairs of confused classes shown at most.
 const PAIRS: usize = 8;
