@@ -218,19 +218,6 @@ fn coefficients_of_four_bits_are_scored_as_they_are_stored() {
 }
 
 #[test]
-fn a_failure_late_in_a_run_keeps_the_best_adapter() {
-    let workshop = Workshop::new();
-    // The learning rate grows beyond all numbers after the first evaluation.
-    let sets =
-        ["--set", "train.learning_rate=1e30", "--set", "train.warmup=1", "--set", "train.evaluate_every=1"];
-    let sets = [&sets[..], &["--set", "train.optimizer=sgd", "--set", "method.kind=linear"]].concat();
-    let run = workshop.run(&[&["train", "colours.toml"], &sets[..]].concat());
-    run.assert_refused(8, &["training diverged"]);
-    assert!(run.stderr.contains("is kept in runs/colours/adapter"), "{}", run.stderr);
-    assert_eq!(workshop.run(&["evaluate", "--run", "runs/colours"]).code, 0);
-}
-
-#[test]
 fn evaluate_counts_every_picture_once() {
     let workshop = Workshop::new();
     workshop.trained();

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
-use nola_core::{Adapted, AdapterConfig, TrainedState};
+use nola_core::{AdapterConfig, TrainedState};
 use nola_models::Vit;
 use nola_train::Error;
 use nola_train::learner::ImageBatch;
@@ -159,8 +159,8 @@ fn a_run_without_progress_stops_early() {
     assert_eq!((trained.steps, seen.reports.len(), trained.interrupted), (3, 3, false));
 }
 
-#[test]
-fn a_loss_that_is_no_number_ends_the_run_and_names_the_step() {
+/// Trains three steps of which the second has pixels that are no numbers.
+fn run_broken(recipe: &TrainRecipe) -> Result<Trained<Vit>, Error> {
     let device = device();
     let broken = |step: usize| {
         let mut pass = batch(4, 2, &device);
@@ -169,11 +169,24 @@ fn a_loss_that_is_no_number_ends_the_run_and_names_the_step() {
         }
         Ok(vec![pass])
     };
-    let model: Adapted<Vit> = adapted(&nola(), &device);
-    let result = train(model, &recipe(3), (0..3).map(broken), &mut Scripted::default());
-    let error = result.err().expect("a loss that is no number");
+    train(adapted(&nola(), &device), recipe, (0..3).map(broken), &mut Scripted::default())
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_run_and_names_the_step() {
+    let error = run_broken(&recipe(3)).err().expect("a loss that is no number");
     assert!(matches!(error, Error::Diverged { step: 2, .. }), "{error}");
     assert_eq!(error.exit_code(), 8);
+}
+
+#[test]
+fn a_failure_after_an_evaluation_keeps_what_was_learned() {
+    let trained = run_broken(&TrainRecipe { evaluate_every: Period(1), ..recipe(3) });
+    let trained = trained.expect("the first step was evaluated");
+    assert!(matches!(trained.failure, Some(Error::Diverged { step: 2, .. })));
+    assert_eq!((trained.best_step, trained.steps), (1, 1));
+    let (one_step, _) = run(&recipe(1), &[&[0, 1, 2, 3]]);
+    assert!(differences(&trained.best, &one_step.last.state()).0 < 1e-6);
 }
 
 #[test]

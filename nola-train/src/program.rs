@@ -1,5 +1,6 @@
 //! The program from its first line to its exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
@@ -20,7 +21,8 @@ pub fn run() -> ExitCode {
     match commands::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", with_sources(&error));
+            // Where nobody reads any more, the exit code still tells.
+            let _ = writeln!(std::io::stderr(), "error: {}", with_sources(&error));
             ExitCode::from(error.exit_code())
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! | name | holds |
 //! |---|---|
-//! | `recipe.toml` | the recipe with every default filled in; `train` with it repeats the run |
+//! | `recipe.toml` | the recipe with every default filled in; `train` with it and another `output.dir` repeats the run |
 //! | `adapter/` | the adapter with the best validation accuracy (`model/` for a model trained in full) |
 //! | `adapter-last/` | the adapter as the last step left it |
 //! | `result.json` | what `--json` prints |
@@ -180,8 +180,11 @@ impl RunFolder {
             summary: format!("Validation accuracy {:.2} %.", 100.0 * scores.accuracy),
         };
         let bits = CoefficientBits::try_from(recipe.output.coefficient_bits).unwrap_or_default();
-        let last = Description { summary: "As the last step left it.".to_owned(), ..description.clone() };
-        save_adapter(&self.folder.join("adapter-last"), &fitted.last, &last, bits)?;
+        // What a failed run left last may be no numbers at all.
+        if fitted.failure.is_none() {
+            let last = Description { summary: "As the last step left it.".to_owned(), ..description.clone() };
+            save_adapter(&self.folder.join("adapter-last"), &fitted.last, &last, bits)?;
+        }
         let folder = self.folder.join("adapter");
         let bytes = save_adapter(&folder, &fitted.best, &description, bits)?;
         Ok((folder, bytes))
