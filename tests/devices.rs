@@ -25,10 +25,10 @@ pub fn device() -> Device {
 ///
 /// On the CPU what the fixtures' README suggests for a float32 run. WGSL lets functions such as `exp` and
 /// `inverseSqrt` err by several units in the last place: on lavapipe, values met the CPU's bound, and gradients of the
-/// first block were off by 2.1e-4 at a size of 2.
+/// first block were off by up to 6.5e-4 at a size of 3.
 pub fn tolerance() -> f64 {
     match std::env::var("NOLA_TEST_DEVICE").as_deref() {
-        Ok("wgpu") => 5e-4,
+        Ok("wgpu") => 1e-3,
         Ok(_) | Err(_) => 1e-4,
     }
 }

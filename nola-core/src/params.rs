@@ -78,8 +78,10 @@ struct Read<'a> {
 impl ModuleVisitor for Read<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if self.wanted.contains(&param.id) {
+            // Copied: on some devices the data is a view of memory that the next optimizer step changes.
             let data = param.val().into_data().convert_dtype(DType::F32);
-            self.values.insert(param.id, data);
+            let copied = data.as_slice::<f32>().expect("it was converted to f32").to_vec();
+            self.values.insert(param.id, TensorData::new(copied, data.shape()));
         }
     }
 }
