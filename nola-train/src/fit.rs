@@ -124,7 +124,9 @@ pub fn fit(
     let mut watcher = Watcher::new(recipe, splits, &base.preprocessor, device, style);
     let done = train(model, &recipe.train, steps, &mut watcher)?;
     let mut evaluation = watcher.best.take().expect("a best state comes from an evaluation");
-    let mut best = done.last.clone().with_state(done.best).expect("it is a state of the same model");
+    // Names and shapes are the model's own, so only numbers that are not finite can be refused.
+    let diverged = Error::Diverged { step: done.best_step, loss: evaluation.scores.loss };
+    let mut best = done.last.clone().with_state(done.best).map_err(|_| diverged)?;
     let bits = CoefficientBits::try_from(recipe.output.coefficient_bits).unwrap_or_default();
     if bits != CoefficientBits::B32 && matches!(recipe.method, MethodRecipe::Nola(_)) {
         // What is reported is what the folder will hold.
