@@ -130,7 +130,7 @@ pub fn fit(
     let bits = CoefficientBits::try_from(recipe.output.coefficient_bits).unwrap_or_default();
     if bits != CoefficientBits::B32 && matches!(recipe.method, MethodRecipe::Nola(_)) {
         // What is reported is what the folder will hold.
-        best = folder::as_stored(best, bits);
+        best = folder::as_stored(best, bits)?;
         let vit = burn::module::Module::valid(&best).model;
         evaluation = evaluate(&vit, &splits.validation, &base.preprocessor, device)?;
     }

@@ -78,7 +78,10 @@ pub fn write<M: Module>(
 }
 
 /// The adapter as it comes back from a folder with so many bits per coefficient.
-pub fn as_stored<M: Module>(adapted: Adapted<M>, bits: CoefficientBits) -> Adapted<M> {
+///
+/// # Errors
+/// If a coefficient is beyond what so many bits can hold.
+pub fn as_stored<M: Module>(adapted: Adapted<M>, bits: CoefficientBits) -> Result<Adapted<M>, Error> {
     let mut state = adapted.state();
     for name in ["alpha", "beta"] {
         if let Some(data) = state.get_mut(name) {
@@ -87,7 +90,8 @@ pub fn as_stored<M: Module>(adapted: Adapted<M>, bits: CoefficientBits) -> Adapt
             *data = TensorData::new(bits.unpack(&bits.pack(&values, count), count), shape);
         }
     }
-    adapted.with_state(state).expect("names and shapes are its own")
+    let name = format!("coefficients in {} bits", u8::from(bits));
+    adapted.with_state(state).map_err(|problems| Error::NotFinite { name, count: problems.len() })
 }
 
 /// Reads an adapter folder without a model: its hashes must fit.
