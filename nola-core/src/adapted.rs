@@ -375,7 +375,8 @@ impl Reparameterizer for Hang {
     }
 }
 
-fn is_adapter(path: &str) -> bool {
+/// Whether `path` is that of a factor.
+pub(crate) fn is_adapter(path: &str) -> bool {
     path.contains(".weight.adapter.")
 }
 

@@ -108,6 +108,15 @@ pub enum Error {
         count: usize,
     },
 
+    /// PEFT stores what belongs to a module, and this does not.
+    #[error(
+        "`{name}` is trained, but is no module's, so no PEFT folder can hold it; train without it, or merge"
+    )]
+    NoPeftModule {
+        /// Path of the parameter.
+        name: String,
+    },
+
     /// The folder holds something already.
     #[error("{} exists and is not empty; choose another folder or remove it", folder.display())]
     Exists {

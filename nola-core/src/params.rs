@@ -22,6 +22,13 @@ pub struct FoundParam {
     container: String,
 }
 
+impl FoundParam {
+    /// Whether it is the weight or the bias of a linear layer.
+    pub(crate) fn is_of_linear(&self) -> bool {
+        self.container == "Struct:Linear"
+    }
+}
+
 #[derive(Default)]
 struct Walk {
     names: Vec<String>,
@@ -62,7 +69,7 @@ pub fn float_params<M: Module>(module: &M) -> Vec<FoundParam> {
 /// Every linear layer of `module`, in its order.
 pub(crate) fn linear_sites<M: Module>(module: &M) -> Vec<Site> {
     (float_params(module).into_iter())
-        .filter(|param| param.container == "Struct:Linear" && param.shape.len() == 2)
+        .filter(|param| param.is_of_linear() && param.shape.len() == 2)
         .filter_map(|param| {
             let path = param.path.strip_suffix(".weight")?.to_owned();
             Some(Site { path, d_in: param.shape[0], d_out: param.shape[1] })

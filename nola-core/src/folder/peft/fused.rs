@@ -1,0 +1,100 @@
+//! LoRAs of sites that are parts of one foreign module, made one LoRA of that module.
+
+use super::matrix::beside;
+use super::{ForeignModule, Generation, Layout, Modules};
+use crate::SiteFactors;
+
+/// The one LoRA of a foreign module, in our order.
+pub(super) struct ModuleLora {
+    pub name: String,
+    pub layout: Layout,
+    pub rank: usize,
+    /// Factor of the whole update.
+    pub scale: f64,
+    pub d_in: usize,
+    pub d_out: usize,
+    /// `[d_in, rank]`.
+    pub a: Vec<f32>,
+    /// `[rank, d_out]`.
+    pub b: Vec<f32>,
+}
+
+/// A site that is a part of a foreign module.
+struct PartLora {
+    index: usize,
+    factors: SiteFactors,
+}
+
+/// One LoRA for every foreign module that holds a site, in the order of the first sites.
+pub(super) fn module_loras(
+    factors: Vec<SiteFactors>,
+    modules: Modules,
+    generation: Generation,
+) -> Vec<ModuleLora> {
+    let mut found: Vec<(ForeignModule, Vec<PartLora>)> = Vec::new();
+    for factors in factors {
+        let module = modules(&factors.site.path);
+        let part = PartLora { index: module.part.index(), factors };
+        match found.iter_mut().find(|(known, _)| known.names == module.names) {
+            Some((_, parts)) => {
+                let is_new = parts.iter().all(|known| known.index != part.index);
+                assert!(is_new, "two sites are the same part of {:?}", module.names);
+                parts.push(part);
+            }
+            None => found.push((module, vec![part])),
+        }
+    }
+    found.into_iter().map(|(module, parts)| join(&module, module.name(generation), &parts)).collect()
+}
+
+/// The LoRA that computes what `parts` compute, each on its own outputs, and nothing on the outputs of other parts.
+fn join(module: &ForeignModule, name: &str, parts: &[PartLora]) -> ModuleLora {
+    let site = &parts[0].factors.site;
+    // The largest, so that no entry of B grows: where all are the same, as usual, nothing is multiplied.
+    let scale = (parts.iter().map(|part| part.factors.scale))
+        .fold(0.0_f64, |most, scale| if scale.abs() > most.abs() { scale } else { most });
+    let mut stacked: Vec<&SiteFactors> = Vec::new();
+    for PartLora { factors, .. } in parts {
+        if !stacked.iter().any(|other| same_a(other, factors)) {
+            stacked.push(factors);
+        }
+    }
+    let rank = stacked.iter().map(|factors| factors.rank).sum();
+    let outputs: Vec<Vec<f32>> = (0..module.part.of())
+        .map(|index| match parts.iter().find(|part| part.index == index) {
+            Some(part) => widened_b(&part.factors, &stacked, scale, rank),
+            None => vec![0.0; rank * site.d_out],
+        })
+        .collect();
+    let all_a: Vec<&[f32]> = stacked.iter().map(|factors| factors.a.as_slice()).collect();
+    let all_b: Vec<&[f32]> = outputs.iter().map(Vec::as_slice).collect();
+    ModuleLora {
+        name: name.to_owned(),
+        layout: module.layout,
+        rank,
+        scale,
+        d_in: site.d_in,
+        d_out: site.d_out * module.part.of(),
+        a: beside(&all_a, site.d_in),
+        b: beside(&all_b, rank),
+    }
+}
+
+/// Whether two parts have the same A to the bit, as they have if they came from one LoRA.
+fn same_a(left: &SiteFactors, right: &SiteFactors) -> bool {
+    let has_same_bits = |(left, right): (&f32, &f32)| left.to_bits() == right.to_bits();
+    left.rank == right.rank && left.a.iter().zip(&right.a).all(has_same_bits)
+}
+
+/// `[rank, d_out]`: B beside the rows of its own A, zero beside the others, for an update with the factor `scale`.
+fn widened_b(factors: &SiteFactors, stacked: &[&SiteFactors], scale: f64, rank: usize) -> Vec<f32> {
+    let before: usize = (stacked.iter()).take_while(|other| !same_a(other, factors)).map(|f| f.rank).sum();
+    let ratio = if factors.scale == scale { 1.0 } else { factors.scale / scale };
+    let d_out = factors.site.d_out;
+    let mut widened = vec![0.0; rank * d_out];
+    let rows = &mut widened[before * d_out..(before + factors.rank) * d_out];
+    for (entry, b) in rows.iter_mut().zip(&factors.b) {
+        *entry = (f64::from(*b) * ratio) as f32;
+    }
+    widened
+}

@@ -1,0 +1,135 @@
+//! LoRA folders as Hugging Face PEFT writes and reads them.
+//!
+//! PEFT stores `lora_A` as `[rank, d_in]` and `lora_B` as `[d_out, rank]`, under the module paths of transformers, which
+//! has had two generations of names: whoever calls says where transformers keeps each module of a model ([`Modules`]).
+//!
+//! Some of its modules are several of ours side by side, such as GPT-2's `c_attn`: query, key and value. There is one
+//! LoRA for such a module in a folder. Read, each part gets a copy of A and its own outputs of B. Written, the parts
+//! become one LoRA again: parts with the same A share it, different ones are stacked, and B is zero where a part does
+//! not use an A.
+
+mod config;
+mod fused;
+mod matrix;
+mod read;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use serde::{Deserialize, Serialize};
+
+pub use read::{PeftAdapter, is_peft, read};
+pub use write::write;
+
+use super::BaseIdentity;
+
+const CONFIG: &str = "adapter_config.json";
+const WEIGHTS: &str = "adapter_model.safetensors";
+const PREFIX: &str = "base_model.model.";
+
+/// Where transformers keeps a module of ours, such as `blocks.0.attention.query`.
+pub type Modules<'a> = &'a dyn Fn(&str) -> ForeignModule;
+
+/// A module of transformers that is one of ours, or holds one of ours as a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignModule {
+    /// Path in transformers 5, and path in transformers 4 and before.
+    pub names: [String; 2],
+    /// What of it is ours.
+    pub part: Part,
+    /// How it stores its weight, if it is a linear layer; other modules store theirs as we do.
+    pub layout: Layout,
+}
+
+impl ForeignModule {
+    /// A module that is one of ours as a whole, stored as PyTorch's `Linear` if it is a linear layer.
+    pub fn whole(names: [String; 2]) -> Self {
+        Self { names, part: Part::Whole, layout: Layout::Linear }
+    }
+
+    fn name(&self, generation: Generation) -> &str {
+        match generation {
+            Generation::Transformers5 => &self.names[0],
+            Generation::Transformers4 => &self.names[1],
+        }
+    }
+}
+
+/// What of a module of transformers one module of ours is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The outputs of one of several equal parts, which all have the same inputs.
+    Outputs {
+        /// Which part, from 0.
+        index: usize,
+        /// How many parts there are.
+        of: usize,
+    },
+}
+
+impl Part {
+    fn index(self) -> usize {
+        match self {
+            Self::Whole => 0,
+            Self::Outputs { index, .. } => index,
+        }
+    }
+
+    fn of(self) -> usize {
+        match self {
+            Self::Whole => 1,
+            Self::Outputs { of, .. } => of,
+        }
+    }
+}
+
+/// How a linear layer of transformers stores its weight. LoRA's own factors are stored alike for both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `[d_out, d_in]`, the transpose of ours.
+    Linear,
+    /// `[d_in, d_out]` as ours: transformers' `Conv1D`, which PEFT calls `fan_in_fan_out`.
+    Conv1d,
+}
+
+/// Which of the two names to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum Generation {
+    /// Names of transformers 5.
+    #[default]
+    #[serde(rename = "transformers-5")]
+    Transformers5,
+    /// Names of transformers 4 and before.
+    #[serde(rename = "transformers-4")]
+    Transformers4,
+}
+
+/// What the base does, which PEFT wants to know in order to wrap it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// PEFT has no name for it.
+    ImageClassification,
+    /// `CAUSAL_LM`.
+    CausalLanguageModel,
+}
+
+/// What this project adds, in the metadata of the weights file, where PEFT does not look.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct OurMetadata {
+    base: BaseIdentity,
+    labels: Vec<String>,
+}
+
+/// Key of [`OurMetadata`].
+const METADATA: &str = "nola";
+
+/// What a parameter of ours is called inside a module of transformers.
+fn foreign_leaf(leaf: &str) -> &str {
+    match leaf {
+        "gamma" => "weight",
+        "beta" => "bias",
+        other => other,
+    }
+}

@@ -1,0 +1,165 @@
+//! Writing an adapter as a LoRA folder of PEFT's that computes the same function.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use burn::module::{Module, ParamId};
+use burn::tensor::TensorData;
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::config::{self, About};
+use super::fused::{ModuleLora, module_loras};
+use super::matrix::{beside, transposed};
+use super::{
+    CONFIG, ForeignModule, Generation, Layout, METADATA, Modules, OurMetadata, PREFIX, Task, WEIGHTS,
+    foreign_leaf,
+};
+use crate::Error;
+use crate::adapted::{Adapted, floats, is_adapter};
+use crate::folder::{Description, files};
+use crate::params::{FoundParam, float_params, read_params};
+
+/// Writes the adapter as a PEFT LoRA that computes the same function, and returns the bytes of the folder.
+///
+/// NOLA's factors are expanded on the host, so the exported numbers are the same on every machine. The factors are
+/// written as they are, unless parts of one foreign module have different scales: then B of some is multiplied, and
+/// rounded once.
+///
+/// # Errors
+/// If the folder holds something already or cannot be written, if a number is not finite, or if something was trained
+/// that is no module's.
+pub fn write<M: Module>(
+    folder: &Path,
+    adapted: &Adapted<M>,
+    modules: Modules,
+    generation: Generation,
+    task: Task,
+    description: &Description,
+) -> Result<u64, Error> {
+    files::new_folder(folder)?;
+    let loras = module_loras(adapted.factors(), modules, generation);
+    let others = others(adapted, modules, generation)?;
+    let is_adapted = |module: &str| loras.iter().any(|lora| lora.name == module);
+    let (of_adapted, to_save): (Vec<&Other>, Vec<&Other>) =
+        others.iter().partition(|other| is_adapted(&other.module));
+    let about = About {
+        base_name: &description.base.name,
+        task,
+        trains_biases: of_adapted.iter().any(|other| other.leaf == "bias"),
+        modules_to_save: &to_save.iter().map(|other| other.module.clone()).collect(),
+    };
+    let config = config::written(&loras, &about);
+    let mut tensors: Tensors = loras.iter().flat_map(lora_tensors).collect();
+    tensors.extend(of_adapted.iter().map(|other| other.tensor(".base_layer")));
+    tensors.extend(to_save.iter().map(|other| other.tensor("")));
+    check_finite(&tensors)?;
+    let file = folder.join(WEIGHTS);
+    let invalid = |error: String| Error::Invalid { file: file.clone(), problems: vec![error] };
+    let weights = serialized(&tensors, description).map_err(invalid)?;
+    let config = serde_json::to_vec_pretty(&config).map_err(|error| invalid(error.to_string()))?;
+    files::write_atomically(&file, &weights)?;
+    files::write_atomically(&folder.join(CONFIG), &config)?;
+    Ok((weights.len() + config.len()) as u64)
+}
+
+/// Shape and numbers of a tensor, as PyTorch has it.
+type Stored = (Vec<usize>, Vec<f32>);
+type Tensors = BTreeMap<String, Stored>;
+
+fn lora_tensors(lora: &ModuleLora) -> [(String, Stored); 2] {
+    let key = |factor: &str| format!("{PREFIX}{}.{factor}.weight", lora.name);
+    let (a, b) = (transposed(&lora.a, lora.rank), transposed(&lora.b, lora.d_out));
+    [(key("lora_A"), (vec![lora.rank, lora.d_in], a)), (key("lora_B"), (vec![lora.d_out, lora.rank], b))]
+}
+
+/// A trained parameter that is no factor, as PyTorch has it.
+struct Other {
+    module: String,
+    leaf: String,
+    shape: Vec<usize>,
+    values: Vec<f32>,
+}
+
+impl Other {
+    fn tensor(&self, wrapper: &str) -> (String, Stored) {
+        let key = format!("{PREFIX}{}{wrapper}.{}", self.module, self.leaf);
+        (key, (self.shape.clone(), self.values.clone()))
+    }
+}
+
+/// Trained heads and biases. Where only a part of a foreign module was trained, the base's numbers stand beside it.
+fn others<M: Module>(
+    adapted: &Adapted<M>,
+    modules: Modules,
+    generation: Generation,
+) -> Result<Vec<Other>, Error> {
+    // The coefficients are in the factors already.
+    let is_factor = |path: &String| is_adapter(path) || ["alpha", "beta"].contains(&path.as_str());
+    let trained: BTreeSet<String> = adapted.state().into_keys().filter(|path| !is_factor(path)).collect();
+    if let Some(name) = trained.iter().find(|path| !path.contains('.')) {
+        return Err(Error::NoPeftModule { name: name.clone() });
+    }
+    let mut found: BTreeMap<(String, String), Vec<(ForeignModule, FoundParam)>> = BTreeMap::new();
+    for param in float_params(&adapted.model).into_iter().filter(|param| !is_adapter(&param.path)) {
+        let Some((module, leaf)) = param.path.rsplit_once('.') else { continue };
+        let module = modules(module);
+        let place = (module.name(generation).to_owned(), foreign_leaf(leaf).to_owned());
+        found.entry(place).or_default().push((module, param));
+    }
+    found.retain(|_, parts| parts.iter().any(|(_, param)| trained.contains(&param.path)));
+    let ids: Vec<ParamId> = found.values().flatten().map(|(_, param)| param.id).collect();
+    let values = read_params(&adapted.model, &ids);
+    Ok(found.into_iter().map(|((module, leaf), parts)| joined(module, leaf, parts, &values)).collect())
+}
+
+/// One parameter of a foreign module, from all its parts.
+fn joined(
+    module: String,
+    leaf: String,
+    mut parts: Vec<(ForeignModule, FoundParam)>,
+    values: &BTreeMap<ParamId, TensorData>,
+) -> Other {
+    parts.sort_by_key(|(module, _)| module.part.index());
+    let (foreign, param) = &parts[0];
+    assert_eq!(parts.len(), foreign.part.of(), "`{module}.{leaf}` needs every part of it");
+    let (is_of_linear, shape) = (param.is_of_linear(), param.shape.clone());
+    let values: Vec<Vec<f32>> = parts.iter().map(|(_, param)| floats(values[&param.id].clone())).collect();
+    if !is_of_linear {
+        return Other { module, leaf, shape, values: values.concat() };
+    }
+    let d_in = if shape.len() == 2 { shape[0] } else { 1 };
+    let values: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
+    let whole = beside(&values, d_in);
+    let d_out = whole.len() / d_in;
+    let (shape, values) = match (shape.len(), foreign.layout) {
+        (2, Layout::Linear) => (vec![d_out, d_in], transposed(&whole, d_out)),
+        (2, Layout::Conv1d) => (vec![d_in, d_out], whole),
+        (_, Layout::Linear | Layout::Conv1d) => (vec![d_out], whole),
+    };
+    Other { module, leaf, shape, values }
+}
+
+fn check_finite(tensors: &Tensors) -> Result<(), Error> {
+    let count = |values: &[f32]| values.iter().filter(|value| !value.is_finite()).count();
+    match tensors.iter().find(|(_, (_, values))| count(values) > 0) {
+        Some((name, (_, values))) => Err(Error::NotFinite { name: name.clone(), count: count(values) }),
+        None => Ok(()),
+    }
+}
+
+fn serialized(tensors: &Tensors, description: &Description) -> Result<Vec<u8>, String> {
+    let bytes: BTreeMap<&str, Vec<u8>> = (tensors.iter())
+        .map(|(name, (_, values))| (name.as_str(), values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+        .collect();
+    let views: Result<Vec<_>, _> = (tensors.iter())
+        .map(|(name, (shape, _))| {
+            Ok((name, TensorView::new(Dtype::F32, shape.clone(), &bytes[name.as_str()])?))
+        })
+        .collect();
+    let ours = OurMetadata { base: description.base.clone(), labels: description.labels.clone() };
+    let ours = serde_json::to_string(&ours).map_err(|error| error.to_string())?;
+    let metadata = [("format".to_owned(), "pt".to_owned()), (METADATA.to_owned(), ours)].into();
+    views
+        .and_then(|views| safetensors::serialize(views, Some(metadata)))
+        .map_err(|error: safetensors::SafeTensorError| error.to_string())
+}
