@@ -3,7 +3,9 @@
 //! Opening a folder maps the weights into memory and checks every header before anything is allocated. What a tensor
 //! means is told by the [`KeyMap`] of a model; this module knows no model by name.
 
+mod collect;
 mod key_map;
+mod numbers;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -20,6 +22,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::Error;
+pub use collect::collect;
 pub use key_map::{KeyMap, Part, Source};
 pub use writer::{NamedTensor, StoredDtype, save};
 
@@ -210,6 +213,15 @@ impl Checkpoint {
         }
         Err(Error::Shards { file: file.to_path_buf(), problems })
     }
+}
+
+/// Reads the `config.json` of a folder that may hold no weights.
+///
+/// # Errors
+/// If it is absent, too large or no JSON.
+pub fn read_config(folder: &Path) -> Result<Value, Error> {
+    let file = folder.join("config.json");
+    parse_json(&file, &read_bounded(&file)?)
 }
 
 /// Reads a JSON file of bounded size whole.

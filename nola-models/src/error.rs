@@ -112,6 +112,8 @@ pub enum Error {
     /// The tensors of the checkpoint are not those of the model that its configuration describes.
     #[error("{}: the weights do not fit config.json{}", folder.display(), listed(&[
         ("missing", missing), ("not used by this model", extra), ("of another shape or type", misshapen),
+        ("one tensor of this model under two names, but not equal (if they are meant to differ, set \
+         `tie_word_embeddings` to false)", different),
     ]))]
     Mismatch {
         /// Folder of the checkpoint.
@@ -122,6 +124,8 @@ pub enum Error {
         extra: Vec<String>,
         /// Tensors whose shape or type is another, each with both.
         misshapen: Vec<String>,
+        /// Pairs of tensors that the model has as one, such as a tied head, and the checkpoint as two.
+        different: Vec<String>,
     },
 
     /// Some weights are NaN or infinite.

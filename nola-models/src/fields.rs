@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use crate::Error;
 
+/// Largest number of a field without a bound of its own.
+const MAX_FLOAT: f64 = 1e12;
+
 /// Reads fields of a configuration; an error names the field.
 pub(crate) struct Fields<'a> {
     pub(crate) json: &'a Value,
@@ -51,6 +54,48 @@ impl Fields<'_> {
         match self.json.get(field).filter(|value| !value.is_null()) {
             None => Ok(absent),
             Some(value) => value.as_bool().ok_or_else(|| self.wrong(field, "true or false")),
+        }
+    }
+
+    /// A number above 0, such as what a norm divides by.
+    pub(crate) fn positive(&self, field: &'static str, absent: f64) -> Result<f64, Error> {
+        match self.json.get(field).filter(|value| !value.is_null()) {
+            None => Ok(absent),
+            Some(value) => value
+                .as_f64()
+                .filter(|&number| number > 0.0 && number <= MAX_FLOAT)
+                .ok_or_else(|| self.wrong(field, &format!("a number above 0, at most {MAX_FLOAT:e}"))),
+        }
+    }
+
+    /// One token id or a list of them; `null` is none.
+    pub(crate) fn token_ids(&self, field: &'static str, absent: &[u32]) -> Result<Vec<u32>, Error> {
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let ids = match self.json.get(field) {
+            None => Some(absent.to_vec()),
+            Some(Value::Null) => Some(Vec::new()),
+            Some(Value::Array(ids)) => ids.iter().map(id).collect(),
+            Some(value) => id(value).map(|id| vec![id]),
+        };
+        ids.ok_or_else(|| self.wrong(field, "a token id, a list of token ids, or null"))
+    }
+
+    /// Refuses a variant that this program does not compute.
+    pub(crate) fn refuse_flag(&self, field: &'static str) -> Result<(), Error> {
+        match self.flag(field, false)? {
+            false => Ok(()),
+            true => Err(self.wrong(field, "false: this program does not compute it")),
+        }
+    }
+
+    /// Refuses quantized weights.
+    pub(crate) fn refuse_quantized(&self) -> Result<(), Error> {
+        let field = "quantization_config";
+        match self.json.get(field).filter(|value| !value.is_null()) {
+            None => Ok(()),
+            Some(_) => {
+                Err(self.wrong(field, "no quantization: use the model in float32, float16 or bfloat16"))
+            }
         }
     }
 }

@@ -1,16 +1,34 @@
-//! Models as burn modules that take adapters, and what stands between them and files: checkpoints and images.
+//! Models as burn modules that take adapters, and what stands between them and files: checkpoints, the hub, images, text.
 //!
-//! Each model is told top to bottom by its own module; [`checkpoint`] knows none of them by name.
+//! Each model is told top to bottom by its own module; [`checkpoint`] knows none of them by name, and [`causal`] is the one
+//! list of language models.
 
+mod attention;
 pub mod augment;
+pub mod causal;
+pub mod chat;
 pub mod checkpoint;
 mod error;
 mod fields;
+mod fresh;
+pub mod generate;
+pub mod gpt2;
+mod head;
+mod hidden_states;
+pub mod hub;
 pub mod image;
+pub mod llama;
+mod names;
+pub mod tokenizer;
 pub mod vit;
 
+pub use attention::{KeyValueCache, Sight};
 pub use augment::Augmentation;
+pub use causal::CausalLm;
 pub use checkpoint::{Checkpoint, StoredDtype};
 pub use error::Error;
+pub use gpt2::{Gpt2, Gpt2Config};
+pub use hidden_states::HiddenStates;
 pub use image::Preprocessor;
+pub use llama::{Llama, LlamaConfig};
 pub use vit::{Vit, VitConfig};

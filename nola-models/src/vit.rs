@@ -7,19 +7,18 @@ mod config;
 mod keys;
 mod positions;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Gelu, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::activation::softmax;
 use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor, TensorData, assert_shape};
 use nola_core::adapted;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
-use crate::{Checkpoint, Error};
+use crate::fresh::{Law, fresh};
+use crate::{Checkpoint, Error, HiddenStates};
 pub use config::{Pooling, Positions, VitConfig};
-pub use keys::peft_names;
+pub use keys::peft_module;
 
 /// Standard deviation of fresh weights, before they are cut at two of it.
 const FRESH_DEVIATION: f64 = 0.02;
@@ -135,17 +134,6 @@ pub struct Vit {
     config: VitConfig,
 }
 
-/// What every stage of the encoder puts out, each `[batch, 1 + patches, d_model]`, class token first.
-#[derive(Debug, Clone)]
-pub struct HiddenStates {
-    /// What goes into the first block.
-    pub embeddings: Tensor<3>,
-    /// The output of each block.
-    pub blocks: Vec<Tensor<3>>,
-    /// After the final norm; with [`Pooling::MeanThenNorm`], which norms later, that of the last block.
-    pub final_norm: Tensor<3>,
-}
-
 impl Vit {
     /// A model of these sizes that takes no memory until it is used or loaded; its weights are zero.
     pub fn uninitialized(config: &VitConfig, device: &Device) -> Self {
@@ -170,8 +158,7 @@ impl Vit {
     ///
     /// The numbers are drawn on the host, one stream of `seed` a parameter, so every device gets the same ones.
     pub fn init(config: &VitConfig, seed: u64, device: &Device) -> Self {
-        let mut vit =
-            Self::uninitialized(config, device).map(&mut Fresh { seed, parameters: 0, field: String::new() });
+        let mut vit = fresh(Self::uninitialized(config, device), seed, Law::CutNormal, &|_| FRESH_DEVIATION);
         if config.positions == Positions::Fixed {
             vit.positions = fixed_positions(config, device);
         }
@@ -262,23 +249,19 @@ impl Vit {
         }
     }
 
-    /// The output of every stage, to compare with another implementation.
+    /// The output of every stage, class token first, to compare with another implementation.
+    ///
+    /// With [`Pooling::MeanThenNorm`], which norms later, `final_norm` is the output of the last block.
     ///
     /// # Shapes
     /// - `pixels`: `[batch, channels, image_size, image_size]`
     pub fn hidden_states(&self, pixels: Tensor<4>) -> HiddenStates {
-        let embeddings = self.embeddings(pixels);
-        let mut blocks: Vec<Tensor<3>> = Vec::with_capacity(self.blocks.len());
-        for block in &self.blocks {
-            let x = blocks.last().unwrap_or(&embeddings).clone();
-            blocks.push(block.forward(x));
-        }
-        let last = blocks.last().unwrap_or(&embeddings).clone();
-        let final_norm = match self.config.pooling {
-            Pooling::ClassToken | Pooling::Mean => self.norm.forward(last),
-            Pooling::MeanThenNorm => last,
-        };
-        HiddenStates { embeddings, blocks, final_norm }
+        HiddenStates::trace(self.embeddings(pixels), &self.blocks, Block::forward, |last| {
+            match self.config.pooling {
+                Pooling::ClassToken | Pooling::Mean => self.norm.forward(last),
+                Pooling::MeanThenNorm => last,
+            }
+        })
     }
 
     /// # Shapes
@@ -321,42 +304,4 @@ fn fixed_positions(config: &VitConfig, device: &Device) -> Param<Tensor<3>> {
     let shape = [1, 1 + config.n_patches(), config.d_model];
     let table = positions::sine_cosine(config.d_model, config.grid());
     Param::from_data(TensorData::new(table, shape), device).set_require_grad(false)
-}
-
-/// Draws fresh weights, parameter by parameter.
-struct Fresh {
-    seed: u64,
-    parameters: u64,
-    field: String,
-}
-
-impl ModuleMapper for Fresh {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.field = name.to_string();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        self.parameters += 1;
-        // Norms start as ones and zeros, which is how burn makes them; biases as zeros.
-        if matches!(self.field.as_str(), "gamma" | "beta" | "bias") {
-            return param;
-        }
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(self.parameters);
-        let shape = param.lazy_shape();
-        let values: Vec<f32> = (0..shape.num_elements()).map(|_| truncated_normal(&mut rng) as f32).collect();
-        let data = TensorData::new(values, shape);
-        Param::initialized(param.id, Tensor::from_data(data, &param.lazy_device())).set_require_grad(true)
-    }
-}
-
-/// One draw of N(0, 0.02²), cut at ±0.04, by Box and Muller's formula.
-fn truncated_normal(rng: &mut ChaCha8Rng) -> f64 {
-    loop {
-        let (u, v): (f64, f64) = (rng.random(), rng.random());
-        let normal = (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos();
-        if normal.abs() <= 2.0 {
-            return normal * FRESH_DEVIATION;
-        }
-    }
 }

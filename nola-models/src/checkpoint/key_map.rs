@@ -4,30 +4,37 @@ use std::collections::BTreeSet;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
-use half::{bf16, f16};
 use safetensors::Dtype;
 
+use super::numbers::Numbers;
 use super::{Checkpoint, Stored};
 use crate::Error;
 
 /// Where the checkpoint keeps one parameter of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// The names it may have; the first one present is taken.
+    /// The names it may have; the first one present is taken. Others that are present too must hold the same bytes.
     pub names: Vec<String>,
-    /// Which rows of the stored tensor it is.
+    /// How much of the stored tensor it is.
     pub part: Part,
     /// Whether the stored matrix is `[d_out, d_in]`, as PyTorch's linear layers are, and ours `[d_in, d_out]`.
     pub transposed: bool,
 }
 
-/// Which rows of a stored tensor a parameter is.
+/// How much of a stored tensor a parameter is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// All of them.
     Whole,
     /// The `index`-th of `of` equal parts, of a fused projection.
     Rows {
+        /// Counted from 0.
+        index: usize,
+        /// Number of parts.
+        of: usize,
+    },
+    /// The `index`-th of `of` equal parts of the last axis, of a fused projection stored as `[d_in, d_out]`.
+    Columns {
         /// Counted from 0.
         index: usize,
         /// Number of parts.
@@ -40,41 +47,41 @@ pub struct KeyMap<'a> {
     /// The source of the parameter at a path such as `blocks.0.attention.query.weight`; none for one that the
     /// checkpoint leaves out and that stays as it is.
     pub source: &'a dyn Fn(&str) -> Option<Source>,
-    /// Stored tensors that the model knowingly leaves out: whole names, or prefixes that end in a dot.
+    /// Stored tensors that the model knowingly leaves out: whole names, or prefixes that end in a dot; `*` stands for
+    /// one part between dots.
     pub ignored: &'a [&'static str],
 }
 
 impl Checkpoint {
     /// Fills every float parameter of `module`; only its shapes are read, so lazy parameters stay unallocated.
     ///
-    /// Stored f32, f16 and bf16 become f32.
+    /// Stored f32, f16 and bf16 become f32, one tensor at a time: beside the model, the host holds no more than one.
     ///
     /// # Errors
-    /// One error lists all missing, unused and misshapen tensors; another all tensors with values that are not finite.
+    /// One error lists all missing, unused, misshapen and contradictory tensors; another all tensors with values that
+    /// are not finite.
     pub fn fill<M: Module>(&self, module: M, map: &KeyMap) -> Result<M, Error> {
-        let mut check = Check {
-            checkpoint: self,
-            map,
-            path: Vec::new(),
-            used: BTreeSet::new(),
-            missing: vec![],
-            misshapen: vec![],
-        };
+        let mut check = Check { checkpoint: self, map, path: Vec::new(), found: Findings::default() };
         module.visit(&mut check);
-        let Check { used, missing, misshapen, .. } = check;
+        let Findings { used, twins, missing, misshapen, different } = check.found;
         let known = |name: &str| {
             used.contains(name)
-                || map.ignored.iter().any(|&left_out| {
-                    name == left_out || left_out.ends_with('.') && name.starts_with(left_out)
-                })
+                || twins.contains(name)
+                || map.ignored.iter().any(|pattern| is_left_out(pattern, name))
         };
         let extra: Vec<String> =
             self.tensor_names().filter(|name| !known(name)).map(str::to_string).collect();
-        if !(missing.is_empty() && extra.is_empty() && misshapen.is_empty()) {
-            return Err(Error::Mismatch { folder: self.folder.clone(), missing, extra, misshapen });
+        if [&missing, &extra, &misshapen, &different].iter().any(|problems| !problems.is_empty()) {
+            return Err(Error::Mismatch {
+                folder: self.folder.clone(),
+                missing,
+                extra,
+                misshapen,
+                different,
+            });
         }
         let damaged = used.iter().filter_map(|name| {
-            let count = numbers(self, &self.tensors[name]).iter().filter(|value| !value.is_finite()).count();
+            let count = self.numbers(&self.tensors[name]).not_finite();
             (count > 0).then(|| (name.clone(), count))
         });
         let tensors: Vec<_> = damaged.collect();
@@ -84,8 +91,47 @@ impl Checkpoint {
         Ok(module.map(&mut Fill { checkpoint: self, map, path: Vec::new() }))
     }
 
-    fn find(&self, source: &Source) -> Option<(&String, &Stored)> {
-        source.names.iter().find_map(|name| self.tensors.get_key_value(name))
+    /// The stored tensors under the names of `source`.
+    fn find(&self, source: &Source) -> impl Iterator<Item = (&String, &Stored)> {
+        source.names.iter().filter_map(|name| self.tensors.get_key_value(name))
+    }
+
+    fn numbers<'a>(&'a self, stored: &'a Stored) -> Numbers<'a> {
+        Numbers { dtype: stored.dtype, shape: &stored.shape, bytes: self.bytes(stored) }
+    }
+
+    fn is_same(&self, one: &Stored, other: &Stored) -> bool {
+        one.dtype == other.dtype && one.shape == other.shape && self.bytes(one) == self.bytes(other)
+    }
+}
+
+/// Whether `name` is what `pattern` leaves out; see [`KeyMap::ignored`].
+fn is_left_out(pattern: &str, name: &str) -> bool {
+    let mut parts = name.split('.');
+    for wanted in pattern.split_terminator('.') {
+        match parts.next() {
+            Some(part) if wanted == "*" || wanted == part => {}
+            Some(_) | None => return false,
+        }
+    }
+    pattern.ends_with('.') || parts.next().is_none()
+}
+
+/// What the first walk finds.
+#[derive(Default)]
+struct Findings {
+    used: BTreeSet<String>,
+    /// Second names of what is used under its first.
+    twins: BTreeSet<String>,
+    missing: Vec<String>,
+    misshapen: Vec<String>,
+    different: Vec<String>,
+}
+
+/// Adds `problem` unless a part of the same fused tensor has told it.
+fn note(problems: &mut Vec<String>, problem: String) {
+    if !problems.contains(&problem) {
+        problems.push(problem);
     }
 }
 
@@ -94,9 +140,7 @@ struct Check<'a> {
     checkpoint: &'a Checkpoint,
     map: &'a KeyMap<'a>,
     path: Vec<String>,
-    used: BTreeSet<String>,
-    missing: Vec<String>,
-    misshapen: Vec<String>,
+    found: Findings,
 }
 
 impl ModuleVisitor for Check<'_> {
@@ -112,16 +156,23 @@ impl ModuleVisitor for Check<'_> {
         let Some(source) = (self.map.source)(&self.path.join(".")) else {
             return;
         };
-        let Some((name, stored)) = self.checkpoint.find(&source) else {
-            self.missing.push(source.names.join(" or "));
-            return;
+        let Findings { used, twins, missing, misshapen, different } = &mut self.found;
+        let mut stored_under = self.checkpoint.find(&source);
+        let Some((name, stored)) = stored_under.next() else {
+            return note(missing, source.names.join(" or "));
         };
-        self.used.insert(name.clone());
+        used.insert(name.clone());
+        for (twin, other) in stored_under {
+            twins.insert(twin.clone());
+            if !self.checkpoint.is_same(stored, other) {
+                note(different, format!("{name} and {twin}"));
+            }
+        }
         let expected = stored_shape(param.lazy_shape().as_slice(), &source);
         if stored.shape != expected {
-            self.misshapen.push(format!("{name} is {:?}, expected {expected:?}", stored.shape));
+            note(misshapen, format!("{name} is {:?}, expected {expected:?}", stored.shape));
         } else if !matches!(stored.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-            self.misshapen.push(format!("{name} is {}, expected F32, F16 or BF16", stored.dtype));
+            note(misshapen, format!("{name} is {}, expected F32, F16 or BF16", stored.dtype));
         }
     }
 }
@@ -146,18 +197,9 @@ impl ModuleMapper for Fill<'_> {
         let Some(source) = (self.map.source)(&self.path.join(".")) else {
             return param;
         };
-        let (_, stored) = self.checkpoint.find(&source).expect("the first walk found every tensor");
-        let shape = param.lazy_shape();
-        let all = numbers(self.checkpoint, stored);
-        let values = match source.part {
-            Part::Whole => all,
-            Part::Rows { index, of } => all[index * all.len() / of..(index + 1) * all.len() / of].to_vec(),
-        };
-        let values = match (source.transposed, shape.as_slice()) {
-            (true, &[d_in, d_out]) => transposed(&values, d_out, d_in),
-            _ => values,
-        };
-        let data = TensorData::new(values, shape);
+        let (_, stored) = self.checkpoint.find(&source).next().expect("the first walk found every tensor");
+        let values = self.checkpoint.numbers(stored).read(source.part, source.transposed);
+        let data = TensorData::new(values, param.lazy_shape());
         Param::initialized(param.id, Tensor::from_data(data, &param.lazy_device())).set_require_grad(true)
     }
 }
@@ -168,28 +210,32 @@ fn stored_shape(shape: &[usize], source: &Source) -> Vec<usize> {
     if source.transposed {
         stored.reverse();
     }
-    if let (Part::Rows { of, .. }, Some(rows)) = (source.part, stored.first_mut()) {
-        *rows *= of;
+    let (axis, of) = match source.part {
+        Part::Whole => return stored,
+        Part::Rows { of, .. } => (stored.first_mut(), of),
+        Part::Columns { of, .. } => (stored.last_mut(), of),
+    };
+    if let Some(size) = axis {
+        *size *= of;
     }
     stored
 }
 
-/// The columns of a row-major matrix `[rows, cols]` one after the other.
-fn transposed(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
-    let mut turned = Vec::with_capacity(values.len());
-    for col in 0..cols {
-        turned.extend((0..rows).map(|row| values[row * cols + col]));
-    }
-    turned
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Values of a stored float tensor, as f32.
-fn numbers(checkpoint: &Checkpoint, stored: &Stored) -> Vec<f32> {
-    let bytes = checkpoint.bytes(stored);
-    match stored.dtype {
-        Dtype::F16 => bytes.as_chunks().0.iter().map(|&two| f16::from_le_bytes(two).to_f32()).collect(),
-        Dtype::BF16 => bytes.as_chunks().0.iter().map(|&two| bf16::from_le_bytes(two).to_f32()).collect(),
-        // The first walk lets only three types through; this is the third.
-        _ => bytes.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect(),
+    #[test]
+    fn a_star_leaves_out_one_part_of_a_name() {
+        assert!(is_left_out("h.*.attn.bias", "h.11.attn.bias"));
+        assert!(!is_left_out("h.*.attn.bias", "h.11.attn.c_attn.bias"));
+        assert!(!is_left_out("h.*.attn.bias", "h.11.attn.bias.more"));
+    }
+
+    #[test]
+    fn a_pattern_that_ends_in_a_dot_leaves_out_all_that_follows() {
+        assert!(is_left_out("pooler.", "pooler.dense.weight"));
+        assert!(!is_left_out("pooler.", "pooler2.dense.weight"));
+        assert!(!is_left_out("pooler", "pooler.dense.weight"));
     }
 }

@@ -1,12 +1,10 @@
 //! The key map of ViT: our parameter paths, and the names of Hugging Face (both generations), PEFT and timm.
 
+use nola_core::folder::peft::ForeignModule;
 use std::path::Path;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
-
 use super::{Pooling, Positions, Vit, VitConfig};
-use crate::checkpoint::{Checkpoint, NamedTensor, Part, Source, StoredDtype, save};
+use crate::checkpoint::{Checkpoint, NamedTensor, Part, Source, StoredDtype, collect, save};
 use crate::{Error, Preprocessor};
 
 /// Stored tensors that are no part of the classifier: the pooler of `ViTModel`, mask tokens, pretraining decoders.
@@ -181,15 +179,13 @@ pub(super) fn source_in(checkpoint: &Checkpoint, config: &VitConfig) -> impl Fn(
     move |path| (!(generated && path == "positions")).then(|| Place::of(path).source(layout))
 }
 
-/// The module path of a site in a PEFT folder: as transformers 5 names it, then as earlier releases do.
-///
-/// A site is the path of a linear layer of [`Vit`], such as `blocks.0.attention.query`.
+/// Where transformers keeps a module of [`Vit`], such as `blocks.0.attention.query`.
 ///
 /// # Panics
-/// If `site` is none.
-pub fn peft_names(site: &str) -> [String; 2] {
-    let [old, new] = Place::of(site).hugging_face("vit.");
-    [new, old]
+/// If `module` is none.
+pub fn peft_module(module: &str) -> ForeignModule {
+    let [old, new] = Place::of(module).hugging_face("vit.");
+    ForeignModule::whole([new, old])
 }
 
 impl Vit {
@@ -200,9 +196,7 @@ impl Vit {
             Pooling::ClassToken => Layout::HuggingFace { prefix: "" },
             pooling @ (Pooling::Mean | Pooling::MeanThenNorm) => Layout::Timm { pooling },
         };
-        let mut collected = Collect { layout, path: Vec::new(), tensors: Vec::new() };
-        self.clone().materialize().visit(&mut collected);
-        collected.tensors
+        collect(self.clone(), &|path| Place::of(path).source(layout))
     }
 
     /// Writes a model folder that transformers loads, or timm where the patches are averaged.
@@ -215,38 +209,5 @@ impl Vit {
             config["pretrained_cfg"] = preprocessor.to_timm_json();
         }
         save(folder, &config, Some(&preprocessor.to_json()), &self.to_tensors(), dtype)
-    }
-}
-
-/// Reads every parameter back, under its name elsewhere.
-struct Collect {
-    layout: Layout,
-    path: Vec<String>,
-    tensors: Vec<NamedTensor>,
-}
-
-impl ModuleVisitor for Collect {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let Source { names, part, transposed } = Place::of(&self.path.join(".")).source(self.layout);
-        let value = if transposed { param.val().swap_dims(0, 1) } else { param.val() };
-        let shape = value.dims().to_vec();
-        let values = value.into_data_as::<f32>().try_into_vec().expect("the type was asked for");
-        let name = names.into_iter().next().expect("every parameter has a name");
-        match self.tensors.iter_mut().find(|tensor| tensor.name == name && part != Part::Whole) {
-            // Query, key and value are walked in the order in which timm fuses them.
-            Some(fused) => {
-                fused.shape[0] += shape[0];
-                fused.values.extend(values);
-            }
-            None => self.tensors.push(NamedTensor { name, shape, values }),
-        }
     }
 }

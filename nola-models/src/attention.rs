@@ -1,0 +1,44 @@
+//! Causal self-attention over tokens, shared by the language models: what a token may look at, and what is kept for it.
+
+mod cache;
+mod sight;
+
+use burn::tensor::activation::softmax;
+use burn::tensor::{DType, Tensor};
+
+pub(crate) use cache::BlockCache;
+pub use cache::KeyValueCache;
+pub use sight::Sight;
+
+/// `[batch, tokens, heads · d_head]` as `[batch, heads, tokens, d_head]`.
+pub(crate) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
+    let [batch, tokens, width] = x.dims();
+    x.reshape([batch, tokens, heads, width / heads]).swap_dims(1, 2)
+}
+
+/// Mixes the values that every query may see, with the softmax in f32.
+///
+/// With fewer heads in `key` and `value` than in `query`, each serves a group of queries that lie side by side.
+///
+/// # Shapes
+/// - `query`: `[batch, heads, tokens, d_head]`
+/// - `key`, `value`: `[batch, kv_heads, keys, d_head]`
+/// - output: `[batch, tokens, heads · d_head]`
+pub(crate) fn attend(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    scale: f64,
+    sight: &Sight,
+) -> Tensor<3> {
+    let [batch, heads, tokens, d_head] = query.dims();
+    let [_, kv_heads, keys, _] = key.dims();
+    let dtype = query.dtype();
+    // The queries of a group are rows of one product, so no key or value is copied.
+    let grouped = (query * scale).reshape([batch, kv_heads, heads / kv_heads * tokens, d_head]);
+    let scores = grouped.matmul(key.swap_dims(2, 3)).reshape([batch, heads, tokens, keys]);
+    let weights = softmax(sight.hide(scores.cast(DType::F32)), 3).cast(dtype);
+    let weights = weights.reshape([batch, kv_heads, heads / kv_heads * tokens, keys]);
+    let mixed = weights.matmul(value).reshape([batch, heads, tokens, d_head]);
+    mixed.swap_dims(1, 2).reshape([batch, tokens, heads * d_head])
+}

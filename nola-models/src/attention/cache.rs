@@ -1,0 +1,149 @@
+//! Keys and values of the tokens that were read, so that the next one needs no second pass over them.
+
+use burn::tensor::{Int, Tensor, TensorData};
+
+use super::Sight;
+
+/// Room is made for this many tokens at a time.
+const GROWTH_TOKENS: usize = 256;
+
+/// Keys and values of all tokens read so far, for every block of one model.
+#[derive(Debug, Clone, Default)]
+pub struct KeyValueCache {
+    blocks: Vec<BlockCache>,
+    /// Tokens of padding before each row; empty for none.
+    padding: Vec<usize>,
+}
+
+/// Keys and values of one block.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BlockCache {
+    keys: Kept,
+    values: Kept,
+}
+
+/// What one block keeps of each token.
+#[derive(Debug, Clone, Default)]
+struct Kept {
+    /// `[rows, kv_heads, room, d_head]`; none before the first token.
+    stored: Option<Tensor<4>>,
+    tokens: usize,
+}
+
+impl KeyValueCache {
+    /// A cache that holds nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Tokens it holds of each row, padding included.
+    pub fn tokens(&self) -> usize {
+        self.blocks.first().map_or(0, |block| block.keys.tokens)
+    }
+
+    /// Row `n` becomes what row `from[n]` was; rows may be left out or repeated.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn reorder(&mut self, from: &[usize]) {
+        self.blocks.iter_mut().for_each(|block| block.reorder(from));
+        if !self.padding.is_empty() {
+            self.padding = from.iter().map(|&row| self.padding[row]).collect();
+        }
+    }
+
+    /// Tokens of padding before each row; empty for none.
+    pub(super) fn padding(&self) -> &[usize] {
+        &self.padding
+    }
+
+    /// Gets ready for a pass of `n_blocks` blocks.
+    pub(crate) fn begin(&mut self, n_blocks: usize, sight: &Sight) -> &mut [BlockCache] {
+        if self.tokens() == 0 {
+            self.padding = sight.padding().to_vec();
+        }
+        self.blocks.resize_with(n_blocks, BlockCache::default);
+        &mut self.blocks
+    }
+}
+
+impl BlockCache {
+    /// Adds the keys and values of further tokens and returns those of all tokens.
+    ///
+    /// # Shapes
+    /// - all: `[rows, kv_heads, tokens, d_head]`
+    pub(crate) fn extend(&mut self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        (self.keys.extend(keys), self.values.extend(values))
+    }
+
+    fn reorder(&mut self, from: &[usize]) {
+        self.keys.reorder(from);
+        self.values.reorder(from);
+    }
+}
+
+impl Kept {
+    fn extend(&mut self, new: Tensor<4>) -> Tensor<4> {
+        let [rows, heads, tokens, d_head] = new.dims();
+        let (past, all) = (self.tokens, self.tokens + tokens);
+        // Taken out, not cloned: a tensor with one owner is written in place.
+        let stored = self.stored.take().unwrap_or_else(|| room(&new, GROWTH_TOKENS));
+        let missing = all.saturating_sub(stored.dims()[2]).next_multiple_of(GROWTH_TOKENS);
+        let stored = if missing == 0 { stored } else { Tensor::cat(vec![stored, room(&new, missing)], 2) };
+        let stored = stored.slice_assign([0..rows, 0..heads, past..all, 0..d_head], new);
+        self.tokens = all;
+        self.stored = Some(stored.clone());
+        stored.narrow(2, 0, all)
+    }
+
+    fn reorder(&mut self, from: &[usize]) {
+        let Some(stored) = self.stored.take() else { return };
+        let rows: Vec<i32> = from.iter().map(|&row| row as i32).collect();
+        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [from.len()]), &stored.device());
+        self.stored = Some(stored.select(0, rows));
+    }
+}
+
+/// Room for `tokens` tokens like `like`'s.
+fn room(like: &Tensor<4>, tokens: usize) -> Tensor<4> {
+    let [rows, heads, _, d_head] = like.dims();
+    Tensor::zeros([rows, heads, tokens, d_head], (&like.device(), like.dtype()))
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    /// `tokens` tokens of two rows, numbered from `from`.
+    fn numbered(from: usize, tokens: usize) -> Tensor<4> {
+        let values: Vec<f32> =
+            (0..2).flat_map(|row| (from..from + tokens).map(move |n| (1000 * row + n) as f32)).collect();
+        Tensor::from_data(TensorData::new(values, [2, 1, tokens, 1]), &Device::flex())
+    }
+
+    fn values(tensor: Tensor<4>) -> Vec<f32> {
+        tensor.into_data_as::<f32>().try_into_vec().expect("the type was asked for")
+    }
+
+    #[test]
+    fn all_tokens_come_back_however_they_were_added() {
+        let mut kept = Kept::default();
+        let mut from = 0;
+        for tokens in [3, 1, 1, 2 * GROWTH_TOKENS, 1, GROWTH_TOKENS - 4] {
+            let all = kept.extend(numbered(from, tokens));
+            from += tokens;
+            assert_eq!(values(all), values(numbered(0, from)), "after {from} tokens");
+        }
+    }
+
+    #[test]
+    fn rows_may_be_repeated_and_left_out() {
+        let mut kept = Kept::default();
+        kept.extend(numbered(0, 2));
+        kept.reorder(&[1, 1, 1]);
+        let new = Tensor::full([3, 1, 1, 1], 5.0, &Device::flex());
+        assert_eq!(values(kept.extend(new)), [1000.0, 1001.0, 5.0, 1000.0, 1001.0, 5.0, 1000.0, 1001.0, 5.0]);
+    }
+}

@@ -1,0 +1,216 @@
+//! One type for every causal language model: what reads tokens from left to right and scores the next one.
+
+mod module;
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor};
+use nola_core::folder::peft::ForeignModule;
+use serde_json::{Value, json};
+
+use crate::checkpoint::{NamedTensor, parse_json, read_bounded, save};
+use crate::fields::Fields;
+use crate::{Checkpoint, Error, Gpt2, HiddenStates, KeyValueCache, Llama, Sight, StoredDtype, gpt2, llama};
+
+/// A random model with more numbers than this is refused: it is a typo or an attack.
+const MAX_FRESH_NUMBERS: usize = 100_000_000_000;
+
+/// A causal language model; to its parameters' paths the enum adds nothing.
+#[derive(Debug, Clone)]
+pub enum CausalLm {
+    /// GPT-2.
+    Gpt2(Gpt2),
+    /// LLaMA-2 and its like.
+    Llama(Llama),
+}
+
+/// `$result` for whichever model it is.
+macro_rules! of_any {
+    ($causal:expr, $model:ident => $result:expr) => {
+        match $causal {
+            CausalLm::Gpt2($model) => $result,
+            CausalLm::Llama($model) => $result,
+        }
+    };
+}
+
+/// The same, and the result is that model again.
+macro_rules! map_any {
+    ($causal:expr, $model:ident => $result:expr) => {
+        match $causal {
+            CausalLm::Gpt2($model) => CausalLm::Gpt2($result),
+            CausalLm::Llama($model) => CausalLm::Llama($result),
+        }
+    };
+}
+
+use {map_any, of_any};
+
+/// What a caller may have to know of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Token ids are `0..vocab_size`.
+    pub vocab_size: usize,
+    /// Longest sequence, in tokens.
+    pub max_tokens: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Number of blocks.
+    pub n_layers: usize,
+    /// Tokens that end a text, as the configuration says; a published one may lie outside the vocabulary.
+    pub eos: Vec<u32>,
+}
+
+impl CausalLm {
+    /// Whether a `config.json` is one of a causal language model this program knows.
+    pub fn is_named_by(config: &Value) -> bool {
+        matches!(config["model_type"].as_str(), Some("gpt2" | "llama"))
+    }
+
+    /// A model of the sizes in a `config.json` that takes no memory until it is used or loaded; `file` names it in errors.
+    ///
+    /// # Errors
+    /// If it is no causal language model this program knows, or holds a value that cannot be.
+    pub fn uninitialized(config: &Value, file: &Path, device: &Device) -> Result<Self, Error> {
+        match config["model_type"].as_str() {
+            Some("gpt2") => Gpt2::from_json(config, file, device).map(Self::Gpt2),
+            Some("llama") => Llama::from_json(config, file, device).map(Self::Llama),
+            Some(_) | None => {
+                let fields = Fields { json: config, file };
+                Err(fields.wrong("model_type", "`gpt2` or `llama`: this program computes no other"))
+            }
+        }
+    }
+
+    /// Loads a checkpoint of Hugging Face.
+    ///
+    /// # Errors
+    /// If it is no causal language model this program knows, or if its tensors do not fit: all of them in one error.
+    pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
+        match Self::uninitialized(checkpoint.config(), &checkpoint.config_file(), device)? {
+            Self::Gpt2(model) => model.filled(checkpoint).map(Self::Gpt2),
+            Self::Llama(model) => model.filled(checkpoint).map(Self::Llama),
+        }
+    }
+
+    /// A model with random weights, of the sizes in the `config.json` of a folder that may hold no weights.
+    ///
+    /// The numbers are drawn on the host, one stream of `seed` a parameter, so every device gets the same ones.
+    ///
+    /// # Errors
+    /// As [`CausalLm::uninitialized`], or if it would be larger than any machine.
+    pub fn init(folder: &Path, seed: u64, device: &Device) -> Result<Self, Error> {
+        let file = folder.join("config.json");
+        let config: Value = parse_json(&file, &read_bounded(&file)?)?;
+        let model = Self::uninitialized(&config, &file, device)?;
+        if model.num_params() > MAX_FRESH_NUMBERS {
+            let field = match model {
+                Self::Gpt2(_) => "n_embd",
+                Self::Llama(_) => "hidden_size",
+            };
+            let expected = format!("sizes of a model of at most {MAX_FRESH_NUMBERS} numbers");
+            return Err(Fields { json: &config, file: &file }.wrong(field, &expected));
+        }
+        Ok(map_any!(model, model => model.with_fresh_weights(seed)))
+    }
+
+    /// What a caller may have to know.
+    pub fn facts(&self) -> Facts {
+        of_any!(self, model => {
+            let config = model.config();
+            Facts {
+                vocab_size: config.vocab_size,
+                max_tokens: config.max_tokens,
+                d_model: config.d_model,
+                n_layers: config.n_layers,
+                eos: config.eos.clone(),
+            }
+        })
+    }
+
+    /// Whether what makes logits is trained: the head, or the token embedding where that is tied.
+    pub fn head_is_trained(&self) -> bool {
+        let (tokens, head) = of_any!(self, model => (&model.tokens.weight, &model.head));
+        // Asking for `val` would merge an adapter.
+        head.as_ref().map_or(tokens, |head| &head.weight).base().is_require_grad()
+    }
+
+    /// The `config.json` as it was read or made.
+    pub fn json(&self) -> &Value {
+        of_any!(self, model => model.json())
+    }
+
+    /// States after the final norm.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`, each below `vocab_size`
+    /// - output: `[batch, tokens, d_model]`
+    ///
+    /// # Panics
+    /// If a model with learned positions gets a token beyond `max_tokens`.
+    pub fn hidden(&self, ids: Tensor<2, Int>, sight: &Sight) -> Tensor<3> {
+        of_any!(self, model => model.hidden(ids, sight))
+    }
+
+    /// The same for tokens that follow those in `cache`, which takes them up.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`, each below `vocab_size`
+    /// - output: `[batch, tokens, d_model]`
+    ///
+    /// # Panics
+    /// If a model with learned positions gets a token beyond `max_tokens`.
+    pub fn extend(&self, ids: Tensor<2, Int>, sight: &Sight, cache: &mut KeyValueCache) -> Tensor<3> {
+        of_any!(self, model => model.extend(ids, sight, cache))
+    }
+
+    /// Scores of the next token.
+    ///
+    /// # Shapes
+    /// - `hidden`: `[.., d_model]`
+    /// - output: `[.., vocab_size]`
+    pub fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
+        of_any!(self, model => model.logits(hidden))
+    }
+
+    /// The output of every stage, to compare with another implementation.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`
+    pub fn hidden_states(&self, ids: Tensor<2, Int>, sight: &Sight) -> HiddenStates {
+        of_any!(self, model => model.hidden_states(ids, sight))
+    }
+
+    /// Where transformers and PEFT keep a module, such as `blocks.0.attention.query`: its names, and which part of a
+    /// fused module it is.
+    ///
+    /// # Panics
+    /// If the model has no such module.
+    pub fn peft_module(&self, site: &str) -> ForeignModule {
+        match self {
+            Self::Gpt2(_) => gpt2::peft_module(site),
+            Self::Llama(_) => llama::peft_module(site),
+        }
+    }
+
+    /// Every weight under transformers' name for it; adapters are merged in.
+    pub fn to_tensors(&self) -> Vec<NamedTensor> {
+        of_any!(self, model => model.to_tensors())
+    }
+
+    /// Writes a model folder that transformers loads; adapters are merged in.
+    ///
+    /// # Errors
+    /// If `folder` exists and is not empty, or cannot be written.
+    pub fn save(&self, folder: &Path, dtype: StoredDtype) -> Result<(), Error> {
+        let mut config = self.json().clone();
+        // Transformers 5 writes `dtype`, but reads the older name too.
+        let key = if config["dtype"].is_string() { "dtype" } else { "torch_dtype" };
+        config[key] = match dtype {
+            StoredDtype::F32 => json!("float32"),
+            StoredDtype::Bf16 => json!("bfloat16"),
+        };
+        save(folder, &config, None, &self.to_tensors(), dtype)
+    }
+}

@@ -1,0 +1,88 @@
+//! Reads a model back into named tensors: the way of the key map, backwards.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+
+use super::{NamedTensor, Part, Source};
+
+/// Every float parameter of `module` under the first name that `source` has for its path, adapters merged in.
+///
+/// Parts of a fused tensor are joined; the module must hold them in order.
+pub fn collect<M: Module>(module: M, source: &dyn Fn(&str) -> Source) -> Vec<NamedTensor> {
+    let mut collected = Collect { source, path: Vec::new(), tensors: Vec::new() };
+    module.materialize().visit(&mut collected);
+    collected.tensors
+}
+
+struct Collect<'a> {
+    source: &'a dyn Fn(&str) -> Source,
+    path: Vec<String>,
+    tensors: Vec<NamedTensor>,
+}
+
+impl ModuleVisitor for Collect<'_> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Source { names, part, transposed } = (self.source)(&self.path.join("."));
+        let value = if transposed { param.val().swap_dims(0, 1) } else { param.val() };
+        let shape = value.dims().to_vec();
+        let values = value.into_data_as::<f32>().try_into_vec().expect("the type was asked for");
+        let name = names.into_iter().next().expect("every parameter has a name");
+        let tensor = NamedTensor { name, shape, values };
+        match self.tensors.iter_mut().find(|fused| fused.name == tensor.name) {
+            Some(fused) => append(fused, tensor, part),
+            None => self.tensors.push(tensor),
+        }
+    }
+}
+
+/// Joins a further part to a fused tensor.
+///
+/// # Panics
+/// If two whole parameters have one name: the key map is then wrong.
+fn append(fused: &mut NamedTensor, part: NamedTensor, kind: Part) {
+    match kind {
+        Part::Whole => panic!("two parameters are named `{}`", part.name),
+        Part::Rows { .. } => {
+            fused.shape[0] += part.shape[0];
+            fused.values.extend(part.values);
+        }
+        Part::Columns { .. } => {
+            let last = fused.shape.len() - 1;
+            let (left, right) = (fused.shape[last], part.shape[last]);
+            let rows = fused.values.chunks(left).zip(part.values.chunks(right));
+            fused.values = rows.flat_map(|(left, right)| [left, right]).flatten().copied().collect();
+            fused.shape[last] += right;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(shape: &[usize], values: &[f32]) -> NamedTensor {
+        NamedTensor { name: "fused".to_string(), shape: shape.to_vec(), values: values.to_vec() }
+    }
+
+    #[test]
+    fn columns_are_joined_row_by_row() {
+        let mut fused = tensor(&[2, 1], &[1.0, 4.0]);
+        append(&mut fused, tensor(&[2, 2], &[2.0, 3.0, 5.0, 6.0]), Part::Columns { index: 1, of: 2 });
+        assert_eq!(fused, tensor(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
+    }
+
+    #[test]
+    fn columns_of_vectors_are_joined_end_to_end() {
+        let mut fused = tensor(&[1], &[1.0]);
+        append(&mut fused, tensor(&[2], &[2.0, 3.0]), Part::Columns { index: 1, of: 2 });
+        assert_eq!(fused, tensor(&[3], &[1.0, 2.0, 3.0]));
+    }
+}

@@ -1,0 +1,162 @@
+//! Numbers of stored tensors, straight from the mapped file into the order a model wants: no copy in between.
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+use rayon::prelude::*;
+use safetensors::Dtype;
+
+use super::Part;
+
+/// Columns that are turned together: their lines fit the cache.
+const TILE_COLUMNS: usize = 32;
+
+/// A stored float tensor.
+pub(super) struct Numbers<'a> {
+    /// F32, F16 or BF16; the caller has refused others.
+    pub(super) dtype: Dtype,
+    pub(super) shape: &'a [usize],
+    pub(super) bytes: &'a [u8],
+}
+
+impl Numbers<'_> {
+    /// How many of them are NaN or infinite.
+    pub(super) fn not_finite(&self) -> usize {
+        match self.dtype {
+            Dtype::F16 => count(self.bytes, f16_to_f32),
+            Dtype::BF16 => count(self.bytes, bf16_to_f32),
+            // The caller lets only three types through; this is the third.
+            _ => count(self.bytes, f32::from_le_bytes),
+        }
+    }
+
+    /// A part of them as f32, row-major; of a matrix that is `transposed`, column after column.
+    pub(super) fn read(&self, part: Part, transposed: bool) -> Vec<f32> {
+        let window = Window::of(part, self.shape);
+        match self.dtype {
+            Dtype::F16 => window.read(self.bytes, transposed, f16_to_f32),
+            Dtype::BF16 => window.read(self.bytes, transposed, bf16_to_f32),
+            _ => window.read(self.bytes, transposed, f32::from_le_bytes),
+        }
+    }
+}
+
+fn f16_to_f32(bytes: [u8; 2]) -> f32 {
+    f16::from_le_bytes(bytes).to_f32()
+}
+
+fn bf16_to_f32(bytes: [u8; 2]) -> f32 {
+    bf16::from_le_bytes(bytes).to_f32()
+}
+
+fn count<const N: usize>(bytes: &[u8], decode: fn([u8; N]) -> f32) -> usize {
+    bytes.as_chunks().0.par_iter().filter(|&&number| !decode(number).is_finite()).count()
+}
+
+/// Some rows and columns of a row-major matrix.
+struct Window {
+    /// Length of a stored row.
+    stride: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl Window {
+    fn of(part: Part, shape: &[usize]) -> Self {
+        let share = |size: usize, index: usize, of: usize| index * size / of..(index + 1) * size / of;
+        let first = shape.first().copied().unwrap_or(1);
+        let rest = shape.iter().skip(1).product();
+        match part {
+            Part::Whole => Self { stride: rest, rows: 0..first, columns: 0..rest },
+            Part::Rows { index, of } => {
+                Self { stride: rest, rows: share(first, index, of), columns: 0..rest }
+            }
+            Part::Columns { index, of } => {
+                let last = shape.last().copied().unwrap_or(1);
+                let before = shape.iter().rev().skip(1).product();
+                Self { stride: last, rows: 0..before, columns: share(last, index, of) }
+            }
+        }
+    }
+
+    fn read<const N: usize>(&self, bytes: &[u8], transposed: bool, decode: fn([u8; N]) -> f32) -> Vec<f32> {
+        let numbers: &[[u8; N]] = bytes.as_chunks().0;
+        let row = |row: usize| &numbers[row * self.stride..][self.columns.clone()];
+        if !transposed {
+            return self.rows.clone().flat_map(row).map(|&number| decode(number)).collect();
+        }
+        let mut turned = vec![0.0; self.rows.len() * self.columns.len()];
+        turned.par_chunks_mut(TILE_COLUMNS * self.rows.len()).enumerate().for_each(|(tile, turned)| {
+            for (below, stored) in self.rows.clone().map(row).enumerate() {
+                let columns = stored.iter().skip(tile * TILE_COLUMNS).take(TILE_COLUMNS);
+                for (column, &number) in columns.enumerate() {
+                    turned[column * self.rows.len() + below] = decode(number);
+                }
+            }
+        });
+        turned
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    fn counted(rows: usize, columns: usize) -> Vec<f32> {
+        (0..rows * columns).map(|n| n as f32).collect()
+    }
+
+    #[test]
+    fn a_transposed_matrix_is_read_column_after_column() {
+        let (rows, columns) = (5, 2 * TILE_COLUMNS + 3);
+        let bytes = stored(&counted(rows, columns));
+        let numbers = Numbers { dtype: Dtype::F32, shape: &[rows, columns], bytes: &bytes };
+        let expected: Vec<f32> = (0..columns)
+            .flat_map(|column| (0..rows).map(move |row| (row * columns + column) as f32))
+            .collect();
+        assert_eq!(numbers.read(Part::Whole, true), expected);
+    }
+
+    #[test]
+    fn columns_are_a_part_of_every_row() {
+        let bytes = stored(&counted(2, 6));
+        let numbers = Numbers { dtype: Dtype::F32, shape: &[2, 6], bytes: &bytes };
+        assert_eq!(numbers.read(Part::Columns { index: 1, of: 3 }, false), [2.0, 3.0, 8.0, 9.0]);
+    }
+
+    #[test]
+    fn rows_are_a_part_of_the_first_axis() {
+        let bytes = stored(&counted(4, 2));
+        let numbers = Numbers { dtype: Dtype::F32, shape: &[4, 2], bytes: &bytes };
+        assert_eq!(numbers.read(Part::Rows { index: 1, of: 2 }, false), [4.0, 5.0, 6.0, 7.0]);
+    }
+
+    #[test]
+    fn columns_of_a_vector_are_a_part_of_it() {
+        let bytes = stored(&counted(1, 6));
+        let numbers = Numbers { dtype: Dtype::F32, shape: &[6], bytes: &bytes };
+        assert_eq!(numbers.read(Part::Columns { index: 2, of: 3 }, false), [4.0, 5.0]);
+    }
+
+    #[test]
+    fn half_precision_is_widened_exactly() {
+        let values = [1.5f32, -0.25, 3.0, 1024.0];
+        let f16s: Vec<u8> = values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
+        let bf16s: Vec<u8> = values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect();
+        for (dtype, bytes) in [(Dtype::F16, f16s), (Dtype::BF16, bf16s)] {
+            let numbers = Numbers { dtype, shape: &[2, 2], bytes: &bytes };
+            assert_eq!(numbers.read(Part::Whole, true), [1.5, 3.0, -0.25, 1024.0], "{dtype}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_counted() {
+        let bytes = stored(&[1.0, f32::NAN, f32::NEG_INFINITY, 0.0]);
+        let numbers = Numbers { dtype: Dtype::F32, shape: &[4], bytes: &bytes };
+        assert_eq!(numbers.not_finite(), 2);
+    }
+}

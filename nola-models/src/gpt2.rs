@@ -1,0 +1,273 @@
+//! GPT-2: pre-norm decoder blocks, learned positions, output tied to the token embedding.
+//!
+//! Source: Radford et al. 2019; names and shapes of `GPT2LMHeadModel`.
+
+mod config;
+mod keys;
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::activation::{gelu, gelu_approximate, relu, silu, tanh};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use nola_core::adapted;
+use serde_json::Value;
+
+use crate::attention::{BlockCache, KeyValueCache, Sight, attend, split_heads};
+use crate::checkpoint::KeyMap;
+use crate::fresh::{Law, fresh};
+use crate::{Checkpoint, Error, HiddenStates, head};
+pub use config::{Activation, Gpt2Config, ScoreScale};
+pub use keys::peft_module;
+
+/// Causal multi-head self-attention.
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// Tokens to queries.
+    pub query: Linear,
+    /// Tokens to keys.
+    pub key: Linear,
+    /// Tokens to values.
+    pub value: Linear,
+    /// Heads, side by side, back to tokens.
+    pub output: Linear,
+    n_heads: usize,
+    score_scale: f64,
+}
+
+impl Attention {
+    fn uninitialized(config: &Gpt2Config, layer_index: usize, device: &Device) -> Self {
+        let square = || layer(config.d_model, config.d_model).init(device);
+        Self {
+            query: square(),
+            key: square(),
+            value: square(),
+            output: square(),
+            n_heads: config.n_heads,
+            score_scale: config.score_scale.factor(config.d_model / config.n_heads, layer_index),
+        }
+    }
+
+    /// # Shapes
+    /// - `x` and output: `[batch, tokens, d_model]`
+    fn forward(&self, x: Tensor<3>, sight: &Sight, cache: Option<&mut BlockCache>) -> Tensor<3> {
+        let heads = |layer: &Linear| split_heads(adapted(layer, x.clone()), self.n_heads);
+        let (query, key, value) = (heads(&self.query), heads(&self.key), heads(&self.value));
+        let (key, value) = match cache {
+            Some(cache) => cache.extend(key, value),
+            None => (key, value),
+        };
+        adapted(&self.output, attend(query, key, value, self.score_scale, sight))
+    }
+}
+
+/// The feed-forward half of a block: wider, an activation, back.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `d_model` to `d_mlp`.
+    pub up: Linear,
+    /// `d_mlp` to `d_model`.
+    pub down: Linear,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl Mlp {
+    /// # Shapes
+    /// - `x` and output: `[batch, tokens, d_model]`
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let wide = adapted(&self.up, x);
+        let active = match self.activation {
+            Activation::GeluTanh => gelu_approximate(wide),
+            Activation::Gelu => gelu(wide),
+            Activation::Relu => relu(wide),
+            Activation::Silu => silu(wide),
+            Activation::Tanh => tanh(wide),
+        };
+        adapted(&self.down, active)
+    }
+}
+
+/// One decoder block; both halves add to the stream they read normalised.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// Norm before the attention.
+    pub norm_attention: LayerNorm,
+    /// Mixes tokens.
+    pub attention: Attention,
+    /// Norm before the MLP.
+    pub norm_mlp: LayerNorm,
+    /// Works on each token alone.
+    pub mlp: Mlp,
+}
+
+impl Block {
+    fn uninitialized(config: &Gpt2Config, layer_index: usize, device: &Device) -> Self {
+        Self {
+            norm_attention: norm(config, device),
+            attention: Attention::uninitialized(config, layer_index, device),
+            norm_mlp: norm(config, device),
+            mlp: Mlp {
+                up: layer(config.d_model, config.d_mlp).init(device),
+                down: layer(config.d_mlp, config.d_model).init(device),
+                activation: config.activation,
+            },
+        }
+    }
+
+    /// # Shapes
+    /// - `x` and output: `[batch, tokens, d_model]`
+    fn forward(&self, x: Tensor<3>, sight: &Sight, cache: Option<&mut BlockCache>) -> Tensor<3> {
+        let x = x.clone() + self.attention.forward(self.norm_attention.forward(x), sight, cache);
+        x.clone() + self.mlp.forward(self.norm_mlp.forward(x))
+    }
+}
+
+/// A GPT-2 with its language-model head.
+#[derive(Module, Debug)]
+pub struct Gpt2 {
+    /// Token ids to vectors; the head too, where it is tied.
+    pub tokens: Embedding,
+    /// Added to the vector of a token, by its position.
+    pub positions: Embedding,
+    /// The decoder.
+    pub blocks: Vec<Block>,
+    /// The last norm.
+    pub norm: LayerNorm,
+    /// States to logits; none where the head is tied.
+    pub head: Option<Linear>,
+    #[module(skip)]
+    config: Gpt2Config,
+    #[module(skip)]
+    json: Value,
+}
+
+impl Gpt2 {
+    /// A model of these sizes that takes no memory until it is used or loaded; its weights are zero.
+    pub fn uninitialized(config: &Gpt2Config, device: &Device) -> Self {
+        let table = |rows| {
+            EmbeddingConfig::new(rows, config.d_model).with_initializer(Initializer::Zeros).init(device)
+        };
+        let head = || layer(config.d_model, config.vocab_size).with_bias(false).init(device);
+        Self {
+            tokens: table(config.vocab_size),
+            positions: table(config.max_tokens),
+            blocks: (0..config.n_layers).map(|n| Block::uninitialized(config, n, device)).collect(),
+            norm: norm(config, device),
+            head: (!config.tied_head).then(head),
+            config: config.clone(),
+            json: config.to_json(),
+        }
+    }
+
+    /// A model of the sizes in a `config.json`, which it keeps as it is; `file` names it in errors.
+    ///
+    /// # Errors
+    /// As [`Gpt2Config::from_json`].
+    pub fn from_json(json: &Value, file: &Path, device: &Device) -> Result<Self, Error> {
+        let config = Gpt2Config::from_json(json, file)?;
+        Ok(Self { json: json.clone(), ..Self::uninitialized(&config, device) })
+    }
+
+    /// The same model to train from scratch: weights normal, those that add to the stream smaller by √(2·`n_layers`),
+    /// biases zero.
+    ///
+    /// # Source
+    /// `GPT2PreTrainedModel._init_weights` of transformers.
+    pub fn with_fresh_weights(self, seed: u64) -> Self {
+        let Gpt2Config { init_deviation, n_layers, .. } = self.config;
+        let added = init_deviation / (2.0 * n_layers as f64).sqrt();
+        let is_added =
+            |path: &str| path.ends_with("attention.output.weight") || path.ends_with("mlp.down.weight");
+        fresh(self, seed, Law::Normal, &|path| if is_added(path) { added } else { init_deviation })
+    }
+
+    /// Loads a checkpoint whose names are those of Hugging Face, with or without `transformer.`.
+    ///
+    /// # Errors
+    /// If the configuration is no GPT-2's or cannot be true, or if the tensors do not fit it: all of them in one error.
+    pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
+        Self::from_json(checkpoint.config(), &checkpoint.config_file(), device)?.filled(checkpoint)
+    }
+
+    /// The same model with the weights of a checkpoint.
+    pub(crate) fn filled(self, checkpoint: &Checkpoint) -> Result<Self, Error> {
+        let config = self.config.clone();
+        let source = |path: &str| Some(keys::source(&config, path));
+        checkpoint.fill(self, &KeyMap { source: &source, ignored: keys::IGNORED })
+    }
+
+    /// Sizes and the rest of what is no weight.
+    pub fn config(&self) -> &Gpt2Config {
+        &self.config
+    }
+
+    /// The `config.json` as it was read or made.
+    pub fn json(&self) -> &Value {
+        &self.json
+    }
+
+    /// States after the final norm.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`
+    /// - output: `[batch, tokens, d_model]`
+    ///
+    /// # Panics
+    /// If a token stands beyond `max_tokens`.
+    pub fn hidden(&self, ids: Tensor<2, Int>, sight: &Sight) -> Tensor<3> {
+        let embeddings = self.embeddings(ids, sight);
+        self.norm.forward(self.blocks.iter().fold(embeddings, |x, block| block.forward(x, sight, None)))
+    }
+
+    /// The same for tokens that follow those in `cache`, which takes them up.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`
+    /// - output: `[batch, tokens, d_model]`
+    ///
+    /// # Panics
+    /// If a token stands beyond `max_tokens`.
+    pub fn extend(&self, ids: Tensor<2, Int>, sight: &Sight, cache: &mut KeyValueCache) -> Tensor<3> {
+        let embeddings = self.embeddings(ids, sight);
+        let blocks = self.blocks.iter().zip(cache.begin(self.blocks.len(), sight));
+        self.norm.forward(blocks.fold(embeddings, |x, (block, cache)| block.forward(x, sight, Some(cache))))
+    }
+
+    /// Scores of the next token.
+    ///
+    /// # Shapes
+    /// - `hidden`: `[.., d_model]`
+    /// - output: `[.., vocab_size]`
+    pub fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
+        head::logits(hidden, &self.tokens, self.head.as_ref())
+    }
+
+    /// The output of every stage, to compare with another implementation.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`
+    pub fn hidden_states(&self, ids: Tensor<2, Int>, sight: &Sight) -> HiddenStates {
+        let forward = |block: &Block, x| block.forward(x, sight, None);
+        HiddenStates::trace(self.embeddings(ids, sight), &self.blocks, forward, |x| self.norm.forward(x))
+    }
+
+    fn embeddings(&self, ids: Tensor<2, Int>, sight: &Sight) -> Tensor<3> {
+        let (positions, rows) = sight.positions();
+        let longest = self.config.max_tokens;
+        assert!(positions.iter().all(|&position| position < longest), "a token beyond position {longest}");
+        let values: Vec<i32> = positions.iter().map(|&position| position as i32).collect();
+        let shape = [rows, values.len() / rows];
+        let positions = Tensor::from_data(TensorData::new(values, shape), &ids.device());
+        self.tokens.forward(ids) + self.positions.forward(positions)
+    }
+}
+
+fn layer(d_in: usize, d_out: usize) -> LinearConfig {
+    LinearConfig::new(d_in, d_out).with_initializer(Initializer::Zeros)
+}
+
+fn norm(config: &Gpt2Config, device: &Device) -> LayerNorm {
+    LayerNormConfig::new(config.d_model).with_epsilon(config.layer_norm_eps).init(device)
+}

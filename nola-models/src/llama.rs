@@ -1,0 +1,264 @@
+//! LLaMA-2 and its like: pre-norm decoder blocks with rotary positions, a gated MLP and groups of queries.
+//!
+//! Source: Touvron et al. 2023; names and shapes of `LlamaForCausalLM`.
+
+mod config;
+mod keys;
+mod rotary;
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig};
+use burn::tensor::activation::silu;
+use burn::tensor::{Device, Int, Tensor};
+use nola_core::adapted;
+use serde_json::Value;
+
+use crate::attention::{BlockCache, KeyValueCache, Sight, attend, split_heads};
+use crate::checkpoint::KeyMap;
+use crate::fresh::{Law, fresh};
+use crate::{Checkpoint, Error, HiddenStates, head};
+pub use config::LlamaConfig;
+pub use keys::peft_module;
+use rotary::Turns;
+pub use rotary::{Rotary, RotaryScaling};
+
+/// Causal self-attention; several heads of queries may share one of keys and values.
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// Tokens to queries.
+    pub query: Linear,
+    /// Tokens to keys.
+    pub key: Linear,
+    /// Tokens to values.
+    pub value: Linear,
+    /// Heads, side by side, back to tokens.
+    pub output: Linear,
+    n_heads: usize,
+    n_kv_heads: usize,
+    score_scale: f64,
+}
+
+impl Attention {
+    fn uninitialized(config: &LlamaConfig, device: &Device) -> Self {
+        let LlamaConfig { d_model, n_heads, n_kv_heads, d_head, attention_bias, .. } = *config;
+        let layer = |d_in, d_out| layer(d_in, d_out, device, attention_bias);
+        Self {
+            query: layer(d_model, n_heads * d_head),
+            key: layer(d_model, n_kv_heads * d_head),
+            value: layer(d_model, n_kv_heads * d_head),
+            output: layer(n_heads * d_head, d_model),
+            n_heads,
+            n_kv_heads,
+            score_scale: 1.0 / (d_head as f64).sqrt(),
+        }
+    }
+
+    /// # Shapes
+    /// - `x` and output: `[batch, tokens, d_model]`
+    fn forward(&self, x: Tensor<3>, pass: &Pass, cache: Option<&mut BlockCache>) -> Tensor<3> {
+        let query = pass.turns.apply(split_heads(adapted(&self.query, x.clone()), self.n_heads));
+        let key = pass.turns.apply(split_heads(adapted(&self.key, x.clone()), self.n_kv_heads));
+        let value = split_heads(adapted(&self.value, x), self.n_kv_heads);
+        let (key, value) = match cache {
+            Some(cache) => cache.extend(key, value),
+            None => (key, value),
+        };
+        adapted(&self.output, attend(query, key, value, self.score_scale, pass.sight))
+    }
+}
+
+/// The feed-forward half of a block: two ways up, one of them a gate, and back.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `d_model` to `d_mlp`; opens and closes `up`.
+    pub gate: Linear,
+    /// `d_model` to `d_mlp`.
+    pub up: Linear,
+    /// `d_mlp` to `d_model`.
+    pub down: Linear,
+}
+
+impl Mlp {
+    /// # Shapes
+    /// - `x` and output: `[batch, tokens, d_model]`
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let gate = silu(adapted(&self.gate, x.clone()));
+        adapted(&self.down, gate * adapted(&self.up, x))
+    }
+}
+
+/// One decoder block; both halves add to the stream they read normalised.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// Norm before the attention.
+    pub norm_attention: RmsNorm,
+    /// Mixes tokens.
+    pub attention: Attention,
+    /// Norm before the MLP.
+    pub norm_mlp: RmsNorm,
+    /// Works on each token alone.
+    pub mlp: Mlp,
+}
+
+impl Block {
+    fn uninitialized(config: &LlamaConfig, device: &Device) -> Self {
+        let layer = |d_in, d_out| layer(d_in, d_out, device, config.mlp_bias);
+        Self {
+            norm_attention: norm(config, device),
+            attention: Attention::uninitialized(config, device),
+            norm_mlp: norm(config, device),
+            mlp: Mlp {
+                gate: layer(config.d_model, config.d_mlp),
+                up: layer(config.d_model, config.d_mlp),
+                down: layer(config.d_mlp, config.d_model),
+            },
+        }
+    }
+
+    /// # Shapes
+    /// - `x` and output: `[batch, tokens, d_model]`
+    fn forward(&self, x: Tensor<3>, pass: &Pass, cache: Option<&mut BlockCache>) -> Tensor<3> {
+        let x = x.clone() + self.attention.forward(self.norm_attention.forward(x), pass, cache);
+        x.clone() + self.mlp.forward(self.norm_mlp.forward(x))
+    }
+}
+
+/// A LLaMA with its language-model head.
+#[derive(Module, Debug)]
+pub struct Llama {
+    /// Token ids to vectors; the head too, where it is tied.
+    pub tokens: Embedding,
+    /// The decoder.
+    pub blocks: Vec<Block>,
+    /// The last norm.
+    pub norm: RmsNorm,
+    /// States to logits; none where the head is tied.
+    pub head: Option<Linear>,
+    #[module(skip)]
+    config: LlamaConfig,
+    #[module(skip)]
+    json: Value,
+}
+
+/// What all blocks need of one pass.
+struct Pass<'a> {
+    sight: &'a Sight,
+    turns: Turns,
+}
+
+impl Llama {
+    /// A model of these sizes that takes no memory until it is used or loaded; its weights are zero.
+    pub fn uninitialized(config: &LlamaConfig, device: &Device) -> Self {
+        let tokens = EmbeddingConfig::new(config.vocab_size, config.d_model);
+        let head = || layer(config.d_model, config.vocab_size, device, false);
+        Self {
+            tokens: tokens.with_initializer(Initializer::Zeros).init(device),
+            blocks: (0..config.n_layers).map(|_| Block::uninitialized(config, device)).collect(),
+            norm: norm(config, device),
+            head: (!config.tied_head).then(head),
+            config: config.clone(),
+            json: config.to_json(),
+        }
+    }
+
+    /// A model of the sizes in a `config.json`, which it keeps as it is; `file` names it in errors.
+    ///
+    /// # Errors
+    /// As [`LlamaConfig::from_json`].
+    pub fn from_json(json: &Value, file: &Path, device: &Device) -> Result<Self, Error> {
+        let config = LlamaConfig::from_json(json, file)?;
+        Ok(Self { json: json.clone(), ..Self::uninitialized(&config, device) })
+    }
+
+    /// The same model to train from scratch: weights normal, biases zero.
+    ///
+    /// # Source
+    /// `LlamaPreTrainedModel._init_weights` of transformers.
+    pub fn with_fresh_weights(self, seed: u64) -> Self {
+        let deviation = self.config.init_deviation;
+        fresh(self, seed, Law::Normal, &|_| deviation)
+    }
+
+    /// Loads a checkpoint whose names are those of Hugging Face, with or without `model.`.
+    ///
+    /// # Errors
+    /// If the configuration is no LLaMA's or cannot be true, or if the tensors do not fit it: all of them in one error.
+    pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
+        Self::from_json(checkpoint.config(), &checkpoint.config_file(), device)?.filled(checkpoint)
+    }
+
+    /// The same model with the weights of a checkpoint.
+    pub(crate) fn filled(self, checkpoint: &Checkpoint) -> Result<Self, Error> {
+        let config = self.config.clone();
+        let source = |path: &str| Some(keys::source(&config, path));
+        checkpoint.fill(self, &KeyMap { source: &source, ignored: keys::IGNORED })
+    }
+
+    /// Sizes and the rest of what is no weight.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// The `config.json` as it was read or made.
+    pub fn json(&self) -> &Value {
+        &self.json
+    }
+
+    /// States after the final norm.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`
+    /// - output: `[batch, tokens, d_model]`
+    pub fn hidden(&self, ids: Tensor<2, Int>, sight: &Sight) -> Tensor<3> {
+        let (embeddings, pass) = self.start(ids, sight);
+        self.norm.forward(self.blocks.iter().fold(embeddings, |x, block| block.forward(x, &pass, None)))
+    }
+
+    /// The same for tokens that follow those in `cache`, which takes them up.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`
+    /// - output: `[batch, tokens, d_model]`
+    pub fn extend(&self, ids: Tensor<2, Int>, sight: &Sight, cache: &mut KeyValueCache) -> Tensor<3> {
+        let (embeddings, pass) = self.start(ids, sight);
+        let blocks = self.blocks.iter().zip(cache.begin(self.blocks.len(), sight));
+        self.norm.forward(blocks.fold(embeddings, |x, (block, cache)| block.forward(x, &pass, Some(cache))))
+    }
+
+    /// Scores of the next token.
+    ///
+    /// # Shapes
+    /// - `hidden`: `[.., d_model]`
+    /// - output: `[.., vocab_size]`
+    pub fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
+        head::logits(hidden, &self.tokens, self.head.as_ref())
+    }
+
+    /// The output of every stage, to compare with another implementation.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`
+    pub fn hidden_states(&self, ids: Tensor<2, Int>, sight: &Sight) -> HiddenStates {
+        let (embeddings, pass) = self.start(ids, sight);
+        let forward = |block: &Block, x| block.forward(x, &pass, None);
+        HiddenStates::trace(embeddings, &self.blocks, forward, |x| self.norm.forward(x))
+    }
+
+    /// The embeddings, and what the blocks need beside them.
+    fn start<'a>(&self, ids: Tensor<2, Int>, sight: &'a Sight) -> (Tensor<3>, Pass<'a>) {
+        let device = ids.device();
+        let embeddings = self.tokens.forward(ids);
+        let turns = self.config.rotary.turns(self.config.d_head, sight, &device, embeddings.dtype());
+        (embeddings, Pass { sight, turns })
+    }
+}
+
+fn layer(d_in: usize, d_out: usize, device: &Device, bias: bool) -> Linear {
+    LinearConfig::new(d_in, d_out).with_bias(bias).with_initializer(Initializer::Zeros).init(device)
+}
+
+fn norm(config: &LlamaConfig, device: &Device) -> RmsNorm {
+    RmsNormConfig::new(config.d_model).with_epsilon(config.rms_norm_eps).init(device)
+}

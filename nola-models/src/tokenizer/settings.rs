@@ -1,0 +1,245 @@
+//! What stands beside a vocabulary: names of special tokens, tokens added later, and switches.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tokenizers::AddedToken;
+
+use super::TokenizerError;
+use super::files::{Files, parse_json};
+
+const CONFIG: &str = "tokenizer_config.json";
+/// Fields that name special tokens, in the order in which a vocabulary that lacks them gets them.
+const NAMED: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// Field of a special token, and the token.
+pub(super) type Named = (&'static str, String);
+
+/// What the small files of a tokenizer say.
+pub(super) struct Settings {
+    /// `tokenizer_config.json`, for messages.
+    pub(super) file: PathBuf,
+    /// Special tokens as the model's class has them, for a folder that does not name its own.
+    pub(super) of_class: Vec<Named>,
+    /// Whether a text starts with the first token; `None` leaves it to the vocabulary's file.
+    pub(super) add_bos_token: Option<bool>,
+    /// Whether a text ends with the last token; `None` leaves it to the vocabulary's file.
+    pub(super) add_eos_token: Option<bool>,
+    /// Whether a text gets a space in front; `None` leaves it to the vocabulary's file.
+    pub(super) add_prefix_space: Option<bool>,
+    /// Whether SentencePiece text is split as the first release of LLaMA did.
+    pub(super) legacy: bool,
+    /// Tokens with the ids they must have, each with the file that lists it.
+    pub(super) listed: Vec<Listed>,
+    /// Named special tokens; `None` where a file says that there is none.
+    stated: BTreeMap<&'static str, Option<AddedToken>>,
+    additional: Vec<AddedToken>,
+}
+
+/// A token with the id it must have.
+pub(super) struct Listed {
+    pub(super) file: PathBuf,
+    pub(super) id: u32,
+    pub(super) token: AddedToken,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Config {
+    tokenizer_class: Option<String>,
+    add_bos_token: Option<bool>,
+    add_eos_token: Option<bool>,
+    add_prefix_space: Option<bool>,
+    legacy: Option<bool>,
+    added_tokens_decoder: BTreeMap<u32, Entry>,
+    additional_special_tokens: Option<Vec<Entry>>,
+    #[serde(flatten)]
+    other: Map<String, Value>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ModelConfig {
+    model_type: Option<String>,
+}
+
+/// A token as the files name it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Text(String),
+    Full(FullEntry),
+}
+
+#[derive(Deserialize)]
+struct FullEntry {
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    normalized: Option<bool>,
+    special: Option<bool>,
+}
+
+impl Entry {
+    fn token(self, special: bool) -> AddedToken {
+        match self {
+            Self::Text(content) => AddedToken::from(content, special),
+            Self::Full(full) => {
+                let special = full.special.unwrap_or(special);
+                AddedToken::from(full.content, special)
+                    .single_word(full.single_word)
+                    .lstrip(full.lstrip)
+                    .rstrip(full.rstrip)
+                    .normalized(full.normalized.unwrap_or(!special))
+            }
+        }
+    }
+}
+
+impl Settings {
+    /// Reads `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and the model's kind.
+    pub(super) fn read(files: &mut Files) -> Result<Self, TokenizerError> {
+        let file = files.path(CONFIG);
+        let config: Config = files.json(CONFIG)?.unwrap_or_default();
+        let model: ModelConfig = files.json("config.json")?.unwrap_or_default();
+        let mut stated = BTreeMap::new();
+        state(&mut stated, &file, &config.other)?;
+        if let Some(map) = files.json::<Map<String, Value>>("special_tokens_map.json")? {
+            state(&mut stated, &files.path("special_tokens_map.json"), &map)?;
+        }
+        let mut settings = Self {
+            of_class: of_class(config.tokenizer_class.as_deref().or(model.model_type.as_deref())),
+            add_bos_token: config.add_bos_token,
+            add_eos_token: config.add_eos_token,
+            add_prefix_space: config.add_prefix_space,
+            legacy: config.legacy.unwrap_or(true),
+            additional: config
+                .additional_special_tokens
+                .into_iter()
+                .flatten()
+                .map(|entry| entry.token(true))
+                .collect(),
+            listed: Vec::new(),
+            stated,
+            file,
+        };
+        settings.list(config.added_tokens_decoder, files)?;
+        Ok(settings)
+    }
+
+    /// Collects the tokens that are listed with their ids.
+    fn list(&mut self, decoder: BTreeMap<u32, Entry>, files: &mut Files) -> Result<(), TokenizerError> {
+        for (id, entry) in decoder {
+            self.listed.push(Listed { file: self.file.clone(), id, token: entry.token(false) });
+        }
+        let file = files.path("added_tokens.json");
+        let added: BTreeMap<String, u32> = files.json("added_tokens.json")?.unwrap_or_default();
+        for (content, id) in added {
+            if self.listed.iter().any(|listed| listed.token.content == content && listed.id == id) {
+                continue;
+            }
+            let named = |token: &AddedToken| {
+                (token.content == content).then(|| token.clone().special(true).normalized(false))
+            };
+            let token = self.special().find_map(named);
+            let token = token.unwrap_or_else(|| AddedToken::from(content, false).normalized(false));
+            self.listed.push(Listed { file: file.clone(), id, token });
+        }
+        Ok(())
+    }
+
+    /// Every special token that the files name.
+    pub(super) fn special(&self) -> impl Iterator<Item = &AddedToken> {
+        let named = NAMED.iter().filter_map(|name| self.stated.get(name)?.as_ref());
+        named.chain(&self.additional)
+    }
+
+    /// The name and content of every special token: what the files say, else what the class has of `defaults`.
+    pub(super) fn names(
+        &self,
+        defaults: &[Named],
+        knows: impl Fn(&str) -> bool,
+    ) -> BTreeMap<&'static str, String> {
+        let stated =
+            self.stated.iter().filter_map(|(name, token)| Some((*name, token.as_ref()?.content.clone())));
+        let unsaid = defaults.iter().filter(|(name, token)| !self.stated.contains_key(name) && knows(token));
+        stated.chain(unsaid.cloned()).collect()
+    }
+}
+
+/// Adds to `stated` what `map` says and nothing before it said.
+fn state(
+    stated: &mut BTreeMap<&'static str, Option<AddedToken>>,
+    file: &Path,
+    map: &Map<String, Value>,
+) -> Result<(), TokenizerError> {
+    for name in NAMED {
+        let Some(value) = map.get(name).filter(|_| !stated.contains_key(name)) else { continue };
+        let wrong =
+            |source| TokenizerError::Json { file: file.to_path_buf(), field: name.to_string(), source };
+        let entry = Option::<Entry>::deserialize(value).map_err(wrong)?;
+        // An empty name is how some files say that there is none.
+        let token = entry.map(|entry| entry.token(true)).filter(|token| !token.content.is_empty());
+        stated.insert(name, token);
+    }
+    Ok(())
+}
+
+/// The special tokens that Hugging Face's classes have unless told otherwise.
+fn of_class(class: Option<&str>) -> Vec<Named> {
+    match class.map(|class| class.strip_suffix("Fast").unwrap_or(class)) {
+        Some("GPT2Tokenizer" | "gpt2") => of_gpt2(),
+        Some("LlamaTokenizer" | "llama") => {
+            [("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")]
+                .map(|(name, token)| (name, token.to_string()))
+                .to_vec()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The special tokens of GPT-2.
+pub(super) fn of_gpt2() -> Vec<Named> {
+    ["bos_token", "eos_token", "unk_token"].map(|name| (name, "<|endoftext|>".to_string())).to_vec()
+}
+
+/// The tokens that a `tokenizer.json` lists with their ids.
+pub(super) fn listed_in(file: &Path, bytes: &[u8]) -> Result<Vec<Listed>, TokenizerError> {
+    #[derive(Deserialize)]
+    struct Outline {
+        #[serde(default)]
+        added_tokens: Vec<WithId>,
+        model: Kind,
+    }
+    #[derive(Deserialize)]
+    struct WithId {
+        id: u32,
+        #[serde(flatten)]
+        entry: FullEntry,
+    }
+    #[derive(Deserialize)]
+    struct Kind {
+        #[serde(rename = "type")]
+        kind: Option<Value>,
+    }
+    let outline: Outline = parse_json(file, bytes)?;
+    let known = ["BPE", "Unigram", "WordLevel", "WordPiece"];
+    if let Some(kind) = outline.model.kind
+        && !kind.as_str().is_some_and(|kind| known.contains(&kind))
+    {
+        return Err(TokenizerError::UnknownModel { file: file.to_path_buf(), found: kind.to_string() });
+    }
+    let listed = |WithId { id, entry }| Listed {
+        file: file.to_path_buf(),
+        id,
+        token: Entry::Full(entry).token(false),
+    };
+    Ok(outline.added_tokens.into_iter().map(listed).collect())
+}
