@@ -4,12 +4,10 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use nola_core::Adapted;
-use nola_core::folder::BaseIdentity;
-use nola_models::{Preprocessor, Vit};
 
 use crate::Error;
 use crate::base::Base;
-use crate::recipe::{CheckedRecipe, MethodRecipe, ModelRecipe, Recipe};
+use crate::recipe::{CheckedRecipe, MethodRecipe, ModelRecipe, Recipe, Subject};
 
 /// A base and an adapter, as folders.
 #[derive(Debug, Clone)]
@@ -36,45 +34,53 @@ impl Named {
         Ok(Self { model: recipe.model.clone(), adapter: Some(run.join("adapter")), recipe: Some(recipe) })
     }
 
-    /// A model folder, with or without an adapter.
+    /// A model, by folder or by its name on the hub, with or without an adapter.
     pub fn of_folders(model: &Path, adapter: Option<&Path>) -> Self {
         let model = ModelRecipe { path: model.to_owned(), ..ModelRecipe::default() };
         Self { model, adapter: adapter.map(Path::to_owned), recipe: None }
+    }
+
+    /// Whether it answers about pictures or goes on with text.
+    ///
+    /// # Errors
+    /// If the model's configuration cannot be read.
+    pub fn subject(&self) -> Result<Subject, Error> {
+        match &self.recipe {
+            Some(recipe) => Ok(recipe.data.format.subject()),
+            None => Subject::of_model(&self.model),
+        }
     }
 
     /// Loads the base alone.
     ///
     /// # Errors
     /// If it is damaged.
-    pub fn base(&self, device: &Device) -> Result<Base, Error> {
+    pub fn base<B: Base>(&self, device: &Device) -> Result<B, Error> {
         let seed = self.recipe.as_ref().map_or(0, |recipe| recipe.train.seed);
-        Base::open(&self.model, seed, device)
+        B::open(&self.model, seed, device)
     }
 
     /// Loads both.
     ///
     /// # Errors
     /// If one of them is damaged, or they do not belong together.
-    pub fn open(self, device: &Device) -> Result<Opened, Error> {
-        let base = self.base(device)?;
-        let (preprocessor, identity) = (base.preprocessor.clone(), base.identity.clone());
+    pub fn open<B: Base>(self, device: &Device) -> Result<Opened<B>, Error> {
+        let base: B = self.base(device)?;
         let adapted = match &self.adapter {
-            Some(adapter) => base.with_adapter(adapter, device)?,
-            None => base.without_adapter(device)?,
+            Some(adapter) => base.clone().with_adapter(adapter, device)?,
+            None => base.clone().without_adapter(device)?,
         };
-        Ok(Opened { adapted, preprocessor, identity, recipe: self.recipe })
+        Ok(Opened { adapted, base, recipe: self.recipe })
     }
 }
 
 /// A base with its adapter, ready to compute.
 #[derive(Debug, Clone)]
-pub struct Opened {
+pub struct Opened<B: Base> {
     /// The model.
-    pub adapted: Adapted<Vit>,
-    /// How pictures become its input.
-    pub preprocessor: Preprocessor,
+    pub adapted: Adapted<B::Model>,
     /// The base.
-    pub identity: BaseIdentity,
+    pub base: B,
     /// The recipe, if a run was named.
     pub recipe: Option<CheckedRecipe>,
 }

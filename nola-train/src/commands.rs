@@ -1,8 +1,10 @@
 //! What can be typed, and one file per command.
 
 mod bench;
+mod decoding;
 mod evaluate;
 mod export;
+mod generate;
 mod inspect;
 mod merge;
 mod predict;
@@ -24,7 +26,7 @@ use crate::device::DeviceChoice;
 use crate::progress::Style;
 use crate::report::ResultRow;
 
-/// Fine-tune vision transformers with adapters of a few kilobytes; without a command: the quick start.
+/// Fine-tune GPT-2, LLaMA-2 and vision transformers with adapters of a few kilobytes; without a command: the quick start.
 #[derive(Debug, Parser)]
 #[command(name = "nola-train", version, long_about = None)]
 pub struct Cli {
@@ -58,13 +60,15 @@ impl Global {
 enum Command {
     /// Train the method of a recipe and leave a run folder.
     Train(train::TrainArgs),
-    /// Score a model, with or without an adapter, on labelled pictures.
+    /// Score a model, with or without an adapter, on labelled pictures or on text.
     Evaluate(evaluate::EvaluateArgs),
     /// Say what is on pictures.
     Predict(predict::PredictArgs),
+    /// Go on with a text.
+    Generate(generate::GenerateArgs),
     /// Say what an adapter or model folder holds, and check its hashes.
     Inspect(inspect::InspectArgs),
-    /// Bake an adapter into a dense model folder that transformers or timm load.
+    /// Bake an adapter into a dense model folder that transformers (or timm) loads.
     Merge(merge::MergeArgs),
     /// Write an adapter as a LoRA folder that PEFT loads, and compare what it computes.
     Export(export::ExportArgs),
@@ -85,8 +89,8 @@ pub struct ModelArgs {
     /// A run folder: its base and its best adapter.
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["model", "adapter"], required_unless_present = "model")]
     run: Option<PathBuf>,
-    /// A model folder with config.json and safetensors.
-    #[arg(long, value_name = "FOLDER")]
+    /// A model folder with config.json and safetensors, or a model's name on the hub.
+    #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// An adapter folder for that model: ours, or a LoRA of PEFT's.
     #[arg(long, value_name = "FOLDER", requires = "model")]
@@ -116,6 +120,7 @@ pub fn run() -> Result<(), Error> {
         Some(Command::Train(args)) => train::run(&args, global),
         Some(Command::Evaluate(args)) => evaluate::run(&args, global),
         Some(Command::Predict(args)) => predict::run(&args, global),
+        Some(Command::Generate(args)) => generate::run(&args, global),
         Some(Command::Inspect(args)) => inspect::run(&args, global),
         Some(Command::Merge(args)) => merge::run(&args, global),
         Some(Command::Export(args)) => export::run(&args, global),
@@ -146,13 +151,15 @@ fn print_rows(rows: &[ResultRow]) {
     } else {
         presets::ASCII_MARKDOWN
     });
-    table.set_header(["method", "trained numbers", "adapter bytes", "accuracy %", "seconds"]);
+    let of_text = rows.iter().any(|row| row.perplexity.is_some());
+    let score = if of_text { "perplexity" } else { "accuracy %" };
+    table.set_header(["method", "trained numbers", "adapter bytes", score, "seconds"]);
     for row in rows {
         table.add_row([
             row.method.clone(),
             row.trainable.to_string(),
             row.adapter_bytes.to_string(),
-            format!("{:.1}", 100.0 * row.accuracy),
+            row.perplexity.map_or(format!("{:.1}", 100.0 * row.accuracy), |value| format!("{value:.3}")),
             format!("{:.1}", row.seconds),
         ]);
     }

@@ -18,7 +18,7 @@ pub use error::{BadImage, DataError};
 pub use images::Images;
 pub use order::{Order, Purpose, permutation, random};
 
-use crate::recipe::{DataFormat, DataRecipe};
+use crate::recipe::{DataFormat, DataRecipe, PictureFormat};
 
 /// The labelled pictures of one split; a list of places, not yet decoded.
 #[derive(Debug, Clone)]
@@ -142,12 +142,16 @@ impl Dataset {
             Split::Train => &recipe.train,
             Split::Validation => &recipe.validation,
         };
-        match recipe.format {
-            DataFormat::Folder => folder::read(path),
-            DataFormat::Cifar10 => cifar::read(path, cifar::Variant::Ten, split),
-            DataFormat::Cifar100 => cifar::read(path, cifar::Variant::Hundred, split),
-            DataFormat::Mnist => idx::read(path, idx::Variant::Digits, split),
-            DataFormat::FashionMnist => idx::read(path, idx::Variant::Fashion, split),
+        let format = match recipe.format {
+            DataFormat::Pictures(format) => format,
+            DataFormat::Text(_) => return Err(DataError::NoPictures { format: recipe.format }),
+        };
+        match format {
+            PictureFormat::Folder => folder::read(path),
+            PictureFormat::Cifar10 => cifar::read(path, cifar::Variant::Ten, split),
+            PictureFormat::Cifar100 => cifar::read(path, cifar::Variant::Hundred, split),
+            PictureFormat::Mnist => idx::read(path, idx::Variant::Digits, split),
+            PictureFormat::FashionMnist => idx::read(path, idx::Variant::Fashion, split),
         }
     }
 

@@ -2,8 +2,15 @@
 
 use std::path::PathBuf;
 
+use nola_models::chat::ChatError;
+use nola_models::generate::GenerateError;
+use nola_models::hub::HubError;
+use nola_models::tokenizer::TokenizerError;
+
 use crate::data::DataError;
-use crate::recipe::RecipeError;
+use crate::metrics::MetricsError;
+use crate::recipe::{RecipeError, Subject};
+use crate::text::TextError;
 
 /// Why the program stopped.
 ///
@@ -32,6 +39,59 @@ pub enum Error {
     /// The data cannot be used.
     #[error(transparent)]
     Data(#[from] DataError),
+
+    /// The text cannot be used.
+    #[error(transparent)]
+    Text(#[from] TextError),
+
+    /// What was written cannot be scored.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+
+    /// The model cannot be fetched from the hub.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+
+    /// The tokenizer cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+
+    /// The text cannot be gone on with.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+
+    /// The chat template cannot be used.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
+
+    /// A prompt cannot be turned into tokens.
+    #[error("prompt `{}`: {problem}", beginning(.prompt))]
+    Prompt {
+        /// The prompt.
+        prompt: String,
+        /// What is wrong with it, and the cure.
+        problem: String,
+    },
+
+    /// Standard input cannot be read as text.
+    #[error("standard input cannot be read as text")]
+    Input {
+        /// What the system said.
+        source: std::io::Error,
+    },
+
+    /// There is nothing to go on from.
+    #[error("no prompt: write one behind the command, or one on each line of standard input")]
+    NoPrompt,
+
+    /// The command does not go with the model.
+    #[error("`{command}` needs a model of {}; {}", needed(.found), instead(.found))]
+    WrongSubject {
+        /// The command or option.
+        command: &'static str,
+        /// What the model is about.
+        found: Subject,
+    },
 
     /// The base model cannot be used.
     #[error(transparent)]
@@ -101,12 +161,35 @@ pub enum Error {
     Interrupted,
 }
 
+/// The first words of a text.
+fn beginning(text: &str) -> String {
+    let first: String = text.chars().take(60).collect();
+    if first.len() < text.len() { format!("{first}…") } else { first }
+}
+
+fn needed(found: &Subject) -> &'static str {
+    match found {
+        Subject::Pictures => "text",
+        Subject::Text => "pictures",
+    }
+}
+
+fn instead(found: &Subject) -> &'static str {
+    match found {
+        Subject::Pictures => "this one is about pictures: use `predict`",
+        Subject::Text => "this one goes on with text: use `generate`",
+    }
+}
+
 impl Error {
     /// The exit code of the program, as in the table of [`Error`].
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Recipe(_) => 3,
-            Self::Data(_) => 4,
+            Self::Data(_) | Self::Text(_) | Self::Metrics(_) => 4,
+            Self::WrongSubject { .. } | Self::Prompt { .. } | Self::NoPrompt | Self::Input { .. } => 2,
+            Self::Generate(error) if error.is_usage() => 2,
+            Self::Hub(_) | Self::Tokenizer(_) | Self::Chat(_) | Self::Generate(_) => 5,
             Self::Model(nola_models::Error::OutputExists { .. } | nola_models::Error::Write { .. })
             | Self::Adapter(nola_core::Error::Exists { .. }) => 9,
             Self::Adapter(nola_core::Error::Io { action: "write" | "create", .. }) => 9,

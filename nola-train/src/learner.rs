@@ -1,9 +1,13 @@
 //! What the training loop asks of a model.
 
+mod text;
+
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_models::Vit;
+
+pub use text::{TextBatch, scored};
 
 use crate::data::HostBatch;
 
@@ -12,14 +16,14 @@ pub trait Learner: Module + ModuleDisplay {
     /// What one pass sees, on the device.
     type Batch;
 
-    /// Mean loss of a batch, in nats per sample.
+    /// Mean loss of a batch, in nats per target.
     ///
     /// # Shapes
     /// - output: `[1]`
     fn loss(&self, batch: &Self::Batch, label_smoothing: f64) -> Tensor<1>;
 
-    /// Samples in a batch: its weight among the passes of one step.
-    fn samples(batch: &Self::Batch) -> usize;
+    /// Targets in a batch, pictures or tokens with a loss: its weight among the passes of one step.
+    fn targets(batch: &Self::Batch) -> usize;
 }
 
 /// Images with their labels, on the device.
@@ -49,7 +53,7 @@ impl Learner for Vit {
         cross_entropy(self.forward(batch.pixels.clone()), batch.labels.clone(), label_smoothing)
     }
 
-    fn samples(batch: &ImageBatch) -> usize {
+    fn targets(batch: &ImageBatch) -> usize {
         batch.labels.dims()[0]
     }
 }

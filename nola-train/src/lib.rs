@@ -1,6 +1,7 @@
 //! The program `nola-train`: fine-tunes models with adapters of a few kilobytes.
 //!
-//! The way of a run: a [`recipe`] is checked, a [`device`] opened, a [`base`] loaded, its [`data`] decoded; [`fit`] trains
+//! The way of a run: a [`recipe`] is checked, a [`device`] opened, a [`task`] made of a [`base`] and of pictures
+//! ([`data`]) or [`text`]; [`fit`] trains
 //! a method through the loop in [`train`]; [`run`] leaves a run folder with the adapter, its scores and a [`report`].
 
 pub mod base;
@@ -13,13 +14,17 @@ pub mod evaluate;
 pub mod fit;
 pub mod learner;
 pub mod memory;
+pub mod metrics;
 pub mod optimizer;
 pub mod program;
 pub mod progress;
+pub mod prompt;
 pub mod recipe;
 pub mod report;
 pub mod run;
 pub mod schedule;
+pub mod task;
+pub mod text;
 pub mod train;
 
 pub use error::Error;

@@ -1,4 +1,7 @@
-//! Memory of this process.
+//! Memory of this process, of the machine, and of a device.
+
+use burn::tensor::Device;
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 /// Largest resident memory of this process so far, in bytes; absent where the system does not say.
 #[cfg(unix)]
@@ -14,4 +17,44 @@ pub fn peak_bytes() -> Option<u64> {
 #[cfg(not(unix))]
 pub fn peak_bytes() -> Option<u64> {
     None
+}
+
+/// Memory that the machine could still give, in bytes; absent where the system does not say.
+pub fn free_bytes() -> Option<u64> {
+    let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
+    Some(System::new_with_specifics(memory).ok()?.available_memory())
+}
+
+/// What the largest pass, of this `size`, has taken at its peak, and what is free.
+pub fn after_rehearsal(size: &str, device: &Device) -> String {
+    if let Some(pools) = device.memory_pool_usage() {
+        return format!(
+            "the largest pass ({size}) made the device reserve {}",
+            readable(pools.bytes_reserved)
+        );
+    }
+    let peak = peak_bytes().map_or("an unknown size".to_owned(), readable);
+    let free = free_bytes().map_or("an unknown amount".to_owned(), readable);
+    format!("the largest pass ({size}) brought the process to {peak} at its peak; {free} more is free")
+}
+
+/// A size in GiB or MiB.
+fn readable(bytes: u64) -> String {
+    let mib = bytes as f64 / f64::from(1 << 20);
+    if mib >= 1024.0 { format!("{:.1} GiB", mib / 1024.0) } else { format!("{mib:.0} MiB") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_a_unit_that_fits() {
+        assert_eq!([3 << 20, 3 << 29].map(readable), ["3 MiB", "1.5 GiB"]);
+    }
+
+    #[test]
+    fn a_running_machine_has_some_memory() {
+        assert!(free_bytes().is_some_and(|bytes| bytes > 0));
+    }
 }

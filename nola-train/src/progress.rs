@@ -2,11 +2,14 @@
 //!
 //! Colours follow `NO_COLOR` (the console crate under indicatif sees to it).
 
+mod downloads;
+
 use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+pub use downloads::Downloads;
 use indicatif::{FormattedDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Time between two lines where there is no bar.
@@ -36,26 +39,77 @@ impl Style {
 pub struct StepReport {
     /// Optimizer steps taken.
     pub step: usize,
-    /// Samples seen by this process.
-    pub samples: usize,
+    /// Pictures or tokens learned from by this process.
+    pub targets: usize,
     /// Mean training loss, in nats.
     pub loss: f32,
     /// Learning rate of the step.
     pub learning_rate: f64,
 }
 
-/// How well a model does on the validation pictures.
+/// What a model answers: the class of a picture, or the next token of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// One class for each picture.
+    Picture,
+    /// One token for each place of a text.
+    Token,
+}
+
+impl Target {
+    /// Many of them, for people.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Picture => "pictures",
+            Self::Token => "tokens",
+        }
+    }
+}
+
+/// How well a model does on the validation data.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scores {
-    /// Mean cross entropy, in nats.
+    /// What was answered.
+    pub target: Target,
+    /// Mean cross entropy, in nats per picture or token.
     pub loss: f32,
-    /// Share of the pictures that are recognised, from 0 to 1.
+    /// Share of the answers that are right, from 0 to 1.
     pub accuracy: f64,
+}
+
+impl Scores {
+    /// What the best evaluation has most of: right answers of a classifier, probability of a text.
+    pub fn rank(&self) -> f64 {
+        match self.target {
+            Target::Picture => self.accuracy,
+            Target::Token => -f64::from(self.loss),
+        }
+    }
+
+    /// e to the loss: among so many equally likely tokens the model is undecided.
+    pub fn perplexity(&self) -> f64 {
+        f64::from(self.loss).exp()
+    }
+
+    /// The score that a line of progress has room for.
+    fn short(&self) -> String {
+        match self.target {
+            Target::Picture => format!("accuracy {:.1} %", 100.0 * self.accuracy),
+            Target::Token => format!("validation loss {:.4}", self.loss),
+        }
+    }
 }
 
 impl fmt::Display for Scores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "validation loss {:.4}, accuracy {:.1} %", self.loss, 100.0 * self.accuracy)
+        write!(f, "validation loss {:.4}, ", self.loss)?;
+        match self.target {
+            Target::Picture => write!(f, "accuracy {:.1} %", 100.0 * self.accuracy),
+            Target::Token => {
+                let (perplexity, right) = (self.perplexity(), 100.0 * self.accuracy);
+                write!(f, "perplexity {perplexity:.2}, next token right {right:.1} %")
+            }
+        }
     }
 }
 
@@ -66,20 +120,22 @@ pub struct Progress {
     style: Style,
     started: Instant,
     last_line: Instant,
-    last_accuracy: Option<f64>,
+    last_scores: Option<Scores>,
+    target: Target,
     bar: ProgressBar,
     out: Box<dyn Write + Send>,
 }
 
 impl Progress {
     /// Starts to show a run over these optimizer steps; `label` names it.
-    pub fn start(label: impl Into<String>, steps: Range<usize>, style: Style) -> Self {
-        Self::writing_to(label, steps, style, Box::new(std::io::stderr()))
+    pub fn start(label: impl Into<String>, steps: Range<usize>, target: Target, style: Style) -> Self {
+        Self::writing_to(label, steps, target, style, Box::new(std::io::stderr()))
     }
 
     fn writing_to(
         label: impl Into<String>,
         steps: Range<usize>,
+        target: Target,
         style: Style,
         out: Box<dyn Write + Send>,
     ) -> Self {
@@ -95,18 +151,17 @@ impl Progress {
         bar.set_prefix(label.clone());
         bar.set_position(steps.start as u64);
         let now = Instant::now();
-        Self { label, steps, style, started: now, last_line: now, last_accuracy: None, bar, out }
+        Self { label, steps, style, started: now, last_line: now, last_scores: None, target, bar, out }
     }
 
     /// Shows an optimizer step.
     pub fn step(&mut self, report: &StepReport) {
         let pace = self.pace(report);
-        let accuracy = self.last_accuracy.map(|accuracy| format!("  accuracy {:.1} %", 100.0 * accuracy));
-        let accuracy = accuracy.unwrap_or_default();
+        let scores = self.last_scores.map_or(String::new(), |scores| format!("  {}", scores.short()));
         match self.style {
             Style::Bar => {
                 self.bar.set_position(report.step as u64);
-                self.bar.set_message(format!("loss {:.4}{accuracy}  {pace}", report.loss));
+                self.bar.set_message(format!("loss {:.4}{scores}  {pace}", report.loss));
             }
             Style::Lines => {
                 let is_last = report.step >= self.steps.end;
@@ -114,7 +169,7 @@ impl Progress {
                     let StepReport { step, loss, learning_rate, .. } = report;
                     let steps = self.steps.end;
                     self.line(&format!(
-                        "step {step}/{steps}  loss {loss:.4}  rate {learning_rate:.2e}{accuracy}  {pace}"
+                        "step {step}/{steps}  loss {loss:.4}  rate {learning_rate:.2e}{scores}  {pace}"
                     ));
                 }
             }
@@ -124,7 +179,7 @@ impl Progress {
 
     /// Shows an evaluation after `step` optimizer steps.
     pub fn evaluated(&mut self, step: usize, scores: &Scores) {
-        self.last_accuracy = Some(scores.accuracy);
+        self.last_scores = Some(*scores);
         match self.style {
             Style::Bar => self.bar.tick(),
             Style::Lines => self.line(&format!("step {step}/{}  {scores}", self.steps.end)),
@@ -160,14 +215,15 @@ impl Progress {
         self.last_line = Instant::now();
     }
 
-    /// Samples a second, and the time left.
+    /// Pictures or tokens a second, and the time left.
     fn pace(&self, report: &StepReport) -> String {
         let elapsed = self.started.elapsed().as_secs_f64().max(1e-9);
         let taken = report.step.saturating_sub(self.steps.start).max(1);
         let left = self.steps.end.saturating_sub(report.step);
         let seconds_left = elapsed * left as f64 / taken as f64;
         let left = FormattedDuration(Duration::from_secs_f64(seconds_left.min(1e9)));
-        format!("{:.0} samples/s  {left} left", report.samples as f64 / elapsed)
+        let targets = report.targets as f64 / elapsed;
+        format!("{targets:.0} {}/s  {left} left", self.target.plural())
     }
 }
 
@@ -201,21 +257,22 @@ mod tests {
 
     fn shown(style: Style, show: impl FnOnce(&mut Progress)) -> String {
         let sink = Sink::default();
-        let mut progress = Progress::writing_to("nola", 0..200, style, Box::new(sink.clone()));
+        let mut progress =
+            Progress::writing_to("nola", 0..200, Target::Picture, style, Box::new(sink.clone()));
         show(&mut progress);
         let bytes = sink.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
 
     fn report(step: usize) -> StepReport {
-        StepReport { step, samples: 64 * step, loss: 1.25, learning_rate: 1e-3 }
+        StepReport { step, targets: 64 * step, loss: 1.25, learning_rate: 1e-3 }
     }
 
     #[test]
     fn lines_tell_the_last_step_and_every_evaluation() {
         let text = shown(Style::Lines, |progress| {
             (1..=199).for_each(|step| progress.step(&report(step)));
-            progress.evaluated(100, &Scores { loss: 0.5, accuracy: 0.724 });
+            progress.evaluated(100, &Scores { target: Target::Picture, loss: 0.5, accuracy: 0.724 });
             progress.step(&report(200));
         });
         let lines: Vec<&str> = text.lines().collect();
@@ -225,14 +282,21 @@ mod tests {
             lines[1].starts_with("nola: step 200/200  loss 1.2500  rate 1.00e-3  accuracy 72.4 %  "),
             "{text}"
         );
-        assert!(lines[1].ends_with("samples/s  00:00:00 left"), "{text}");
+        assert!(lines[1].ends_with("pictures/s  00:00:00 left"), "{text}");
+    }
+
+    #[test]
+    fn a_text_is_judged_by_its_loss() {
+        let scores = Scores { target: Target::Token, loss: 0.5, accuracy: 0.7 };
+        assert_eq!(scores.to_string(), "validation loss 0.5000, perplexity 1.65, next token right 70.0 %");
+        assert!(scores.rank() > Scores { loss: 0.6, accuracy: 0.9, ..scores }.rank());
     }
 
     #[test]
     fn quiet_tells_notes_only() {
         let text = shown(Style::Quiet, |progress| {
             progress.step(&report(200));
-            progress.evaluated(200, &Scores { loss: 0.5, accuracy: 0.7 });
+            progress.evaluated(200, &Scores { target: Target::Picture, loss: 0.5, accuracy: 0.7 });
             progress.note("2 pictures were left out");
         });
         assert_eq!(text, "nola: 2 pictures were left out\n");
@@ -240,9 +304,9 @@ mod tests {
 
     #[test]
     fn a_resumed_run_estimates_from_its_own_steps() {
-        let mut progress = Progress::start("nola", 100..200, Style::Quiet);
+        let mut progress = Progress::start("nola", 100..200, Target::Picture, Style::Quiet);
         progress.started = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
-        let pace = progress.pace(&StepReport { samples: 640, ..report(110) });
-        assert_eq!(pace, "64 samples/s  00:01:30 left");
+        let pace = progress.pace(&StepReport { targets: 640, ..report(110) });
+        assert_eq!(pace, "64 pictures/s  00:01:30 left");
     }
 }

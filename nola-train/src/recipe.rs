@@ -2,8 +2,11 @@
 //!
 //! Precedence: defaults < the file < `--set key=value`. Relative paths count from the working directory.
 
+mod data;
 mod error;
+mod format;
 mod method;
+mod model;
 mod sections;
 mod source;
 
@@ -12,15 +15,18 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use data::{DataRecipe, OnBadImage};
 pub use error::{Finding, Place, Problem, RecipeError};
+pub use format::{DataFormat, PictureFormat, Subject};
 pub use method::{LoraRecipe, MethodRecipe, NolaRecipe, TargetsRecipe};
-pub use sections::{
-    DataFormat, DataRecipe, Init, ModelRecipe, OnBadImage, Optimizer, OutputRecipe, Period, ScheduleKind,
-    TrainRecipe,
-};
+pub use model::{Init, ModelRecipe};
+pub use sections::{Optimizer, OutputRecipe, Period, ScheduleKind, TrainRecipe};
 
 use error::Findings;
 use source::Source;
+
+/// More samples than any step or class has; a larger number is a typo.
+const MAX_SAMPLES: usize = 1 << 20;
 
 /// One run, as typed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -28,7 +34,7 @@ use source::Source;
 pub struct Recipe {
     /// The base model.
     pub model: ModelRecipe,
-    /// The pictures.
+    /// Pictures or text.
     pub data: DataRecipe,
     /// What is trained.
     pub method: MethodRecipe,
@@ -60,6 +66,21 @@ impl Recipe {
         recipe.check().map_err(|error| source.located(error))
     }
 
+    /// What only some tasks have.
+    fn check_together(&self, findings: &mut Findings) {
+        if self.data.format.subject() == Subject::Pictures {
+            return;
+        }
+        if self.method == (MethodRecipe::Linear {}) {
+            let (found, range) =
+                ("linear".to_owned(), "nola, lora or full: a language model has no new head");
+            findings.add("method.kind", Problem::NotAllowed { found, range });
+        }
+        if self.model.image_size.is_some() {
+            findings.add("model.image_size", Problem::NoEffect { because: "a format of text" });
+        }
+    }
+
     /// Checks every value and fills in those that follow from others.
     ///
     /// # Errors
@@ -70,6 +91,7 @@ impl Recipe {
         self.data.check(&mut findings);
         self.method.check(&mut findings);
         self.train.check(&mut findings);
+        self.check_together(&mut findings);
         self.output.check(&mut findings);
         findings.into_result()?;
         self.method.resolve();
@@ -88,6 +110,15 @@ impl CheckedRecipe {
         toml::to_string(&self.0).expect("a recipe is made of tables, numbers and text")
     }
 
+    /// The recipe for so many training samples: `train.epochs` becomes `train.steps`.
+    pub fn for_samples(mut self, samples: usize) -> Self {
+        let train = &mut self.0.train;
+        if let Some(epochs) = train.epochs.take() {
+            train.steps = ((epochs * samples as f64 / train.batch as f64).ceil() as usize).max(1);
+        }
+        self
+    }
+
     /// The recipe, to be changed and checked again.
     pub fn into_inner(self) -> Recipe {
         self.0
@@ -99,6 +130,12 @@ impl Deref for CheckedRecipe {
 
     fn deref(&self) -> &Recipe {
         &self.0
+    }
+}
+
+fn require_path(key: &'static str, path: &Path, cure: &'static str, findings: &mut Findings) {
+    if path.as_os_str().is_empty() {
+        findings.add(key, Problem::Missing { cure });
     }
 }
 
@@ -153,6 +190,24 @@ steps = 200
         assert_eq!(of(&["method.kind=full"]), MethodRecipe::Full {});
         let MethodRecipe::Nola(nola) = of(&["method.kind=nola"]) else { panic!("no NOLA") };
         assert_eq!(nola.k, 7, "the same method keeps everything");
+    }
+
+    #[test]
+    fn passes_over_the_data_become_steps() {
+        let recipe = read(SMALL, &["train.epochs=2.5", "train.batch=8"]).unwrap().for_samples(101);
+        assert_eq!((recipe.train.steps, recipe.train.epochs), (32, None));
+    }
+
+    #[test]
+    fn text_has_no_linear_probe_and_no_shots() {
+        let message = message(SMALL, &["data.format=e2e", "method.kind=linear", "data.shots=3"]);
+        assert!(message.contains("`method.kind` is linear") && message.contains("`data.shots`"), "{message}");
+    }
+
+    #[test]
+    fn an_unknown_format_suggests_the_likely_one() {
+        let message = message(SMALL, &["data.format=alpacca"]);
+        assert!(message.contains("`data.format` cannot be `alpacca`; did you mean `alpaca`?"), "{message}");
     }
 
     #[test]

@@ -28,14 +28,38 @@ pub struct RunReport {
     pub recipe_toml: String,
     /// The course of the run, or of each of the runs compared.
     pub histories: Vec<History>,
+    /// What the task adds.
+    pub details: Details,
+    /// The methods compared, or the one that was run.
+    pub rows: Vec<ResultRow>,
+}
+
+/// What a report shows of pictures or of text.
+#[derive(Debug, Clone, Default)]
+pub struct Details {
+    /// What was learned, for the headline.
+    pub subject: String,
+    /// Name and value of what was used.
+    pub facts: Vec<(String, String)>,
     /// Names of the classes.
     pub classes: Vec<String>,
     /// Validation pictures by true class (row) and predicted class (column).
     pub confusion: Vec<Vec<u32>>,
     /// Pictures taken for something else; the most confident mistakes are shown.
     pub misclassified: Vec<Misclassified>,
-    /// The methods compared, or the one that was run.
-    pub rows: Vec<ResultRow>,
+    /// Prompts of the validation data and how the model went on.
+    pub continuations: Vec<Continuation>,
+}
+
+/// A prompt, and what followed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Continuation {
+    /// What the model was given.
+    pub prompt: String,
+    /// What it wrote, greedily.
+    pub written: String,
+    /// What stands in the data.
+    pub reference: String,
 }
 
 /// The course of one run.
@@ -84,8 +108,11 @@ pub struct ResultRow {
     pub trainable: usize,
     /// Bytes of the adapter folder.
     pub adapter_bytes: u64,
-    /// Share of the validation pictures that are recognised, from 0 to 1.
+    /// Share of the validation pictures, or tokens, that are right, from 0 to 1.
     pub accuracy: f64,
+    /// e to the validation loss, for text; absent for pictures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
     /// Seconds of training.
     pub seconds: f64,
 }
@@ -107,7 +134,7 @@ pub struct ReportFiles {
 /// If a file cannot be written.
 pub fn write(folder: &Path, report: &RunReport) -> Result<ReportFiles, Error> {
     let curves = curves::draw(&report.histories);
-    let confusion = confusion::draw(&report.classes, &report.confusion);
+    let confusion = confusion::draw(&report.details.classes, &report.details.confusion);
     let page = page::render(report, &curves, confusion.as_deref());
     let confusion = confusion.map(|svg| write_file(folder, "confusion.svg", &svg)).transpose()?;
     Ok(ReportFiles {
@@ -128,6 +155,7 @@ fn write_file(folder: &Path, name: &str, text: &str) -> Result<PathBuf, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Target;
 
     fn sample() -> RunReport {
         let points = |peak: f32| {
@@ -136,6 +164,7 @@ mod tests {
                 train_loss: 2.3 * (-(step as f32) / 60.0).exp() + 0.1 * (step as f32).sin().abs(),
                 learning_rate: 1e-2,
                 validation: step.is_multiple_of(20).then(|| Scores {
+                    target: Target::Picture,
                     loss: 2.0 * (-(step as f32) / 80.0).exp() + 0.3,
                     accuracy: (peak * (1.0 - (-(step as f32) / 40.0).exp())).into(),
                 }),
@@ -147,6 +176,7 @@ mod tests {
             trainable,
             adapter_bytes: 4 * trainable as u64 + 2048,
             accuracy,
+            perplexity: None,
             seconds: 12.3,
         };
         let mistake = |index: u32| Misclassified {
@@ -168,13 +198,16 @@ mod tests {
             histories: ["nola", "lora", "linear"]
                 .map(|name| History { name: name.to_owned(), points: points(0.8) })
                 .to_vec(),
-            classes: (0..10).map(|digit| format!("digit {digit}")).collect(),
-            confusion: (0..10)
-                .map(|row| {
-                    (0..10).map(|column| if row == column { 42 } else { (row * column) % 5 }).collect()
-                })
-                .collect(),
-            misclassified: (0..80).map(mistake).collect(),
+            details: Details {
+                classes: (0..10).map(|digit| format!("digit {digit}")).collect(),
+                confusion: (0..10)
+                    .map(|row| {
+                        (0..10).map(|column| if row == column { 42 } else { (row * column) % 5 }).collect()
+                    })
+                    .collect(),
+                misclassified: (0..80).map(mistake).collect(),
+                ..Details::default()
+            },
             rows: vec![
                 row("linear", 970, 0.649),
                 row("lora r=1", 9034, 0.713),
@@ -212,14 +245,8 @@ mod tests {
 
     #[test]
     fn a_run_without_steps_classes_or_mistakes_still_gives_a_page() {
-        let empty = RunReport {
-            histories: Vec::new(),
-            classes: Vec::new(),
-            confusion: Vec::new(),
-            misclassified: Vec::new(),
-            rows: Vec::new(),
-            ..sample()
-        };
+        let empty =
+            RunReport { histories: Vec::new(), details: Details::default(), rows: Vec::new(), ..sample() };
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(write(folder.path(), &empty).unwrap().confusion, None);
     }

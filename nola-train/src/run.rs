@@ -12,16 +12,17 @@ use std::path::{Path, PathBuf};
 
 use nola_core::Adapted;
 use nola_core::folder::{self, CoefficientBits, Description, peft};
-use nola_models::vit::peft_names;
-use nola_models::{StoredDtype, Vit};
+use nola_models::StoredDtype;
 use serde::Serialize;
 
 use crate::Error;
 use crate::base::Base;
-use crate::fit::{Fitted, Splits};
+use crate::fit::Fitted;
 use crate::memory::peak_bytes;
+use crate::progress::Target;
 use crate::recipe::{CheckedRecipe, MethodRecipe};
-use crate::report::{self, History, Misclassified, ResultRow, RunReport};
+use crate::report::{self, History, ResultRow, RunReport};
+use crate::task::Task;
 
 /// A folder that is empty and can be written.
 #[derive(Debug)]
@@ -40,10 +41,13 @@ pub struct RunResult {
     pub adapter_numbers: usize,
     /// Bytes of the adapter folder, head included.
     pub adapter_bytes: u64,
-    /// Share of validation pictures recognised by the best adapter, 0 to 1.
+    /// Share of validation pictures, or tokens, that the best adapter gets right, 0 to 1.
     pub accuracy: f64,
-    /// Mean validation cross-entropy of the best adapter, in nats.
+    /// Mean validation cross-entropy of the best adapter, in nats per picture or token.
     pub loss: f32,
+    /// e to the loss, for text; absent for pictures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
     /// Optimizer steps made.
     pub steps: usize,
     /// Optimizer steps after which the best adapter was found.
@@ -97,24 +101,28 @@ impl RunFolder {
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn save(
+    pub fn save<T: Task>(
         &self,
-        base: &Base,
-        splits: &Splits,
+        task: &T,
         recipe: &CheckedRecipe,
-        fitted: &Fitted,
+        fitted: &Fitted<T>,
         device: &str,
     ) -> Result<RunResult, Error> {
         let toml = recipe.resolved_toml();
         folder::write_atomically(&self.folder.join("recipe.toml"), toml.as_bytes())?;
-        let (adapter, adapter_bytes) = self.save_models(base, recipe, fitted)?;
+        let (adapter, adapter_bytes) = self.save_models(task, recipe, fitted)?;
+        let scores = T::scores(&fitted.evaluation);
         let mut result = RunResult {
             method: recipe.method.kind().to_owned(),
             trainable: fitted.trained.adapter + fitted.trained.other,
             adapter_numbers: fitted.trained.adapter,
             adapter_bytes,
-            accuracy: fitted.evaluation.scores.accuracy,
-            loss: fitted.evaluation.scores.loss,
+            accuracy: scores.accuracy,
+            loss: scores.loss,
+            perplexity: match scores.target {
+                Target::Picture => None,
+                Target::Token => Some(scores.perplexity()),
+            },
             steps: fitted.steps,
             best_step: fitted.best_step,
             seconds: fitted.seconds,
@@ -127,8 +135,7 @@ impl RunFolder {
         };
         let rows = vec![result.row()];
         let histories = vec![fitted.history.clone()];
-        result.report =
-            self.save_report(&ReportParts { base, splits, fitted, histories, device, toml, rows })?;
+        result.report = self.save_report(&ReportParts { task, fitted, histories, device, toml, rows })?;
         let json = serde_json::to_vec_pretty(&result).expect("a result is made of numbers and text");
         folder::write_atomically(&self.folder.join("result.json"), &json)?;
         Ok(result)
@@ -138,55 +145,52 @@ impl RunFolder {
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn save_report(&self, parts: &ReportParts) -> Result<PathBuf, Error> {
-        let classes = parts.splits.validation.classes().to_vec();
+    pub fn save_report<T: Task>(&self, parts: &ReportParts<T>) -> Result<PathBuf, Error> {
+        let details = parts.task.details(&parts.fitted.best.model, &parts.fitted.evaluation)?;
         let facts = [
-            ("base", parts.base.identity.name.clone()),
+            ("base", parts.task.base().identity().name.clone()),
             ("device", parts.device.to_owned()),
-            ("training pictures", parts.splits.train.len().to_string()),
-            ("validation pictures", parts.splits.validation.len().to_string()),
             ("trained numbers of the adapters", parts.fitted.trained.adapter.to_string()),
             ("best after step", parts.fitted.best_step.to_string()),
         ];
+        let facts = facts.map(|(name, value)| (name.to_owned(), value));
         let report = RunReport {
-            title: format!("{} on {} classes", parts.fitted.history.name, classes.len()),
-            facts: facts.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+            title: format!("{} on {}", parts.fitted.history.name, details.subject),
+            facts: facts.into_iter().chain(details.facts.clone()).collect(),
             recipe_toml: parts.toml.clone(),
             histories: parts.histories.clone(),
-            classes,
-            confusion: parts.fitted.evaluation.confusion.clone(),
-            misclassified: misclassified(parts.splits, parts.fitted)?,
+            details,
             rows: parts.rows.clone(),
         };
         Ok(report::write(&self.folder, &report)?.page)
     }
 
-    fn save_models(
+    fn save_models<T: Task>(
         &self,
-        base: &Base,
+        task: &T,
         recipe: &CheckedRecipe,
-        fitted: &Fitted,
+        fitted: &Fitted<T>,
     ) -> Result<(PathBuf, u64), Error> {
+        let base = task.base();
         if recipe.method == (MethodRecipe::Full {}) {
             let folder = self.folder.join("model");
-            fitted.best.model.save(&folder, &base.preprocessor, StoredDtype::F32)?;
+            base.save(&fitted.best.model, &folder, StoredDtype::F32)?;
             let bytes = folder_bytes(&folder)?;
             return Ok((folder, bytes));
         }
-        let scores = fitted.evaluation.scores;
         let description = Description {
-            base: base.identity.clone(),
-            labels: fitted.best.model.config().labels.clone(),
-            summary: format!("Validation accuracy {:.2} %.", 100.0 * scores.accuracy),
+            base: base.identity().clone(),
+            labels: T::Base::labels(&fitted.best.model).to_vec(),
+            summary: format!("Best evaluation: {}.", T::scores(&fitted.evaluation)),
         };
         let bits = CoefficientBits::try_from(recipe.output.coefficient_bits).unwrap_or_default();
         // What a failed run left last may be no numbers at all.
         if fitted.failure.is_none() {
             let last = Description { summary: "As the last step left it.".to_owned(), ..description.clone() };
-            save_adapter(&self.folder.join("adapter-last"), &fitted.last, &last, bits)?;
+            save_adapter(&self.folder.join("adapter-last"), base, &fitted.last, &last, bits)?;
         }
         let folder = self.folder.join("adapter");
-        let bytes = save_adapter(&folder, &fitted.best, &description, bits)?;
+        let bytes = save_adapter(&folder, base, &fitted.best, &description, bits)?;
         Ok((folder, bytes))
     }
 }
@@ -195,26 +199,29 @@ impl RunFolder {
 ///
 /// # Errors
 /// If the folder is not empty or cannot be written.
-pub fn save_adapter(
+pub fn save_adapter<B: Base>(
     folder: &Path,
-    adapted: &Adapted<Vit>,
+    base: &B,
+    adapted: &Adapted<B::Model>,
     description: &Description,
     bits: CoefficientBits,
 ) -> Result<u64, Error> {
+    let modules = |site: &str| base.foreign_module(site);
     Ok(match adapted.config().map(|config| config.kind()) {
-        Some("lora") => peft::write(folder, adapted, &peft_names, peft::Generation::default(), description)?,
+        Some("lora") => {
+            let generation = peft::Generation::default();
+            peft::write(folder, adapted, &modules, generation, base.peft_task(), description)?
+        }
         Some(_) | None => folder::write(folder, adapted, description, bits)?,
     })
 }
 
 /// What a report is made of.
-pub struct ReportParts<'a> {
-    /// The base.
-    pub base: &'a Base,
-    /// The pictures.
-    pub splits: &'a Splits,
+pub struct ReportParts<'a, T: Task> {
+    /// Base and data.
+    pub task: &'a T,
     /// The fit that is shown in detail.
-    pub fitted: &'a Fitted,
+    pub fitted: &'a Fitted<T>,
     /// Courses of all runs in the table.
     pub histories: Vec<History>,
     /// The device.
@@ -233,28 +240,10 @@ impl RunResult {
             trainable: self.trainable,
             adapter_bytes: self.adapter_bytes,
             accuracy: self.accuracy,
+            perplexity: self.perplexity,
             seconds: self.seconds,
         }
     }
-}
-
-/// The most confident mistakes, as many as the report shows: pictures can be large.
-fn misclassified(splits: &Splits, fitted: &Fitted) -> Result<Vec<Misclassified>, Error> {
-    let predictions = fitted.evaluation.predictions.iter().enumerate();
-    let mut wrong: Vec<_> = predictions.filter(|(_, p)| p.label != p.predicted).collect();
-    wrong.sort_by(|(_, a), (_, b)| b.probability.total_cmp(&a.probability));
-    wrong.truncate(report::MISTAKES);
-    (wrong.into_iter())
-        .map(|(index, prediction)| {
-            Ok(Misclassified {
-                image: splits.validation.image(index)?,
-                label: prediction.label,
-                predicted: prediction.predicted,
-                probability: prediction.probability,
-                name: splits.validation.name(index),
-            })
-        })
-        .collect()
 }
 
 fn folder_bytes(folder: &Path) -> Result<u64, Error> {

@@ -21,14 +21,14 @@ pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub struct StepReport {
     /// Optimizer step, counted from 1.
     pub step: usize,
-    /// Mean loss in nats per sample.
+    /// Mean loss in nats per target.
     pub loss: f32,
     /// 2-norm of all gradients, before it was limited.
     pub gradient_norm: f64,
     /// Learning rate.
     pub learning_rate: f64,
-    /// Samples of the step.
-    pub samples: usize,
+    /// Targets of the step: pictures, or tokens with a loss.
+    pub targets: usize,
 }
 
 /// What the loop tells and asks while it runs.
@@ -121,8 +121,8 @@ fn finite_gradients<M: Learner>(
     if !loss.is_finite() || !gradient_norm.is_finite() {
         return Err(Error::Diverged { step: step + 1, loss });
     }
-    let samples = passes.iter().map(M::samples).sum();
-    Ok((gradients, StepReport { step: step + 1, loss, gradient_norm, learning_rate: 0.0, samples }))
+    let targets = passes.iter().map(M::targets).sum();
+    Ok((gradients, StepReport { step: step + 1, loss, gradient_norm, learning_rate: 0.0, targets }))
 }
 
 /// Sets [`TRAINING`] for as long as it lives.
@@ -141,17 +141,17 @@ impl Drop for Running {
     }
 }
 
-/// Gradients and loss of one optimizer step: passes weigh as many samples as they have.
+/// Gradients and loss of one optimizer step: passes weigh as many targets as they have.
 fn accumulated<M: Learner>(
     model: &Adapted<M>,
     passes: &[M::Batch],
     label_smoothing: f64,
 ) -> (GradientsParams, f32) {
-    let samples: usize = passes.iter().map(M::samples).sum();
+    let targets: usize = passes.iter().map(M::targets).sum();
     let mut gradients = GradientsAccumulator::new();
     let mut loss = 0.0;
     for pass in passes {
-        let weight = M::samples(pass) as f64 / samples as f64;
+        let weight = M::targets(pass) as f64 / targets as f64;
         let part = model.model.loss(pass, label_smoothing).mul_scalar(weight);
         loss += part.clone().into_scalar::<f32>();
         let of_pass = GradientsParams::from_grads(part.backward(), model);

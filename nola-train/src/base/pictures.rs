@@ -1,19 +1,22 @@
-//! The base model of a run, and the adapter somebody trained on it.
+//! Vision transformers as bases.
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
+use nola_core::Adapted;
 use nola_core::folder::{self, BaseIdentity, peft};
-use nola_core::{Adapted, Error as AdapterError};
-use nola_models::vit::peft_names;
-use nola_models::{Checkpoint, Preprocessor, Vit, VitConfig};
+use nola_models::hub::Wanted;
+use nola_models::vit::{Pooling, peft_module};
+use nola_models::{Checkpoint, Preprocessor, StoredDtype, Vit, VitConfig};
 
+use super::{AdapterFolder, Base, attach, needs_adapter};
 use crate::Error;
+use crate::evaluate::host_rows;
 use crate::recipe::{Init, ModelRecipe};
 
-/// A loaded base model with what its folder says about pictures.
+/// A vision transformer with what its folder says about pictures.
 #[derive(Debug, Clone)]
-pub struct Base {
+pub struct PictureBase {
     /// The model on its device.
     pub vit: Vit,
     /// How pictures become its input.
@@ -24,15 +27,14 @@ pub struct Base {
     pub folder: PathBuf,
 }
 
-impl Base {
-    /// Loads or initialises the base of a recipe on `device`.
-    ///
-    /// # Errors
-    /// If the folder is no ViT this program reads, or the image size does not fit its patches.
-    pub fn open(recipe: &ModelRecipe, seed: u64, device: &Device) -> Result<Self, Error> {
+impl Base for PictureBase {
+    type Model = Vit;
+
+    fn open(recipe: &ModelRecipe, seed: u64, device: &Device) -> Result<Self, Error> {
+        let folder = recipe.folder(Wanted::Model)?;
         let mut base = match recipe.init {
-            Init::Pretrained => Self::load(&recipe.path, device)?,
-            Init::Random => Self::random(&recipe.path, seed, device)?,
+            Init::Pretrained => Self::load(&folder, device)?,
+            Init::Random => Self::random(&folder, seed, device)?,
         };
         if let Some(image_size) = recipe.image_size {
             base.vit = base.vit.resized(image_size)?;
@@ -42,11 +44,59 @@ impl Base {
         Ok(base)
     }
 
-    /// Loads a released model on `device`.
-    ///
-    /// # Errors
-    /// If the folder is no ViT this program reads.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self, Error> {
+    fn identity(&self) -> &BaseIdentity {
+        &self.identity
+    }
+
+    fn foreign_module(&self, site: &str) -> peft::ForeignModule {
+        peft_module(site)
+    }
+
+    fn peft_task(&self) -> peft::Task {
+        peft::Task::ImageClassification
+    }
+
+    fn with_adapter(self, adapter: &Path, device: &Device) -> Result<Adapted<Vit>, Error> {
+        let identity = self.identity.clone();
+        attach(adapter, &identity, &peft_module, device, |folder| with_outputs(self.vit, folder))
+    }
+
+    fn without_adapter(self, device: &Device) -> Result<Adapted<Vit>, Error> {
+        if self.vit.config().n_classes == 0 {
+            let problem = "the model has no classification head; name an adapter with --adapter";
+            return Err(needs_adapter(&self.folder, problem));
+        }
+        Ok(Adapted::probe(self.vit, &["head"], device)?)
+    }
+
+    fn labels(vit: &Vit) -> &[String] {
+        &vit.config().labels
+    }
+
+    fn save(&self, vit: &Vit, folder: &Path, dtype: StoredDtype) -> Result<(), Error> {
+        Ok(vit.save(folder, &self.preprocessor, dtype)?)
+    }
+
+    fn check_exportable(&self) -> Result<(), Error> {
+        match self.vit.config().pooling {
+            Pooling::ClassToken => Ok(()),
+            Pooling::Mean | Pooling::MeanThenNorm => Err(Error::NotExportable {
+                problem: "the base averages its patches, which no ViT of transformers does, so PEFT cannot hold it",
+            }),
+        }
+    }
+
+    fn fixed_logits(&self, vit: &Vit, device: &Device) -> Vec<f32> {
+        let side = vit.config().image_size;
+        let pixels: Vec<f32> = (0..2 * 3 * side * side).map(|n| (n as f32 * 0.7).sin()).collect();
+        let pixels = Tensor::<4>::from_data(TensorData::new(pixels, [2, 3, side, side]), device);
+        host_rows(vit.forward(pixels)).concat()
+    }
+}
+
+impl PictureBase {
+    /// A released model on `device`.
+    fn load(folder: &Path, device: &Device) -> Result<Self, Error> {
         let checkpoint = Checkpoint::open(folder)?;
         let vit = Vit::load(&checkpoint, device)?;
         let preprocessor = Preprocessor::of_checkpoint(&checkpoint, vit.config().image_size)?;
@@ -83,49 +133,14 @@ impl Base {
         }
         Ok(())
     }
-
-    /// The base with an adapter from a folder: ours, or a LoRA of PEFT's.
-    ///
-    /// # Errors
-    /// If the adapter is damaged, of another base, or does not fit.
-    pub fn with_adapter(self, adapter_folder: &Path, device: &Device) -> Result<Adapted<Vit>, Error> {
-        if peft::is_peft(adapter_folder) {
-            let adapter = peft::read(adapter_folder)?;
-            if let Some(expected) = adapter.base() {
-                folder::check_base(&adapter_folder.join("adapter_config.json"), expected, &self.identity)?;
-            }
-            let labels = adapter.labels().to_vec();
-            let outputs = adapter.head_outputs(&peft_names);
-            let vit = match outputs {
-                Some(outputs) => with_outputs(self.vit, &labels, outputs),
-                None => self.vit,
-            };
-            return Ok(adapter.attach(vit, &peft_names, device)?);
-        }
-        let saved = folder::read(adapter_folder)?;
-        let labels = saved.manifest.labels.clone();
-        let vit = if labels.is_empty() { self.vit } else { self.vit.with_head(&labels) };
-        Ok(saved.attach(vit, &self.identity, device)?)
-    }
-
-    /// The base without an adapter: nothing is trained in it, only its own head is used.
-    ///
-    /// # Errors
-    /// If it has no head.
-    pub fn without_adapter(self, device: &Device) -> Result<Adapted<Vit>, Error> {
-        if self.vit.config().n_classes == 0 {
-            let problem = "the model has no classification head; name an adapter with --adapter".to_owned();
-            return Err(AdapterError::Invalid { file: self.folder, problems: vec![problem] }.into());
-        }
-        Ok(Adapted::probe(self.vit, &["head"], device)?)
-    }
 }
 
-/// A head of the adapter's size: with its labels, else with those of the base if their number fits.
-fn with_outputs(vit: Vit, labels: &[String], outputs: usize) -> Vit {
+/// The model with a head of the adapter's size: with its labels, else with those of the base if their number fits.
+fn with_outputs(vit: Vit, adapter: &AdapterFolder) -> Vit {
+    let Some(outputs) = adapter.head_outputs else { return vit };
     let of_base = &vit.config().labels;
-    if labels.len() == outputs {
-        return vit.with_head(labels);
+    if adapter.labels.len() == outputs {
+        return vit.with_head(&adapter.labels);
     }
     if of_base.len() == outputs {
         return vit;

@@ -7,12 +7,12 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use super::{Global, print_json, print_line};
-use crate::base::Base;
 use crate::device::OpenDevice;
-use crate::fit::{Splits, fit};
+use crate::fit::fit;
 use crate::memory::peak_bytes;
-use crate::recipe::{MethodRecipe, Recipe};
-use crate::run::RunFolder;
+use crate::recipe::{CheckedRecipe, MethodRecipe, Recipe, Subject};
+use crate::run::{RunFolder, RunResult};
+use crate::task::{Pictures, Task, Text};
 use crate::{Error, device};
 
 #[derive(Debug, Args)]
@@ -85,18 +85,11 @@ fn row(file: &Path, args: &BenchArgs, open: &OpenDevice, global: &Global) -> Res
             MethodRecipe::Linear {} | MethodRecipe::Full {} => {}
         }
         let recipe = recipe.check()?;
-        let splits = Splits::open(&recipe.data)?;
-        let base = Base::open(&recipe.model, seed, &open.device)?;
-        let fitted = fit(&base, &splits, &recipe, &open.device, global.style())?;
-        let folder = RunFolder::create(&scratch.path().join(seed.to_string()))?;
-        let result = folder.save(&base, &splits, &recipe, &fitted, &open.name)?;
-        if let Some(error) = fitted.failure {
-            return Err(error);
-        }
-        if result.interrupted {
-            return Err(Error::Interrupted);
-        }
-        runs.push(result);
+        let folder = scratch.path().join(seed.to_string());
+        runs.push(match recipe.data.format.subject() {
+            Subject::Pictures => once::<Pictures>(&recipe, &folder, open, global)?,
+            Subject::Text => once::<Text>(&recipe, &folder, open, global)?,
+        });
     }
     let first = &runs[0];
     let accuracies: Vec<f64> = runs.iter().map(|run| run.accuracy).collect();
@@ -114,6 +107,24 @@ fn row(file: &Path, args: &BenchArgs, open: &OpenDevice, global: &Global) -> Res
         seconds_median: seconds[seconds.len() / 2],
         accuracies,
     })
+}
+
+/// One run of a recipe.
+fn once<T: Task>(
+    recipe: &CheckedRecipe,
+    folder: &Path,
+    open: &OpenDevice,
+    global: &Global,
+) -> Result<RunResult, Error> {
+    let task = T::open(recipe, &open.device)?;
+    let recipe = &recipe.clone().for_samples(task.samples());
+    let fitted = fit(&task, recipe, &open.device, global.style())?;
+    let result = RunFolder::create(folder)?.save(&task, recipe, &fitted, &open.name)?;
+    match fitted.failure {
+        Some(error) => Err(error),
+        None if result.interrupted => Err(Error::Interrupted),
+        None => Ok(result),
+    }
 }
 
 fn show(bench: &Bench) {

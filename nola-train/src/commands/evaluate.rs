@@ -1,88 +1,87 @@
-//! `nola-train evaluate`: scores on labelled pictures.
+//! `nola-train evaluate`: scores on data that was not trained on.
+
+mod pictures;
+mod text;
 
 use std::path::PathBuf;
 
 use clap::Args;
-use serde::Serialize;
 
-use super::{Global, ModelArgs, print_json, print_line};
-
-use crate::data::{DataError, Split};
-use crate::evaluate::evaluate;
-use crate::fit::Splits;
-use crate::memory::peak_bytes;
-use crate::recipe::{DataFormat, DataRecipe};
-use crate::{Error, device};
+use super::decoding::DecodingArgs;
+use super::{Global, ModelArgs};
+use crate::Error;
+use crate::recipe::{DataFormat, DataRecipe, PictureFormat, Subject};
+use crate::text::TextSettings;
 
 #[derive(Debug, Args)]
 pub struct EvaluateArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// Labelled pictures; absent: the validation pictures of the run.
-    #[arg(long, value_name = "FOLDER", required_unless_present = "run")]
+    /// Labelled pictures or a file of text; absent: the validation data of the run.
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["run", "choices"])]
     data: Option<PathBuf>,
-    /// Layout of the data.
-    #[arg(long, value_enum, default_value_t = DataFormat::Folder, requires = "data")]
-    format: DataFormat,
+    /// Layout of the data; absent: that of the run, else `folder` for pictures and `text` for text.
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<DataFormat>,
+    /// Write a text after each prompt of the data and compare it with the references: BLEU, NIST, METEOR (exact and
+    /// stem matches), ROUGE-L, CIDEr, chrF, TER.
+    #[arg(long)]
+    metrics: bool,
+    /// Write the texts of --metrics to this file, one a line, in the order of the prompts.
+    #[arg(long, value_name = "FILE", requires = "metrics")]
+    save_texts: Option<PathBuf>,
+    /// Answer the multiple-choice questions of this file, such as MMLU's, instead.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "metrics"])]
+    choices: Option<PathBuf>,
+    /// Answered examples to put before each question, from --examples.
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "examples")]
+    shots: usize,
+    /// Questions of the same subjects with their answers.
+    #[arg(long, value_name = "FILE", requires = "choices")]
+    examples: Option<PathBuf>,
+    /// Use the first N prompts or questions; absent: all.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    #[command(flatten)]
+    decoding: DecodingArgs,
 }
 
-/// The JSON object of `evaluate --json`.
-#[derive(Debug, Serialize)]
-struct Scored {
-    accuracy: f64,
-    loss: f32,
-    pictures: usize,
-    classes: Vec<String>,
-    /// Rows: true class; columns: predicted class.
-    confusion: Vec<Vec<u32>>,
-    seconds: f64,
-    device: String,
-    peak_memory_bytes: Option<u64>,
-}
-
+/// Scores what was named.
+///
+/// # Errors
+/// If model or data cannot be used, or do not go together.
 pub fn run(args: &EvaluateArgs, global: &Global) -> Result<(), Error> {
-    let open = device::open(global.device)?;
-    let chosen = args.model.named()?.open(&open.device)?;
-    let data = match (&args.data, &chosen.recipe) {
-        (Some(folder), _) => {
-            DataRecipe { format: args.format, validation: folder.clone(), ..DataRecipe::default() }
+    let named = args.model.named()?;
+    match named.subject()? {
+        Subject::Pictures if args.metrics || args.choices.is_some() => {
+            Err(Error::WrongSubject { command: "evaluate --metrics and --choices", found: Subject::Pictures })
         }
-        (None, Some(recipe)) => recipe.data.clone(),
-        (None, None) => unreachable!("clap requires --data or --run"),
-    };
-    let images = Splits::open_one(&data, Split::Validation)?;
-    let labels = &chosen.adapted.model.config().labels;
-    if labels != images.classes() {
-        return Err(DataError::ForeignClasses {
-            root: data.validation,
-            classes: images.classes().to_vec(),
-            labels: labels.clone(),
+        Subject::Pictures => pictures::run(named, args, global),
+        Subject::Text => text::run(named, args, global),
+    }
+}
+
+impl EvaluateArgs {
+    /// The data that was typed, else that of the run.
+    fn data_recipe(&self, of_run: Option<&DataRecipe>, subject: Subject) -> DataRecipe {
+        let mut recipe = of_run.cloned().unwrap_or_else(|| DataRecipe {
+            format: match subject {
+                Subject::Pictures => DataFormat::Pictures(PictureFormat::Folder),
+                Subject::Text => DataFormat::Text(crate::text::TextFormat::Text),
+            },
+            ..DataRecipe::default()
+        });
+        if let Some(data) = &self.data {
+            recipe.validation = data.clone();
         }
-        .into());
+        if let Some(format) = self.format {
+            recipe.format = format;
+        }
+        recipe
     }
-    let started = std::time::Instant::now();
-    let evaluation = evaluate(&chosen.adapted.model, &images, &chosen.preprocessor, &open.device)?;
-    let scored = Scored {
-        accuracy: evaluation.scores.accuracy,
-        loss: evaluation.scores.loss,
-        pictures: images.len(),
-        classes: images.classes().to_vec(),
-        confusion: evaluation.confusion,
-        seconds: started.elapsed().as_secs_f64(),
-        device: open.name,
-        peak_memory_bytes: peak_bytes(),
-    };
-    if global.json {
-        print_json(&scored);
-    } else {
-        print_line(&format!(
-            "accuracy {:.2} %, loss {:.4} nats, {} pictures, {:.1} s on {}",
-            100.0 * scored.accuracy,
-            scored.loss,
-            scored.pictures,
-            scored.seconds,
-            scored.device
-        ));
+
+    /// Settings for reading questions.
+    fn question_settings(&self) -> TextSettings {
+        TextSettings { limit: self.limit.unwrap_or(0), ..TextSettings::default() }
     }
-    Ok(())
 }

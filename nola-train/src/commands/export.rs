@@ -2,16 +2,14 @@
 
 use std::path::PathBuf;
 
-use burn::tensor::{Device, Tensor, TensorData};
 use clap::{Args, ValueEnum};
-use nola_core::Adapted;
 use nola_core::folder::{Description, peft};
-use nola_models::Vit;
-use nola_models::vit::{Pooling, peft_names};
 use serde_json::json;
 
 use super::{Global, ModelArgs, print_json, print_line};
-use crate::evaluate::host_rows;
+use crate::base::{Base, PictureBase, TextBase};
+use crate::chosen::{Named, Opened};
+use crate::recipe::Subject;
 use crate::{Error, device};
 
 #[derive(Debug, Args)]
@@ -36,60 +34,60 @@ enum Names {
 
 /// Exporting runs on the CPU, whatever `--device` says: its bits are the same on every machine.
 pub fn run(args: &ExportArgs, global: &Global) -> Result<(), Error> {
-    let device = device::cpu().device;
     let named = args.model.named()?;
-    let opened = named.clone().open(&device)?;
-    check_exportable(&opened.adapted)?;
-    let generation = match args.names {
-        Names::Transformers5 => peft::Generation::Transformers5,
-        Names::Transformers4 => peft::Generation::Transformers4,
+    let Exported { sites, difference } = match named.subject()? {
+        Subject::Pictures => export::<PictureBase>(&named, args)?,
+        Subject::Text => export::<TextBase>(&named, args)?,
     };
-    let description = Description {
-        base: opened.identity.clone(),
-        labels: opened.adapted.model.config().labels.clone(),
-        summary: String::new(),
-    };
-    peft::write(&args.out, &opened.adapted, &peft_names, generation, &description)?;
-    let again = named.base(&device)?.with_adapter(&args.out, &device)?;
-    let difference = largest_difference(&opened.adapted, &again, &device);
-    // Both compute the same products in the same order; only expanded factors went through the file.
-    if difference > 1e-5 {
-        return Err(Error::ExportDiffers { folder: args.out.clone(), difference });
-    }
     if global.json {
-        let sites = opened.adapted.sites().len();
         print_json(&json!({ "folder": args.out, "sites": sites, "largest_difference": difference }));
         return Ok(());
     }
     print_line(&format!(
-        "exported {} sites to {}; reloaded, its logits differ by at most {difference:.1e}",
-        opened.adapted.sites().len(),
+        "exported {sites} sites to {}; reloaded, its logits differ by at most {difference:.1e}",
         args.out.display()
     ));
     Ok(())
 }
 
-/// PEFT finds modules by the names of transformers, and refuses a LoRA without targets.
-fn check_exportable(adapted: &Adapted<Vit>) -> Result<(), Error> {
-    let refused = |problem| Err(Error::NotExportable { problem });
-    if adapted.sites().is_empty() {
-        return refused("there is no adapter to export, only a head or dense weights");
-    }
-    match adapted.model.config().pooling {
-        Pooling::ClassToken => Ok(()),
-        Pooling::Mean | Pooling::MeanThenNorm => refused(
-            "the base averages its patches, which no ViT of transformers does, so PEFT cannot hold it",
-        ),
-    }
+/// What was written.
+struct Exported {
+    sites: usize,
+    /// Largest difference of the reloaded adapter's logits, relative to the largest.
+    difference: f32,
 }
 
-/// The largest difference of two models' logits on fixed pixels, relative to the largest logit.
-fn largest_difference(left: &Adapted<Vit>, right: &Adapted<Vit>, device: &Device) -> f32 {
-    let side = left.model.config().image_size;
-    let pixels: Vec<f32> = (0..2 * 3 * side * side).map(|n| (n as f32 * 0.7).sin()).collect();
-    let pixels = Tensor::<4>::from_data(TensorData::new(pixels, [2, 3, side, side]), device);
-    let logits = |model: &Adapted<Vit>| host_rows(model.model.forward(pixels.clone())).concat();
-    let (left, right) = (logits(left), logits(right));
+fn export<B: Base>(named: &Named, args: &ExportArgs) -> Result<Exported, Error> {
+    let device = device::cpu().device;
+    let Opened { adapted, base, .. } = named.clone().open::<B>(&device)?;
+    if adapted.sites().is_empty() {
+        let problem = "there is no adapter to export, only a head or dense weights";
+        return Err(Error::NotExportable { problem });
+    }
+    base.check_exportable()?;
+    let generation = match args.names {
+        Names::Transformers5 => peft::Generation::Transformers5,
+        Names::Transformers4 => peft::Generation::Transformers4,
+    };
+    let description = Description {
+        base: base.identity().clone(),
+        labels: B::labels(&adapted.model).to_vec(),
+        summary: String::new(),
+    };
+    let modules = |site: &str| base.foreign_module(site);
+    peft::write(&args.out, &adapted, &modules, generation, base.peft_task(), &description)?;
+    let again = base.clone().with_adapter(&args.out, &device)?;
+    let [before, after] = [&adapted, &again].map(|of| base.fixed_logits(&of.model, &device));
+    let difference = largest_difference(&before, &after);
+    // Both compute the same products in the same order; only expanded factors went through the file.
+    if difference > 1e-5 {
+        return Err(Error::ExportDiffers { folder: args.out.clone(), difference });
+    }
+    Ok(Exported { sites: adapted.sites().len(), difference })
+}
+
+/// The largest difference of two lists, relative to the largest number of the first.
+fn largest_difference(left: &[f32], right: &[f32]) -> f32 {
     let largest = left.iter().fold(1e-6_f32, |largest, value| largest.max(value.abs()));
-    left.iter().zip(&right).fold(0.0_f32, |most, (l, r)| most.max((l - r).abs() / largest))
+    left.iter().zip(right).fold(0.0_f32, |most, (l, r)| most.max((l - r).abs() / largest))
 }

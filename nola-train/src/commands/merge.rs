@@ -6,6 +6,9 @@ use clap::{Args, ValueEnum};
 use nola_models::StoredDtype;
 
 use super::{Global, ModelArgs, print_json, print_line};
+use crate::base::{Base, PictureBase, TextBase};
+use crate::chosen::Named;
+use crate::recipe::Subject;
 use crate::{Error, device};
 
 #[derive(Debug, Args)]
@@ -28,18 +31,27 @@ enum Dtype {
 
 /// Merging runs on the CPU, whatever `--device` says: its bits are the same on every machine.
 pub fn run(args: &MergeArgs, global: &Global) -> Result<(), Error> {
-    let opened = args.model.named()?.open(&device::cpu().device)?;
-    let sites = opened.adapted.sites().len();
-    let merged = opened.adapted.merge()?;
-    let dtype = match args.dtype {
-        Dtype::F32 => StoredDtype::F32,
-        Dtype::Bf16 => StoredDtype::Bf16,
+    let named = args.model.named()?;
+    let sites = match named.subject()? {
+        Subject::Pictures => merge::<PictureBase>(named, args)?,
+        Subject::Text => merge::<TextBase>(named, args)?,
     };
-    merged.save(&args.out, &opened.preprocessor, dtype)?;
     if global.json {
         print_json(&serde_json::json!({ "folder": args.out, "sites": sites }));
         return Ok(());
     }
     print_line(&format!("merged {sites} sites into {}", args.out.display()));
     Ok(())
+}
+
+/// Returns the number of sites that were merged.
+fn merge<B: Base>(named: Named, args: &MergeArgs) -> Result<usize, Error> {
+    let opened = named.open::<B>(&device::cpu().device)?;
+    let sites = opened.adapted.sites().len();
+    let dtype = match args.dtype {
+        Dtype::F32 => StoredDtype::F32,
+        Dtype::Bf16 => StoredDtype::Bf16,
+    };
+    opened.base.save(&opened.adapted.merge()?, &args.out, dtype)?;
+    Ok(sites)
 }

@@ -9,9 +9,11 @@ use nola_models::image::decode;
 use serde::Serialize;
 
 use super::{Global, ModelArgs, print_json, print_line};
+use crate::base::PictureBase;
 use crate::chosen::Opened;
 use crate::data::DataError;
 use crate::evaluate::host_rows;
+use crate::recipe::Subject;
 use crate::{Error, device};
 
 #[derive(Debug, Args)]
@@ -46,8 +48,12 @@ struct Class {
 }
 
 pub fn run(args: &PredictArgs, global: &Global) -> Result<(), Error> {
+    let named = args.model.named()?;
+    if named.subject()? == Subject::Text {
+        return Err(Error::WrongSubject { command: "predict", found: Subject::Text });
+    }
     let open = device::open(global.device)?;
-    let model = args.model.named()?.open(&open.device)?;
+    let model = named.open::<PictureBase>(&open.device)?;
     let answers: Result<Vec<Answer>, Error> = (args.pictures.iter())
         .map(|picture| answer(picture, &model, usize::from(args.top), &open.device))
         .collect();
@@ -63,11 +69,11 @@ pub fn run(args: &PredictArgs, global: &Global) -> Result<(), Error> {
     Ok(())
 }
 
-fn answer(picture: &Path, model: &Opened, top: usize, device: &Device) -> Result<Answer, Error> {
+fn answer(picture: &Path, model: &Opened<PictureBase>, top: usize, device: &Device) -> Result<Answer, Error> {
     let bytes =
         std::fs::read(picture).map_err(|source| DataError::Io { path: picture.to_owned(), source })?;
-    let [height, width] = model.preprocessor.output_size();
-    let pixels = model.preprocessor.evaluate(&decode(&bytes, picture).map_err(DataError::from)?);
+    let [height, width] = model.base.preprocessor.output_size();
+    let pixels = model.base.preprocessor.evaluate(&decode(&bytes, picture).map_err(DataError::from)?);
     let pixels = Tensor::from_data(TensorData::new(pixels, [1, 3, height, width]), device);
     let probabilities = host_rows(softmax(model.adapted.model.forward(pixels), 1)).concat();
     let labels = &model.adapted.model.config().labels;

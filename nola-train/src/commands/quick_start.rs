@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use super::recipes::shipped;
 use super::{Global, print_json, print_line, print_rows};
-use crate::base::Base;
-use crate::fit::{Fitted, Splits, fit};
+use crate::fit::{Fitted, fit};
 use crate::memory::peak_bytes;
 use crate::recipe::{CheckedRecipe, Recipe};
 use crate::report::ResultRow;
 use crate::run::{ReportParts, RunFolder, RunResult};
+use crate::task::{Pictures, Splits, Task};
 use crate::{Error, device};
 
 /// The methods compared; the last one is shown in detail.
@@ -34,20 +34,20 @@ pub fn run(global: &Global) -> Result<(), Error> {
         METHODS.iter().map(|method| recipe(method, &assets)).collect::<Result<_, Error>>()?;
     let last = recipes.last().expect("there are three methods");
     let folder = RunFolder::create_numbered(Path::new("runs/quick-start"))?;
-    let splits = Splits::open(&last.data)?;
     let open = device::open(global.device)?;
-    let base = Base::open(&last.model, last.train.seed, &open.device)?;
+    let task = Pictures::open(last, &open.device)?;
+    let splits = &task.splits;
     eprintln!(
         "quick start: {} pictures of {} classes, scored on {} others",
         splits.train.len(),
         splits.train.classes().len(),
         splits.validation.len()
     );
-    let mut done: Vec<(Fitted, RunResult)> = Vec::new();
+    let mut done: Vec<(Fitted<Pictures>, RunResult)> = Vec::new();
     for recipe in &recipes {
         let of_method = RunFolder::create(&folder.path().join(recipe.method.kind()))?;
-        let fitted = fit(&base, &splits, recipe, &open.device, global.style())?;
-        let result = of_method.save(&base, &splits, recipe, &fitted, &open.name)?;
+        let fitted = fit(&task, recipe, &open.device, global.style())?;
+        let result = of_method.save(&task, recipe, &fitted, &open.name)?;
         if let Some(error) = fitted.failure {
             return Err(error);
         }
@@ -59,8 +59,7 @@ pub fn run(global: &Global) -> Result<(), Error> {
     let rows: Vec<ResultRow> = done.iter().map(|(_, result)| result.row()).collect();
     let (fitted, result) = done.last().expect("three methods were run");
     let report = folder.save_report(&ReportParts {
-        base: &base,
-        splits: &splits,
+        task: &task,
         fitted,
         histories: done.iter().map(|(fitted, _)| fitted.history.clone()).collect(),
         device: &open.name,
@@ -75,7 +74,7 @@ pub fn run(global: &Global) -> Result<(), Error> {
         adapter: result.adapter.clone(),
         report,
     };
-    show(&quick_start, &result.run, &splits, global);
+    show(&quick_start, &result.run, splits, global);
     Ok(())
 }
 

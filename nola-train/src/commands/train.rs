@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Global, print_json, print_line, print_rows};
-use crate::base::Base;
-use crate::fit::{Splits, fit};
-use crate::recipe::Recipe;
+use crate::fit::fit;
+use crate::recipe::{CheckedRecipe, Recipe, Subject};
 use crate::run::RunFolder;
+use crate::task::{Pictures, Task, Text};
 use crate::{Error, device};
 
 #[derive(Debug, Args)]
@@ -22,12 +22,19 @@ pub struct TrainArgs {
 
 pub fn run(args: &TrainArgs, global: &Global) -> Result<(), Error> {
     let recipe = Recipe::read(&args.recipe, &args.set)?;
+    match recipe.data.format.subject() {
+        Subject::Pictures => train::<Pictures>(&recipe, global),
+        Subject::Text => train::<Text>(&recipe, global),
+    }
+}
+
+fn train<T: Task>(recipe: &CheckedRecipe, global: &Global) -> Result<(), Error> {
     let folder = RunFolder::create(&recipe.output.dir)?;
-    let splits = Splits::open(&recipe.data)?;
     let open = device::open(global.device)?;
-    let base = Base::open(&recipe.model, recipe.train.seed, &open.device)?;
-    let fitted = fit(&base, &splits, &recipe, &open.device, global.style())?;
-    let result = folder.save(&base, &splits, &recipe, &fitted, &open.name)?;
+    let task = T::open(recipe, &open.device)?;
+    let recipe = &recipe.clone().for_samples(task.samples());
+    let fitted = fit(&task, recipe, &open.device, global.style())?;
+    let result = folder.save(&task, recipe, &fitted, &open.name)?;
     if global.json {
         print_json(&result);
     } else {

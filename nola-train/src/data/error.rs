@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::recipe::DataFormat;
+
 /// Why a data set cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -13,6 +15,15 @@ pub enum DataError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+
+    /// Pictures are wanted, and the format is one of text.
+    #[error(
+        "`{format}` is a format of text, but pictures are wanted; name one of pictures, such as `folder`"
+    )]
+    NoPictures {
+        /// The format.
+        format: DataFormat,
     },
 
     /// A folder without class folders.

@@ -6,10 +6,11 @@ use burn::tensor::Device;
 use burn::tensor::activation::softmax;
 use nola_models::{Preprocessor, Vit};
 
+use super::host_rows;
 use crate::Error;
 use crate::data::{Batches, Images};
 use crate::learner::{ImageBatch, cross_entropy};
-use crate::progress::Scores;
+use crate::progress::{Scores, Target};
 
 /// Pictures per pass of an evaluation.
 const BATCH: usize = 64;
@@ -66,7 +67,8 @@ pub fn evaluate(
     }
     let right = predictions.iter().filter(|p| p.label == p.predicted).count();
     let count = predictions.len().max(1) as f64;
-    let scores = Scores { loss: (loss / count) as f32, accuracy: right as f64 / count };
+    let scores =
+        Scores { target: Target::Picture, loss: (loss / count) as f32, accuracy: right as f64 / count };
     Ok(Evaluation { scores, confusion, predictions })
 }
 
@@ -76,12 +78,4 @@ pub fn largest(row: &[f32]) -> (usize, f32) {
     row.iter()
         .enumerate()
         .fold(start, |best, (index, &value)| if value > best.1 { (index, value) } else { best })
-}
-
-/// The rows of a matrix on the host.
-pub fn host_rows(matrix: burn::tensor::Tensor<2>) -> Vec<Vec<f32>> {
-    let [_, columns] = matrix.dims();
-    let values: Vec<f32> =
-        matrix.into_data().convert::<f32>().try_into_vec().expect("the type was asked for");
-    values.chunks(columns).map(<[f32]>::to_vec).collect()
 }

@@ -1,133 +1,11 @@
-//! `[model]`, `[data]`, `[train]`, `[output]`.
+//! `[train]` and `[output]`.
 
 use std::path::{Path, PathBuf};
 
-use nola_models::Augmentation;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Findings, Problem};
-
-/// More samples than any step or class has; a larger number is a typo.
-const MAX_SAMPLES: usize = 1 << 20;
-
-/// `[model]`: the base model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ModelRecipe {
-    /// Folder with `config.json`, the weights and `preprocessor_config.json`.
-    pub path: PathBuf,
-    /// Where the weights come from.
-    pub init: Init,
-    /// Side of the model's input in pixels; absent: the model's own. Position embeddings are interpolated.
-    pub image_size: Option<usize>,
-}
-
-/// Where the base weights come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Init {
-    /// The files of the folder.
-    Pretrained,
-    /// Random numbers; the folder needs no more than its `config.json`.
-    Random,
-}
-
-impl Default for ModelRecipe {
-    fn default() -> Self {
-        Self { path: PathBuf::new(), init: Init::Pretrained, image_size: None }
-    }
-}
-
-impl ModelRecipe {
-    pub(super) fn check(&self, findings: &mut Findings) {
-        require_path("model.path", &self.path, "a folder with config.json and model.safetensors", findings);
-        if let Some(size) = self.image_size {
-            let allowed = (1..=4096).contains(&size);
-            findings.require("model.image_size", size as f64, allowed, "between 1 and 4096 pixels");
-        }
-    }
-}
-
-/// `[data]`: the pictures.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DataRecipe {
-    /// Layout of the files.
-    pub format: DataFormat,
-    /// Training pictures: a folder, or a file of the format.
-    pub train: PathBuf,
-    /// Validation pictures, likewise.
-    pub validation: PathBuf,
-    /// Training pictures of each class; 0: all.
-    pub shots: usize,
-    /// Seed of the choice of these pictures.
-    pub shots_seed: u64,
-    /// What happens to a picture that cannot be decoded.
-    pub on_bad_image: OnBadImage,
-    /// Host memory for decoded pictures, in MiB; the others are decoded each time they are needed.
-    pub cache_mib: usize,
-    /// Random changes of the training pictures.
-    pub augment: Augmentation,
-}
-
-/// Layout of a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum DataFormat {
-    /// One folder for each class, pictures at any depth in it.
-    Folder,
-    /// CIFAR-10, binary version.
-    Cifar10,
-    /// CIFAR-100, binary version; the fine labels.
-    Cifar100,
-    /// MNIST's IDX files, plain or gzipped.
-    Mnist,
-    /// The same for Fashion-MNIST.
-    FashionMnist,
-}
-
-/// What happens to a picture that cannot be decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnBadImage {
-    /// The run does not start; all of them are listed.
-    Fail,
-    /// They are left out; all of them are listed.
-    Skip,
-}
-
-impl Default for DataRecipe {
-    fn default() -> Self {
-        Self {
-            format: DataFormat::Folder,
-            train: PathBuf::new(),
-            validation: PathBuf::new(),
-            shots: 0,
-            shots_seed: 0,
-            on_bad_image: OnBadImage::Fail,
-            cache_mib: 1024,
-            augment: Augmentation::default(),
-        }
-    }
-}
-
-impl DataRecipe {
-    pub(super) fn check(&self, findings: &mut Findings) {
-        require_path("data.train", &self.train, "the training pictures", findings);
-        require_path("data.validation", &self.validation, "the validation pictures", findings);
-        findings.require("data.shots", self.shots as f64, self.shots <= MAX_SAMPLES, "at most 1048576");
-        match self.augment.check() {
-            Ok(()) => {}
-            Err(nola_models::Error::Setting { setting, found, expected }) => {
-                findings.add(setting, Problem::NotAllowed { found, range: expected });
-            }
-            Err(other) => {
-                findings
-                    .add("data.augment", Problem::NotAllowed { found: other.to_string(), range: "usable" });
-            }
-        }
-    }
-}
+use super::{MAX_SAMPLES, require_path};
 
 /// `[train]`: the optimisation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -135,6 +13,9 @@ impl DataRecipe {
 pub struct TrainRecipe {
     /// Optimizer steps.
     pub steps: usize,
+    /// Passes over the training data; decides `steps` where it is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
     /// Samples of an optimizer step.
     pub batch: usize,
     /// Samples of a pass; divides `batch`; absent: all of them.
@@ -201,6 +82,7 @@ impl Default for TrainRecipe {
     fn default() -> Self {
         Self {
             steps: 1000,
+            epochs: None,
             batch: 64,
             micro_batch: None,
             optimizer: Optimizer::AdamW,
@@ -244,6 +126,10 @@ impl TrainRecipe {
     pub(super) fn check(&self, findings: &mut Findings) {
         let allowed = (1..=1_000_000_000).contains(&self.steps);
         findings.require("train.steps", self.steps as f64, allowed, "1 to 1000000000");
+        if let Some(epochs) = self.epochs {
+            let allowed = epochs > 0.0 && epochs <= 1e6;
+            findings.require("train.epochs", epochs, allowed, "above 0 and at most 1000000");
+        }
         self.check_batches(findings);
         self.check_rates(findings);
         let [first, second] = self.betas;
@@ -355,12 +241,6 @@ impl OutputRecipe {
             [32, 16, 8, 4].contains(&bits),
             "32, 16, 8 or 4",
         );
-    }
-}
-
-fn require_path(key: &'static str, path: &Path, cure: &'static str, findings: &mut Findings) {
-    if path.as_os_str().is_empty() {
-        findings.add(key, Problem::Missing { cure });
     }
 }
 

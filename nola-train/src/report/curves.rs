@@ -28,7 +28,7 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
 type Line = Vec<(f64, f64)>;
 
-/// Draws training and validation loss on the left, validation accuracy on the right.
+/// Draws training and validation loss on the left, the share of right validation answers on the right.
 pub(super) fn draw(histories: &[History]) -> String {
     let mut svg = String::new();
     {
@@ -41,7 +41,7 @@ pub(super) fn draw(histories: &[History]) -> String {
         };
         let accuracies = lines(histories, |point| point.validation.map(|scores| 100.0 * scores.accuracy));
         let accuracies =
-            Panel { title: "validation accuracy (%)", lines: accuracies.clone(), dots: accuracies };
+            Panel { title: "right answers in validation (%)", lines: accuracies.clone(), dots: accuracies };
         let drawn = losses.draw(&left, histories).and_then(|()| accuracies.draw(&right, histories));
         drawn.and_then(|()| root.present()).expect("drawing into memory does not fail");
     }

@@ -9,7 +9,7 @@ use minijinja::value::Serde;
 use minijinja::{Environment, Value};
 use serde::Serialize;
 
-use super::{MISTAKES, Misclassified, RunReport};
+use super::{Continuation, MISTAKES, Misclassified, RunReport};
 
 /// Pairs of confused classes shown at most.
 const PAIRS: usize = 8;
@@ -33,6 +33,8 @@ struct Page<'a> {
     pairs: Vec<Pair<'a>>,
     mistakes: Vec<Mistake<'a>>,
     mistakes_in_all: u32,
+    has_perplexity: bool,
+    continuations: &'a [Continuation],
 }
 
 #[derive(Serialize)]
@@ -65,6 +67,7 @@ struct Row<'a> {
     trainable: String,
     adapter: String,
     percent: String,
+    perplexity: Option<String>,
     seconds: String,
 }
 
@@ -75,8 +78,8 @@ pub(super) fn render(report: &RunReport, curves: &str, confusion: Option<&str>) 
         .add_template("page.html", include_str!("page.html"))
         .expect("the template is part of the program");
     let template = environment.get_template("page.html").expect("it was just added");
-    let right: u32 = report.confusion.iter().enumerate().map(|(class, counts)| counts[class]).sum();
-    let pictures: u32 = report.confusion.iter().flatten().sum();
+    let right: u32 = report.details.confusion.iter().enumerate().map(|(class, counts)| counts[class]).sum();
+    let pictures: u32 = report.details.confusion.iter().flatten().sum();
     let page = Page {
         title: &report.title,
         facts: &report.facts,
@@ -91,6 +94,8 @@ pub(super) fn render(report: &RunReport, curves: &str, confusion: Option<&str>) 
         pairs: confused_pairs(report),
         mistakes: mistakes(report),
         mistakes_in_all: pictures - right,
+        has_perplexity: report.rows.iter().any(|row| row.perplexity.is_some()),
+        continuations: &report.details.continuations,
     };
     template.render(Value::from(Serde(page))).expect("the template uses only what it is given")
 }
@@ -101,27 +106,35 @@ fn rows(report: &RunReport) -> Vec<Row<'_>> {
         trainable: thousands(row.trainable as u64),
         adapter: bytes(row.adapter_bytes),
         percent: percent(row.accuracy),
+        perplexity: row.perplexity.map(|perplexity| format!("{perplexity:.2}")),
         seconds: format!("{:.1}", row.seconds),
     });
     rows.collect()
 }
 
 fn class_scores(report: &RunReport) -> Vec<ClassScore<'_>> {
-    let scores = report.classes.iter().zip(&report.confusion).enumerate().map(|(class, (name, counts))| {
-        let (right, pictures): (u32, u32) = (counts[class], counts.iter().sum());
-        ClassScore { name, right, pictures, percent: 100.0 * f64::from(right) / f64::from(pictures.max(1)) }
-    });
+    let scores = report.details.classes.iter().zip(&report.details.confusion).enumerate().map(
+        |(class, (name, counts))| {
+            let (right, pictures): (u32, u32) = (counts[class], counts.iter().sum());
+            ClassScore {
+                name,
+                right,
+                pictures,
+                percent: 100.0 * f64::from(right) / f64::from(pictures.max(1)),
+            }
+        },
+    );
     scores.collect()
 }
 
 fn confused_pairs(report: &RunReport) -> Vec<Pair<'_>> {
     let mut pairs: Vec<Pair<'_>> = Vec::new();
-    for (label, counts) in report.confusion.iter().enumerate() {
+    for (label, counts) in report.details.confusion.iter().enumerate() {
         for (predicted, &pictures) in counts.iter().enumerate() {
             if label != predicted && pictures > 0 {
                 pairs.push(Pair {
-                    label: &report.classes[label],
-                    predicted: &report.classes[predicted],
+                    label: &report.details.classes[label],
+                    predicted: &report.details.classes[predicted],
                     pictures,
                 });
             }
@@ -133,12 +146,12 @@ fn confused_pairs(report: &RunReport) -> Vec<Pair<'_>> {
 }
 
 fn mistakes(report: &RunReport) -> Vec<Mistake<'_>> {
-    let mut order: Vec<&Misclassified> = report.misclassified.iter().collect();
+    let mut order: Vec<&Misclassified> = report.details.misclassified.iter().collect();
     order.sort_by(|a, b| b.probability.total_cmp(&a.probability));
     let shown = order.into_iter().take(MISTAKES).map(|mistake| Mistake {
         png: STANDARD.encode(png(&mistake.image)),
-        label: &report.classes[mistake.label],
-        predicted: &report.classes[mistake.predicted],
+        label: &report.details.classes[mistake.label],
+        predicted: &report.details.classes[mistake.predicted],
         percent: format!("{:.0} %", 100.0 * mistake.probability),
         name: &mistake.name,
     });

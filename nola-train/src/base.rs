@@ -1,0 +1,110 @@
+//! Base models with what their folders say beside the weights.
+
+mod pictures;
+mod text;
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use nola_core::folder::{BaseIdentity, peft};
+use nola_core::{Adapted, Error as AdapterError};
+use nola_models::StoredDtype;
+
+pub use pictures::PictureBase;
+pub use text::{Template, TextBase};
+
+use crate::Error;
+use crate::learner::Learner;
+use crate::recipe::ModelRecipe;
+
+/// A loaded base model of one kind.
+pub trait Base: Clone {
+    /// The model itself.
+    type Model: Learner;
+
+    /// Loads or initialises the base of a recipe on `device`.
+    ///
+    /// # Errors
+    /// If the folder holds no model of this kind, or a setting does not fit it.
+    fn open(recipe: &ModelRecipe, seed: u64, device: &Device) -> Result<Self, Error>;
+
+    /// What an adapter remembers of it.
+    fn identity(&self) -> &BaseIdentity;
+
+    /// Where PEFT finds the module that we call `site`.
+    fn foreign_module(&self, site: &str) -> peft::ForeignModule;
+
+    /// What PEFT calls the task of an adapter; none for one that its tasks do not cover.
+    fn peft_task(&self) -> peft::Task;
+
+    /// The base with an adapter from a folder: ours, or a LoRA of PEFT's.
+    ///
+    /// # Errors
+    /// If the adapter is damaged, of another base, or does not fit.
+    fn with_adapter(self, adapter: &Path, device: &Device) -> Result<Adapted<Self::Model>, Error>;
+
+    /// The base without an adapter; nothing is trained in it.
+    ///
+    /// # Errors
+    /// If it cannot answer without one.
+    fn without_adapter(self, device: &Device) -> Result<Adapted<Self::Model>, Error>;
+
+    /// Names of the classes of `model`; none of a language model.
+    fn labels(model: &Self::Model) -> &[String];
+
+    /// Writes `model`, which came from this base, as a dense model folder.
+    ///
+    /// # Errors
+    /// If `folder` exists and is not empty, or cannot be written.
+    fn save(&self, model: &Self::Model, folder: &Path, dtype: StoredDtype) -> Result<(), Error>;
+
+    /// Whether PEFT can hold an adapter of this base.
+    ///
+    /// # Errors
+    /// With the reason, if it cannot.
+    fn check_exportable(&self) -> Result<(), Error>;
+
+    /// Logits for a fixed input, to compare two models of this base.
+    fn fixed_logits(&self, model: &Self::Model, device: &Device) -> Vec<f32>;
+}
+
+/// Hangs an adapter folder on `model`; `foreign` says where PEFT finds the modules of ours.
+///
+/// # Errors
+/// If the adapter is damaged, of another base, or does not fit.
+fn attach<M: Learner>(
+    adapter: &Path,
+    identity: &BaseIdentity,
+    foreign: peft::Modules,
+    device: &Device,
+    model: impl FnOnce(&AdapterFolder) -> M,
+) -> Result<Adapted<M>, Error> {
+    if peft::is_peft(adapter) {
+        let read = peft::read(adapter)?;
+        if let Some(expected) = read.base() {
+            nola_core::folder::check_base(&adapter.join("adapter_config.json"), expected, identity)?;
+        }
+        let model = model(&AdapterFolder {
+            labels: read.labels().to_vec(),
+            head_outputs: read.head_outputs(foreign),
+        });
+        return Ok(read.attach(model, foreign, device)?);
+    }
+    let saved = nola_core::folder::read(adapter)?;
+    let labels = saved.manifest.labels.clone();
+    let head_outputs = (!labels.is_empty()).then_some(labels.len());
+    Ok(saved.attach(model(&AdapterFolder { labels, head_outputs }), identity, device)?)
+}
+
+/// What an adapter folder says of the model it hangs on.
+struct AdapterFolder {
+    /// Names of the classes.
+    labels: Vec<String>,
+    /// Outputs of the head in the folder, if one is.
+    head_outputs: Option<usize>,
+}
+
+/// The error of a base that needs an adapter to answer.
+fn needs_adapter(folder: &Path, problem: &str) -> Error {
+    AdapterError::Invalid { file: folder.to_owned(), problems: vec![problem.to_owned()] }.into()
+}

@@ -1,0 +1,159 @@
+//! Text: likelihood, what the model writes, and multiple choice.
+
+use std::path::Path;
+use std::time::Instant;
+
+use burn::tensor::Device;
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use super::EvaluateArgs;
+use crate::base::TextBase;
+use crate::chosen::{Named, Opened};
+use crate::commands::{Global, print_json, print_line};
+use crate::evaluate::{ChoiceScores, TextScores, answer_choices, evaluate_text, score_written};
+use crate::memory::peak_bytes;
+use crate::recipe::{DataRecipe, Subject};
+use crate::task::{open_text, text_format};
+use crate::text::{choices, questions, references};
+use crate::{Error, device};
+
+/// The JSON object of `evaluate --json` for text; what was not asked for is absent.
+#[derive(Debug, Default, Serialize)]
+struct Scored {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loss: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    perplexity: Option<f64>,
+    /// Share of tokens that were the most probable ones, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accuracy: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompts: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<TextScores>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    choices: Option<ChoiceScores>,
+    seconds: f64,
+    device: String,
+    peak_memory_bytes: Option<u64>,
+}
+
+pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<(), Error> {
+    let open = device::open(global.device)?;
+    let chosen = named.open::<TextBase>(&open.device)?;
+    let started = Instant::now();
+    let scored = match &args.choices {
+        Some(file) => of_choices(file, &chosen, args, &open.device, global)?,
+        None => {
+            let data = args.data_recipe(chosen.recipe.as_ref().map(|recipe| &recipe.data), Subject::Text);
+            of_data(&data, &chosen, args, &open.device, global)?
+        }
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    let scored = Scored { seconds, device: open.name, peak_memory_bytes: peak_bytes(), ..scored };
+    if global.json {
+        print_json(&scored);
+    } else {
+        show(&scored);
+    }
+    Ok(())
+}
+
+fn of_choices(
+    file: &Path,
+    chosen: &Opened<TextBase>,
+    args: &EvaluateArgs,
+    device: &Device,
+    global: &Global,
+) -> Result<Scored, Error> {
+    let asked = questions(file, &args.question_settings())?;
+    let examples = match &args.examples {
+        Some(file) => questions(file, &Default::default())?,
+        None => Vec::new(),
+    };
+    let put = choices(&asked, &examples, args.shots)?;
+    let bar = bar(put.len(), global);
+    let model = &chosen.adapted.model;
+    let scores = answer_choices(model, &chosen.base, &put, device, |done| bar.set_position(done as u64))?;
+    Ok(Scored { choices: Some(scores), ..Scored::default() })
+}
+
+fn of_data(
+    data: &DataRecipe,
+    chosen: &Opened<TextBase>,
+    args: &EvaluateArgs,
+    device: &Device,
+    global: &Global,
+) -> Result<Scored, Error> {
+    let (model, base, format) = (&chosen.adapted.model, &chosen.base, text_format(data)?);
+    if args.metrics {
+        let mut groups = references(&data.validation, format, &data.text)?;
+        groups.truncate(args.limit.unwrap_or(usize::MAX));
+        let decoding = args.decoding.over(&base.generation);
+        let bar = bar(groups.len(), global);
+        let done = |done| bar.set_position(done as u64);
+        let (metrics, texts) = score_written(model, base, &groups, &decoding, device, done)?;
+        if let Some(file) = &args.save_texts {
+            let lines: String = texts.iter().map(|text| format!("{}\n", text.replace('\n', " "))).collect();
+            let output = |source| Error::Output { path: file.clone(), source };
+            std::fs::write(file, lines).map_err(output)?;
+        }
+        return Ok(Scored { prompts: Some(groups.len()), metrics: Some(metrics), ..Scored::default() });
+    }
+    let text = open_text("validation", &data.validation, format, data, base)?;
+    let evaluation = evaluate_text(model, &text, device);
+    Ok(Scored {
+        loss: Some(evaluation.scores.loss),
+        perplexity: Some(evaluation.scores.perplexity()),
+        accuracy: Some(evaluation.scores.accuracy),
+        tokens: Some(evaluation.tokens),
+        ..Scored::default()
+    })
+}
+
+/// A bar of so many prompts.
+fn bar(count: usize, global: &Global) -> ProgressBar {
+    if global.quiet { ProgressBar::hidden() } else { ProgressBar::new(count as u64) }
+}
+
+fn show(scored: &Scored) {
+    let Scored { seconds, device, .. } = scored;
+    if let (Some(loss), Some(perplexity), Some(accuracy), Some(tokens)) =
+        (scored.loss, scored.perplexity, scored.accuracy, scored.tokens)
+    {
+        let right = 100.0 * accuracy;
+        print_line(&format!(
+            "loss {loss:.4} nats a token, perplexity {perplexity:.2}, next token right {right:.2} %, {tokens} tokens, {seconds:.1} s on {device}"
+        ));
+    }
+    if let (Some(metrics), Some(prompts)) = (&scored.metrics, scored.prompts) {
+        let e2e = &metrics.e2e;
+        print_line(&format!("{prompts} prompts, {seconds:.1} s on {device}"));
+        for (name, value) in [
+            ("BLEU (mteval, 0 to 1)", e2e.bleu),
+            ("NIST", e2e.nist),
+            ("METEOR, exact and stem (0 to 1)", e2e.meteor_exact_stem),
+            ("ROUGE-L (0 to 1)", e2e.rouge_l),
+            ("CIDEr", e2e.cider),
+            ("sacreBLEU (0 to 100)", metrics.sacre_bleu),
+            ("chrF2 (0 to 100)", metrics.chrf),
+            ("TER (%, less is better)", metrics.ter),
+        ] {
+            print_line(&format!("{name:32} {value:8.4}"));
+        }
+    }
+    if let Some(choices) = &scored.choices {
+        for (subject, share) in &choices.subjects {
+            print_line(&format!("{subject:44} {:6.2} %", 100.0 * share));
+        }
+        let ChoiceScores { accuracy, mean_of_subjects, questions, cut, .. } = choices;
+        print_line(&format!(
+            "{:.2} % of {questions} questions, {:.2} % as the mean of subjects; {cut} too long and cut at the start; {seconds:.1} s on {device}",
+            100.0 * accuracy,
+            100.0 * mean_of_subjects
+        ));
+    }
+}

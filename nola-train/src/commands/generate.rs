@@ -1,0 +1,255 @@
+//! `nola-train generate`: how a language model goes on.
+
+use std::io::{BufRead, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use burn::tensor::Device;
+use clap::Args;
+use nola_models::CausalLm;
+use nola_models::generate::{Cached, Finish, Prompt, stream};
+use nola_models::tokenizer::DecodeSpecials;
+use serde::Serialize;
+
+use super::decoding::DecodingArgs;
+use super::{Global, print_json, print_line};
+use crate::base::{Base, TextBase};
+use crate::chosen::Named;
+use crate::evaluate::{Decoding, Written, write_all};
+use crate::prompt::{self, Reading};
+use crate::recipe::{DataFormat, Subject};
+use crate::{Error, device};
+
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// A run folder: its base and its best adapter.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["model", "adapter"], required_unless_present = "model")]
+    run: Option<PathBuf>,
+    /// A model folder, or a model's name on the hub.
+    #[arg(long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+    /// An adapter folder for that model; may be repeated with names, and each of them answers.
+    #[arg(long, value_name = "[NAME=]FOLDER", requires = "model")]
+    adapter: Vec<String>,
+    /// Prompts; absent: one from each line of stdin.
+    prompts: Vec<String>,
+    /// Read prompts as rows of this format: e2e, alpaca and so on; absent: as the run's, or as they stand.
+    #[arg(long, value_name = "FORMAT", conflicts_with_all = ["raw", "chat"])]
+    format: Option<DataFormat>,
+    /// Take prompts as they stand, whatever the run was trained on.
+    #[arg(long, conflicts_with = "chat")]
+    raw: bool,
+    /// Take a prompt as what a user says, through the model's chat template.
+    #[arg(long)]
+    chat: bool,
+    /// What stands before a conversation.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    system: String,
+    /// Bake adapters into the weights first: the same text up to rounding, and faster for long ones.
+    #[arg(long)]
+    merge: bool,
+    #[command(flatten)]
+    decoding: DecodingArgs,
+}
+
+/// The JSON object of `generate --json`.
+#[derive(Debug, Serialize)]
+struct Texts {
+    texts: Vec<Text>,
+    seconds: f64,
+    tokens_per_second: f64,
+    device: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Text {
+    adapter: Option<String>,
+    prompt: String,
+    text: String,
+    tokens: usize,
+    finish: &'static str,
+}
+
+/// A model that answers, under the name of its adapter.
+struct Voice {
+    name: Option<String>,
+    model: CausalLm,
+}
+
+pub fn run(args: &GenerateArgs, global: &Global) -> Result<(), Error> {
+    let named = args.named()?;
+    if named.subject()? == Subject::Pictures {
+        return Err(Error::WrongSubject { command: "generate", found: Subject::Pictures });
+    }
+    let reading = args.reading(&named)?;
+    let prompts = if args.prompts.is_empty() { lines_of_stdin()? } else { args.prompts.clone() };
+    let open = device::open(global.device)?;
+    let base: TextBase = named.base(&open.device)?;
+    let voices = args.voices(&named, &base, &open.device)?;
+    let tokens = |text: &String| prompt::tokens(text, reading, &args.system, &base);
+    let tokens: Vec<Vec<u32>> = prompts.iter().map(tokens).collect::<Result<_, Error>>()?;
+    let decoding = args.decoding.over(&base.generation);
+    let started = Instant::now();
+    let is_one = prompts.len() == 1 && voices.len() == 1 && decoding.generation.num_return_sequences == 1;
+    let texts = if is_one && decoding.generation.num_beams == 1 && !global.json {
+        vec![spoken(&voices[0], &base, &prompts[0], &tokens[0], &decoding, &open.device)?]
+    } else {
+        written(&voices, &base, &prompts, &tokens, &decoding, &open.device, global)?
+    };
+    report(texts, started.elapsed().as_secs_f64(), open.name, global);
+    Ok(())
+}
+
+impl GenerateArgs {
+    /// The model, with its adapter if a run was named.
+    fn named(&self) -> Result<Named, Error> {
+        match (&self.run, &self.model) {
+            (Some(run), _) => Named::of_run(run),
+            (None, Some(model)) => Ok(Named::of_folders(model, None)),
+            (None, None) => unreachable!("clap requires --run or --model"),
+        }
+    }
+
+    fn reading(&self, named: &Named) -> Result<Reading, Error> {
+        if self.chat {
+            return Ok(Reading::Chat);
+        }
+        let of_run = named.recipe.as_ref().map(|recipe| recipe.data.format);
+        match self.format.or(of_run.filter(|_| !self.raw)) {
+            Some(DataFormat::Text(format)) => Ok(Reading::Row(format)),
+            Some(DataFormat::Pictures(_)) => {
+                Err(Error::WrongSubject { command: "generate", found: Subject::Pictures })
+            }
+            None => Ok(Reading::Plain),
+        }
+    }
+
+    fn voices(&self, named: &Named, base: &TextBase, device: &Device) -> Result<Vec<Voice>, Error> {
+        let of_run = named.adapter.iter().map(|folder| (None, folder.clone()));
+        let typed = self.adapter.iter().map(|text| match text.split_once('=') {
+            Some((name, folder)) => (Some(name.to_owned()), PathBuf::from(folder)),
+            None => (Some(text.clone()).filter(|_| self.adapter.len() > 1), PathBuf::from(text)),
+        });
+        let folders: Vec<(Option<String>, PathBuf)> = of_run.chain(typed).collect();
+        if folders.is_empty() {
+            return Ok(vec![Voice { name: None, model: base.model.clone() }]);
+        }
+        let voice = |(name, folder): (Option<String>, PathBuf)| {
+            Ok(Voice { name, model: self.adapted(base, &folder, device)? })
+        };
+        folders.into_iter().map(voice).collect()
+    }
+
+    fn adapted(&self, base: &TextBase, folder: &Path, device: &Device) -> Result<CausalLm, Error> {
+        let adapted = base.clone().with_adapter(folder, device)?;
+        Ok(if self.merge { adapted.merge()? } else { adapted.model })
+    }
+}
+
+fn lines_of_stdin() -> Result<Vec<String>, Error> {
+    let lines: std::io::Result<Vec<String>> = std::io::stdin().lock().lines().collect();
+    let lines = lines.map_err(|source| Error::Input { source })?;
+    let prompts: Vec<String> = lines.into_iter().filter(|line| !line.trim().is_empty()).collect();
+    if prompts.is_empty() { Err(Error::NoPrompt) } else { Ok(prompts) }
+}
+
+/// Goes on with one prompt, and shows each word as soon as it is there.
+fn spoken(
+    voice: &Voice,
+    base: &TextBase,
+    prompt: &str,
+    tokens: &[u32],
+    decoding: &Decoding,
+    device: &Device,
+) -> Result<Text, Error> {
+    let mut shown = base.tokenizer.stream(tokens, DecodeSpecials::Skip);
+    let (mut text, mut failed) = (String::new(), None);
+    let mut show = |part: Option<String>| {
+        if let Some(part) = part {
+            // A reader that has gone away, as `head` does, is no error.
+            let _ = write!(std::io::stdout(), "{part}").and_then(|()| std::io::stdout().flush());
+            text.push_str(&part);
+        }
+    };
+    let prompts = [Prompt { row: 0, tokens: tokens.to_vec() }];
+    let mut decoder = Cached::new(&voice.model, device);
+    let generated = stream(&mut decoder, &prompts, &decoding.generation, |new| {
+        if decoding.generation.eos_token_id.contains(&new.token) {
+            return ControlFlow::Continue(());
+        }
+        match shown.push(new.token) {
+            Ok(part) => {
+                show(part);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    show(shown.finish()?);
+    print_line("");
+    let generated = &generated[0][0];
+    Ok(Text {
+        adapter: voice.name.clone(),
+        prompt: prompt.to_owned(),
+        text,
+        tokens: generated.tokens.len(),
+        finish: finish(generated.finish),
+    })
+}
+
+/// Goes on with every prompt in every voice.
+fn written(
+    voices: &[Voice],
+    base: &TextBase,
+    prompts: &[String],
+    tokens: &[Vec<u32>],
+    decoding: &Decoding,
+    device: &Device,
+    global: &Global,
+) -> Result<Vec<Text>, Error> {
+    let mut texts = Vec::new();
+    for voice in voices {
+        let all = write_all(&voice.model, base, tokens, decoding, device, |_| ())?;
+        for (prompt, written) in prompts.iter().zip(all) {
+            for Written { text, tokens, finish: end } in written {
+                if !global.json {
+                    let name = voice.name.as_ref().map_or(String::new(), |name| format!("[{name}] "));
+                    print_line(&format!("== {name}{prompt}\n{}", text.trim()));
+                }
+                let (adapter, prompt) = (voice.name.clone(), prompt.clone());
+                texts.push(Text { adapter, prompt, text, tokens, finish: finish(end) });
+            }
+        }
+    }
+    Ok(texts)
+}
+
+fn report(texts: Vec<Text>, seconds: f64, device: String, global: &Global) {
+    let tokens: usize = texts.iter().map(|text| text.tokens).sum();
+    let tokens_per_second = tokens as f64 / seconds.max(1e-9);
+    if global.json {
+        print_json(&Texts { texts, seconds, tokens_per_second, device });
+        return;
+    }
+    if !global.quiet {
+        let ends: Vec<&str> = texts.iter().map(|text| text.finish).collect();
+        let end = if let [end] = ends[..] { format!(", ended by {end}") } else { String::new() };
+        eprintln!("{tokens} tokens, {tokens_per_second:.1} a second on {device}{end}");
+    }
+}
+
+fn finish(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Eos => "end token",
+        Finish::MaxNewTokens => "max-new-tokens",
+        Finish::ContextFull => "the model's context",
+        Finish::Stopped => "stop",
+    }
+}

@@ -1,0 +1,117 @@
+//! Multiple choice by likelihood: the answer is the letter that the model finds most probable after the question.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use nola_models::CausalLm;
+use nola_models::Sight;
+use nola_models::tokenizer::Specials;
+use serde::Serialize;
+
+use super::host_rows;
+use crate::Error;
+use crate::base::TextBase;
+use crate::text::Choice;
+
+/// Shares of right answers, from 0 to 1.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ChoiceScores {
+    /// Over all questions.
+    pub accuracy: f64,
+    /// The mean of the subjects' shares, which is what MMLU tables report.
+    pub mean_of_subjects: f64,
+    /// By subject.
+    pub subjects: BTreeMap<String, f64>,
+    /// Number of questions.
+    pub questions: usize,
+    /// Questions whose beginning was cut off because they are longer than the model's context.
+    pub cut: usize,
+}
+
+/// Puts every question to `model`; `done` hears how many are answered.
+///
+/// # Errors
+/// If a question or a letter cannot be tokenised.
+///
+/// # Source
+/// The evaluation of the authors' LLaMA-2 script: the most probable of the letters after the prompt.
+pub fn answer_choices(
+    model: &CausalLm,
+    base: &TextBase,
+    choices: &[Choice],
+    device: &Device,
+    mut done: impl FnMut(usize),
+) -> Result<ChoiceScores, Error> {
+    let mut subjects: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    let mut cut = 0;
+    for (number, choice) in choices.iter().enumerate() {
+        let mut ids = base.tokenizer.encode(&choice.prompt, Specials::AsModel)?;
+        if ids.len() > model.facts().max_tokens {
+            cut += 1;
+            // The question itself stands at the end.
+            ids.drain(..ids.len() - model.facts().max_tokens);
+        }
+        let logits = after(model, &ids, device);
+        let letters = letter_ids(base, choice)?;
+        let likeliest = (0..letters.len()).max_by(|&a, &b| {
+            let [a, b] = [a, b].map(|choice| logits[letters[choice] as usize]);
+            a.total_cmp(&b)
+        });
+        let (right, count) = subjects.entry(choice.subject.clone()).or_default();
+        *right += usize::from(likeliest == Some(choice.answer));
+        *count += 1;
+        done(number + 1);
+    }
+    Ok(shares(&subjects, choices.len(), cut))
+}
+
+/// Logits after the last of `ids`.
+fn after(model: &CausalLm, ids: &[u32], device: &Device) -> Vec<f32> {
+    let values: Vec<i64> = ids.iter().map(|&id| id.into()).collect();
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(values, [1, ids.len()]), device);
+    let hidden = model.hidden(ids.clone(), &Sight::causal(&ids));
+    let [_, tokens, d_model] = hidden.dims();
+    let last = hidden.narrow(1, tokens - 1, 1).reshape([1, d_model]);
+    host_rows(model.logits(last)).concat()
+}
+
+/// The token of each letter as it follows `Answer:`, that is after a space.
+fn letter_ids(base: &TextBase, choice: &Choice) -> Result<Vec<u32>, Error> {
+    let prompt = base.tokenizer.encode("Answer:", Specials::None)?;
+    let id = |letter: &String| {
+        let ids = base.tokenizer.encode(&format!("Answer: {letter}"), Specials::None)?;
+        // A tokenizer that makes the space a token of its own tells the letter by the next one.
+        let after = ids.iter().skip(prompt.len()).copied();
+        after.last().ok_or_else(|| Error::Prompt {
+            prompt: format!("Answer: {letter}"),
+            problem: "the tokenizer makes no token of the letter".to_owned(),
+        })
+    };
+    choice.choices.iter().map(id).collect()
+}
+
+fn shares(subjects: &BTreeMap<String, (usize, usize)>, questions: usize, cut: usize) -> ChoiceScores {
+    let share = |right: usize, count: usize| right as f64 / count.max(1) as f64;
+    let right = subjects.values().map(|(right, _)| right).sum();
+    let of_subjects: BTreeMap<String, f64> =
+        subjects.iter().map(|(name, &(right, count))| (name.clone(), share(right, count))).collect();
+    ChoiceScores {
+        accuracy: share(right, questions),
+        mean_of_subjects: of_subjects.values().sum::<f64>() / of_subjects.len().max(1) as f64,
+        subjects: of_subjects,
+        questions,
+        cut,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_of_subjects_weighs_each_subject_alike() {
+        let subjects = BTreeMap::from([("a".to_owned(), (1, 1)), ("b".to_owned(), (0, 3))]);
+        let scores = shares(&subjects, 4, 0);
+        assert_eq!((scores.accuracy, scores.mean_of_subjects), (0.25, 0.5));
+    }
+}

@@ -1,0 +1,207 @@
+//! What the loop asks of a language model: the loss of each next token, without the logits of a whole batch at once.
+
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use nola_models::CausalLm;
+use nola_models::Sight;
+
+use super::{Learner, cross_entropy};
+use crate::text::TokenBatch;
+
+/// Logits that are in memory at a time, in bytes; a vocabulary of 50,257 then takes 333 targets at once.
+const CHUNK_BYTES: usize = 64 << 20;
+
+/// Texts on the device, and where in them a next token has to be told.
+#[derive(Debug, Clone)]
+pub struct TextBatch {
+    /// `[rows, tokens]`.
+    pub ids: Tensor<2, Int>,
+    /// What each token may look at.
+    pub sight: Sight,
+    /// Places that have a target, counted over all rows, `[targets]`.
+    pub places: Tensor<1, Int>,
+    /// The token that follows each of these places, `[targets]`.
+    pub next: Tensor<1, Int>,
+}
+
+impl TextBatch {
+    /// Moves a batch to `device`.
+    pub fn new(batch: &TokenBatch, device: &Device) -> Self {
+        let with_target = batch.targets.iter().enumerate().filter(|(_, target)| **target >= 0);
+        let (places, next): (Vec<i64>, Vec<i64>) =
+            with_target.map(|(place, &target)| (place as i64, target)).unzip();
+        let line = |values: Vec<i64>| {
+            let count = values.len();
+            Tensor::<1, Int>::from_data(TensorData::new(values, [count]), device)
+        };
+        let shape = [batch.rows, batch.tokens];
+        let ids = Tensor::from_data(TensorData::new(batch.ids.clone(), shape), device);
+        // No token looks at what comes after it, so padding on the right needs no mask.
+        let is_packed = batch.segments.iter().any(|&segment| segment > 1);
+        let sight = match is_packed {
+            true => Sight::packed(&ids, &batch.positions, &batch.segments),
+            false => Sight::causal(&ids),
+        };
+        Self { ids, sight, places: line(places), next: line(next) }
+    }
+
+    /// The hidden state at every place that has a target.
+    ///
+    /// # Shapes
+    /// - output: `[targets, d_model]`
+    pub fn hidden(&self, model: &CausalLm) -> Tensor<2> {
+        let hidden = model.hidden(self.ids.clone(), &self.sight);
+        let [rows, tokens, d_model] = hidden.dims();
+        hidden.reshape([rows * tokens, d_model]).select(0, self.places.clone())
+    }
+}
+
+impl Learner for CausalLm {
+    type Batch = TextBatch;
+
+    fn loss(&self, batch: &TextBatch, label_smoothing: f64) -> Tensor<1> {
+        let hidden = batch.hidden(self);
+        if self.head_is_trained() {
+            return cross_entropy(self.logits(hidden), batch.next.clone(), label_smoothing);
+        }
+        let chunk = targets_at_once(self.facts().vocab_size);
+        chunked_loss(|hidden| self.logits(hidden), hidden, &batch.next, label_smoothing, chunk)
+    }
+
+    fn targets(batch: &TextBatch) -> usize {
+        batch.next.dims()[0]
+    }
+}
+
+/// Targets whose logits are in memory at a time.
+pub fn targets_at_once(vocab_size: usize) -> usize {
+    (CHUNK_BYTES / size_of::<f32>() / vocab_size).max(1)
+}
+
+/// Sum of the log-probabilities of the next tokens, and how many of them are the most probable ones.
+///
+/// # Shapes
+/// - `hidden`: `[targets, d_model]`
+/// - `next`: `[targets]`
+pub fn scored(model: &CausalLm, hidden: Tensor<2>, next: &Tensor<1, Int>) -> (f64, usize) {
+    let (mut sum, mut right) = (0.0, 0);
+    for (start, length) in chunks(next.dims()[0], targets_at_once(model.facts().vocab_size)) {
+        let logits = model.logits(hidden.clone().narrow(0, start, length));
+        let next = next.clone().narrow(0, start, length).unsqueeze_dim::<2>(1);
+        let hits = logits.clone().argmax(1).equal(next.clone()).int().sum();
+        sum += f64::from(log_softmax(logits, 1).gather(1, next).sum().into_scalar::<f32>());
+        right += hits.into_scalar::<i64>() as usize;
+    }
+    (sum, right)
+}
+
+/// Mean cross-entropy whose gradient is ready: each chunk of logits is made, differentiated and forgotten in turn.
+///
+/// The result is a number plus zero, where the zero is `Σ hidden·g − Σ hidden·g` with the second half cut off the graph: so
+/// `backward` hands `g`, the gradient that the chunks gave, to `hidden`. `head` must hold nothing that is trained.
+///
+/// # Shapes
+/// - `hidden`: `[targets, d_model]`
+/// - `next`: `[targets]`
+/// - output: `[1]`
+fn chunked_loss(
+    head: impl Fn(Tensor<2>) -> Tensor<2>,
+    hidden: Tensor<2>,
+    next: &Tensor<1, Int>,
+    label_smoothing: f64,
+    chunk: usize,
+) -> Tensor<1> {
+    let targets = next.dims()[0];
+    let mut total = Tensor::<1>::zeros([1], &hidden.device());
+    let mut gradients = Vec::new();
+    for (start, length) in chunks(targets, chunk) {
+        let part = hidden.clone().narrow(0, start, length).detach();
+        let part = if hidden.device().is_autodiff() { part.require_grad() } else { part };
+        let logits = head(part.clone());
+        let mean = cross_entropy(logits, next.clone().narrow(0, start, length), label_smoothing);
+        let loss = mean.mul_scalar(length as f64 / targets as f64);
+        if part.is_require_grad() {
+            let of_chunk = loss.backward();
+            gradients.extend(part.grad(&of_chunk));
+        }
+        total = total + loss.detach();
+    }
+    if gradients.is_empty() {
+        return total;
+    }
+    let gradient = Tensor::cat(gradients, 0).autodiff();
+    let carrier = (hidden * gradient).sum();
+    total + carrier.clone() - carrier.detach()
+}
+
+/// Start and length of consecutive parts of `0..count`, each at most `length` long.
+fn chunks(count: usize, length: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..count).step_by(length).map(move |start| (start, length.min(count - start)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matrix(rows: usize, cols: usize, seed: f32, device: &Device) -> Tensor<2> {
+        let values: Vec<f32> = (0..rows * cols).map(|n| (n as f32 * 0.7 + seed).sin()).collect();
+        Tensor::from_data(TensorData::new(values, [rows, cols]), device)
+    }
+
+    /// Loss and gradient of 7 targets over 11 tokens, with so many targets at a time.
+    fn loss_and_gradient(chunk: usize, smoothing: f64) -> (f32, Vec<f32>) {
+        let device = Device::flex().autodiff();
+        let (hidden, head) = (matrix(7, 5, 0.3, &device).require_grad(), matrix(5, 11, 1.0, &device));
+        let next = Tensor::<1, Int>::from_data([1, 0, 10, 3, 3, 7, 2], &device);
+        // Something below the head must get the chunks' gradient too.
+        let below = hidden.clone().mul_scalar(2.0);
+        let loss = chunked_loss(|x| x.matmul(head.clone()), below, &next, smoothing, chunk);
+        let gradients = loss.clone().mul_scalar(0.5).backward();
+        let gradient = hidden.grad(&gradients).expect("it was asked for");
+        (loss.into_scalar(), gradient.into_data().try_into_vec().expect("f32"))
+    }
+
+    #[test]
+    fn chunks_have_the_loss_and_gradient_of_the_whole() {
+        for smoothing in [0.0, 0.1] {
+            let (loss, gradient) = loss_and_gradient(7, smoothing);
+            for chunk in [1, 2, 3, 100] {
+                let (in_chunks, chunked) = loss_and_gradient(chunk, smoothing);
+                assert!((loss - in_chunks).abs() < 1e-6, "{loss} and {in_chunks}");
+                let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-6;
+                assert!(gradient.iter().zip(&chunked).all(close), "{gradient:?} and {chunked:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_gradient_is_that_of_the_plain_loss() {
+        let device = Device::flex().autodiff();
+        let (hidden, head) = (matrix(7, 5, 0.3, &device).require_grad(), matrix(5, 11, 1.0, &device));
+        let next = Tensor::<1, Int>::from_data([1, 0, 10, 3, 3, 7, 2], &device);
+        let plain = cross_entropy(hidden.clone().mul_scalar(2.0).matmul(head), next, 0.1);
+        let gradients = plain.clone().mul_scalar(0.5).backward();
+        let expected: Vec<f32> =
+            hidden.grad(&gradients).expect("it was asked for").into_data().try_into_vec().expect("f32");
+        let (loss, gradient) = loss_and_gradient(3, 0.1);
+        assert!((loss - plain.into_scalar::<f32>()).abs() < 1e-6);
+        assert!(gradient.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-6), "{gradient:?}");
+    }
+
+    #[test]
+    fn without_a_graph_it_is_a_number() {
+        let device = Device::flex();
+        let next = Tensor::<1, Int>::from_data([1, 0, 10], &device);
+        let head = matrix(5, 11, 1.0, &device);
+        let loss =
+            |chunk| chunked_loss(|x| x.matmul(head.clone()), matrix(3, 5, 0.3, &device), &next, 0.0, chunk);
+        let (whole, parts) = (loss(3).into_scalar::<f32>(), loss(2).into_scalar::<f32>());
+        assert!((whole - parts).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_large_vocabulary_takes_few_targets_at_once() {
+        assert_eq!(targets_at_once(50_257), 333);
+        assert_eq!(targets_at_once(usize::MAX), 1);
+    }
+}

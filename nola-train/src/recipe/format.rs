@@ -1,0 +1,137 @@
+//! Layouts of data sets, of pictures and of text, under one key.
+
+use std::fmt;
+use std::str::FromStr;
+
+use nola_models::CausalLm;
+use nola_models::hub::Wanted;
+use serde::{Deserialize, Serialize};
+
+use super::ModelRecipe;
+use crate::Error;
+use crate::text::TextFormat;
+
+/// What a model answers about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// Pictures; the answer is a class.
+    Pictures,
+    /// Text; the answer is the next token.
+    Text,
+}
+
+impl Subject {
+    /// What the configuration of a model says.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn of_model(model: &ModelRecipe) -> Result<Self, Error> {
+        let config = nola_models::checkpoint::read_config(&model.folder(Wanted::Model)?)?;
+        Ok(if CausalLm::is_named_by(&config) { Self::Text } else { Self::Pictures })
+    }
+}
+
+/// Layout of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DataFormat {
+    /// Labelled pictures.
+    Pictures(PictureFormat),
+    /// Text.
+    Text(TextFormat),
+}
+
+/// Layout of labelled pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PictureFormat {
+    /// One folder for each class, pictures at any depth in it.
+    Folder,
+    /// CIFAR-10, binary version.
+    Cifar10,
+    /// CIFAR-100, binary version; the fine labels.
+    Cifar100,
+    /// MNIST's IDX files, plain or gzipped.
+    Mnist,
+    /// The same for Fashion-MNIST.
+    FashionMnist,
+}
+
+impl DataFormat {
+    /// Every layout, by the name that recipes and the command line use.
+    pub const ALL: [(&'static str, Self); 13] = [
+        ("folder", Self::Pictures(PictureFormat::Folder)),
+        ("cifar10", Self::Pictures(PictureFormat::Cifar10)),
+        ("cifar100", Self::Pictures(PictureFormat::Cifar100)),
+        ("mnist", Self::Pictures(PictureFormat::Mnist)),
+        ("fashion-mnist", Self::Pictures(PictureFormat::FashionMnist)),
+        ("text", Self::Text(TextFormat::Text)),
+        ("prompt-completion", Self::Text(TextFormat::PromptCompletion)),
+        ("alpaca", Self::Text(TextFormat::Alpaca)),
+        ("sharegpt", Self::Text(TextFormat::ShareGpt)),
+        ("chat", Self::Text(TextFormat::Chat)),
+        ("e2e", Self::Text(TextFormat::E2e)),
+        ("dart", Self::Text(TextFormat::Dart)),
+        ("webnlg", Self::Text(TextFormat::WebNlg)),
+    ];
+
+    /// What it holds.
+    pub fn subject(self) -> Subject {
+        match self {
+            Self::Pictures(_) => Subject::Pictures,
+            Self::Text(_) => Subject::Text,
+        }
+    }
+}
+
+impl fmt::Display for DataFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = Self::ALL.iter().find(|(_, format)| format == self);
+        f.write_str(named.expect("every format has a name").0)
+    }
+}
+
+impl From<DataFormat> for String {
+    fn from(format: DataFormat) -> Self {
+        format.to_string()
+    }
+}
+
+impl FromStr for DataFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = Self::ALL.iter().find(|(name, _)| *name == text);
+        named.map(|(_, format)| *format).ok_or_else(|| {
+            // In serde's words, from which the recipe's reader makes its suggestion.
+            let names: Vec<String> = Self::ALL.iter().map(|(name, _)| format!("`{name}`")).collect();
+            format!("unknown variant `{text}`, expected one of {}", names.join(", "))
+        })
+    }
+}
+
+impl TryFrom<String> for DataFormat {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_reads_back_as_it_is_written() {
+        for (name, format) in DataFormat::ALL {
+            assert_eq!(format.to_string(), name);
+            assert_eq!(name.parse(), Ok(format));
+        }
+    }
+
+    #[test]
+    fn a_typo_lists_the_formats() {
+        let message = "alpacca".parse::<DataFormat>().expect_err("no format");
+        assert!(message.contains("`alpaca`") && message.contains("`fashion-mnist`"), "{message}");
+    }
+}

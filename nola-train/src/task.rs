@@ -1,0 +1,76 @@
+//! What differs between a run on pictures and a run on text; [`fit`](crate::fit) and [`run`](crate::run) know no more.
+
+mod pictures;
+mod text;
+
+use burn::tensor::Device;
+
+pub use pictures::{Pictures, Splits};
+pub use text::{Text, open_text, text_format};
+
+use crate::Error;
+use crate::base::Base;
+use crate::learner::Learner;
+use crate::progress::{Scores, Target};
+use crate::recipe::Recipe;
+use crate::report::Details;
+
+/// The model of a task.
+pub type Model<T> = <<T as Task>::Base as Base>::Model;
+
+/// What one pass of a task sees.
+pub type Batch<T> = <Model<T> as Learner>::Batch;
+
+/// A base model with the data of a run.
+pub trait Task: Sized {
+    /// The base.
+    type Base: Base;
+    /// What an evaluation finds.
+    type Evaluation;
+
+    /// What the model answers.
+    const TARGET: Target;
+
+    /// Checks the data of a recipe, then loads its base on `device`.
+    ///
+    /// # Errors
+    /// If data or base are absent, damaged, or do not fit each other.
+    fn open(recipe: &Recipe, device: &Device) -> Result<Self, Error>;
+
+    /// Samples to learn from.
+    fn samples(&self) -> usize;
+
+    /// The base.
+    fn base(&self) -> &Self::Base;
+
+    /// A fresh copy of the base's model, ready to take adapters.
+    fn model(&self) -> Model<Self>;
+
+    /// Modules that are trained beside the adapters: the head of a classifier, nothing of a language model.
+    fn trained_beside(&self) -> &'static [&'static str];
+
+    /// The passes of every optimizer step, in order.
+    fn steps(
+        &self,
+        recipe: &Recipe,
+        device: &Device,
+    ) -> impl Iterator<Item = Result<Vec<Batch<Self>>, Error>>;
+
+    /// The pass that takes the most memory, and its size for people; none if all are alike.
+    fn largest_pass(&self, recipe: &Recipe, device: &Device) -> Option<(Batch<Self>, String)>;
+
+    /// Runs `model` on the validation data.
+    ///
+    /// # Errors
+    /// If the data has changed since it was checked.
+    fn evaluate(&self, model: &Model<Self>, device: &Device) -> Result<Self::Evaluation, Error>;
+
+    /// The numbers of an evaluation that the loop compares and shows.
+    fn scores(evaluation: &Self::Evaluation) -> Scores;
+
+    /// What a report shows beside curves and tables.
+    ///
+    /// # Errors
+    /// If the data has changed since it was checked.
+    fn details(&self, model: &Model<Self>, evaluation: &Self::Evaluation) -> Result<Details, Error>;
+}

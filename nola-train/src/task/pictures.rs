@@ -1,0 +1,165 @@
+//! Pictures to classes.
+
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use nola_models::Vit;
+
+use super::Task;
+use crate::Error;
+use crate::base::{Base, PictureBase};
+use crate::data::{Batches, Dataset, Images, Order, Split, TrainingPlan};
+use crate::evaluate::{Evaluation, evaluate};
+use crate::learner::ImageBatch;
+use crate::progress::{Scores, Target};
+use crate::recipe::{DataRecipe, Recipe};
+use crate::report::{self, Details, Misclassified};
+
+/// A vision transformer and labelled pictures.
+#[derive(Debug, Clone)]
+pub struct Pictures {
+    /// The base.
+    pub base: PictureBase,
+    /// The pictures.
+    pub splits: Splits,
+}
+
+/// The pictures of a run.
+#[derive(Debug, Clone)]
+pub struct Splits {
+    /// What is learned from.
+    pub train: Arc<Images>,
+    /// What scores are made with.
+    pub validation: Arc<Images>,
+}
+
+impl Splits {
+    /// Opens both splits, takes the few shots asked for, and decodes every picture once.
+    ///
+    /// # Errors
+    /// If a split is empty or damaged, or their classes differ.
+    pub fn open(recipe: &DataRecipe) -> Result<Self, Error> {
+        let (train, validation) =
+            (Dataset::open(recipe, Split::Train)?, Dataset::open(recipe, Split::Validation)?);
+        Dataset::check_same_classes(&train, &validation)?;
+        let train =
+            if recipe.shots == 0 { train } else { train.few_shot(recipe.shots, recipe.shots_seed)? };
+        Ok(Self { train: load(train, recipe)?, validation: load(validation, recipe)? })
+    }
+
+    /// One split, for an evaluation.
+    ///
+    /// # Errors
+    /// If it is empty or damaged.
+    pub fn open_one(recipe: &DataRecipe, split: Split) -> Result<Arc<Images>, Error> {
+        load(Dataset::open(recipe, split)?, recipe)
+    }
+}
+
+fn load(dataset: Dataset, recipe: &DataRecipe) -> Result<Arc<Images>, Error> {
+    if dataset.links_outside > 0 {
+        eprintln!(
+            "data: {} links that leave {} were not followed",
+            dataset.links_outside,
+            dataset.root.display()
+        );
+    }
+    let (images, bad) = Images::load(dataset, recipe.on_bad_image, (recipe.cache_mib as u64) << 20)?;
+    for image in bad {
+        eprintln!("data: left out: {image}");
+    }
+    Ok(Arc::new(images))
+}
+
+impl Task for Pictures {
+    type Base = PictureBase;
+    type Evaluation = Evaluation;
+
+    const TARGET: Target = Target::Picture;
+
+    fn open(recipe: &Recipe, device: &Device) -> Result<Self, Error> {
+        let splits = Splits::open(&recipe.data)?;
+        Ok(Self { base: PictureBase::open(&recipe.model, recipe.train.seed, device)?, splits })
+    }
+
+    fn samples(&self) -> usize {
+        self.splits.train.len()
+    }
+
+    fn base(&self) -> &PictureBase {
+        &self.base
+    }
+
+    fn model(&self) -> Vit {
+        self.base.vit.clone().with_head(self.splits.train.classes())
+    }
+
+    fn trained_beside(&self) -> &'static [&'static str] {
+        &["head"]
+    }
+
+    fn steps(
+        &self,
+        recipe: &Recipe,
+        device: &Device,
+    ) -> impl Iterator<Item = Result<Vec<ImageBatch>, Error>> {
+        let (train, device) = (&recipe.train, device.clone());
+        let order = Order { samples: self.splits.train.len(), batch: train.batch, seed: train.seed };
+        let plan = TrainingPlan { order, augmentation: recipe.data.augment.clone(), steps: 0..train.steps };
+        let images = Arc::clone(&self.splits.train);
+        let micro_batch = train.micro_batch();
+        Batches::training(images, self.base.preprocessor.clone(), plan).map(move |batch| {
+            Ok(batch?.split(micro_batch).map(|pass| ImageBatch::new(pass, &device)).collect())
+        })
+    }
+
+    fn largest_pass(&self, _recipe: &Recipe, _device: &Device) -> Option<(ImageBatch, String)> {
+        None
+    }
+
+    fn evaluate(&self, vit: &Vit, device: &Device) -> Result<Evaluation, Error> {
+        evaluate(vit, &self.splits.validation, &self.base.preprocessor, device)
+    }
+
+    fn scores(evaluation: &Evaluation) -> Scores {
+        evaluation.scores
+    }
+
+    fn details(&self, _vit: &Vit, evaluation: &Evaluation) -> Result<Details, Error> {
+        let classes = self.splits.validation.classes().to_vec();
+        let facts = [
+            ("training pictures", self.splits.train.len().to_string()),
+            ("validation pictures", self.splits.validation.len().to_string()),
+        ];
+        Ok(Details {
+            subject: format!("{} classes", classes.len()),
+            facts: facts.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+            classes,
+            confusion: evaluation.confusion.clone(),
+            misclassified: self.misclassified(evaluation)?,
+            continuations: Vec::new(),
+        })
+    }
+}
+
+impl Pictures {
+    /// The most confident mistakes, as many as the report shows: pictures can be large.
+    fn misclassified(&self, evaluation: &Evaluation) -> Result<Vec<Misclassified>, Error> {
+        let predictions = evaluation.predictions.iter().enumerate();
+        let mut wrong: Vec<_> = predictions.filter(|(_, p)| p.label != p.predicted).collect();
+        wrong.sort_by(|(_, a), (_, b)| b.probability.total_cmp(&a.probability));
+        wrong.truncate(report::MISTAKES);
+        let validation = &self.splits.validation;
+        (wrong.into_iter())
+            .map(|(index, prediction)| {
+                Ok(Misclassified {
+                    image: validation.image(index)?,
+                    label: prediction.label,
+                    predicted: prediction.predicted,
+                    probability: prediction.probability,
+                    name: validation.name(index),
+                })
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,192 @@
+//! Text to more text.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use nola_models::CausalLm;
+
+use super::Task;
+use crate::Error;
+use crate::base::{Base, Template, TextBase};
+use crate::data::Order;
+use crate::evaluate::{Decoding, TextEvaluation, evaluate_text, score_written};
+use crate::learner::TextBatch;
+use crate::progress::{Scores, Target};
+use crate::recipe::{DataFormat, DataRecipe, Recipe};
+use crate::report::{Continuation, Details};
+use crate::text::{
+    self, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat, TextSource, preview,
+};
+use nola_models::tokenizer::DecodeSpecials;
+
+/// Prompts of the validation data that the report shows.
+const SHOWN_PROMPTS: usize = 4;
+/// New tokens that the report shows of each.
+const SHOWN_TOKENS: usize = 96;
+
+/// A language model and text.
+#[derive(Debug, Clone)]
+pub struct Text {
+    /// The base.
+    pub base: TextBase,
+    train: Arc<TextData>,
+    validation: Arc<TextData>,
+    prompts: Vec<References>,
+}
+
+impl Task for Text {
+    type Base = TextBase;
+    type Evaluation = TextEvaluation;
+
+    const TARGET: Target = Target::Token;
+
+    fn open(recipe: &Recipe, device: &Device) -> Result<Self, Error> {
+        let base = TextBase::open(&recipe.model, recipe.train.seed, device)?;
+        let format = text_format(&recipe.data)?;
+        let open = |name, path| open_text(name, path, format, &recipe.data, &base);
+        let train = open("training", &recipe.data.train)?;
+        let validation = open("validation", &recipe.data.validation)?;
+        show_first(&train, &base);
+        let prompts = text::references(&recipe.data.validation, format, &recipe.data.text);
+        // Documents and conversations have no prompts to show.
+        let prompts = prompts.map_or(Vec::new(), |all| all.into_iter().take(SHOWN_PROMPTS).collect());
+        Ok(Self { base, train: Arc::new(train), validation: Arc::new(validation), prompts })
+    }
+
+    fn samples(&self) -> usize {
+        self.train.len()
+    }
+
+    fn base(&self) -> &TextBase {
+        &self.base
+    }
+
+    fn model(&self) -> CausalLm {
+        self.base.model.clone()
+    }
+
+    fn trained_beside(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn steps(&self, recipe: &Recipe, device: &Device) -> impl Iterator<Item = Result<Vec<TextBatch>, Error>> {
+        let (train, data, device) = (&recipe.train, Arc::clone(&self.train), device.clone());
+        let order = Order { samples: data.len(), batch: train.batch, seed: train.seed };
+        let micro_batch = train.micro_batch();
+        let mut groups =
+            recipe.data.text.group_by_length.then(|| LengthGroups::new(data.lengths(), train.batch));
+        (0..train.steps).map(move |step| {
+            let rows = match &mut groups {
+                Some(groups) => groups.step(step, |step| order.step(step)),
+                None => order.step(step),
+            };
+            Ok(data.batch(&rows).split(micro_batch).map(|pass| TextBatch::new(&pass, &device)).collect())
+        })
+    }
+
+    fn largest_pass(&self, recipe: &Recipe, device: &Device) -> Option<(TextBatch, String)> {
+        let lengths = self.train.lengths();
+        let mut rows: Vec<usize> = (0..lengths.len()).collect();
+        rows.sort_by_key(|&row| Reverse(lengths[row]));
+        rows.truncate(recipe.train.micro_batch());
+        let batch = self.train.batch(&rows);
+        let size = format!("{} x {} tokens", batch.rows, batch.tokens);
+        Some((TextBatch::new(&batch, device), size))
+    }
+
+    fn evaluate(&self, model: &CausalLm, device: &Device) -> Result<TextEvaluation, Error> {
+        Ok(evaluate_text(model, &self.validation, device))
+    }
+
+    fn scores(evaluation: &TextEvaluation) -> Scores {
+        evaluation.scores
+    }
+
+    fn details(&self, model: &CausalLm, evaluation: &TextEvaluation) -> Result<Details, Error> {
+        let facts = [
+            ("training tokens", self.train.report.targets.to_string()),
+            ("validation tokens", evaluation.tokens.to_string()),
+            ("perplexity", format!("{:.2}", evaluation.scores.perplexity())),
+        ];
+        Ok(Details {
+            subject: format!("{} samples of text", self.train.samples.len()),
+            facts: facts.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+            continuations: self.continuations(model)?,
+            ..Details::default()
+        })
+    }
+}
+
+impl Text {
+    /// How `model` goes on after a few prompts of the validation data.
+    fn continuations(&self, model: &CausalLm) -> Result<Vec<Continuation>, Error> {
+        let Some(device) = model.devices().into_iter().next() else { return Ok(Vec::new()) };
+        if self.prompts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut generation = self.base.generation.clone();
+        generation.do_sample = false;
+        generation.num_beams = 1;
+        generation.num_return_sequences = 1;
+        generation.max_new_tokens = SHOWN_TOKENS;
+        let decoding = Decoding { generation, batch: SHOWN_PROMPTS };
+        let (_, written) = score_written(model, &self.base, &self.prompts, &decoding, &device, |_| ())?;
+        let shown = self.prompts.iter().zip(written).map(|(prompt, written)| Continuation {
+            prompt: prompt.prompt.clone(),
+            written,
+            reference: prompt.references.first().cloned().unwrap_or_default(),
+        });
+        Ok(shown.collect())
+    }
+}
+
+/// The format of a recipe about text.
+///
+/// # Errors
+/// If it is one of pictures.
+pub fn text_format(data: &DataRecipe) -> Result<TextFormat, Error> {
+    match data.format {
+        DataFormat::Text(format) => Ok(format),
+        DataFormat::Pictures(_) => Err(TextError::NoText { format: data.format.to_string() }.into()),
+    }
+}
+
+/// Reads and tokenises one split, and says on stderr what became of its rows.
+///
+/// # Errors
+/// If it is absent or empty, or rows are bad and are not to be skipped.
+pub fn open_text(
+    name: &str,
+    path: &std::path::Path,
+    format: TextFormat,
+    data: &DataRecipe,
+    base: &TextBase,
+) -> Result<TextData, Error> {
+    let template = base.chat.as_deref().map(Template);
+    let source = TextSource {
+        path,
+        format,
+        settings: &data.text,
+        tokenizer: base,
+        chat: template.as_ref().map(|template| template as &dyn ChatRender),
+        embeddings: base.model.facts().vocab_size,
+        context: base.model.facts().max_tokens,
+    };
+    let prepared = source.prepare()?;
+    for row in &prepared.bad_rows {
+        eprintln!("data: left out: {row}");
+    }
+    eprintln!("data: {name}: {}", prepared.report);
+    Ok(prepared)
+}
+
+/// Shows the first sample as the model will see it, what is learned in colour.
+fn show_first(data: &TextData, base: &TextBase) {
+    let Some(first) = data.samples.first() else { return };
+    let in_colour = console::colors_enabled_stderr();
+    let paint = if in_colour { Paint::Colour } else { Paint::Plain };
+    let decode = |ids: &[u32]| base.tokenizer.decode(ids, DecodeSpecials::Keep).unwrap_or_default();
+    eprintln!("data: the first sample, what is learned marked:\n{}", preview(first, paint, &decode));
+}

@@ -1,0 +1,158 @@
+//! What can be wrong with one row, and where it stands.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Bad rows that are listed; the others are only counted.
+pub const BAD_ROWS_LISTED: usize = 10;
+
+/// Where a row stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub file: Arc<Path>,
+    /// Where in it.
+    pub spot: Spot,
+}
+
+/// Where in a file a row stands, counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spot {
+    /// The line in which it starts.
+    Line(usize),
+    /// The row, where the file has no lines.
+    Row(usize),
+    /// The row, and the line in which it starts, where rows may share one.
+    RowAtLine {
+        /// The row.
+        row: usize,
+        /// The line.
+        line: usize,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = self.file.display();
+        match self.spot {
+            Spot::Line(line) => write!(f, "{file}:{line}"),
+            Spot::Row(row) => write!(f, "{file} row {row}"),
+            Spot::RowAtLine { row, line } => write!(f, "{file}:{line} (row {row})"),
+        }
+    }
+}
+
+/// A row that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {problem}")]
+pub struct BadRow {
+    /// Where it stands.
+    pub place: Place,
+    /// What is wrong with it.
+    pub problem: RowProblem,
+}
+
+/// Why a row cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowProblem {
+    /// Not UTF-8.
+    #[error("not UTF-8 at byte {0} of the row")]
+    NotUtf8(usize),
+    /// Longer than any row should be, in bytes.
+    #[error("{found} bytes; a row may have {limit}")]
+    TooLong {
+        /// Bytes there are.
+        found: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// Not JSON, or nested too deep.
+    #[error("not JSON: {0}")]
+    Json(serde_json::Error),
+    /// A CSV row of another length than the header.
+    #[error("{found} fields; the header has {expected}")]
+    Ragged {
+        /// Fields of the row.
+        found: usize,
+        /// Fields of the header.
+        expected: usize,
+    },
+    /// Something else than an object with fields.
+    #[error("{found}; expected an object with named fields")]
+    NotAnObject {
+        /// What it is.
+        found: &'static str,
+    },
+    /// A field that is not there.
+    #[error("no field `{field}`; the row has {}{}", present.join(", "), cure.map(|key| format!("; name the right one in {key}")).unwrap_or_default())]
+    MissingField {
+        /// The field.
+        field: String,
+        /// The fields there are.
+        present: Vec<String>,
+        /// The setting that names the field, where one does.
+        cure: Option<&'static str>,
+    },
+    /// A field of another type.
+    #[error("`{field}` is {found}; expected {expected}")]
+    WrongType {
+        /// The field.
+        field: String,
+        /// What it is.
+        found: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A line without `||`.
+    #[error("no `||` between context and completion")]
+    NoSeparator,
+    /// A meaning representation that is not `name[value], ...`.
+    #[error("`mr` is not `name[value], name[value], ...` at `{0}`")]
+    Meaning(String),
+    /// A speaker that conversations do not have.
+    #[error("message {message} is by `{role}`; expected system, user (human), assistant (gpt) or tool")]
+    UnknownRole {
+        /// The message, counted from 1.
+        message: usize,
+        /// Who speaks.
+        role: String,
+    },
+    /// A conversation without an answer.
+    #[error("the conversation has no message of the assistant")]
+    NoAnswer,
+    /// A field whose meaning is not carried out.
+    #[error("message {message} has `{field}`, which is not supported")]
+    Unsupported {
+        /// The message, counted from 1.
+        message: usize,
+        /// The field.
+        field: &'static str,
+    },
+    /// An answer that is none of the choices.
+    #[error("the answer is `{answer}`; expected a letter or an index (from 0) of one of {choices} choices")]
+    Answer {
+        /// What the row says.
+        answer: String,
+        /// Number of choices.
+        choices: usize,
+    },
+    /// Fewer or more choices than there are letters for.
+    #[error("{0} choices; expected 2 to 26")]
+    Choices(usize),
+    /// A prompt in another form than the format's.
+    #[error("`{field}` does not {expected}")]
+    Form {
+        /// The field.
+        field: &'static str,
+        /// What it should do.
+        expected: &'static str,
+    },
+    /// A conversation that the chat template refuses.
+    #[error("chat template: {0}")]
+    Template(String),
+    /// A text that the tokenizer refuses.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+}

@@ -1,0 +1,97 @@
+//! A tokenizer and a chat template for tests: one token a byte.
+
+use super::*;
+
+pub const BOS: u32 = 256;
+pub const EOS: u32 = 257;
+
+/// Bytes are their own tokens, `</s>` is [`EOS`]; a text with byte 1 is refused.
+pub struct Bytes {
+    pub bos: Option<u32>,
+    pub eos: Option<u32>,
+    pub fingerprint: &'static str,
+}
+
+impl Default for Bytes {
+    /// As GPT-2: no token before the text.
+    fn default() -> Self {
+        Self { bos: None, eos: Some(EOS), fingerprint: "bytes" }
+    }
+}
+
+impl Encode for Bytes {
+    fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+        Ok(self.encode_with_offsets(text)?.0)
+    }
+
+    fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), String> {
+        if text.contains('\u{1}') {
+            return Err("cannot say this".to_owned());
+        }
+        let (mut ids, mut offsets) = (Vec::new(), Vec::new());
+        let mut start = 0;
+        while start < text.len() {
+            let is_end = text.as_bytes()[start..].starts_with(b"</s>");
+            ids.push(if is_end { EOS } else { text.as_bytes()[start].into() });
+            let end = start + if is_end { 4 } else { 1 };
+            offsets.push(start..end);
+            start = end;
+        }
+        Ok((ids, offsets))
+    }
+
+    fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    fn vocab_size(&self) -> usize {
+        258
+    }
+
+    fn fingerprint(&self) -> String {
+        self.fingerprint.to_owned()
+    }
+}
+
+/// `U:words` for a user and `A:words` and `end` for the assistant, one after the other; refuses tools.
+pub struct Template {
+    pub end: &'static str,
+}
+
+impl ChatRender for Template {
+    fn render(&self, messages: &[Message]) -> Result<(String, Vec<Range<usize>>), String> {
+        let (mut text, mut ranges) = (String::new(), Vec::new());
+        for message in messages {
+            match message.role {
+                Role::System => text.push_str(&format!("S:{}|", message.content)),
+                Role::User => text.push_str(&format!("U:{}|", message.content)),
+                Role::Assistant => {
+                    text.push_str("A:");
+                    ranges.push(text.len()..text.len() + message.content.len());
+                    text.push_str(&message.content);
+                    text.push_str(self.end);
+                }
+                Role::Tool => return Err("no tools".to_owned()),
+            }
+        }
+        Ok((text, ranges))
+    }
+
+    fn fingerprint(&self) -> String {
+        self.end.to_owned()
+    }
+}
+
+/// The bytes among tokens as text; `<` and `>` stand for the tokens before and after a text.
+pub fn text_of(ids: &[u32]) -> String {
+    let char_of = |&id: &u32| match id {
+        BOS => '<',
+        EOS => '>',
+        byte => char::from(byte as u8),
+    };
+    ids.iter().map(char_of).collect()
+}

@@ -1,0 +1,252 @@
+//! From rows to examples: what each published format calls its fields, and what a model is to learn of them.
+
+mod alpaca;
+mod chat;
+mod e2e;
+mod fields;
+mod triples;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::read::{Content, PlainText};
+use super::{MAX_ROW_BYTES, Message, RowProblem, TextSettings};
+pub(super) use fields::Fields;
+
+/// How the rows of a data set are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TextFormat {
+    /// Documents: plain text, or a column of them.
+    Text,
+    /// A column with prompts and one with what follows them.
+    PromptCompletion,
+    /// `instruction`, `input`, `output`, in Stanford Alpaca's prompt.
+    Alpaca,
+    /// `conversations` of `from` and `value`.
+    #[serde(rename = "sharegpt")]
+    ShareGpt,
+    /// `messages` of `role` and `content`.
+    Chat,
+    /// The E2E NLG Challenge: lines `context||completion`, or columns `mr` and `ref`.
+    E2e,
+    /// DART's published JSON.
+    Dart,
+    /// WebNLG's published JSON.
+    #[serde(rename = "webnlg")]
+    WebNlg,
+}
+
+impl TextFormat {
+    /// How it reads plain text files.
+    pub(super) fn plain_text(self) -> PlainText {
+        match self {
+            Self::Text => PlainText::Running,
+            Self::E2e => PlainText::Lines,
+            Self::PromptCompletion
+            | Self::Alpaca
+            | Self::ShareGpt
+            | Self::Chat
+            | Self::Dart
+            | Self::WebNlg => PlainText::Refused,
+        }
+    }
+
+    /// Whether its rows are conversations, which a chat template turns into text.
+    pub fn is_conversation(self) -> bool {
+        match self {
+            Self::ShareGpt | Self::Chat => true,
+            Self::Text | Self::PromptCompletion | Self::Alpaca | Self::E2e | Self::Dart | Self::WebNlg => {
+                false
+            }
+        }
+    }
+
+    /// The examples in a row; a row of DART or WebNLG has one for each of its sentences.
+    pub(super) fn examples(
+        self,
+        content: Content,
+        settings: &TextSettings,
+    ) -> Result<Vec<Example>, RowProblem> {
+        let fields = match content {
+            Content::Text(text) if self == Self::E2e => return Ok(vec![Example::Pair(e2e::line(&text)?)]),
+            Content::Text(text) => return Ok(vec![Example::Document(text)]),
+            Content::More(text) => return Ok(vec![Example::More(text)]),
+            Content::Record(fields) => fields,
+        };
+        let fields = Fields(&fields);
+        let columns = &settings.columns;
+        let examples = match self {
+            Self::Text => {
+                vec![Example::Document(
+                    fields.named_text(&columns.text, "data.text.columns.text")?.to_owned(),
+                )]
+            }
+            Self::PromptCompletion => {
+                let prompt = fields.named_text(&columns.prompt, "data.text.columns.prompt")?;
+                let completion = fields.named_text(&columns.completion, "data.text.columns.completion")?;
+                vec![Example::Pair(Pair::new(prompt, completion, Joint::None))]
+            }
+            Self::Alpaca => vec![Example::Pair(alpaca::pair(&fields)?)],
+            Self::ShareGpt => vec![Example::Chat(chat::sharegpt(&fields, &settings.system)?)],
+            Self::Chat => vec![Example::Chat(chat::openai(&fields, &settings.system)?)],
+            Self::E2e => vec![Example::Pair(e2e::record(&fields)?)],
+            Self::Dart => triples::dart(&fields)?.into_iter().map(Example::Pair).collect(),
+            Self::WebNlg => triples::webnlg(&fields)?.into_iter().map(Example::Pair).collect(),
+        };
+        check_length(examples)
+    }
+}
+
+/// A row of a column format has no line that could be measured, so its examples are.
+fn check_length(examples: Vec<Example>) -> Result<Vec<Example>, RowProblem> {
+    match examples.iter().map(Example::bytes).max() {
+        Some(found) if found > MAX_ROW_BYTES => Err(RowProblem::TooLong { found, limit: MAX_ROW_BYTES }),
+        Some(_) | None => Ok(examples),
+    }
+}
+
+impl fmt::Display for TextFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::PromptCompletion => "prompt-completion",
+            Self::Alpaca => "alpaca",
+            Self::ShareGpt => "sharegpt",
+            Self::Chat => "chat",
+            Self::E2e => "e2e",
+            Self::Dart => "dart",
+            Self::WebNlg => "webnlg",
+        })
+    }
+}
+
+/// Something to learn, as text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Example {
+    /// Running text; all of it is learned.
+    Document(String),
+    /// The same, going on from the example before.
+    More(String),
+    /// A prompt, and what is learned to follow it.
+    Pair(Pair),
+    /// A conversation; the assistant's messages are learned.
+    Chat(Vec<Message>),
+}
+
+impl Example {
+    /// Length of its text.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Document(text) | Self::More(text) => text.len(),
+            Self::Pair(pair) => pair.prompt.len() + pair.completion.len(),
+            Self::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+        }
+    }
+}
+
+/// A prompt, and what is learned to follow it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// What the model is given.
+    pub prompt: String,
+    /// What it is to say.
+    pub completion: String,
+    /// What stands between them.
+    pub joint: Joint,
+    /// Which part of the data set it belongs to.
+    pub part: Part,
+}
+
+impl Pair {
+    /// A prompt of a format, with nothing that follows it yet.
+    pub fn question(format: TextFormat, prompt: &str) -> Self {
+        match format {
+            TextFormat::Alpaca => Self::new(alpaca::prompt(prompt, ""), "", Joint::None),
+            TextFormat::E2e | TextFormat::Dart | TextFormat::WebNlg => {
+                Self::new(prompt, "", Joint::EndAndSpace)
+            }
+            TextFormat::Text | TextFormat::PromptCompletion | TextFormat::ShareGpt | TextFormat::Chat => {
+                Self::new(prompt, "", Joint::None)
+            }
+        }
+    }
+
+    fn new(prompt: impl Into<String>, completion: impl Into<String>, joint: Joint) -> Self {
+        Self { prompt: prompt.into(), completion: completion.into(), joint, part: Part::Whole }
+    }
+}
+
+/// What stands between prompt and completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Joint {
+    /// Nothing.
+    None,
+    /// The end token, and a space before the completion: the form in which LoRA's and NOLA's GPT-2 code has E2E, DART
+    /// and WebNLG.
+    EndAndSpace,
+}
+
+/// A part of a data set that is also scored alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The data set has no parts.
+    Whole,
+    /// WebNLG: of a category that is in the training data.
+    Seen,
+    /// WebNLG: of another category.
+    Unseen,
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The examples of a record, or what is wrong with it.
+    pub fn convert(format: TextFormat, value: serde_json::Value) -> Result<Vec<Example>, String> {
+        let serde_json::Value::Object(fields) = value else { panic!("not an object") };
+        let settings = TextSettings { system: "be brief".to_owned(), ..TextSettings::default() };
+        format.examples(Content::Record(fields), &settings).map_err(|problem| problem.to_string())
+    }
+
+    #[test]
+    fn a_wrong_column_is_named_with_those_there_are_and_the_setting() {
+        let message =
+            convert(TextFormat::PromptCompletion, json!({"question": "a", "answer": "b"})).unwrap_err();
+        assert_eq!(
+            message,
+            "no field `prompt`; the row has question, answer; name the right one in data.text.columns.prompt"
+        );
+    }
+
+    #[test]
+    fn a_field_of_another_type_is_named() {
+        let message = convert(TextFormat::Text, json!({"text": 3})).unwrap_err();
+        assert_eq!(message, "`text` is a number; expected text");
+    }
+
+    #[test]
+    fn a_row_of_many_megabytes_is_bad_in_any_kind_of_file() {
+        let message = convert(TextFormat::Text, json!({"text": "x".repeat(MAX_ROW_BYTES + 1)})).unwrap_err();
+        assert!(message.contains("a row may have"), "{message}");
+    }
+
+    #[test]
+    fn a_recipe_names_formats_as_messages_do() {
+        for format in [
+            TextFormat::Text,
+            TextFormat::PromptCompletion,
+            TextFormat::Alpaca,
+            TextFormat::ShareGpt,
+            TextFormat::Chat,
+            TextFormat::E2e,
+            TextFormat::Dart,
+            TextFormat::WebNlg,
+        ] {
+            assert_eq!(serde_json::to_value(format).unwrap(), format.to_string());
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Samples in the making: tokenised in parallel, checked, cut to length; running text is cut into windows.
+
+use rayon::prelude::*;
+
+use super::collect::BadRows;
+use super::sample::Encoder;
+use super::{Example, OnLong, Place, Sample, TextError, TextReport, TextSource};
+
+/// Examples that are tokenised together, at most; and bytes of text after which they need not be as many.
+const CHUNK_EXAMPLES: usize = 4096;
+const CHUNK_BYTES: usize = 32 << 20;
+
+/// Samples in the making.
+pub(super) struct Maker<'a> {
+    source: &'a TextSource<'a>,
+    encoder: Encoder<'a>,
+    waiting: Vec<(Place, Example)>,
+    waiting_bytes: usize,
+    samples: Vec<Sample>,
+    /// All running text, documents parted by end tokens.
+    stream: Vec<u32>,
+    report: TextReport,
+}
+
+impl<'a> Maker<'a> {
+    pub fn new(source: &'a TextSource<'a>) -> Self {
+        let encoder = Encoder { tokenizer: source.tokenizer, chat: source.chat, loss: source.settings.loss };
+        Self {
+            source,
+            encoder,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            samples: Vec::new(),
+            stream: Vec::new(),
+            report: TextReport::default(),
+        }
+    }
+
+    /// Adds an example; what tokenizer or template refuse goes to `bad`.
+    ///
+    /// # Errors
+    /// As [`Maker::encode_waiting`].
+    pub fn add(&mut self, place: Place, example: Example, bad: &mut BadRows) -> Result<(), TextError> {
+        self.waiting_bytes += example.bytes();
+        self.waiting.push((place, example));
+        if self.waiting.len() < CHUNK_EXAMPLES && self.waiting_bytes < CHUNK_BYTES {
+            return Ok(());
+        }
+        self.encode_waiting(bad)
+    }
+
+    /// Tokenises what was added.
+    ///
+    /// # Errors
+    /// If a token is not the model's, or documents cannot be told apart.
+    pub fn encode_waiting(&mut self, bad: &mut BadRows) -> Result<(), TextError> {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
+        let encoder = self.encoder;
+        let encoded: Vec<_> = waiting.par_iter().map(|(_, example)| encoder.sample(example)).collect();
+        for ((place, example), sample) in waiting.into_iter().zip(encoded) {
+            match sample {
+                Err(problem) => bad.push(place, problem),
+                Ok(sample) => {
+                    self.check_tokens(&place, &sample)?;
+                    self.keep(&example, sample)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The samples, and all of the report that concerns them.
+    pub fn finish(mut self) -> (Vec<Sample>, TextReport) {
+        let windows: Vec<Sample> = windows(&self.stream, self.source.settings.max_tokens).collect();
+        for window in windows {
+            self.keep_sample(window);
+        }
+        let Self { samples, report, .. } = self;
+        let report = TextReport {
+            samples: samples.len(),
+            tokens: samples.iter().map(Sample::positions).sum(),
+            targets: samples.iter().map(Sample::targets).sum(),
+            ..report
+        };
+        (samples, report)
+    }
+
+    fn check_tokens(&self, place: &Place, sample: &Sample) -> Result<(), TextError> {
+        let embeddings = self.source.embeddings;
+        match sample.ids.iter().find(|&&id| id as usize >= embeddings) {
+            None => Ok(()),
+            Some(&id) => {
+                let vocabulary = self.source.tokenizer.vocab_size();
+                Err(TextError::ForeignToken { place: place.clone(), id, embeddings, vocabulary })
+            }
+        }
+    }
+
+    fn keep(&mut self, example: &Example, sample: Sample) -> Result<(), TextError> {
+        match example {
+            Example::Document(text) if text.is_empty() => self.report.dropped_empty += 1,
+            Example::Document(_) => {
+                if !self.stream.is_empty() {
+                    let format = self.source.format;
+                    self.stream.push(self.source.tokenizer.eos().ok_or(TextError::NoEnd { format })?);
+                }
+                self.stream.extend(sample.ids);
+            }
+            Example::More(_) => self.stream.extend(sample.ids),
+            Example::Pair(_) | Example::Chat(_) => self.keep_sample(sample),
+        }
+        Ok(())
+    }
+
+    fn keep_sample(&mut self, mut sample: Sample) {
+        let (settings, report) = (self.source.settings, &mut self.report);
+        report.longest = report.longest.max(sample.positions());
+        let is_long = sample.positions() > settings.max_tokens;
+        if is_long && settings.on_long == OnLong::Drop {
+            report.dropped_long += 1;
+            return;
+        }
+        sample.cut(settings.max_tokens);
+        if sample.targets() == 0 {
+            report.dropped_empty += 1;
+            return;
+        }
+        report.cut += usize::from(is_long);
+        self.samples.push(sample);
+    }
+}
+
+/// Running text as samples of `positions` tokens, each of which predicts the first of the next, so that every token but
+/// the first of all is learned once.
+fn windows(stream: &[u32], positions: usize) -> impl Iterator<Item = Sample> {
+    (0..stream.len().saturating_sub(1)).step_by(positions).map(move |start| {
+        let end = stream.len().min(start + positions + 1);
+        Sample::learned_from(0, stream[start..end].to_vec())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn windows_feed_and_learn_every_token_once(length in 0u32..60, positions in 1usize..12) {
+            let stream: Vec<u32> = (0..length).collect();
+            let windows: Vec<Sample> = windows(&stream, positions).collect();
+            let fed: Vec<u32> = windows.iter().flat_map(|window| window.ids[..window.positions()].to_vec()).collect();
+            let learned: Vec<u32> = windows.iter().flat_map(|window| window.ids[1..].to_vec()).collect();
+            prop_assert_eq!(fed, &stream[..stream.len().saturating_sub(1)]);
+            prop_assert_eq!(learned, stream.get(1..).unwrap_or_default());
+            prop_assert!(windows.iter().all(|window| (1..=positions).contains(&window.positions())));
+        }
+    }
+}

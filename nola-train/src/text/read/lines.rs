@@ -1,0 +1,200 @@
+//! Plain text, line by line or as blocks of running text.
+
+use std::io::{self, BufRead, Read};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Content, MAX_ROW_BYTES, Row, Sink, io_error};
+use crate::text::{BadRow, Place, RowProblem, Spot, TextError};
+
+/// A block of running text ends at the first good place after this many bytes.
+const BLOCK_BYTES: usize = 4 << 20;
+
+/// Lines of bounded length; `\n` and `\r\n` both end one.
+struct Lines<R> {
+    reader: R,
+    bytes: Vec<u8>,
+    /// Number of the last line, counted from 1.
+    line: usize,
+    /// Whether the last line had an end.
+    ended: bool,
+}
+
+impl<R: BufRead> Lines<R> {
+    fn new(reader: R) -> Self {
+        Self { reader, bytes: Vec::new(), line: 0, ended: false }
+    }
+
+    /// The next line without its end; the rest of one that is too long is skipped.
+    fn next(&mut self) -> io::Result<Option<Result<&str, RowProblem>>> {
+        self.bytes.clear();
+        let limit = MAX_ROW_BYTES as u64 + 1;
+        let read = self.reader.by_ref().take(limit).read_until(b'\n', &mut self.bytes)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        self.line += 1;
+        self.ended = self.bytes.ends_with(b"\n");
+        if read > MAX_ROW_BYTES && !self.ended {
+            let found = read + self.reader.skip_until(b'\n')?;
+            return Ok(Some(Err(RowProblem::TooLong { found, limit: MAX_ROW_BYTES })));
+        }
+        let line = self.bytes.strip_suffix(b"\n").unwrap_or(&self.bytes);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let text = std::str::from_utf8(line).map_err(|error| RowProblem::NotUtf8(error.valid_up_to()));
+        Ok(Some(text))
+    }
+}
+
+/// One row for each line that is not blank; `parse` says what it holds.
+pub(super) fn read_rows(
+    file: &Arc<Path>,
+    reader: impl BufRead,
+    parse: &dyn Fn(&str) -> Result<Content, RowProblem>,
+    sink: &mut Sink,
+) -> Result<ControlFlow<()>, TextError> {
+    let mut lines = Lines::new(reader);
+    loop {
+        let content = match lines.next().map_err(io_error(file))? {
+            None => return Ok(ControlFlow::Continue(())),
+            Some(Ok(line)) if line.trim().is_empty() => continue,
+            Some(line) => line.and_then(parse),
+        };
+        let place = Place { file: Arc::clone(file), spot: Spot::Line(lines.line) };
+        if sink(Row { place, content }).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+}
+
+/// Running text in blocks, each of which starts and ends between two lines.
+///
+/// Where it can, a block ends between two lines with words on both sides: there, byte-level tokenizers give the same
+/// tokens as for the whole text. A SentencePiece tokenizer puts its usual space before each block.
+pub(super) fn read_running(
+    file: &Arc<Path>,
+    reader: impl BufRead,
+    sink: &mut Sink,
+) -> Result<ControlFlow<()>, TextError> {
+    let mut lines = Lines::new(reader);
+    let mut block = String::new();
+    let mut first = 1;
+    while let Some(line) = lines.next().map_err(io_error(file))? {
+        let line = line.map(str::to_owned);
+        let place = |line| Place { file: Arc::clone(file), spot: Spot::Line(line) };
+        let line = line.map_err(|problem| BadRow { place: place(lines.line), problem })?;
+        if is_full(&block, &line) {
+            let row = running(place(first), std::mem::take(&mut block));
+            first = lines.line;
+            if sink(row).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        block.push_str(&line);
+        block.extend(lines.ended.then_some('\n'));
+    }
+    if block.is_empty() {
+        return Ok(ControlFlow::Continue(()));
+    }
+    let place = Place { file: Arc::clone(file), spot: Spot::Line(first) };
+    Ok(sink(running(place, block)))
+}
+
+fn running(place: Place, block: String) -> Row {
+    let is_first = place.spot == Spot::Line(1);
+    let content = Ok(if is_first { Content::Text(block) } else { Content::More(block) });
+    Row { place, content }
+}
+
+/// Whether a block ends before the next line.
+fn is_full(block: &str, next: &str) -> bool {
+    let words_meet = || {
+        let before = block.strip_suffix('\n').unwrap_or(block);
+        !before.ends_with(char::is_whitespace) && next.starts_with(|first: char| !first.is_whitespace())
+    };
+    block.len() + next.len() > MAX_ROW_BYTES || block.len() >= BLOCK_BYTES && words_meet()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufReader, Cursor};
+
+    use super::super::tests::rows_of;
+    use super::*;
+    use crate::text::read::PlainText;
+
+    fn blocks_of(text: &str) -> Vec<String> {
+        let mut blocks = Vec::new();
+        let _ = read_running(&Arc::from(Path::new("a.txt")), Cursor::new(text), &mut |row| {
+            match row.content {
+                Ok(Content::Text(block)) if blocks.is_empty() => blocks.push(block),
+                Ok(Content::More(block)) if !blocks.is_empty() => blocks.push(block),
+                other => panic!("{other:?}"),
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        blocks
+    }
+
+    #[test]
+    fn running_text_is_kept_to_the_letter() {
+        for text in ["a\n\n b\n", "a", "\n", "a\nb"] {
+            assert_eq!(blocks_of(text), [text]);
+        }
+        assert_eq!(blocks_of(""), [""; 0]);
+    }
+
+    #[test]
+    fn line_ends_of_windows_become_plain_ones() {
+        assert_eq!(blocks_of("a\r\nb\r\n"), ["a\nb\n"]);
+    }
+
+    #[test]
+    fn blocks_end_between_lines_with_words_and_together_are_the_text() {
+        let text = "one two\n\nthree\nfour\n  five\n".repeat(300_000);
+        let blocks = blocks_of(&text);
+        assert!(blocks.len() >= 2);
+        for block in &blocks[..blocks.len() - 1] {
+            assert!(block.ends_with("three\n") || block.ends_with("five\n"));
+        }
+        assert_eq!(blocks.concat(), text);
+    }
+
+    #[test]
+    fn rows_are_lines_that_are_not_blank() {
+        let rows = rows_of("a.txt", b"a||b\r\n\n  \nc||d", PlainText::Lines).unwrap();
+        assert_eq!(rows, ["a.txt:1 a||b", "a.txt:4 c||d"]);
+    }
+
+    #[test]
+    fn a_row_that_is_not_utf_8_is_named_with_its_line() {
+        let rows = rows_of("a.txt", b"a||b\nc||\xff\n", PlainText::Lines).unwrap();
+        assert_eq!(rows[1], "a.txt:2 ! not UTF-8 at byte 3 of the row");
+    }
+
+    #[test]
+    fn running_text_that_is_not_utf_8_is_an_error_with_its_line() {
+        let message = rows_of("a.txt", b"a\n\xff\n", PlainText::Running).unwrap_err().to_string();
+        assert!(message.ends_with("a.txt:2: not UTF-8 at byte 0 of the row"), "{message}");
+    }
+
+    #[test]
+    fn a_line_of_a_gigabyte_is_skipped_without_being_held() {
+        let giant = std::io::repeat(b'x').take(1 << 30);
+        let reader = BufReader::with_capacity(1 << 20, giant.chain(Cursor::new("\nc||d\n")));
+        let mut lines = Lines::new(reader);
+        let problem = lines.next().unwrap().unwrap().unwrap_err();
+        assert!(matches!(problem, RowProblem::TooLong { found, .. } if found == (1 << 30) + 1));
+        assert!(lines.bytes.capacity() <= 4 * MAX_ROW_BYTES);
+        assert_eq!(lines.next().unwrap().unwrap().unwrap(), "c||d");
+    }
+
+    #[test]
+    fn running_text_of_one_giant_line_is_an_error() {
+        let text = "x".repeat(MAX_ROW_BYTES + 1);
+        let message = rows_of("a.txt", text.as_bytes(), PlainText::Running).unwrap_err().to_string();
+        assert!(message.contains("a.txt:1: 16777217 bytes; a row may have 16777216"), "{message}");
+    }
+}

@@ -1,0 +1,293 @@
+//! From examples to tokens.
+
+use std::ops::Range;
+
+use super::{ChatRender, Encode, Example, Joint, Loss, Message, Pair, Role, RowProblem};
+
+/// Tokens, and which of them are learned.
+///
+/// A sample of n tokens feeds a model n - 1 of them: the last is only predicted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// The tokens.
+    pub ids: Vec<u32>,
+    /// Ranges of tokens that are learned, in order, without overlap. Told by position: no token is left out because of
+    /// its number.
+    pub trained: Vec<Range<usize>>,
+}
+
+impl Sample {
+    /// Tokens of which those from `start` on are learned.
+    pub(super) fn learned_from(start: usize, ids: Vec<u32>) -> Self {
+        let trained = std::iter::once(start..ids.len()).collect();
+        Self { ids, trained }
+    }
+
+    /// Tokens that a model is fed with.
+    pub fn positions(&self) -> usize {
+        self.ids.len().saturating_sub(1)
+    }
+
+    /// Tokens that are learned; nothing predicts the first token, so it is none of them.
+    pub fn targets(&self) -> usize {
+        self.trained.iter().map(|range| range.end - range.start.max(1).min(range.end)).sum()
+    }
+
+    /// Cuts off what goes beyond `positions`.
+    pub(super) fn cut(&mut self, positions: usize) {
+        self.ids.truncate(positions + 1);
+        let end = self.ids.len();
+        self.trained.retain(|range| range.start < end);
+        if let Some(last) = self.trained.last_mut() {
+            last.end = last.end.min(end);
+        }
+    }
+}
+
+/// What turns examples into samples.
+#[derive(Clone, Copy)]
+pub(super) struct Encoder<'a> {
+    pub tokenizer: &'a dyn Encode,
+    pub chat: Option<&'a dyn ChatRender>,
+    pub loss: Loss,
+}
+
+impl Encoder<'_> {
+    /// The sample of an example; one of running text has no end token.
+    pub fn sample(&self, example: &Example) -> Result<Sample, RowProblem> {
+        let sample = match example {
+            Example::Document(text) => self.running(self.tokenizer.bos(), text)?,
+            Example::More(text) => self.running(None, text)?,
+            Example::Pair(pair) => self.pair(pair)?,
+            Example::Chat(messages) => self.conversation(messages)?,
+        };
+        match self.loss {
+            Loss::Completion => Ok(sample),
+            Loss::All => Ok(Sample::learned_from(0, sample.ids)),
+        }
+    }
+
+    fn running(&self, start: Option<u32>, text: &str) -> Result<Sample, RowProblem> {
+        let mut ids: Vec<u32> = start.into_iter().collect();
+        ids.extend(self.tokenizer.encode(text).map_err(RowProblem::Tokenizer)?);
+        Ok(Sample::learned_from(0, ids))
+    }
+
+    fn pair(&self, pair: &Pair) -> Result<Sample, RowProblem> {
+        let mut ids = prompt_ids(pair, self.tokenizer).map_err(RowProblem::Tokenizer)?;
+        let start = ids.len();
+        let completion = match pair.joint {
+            Joint::None => self.tokenizer.encode(&pair.completion),
+            Joint::EndAndSpace => self.tokenizer.encode(&format!(" {}", pair.completion)),
+        };
+        ids.extend(completion.map_err(RowProblem::Tokenizer)?);
+        if ids[start..].last().copied() != self.tokenizer.eos() {
+            ids.extend(self.tokenizer.eos());
+        }
+        Ok(Sample::learned_from(start, ids))
+    }
+
+    fn conversation(&self, messages: &[Message]) -> Result<Sample, RowProblem> {
+        let chat = self.chat.expect("conversations are only read with a chat template");
+        let (text, said) = chat.render(messages).map_err(RowProblem::Template)?;
+        let (mut ids, offsets) = self.tokenizer.encode_with_offsets(&text).map_err(RowProblem::Tokenizer)?;
+        let is_blank =
+            |token: usize| text.get(offsets[token].clone()).is_none_or(|part| part.trim().is_empty());
+        let mut is_trained: Vec<bool> = offsets
+            .iter()
+            .map(|token| said.iter().any(|words| token.start < words.end && words.start < token.end))
+            .collect();
+        let eos = self.tokenizer.eos();
+        for words in &said {
+            // The end token after an answer is part of it, even if the template puts a space before it.
+            let after = offsets.partition_point(|token| token.start < words.end);
+            let end = (after..ids.len()).find(|&token| Some(ids[token]) == eos || !is_blank(token));
+            if let Some(end) = end.filter(|&end| Some(ids[end]) == eos) {
+                is_trained[after..=end].fill(true);
+            }
+        }
+        let last = (0..ids.len()).rev().find(|&token| Some(ids[token]) == eos || !is_blank(token));
+        let has_end = last.is_some_and(|last| Some(ids[last]) == eos);
+        if !has_end && messages.last().is_some_and(|message| message.role == Role::Assistant) {
+            ids.extend(eos);
+            is_trained.resize(ids.len(), true);
+        }
+        Ok(Sample { ids, trained: runs(&is_trained) })
+    }
+}
+
+/// The tokens after which a model is to say the completion of a pair.
+///
+/// # Errors
+/// What the tokenizer said.
+pub fn prompt_ids(pair: &Pair, tokenizer: &dyn Encode) -> Result<Vec<u32>, String> {
+    let mut ids: Vec<u32> = tokenizer.bos().into_iter().collect();
+    ids.extend(tokenizer.encode(&pair.prompt)?);
+    match pair.joint {
+        Joint::None => {}
+        Joint::EndAndSpace => ids.extend(tokenizer.eos()),
+    }
+    Ok(ids)
+}
+
+/// The ranges in which `flags` hold.
+fn runs(flags: &[bool]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for (index, _) in flags.iter().enumerate().filter(|(_, flag)| **flag) {
+        match runs.last_mut() {
+            Some(run) if run.end == index => run.end += 1,
+            Some(_) | None => runs.push(index..index + 1),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::fake::{BOS, Bytes, EOS, Template, text_of};
+    use super::*;
+    use crate::text::Part;
+
+    fn encode(example: Example, tokenizer: &Bytes, end: &'static str, loss: Loss) -> Sample {
+        let chat = Template { end };
+        Encoder { tokenizer, chat: Some(&chat), loss }.sample(&example).unwrap()
+    }
+
+    /// The whole text, and the parts that are learned.
+    fn shown(sample: &Sample) -> (String, Vec<String>) {
+        let parts = sample.trained.iter().map(|range| text_of(&sample.ids[range.clone()]));
+        (text_of(&sample.ids), parts.collect())
+    }
+
+    fn pair(joint: Joint, completion: &str) -> Example {
+        let (prompt, completion) = ("in".to_owned(), completion.to_owned());
+        Example::Pair(Pair { prompt, completion, joint, part: Part::Whole })
+    }
+
+    #[test]
+    fn of_a_pair_the_completion_and_its_end_are_learned() {
+        let sample = encode(pair(Joint::None, "out"), &Bytes::default(), "", Loss::Completion);
+        assert_eq!(shown(&sample), ("inout>".to_owned(), vec!["out>".to_owned()]));
+    }
+
+    #[test]
+    fn the_e2e_form_puts_an_end_token_and_a_space_between() {
+        let sample = encode(pair(Joint::EndAndSpace, "out"), &Bytes::default(), "", Loss::Completion);
+        assert_eq!(shown(&sample), ("in> out>".to_owned(), vec![" out>".to_owned()]));
+    }
+
+    #[test]
+    fn a_tokenizer_with_a_start_token_puts_it_before_the_prompt() {
+        let tokenizer = Bytes { bos: Some(BOS), ..Bytes::default() };
+        let sample = encode(pair(Joint::None, "out"), &tokenizer, "", Loss::Completion);
+        assert_eq!(shown(&sample), ("<inout>".to_owned(), vec!["out>".to_owned()]));
+    }
+
+    #[test]
+    fn a_completion_that_ends_itself_gets_no_second_end() {
+        let sample = encode(pair(Joint::None, "out</s>"), &Bytes::default(), "", Loss::Completion);
+        assert_eq!(shown(&sample).0, "inout>");
+    }
+
+    #[test]
+    fn an_empty_completion_still_teaches_the_end() {
+        let sample = encode(pair(Joint::None, ""), &Bytes::default(), "", Loss::Completion);
+        assert_eq!(shown(&sample), ("in>".to_owned(), vec![">".to_owned()]));
+    }
+
+    #[test]
+    fn loss_on_all_learns_all_but_the_first_token() {
+        let sample = encode(pair(Joint::None, "out"), &Bytes::default(), "", Loss::All);
+        assert_eq!((sample.targets(), sample.positions()), (5, 5));
+    }
+
+    #[test]
+    fn what_follows_the_prompt_in_a_sample_is_what_generation_starts_from() {
+        let tokenizer = Bytes { bos: Some(BOS), ..Bytes::default() };
+        for joint in [Joint::None, Joint::EndAndSpace] {
+            let example = pair(joint, "out");
+            let sample = encode(example.clone(), &tokenizer, "", Loss::Completion);
+            let Example::Pair(pair) = example else { unreachable!() };
+            assert_eq!(prompt_ids(&pair, &tokenizer).unwrap(), sample.ids[..sample.trained[0].start]);
+        }
+    }
+
+    fn talk() -> Example {
+        let say = |role, content: &str| Message { role, content: content.to_owned() };
+        Example::Chat(vec![
+            say(Role::User, "hi"),
+            say(Role::Assistant, "yo"),
+            say(Role::User, "so"),
+            say(Role::Assistant, "no"),
+        ])
+    }
+
+    #[test]
+    fn of_a_conversation_every_answer_with_its_end_is_learned() {
+        let sample = encode(talk(), &Bytes::default(), "</s>", Loss::Completion);
+        assert_eq!(
+            shown(&sample),
+            ("U:hi|A:yo>U:so|A:no>".to_owned(), vec!["yo>".to_owned(), "no>".to_owned()])
+        );
+    }
+
+    #[test]
+    fn a_space_before_the_end_token_is_learned_with_it() {
+        let sample = encode(talk(), &Bytes::default(), " </s>\n", Loss::Completion);
+        assert_eq!(shown(&sample).1, ["yo >", "no >"]);
+        assert_eq!(shown(&sample).0, "U:hi|A:yo >\nU:so|A:no >\n");
+    }
+
+    #[test]
+    fn a_template_without_end_token_gets_one_after_the_last_answer() {
+        let sample = encode(talk(), &Bytes::default(), "#", Loss::Completion);
+        assert_eq!(
+            shown(&sample),
+            ("U:hi|A:yo#U:so|A:no#>".to_owned(), vec!["yo".into(), "no".into(), ">".into()])
+        );
+    }
+
+    #[test]
+    fn a_conversation_that_ends_with_the_user_does_not_teach_an_end_there() {
+        let Example::Chat(messages) = talk() else { unreachable!() };
+        let sample =
+            encode(Example::Chat(messages[..3].to_vec()), &Bytes::default(), "</s>", Loss::Completion);
+        assert_eq!(shown(&sample), ("U:hi|A:yo>U:so|".to_owned(), vec!["yo>".to_owned()]));
+    }
+
+    #[test]
+    fn what_template_and_tokenizer_refuse_is_a_problem_of_the_row() {
+        let tokenizer = Bytes::default();
+        let chat = Template { end: "" };
+        let encoder = Encoder { tokenizer: &tokenizer, chat: Some(&chat), loss: Loss::Completion };
+        let tool = Example::Chat(vec![Message { role: Role::Tool, content: "x".to_owned() }]);
+        assert_eq!(encoder.sample(&tool).unwrap_err().to_string(), "chat template: no tools");
+        let document = Example::Document("\u{1}".to_owned());
+        assert_eq!(encoder.sample(&document).unwrap_err().to_string(), "tokenizer: cannot say this");
+    }
+
+    proptest! {
+        #[test]
+        fn cutting_keeps_the_start_and_what_is_learned_of_it(
+            flags in proptest::collection::vec(any::<bool>(), 2..40),
+            positions in 1usize..45,
+        ) {
+            let ids: Vec<u32> = (0..flags.len() as u32).collect();
+            let mut sample = Sample { ids: ids.clone(), trained: runs(&flags) };
+            sample.cut(positions);
+            let kept = flags.len().min(positions + 1);
+            prop_assert_eq!(&sample.ids, &ids[..kept]);
+            prop_assert_eq!(sample.trained.clone(), runs(&flags[..kept]));
+            prop_assert_eq!(sample.targets(), flags[1..kept].iter().filter(|flag| **flag).count());
+        }
+    }
+
+    #[test]
+    fn a_token_is_not_left_out_because_it_looks_like_padding() {
+        let example = pair(Joint::None, "</s>\0</s>");
+        let sample = encode(example, &Bytes { eos: Some(EOS), ..Bytes::default() }, "", Loss::Completion);
+        assert_eq!(sample.targets(), 3);
+    }
+}
