@@ -3,6 +3,8 @@
 mod pictures;
 mod text;
 
+use std::path::Path;
+
 use burn::tensor::Device;
 
 pub use pictures::{Pictures, Splits};
@@ -10,6 +12,7 @@ pub use text::{Text, open_text, text_format};
 
 use crate::Error;
 use crate::base::Base;
+use crate::evaluate::TextScores;
 use crate::learner::Learner;
 use crate::progress::{Scores, Target};
 use crate::recipe::Recipe;
@@ -67,6 +70,17 @@ pub trait Task: Sized {
 
     /// The numbers of an evaluation that the loop compares and shows.
     fn scores(evaluation: &Self::Evaluation) -> Scores;
+
+    /// Scores of what `model` writes after the prompts of a file; none of a task that writes nothing.
+    ///
+    /// # Errors
+    /// If the file cannot be used.
+    fn score_writing(
+        &self,
+        model: &Model<Self>,
+        file: &Path,
+        recipe: &Recipe,
+    ) -> Result<Option<TextScores>, Error>;
 
     /// What a report shows beside curves and tables.
     ///

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{Global, print_json, print_line};
 use crate::device::OpenDevice;
+use crate::evaluate::TextScores;
 use crate::fit::fit;
 use crate::memory::peak_bytes;
 use crate::recipe::{CheckedRecipe, MethodRecipe, Recipe, Subject};
@@ -26,6 +27,9 @@ pub struct BenchArgs {
     /// Runs of each recipe, with seeds 0, 1, …: of the few shots, the order, the basis.
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
+    /// Write a text after each prompt of this file, greedily, and compare it with the references (text only).
+    #[arg(long, value_name = "FILE")]
+    metrics: Option<PathBuf>,
 }
 
 /// The JSON object of `bench --json`.
@@ -47,8 +51,19 @@ struct BenchRow {
     adapter_bytes: u64,
     accuracy_mean: f64,
     accuracy_deviation: f64,
+    loss_mean: f64,
+    loss_deviation: f64,
+    /// mteval BLEU, 0 to 1; absent without `--metrics`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bleu_mean: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bleu_deviation: Option<f64>,
     seconds_median: f64,
     accuracies: Vec<f64>,
+    losses: Vec<f64>,
+    /// One per seed; absent without `--metrics`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    metrics: Vec<TextScores>,
 }
 
 pub fn run(args: &BenchArgs, global: &Global) -> Result<(), Error> {
@@ -87,16 +102,27 @@ fn row(file: &Path, args: &BenchArgs, open: &OpenDevice, global: &Global) -> Res
         let recipe = recipe.check()?;
         let folder = scratch.path().join(seed.to_string());
         runs.push(match recipe.data.format.subject() {
-            Subject::Pictures => once::<Pictures>(&recipe, &folder, open, global)?,
-            Subject::Text => once::<Text>(&recipe, &folder, open, global)?,
+            Subject::Pictures => once::<Pictures>(&recipe, &folder, args, open, global)?,
+            Subject::Text => once::<Text>(&recipe, &folder, args, open, global)?,
         });
     }
-    let first = &runs[0];
-    let accuracies: Vec<f64> = runs.iter().map(|run| run.accuracy).collect();
-    let mut seconds: Vec<f64> = runs.iter().map(|run| run.seconds).collect();
+    Ok(summary(file, runs))
+}
+
+/// What the runs of one recipe came to.
+fn summary(file: &Path, runs: Vec<Once>) -> BenchRow {
+    let of =
+        |value: fn(&RunResult) -> f64| -> Vec<f64> { runs.iter().map(|run| value(&run.result)).collect() };
+    let (accuracies, losses) = (of(|run| run.accuracy), of(|run| run.loss.into()));
+    let mut seconds = of(|run| run.seconds);
     seconds.sort_by(f64::total_cmp);
+    let metrics: Vec<TextScores> = runs.iter().filter_map(|run| run.metrics).collect();
+    let bleu: Vec<f64> = metrics.iter().map(|scores| scores.e2e.bleu).collect();
+    let bleu = (!bleu.is_empty()).then(|| mean_and_deviation(&bleu));
     let (accuracy_mean, accuracy_deviation) = mean_and_deviation(&accuracies);
-    Ok(BenchRow {
+    let (loss_mean, loss_deviation) = mean_and_deviation(&losses);
+    let first = &runs[0].result;
+    BenchRow {
         recipe: file.file_stem().map_or(String::new(), |name| name.to_string_lossy().into_owned()),
         method: first.method.clone(),
         trainable: first.trainable,
@@ -104,42 +130,73 @@ fn row(file: &Path, args: &BenchArgs, open: &OpenDevice, global: &Global) -> Res
         adapter_bytes: first.adapter_bytes,
         accuracy_mean,
         accuracy_deviation,
+        loss_mean,
+        loss_deviation,
+        bleu_mean: bleu.map(|(mean, _)| mean),
+        bleu_deviation: bleu.map(|(_, deviation)| deviation),
         seconds_median: seconds[seconds.len() / 2],
         accuracies,
-    })
+        losses,
+        metrics,
+    }
+}
+
+/// One run, and how its texts were scored.
+struct Once {
+    result: RunResult,
+    metrics: Option<TextScores>,
 }
 
 /// One run of a recipe.
 fn once<T: Task>(
     recipe: &CheckedRecipe,
     folder: &Path,
+    args: &BenchArgs,
     open: &OpenDevice,
     global: &Global,
-) -> Result<RunResult, Error> {
+) -> Result<Once, Error> {
     let task = T::open(recipe, &open.device)?;
     let recipe = &recipe.clone().for_samples(task.samples());
     let fitted = fit(&task, recipe, &open.device, global.style())?;
     let result = RunFolder::create(folder)?.save(&task, recipe, &fitted, &open.name)?;
     match fitted.failure {
-        Some(error) => Err(error),
-        None if result.interrupted => Err(Error::Interrupted),
-        None => Ok(result),
+        Some(error) => return Err(error),
+        None if result.interrupted => return Err(Error::Interrupted),
+        None => {}
     }
+    let metrics = match &args.metrics {
+        Some(file) => {
+            Some(task.score_writing(&fitted.best.model, file, recipe)?.ok_or(Error::WrongSubject {
+                command: "bench --metrics",
+                found: recipe.data.format.subject(),
+            })?)
+        }
+        None => None,
+    };
+    Ok(Once { result, metrics })
 }
 
 fn show(bench: &Bench) {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
-    table.set_header(["recipe", "trained numbers", "without head", "adapter bytes", "accuracy %", "seconds"]);
+    let with_bleu = bench.rows.iter().any(|row| row.bleu_mean.is_some());
+    let mut header = vec!["recipe", "trained numbers", "without head", "adapter bytes", "accuracy %", "loss"];
+    header.extend(with_bleu.then_some("BLEU %"));
+    table.set_header(header.into_iter().chain(["seconds"]));
     for row in &bench.rows {
-        table.add_row([
+        let mut cells = vec![
             row.recipe.clone(),
             row.trainable.to_string(),
             row.adapter_numbers.to_string(),
             row.adapter_bytes.to_string(),
             format!("{:.1} ± {:.1}", 100.0 * row.accuracy_mean, 100.0 * row.accuracy_deviation),
-            format!("{:.1}", row.seconds_median),
-        ]);
+            format!("{:.4} ± {:.4}", row.loss_mean, row.loss_deviation),
+        ];
+        if let (Some(mean), Some(deviation)) = (row.bleu_mean, row.bleu_deviation) {
+            cells.push(format!("{:.2} ± {:.2}", 100.0 * mean, 100.0 * deviation));
+        }
+        cells.push(format!("{:.1}", row.seconds_median));
+        table.add_row(cells);
     }
     print_line(&table.to_string());
     print_line(&format!("{} seeds, {}, {} threads", bench.seeds, bench.device, bench.threads));

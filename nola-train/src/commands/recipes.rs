@@ -8,6 +8,24 @@ use crate::recipe::RecipeError;
 
 /// Every recipe in `assets/recipes`, by name; a test compares the list with the folder.
 pub const SHIPPED: &[(&str, &str)] = &[
+    ("gpt2-large-dart-nola-mlp", include_str!("../../../assets/recipes/gpt2-large-dart-nola-mlp.toml")),
+    ("gpt2-large-dart-nola-qv", include_str!("../../../assets/recipes/gpt2-large-dart-nola-qv.toml")),
+    ("gpt2-large-e2e-nola-mlp", include_str!("../../../assets/recipes/gpt2-large-e2e-nola-mlp.toml")),
+    ("gpt2-large-e2e-nola-qv", include_str!("../../../assets/recipes/gpt2-large-e2e-nola-qv.toml")),
+    ("gpt2-large-webnlg-nola-mlp", include_str!("../../../assets/recipes/gpt2-large-webnlg-nola-mlp.toml")),
+    ("gpt2-large-webnlg-nola-qv", include_str!("../../../assets/recipes/gpt2-large-webnlg-nola-qv.toml")),
+    ("gpt2-medium-dart-nola-mlp", include_str!("../../../assets/recipes/gpt2-medium-dart-nola-mlp.toml")),
+    ("gpt2-medium-dart-nola-qv", include_str!("../../../assets/recipes/gpt2-medium-dart-nola-qv.toml")),
+    ("gpt2-medium-e2e-nola-mlp", include_str!("../../../assets/recipes/gpt2-medium-e2e-nola-mlp.toml")),
+    ("gpt2-medium-e2e-nola-qv", include_str!("../../../assets/recipes/gpt2-medium-e2e-nola-qv.toml")),
+    ("gpt2-medium-webnlg-nola-mlp", include_str!("../../../assets/recipes/gpt2-medium-webnlg-nola-mlp.toml")),
+    ("gpt2-medium-webnlg-nola-qv", include_str!("../../../assets/recipes/gpt2-medium-webnlg-nola-qv.toml")),
+    ("llama2-13b-alpaca-nola", include_str!("../../../assets/recipes/llama2-13b-alpaca-nola.toml")),
+    ("llama2-7b-alpaca-nola", include_str!("../../../assets/recipes/llama2-7b-alpaca-nola.toml")),
+    ("text-museum-full", include_str!("../../../assets/recipes/text-museum-full.toml")),
+    ("text-museum-lora", include_str!("../../../assets/recipes/text-museum-lora.toml")),
+    ("text-museum-nola", include_str!("../../../assets/recipes/text-museum-nola.toml")),
+    ("text-world-pretrain", include_str!("../../../assets/recipes/text-world-pretrain.toml")),
     ("vit-cifar10-pretrain", include_str!("../../../assets/recipes/vit-cifar10-pretrain.toml")),
     ("vit-digits-full", include_str!("../../../assets/recipes/vit-digits-full.toml")),
     ("vit-digits-linear", include_str!("../../../assets/recipes/vit-digits-linear.toml")),
@@ -25,7 +43,7 @@ pub struct RecipesArgs {
 pub fn run(args: &RecipesArgs) -> Result<(), Error> {
     match &args.name {
         Some(name) => print_line(shipped(name)?.trim_end()),
-        None => SHIPPED.iter().for_each(|(name, text)| print_line(&format!("{name:26} {}", purpose(text)))),
+        None => SHIPPED.iter().for_each(|(name, text)| print_line(&format!("{name:30} {}", purpose(text)))),
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Pictures to classes.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
@@ -9,7 +10,7 @@ use super::Task;
 use crate::Error;
 use crate::base::{Base, PictureBase};
 use crate::data::{Batches, Dataset, Images, Order, Split, TrainingPlan};
-use crate::evaluate::{Evaluation, evaluate};
+use crate::evaluate::{Evaluation, TextScores, evaluate};
 use crate::learner::ImageBatch;
 use crate::progress::{Scores, Target};
 use crate::recipe::{DataRecipe, Recipe};
@@ -123,6 +124,10 @@ impl Task for Pictures {
 
     fn scores(evaluation: &Evaluation) -> Scores {
         evaluation.scores
+    }
+
+    fn score_writing(&self, _vit: &Vit, _file: &Path, _recipe: &Recipe) -> Result<Option<TextScores>, Error> {
+        Ok(None)
     }
 
     fn details(&self, _vit: &Vit, evaluation: &Evaluation) -> Result<Details, Error> {

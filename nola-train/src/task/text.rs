@@ -1,17 +1,20 @@
 //! Text to more text.
 
 use std::cmp::Reverse;
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::Device;
 use nola_models::CausalLm;
+use nola_models::generate::GenerationConfig;
+use nola_models::tokenizer::DecodeSpecials;
 
 use super::Task;
 use crate::Error;
 use crate::base::{Base, Template, TextBase};
 use crate::data::Order;
-use crate::evaluate::{Decoding, TextEvaluation, evaluate_text, score_written};
+use crate::evaluate::{Decoding, TextEvaluation, TextScores, evaluate_text, score_written};
 use crate::learner::TextBatch;
 use crate::progress::{Scores, Target};
 use crate::recipe::{DataFormat, DataRecipe, Recipe};
@@ -19,12 +22,15 @@ use crate::report::{Continuation, Details};
 use crate::text::{
     self, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat, TextSource, preview,
 };
-use nola_models::tokenizer::DecodeSpecials;
 
 /// Prompts of the validation data that the report shows.
 const SHOWN_PROMPTS: usize = 4;
 /// New tokens that the report shows of each.
 const SHOWN_TOKENS: usize = 96;
+/// Most new tokens of a text that is scored, as in the authors' decoding.
+const WRITTEN_TOKENS: usize = 64;
+/// Prompts of such texts that are gone on with at a time.
+const WRITTEN_PROMPTS: usize = 32;
 
 /// A language model and text.
 #[derive(Debug, Clone)]
@@ -104,6 +110,19 @@ impl Task for Text {
         evaluation.scores
     }
 
+    fn score_writing(
+        &self,
+        model: &CausalLm,
+        file: &Path,
+        recipe: &Recipe,
+    ) -> Result<Option<TextScores>, Error> {
+        let groups = text::references(file, text_format(&recipe.data)?, &recipe.data.text)?;
+        let Some(device) = model.devices().into_iter().next() else { return Ok(None) };
+        let decoding = self.greedy(WRITTEN_TOKENS, WRITTEN_PROMPTS);
+        let (scores, _) = score_written(model, &self.base, &groups, &decoding, &device, |_| ())?;
+        Ok(Some(scores))
+    }
+
     fn details(&self, model: &CausalLm, evaluation: &TextEvaluation) -> Result<Details, Error> {
         let facts = [
             ("training tokens", self.train.report.targets.to_string()),
@@ -122,16 +141,10 @@ impl Task for Text {
 impl Text {
     /// How `model` goes on after a few prompts of the validation data.
     fn continuations(&self, model: &CausalLm) -> Result<Vec<Continuation>, Error> {
-        let Some(device) = model.devices().into_iter().next() else { return Ok(Vec::new()) };
-        if self.prompts.is_empty() {
+        let Some(device) = model.devices().into_iter().next().filter(|_| !self.prompts.is_empty()) else {
             return Ok(Vec::new());
-        }
-        let mut generation = self.base.generation.clone();
-        generation.do_sample = false;
-        generation.num_beams = 1;
-        generation.num_return_sequences = 1;
-        generation.max_new_tokens = SHOWN_TOKENS;
-        let decoding = Decoding { generation, batch: SHOWN_PROMPTS };
+        };
+        let decoding = self.greedy(SHOWN_TOKENS, SHOWN_PROMPTS);
         let (_, written) = score_written(model, &self.base, &self.prompts, &decoding, &device, |_| ())?;
         let shown = self.prompts.iter().zip(written).map(|(prompt, written)| Continuation {
             prompt: prompt.prompt.clone(),
@@ -139,6 +152,13 @@ impl Text {
             reference: prompt.references.first().cloned().unwrap_or_default(),
         });
         Ok(shown.collect())
+    }
+
+    /// The likeliest tokens, whatever the folder says.
+    fn greedy(&self, max_new_tokens: usize, batch: usize) -> Decoding {
+        let eos_token_id = self.base.generation.eos_token_id.clone();
+        let generation = GenerationConfig { eos_token_id, max_new_tokens, ..GenerationConfig::default() };
+        Decoding { generation, batch }
     }
 }
 
@@ -159,7 +179,7 @@ pub fn text_format(data: &DataRecipe) -> Result<TextFormat, Error> {
 /// If it is absent or empty, or rows are bad and are not to be skipped.
 pub fn open_text(
     name: &str,
-    path: &std::path::Path,
+    path: &Path,
     format: TextFormat,
     data: &DataRecipe,
     base: &TextBase,
