@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub use config::{HubConfig, Network, Patience, Token};
 pub use error::{Credentials, HubError};
-pub use files::Wanted;
+pub use files::{TOKENIZER_FILES, Wanted};
 
 use cache::Cache;
 use client::Client;

@@ -15,7 +15,7 @@ pub(super) const INDEX: &str = "model.safetensors.index.json";
 /// What a model may have beside its weights; fetched if it exists.
 const MODEL_FILES: [&str; 3] = [CONFIG, "generation_config.json", "preprocessor_config.json"];
 /// What a tokenizer may be made of; fetched if it exists.
-const TOKENIZER_FILES: [&str; 8] = [
+pub const TOKENIZER_FILES: [&str; 8] = [
     "tokenizer.json",
     "tokenizer.model",
     "vocab.json",

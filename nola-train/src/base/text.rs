@@ -10,7 +10,7 @@ use nola_core::folder::{self, BaseIdentity, peft};
 use nola_models::Sight;
 use nola_models::chat::{ChatTemplate, Message};
 use nola_models::generate::GenerationConfig;
-use nola_models::hub::Wanted;
+use nola_models::hub::{TOKENIZER_FILES, Wanted};
 use nola_models::tokenizer::{Specials, Tokenizer};
 use nola_models::{CausalLm, Checkpoint, StoredDtype, checkpoint};
 
@@ -19,6 +19,9 @@ use crate::Error;
 use crate::evaluate::host_rows;
 use crate::recipe::{Init, ModelRecipe};
 use crate::text::{self, ChatRender, Encode};
+
+/// How a model's makers let it generate.
+const GENERATION: &str = "generation_config.json";
 
 /// A language model with its tokenizer and what its folder says about generating.
 #[derive(Debug, Clone)]
@@ -112,7 +115,7 @@ impl Base for TextBase {
 impl TextBase {
     /// Copies tokenizer, chat template and generation settings beside a model that was written.
     fn copy_companions(&self, folder: &Path) -> Result<(), Error> {
-        for name in COMPANIONS {
+        for name in TOKENIZER_FILES.iter().chain(&[GENERATION]) {
             let (from, to) = (self.folder.join(name), folder.join(name));
             if from.is_file() {
                 std::fs::copy(&from, &to).map_err(|source| Error::Output { path: to, source })?;
@@ -121,19 +124,6 @@ impl TextBase {
         Ok(())
     }
 }
-
-/// What stands beside the weights of a language model and belongs to a merged one too.
-const COMPANIONS: [&str; 9] = [
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-];
 
 fn random(folder: &Path, seed: u64, device: &Device) -> Result<(CausalLm, BaseIdentity), Error> {
     let config = checkpoint::read_config(folder)?;
@@ -164,7 +154,7 @@ fn check_vocabulary(folder: &Path, tokenizer: &Tokenizer, model: &CausalLm) -> R
 ///
 /// An end token outside the vocabulary, which some folders name, ends nothing and is left out.
 fn generation(folder: &Path, tokenizer: &Tokenizer, model: &CausalLm) -> Result<GenerationConfig, Error> {
-    let file = folder.join("generation_config.json");
+    let file = folder.join(GENERATION);
     let mut generation = match std::fs::read(&file) {
         Ok(text) => GenerationConfig::from_json(&file, &text)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => GenerationConfig::default(),
