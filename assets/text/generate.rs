@@ -19,13 +19,13 @@ pub struct Part {
 type World = fn(&mut Dice) -> (String, String);
 
 /// The worlds that the shipped model has read about, and the one that it has not.
-const READ: &[World] = &[weather, train, order, lost, game];
+const READ: &[World] = &[weather, train, order, naming, lost, game, naming];
 const NEW: &[World] = &[museum];
 
 /// Every file of the folder.
 pub const PARTS: [Part; 4] = [
-    Part { name: "world-train.txt", worlds: READ, contexts: 24_000, ways: 1, seed: 1 },
-    Part { name: "world-val.txt", worlds: READ, contexts: 400, ways: 1, seed: 2 },
+    Part { name: "world-train.txt", worlds: READ, contexts: 28_000, ways: 1, seed: 1 },
+    Part { name: "world-val.txt", worlds: READ, contexts: 420, ways: 1, seed: 2 },
     Part { name: "museum-train.txt", worlds: NEW, contexts: 400, ways: 1, seed: 3 },
     Part { name: "museum-val.txt", worlds: NEW, contexts: 80, ways: 4, seed: 4 },
 ];
@@ -187,6 +187,52 @@ fn game(dice: &mut Dice) -> (String, String) {
     };
     let second = dice.say(&[format!(". The best player was {who}."), format!(", and nobody played better than {who}.")]);
     (context, first + &second)
+}
+
+/// Made-up words under made-up names: what is said can only be copied.
+fn naming(dice: &mut Dice) -> (String, String) {
+    let count = 2 + dice.number(4) as usize;
+    let facts: Vec<(String, String)> = (0..count)
+        .map(|_| {
+            let name = word(dice);
+            let value = match dice.number(3) {
+                0 => (1 + dice.number(2000)).to_string(),
+                1 => capitalised(&word(dice)),
+                _ => word(dice),
+            };
+            (name, value)
+        })
+        .collect();
+    let fields: Vec<String> = facts.iter().map(|(name, value)| format!(" | {name} : {value}")).collect();
+    let said: Vec<String> = facts
+        .iter()
+        .map(|(name, value)| {
+            dice.say(&[
+                format!("the {name} is {value}"),
+                format!("{value} is the {name}"),
+                format!("it has {value} as its {name}"),
+            ])
+        })
+        .collect();
+    (format!("naming{}", fields.concat()), capitalised(&format!("{}.", said.join(", "))))
+}
+
+/// A word that nobody has heard, of one to three syllables.
+fn word(dice: &mut Dice) -> String {
+    let syllables = 1 + dice.number(3);
+    let mut word = String::new();
+    for _ in 0..syllables {
+        let starts = ["b", "c", "ch", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "qu", "r", "s", "sh", "t", "v", "w", "x", "y", "z"];
+        word.push_str(dice.pick(&starts));
+        word.push_str(dice.pick(&["a", "ai", "e", "ee", "i", "o", "oo", "ou", "u"]));
+        word.push_str(dice.pick(&["", "", "ck", "l", "m", "n", "r", "s", "st", "w"]));
+    }
+    word
+}
+
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
 fn museum(dice: &mut Dice) -> (String, String) {
