@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, DeviceKind, Int, Tensor, TensorData};
 
-use crate::fixtures::Golden;
+use crate::fixtures::{Golden, Tensors};
 
 /// The device that `NOLA_TEST_DEVICE` names, `cpu` (default) or `wgpu`, ready to differentiate.
 ///
@@ -34,7 +34,7 @@ pub fn tolerance() -> f64 {
 }
 
 /// The golden tensor in the highest precision there is: `NAME.f64`, else `NAME`.
-pub fn precise<'a>(golden: &'a BTreeMap<String, Golden>, name: &str) -> Option<&'a Golden> {
+pub fn precise<'a>(golden: &'a Tensors, name: &str) -> Option<&'a Golden> {
     golden.get(&format!("{name}.f64")).or_else(|| golden.get(name))
 }
 

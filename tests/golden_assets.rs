@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor};
+use nola_models::tokenizer::{DecodeSpecials, Specials, Tokenizer};
 use nola_models::{CausalLm, Checkpoint, Sight};
 use serde_json::Value;
 
@@ -60,11 +61,16 @@ fn best(model: &CausalLm, row: Vec<u32>) -> Vec<u32> {
 fn golden_stories_are_told_to_the_letter() {
     let Some(folder) = folder("llama-stories260k") else { return };
     let (model, expected) = (load(&folder), fixtures::json(&folder.join("expected.json")));
+    let tokenizer = Tokenizer::open(&folder).expect("a tokenizer");
     for story in list(&expected, "greedy") {
-        let prompt = token_ids(&story["prompt_ids"]);
+        let prompt = story["prompt"].as_str().expect("a text");
+        let prompt = tokenizer.encode(prompt, Specials::AsModel).expect("a text it can encode");
+        assert_eq!(prompt, token_ids(&story["prompt_ids"]));
         let new_tokens = story["new_tokens"].as_u64().expect("a number") as usize;
-        let found = greedy(&model, &[prompt], new_tokens, &Device::flex());
-        assert_eq!(found, [token_ids(&story["ids"])], "{}", story["prompt"]);
+        let found = greedy(&model, &[prompt], new_tokens, &Device::flex()).remove(0);
+        assert_eq!(found, token_ids(&story["ids"]), "{}", story["prompt"]);
+        let text = tokenizer.decode(&found, DecodeSpecials::Skip).expect("tokens of its own");
+        assert_eq!(text, story["text"].as_str().expect("a text"));
     }
     for case in list(&expected, "logits") {
         let row = token_ids(&case["ids"]);

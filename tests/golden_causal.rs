@@ -1,14 +1,15 @@
 //! Language models against values that PyTorch computed: every GPT-2 and LLaMA of `models/` in the fixtures.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use nola_models::generate::{Cached, Generated, GenerationConfig, Prompt, generate};
 use nola_models::{CausalLm, Checkpoint, KeyValueCache, Sight, StoredDtype};
 
 use crate::devices::{device, precise, tolerance, values};
-use crate::fixtures::{self, Golden, Tally, assert_close};
+use crate::fixtures::{self, Tensors, assert_close};
+use crate::subject::{Kind, kind, rows_of};
 
 /// Token ids on `device`.
 pub fn ids(rows: &[Vec<u32>], device: &Device) -> Tensor<2, Int> {
@@ -23,21 +24,26 @@ pub fn logits(model: &CausalLm, ids: Tensor<2, Int>) -> Tensor<3> {
     model.logits(model.hidden(ids, &sight))
 }
 
-/// The prompts with `new_tokens` most probable tokens after each, one pass a token.
+/// The prompts with `new_tokens` most probable tokens after each; `device` is the model's.
 pub fn greedy(model: &CausalLm, prompts: &[Vec<u32>], new_tokens: usize, device: &Device) -> Vec<Vec<u32>> {
-    let mut rows = prompts.to_vec();
-    let mut cache = KeyValueCache::new();
-    let mut next = ids(prompts, device);
-    for _ in 0..new_tokens {
-        let sight = Sight::following(&next, &cache);
-        let hidden = model.extend(next, &sight, &mut cache);
-        let [_, tokens, _] = hidden.dims();
-        let best = model.logits(hidden.narrow(1, tokens - 1, 1)).argmax(2);
-        let best: Vec<u32> = best.into_data_as::<u32>().try_into_vec().expect("the type was asked for");
-        rows.iter_mut().zip(&best).for_each(|(row, &id)| row.push(id));
-        next = ids(&best.iter().map(|&id| vec![id]).collect::<Vec<_>>(), device);
-    }
-    rows
+    let config = GenerationConfig { max_new_tokens: new_tokens, ..GenerationConfig::default() };
+    generated(model, prompts, &config, device).into_iter().map(|(row, _)| row).collect()
+}
+
+/// The first text of each prompt, prompt included, with its score.
+fn generated(
+    model: &CausalLm,
+    prompts: &[Vec<u32>],
+    config: &GenerationConfig,
+    device: &Device,
+) -> Vec<(Vec<u32>, Option<f64>)> {
+    let numbered: Vec<Prompt> =
+        (0..).zip(prompts).map(|(row, tokens)| Prompt { row, tokens: tokens.clone() }).collect();
+    let texts = generate(&mut Cached::new(model, device), &numbered, config).expect("usable prompts");
+    let whole = |(prompt, texts): (&Vec<u32>, Vec<Generated>)| {
+        ([prompt.as_slice(), &texts[0].tokens].concat(), texts[0].score)
+    };
+    prompts.iter().zip(texts).map(whole).collect()
 }
 
 /// Mean cross-entropy of every position against the next label, in nats; labels below 0 do not count.
@@ -58,24 +64,18 @@ pub fn loss(logits: &[f32], labels: &[i64], [rows, tokens]: [usize; 2]) -> f64 {
 
 #[test]
 fn golden_language_models_give_the_values_of_the_reference() {
-    let Some(root) = fixtures::root() else {
-        println!("skipped: no ../shared/fixtures and no assets/golden");
-        return;
-    };
-    let mut tally = Tally::default();
-    for folder in &fixtures::cases(&root, "models") {
-        let name = folder.file_name().expect("a folder has a name").to_string_lossy().into_owned();
+    fixtures::on_folders("models", |tally, _, name, folder| {
         let checkpoint = Checkpoint::open(folder).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let outcome = match checkpoint.config()["model_type"].as_str() {
-            Some("gpt2" | "llama") => {
-                Case::open(name.clone(), folder, &checkpoint).check_all(&checkpoint);
+        let outcome = match kind(&checkpoint) {
+            Kind::Language => {
+                Case::open(name.to_owned(), folder, &checkpoint).check_all(&checkpoint);
                 Ok(())
             }
-            other => Err(format!("`{}` is no language model", other.unwrap_or("no model_type"))),
+            Kind::Vit => Err("tested by golden_models".to_owned()),
+            Kind::Other(kind) => Err(format!("`{kind}` is no model of this project")),
         };
-        tally.note(&name, outcome);
-    }
-    tally.finish("models");
+        tally.note(name, outcome);
+    });
 }
 
 /// A model of the fixtures with its inputs and golden values.
@@ -83,7 +83,7 @@ struct Case {
     name: String,
     model: CausalLm,
     rows: Vec<Vec<u32>>,
-    golden: BTreeMap<String, Golden>,
+    golden: Tensors,
     about: serde_json::Value,
     device: Device,
 }
@@ -103,6 +103,7 @@ impl Case {
         self.check_padded();
         self.check_cached();
         self.check_greedy();
+        self.check_beam();
         self.check_saved(checkpoint);
     }
 
@@ -161,11 +162,36 @@ impl Case {
     }
 
     fn check_greedy(&self) {
-        let number = |key: &str| self.about["greedy"][key].as_u64().expect("a number") as usize;
-        let prompts: Vec<Vec<u32>> =
-            self.rows.iter().map(|row| row[..number("prompt_len")].to_vec()).collect();
-        let found = greedy(&self.model.valid(), &prompts, number("new_tokens"), &Device::flex());
+        let new_tokens = self.number("greedy", "new_tokens") as usize;
+        let found = greedy(&self.model.valid(), &self.prompts(), new_tokens, &self.device.clone().inner());
         assert_eq!(found, rows_of(&self.golden["greedy.ids"]), "{}: greedy.ids", self.name);
+    }
+
+    fn check_beam(&self) {
+        let golden = rows_of(&self.golden["beam.ids"]);
+        let prompts = self.prompts();
+        let config = GenerationConfig {
+            num_beams: self.number("beam", "beams") as usize,
+            length_penalty: self.number("beam", "length_penalty"),
+            max_new_tokens: golden[0].len() - prompts[0].len(),
+            ..GenerationConfig::default()
+        };
+        let texts = generated(&self.model.valid(), &prompts, &config, &self.device.clone().inner());
+        let (found, scores): (Vec<Vec<u32>>, Vec<Option<f64>>) = texts.into_iter().unzip();
+        assert_eq!(found, golden, "{}: beam.ids", self.name);
+        let scores: Vec<f32> =
+            scores.into_iter().map(|score| score.expect("a beam's score") as f32).collect();
+        self.check("beam.scores", &scores);
+    }
+
+    /// What the texts of the fixtures begin with.
+    fn prompts(&self) -> Vec<Vec<u32>> {
+        let tokens = self.number("greedy", "prompt_len") as usize;
+        self.rows.iter().map(|row| row[..tokens].to_vec()).collect()
+    }
+
+    fn number(&self, of: &str, key: &str) -> f64 {
+        self.about[of][key].as_f64().unwrap_or_else(|| panic!("{}: no number {of}.{key}", self.name))
     }
 
     /// What is saved is what was read: the same tensors, and a folder that loads to the same logits.
@@ -192,9 +218,4 @@ impl Case {
     fn shape(&self) -> [usize; 2] {
         [self.rows.len(), self.rows[0].len()]
     }
-}
-
-fn rows_of(golden: &Golden) -> Vec<Vec<u32>> {
-    let ids: Vec<u32> = golden.i64().iter().map(|&id| id as u32).collect();
-    ids.chunks(golden.shape[1]).map(<[u32]>::to_vec).collect()
 }

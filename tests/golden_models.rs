@@ -1,4 +1,4 @@
-//! Models against values that PyTorch computed: every case of `models/` in the fixtures.
+//! ViTs against values that PyTorch computed: every case of `models/` in the fixtures that is one.
 
 use std::path::Path;
 
@@ -6,46 +6,26 @@ use burn::nn::loss::CrossEntropyLossConfig;
 use nola_models::{Checkpoint, Vit};
 
 use crate::devices::{classes, device, precise, tensor, values};
-use crate::fixtures::{self, Tally, assert_close};
+use crate::fixtures::{self, assert_close};
+use crate::subject::{Kind, kind};
 
 /// Largest difference of a float32 run from the float64 values, on every device, as the fixtures' README suggests.
 const TOLERANCE: f64 = 1e-4;
 
 #[test]
 fn golden_models_give_the_values_of_the_reference() {
-    let Some(root) = fixtures::root() else {
-        println!("skipped: no ../shared/fixtures and no assets/golden");
-        return;
-    };
-    let mut tally = Tally::default();
-    for folder in &fixtures::cases(&root, "models") {
-        let name = folder.file_name().expect("a folder has a name").to_string_lossy();
+    fixtures::on_folders("models", |tally, _, name, folder| {
         let checkpoint = Checkpoint::open(folder).unwrap_or_else(|error| panic!("{name}: {error}"));
         let outcome = match kind(&checkpoint) {
             Kind::Vit => {
-                check_vit(&name, folder, &checkpoint);
+                check_vit(name, folder, &checkpoint);
                 Ok(())
             }
-            Kind::Other(kind) => Err(format!("`{kind}` is not built yet")),
+            Kind::Language => Err("tested by golden_causal".to_owned()),
+            Kind::Other(kind) => Err(format!("`{kind}` is no model of this project")),
         };
-        tally.note(&name, outcome);
-    }
-    tally.finish("models");
-}
-
-/// What a case's `config.json` says it is.
-enum Kind {
-    Vit,
-    Other(String),
-}
-
-fn kind(checkpoint: &Checkpoint) -> Kind {
-    let config = checkpoint.config();
-    match (config["model_type"].as_str(), config["architecture"].as_str()) {
-        (Some("vit" | "vit_mae"), _) => Kind::Vit,
-        (_, Some(name)) if name == "timm.VisionTransformer" || name.starts_with("vit_") => Kind::Vit,
-        (other, _) => Kind::Other(other.unwrap_or("no model_type").to_string()),
-    }
+        tally.note(name, outcome);
+    });
 }
 
 fn check_vit(name: &str, folder: &Path, checkpoint: &Checkpoint) {

@@ -1,26 +1,23 @@
 //! NOLA with given bases against PyTorch: every case of `nola/` in the fixtures.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::{Module, Param, Reparameterization};
-use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use nola_core::adapter::{Factor, LowRank, Mixed, Plan};
 use nola_core::basis::Basis;
+use nola_core::folder::peft::Part;
 use nola_core::{Adapted, Site, Targets, adapted};
-use nola_models::vit::peft_names;
-use nola_models::{Checkpoint, Vit};
+use nola_models::{CausalLm, Checkpoint, Vit};
 use serde_json::Value;
 
 use crate::curves;
-use crate::devices::{by_path, classes, device, precise, tensor, tolerance, transposed, values};
-use crate::fixtures::{self, Golden, Tally, assert_close};
-
-type Tensors = BTreeMap<String, Golden>;
+use crate::devices::{by_path, device, precise, tensor, tolerance, transposed, values};
+use crate::fixtures::{self, Golden, Tally, Tensors, assert_close};
+use crate::subject::{Kind, Loaded, Subject, kind};
 
 /// Runs `check` on every case that `cases.json` of `nola/KIND` lists; `check` returns why it skipped one.
 fn on_cases(kind: &str, check: impl Fn(&Case) -> Result<(), String>) {
@@ -228,72 +225,88 @@ fn check_factors(case: &Case, prefix: &str, layer: &Linear) {
 #[test]
 fn golden_nola_models_give_the_values_gradients_and_curves_of_the_reference() {
     on_cases("models", |case| {
-        let folder: PathBuf =
-            case.root.join("models").join(case.settings["model"].as_str().expect("a model"));
+        let folder = case.root.join("models").join(case.settings["model"].as_str().expect("a model"));
         let checkpoint = Checkpoint::open(&folder).map_err(|error| error.to_string())?;
-        match checkpoint.config()["model_type"].as_str() {
-            Some("vit") => {}
-            other => return Err(format!("{} is not built yet", other.unwrap_or("its model"))),
+        match kind(&checkpoint) {
+            Kind::Vit => check_model(case, Loaded::<Vit>::open(&folder, &checkpoint)),
+            Kind::Language => check_model(case, Loaded::<CausalLm>::open(&folder, &checkpoint)),
+            Kind::Other(kind) => return Err(format!("`{kind}` is no model of this project")),
         }
-        let device = device();
-        let vit = Vit::load(&checkpoint, &device).expect("a ViT of the fixtures");
-        let (inputs, _) = fixtures::tensors(&folder.join("expected.safetensors"));
-        let pixels = tensor::<4>(&inputs["pixel_values"], &device);
-        let labels = classes(&inputs["labels"], &device);
-        let loss = |vit: &Adapted<Vit>| {
-            let logits = vit.model.forward(pixels.clone());
-            CrossEntropyLossConfig::new().init(&device).forward(logits, labels.clone())
-        };
-        let vit = with_given_bases(case, vit, &device);
-        case.check_expected("logits", &values(vit.model.forward(pixels.clone())));
-        case.check_expected("loss", &values(loss(&vit)));
-        let gradients = GradientsParams::from_grads(loss(&vit).backward(), &vit);
-        let gradients = by_path(&vit, &vit.project(gradients));
-        check_coefficients(case, "grad", |name| gradients[name].clone());
-        let vit = curves::follow(&case.settings["curve"], vit, loss, |steps, found, golden| {
-            case.check(&format!("loss after {steps} steps"), &[found], &[golden]);
-        });
-        let state = vit.state();
-        check_coefficients(case, "after_curve", |name| {
-            state[name].clone().try_into_vec().expect("coefficients are f32")
-        });
         Ok(())
     });
 }
 
-/// Names of the adapted modules in the fixture, in the order of its sites.
-fn modules<'a>(case: &Case<'a>) -> Vec<&'a str> {
-    let sites = case.settings["sites"].as_array().expect("a list of sites");
-    sites.iter().map(|site| site.as_str().expect("a name")).collect()
+fn check_model<M: Subject>(case: &Case, Loaded { model, batch, device }: Loaded<M>) {
+    let modules = adapted_modules(case, &model);
+    let model = with_given_bases(case, &modules, model, &device);
+    let loss = |model: &Adapted<M>| model.model.loss(&batch, 0.0);
+    case.check_expected("logits", &model.model.logits_of(&batch));
+    case.check_expected("loss", &values(loss(&model)));
+    let gradients = GradientsParams::from_grads(loss(&model).backward(), &model);
+    let gradients = by_path(&model, &model.project(gradients));
+    check_coefficients(case, "grad", &modules, |name| gradients[name].clone());
+    let model = curves::follow(&case.settings["curve"], model, loss, |steps, found, golden| {
+        case.check(&format!("loss after {steps} steps"), &[found], &[golden]);
+    });
+    let state = model.state();
+    check_coefficients(case, "after_curve", &modules, |name| {
+        state[name].clone().try_into_vec().expect("coefficients are f32")
+    });
 }
 
-fn with_given_bases(case: &Case, vit: Vit, device: &Device) -> Adapted<Vit> {
-    let all = Targets::matching("all-linear").choose(&vit).expect("a ViT has linear layers");
-    let site = |module: &str| {
-        let named = |site: &&Site| peft_names(&site.path).iter().any(|name| name == module);
-        let found = all.iter().find(named).unwrap_or_else(|| panic!("no module {module}"));
-        found.clone()
+/// A site, and what the names of its tensors in the fixture begin with.
+type AdaptedModule = (String, Site);
+
+/// The adapted sites, in the order of the fixture: whole modules of transformers, or the parts of one it calls `q.`
+/// and `v.`.
+fn adapted_modules<M: Subject>(case: &Case, model: &M) -> Vec<AdaptedModule> {
+    let all = Targets::matching("all-linear").choose(model).expect("a model has linear layers");
+    let parts = |module: &Value| {
+        let module = module.as_str().expect("a name");
+        let named = |site: &Site| {
+            let foreign = model.foreign_module(&site.path);
+            let part = match foreign.part {
+                Part::Whole => "",
+                Part::Outputs { index, .. } => ["q.", "k.", "v."][index],
+            };
+            let prefix = format!("{module}.{part}");
+            let is_adapted = foreign.names.iter().any(|name| name == module)
+                && case.tensors.contains_key(&format!("{prefix}alpha"));
+            is_adapted.then(|| (prefix, site.clone()))
+        };
+        let parts: Vec<AdaptedModule> = all.iter().filter_map(named).collect();
+        assert!(!parts.is_empty(), "{}: no module {module}", case.name);
+        parts
     };
-    let sites: Vec<Site> = modules(case).into_iter().map(site).collect();
-    let plan = |(module, site): (&str, &Site)| {
-        let prefix = format!("{module}.");
+    case.settings["sites"].as_array().expect("a list of sites").iter().flat_map(parts).collect()
+}
+
+fn with_given_bases<M: Subject>(
+    case: &Case,
+    modules: &[AdaptedModule],
+    model: M,
+    device: &Device,
+) -> Adapted<M> {
+    let plan = |(prefix, site): &AdaptedModule| {
         if case.settings["shared_basis"] == true {
-            case.plan(&prefix, &format!("shared.{}x{}.", site.d_in, site.d_out))
+            case.plan(prefix, &format!("shared.{}x{}.", site.d_in, site.d_out))
         } else {
-            case.plan(&prefix, &prefix)
+            case.plan(prefix, prefix)
         }
     };
-    let plans = modules(case).into_iter().zip(&sites).map(plan).collect();
-    Adapted::hang(vit, sites, plans, &[], device).expect("sites that exist")
+    let sites = modules.iter().map(|(_, site)| site.clone()).collect();
+    Adapted::hang(model, sites, modules.iter().map(plan).collect(), &[], device).expect("sites that exist")
 }
 
 /// Compares `expected.WHAT.MODULE.alpha` and `.beta` of every site with rows of the tensors that `found` returns.
-fn check_coefficients(case: &Case, what: &str, found: impl Fn(&str) -> Vec<f32>) {
+fn check_coefficients(case: &Case, what: &str, modules: &[AdaptedModule], found: impl Fn(&str) -> Vec<f32>) {
+    let trained = case.tensors.keys().filter(|name| name.starts_with(&format!("expected.{what}.")));
+    assert_eq!(trained.count(), 2 * modules.len(), "{}: golden {what}", case.name);
     for name in ["alpha", "beta"] {
         let all = found(name);
-        let count = all.len() / modules(case).len();
-        for (module, row) in modules(case).into_iter().zip(all.chunks(count)) {
-            case.check_expected(&format!("{what}.{module}.{name}"), row);
+        let count = all.len() / modules.len();
+        for ((prefix, _), row) in modules.iter().zip(all.chunks(count)) {
+            case.check_expected(&format!("{what}.{prefix}{name}"), row);
         }
     }
 }

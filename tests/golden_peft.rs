@@ -3,47 +3,29 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Int, Tensor};
-use nola_core::folder::peft::{self, Generation, PeftAdapter};
+use burn::tensor::Tensor;
+use nola_core::folder::peft::{self, Generation, Layout, Part, PeftAdapter};
 use nola_core::folder::{BaseIdentity, Description};
-use nola_core::{Adapted, Error, float_params};
-use nola_models::vit::peft_names;
-use nola_models::{Checkpoint, Vit};
+use nola_core::{Adapted, Error, float_params, read_params};
+use nola_models::{CausalLm, Checkpoint, Vit};
 use serde_json::Value;
 
 use crate::curves;
-use crate::devices::{by_path, classes, device, precise, tensor, tolerance, transposed, values};
-use crate::fixtures::{self, Golden, Tally, assert_close};
+use crate::devices::{by_path, precise, tolerance, transposed, values};
+use crate::fixtures::{self, Golden, Tensors, assert_close};
+use crate::subject::{Kind, Loaded, Subject, kind};
 
 #[test]
 fn golden_peft_folders_give_the_values_of_the_reference() {
-    let Some(root) = fixtures::root() else {
-        println!("skipped: no ../shared/fixtures and no assets/golden");
-        return;
-    };
-    let mut tally = Tally::default();
-    for folder in &fixtures::cases(&root, "peft") {
-        let name = folder.file_name().expect("a folder has a name").to_string_lossy();
+    fixtures::on_folders("peft", |tally, root, name, folder| {
         // The same function as a LoRA, where PEFT could convert the adapter to one.
-        let as_lora = folder.join("as_lora");
-        let variants = [(name.to_string(), folder.clone()), (format!("{name}/as_lora"), as_lora)];
+        let as_lora = (format!("{name}/as_lora"), folder.join("as_lora"));
+        let variants = [(name.to_owned(), folder.to_owned()), as_lora];
         for (name, adapter) in variants.iter().filter(|(_, adapter)| adapter.is_dir()) {
-            tally.note(name, check_folder(&root, name, folder, adapter));
+            tally.note(name, check_folder(root, name, folder, adapter));
         }
-    }
-    tally.finish("peft");
-}
-
-/// A model of the fixtures with its inputs and the golden values of one adapter.
-struct Case {
-    name: String,
-    vit: Vit,
-    pixels: Tensor<4>,
-    labels: Tensor<1, Int>,
-    golden: BTreeMap<String, Golden>,
-    device: Device,
+    });
 }
 
 /// Checks the adapter in `adapter` against the values in `folder`, or returns why it cannot.
@@ -57,61 +39,79 @@ fn check_folder(root: &Path, name: &str, folder: &Path, adapter: &Path) -> Resul
     let about = fixtures::json(&folder.join("expected.json"));
     let base = root.join("models").join(about["base"].as_str().expect("a base"));
     let checkpoint = Checkpoint::open(&base).map_err(|error| error.to_string())?;
-    match checkpoint.config()["model_type"].as_str() {
-        Some("vit") => {}
-        other => return Err(format!("{} is not built yet", other.unwrap_or("its model"))),
+    let golden = fixtures::tensors(&folder.join("expected.safetensors")).0;
+    let form = if folder == adapter { Form::Trained } else { Form::Converted };
+    let name = name.to_owned();
+    match kind(&checkpoint) {
+        Kind::Vit => {
+            Case { name, base: Loaded::<Vit>::open(&base, &checkpoint), golden }
+                .check_all(read, &about, form);
+        }
+        Kind::Language => {
+            let base = Loaded::<CausalLm>::open(&base, &checkpoint);
+            Case { name, base, golden }.check_all(read, &about, form);
+        }
+        Kind::Other(kind) => return Err(format!("`{kind}` is no model of this project")),
     }
-    let device = device();
-    let (inputs, _) = fixtures::tensors(&base.join("expected.safetensors"));
-    let case = Case {
-        name: name.to_owned(),
-        vit: Vit::load(&checkpoint, &device).expect("a ViT of the fixtures"),
-        pixels: tensor(&inputs["pixel_values"], &device),
-        labels: classes(&inputs["labels"], &device),
-        golden: fixtures::tensors(&folder.join("expected.safetensors")).0,
-        device,
-    };
-    case.check_all(read, &about, folder == adapter);
     Ok(())
 }
 
-impl Case {
-    /// `is_trained_form`: whether the golden gradients and curve belong to the adapter's own tensors.
-    fn check_all(&self, read: PeftAdapter, about: &Value, is_trained_form: bool) {
-        let vit = self.attached(read);
-        self.check("logits", self.logits(&vit));
-        self.check("loss", values(self.loss(&vit)));
-        if is_trained_form {
-            self.check_gradients(&vit);
-            if about["curve"].is_object() {
-                curves::follow(
-                    &about["curve"],
-                    vit.clone(),
-                    |vit| self.loss(vit),
-                    |steps, found, golden| {
-                        let what = format!("{}: loss after {steps} steps", self.name);
-                        assert_close(&what, &[found], &[golden], tolerance());
-                    },
-                );
+/// A model of the fixtures with the golden values of one adapter.
+struct Case<M: Subject> {
+    name: String,
+    base: Loaded<M>,
+    golden: Tensors,
+}
+
+/// Whether the golden gradients and curve belong to the adapter's own tensors.
+enum Form {
+    Trained,
+    Converted,
+}
+
+/// The parameters of ours that one tensor of PEFT's holds.
+struct Holders {
+    /// In the order in which they lie in the tensor.
+    paths: Vec<String>,
+    /// How the tensor is to be read.
+    layout: Layout,
+    /// How they make up the tensor.
+    joint: Joint,
+}
+
+/// How several parameters of ours make up one tensor of PEFT's.
+enum Joint {
+    /// Every one of them is a copy of it, so its gradient is the sum of theirs.
+    Copies,
+    /// Their columns stand side by side.
+    Beside,
+}
+
+impl<M: Subject> Case<M> {
+    fn check_all(&self, read: PeftAdapter, about: &Value, form: Form) {
+        let model = self.attached(read);
+        self.check("logits", model.model.logits_of(&self.base.batch));
+        self.check("loss", values(self.loss(&model)));
+        match form {
+            Form::Trained => {
+                self.check_gradients(&model);
+                self.check_curve(&about["curve"], &model);
             }
+            Form::Converted => {}
         }
-        self.check_round_trip(&vit, Generation::Transformers4);
-        self.check_round_trip(&vit, Generation::Transformers5);
-        self.check_merged(vit);
+        self.check_round_trip(&model, Generation::Transformers4);
+        self.check_round_trip(&model, Generation::Transformers5);
+        self.check_merged(model);
     }
 
-    fn attached(&self, read: PeftAdapter) -> Adapted<Vit> {
-        let attached = read.attach(self.vit.clone(), &peft_names, &self.device);
+    fn attached(&self, read: PeftAdapter) -> Adapted<M> {
+        let Loaded { model, device, .. } = &self.base;
+        let attached = read.attach(model.clone(), &|path| model.foreign_module(path), device);
         attached.unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 
-    fn logits(&self, vit: &Adapted<Vit>) -> Vec<f32> {
-        values(vit.model.forward(self.pixels.clone()))
-    }
-
-    fn loss(&self, vit: &Adapted<Vit>) -> Tensor<1> {
-        let logits = vit.model.forward(self.pixels.clone());
-        CrossEntropyLossConfig::new().init(&self.device).forward(logits, self.labels.clone())
+    fn loss(&self, model: &Adapted<M>) -> Tensor<1> {
+        model.model.loss(&self.base.batch, 0.0)
     }
 
     fn check(&self, what: &str, found: Vec<f32>) {
@@ -120,38 +120,72 @@ impl Case {
         assert_close(&format!("{}: {what}", self.name), &found, golden.f64(), tolerance());
     }
 
-    fn check_gradients(&self, vit: &Adapted<Vit>) {
-        let gradients = GradientsParams::from_grads(self.loss(vit).backward(), vit);
-        let found = by_path(&vit.model, &gradients);
-        let golden: Vec<_> = (self.golden.iter())
-            .filter_map(|(name, golden)| Some((name.strip_prefix("grad.")?, golden)))
-            .collect();
-        for (name, golden) in &golden {
-            let path = self.our_path(vit, name);
-            let found = found.get(&path).unwrap_or_else(|| panic!("{}: no gradient of {path}", self.name));
+    /// The golden tensors whose names begin with `prefix`, by the rest of their names.
+    fn golden_of<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a Golden)> {
+        self.golden.iter().filter_map(move |(name, golden)| Some((name.strip_prefix(prefix)?, golden)))
+    }
+
+    fn check_gradients(&self, model: &Adapted<M>) {
+        let gradients = GradientsParams::from_grads(self.loss(model).backward(), model);
+        let mut found = by_path(&model.model, &gradients);
+        for (name, golden) in self.golden_of("grad.") {
+            let holders = self.holders(model, name);
+            let gradient = holders.joined(golden, |path| {
+                found.remove(path).unwrap_or_else(|| panic!("{}: no gradient of {path}", self.name))
+            });
             let what = format!("{}: gradient of {name}", self.name);
-            assert_close(&what, found, &turned(golden), tolerance());
+            assert_close(&what, &gradient, &holders.turned(golden), tolerance());
         }
-        assert_eq!(found.len(), golden.len(), "{}: tensors that are trained", self.name);
+        assert!(found.is_empty(), "{}: trained beside what PEFT trains: {:?}", self.name, found.keys());
     }
 
-    /// Path of the parameter that PEFT calls `name`.
-    fn our_path(&self, vit: &Adapted<Vit>, name: &str) -> String {
-        let (rest, leaf) = name.rsplit_once('.').expect("a module and a leaf");
-        let (module, leaf) = match rest.rsplit_once('.') {
-            Some((module, "lora_A")) => (module, "weight.adapter.a"),
-            Some((module, "lora_B")) => (module, "weight.adapter.b"),
-            Some((module, "modules_to_save" | "base_layer")) => (module, leaf),
-            Some(_) | None => (rest, leaf),
-        };
-        (float_params(&vit.model).into_iter())
-            .filter_map(|param| Some(param.path.strip_suffix(&format!(".{leaf}"))?.to_owned()))
-            .find(|path| peft_names(path).iter().any(|name| name == module))
-            .map(|path| format!("{path}.{leaf}"))
-            .unwrap_or_else(|| panic!("{}: no parameter for `{name}`", self.name))
+    /// Follows the golden curve, but for fused modules: there PEFT trains one A for all parts, and we one for each.
+    fn check_curve(&self, curve: &Value, model: &Adapted<M>) {
+        let is_fused = self.golden_of("grad.").any(|(name, _)| self.holders(model, name).paths.len() > 1);
+        if !curve.is_object() {
+            return;
+        }
+        if is_fused {
+            println!("skipped the curve of {}: its module is fused", self.name);
+            return;
+        }
+        curves::follow(
+            curve,
+            model.clone(),
+            |model| self.loss(model),
+            |steps, found, golden| {
+                let what = format!("{}: loss after {steps} steps", self.name);
+                assert_close(&what, &[found], &[golden], tolerance());
+            },
+        );
     }
 
-    fn check_round_trip(&self, vit: &Adapted<Vit>, generation: Generation) {
+    /// Where the numbers of the tensor that PEFT calls `name` are in `model`.
+    fn holders(&self, model: &Adapted<M>, name: &str) -> Holders {
+        let (module, leaf, joint) = place(name);
+        let mut parts = BTreeMap::new();
+        let mut layout = Layout::Linear;
+        for param in float_params(&model.model) {
+            let Some(path) = param.path.strip_suffix(&format!(".{leaf}")) else { continue };
+            let foreign = self.base.model.foreign_module(path);
+            if !foreign.names.iter().any(|name| name == module) {
+                continue;
+            }
+            // PEFT's own factors are stored alike in both layouts.
+            if leaf == "weight" {
+                layout = foreign.layout;
+            }
+            let index = match foreign.part {
+                Part::Whole => 0,
+                Part::Outputs { index, .. } => index,
+            };
+            parts.insert(index, param.path);
+        }
+        assert!(!parts.is_empty(), "{}: no parameter for `{name}`", self.name);
+        Holders { paths: parts.into_values().collect(), layout, joint }
+    }
+
+    fn check_round_trip(&self, model: &Adapted<M>, generation: Generation) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let base = BaseIdentity {
             name: "base".to_owned(),
@@ -159,37 +193,74 @@ impl Case {
             weights_sha256: "w".to_owned(),
         };
         let description = Description { base, labels: Vec::new(), summary: String::new() };
-        let written = peft::write(folder.path(), vit, &peft_names, generation, &description);
+        let modules = |path: &str| self.base.model.foreign_module(path);
+        let written = peft::write(folder.path(), model, &modules, generation, M::TASK, &description);
         written.unwrap_or_else(|error| panic!("{}: {error}", self.name));
         let read = peft::read(folder.path()).unwrap_or_else(|error| panic!("{}: {error}", self.name));
-        let again = self.attached(read);
+        let logits = |model: &Adapted<M>| model.model.logits_of(&self.base.batch);
         let what = format!("{}: logits after a round trip through {generation:?}", self.name);
-        assert_eq!(self.logits(vit), self.logits(&again), "{what}");
+        assert_eq!(logits(model), logits(&self.attached(read)), "{what}");
     }
 
-    fn check_merged(&self, vit: Adapted<Vit>) {
-        let paths: Vec<(&str, String)> = (self.golden.keys())
-            .filter_map(|name| name.strip_prefix("merged_weight."))
-            .map(|name| (name, self.our_path(&vit, name)))
+    fn check_merged(&self, model: Adapted<M>) {
+        let held: Vec<_> = (self.golden_of("merged_weight."))
+            .map(|(name, golden)| (name, golden, self.holders(&model, name)))
             .collect();
-        let merged = vit.merge().unwrap_or_else(|error| panic!("{}: {error}", self.name));
-        self.check("merged_logits", values(merged.forward(self.pixels.clone())));
+        let merged = model.merge().unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        self.check("merged_logits", merged.logits_of(&self.base.batch));
         let params = float_params(&merged);
-        for (name, path) in paths {
-            let id = params.iter().find(|param| param.path == path).expect("it was there").id;
-            let weight = nola_core::read_params(&merged, &[id]).remove(&id).expect("its value");
+        for (name, golden, holders) in held {
+            let weight = holders.joined(golden, |path| {
+                let id = params.iter().find(|param| param.path == path).expect("it was there").id;
+                let weight = read_params(&merged, &[id]).remove(&id).expect("its value");
+                weight.try_into_vec().expect("read as f32")
+            });
             let what = format!("{}: merged_weight.{name}", self.name);
-            let golden = &self.golden[&format!("merged_weight.{name}")];
-            let found: Vec<f32> = weight.try_into_vec().expect("read as f32");
-            assert_close(&what, &found, &turned(golden), tolerance());
+            assert_close(&what, &weight, &holders.turned(golden), tolerance());
         }
     }
 }
 
-/// The numbers of a tensor of PyTorch's in our order: a matrix is transposed.
-fn turned(golden: &Golden) -> Vec<f64> {
-    match golden.shape[..] {
-        [rows, cols] => transposed(golden.f64(), rows, cols),
-        _ => golden.f64().to_vec(),
+/// Module and parameter of ours that the name of one of PEFT's tensors means, and how several make it up.
+fn place(name: &str) -> (&str, &str, Joint) {
+    let (rest, leaf) = name.rsplit_once('.').expect("a module and a leaf");
+    match rest.rsplit_once('.') {
+        Some((module, "lora_A")) => (module, "weight.adapter.a", Joint::Copies),
+        Some((module, "lora_B")) => (module, "weight.adapter.b", Joint::Beside),
+        Some((module, "modules_to_save" | "base_layer")) => (module, leaf, Joint::Beside),
+        Some(_) | None => (rest, leaf, Joint::Beside),
+    }
+}
+
+impl Holders {
+    /// What `values` gives for every parameter, made one tensor as large as `golden`, in our order.
+    fn joined(&self, golden: &Golden, values: impl FnMut(&str) -> Vec<f32>) -> Vec<f32> {
+        let parts: Vec<Vec<f32>> = self.paths.iter().map(String::as_str).map(values).collect();
+        match self.joint {
+            Joint::Copies => (parts.into_iter())
+                .reduce(|sum, part| sum.iter().zip(part).map(|(sum, value)| sum + value).collect())
+                .expect("a tensor has a holder"),
+            Joint::Beside => {
+                let rows = self.rows(golden);
+                let row = |row| parts.iter().flat_map(move |part| part.chunks(part.len() / rows).nth(row));
+                (0..rows).flat_map(row).flatten().copied().collect()
+            }
+        }
+    }
+
+    /// Rows of the tensor in our order; a vector is one.
+    fn rows(&self, golden: &Golden) -> usize {
+        match (&golden.shape[..], self.layout) {
+            (&[_, rows], Layout::Linear) | (&[rows, _], Layout::Conv1d) => rows,
+            (_, Layout::Linear | Layout::Conv1d) => 1,
+        }
+    }
+
+    /// The numbers of the tensor in our order.
+    fn turned(&self, golden: &Golden) -> Vec<f64> {
+        match (&golden.shape[..], self.layout) {
+            (&[rows, cols], Layout::Linear) => transposed(golden.f64(), rows, cols),
+            (_, Layout::Linear | Layout::Conv1d) => golden.f64().to_vec(),
+        }
     }
 }

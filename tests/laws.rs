@@ -1,15 +1,52 @@
-//! Laws that every adapter keeps, on the device that `NOLA_TEST_DEVICE` names.
+//! Laws that every adapter keeps on every kind of model, on the device that `NOLA_TEST_DEVICE` names.
 
-use burn::module::Module;
+use std::collections::BTreeMap;
+
+use burn::module::ParamId;
 use burn::optim::GradientsParams;
-use nola_core::adapter::Preset;
+use nola_core::adapter::{NolaConfig, Preset};
+use nola_core::folder::peft::{self, Generation};
 use nola_core::folder::{self, BaseIdentity, CoefficientBits, Description};
-use nola_core::{Adapted, AdapterConfig, float_params};
-use nola_models::Vit;
-use nola_train::learner::Learner;
+use nola_core::{Adapted, AdapterConfig, FoundParam, float_params, read_params};
 
-use crate::devices::{by_path, device, values};
-use crate::tiny::{adapted, batch, every_adapter, logits, perturbed, vit};
+use crate::devices::{by_path, device};
+use crate::subject::Subject;
+use crate::tiny::{Tiny, every_adapter, tiny_gpt2, tiny_llama, tiny_vit};
+
+/// Makes each law a test of each kind of model.
+macro_rules! laws {
+    ($($law:ident)*) => {
+        laws! { @of vit, tiny_vit: $($law)* }
+        laws! { @of gpt2, tiny_gpt2: $($law)* }
+        laws! { @of llama, tiny_llama: $($law)* }
+    };
+    (@of $kind:ident, $tiny:ident: $($law:ident)*) => {
+        mod $kind {
+            $(
+                #[test]
+                fn $law() {
+                    super::$law(&super::$tiny(&super::device()));
+                }
+            )*
+        }
+    };
+}
+
+laws! {
+    a_fresh_adapter_changes_nothing_unless_its_preset_starts_beside_zero
+    only_factors_and_what_is_trained_beside_them_get_gradients
+    the_first_step_has_a_gradient_for_every_site
+    the_trained_numbers_are_those_of_the_formula
+    the_factored_route_equals_the_dense_one
+    merging_keeps_the_logits
+    merging_twice_gives_the_same_bits
+    an_adapter_read_back_gives_the_same_logits
+    an_adapter_exported_to_peft_gives_the_same_logits
+    an_adapter_of_another_base_is_refused_with_both_names
+    every_number_of_bits_stores_what_it_promises
+    the_seed_alone_decides_the_factors
+    the_factors_on_the_device_are_those_of_the_host
+}
 
 /// Asserts that two lists of numbers differ by at most `tolerance` of the largest one.
 fn assert_near(what: &str, left: &[f32], right: &[f32], tolerance: f32) {
@@ -29,12 +66,16 @@ fn description() -> Description {
     Description { base: identity(), labels: vec!["one".to_owned(); 3], summary: String::new() }
 }
 
-#[test]
-fn a_fresh_adapter_changes_nothing_unless_its_preset_starts_beside_zero() {
-    let device = device();
-    let base = logits(&vit(&device), &device);
+/// A NOLA of the default preset.
+fn nola() -> NolaConfig {
+    let (_, AdapterConfig::Nola(nola)) = every_adapter().remove(0) else { panic!("the first one is NOLA") };
+    nola
+}
+
+fn a_fresh_adapter_changes_nothing_unless_its_preset_starts_beside_zero<M: Subject>(tiny: &Tiny<M>) {
+    let base = tiny.logits(&tiny.base);
     for (name, adapter) in every_adapter() {
-        let fresh = logits(&adapted(&adapter, &device).model, &device);
+        let fresh = tiny.logits(&tiny.adapted(&adapter).model);
         match &adapter {
             AdapterConfig::Nola(nola) if matches!(nola.preset, Preset::Paper2023 | Preset::Vit2024) => {
                 assert_ne!(fresh, base, "{name}: 1/k is not 0");
@@ -46,100 +87,130 @@ fn a_fresh_adapter_changes_nothing_unless_its_preset_starts_beside_zero() {
     }
 }
 
-#[test]
-fn only_factors_and_the_head_get_gradients() {
-    let device = device();
+fn only_factors_and_what_is_trained_beside_them_get_gradients<M: Subject>(tiny: &Tiny<M>) {
     for (name, adapter) in every_adapter() {
-        let model = adapted(&adapter, &device);
-        let loss = model.model.loss(&batch(4, 1, &device), 0.0);
-        let gradients = GradientsParams::from_grads(loss.backward(), &model);
-        let found = by_path(&model, &gradients);
-        assert!(found.keys().all(|path| path.contains(".adapter.") || path.contains(".head.")), "{name}");
-        assert_eq!(found.len(), 2 * model.sites().len() + 2, "{name}");
+        let model = tiny.adapted(&adapter);
+        let gradients = GradientsParams::from_grads(model.model.loss(&tiny.batch, 0.0).backward(), &model);
+        let found = by_path(&model.model, &gradients);
+        let is_beside =
+            |path: &str| tiny.trained_beside.iter().any(|module| path.starts_with(&format!("{module}.")));
+        let (beside, factors): (Vec<_>, Vec<_>) = found.keys().partition(|path| is_beside(path));
+        assert!(factors.iter().all(|path| path.contains(".weight.adapter.")), "{name}: {factors:?}");
+        assert_eq!(factors.len(), 2 * model.sites().len(), "{name}");
+        let all = float_params(&model.model);
+        assert_eq!(beside.len(), all.iter().filter(|param| is_beside(&param.path)).count(), "{name}");
     }
 }
 
-#[test]
-fn the_first_step_has_a_gradient_for_every_site() {
-    let device = device();
+fn the_first_step_has_a_gradient_for_every_site<M: Subject>(tiny: &Tiny<M>) {
     for (name, adapter) in every_adapter() {
         let AdapterConfig::Nola(nola) = &adapter else { continue };
-        let model = adapted(&adapter, &device);
-        let loss = model.model.loss(&batch(4, 1, &device), 0.0);
-        let gradients = GradientsParams::from_grads(loss.backward(), &model);
+        let model = tiny.adapted(&adapter);
+        let gradients = GradientsParams::from_grads(model.model.loss(&tiny.batch, 0.0).backward(), &model);
         let beta = &by_path(&model, &model.project(gradients))["beta"];
         assert!(beta.chunks(nola.l).all(|row| row.iter().any(|value| *value != 0.0)), "{name}");
     }
 }
 
-#[test]
-fn the_factored_route_equals_the_dense_one() {
-    let device = device();
+fn the_trained_numbers_are_those_of_the_formula<M: Subject>(tiny: &Tiny<M>) {
     for (name, adapter) in every_adapter() {
-        let model = perturbed(&adapter, &device).model;
-        let dense = model.clone().materialize();
-        assert_near(&name, &logits(&model, &device), &logits(&dense, &device), 1e-4);
+        let model = tiny.adapted(&adapter);
+        let numbers = match &adapter {
+            AdapterConfig::Nola(nola) => model.sites().len() * (nola.k + nola.l),
+            AdapterConfig::Lora(lora) => {
+                model.sites().iter().map(|site| lora.rank * (site.d_in + site.d_out)).sum()
+            }
+        };
+        assert_eq!(model.trained_numbers().adapter, numbers, "{name}");
     }
 }
 
-#[test]
-fn merging_keeps_the_logits() {
-    let device = device();
+fn the_factored_route_equals_the_dense_one<M: Subject>(tiny: &Tiny<M>) {
     for (name, adapter) in every_adapter() {
-        let model = perturbed(&adapter, &device);
-        let before = logits(&model.model, &device);
+        let model = tiny.perturbed(&adapter).model;
+        let dense = model.clone().materialize();
+        assert_near(&name, &tiny.logits(&model), &tiny.logits(&dense), 1e-4);
+    }
+}
+
+fn merging_keeps_the_logits<M: Subject>(tiny: &Tiny<M>) {
+    let base = tiny.logits(&tiny.base);
+    for (name, adapter) in every_adapter() {
+        let model = tiny.perturbed(&adapter);
+        let before = tiny.logits(&model.model);
+        assert_ne!(before, base, "{name}: the adapter changes nothing");
         let merged = model.merge().expect("finite weights");
         assert!(float_params(&merged).iter().all(|param| !param.path.contains("adapter")), "{name}");
-        assert_near(&name, &logits(&merged, &device), &before, 1e-4);
+        assert_near(&name, &tiny.logits(&merged), &before, 1e-4);
     }
 }
 
-#[test]
-fn merging_twice_gives_the_same_bits() {
-    let device = device();
+fn merging_twice_gives_the_same_bits<M: Subject>(tiny: &Tiny<M>) {
     for (name, adapter) in every_adapter() {
-        let merged = |model: Adapted<Vit>| all_values(&model.merge().expect("finite weights"));
-        assert_eq!(merged(perturbed(&adapter, &device)), merged(perturbed(&adapter, &device)), "{name}");
+        let merged = || all_values(&tiny.perturbed(&adapter).merge().expect("finite weights"));
+        assert_eq!(merged(), merged(), "{name}");
     }
 }
 
-fn all_values(vit: &Vit) -> Vec<f32> {
-    vit.to_tensors().into_iter().flat_map(|tensor| tensor.values).collect()
+/// Every float parameter of a model, by path.
+fn all_values<M: Subject>(model: &M) -> BTreeMap<String, Vec<f32>> {
+    let params = float_params(model);
+    let ids: Vec<ParamId> = params.iter().map(|param| param.id).collect();
+    let mut values = read_params(model, &ids);
+    let by_path = |param: FoundParam| {
+        let values = values.remove(&param.id).expect("it was asked for");
+        (param.path, values.try_into_vec().expect("read as f32"))
+    };
+    params.into_iter().map(by_path).collect()
 }
 
-#[test]
-fn an_adapter_read_back_gives_the_same_logits() {
-    let device = device();
+/// What `model` says after it was written with so many bits a coefficient and read again.
+fn logits_from_disk<M: Subject>(tiny: &Tiny<M>, model: &Adapted<M>, bits: CoefficientBits) -> Vec<f32> {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    folder::write(scratch.path(), model, &description(), bits).expect("a free folder");
+    let saved = folder::read(scratch.path()).expect("it was just written");
+    let again = saved.attach(tiny.base.clone(), &identity(), &tiny.device).expect("the same base");
+    tiny.logits(&again.model)
+}
+
+fn an_adapter_read_back_gives_the_same_logits<M: Subject>(tiny: &Tiny<M>) {
     for (name, adapter) in every_adapter() {
         let AdapterConfig::Nola(_) = &adapter else { continue };
-        let model = perturbed(&adapter, &device);
-        let scratch = tempfile::tempdir().expect("a temporary folder");
-        folder::write(scratch.path(), &model, &description(), CoefficientBits::B32).expect("a free folder");
-        let saved = folder::read(scratch.path()).expect("it was just written");
-        let again = saved.attach(vit(&device), &identity(), &device).expect("the same base");
-        assert_eq!(logits(&again.model, &device), logits(&model.model, &device), "{name}");
+        let model = tiny.perturbed(&adapter);
+        let again = logits_from_disk(tiny, &model, CoefficientBits::B32);
+        assert_eq!(again, tiny.logits(&model.model), "{name}");
     }
 }
 
-#[test]
-fn an_adapter_of_another_base_is_refused_with_both_names() {
-    let device = device();
-    let (_, adapter) = every_adapter().remove(0);
+fn an_adapter_exported_to_peft_gives_the_same_logits<M: Subject>(tiny: &Tiny<M>) {
+    let modules = |path: &str| tiny.base.foreign_module(path);
+    for (name, adapter) in every_adapter() {
+        let model = tiny.perturbed(&adapter);
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let generation = Generation::Transformers5;
+        let written = peft::write(scratch.path(), &model, &modules, generation, M::TASK, &description());
+        written.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let read = peft::read(scratch.path()).expect("it was just written");
+        let again = read.attach(tiny.base.clone(), &modules, &tiny.device).expect("the same base");
+        // The parts of a fused module come back with all of its A, so their sums have more terms, which are zero.
+        assert_near(&name, &tiny.logits(&again.model), &tiny.logits(&model.model), 1e-5);
+    }
+}
+
+fn an_adapter_of_another_base_is_refused_with_both_names<M: Subject>(tiny: &Tiny<M>) {
     let scratch = tempfile::tempdir().expect("a temporary folder");
-    let model = perturbed(&adapter, &device);
+    let model = tiny.perturbed(&AdapterConfig::Nola(nola()));
     folder::write(scratch.path(), &model, &description(), CoefficientBits::B32).expect("a free folder");
     let other = BaseIdentity { name: "other".to_owned(), weights_sha256: "x".to_owned(), ..identity() };
     let saved = folder::read(scratch.path()).expect("it was just written");
-    let error = saved.attach(vit(&device), &other, &device).expect_err("another base").to_string();
+    let refused = saved.attach(tiny.base.clone(), &other, &tiny.device);
+    let error = refused.expect_err("another base").to_string();
     assert!(error.contains("`tiny`") && error.contains("`other`") && error.contains("weights"), "{error}");
 }
 
-#[test]
-fn every_number_of_bits_stores_what_it_promises() {
-    let device = device();
-    let (_, adapter) = every_adapter().remove(0);
-    let model = perturbed(&adapter, &device);
-    let exact = logits(&model.model, &device);
+fn every_number_of_bits_stores_what_it_promises<M: Subject>(tiny: &Tiny<M>) {
+    let model = tiny.perturbed(&AdapterConfig::Nola(nola()));
+    let exact = tiny.logits(&model.model);
     let tolerances = [
         (CoefficientBits::B32, 0.0),
         (CoefficientBits::B16, 1e-2),
@@ -147,33 +218,30 @@ fn every_number_of_bits_stores_what_it_promises() {
         (CoefficientBits::B4, 1.0),
     ];
     for (bits, tolerance) in tolerances {
-        let scratch = tempfile::tempdir().expect("a temporary folder");
-        folder::write(scratch.path(), &model, &description(), bits).expect("a free folder");
-        let saved = folder::read(scratch.path()).expect("it was just written");
-        let again = saved.attach(vit(&device), &identity(), &device).expect("the same base");
-        assert_near(&format!("{bits:?}"), &logits(&again.model, &device), &exact, tolerance);
+        assert_near(&format!("{bits:?}"), &logits_from_disk(tiny, &model, bits), &exact, tolerance);
     }
 }
 
-#[test]
-fn another_seed_gives_other_factors() {
-    let device = device();
-    let (_, adapter) = every_adapter().remove(0);
-    let AdapterConfig::Nola(nola) = &adapter else { panic!("the first one is NOLA") };
-    let other = AdapterConfig::Nola(nola_core::adapter::NolaConfig { seed: 1, ..nola.clone() });
-    let a = |adapter: &AdapterConfig| perturbed(adapter, &device).factors()[0].a.clone();
-    assert_eq!(a(&adapter), a(&adapter));
-    assert_ne!(a(&adapter), a(&other));
+fn the_seed_alone_decides_the_factors<M: Subject>(tiny: &Tiny<M>) {
+    let factors = |seed| {
+        let model = tiny.perturbed(&AdapterConfig::Nola(NolaConfig { seed, ..nola() }));
+        model.factors().into_iter().map(|factors| (factors.a, factors.b)).collect::<Vec<_>>()
+    };
+    assert_eq!(factors(0), factors(0));
+    for ((a, b), (other_a, other_b)) in factors(0).into_iter().zip(factors(1)) {
+        assert_ne!(a, other_a);
+        assert_ne!(b, other_b);
+    }
 }
 
-#[test]
-fn the_factors_on_the_device_are_those_of_the_host() {
-    let device = device();
+fn the_factors_on_the_device_are_those_of_the_host<M: Subject>(tiny: &Tiny<M>) {
     for (name, adapter) in every_adapter() {
-        let model = perturbed(&adapter, &device);
-        let site = &model.factors()[0];
-        let layer = &model.model.blocks[0].attention.query;
-        let hung = layer.weight.reparameterization::<nola_core::adapter::LowRank>().expect("an adapter");
-        assert_eq!(site.a, values(hung.a.val()), "{name}");
+        let model = tiny.perturbed(&adapter);
+        let all = all_values(&model.model);
+        for factors in model.factors() {
+            let path = factors.site.weight_path();
+            assert_eq!(all[&format!("{path}.adapter.a")], factors.a, "{name}");
+            assert_eq!(all[&format!("{path}.adapter.b")], factors.b, "{name}");
+        }
     }
 }

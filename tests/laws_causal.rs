@@ -7,51 +7,19 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor};
 use nola_core::adapter::LoraConfig;
-use nola_core::{Adapted, AdapterConfig, Targets, float_params};
-use nola_models::checkpoint::{NamedTensor, Part, save};
-use nola_models::{
-    CausalLm, Checkpoint, Error, Gpt2, Gpt2Config, KeyValueCache, Llama, LlamaConfig, Sight, StoredDtype,
-};
+use nola_core::folder::peft::{Layout, Part};
+use nola_core::{AdapterConfig, float_params};
+use nola_models::checkpoint::{NamedTensor, save};
+use nola_models::{CausalLm, Checkpoint, Error, KeyValueCache, Sight, StoredDtype};
 use serde_json::{Value, json};
 
 use crate::devices::values;
 use crate::fixtures::assert_close;
 use crate::golden_causal::{greedy, ids, logits};
-
-fn gpt2_json() -> Value {
-    json!({
-        "model_type": "gpt2", "vocab_size": 29, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2,
-    })
-}
-
-fn llama_json() -> Value {
-    json!({
-        "model_type": "llama", "vocab_size": 29, "max_position_embeddings": 24, "hidden_size": 16,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 24,
-        "tie_word_embeddings": true,
-    })
-}
-
-/// `json` with one more field.
-fn with(mut json: Value, field: &str, value: impl Into<Value>) -> Value {
-    json[field] = value.into();
-    json
-}
-
-/// A model with weights large enough to tell tokens apart.
-fn model(json: &Value, device: &Device) -> CausalLm {
-    let scratch = tempfile::tempdir().expect("a temporary folder");
-    let json = with(json.clone(), "initializer_range", 0.4);
-    fs::write(scratch.path().join("config.json"), json.to_string()).expect("a free folder");
-    CausalLm::init(scratch.path(), 3, device).expect("a small model")
-}
+use crate::tiny::{causal, gpt2_json, llama_json, row, tiny_gpt2, tiny_llama, with};
 
 fn every_model(device: &Device) -> [CausalLm; 2] {
-    [model(&gpt2_json(), device), model(&llama_json(), device)]
-}
-
-fn row(from: u32, tokens: u32) -> Vec<u32> {
-    (0..tokens).map(|n| (from + 7 * n) % 29).collect()
+    [causal(&gpt2_json(), device), causal(&llama_json(), device)]
 }
 
 /// The logits of `row` alone, token by token.
@@ -61,25 +29,6 @@ fn alone(model: &CausalLm, row: &[u32], device: &Device) -> Vec<f32> {
 
 fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| value.into()).collect()
-}
-
-#[test]
-fn language_models_have_the_published_numbers_of_parameters() {
-    let device = Device::flex();
-    let gpt2 = |config| CausalLm::Gpt2(Gpt2::uninitialized(&config, &device));
-    let llama = |config| CausalLm::Llama(Llama::uninitialized(&config, &device));
-    let table = [
-        ("GPT-2 S", gpt2(Gpt2Config::small()), 124_439_808),
-        ("GPT-2 M", gpt2(Gpt2Config::medium()), 354_823_168),
-        ("GPT-2 L", gpt2(Gpt2Config::large()), 774_030_080),
-        ("GPT-2 XL", gpt2(Gpt2Config::xl()), 1_557_611_200),
-        ("LLaMA-2 7B", llama(LlamaConfig::llama2_7b()), 6_738_415_616),
-        ("LLaMA-2 13B", llama(LlamaConfig::llama2_13b()), 13_015_864_320),
-        ("LLaMA-2 70B", llama(LlamaConfig::llama2_70b()), 68_976_648_192),
-    ];
-    for (name, model, numbers) in table {
-        assert_eq!(model.num_params(), numbers, "{name}");
-    }
 }
 
 #[test]
@@ -188,7 +137,7 @@ fn random_weights_depend_on_the_seed_alone() {
 fn random_projections_into_the_stream_of_gpt2_are_smaller() {
     let json = with(with(gpt2_json(), "n_embd", 64), "n_layer", 8);
     let deviation = |name: &str| {
-        let tensors = model(&json, &Device::flex()).to_tensors();
+        let tensors = causal(&json, &Device::flex()).to_tensors();
         let tensor = tensors.into_iter().find(|tensor| tensor.name == name).expect(name);
         let squares: f32 = tensor.values.iter().map(|value| value * value).sum();
         (squares / tensor.values.len() as f32).sqrt()
@@ -211,7 +160,7 @@ fn written(json: &Value, tensors: &[NamedTensor], dtype: StoredDtype) -> Result<
 fn a_tied_matrix_may_be_stored_under_either_name_or_both() {
     for (json, name) in [(gpt2_json(), "transformer.wte.weight"), (llama_json(), "model.embed_tokens.weight")]
     {
-        let tensors = model(&json, &Device::flex()).to_tensors();
+        let tensors = causal(&json, &Device::flex()).to_tensors();
         let renamed = |from: &NamedTensor| NamedTensor { name: "lm_head.weight".to_owned(), ..from.clone() };
         let tied = tensors.iter().find(|tensor| tensor.name == name).expect(name);
         let both = [tensors.clone(), vec![renamed(tied)]].concat();
@@ -228,7 +177,7 @@ fn a_tied_matrix_may_be_stored_under_either_name_or_both() {
 fn a_tied_matrix_stored_twice_and_unequal_is_an_error_that_names_both() {
     for (json, name) in [(gpt2_json(), "transformer.wte.weight"), (llama_json(), "model.embed_tokens.weight")]
     {
-        let mut tensors = model(&json, &Device::flex()).to_tensors();
+        let mut tensors = causal(&json, &Device::flex()).to_tensors();
         let tied = tensors.iter().find(|tensor| tensor.name == name).expect(name);
         let mut head = NamedTensor { name: "lm_head.weight".to_owned(), ..tied.clone() };
         head.values[0] += 1.0;
@@ -242,7 +191,7 @@ fn a_tied_matrix_stored_twice_and_unequal_is_an_error_that_names_both() {
 fn an_untied_head_is_loaded_and_its_absence_told() {
     for json in [gpt2_json(), llama_json()] {
         let json = with(json, "tie_word_embeddings", false);
-        let mut tensors = model(&json, &Device::flex()).to_tensors();
+        let mut tensors = causal(&json, &Device::flex()).to_tensors();
         let loaded = written(&json, &tensors, StoredDtype::F32).expect("a head");
         assert_eq!(loaded.to_tensors(), tensors);
         tensors.retain(|tensor| tensor.name != "lm_head.weight");
@@ -253,7 +202,7 @@ fn an_untied_head_is_loaded_and_its_absence_told() {
 
 #[test]
 fn a_fused_matrix_of_another_shape_is_told_once() {
-    let mut tensors = model(&gpt2_json(), &Device::flex()).to_tensors();
+    let mut tensors = causal(&gpt2_json(), &Device::flex()).to_tensors();
     let name = "transformer.h.0.attn.c_attn.weight";
     let fused = tensors.iter_mut().find(|tensor| tensor.name == name).expect(name);
     fused.shape.reverse();
@@ -265,7 +214,7 @@ fn a_fused_matrix_of_another_shape_is_told_once() {
 
 #[test]
 fn a_tensor_the_model_has_no_place_for_is_told() {
-    let mut tensors = model(&llama_json(), &Device::flex()).to_tensors();
+    let mut tensors = causal(&llama_json(), &Device::flex()).to_tensors();
     tensors.push(NamedTensor { name: "score.weight".to_owned(), shape: vec![1], values: vec![0.0] });
     let message = written(&llama_json(), &tensors, StoredDtype::F32).expect_err("a classifier").to_string();
     assert!(message.contains("not used by this model: score.weight"), "{message}");
@@ -281,7 +230,7 @@ fn masks_and_frequencies_stored_with_the_weights_are_left_out() {
         ),
     ];
     for (json, names) in cases {
-        let mut tensors = model(&json, &Device::flex()).to_tensors();
+        let mut tensors = causal(&json, &Device::flex()).to_tensors();
         tensors.extend(names.map(|name| NamedTensor {
             name: name.to_owned(),
             shape: vec![1],
@@ -294,7 +243,7 @@ fn masks_and_frequencies_stored_with_the_weights_are_left_out() {
 #[test]
 fn weights_stored_in_16_bits_are_loaded_rounded() {
     for json in [gpt2_json(), llama_json()] {
-        let tensors = model(&json, &Device::flex()).to_tensors();
+        let tensors = causal(&json, &Device::flex()).to_tensors();
         let loaded = written(&json, &tensors, StoredDtype::Bf16).expect("half precision").to_tensors();
         for (found, stored) in loaded.iter().zip(&tensors) {
             let rounded: Vec<f32> =
@@ -328,7 +277,7 @@ fn a_saved_configuration_is_the_one_that_was_read_but_for_its_type() {
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let json = with(with(llama_json(), "initializer_range", 0.4), "unknown_to_us", "kept");
     let folder = scratch.path().join("saved");
-    model(&json, &Device::flex()).save(&folder, StoredDtype::Bf16).expect("a free folder");
+    causal(&json, &Device::flex()).save(&folder, StoredDtype::Bf16).expect("a free folder");
     let saved = Checkpoint::open(&folder).expect("a whole folder");
     assert_eq!(saved.config(), &with(json, "torch_dtype", "bfloat16"));
 }
@@ -336,70 +285,46 @@ fn a_saved_configuration_is_the_one_that_was_read_but_for_its_type() {
 #[test]
 fn sites_have_the_names_of_peft() {
     let [gpt2, llama] = every_model(&Device::flex());
-    let value = gpt2.peft_source("blocks.1.attention.value");
-    assert_eq!(value.names[0], "transformer.h.1.attn.c_attn");
-    assert_eq!((value.part, value.transposed), (Part::Columns { index: 2, of: 3 }, false));
-    let up = gpt2.peft_source("blocks.1.mlp.up");
+    let value = gpt2.peft_module("blocks.1.attention.value");
+    assert_eq!(value.names, ["transformer.h.1.attn.c_attn"; 2]);
+    assert_eq!((value.part, value.layout), (Part::Outputs { index: 2, of: 3 }, Layout::Conv1d));
+    let up = gpt2.peft_module("blocks.1.mlp.up");
     assert_eq!((up.names[0].as_str(), up.part), ("transformer.h.1.mlp.c_fc", Part::Whole));
-    let key = llama.peft_source("blocks.0.attention.key");
-    assert_eq!(key.names[0], "model.layers.0.self_attn.k_proj");
-    assert_eq!((key.part, key.transposed), (Part::Whole, true));
+    let key = llama.peft_module("blocks.0.attention.key");
+    assert_eq!(key.names, ["model.layers.0.self_attn.k_proj"; 2]);
+    assert_eq!((key.part, key.layout), (Part::Whole, Layout::Linear));
 }
 
-/// A LoRA with values of its own on every linear layer of the blocks.
-fn adapted(model: CausalLm, device: &Device) -> Adapted<CausalLm> {
-    let lora = AdapterConfig::Lora(LoraConfig { rank: 2, alpha: 4.0, ..LoraConfig::default() });
-    let targets = Targets::matching("query|key|value|output|gate|up|down");
-    let adapted = Adapted::attach(model, &lora, &targets, &[], device).expect("linear layers");
-    let mut state = adapted.state();
-    for (number, data) in state.values_mut().enumerate() {
-        let count = data.num_elements();
-        let moved: Vec<f32> = (0..count).map(|n| 0.2 * ((n + 3 * number) as f32 * 1.3).sin()).collect();
-        *data = burn::tensor::TensorData::new(moved, data.shape());
-    }
-    adapted.with_state(state).expect("names and shapes are its own")
-}
-
-#[test]
-fn a_merged_adapter_gives_the_logits_of_an_attached_one() {
-    let device = Device::flex().autodiff();
-    for json in [gpt2_json(), with(llama_json(), "tie_word_embeddings", false)] {
-        let adapted = adapted(model(&json, &device), &device);
-        let input = || ids(&[row(1, 8)], &device);
-        let expected = values(logits(&adapted.model, input()));
-        let base = values(logits(&model(&json, &device), input()));
-        let moved = expected.iter().zip(&base).any(|(with, without)| (with - without).abs() > 1e-2);
-        assert!(moved, "the adapter changes nothing");
-        let merged = adapted.merge().expect("a LoRA can be merged");
-        assert_close("merged", &values(logits(&merged, input())), &wide(&expected), 1e-4);
-    }
+/// The settings of a small LoRA.
+fn lora() -> AdapterConfig {
+    AdapterConfig::Lora(LoraConfig { rank: 2, alpha: 4.0, ..LoraConfig::default() })
 }
 
 #[test]
 fn an_adapter_is_saved_merged() {
     let device = Device::flex().autodiff();
-    let adapted = adapted(model(&gpt2_json(), &device), &device);
-    let scratch = tempfile::tempdir().expect("a temporary folder");
-    let folder = scratch.path().join("saved");
-    adapted.model.save(&folder, StoredDtype::F32).expect("a free folder");
-    let saved =
-        CausalLm::load(&Checkpoint::open(&folder).expect("a whole folder"), &device).expect("a GPT-2");
-    let input = || ids(&[row(1, 8)], &device);
-    let expected = wide(&values(logits(&adapted.model, input())));
-    assert_close("saved", &values(logits(&saved, input())), &expected, 1e-4);
+    for tiny in [tiny_gpt2(&device), tiny_llama(&device)] {
+        let adapted = tiny.perturbed(&lora());
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let folder = scratch.path().join("saved");
+        adapted.model.save(&folder, StoredDtype::F32).expect("a free folder");
+        let saved = Checkpoint::open(&folder).expect("a whole folder");
+        let saved = CausalLm::load(&saved, &device).expect("a language model");
+        let expected = wide(&tiny.logits(&adapted.model));
+        assert_close("saved", &tiny.logits(&saved), &expected, 1e-4);
+    }
 }
 
 #[test]
 fn every_adapted_weight_gets_a_gradient_through_a_packed_row() {
     let device = Device::flex().autodiff();
-    for json in [gpt2_json(), llama_json()] {
-        let adapted = adapted(model(&json, &device), &device);
+    for tiny in [tiny_gpt2(&device), tiny_llama(&device)] {
+        let model = tiny.perturbed(&lora()).model;
         let input: Tensor<2, Int> = ids(&[row(1, 6)], &device);
         let sight = Sight::packed(&input, &[0, 1, 2, 0, 1, 2], &[0, 0, 0, 1, 1, 1]);
-        let loss = adapted.model.logits(adapted.model.hidden(input, &sight)).powi_scalar(2).mean();
-        let gradients = GradientsParams::from_grads(loss.backward(), &adapted.model);
-        let trained = float_params(&adapted.model).into_iter().filter(|param| !param.frozen);
-        for param in trained {
+        let loss = model.logits(model.hidden(input, &sight)).powi_scalar(2).mean();
+        let gradients = GradientsParams::from_grads(loss.backward(), &model);
+        for param in float_params(&model).into_iter().filter(|param| !param.frozen) {
             let gradient = gradients.get::<2>(param.id).unwrap_or_else(|| panic!("none for {}", param.path));
             let values = values(gradient);
             assert!(values.iter().all(|value| value.is_finite()), "{}", param.path);

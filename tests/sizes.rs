@@ -1,16 +1,26 @@
 //! Exact numbers of published models and adapters, and the bytes of adapter folders.
 
-use burn::module::{Module, Param};
-use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Tensor};
+use burn::module::{Module, ModuleDisplay};
+use burn::tensor::Device;
 use nola_core::adapter::{LoraConfig, NolaConfig, Plan};
 use nola_core::folder::{self, BaseIdentity, CoefficientBits, Description};
+use nola_core::targets::Pattern;
 use nola_core::{Adapted, AdapterConfig, Site, Targets};
-use nola_models::{Vit, VitConfig};
+use nola_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Vit, VitConfig};
 
-fn vit_numbers(config: VitConfig, classes: usize) -> usize {
+// Models of full size, whose weights take no memory since nobody uses them.
+
+fn vit(config: VitConfig, classes: usize) -> Vit {
     let labels: Vec<String> = (0..classes).map(|class| class.to_string()).collect();
-    Vit::uninitialized(&config, &Device::flex()).with_head(&labels).num_params()
+    Vit::uninitialized(&config, &Device::flex()).with_head(&labels)
+}
+
+fn gpt2(config: Gpt2Config) -> CausalLm {
+    CausalLm::Gpt2(Gpt2::uninitialized(&config, &Device::flex()))
+}
+
+fn llama(config: LlamaConfig) -> CausalLm {
+    CausalLm::Llama(Llama::uninitialized(&config, &Device::flex()))
 }
 
 #[test]
@@ -22,39 +32,36 @@ fn vits_have_the_published_numbers_of_parameters() {
         ("ViT-L/16, no head", VitConfig::large16(), 0, 303_301_632),
     ];
     for (name, config, classes, numbers) in table {
-        assert_eq!(vit_numbers(config, classes), numbers, "{name}");
+        assert_eq!(vit(config, classes).num_params(), numbers, "{name}");
     }
 }
 
-/// `count` sites of one shape.
-fn sites(count: usize, name: &str, [d_in, d_out]: [usize; 2]) -> Vec<Site> {
-    (0..count).map(|n| Site { path: format!("blocks.{n}.{name}"), d_in, d_out }).collect()
-}
-
-/// All linear layers of LLaMA-2 but its head.
-fn llama_sites(layers: usize, [d_model, d_kv, d_mlp]: [usize; 3]) -> Vec<Site> {
-    let shapes = [
-        ("query", [d_model, d_model]),
-        ("key", [d_model, d_kv]),
-        ("value", [d_model, d_kv]),
-        ("output", [d_model, d_model]),
-        ("gate", [d_model, d_mlp]),
-        ("up", [d_model, d_mlp]),
-        ("down", [d_mlp, d_model]),
+#[test]
+fn language_models_have_the_published_numbers_of_parameters() {
+    let table = [
+        ("GPT-2 S", gpt2(Gpt2Config::small()), 124_439_808),
+        ("GPT-2 M", gpt2(Gpt2Config::medium()), 354_823_168),
+        ("GPT-2 L", gpt2(Gpt2Config::large()), 774_030_080),
+        ("GPT-2 XL", gpt2(Gpt2Config::xl()), 1_557_611_200),
+        ("LLaMA-2 7B", llama(LlamaConfig::llama2_7b()), 6_738_415_616),
+        ("LLaMA-2 13B", llama(LlamaConfig::llama2_13b()), 13_015_864_320),
+        ("LLaMA-2 70B", llama(LlamaConfig::llama2_70b()), 68_976_648_192),
     ];
-    shapes.into_iter().flat_map(|(name, shape)| sites(layers, name, shape)).collect()
+    for (name, model, numbers) in table {
+        assert_eq!(model.num_params(), numbers, "{name}");
+    }
 }
 
-fn pairs(layers: usize, names: [&str; 2], shapes: [[usize; 2]; 2]) -> Vec<Site> {
-    names.into_iter().zip(shapes).flat_map(|(name, shape)| sites(layers, name, shape)).collect()
+const ATTENTION: &str = "query|value";
+const MLP: &str = "up|down";
+
+/// What a pattern chooses, without the head.
+fn targets(pattern: &str) -> Targets {
+    Targets { exclude: Pattern::Names(vec!["head".to_owned()]), ..Targets::matching(pattern) }
 }
 
-fn attention(layers: usize, d_model: usize) -> Vec<Site> {
-    pairs(layers, ["query", "value"], [[d_model; 2]; 2])
-}
-
-fn mlp(layers: usize, d_model: usize) -> Vec<Site> {
-    pairs(layers, ["up", "down"], [[d_model, 4 * d_model], [4 * d_model, d_model]])
+fn sites<M: Module>(model: &M, pattern: &str) -> Vec<Site> {
+    targets(pattern).choose(model).expect("it has such layers")
 }
 
 fn nola(k: usize) -> AdapterConfig {
@@ -67,24 +74,28 @@ fn lora(rank: usize) -> AdapterConfig {
 
 #[test]
 fn adapters_have_the_published_numbers_of_trained_numbers() {
+    let [medium, large] = [Gpt2Config::medium(), Gpt2Config::large()].map(gpt2);
+    let llamas = [LlamaConfig::llama2_7b(), LlamaConfig::llama2_13b(), LlamaConfig::llama2_70b()].map(llama);
+    let [llama_7b, llama_13b, llama_70b] = llamas.map(|model| sites(&model, "all-linear"));
+    let [vit_b, vit_l] = [VitConfig::base16(), VitConfig::large16()].map(|config| vit(config, 100));
     let table = [
-        ("GPT-2 M, NOLA k 1000", attention(24, 1024), nola(1000), 96_000),
-        ("GPT-2 M, NOLA k 1000 on the MLP", mlp(24, 1024), nola(1000), 96_000),
-        ("GPT-2 M, NOLA k 500", attention(24, 1024), nola(500), 48_000),
-        ("GPT-2 L, NOLA k 1000", attention(36, 1280), nola(1000), 144_000),
-        ("GPT-2 L, NOLA k 500", attention(36, 1280), nola(500), 72_000),
-        ("GPT-2 L, NOLA k 250", attention(36, 1280), nola(250), 36_000),
-        ("LLaMA-2 7B, NOLA k 128", llama_sites(32, [4096, 4096, 11008]), nola(128), 57_344),
-        ("LLaMA-2 13B, NOLA k 256", llama_sites(40, [5120, 5120, 13824]), nola(256), 143_360),
-        ("LLaMA-2 70B, NOLA k 512", llama_sites(80, [8192, 1024, 28672]), nola(512), 573_440),
-        ("LLaMA-2 7B, LoRA r 1", llama_sites(32, [4096, 4096, 11008]), lora(1), 2_498_560),
-        ("LLaMA-2 13B, LoRA r 1", llama_sites(40, [5120, 5120, 13824]), lora(1), 3_911_680),
-        ("LLaMA-2 70B, LoRA r 1", llama_sites(80, [8192, 1024, 28672]), lora(1), 12_943_360),
-        ("ViT-B, NOLA k 1024", mlp(12, 768), nola(1024), 49_152),
-        ("ViT-L, NOLA k 512", mlp(24, 1024), nola(512), 49_152),
-        ("ViT-L, NOLA k 1024", mlp(24, 1024), nola(1024), 98_304),
-        ("ViT-B, LoRA r 4", attention(12, 768), lora(4), 147_456),
-        ("ViT-L, LoRA r 4", attention(24, 1024), lora(4), 393_216),
+        ("GPT-2 M, NOLA k 1000", sites(&medium, ATTENTION), nola(1000), 96_000),
+        ("GPT-2 M, NOLA k 1000 on the MLP", sites(&medium, MLP), nola(1000), 96_000),
+        ("GPT-2 M, NOLA k 500", sites(&medium, ATTENTION), nola(500), 48_000),
+        ("GPT-2 L, NOLA k 1000", sites(&large, ATTENTION), nola(1000), 144_000),
+        ("GPT-2 L, NOLA k 500", sites(&large, ATTENTION), nola(500), 72_000),
+        ("GPT-2 L, NOLA k 250", sites(&large, ATTENTION), nola(250), 36_000),
+        ("LLaMA-2 7B, NOLA k 128", llama_7b.clone(), nola(128), 57_344),
+        ("LLaMA-2 13B, NOLA k 256", llama_13b.clone(), nola(256), 143_360),
+        ("LLaMA-2 70B, NOLA k 512", llama_70b.clone(), nola(512), 573_440),
+        ("LLaMA-2 7B, LoRA r 1", llama_7b, lora(1), 2_498_560),
+        ("LLaMA-2 13B, LoRA r 1", llama_13b, lora(1), 3_911_680),
+        ("LLaMA-2 70B, LoRA r 1", llama_70b, lora(1), 12_943_360),
+        ("ViT-B, NOLA k 1024", sites(&vit_b, MLP), nola(1024), 49_152),
+        ("ViT-L, NOLA k 512", sites(&vit_l, MLP), nola(512), 49_152),
+        ("ViT-L, NOLA k 1024", sites(&vit_l, MLP), nola(1024), 98_304),
+        ("ViT-B, LoRA r 4", sites(&vit_b, ATTENTION), lora(4), 147_456),
+        ("ViT-L, LoRA r 4", sites(&vit_l, ATTENTION), lora(4), 393_216),
     ];
     for (name, sites, adapter, numbers) in table {
         let plans = adapter.plan(&sites).expect("usable settings");
@@ -92,30 +103,34 @@ fn adapters_have_the_published_numbers_of_trained_numbers() {
     }
 }
 
-/// Linear layers and nothing else; their weights are never used, so they take no memory.
-#[derive(Module, Debug)]
-struct Layers {
-    blocks: Vec<Linear>,
-    unused: Param<Tensor<1>>,
+#[test]
+fn attached_to_a_model_of_full_size_an_adapter_trains_no_other_numbers() {
+    let table = [
+        ("LLaMA-2 7B, LoRA r 1", LlamaConfig::llama2_7b(), lora(1), 2_498_560),
+        ("LLaMA-2 13B, LoRA r 1", LlamaConfig::llama2_13b(), lora(1), 3_911_680),
+        ("LLaMA-2 70B, LoRA r 1", LlamaConfig::llama2_70b(), lora(1), 12_943_360),
+        ("LLaMA-2 7B, NOLA k 128", LlamaConfig::llama2_7b(), nola_of_rank_1(128), 57_344),
+    ];
+    for (name, config, adapter, numbers) in table {
+        let adapted = Adapted::attach(llama(config), &adapter, &targets("all-linear"), &[], &Device::flex());
+        let trained = adapted.expect("linear layers").trained_numbers();
+        assert_eq!((trained.adapter, trained.other), (numbers, 0), "{name}");
+    }
 }
 
-/// A module with the layers of a model under the model's own paths.
-fn layers(sites: &[Site], device: &Device) -> Layers {
-    let layer = |site: &Site| LinearConfig::new(site.d_in, site.d_out).with_bias(false).init(device);
-    Layers {
-        blocks: sites.iter().map(layer).collect(),
-        unused: Param::from_tensor(Tensor::zeros([1], device)),
-    }
+/// Rank 1 keeps tests short; neither numbers nor bytes depend on it.
+fn nola_of_rank_1(k: usize) -> AdapterConfig {
+    AdapterConfig::Nola(NolaConfig { rank: 1, k, l: k, ..NolaConfig::default() })
 }
 
 #[test]
 fn an_adapter_folder_is_at_most_4_kib_larger_than_its_coefficients() {
-    let device = Device::flex();
-    let table = [
-        ("GPT-2 M", attention(24, 1024), 1000),
-        ("ViT-B", mlp(12, 768), 1024),
-        ("LLaMA-2 7B", llama_sites(32, [4096, 4096, 11008]), 128),
-    ];
+    check_folder("GPT-2 M", gpt2(Gpt2Config::medium()), ATTENTION, 1000);
+    check_folder("ViT-B", vit(VitConfig::base16(), 0), MLP, 1024);
+    check_folder("LLaMA-2 7B", llama(LlamaConfig::llama2_7b()), "all-linear", 128);
+}
+
+fn check_folder<M: Module + ModuleDisplay>(name: &str, model: M, pattern: &str, k: usize) {
     let description = Description {
         base: BaseIdentity {
             name: "meta-llama/Llama-2-7b-hf".to_owned(),
@@ -125,28 +140,22 @@ fn an_adapter_folder_is_at_most_4_kib_larger_than_its_coefficients() {
         labels: Vec::new(),
         summary: "Validation loss 1.2345 nats per token.".to_owned(),
     };
-    for (name, sites, k) in table {
-        // Rank 1 keeps the test short; the folder's size does not depend on it.
-        let adapter = NolaConfig { rank: 1, k, l: k, ..NolaConfig::default() };
-        let model = layers(&sites, &device);
-        let targets = Targets::matching("all-linear");
-        let model = Adapted::attach(model, &AdapterConfig::Nola(adapter), &targets, &[], &device);
-        let model = model.expect("linear layers");
-        let coefficients = 2 * k * sites.len();
-        for (bits, of_coefficients) in [
-            (CoefficientBits::B32, 4 * coefficients),
-            (CoefficientBits::B16, 2 * coefficients),
-            (CoefficientBits::B8, coefficients),
-            (CoefficientBits::B4, coefficients / 2),
-        ] {
-            let scratch = tempfile::tempdir().expect("a temporary folder");
-            let bytes = folder::write(scratch.path(), &model, &description, bits).expect("a free folder");
-            let on_disk: u64 = (std::fs::read_dir(scratch.path()).expect("the folder"))
-                .map(|entry| entry.expect("a file").metadata().expect("its size").len())
-                .sum();
-            assert_eq!(bytes, on_disk, "{name}");
-            let extra = bytes as i64 - of_coefficients as i64;
-            assert!(extra <= 4096, "{name}, {bits:?}: {extra} bytes beside the coefficients");
-        }
+    let model = Adapted::attach(model, &nola_of_rank_1(k), &targets(pattern), &[], &Device::flex());
+    let model = model.expect("linear layers");
+    let coefficients = 2 * k * model.sites().len();
+    for (bits, of_coefficients) in [
+        (CoefficientBits::B32, 4 * coefficients),
+        (CoefficientBits::B16, 2 * coefficients),
+        (CoefficientBits::B8, coefficients),
+        (CoefficientBits::B4, coefficients / 2),
+    ] {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let bytes = folder::write(scratch.path(), &model, &description, bits).expect("a free folder");
+        let on_disk: u64 = (std::fs::read_dir(scratch.path()).expect("the folder"))
+            .map(|entry| entry.expect("a file").metadata().expect("its size").len())
+            .sum();
+        assert_eq!(bytes, on_disk, "{name}");
+        let extra = bytes as i64 - of_coefficients as i64;
+        assert!(extra <= 4096, "{name}, {bits:?}: {extra} bytes beside the coefficients");
     }
 }

@@ -1,13 +1,74 @@
-//! A ViT small enough for every law, and adapters of every kind to hang on it.
+//! Models small enough for every law, and adapters of every kind to hang on them.
 
-use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_core::adapter::{LoraConfig, LoraVariant, NolaConfig, Preset, Sharing};
 use nola_core::basis::Law;
 use nola_core::{Adapted, AdapterConfig, Targets};
 use nola_models::vit::{Pooling, Positions};
-use nola_models::{Vit, VitConfig};
-use nola_train::learner::ImageBatch;
+use nola_models::{CausalLm, Vit, VitConfig};
+use nola_train::learner::{ImageBatch, TextBatch};
+use nola_train::text::Sample;
+use serde_json::{Value, json};
+
+use crate::subject::{Subject, text_batch};
+
+/// A small model, with what a law has to know of it.
+pub struct Tiny<M: Subject> {
+    /// Without adapters; the same weights every time.
+    pub base: M,
+    /// Modules that are trained beside the adapters.
+    pub trained_beside: &'static [&'static str],
+    /// Four samples.
+    pub batch: M::Batch,
+    /// Where it is.
+    pub device: Device,
+}
+
+/// A ViT whose head is trained too.
+pub fn tiny_vit(device: &Device) -> Tiny<Vit> {
+    let (base, batch) = (vit(device), batch(4, 1, device));
+    Tiny { base, trained_beside: &["head"], batch, device: device.clone() }
+}
+
+/// A GPT-2, whose head is its token embedding.
+pub fn tiny_gpt2(device: &Device) -> Tiny<CausalLm> {
+    let (base, batch) = (causal(&gpt2_json(), device), texts(4, 1, device));
+    Tiny { base, trained_beside: &[], batch, device: device.clone() }
+}
+
+/// A LLaMA with fewer keys than queries and a head of its own, which must stay as it is.
+pub fn tiny_llama(device: &Device) -> Tiny<CausalLm> {
+    let base = causal(&with(llama_json(), "tie_word_embeddings", false), device);
+    Tiny { base, trained_beside: &[], batch: texts(4, 1, device), device: device.clone() }
+}
+
+impl<M: Subject> Tiny<M> {
+    /// With an adapter on every linear layer but the head.
+    pub fn adapted(&self, adapter: &AdapterConfig) -> Adapted<M> {
+        let targets = Targets::matching("query|key|value|output|gate|up|down");
+        let attached =
+            Adapted::attach(self.base.clone(), adapter, &targets, self.trained_beside, &self.device);
+        attached.expect("it has such layers")
+    }
+
+    /// The same with other trained values, as if it had been trained.
+    pub fn perturbed(&self, adapter: &AdapterConfig) -> Adapted<M> {
+        let fresh = self.adapted(adapter);
+        let mut state = fresh.state();
+        for (number, data) in state.values_mut().enumerate() {
+            let values: Vec<f32> = data.clone().try_into_vec().expect("trained values are f32");
+            let moved = |(n, value): (usize, &f32)| value + 0.2 * ((n + 3 * number) as f32 * 1.3).sin();
+            let values: Vec<f32> = values.iter().enumerate().map(moved).collect();
+            *data = TensorData::new(values, data.shape());
+        }
+        fresh.with_state(state).expect("names and shapes are its own")
+    }
+
+    /// The logits of the four samples, without a graph.
+    pub fn logits(&self, model: &M) -> Vec<f32> {
+        model.valid().logits_of(&self.batch)
+    }
+}
 
 /// Two blocks, four patches, three classes.
 pub fn config() -> VitConfig {
@@ -44,6 +105,55 @@ pub fn batch(samples: usize, seed: u32, device: &Device) -> ImageBatch {
     }
 }
 
+/// The configuration of a GPT-2 with two blocks, as a `config.json` has it.
+pub fn gpt2_json() -> Value {
+    json!({
+        "model_type": "gpt2", "vocab_size": 29, "n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2,
+    })
+}
+
+/// The configuration of a LLaMA with two blocks.
+pub fn llama_json() -> Value {
+    json!({
+        "model_type": "llama", "vocab_size": 29, "max_position_embeddings": 24, "hidden_size": 16,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 24,
+        "tie_word_embeddings": true,
+    })
+}
+
+/// `json` with one more field.
+pub fn with(mut json: Value, field: &str, value: impl Into<Value>) -> Value {
+    json[field] = value.into();
+    json
+}
+
+/// A language model with weights large enough to tell tokens apart; the same every time.
+pub fn causal(json: &Value, device: &Device) -> CausalLm {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let json = with(json.clone(), "initializer_range", 0.4);
+    std::fs::write(scratch.path().join("config.json"), json.to_string()).expect("a free folder");
+    CausalLm::init(scratch.path(), 3, device).expect("a small model")
+}
+
+/// A text of the tiny vocabulary.
+pub fn row(from: u32, tokens: u32) -> Vec<u32> {
+    (0..tokens).map(|n| (from + 7 * n) % 29).collect()
+}
+
+/// A text for every number in `samples`: the higher, the longer, and the more of its tokens are learned.
+pub fn numbered_texts(samples: &[usize], seed: u32, device: &Device) -> TextBatch {
+    let sample = |&number: &usize| {
+        let ids = row(seed + 5 * number as u32, 8 + number as u32);
+        Sample { trained: std::iter::once(6 - number.min(5)..ids.len()).collect(), ids }
+    };
+    text_batch(&samples.iter().map(sample).collect::<Vec<_>>(), device)
+}
+
+/// Different texts for every `seed`.
+fn texts(samples: usize, seed: u32, device: &Device) -> TextBatch {
+    numbered_texts(&(0..samples).collect::<Vec<_>>(), seed, device)
+}
+
 /// The settings of every adapter and preset there is, each with a name.
 pub fn every_adapter() -> Vec<(String, AdapterConfig)> {
     let small = NolaConfig { rank: 2, k: 5, l: 3, alpha: 2.0, ..NolaConfig::default() };
@@ -64,27 +174,4 @@ pub fn every_adapter() -> Vec<(String, AdapterConfig)> {
         all.push((format!("lora {variant:?}"), AdapterConfig::Lora(lora)));
     }
     all
-}
-
-/// The tiny ViT with an adapter on every linear layer but the head, and the head trained too.
-pub fn adapted(adapter: &AdapterConfig, device: &Device) -> Adapted<Vit> {
-    let targets = Targets::matching("query|key|value|output|up|down");
-    Adapted::attach(vit(device), adapter, &targets, &["head"], device).expect("a ViT has such layers")
-}
-
-/// The same with other trained values, as if it had been trained.
-pub fn perturbed(adapter: &AdapterConfig, device: &Device) -> Adapted<Vit> {
-    let fresh = adapted(adapter, device);
-    let mut state = fresh.state();
-    for (number, data) in state.values_mut().enumerate() {
-        let values: Vec<f32> = data.clone().try_into_vec().expect("trained values are f32");
-        let moved = |(n, value): (usize, &f32)| value + 0.2 * ((n + 3 * number) as f32 * 1.3).sin();
-        *data = TensorData::new(values.iter().enumerate().map(moved).collect::<Vec<f32>>(), data.shape());
-    }
-    fresh.with_state(state).expect("names and shapes are its own")
-}
-
-/// The logits of a module's plain forward pass.
-pub fn logits(vit: &Vit, device: &Device) -> Vec<f32> {
-    crate::devices::values(vit.clone().valid().forward(batch(4, 1, device).pixels))
 }

@@ -1,16 +1,17 @@
-//! The training loop on a tiny ViT: what it computes, when it stops, and what it keeps.
+//! The training loop on tiny models: what it computes, when it stops, and what it keeps.
+#![expect(clippy::result_large_err, reason = "an error of the program ends it, so none is moved about")]
 
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
 use nola_core::{AdapterConfig, TrainedState};
 use nola_models::Vit;
 use nola_train::Error;
-use nola_train::learner::ImageBatch;
+use nola_train::learner::{ImageBatch, Learner};
 use nola_train::recipe::{Optimizer, Period, ScheduleKind, TrainRecipe};
 use nola_train::train::{Observer, StepReport, Trained, train};
 
 use crate::devices::device;
-use crate::tiny::{adapted, batch, every_adapter};
+use crate::tiny::{batch, every_adapter, numbered_texts, tiny_gpt2, tiny_vit};
 
 /// Plain gradient descent, so that a step is the gradient.
 fn recipe(steps: usize) -> TrainRecipe {
@@ -36,12 +37,12 @@ struct Scripted {
     reports: Vec<StepReport>,
 }
 
-impl Observer<Vit> for Scripted {
+impl<M: Learner> Observer<M> for Scripted {
     fn stepped(&mut self, report: StepReport) {
         self.reports.push(report);
     }
 
-    fn evaluate(&mut self, _step: usize, _model: &Vit) -> Result<f64, Error> {
+    fn evaluate(&mut self, _step: usize, _model: &M) -> Result<f64, Error> {
         Ok(if self.scores.is_empty() { 0.0 } else { self.scores.remove(0) })
     }
 }
@@ -55,7 +56,7 @@ fn run_scored(recipe: &TrainRecipe, passes: &[&[usize]], scores: Vec<f64>) -> (T
     let device = device();
     let mut observer = Scripted { scores, reports: Vec::new() };
     let step = |_| Ok(passes.iter().map(|samples| picked(samples, &device)).collect());
-    let model = adapted(&nola(), &device);
+    let model = tiny_vit(&device).adapted(&nola());
     let trained = train(model, recipe, (0..recipe.steps).map(step), &mut observer).expect("finite losses");
     (trained, observer)
 }
@@ -90,7 +91,7 @@ fn differences(left: &TrainedState, right: &TrainedState) -> (f32, f64) {
 #[test]
 fn a_step_expands_and_projects_once_per_factor_whatever_the_passes() {
     let device = device();
-    let at_start = adapted(&nola(), &device).basis_calls();
+    let at_start = tiny_vit(&device).adapted(&nola()).basis_calls();
     let (trained, _) = run(&recipe(3), &[&[0], &[1], &[2], &[3]]);
     for (site, start) in trained.last.basis_calls().into_iter().zip(at_start) {
         for ([expand, project], [first_expand, first_project]) in site.into_iter().zip(start) {
@@ -106,12 +107,30 @@ fn passes_of_a_step_weigh_as_many_samples_as_they_have() {
     let (largest, _) = differences(&whole.last.state(), &split.last.state());
     assert!(largest < 1e-5, "{largest}");
     assert!((seen_whole.reports[1].loss - seen_split.reports[1].loss).abs() < 1e-5);
-    assert_eq!(seen_split.reports[1].samples, 4);
+    assert_eq!(seen_split.reports[1].targets, 4);
+}
+
+#[test]
+fn passes_of_texts_weigh_as_many_targets_as_they_have() {
+    let device = device();
+    let trained = |passes: &[&[usize]]| {
+        let mut observer = Scripted::default();
+        let step = |_| Ok(passes.iter().map(|texts| numbered_texts(texts, 2, &device)).collect());
+        let model = tiny_gpt2(&device).adapted(&nola());
+        let trained = train(model, &recipe(2), (0..2).map(step), &mut observer).expect("finite losses");
+        (trained.last.state(), observer.reports)
+    };
+    let (whole, seen_whole) = trained(&[&[0, 1, 2, 3]]);
+    let (split, seen_split) = trained(&[&[0, 1, 2], &[3]]);
+    let (largest, _) = differences(&whole, &split);
+    assert!(largest < 1e-5, "{largest}");
+    assert!((seen_whole[1].loss - seen_split[1].loss).abs() < 1e-5);
+    assert_eq!(seen_split[1].targets, 2 + 4 + 6 + 8);
 }
 
 #[test]
 fn the_limit_on_the_gradient_counts_all_parameters_together() {
-    let start = adapted(&nola(), &device()).state();
+    let start = tiny_vit(&device()).adapted(&nola()).state();
     let (free, seen) = run(&recipe(1), &[&[0, 1, 2, 3]]);
     let (_, length) = differences(&free.last.state(), &start);
     assert!((length - 0.1 * seen.reports[0].gradient_norm).abs() < 1e-4 * length, "{length}");
@@ -124,11 +143,11 @@ fn the_limit_on_the_gradient_counts_all_parameters_together() {
 #[test]
 fn the_base_stays_as_it_was() {
     let device = device();
-    let start = adapted(&nola(), &device).model;
+    let start = tiny_vit(&device).adapted(&nola()).model;
     let (trained, _) = run(&recipe(3), &[&[0, 1, 2, 3]]);
     let weight = |vit: &Vit| crate::devices::values(vit.blocks[0].mlp.up.weight.base());
     assert_eq!(weight(&start), weight(&trained.last.model));
-    assert_ne!(adapted(&nola(), &device).state()["beta"], trained.last.state()["beta"]);
+    assert_ne!(tiny_vit(&device).adapted(&nola()).state()["beta"], trained.last.state()["beta"]);
 }
 
 #[test]
@@ -170,7 +189,7 @@ fn run_broken(recipe: &TrainRecipe) -> Result<Trained<Vit>, Error> {
         }
         Ok(vec![pass])
     };
-    train(adapted(&nola(), &device), recipe, (0..3).map(broken), &mut Scripted::default())
+    train(tiny_vit(&device).adapted(&nola()), recipe, (0..3).map(broken), &mut Scripted::default())
 }
 
 #[test]
@@ -193,7 +212,7 @@ fn a_failure_after_an_evaluation_keeps_what_was_learned() {
 #[test]
 fn a_model_put_to_use_computes_with_its_adapters() {
     let device = device();
-    let model = crate::tiny::perturbed(&nola(), &device);
+    let model = tiny_vit(&device).perturbed(&nola());
     let logits = |vit: &Vit, device: &Device| crate::devices::values(vit.forward(batch(2, 1, device).pixels));
     let used = logits(&model.model.clone().valid(), &device.clone().inner());
     // The device has faster kernels where no gradient is asked for.

@@ -85,16 +85,35 @@ fn mixed(number: u64) -> u64 {
 }
 
 const TOWNS: &[&str] = &[
-    "Aldmoor", "Birkhaven", "Castle Row", "Dunford", "Elmsea", "Farrow", "Greyport", "Hollin", "Inverby", "Kelton",
-    "Lower Marsh", "Millbrook", "Norwick", "Oakridge", "Penfold", "Quarry Hill", "Ravensby", "Stonegate", "Thornley",
+    "Aldmoor",
+    "Birkhaven",
+    "Castle Row",
+    "Dunford",
+    "Elmsea",
+    "Farrow",
+    "Greyport",
+    "Hollin",
+    "Inverby",
+    "Kelton",
+    "Lower Marsh",
+    "Millbrook",
+    "Norwick",
+    "Oakridge",
+    "Penfold",
+    "Quarry Hill",
+    "Ravensby",
+    "Stonegate",
+    "Thornley",
     "Upper Vale",
 ];
 const DAYS: &[&str] = &["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
-const COLOURS: &[&str] = &["black", "blue", "brown", "golden", "green", "grey", "red", "silver", "white", "yellow"];
-const MATERIALS: &[&str] = &["clay", "cotton", "glass", "iron", "leather", "paper", "silk", "stone", "wood", "wool"];
+const COLOURS: &[&str] =
+    &["black", "blue", "brown", "golden", "green", "grey", "red", "silver", "white", "yellow"];
+const MATERIALS: &[&str] =
+    &["clay", "cotton", "glass", "iron", "leather", "paper", "silk", "stone", "wood", "wool"];
 const PEOPLE: &[&str] = &[
-    "Ada", "Boris", "Clara", "David", "Elena", "Felix", "Greta", "Hugo", "Ines", "Jonas", "Karin", "Leo", "Mira",
-    "Nils", "Olga", "Peter",
+    "Ada", "Boris", "Clara", "David", "Elena", "Felix", "Greta", "Hugo", "Ines", "Jonas", "Karin", "Leo",
+    "Mira", "Nils", "Olga", "Peter",
 ];
 
 fn weather(dice: &mut Dice) -> (String, String) {
@@ -102,7 +121,8 @@ fn weather(dice: &mut Dice) -> (String, String) {
     let sky = dice.pick(&["cloudy", "foggy", "rainy", "snowy", "stormy", "sunny"]);
     let wind = dice.pick(&["light", "no", "strong"]);
     let degrees = dice.number(30);
-    let context = format!("weather | place : {town} | day : {day} | sky : {sky} | wind : {wind} | degrees : {degrees}");
+    let context =
+        format!("weather | place : {town} | day : {day} | sky : {sky} | wind : {wind} | degrees : {degrees}");
     let first = dice.say(&[
         format!("On {day} it will be {sky} in {town}"),
         format!("{town} can expect a {sky} {day}"),
@@ -122,8 +142,9 @@ fn train(dice: &mut Dice) -> (String, String) {
     let (hour, minute) = (5 + dice.number(18), 5 * dice.number(12));
     let (time, platform, late) = (format!("{hour}:{minute:02}"), 1 + dice.number(9), 5 * dice.number(4));
     let delay = if late == 0 { "none".to_owned() } else { format!("{late} minutes") };
-    let context =
-        format!("train | from : {from} | to : {to} | leaves : {time} | platform : {platform} | delay : {delay}");
+    let context = format!(
+        "train | from : {from} | to : {to} | leaves : {time} | platform : {platform} | delay : {delay}"
+    );
     let first = dice.say(&[
         format!("The train from {from} to {to} leaves at {time} from platform {platform}"),
         format!("At {time} the train to {to} leaves {from} from platform {platform}"),
@@ -139,10 +160,19 @@ fn train(dice: &mut Dice) -> (String, String) {
 
 fn order(dice: &mut Dice) -> (String, String) {
     let (who, count) = (dice.pick(PEOPLE), 2 + dice.number(7));
-    let dish = dice.pick(&["apple pies", "bowls of soup", "cheese rolls", "fish cakes", "pancakes", "salads", "sandwiches"]);
+    let dish = dice.pick(&[
+        "apple pies",
+        "bowls of soup",
+        "cheese rolls",
+        "fish cakes",
+        "pancakes",
+        "salads",
+        "sandwiches",
+    ]);
     let drink = dice.pick(&["coffee", "cold milk", "hot chocolate", "lemonade", "tea", "water"]);
     let table = 1 + dice.number(20);
-    let context = format!("order | guest : {who} | food : {count} {dish} | drink : {drink} | table : {table}");
+    let context =
+        format!("order | guest : {who} | food : {count} {dish} | drink : {drink} | table : {table}");
     let text = dice.say(&[
         format!("{who} at table {table} would like {count} {dish} and {drink}."),
         format!("Table {table} is waiting for {count} {dish}. {who} will drink {drink} with it."),
@@ -155,8 +185,9 @@ fn lost(dice: &mut Dice) -> (String, String) {
     let thing = dice.pick(&["bag", "book", "coat", "cup", "glove", "hat", "ring", "scarf", "umbrella"]);
     let (colour, material) = (dice.pick(COLOURS), dice.pick(MATERIALS));
     let (town, who) = (dice.pick(TOWNS), dice.pick(PEOPLE));
-    let context =
-        format!("lost | thing : {thing} | colour : {colour} | made of : {material} | where : {town} | owner : {who}");
+    let context = format!(
+        "lost | thing : {thing} | colour : {colour} | made of : {material} | where : {town} | owner : {who}"
+    );
     let text = dice.say(&[
         format!("{who} has lost a {colour} {thing} made of {material} in {town}."),
         format!("A {colour} {material} {thing} was left in {town}. It belongs to {who}."),
@@ -169,8 +200,9 @@ fn game(dice: &mut Dice) -> (String, String) {
     let (home, away) = (dice.pick(TOWNS), dice.pick(TOWNS));
     let (left, right) = (dice.number(6), dice.number(6));
     let (day, who) = (dice.pick(DAYS), dice.pick(PEOPLE));
-    let context =
-        format!("game | home : {home} | guests : {away} | result : {left} - {right} | day : {day} | best : {who}");
+    let context = format!(
+        "game | home : {home} | guests : {away} | result : {left} - {right} | day : {day} | best : {who}"
+    );
     let first = match left.cmp(&right) {
         std::cmp::Ordering::Greater => dice.say(&[
             format!("{home} won {left} - {right} against {away} on {day}"),
@@ -185,7 +217,8 @@ fn game(dice: &mut Dice) -> (String, String) {
             format!("No winner on {day}: {home} against {away} ended {left} - {right}"),
         ]),
     };
-    let second = dice.say(&[format!(". The best player was {who}."), format!(", and nobody played better than {who}.")]);
+    let second = dice
+        .say(&[format!(". The best player was {who}."), format!(", and nobody played better than {who}.")]);
     (context, first + &second)
 }
 
@@ -222,7 +255,10 @@ fn word(dice: &mut Dice) -> String {
     let syllables = 1 + dice.number(3);
     let mut word = String::new();
     for _ in 0..syllables {
-        let starts = ["b", "c", "ch", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "qu", "r", "s", "sh", "t", "v", "w", "x", "y", "z"];
+        let starts = [
+            "b", "c", "ch", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "qu", "r", "s", "sh", "t", "v",
+            "w", "x", "y", "z",
+        ];
         word.push_str(dice.pick(&starts));
         word.push_str(dice.pick(&["a", "ai", "e", "ee", "i", "o", "oo", "ou", "u"]));
         word.push_str(dice.pick(&["", "", "ck", "l", "m", "n", "r", "s", "st", "w"]));
@@ -236,7 +272,8 @@ fn capitalised(word: &str) -> String {
 }
 
 fn museum(dice: &mut Dice) -> (String, String) {
-    let thing = dice.pick(&["bowl", "chair", "clock", "crown", "drum", "lamp", "mask", "shield", "statue", "vase"]);
+    let thing =
+        dice.pick(&["bowl", "chair", "clock", "crown", "drum", "lamp", "mask", "shield", "statue", "vase"]);
     let (colour, material) = (dice.pick(COLOURS), dice.pick(MATERIALS));
     let (year, room) = (1500 + 10 * dice.number(45), 1 + dice.number(30));
     let (town, giver) = (dice.pick(TOWNS), dice.pick(PEOPLE));
@@ -248,8 +285,11 @@ fn museum(dice: &mut Dice) -> (String, String) {
         format!("The {colour} {material} {thing} in room {room} was made in {town} in {year}."),
         format!("Room {room} shows a {thing} from {town}: {colour} {material}, made in {year}."),
     ]);
-    let second =
-        dice.say(&[format!(" It is a gift of {giver}."), format!(" {giver} gave it to the museum."), format!(" We thank {giver} for it.")]);
+    let second = dice.say(&[
+        format!(" It is a gift of {giver}."),
+        format!(" {giver} gave it to the museum."),
+        format!(" We thank {giver} for it."),
+    ]);
     (context, first + &second)
 }
 

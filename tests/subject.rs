@@ -1,0 +1,129 @@
+//! Models as tests over several kinds of them see them, and the inputs that golden values were computed from.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use nola_core::folder::peft::{ForeignModule, Task};
+use nola_models::{CausalLm, Checkpoint, Vit, vit};
+use nola_train::learner::{ImageBatch, Learner, TextBatch};
+use nola_train::text::{Sample, TokenBatch};
+
+use crate::devices::{classes, device, tensor, values};
+use crate::fixtures::{self, Golden, Tensors};
+
+/// A model that tests over several kinds of models can load, feed and name.
+pub trait Subject: Learner {
+    /// What PEFT calls its task.
+    const TASK: Task;
+
+    /// The model of a checkpoint of the fixtures.
+    ///
+    /// # Panics
+    /// If it does not load.
+    fn load(checkpoint: &Checkpoint, device: &Device) -> Self;
+
+    /// What the golden values of a model were computed from.
+    fn golden_batch(inputs: &Tensors, device: &Device) -> Self::Batch;
+
+    /// Every logit of a batch, row-major.
+    fn logits_of(&self, batch: &Self::Batch) -> Vec<f32>;
+
+    /// Where transformers keeps the module that we call `path`.
+    fn foreign_module(&self, path: &str) -> ForeignModule;
+}
+
+impl Subject for Vit {
+    const TASK: Task = Task::ImageClassification;
+
+    fn load(checkpoint: &Checkpoint, device: &Device) -> Self {
+        Vit::load(checkpoint, device).expect("a ViT of the fixtures")
+    }
+
+    fn golden_batch(inputs: &Tensors, device: &Device) -> ImageBatch {
+        ImageBatch {
+            pixels: tensor(&inputs["pixel_values"], device),
+            labels: classes(&inputs["labels"], device),
+        }
+    }
+
+    fn logits_of(&self, batch: &ImageBatch) -> Vec<f32> {
+        values(self.forward(batch.pixels.clone()))
+    }
+
+    fn foreign_module(&self, path: &str) -> ForeignModule {
+        vit::peft_module(path)
+    }
+}
+
+impl Subject for CausalLm {
+    const TASK: Task = Task::CausalLanguageModel;
+
+    fn load(checkpoint: &Checkpoint, device: &Device) -> Self {
+        CausalLm::load(checkpoint, device).expect("a language model of the fixtures")
+    }
+
+    fn golden_batch(inputs: &Tensors, device: &Device) -> TextBatch {
+        // The last token of a sample is only predicted; golden logits are there for all, so one more comes behind.
+        let sample = |row: Vec<u32>| Sample {
+            trained: std::iter::once(1..row.len()).collect(),
+            ids: [row, vec![0]].concat(),
+        };
+        let samples: Vec<Sample> = rows_of(&inputs["input_ids"]).into_iter().map(sample).collect();
+        text_batch(&samples, device)
+    }
+
+    fn logits_of(&self, batch: &TextBatch) -> Vec<f32> {
+        values(self.logits(self.hidden(batch.ids.clone(), &batch.sight)))
+    }
+
+    fn foreign_module(&self, path: &str) -> ForeignModule {
+        self.peft_module(path)
+    }
+}
+
+/// One sample a row.
+pub fn text_batch(samples: &[Sample], device: &Device) -> TextBatch {
+    let rows: Vec<Vec<&Sample>> = samples.iter().map(|sample| vec![sample]).collect();
+    TextBatch::new(&TokenBatch::of(&rows), device)
+}
+
+/// The rows of a golden matrix of token ids.
+pub fn rows_of(golden: &Golden) -> Vec<Vec<u32>> {
+    let ids: Vec<u32> = golden.i64().iter().map(|&id| id as u32).collect();
+    ids.chunks(golden.shape[1]).map(<[u32]>::to_vec).collect()
+}
+
+/// A model of the fixtures on the device under test, with its inputs.
+pub struct Loaded<M: Subject> {
+    pub model: M,
+    pub batch: M::Batch,
+    pub device: Device,
+}
+
+impl<M: Subject> Loaded<M> {
+    /// Loads the model of `folder`.
+    pub fn open(folder: &Path, checkpoint: &Checkpoint) -> Self {
+        let device = device();
+        let (inputs, _) = fixtures::tensors(&folder.join("expected.safetensors"));
+        let batch = M::golden_batch(&inputs, &device);
+        Self { model: M::load(checkpoint, &device), batch, device }
+    }
+}
+
+/// What a case's `config.json` says it is.
+pub enum Kind {
+    Vit,
+    Language,
+    Other(String),
+}
+
+/// What `checkpoint` holds.
+pub fn kind(checkpoint: &Checkpoint) -> Kind {
+    let config = checkpoint.config();
+    match (config["model_type"].as_str(), config["architecture"].as_str()) {
+        (Some("vit" | "vit_mae"), _) => Kind::Vit,
+        (Some("gpt2" | "llama"), _) => Kind::Language,
+        (_, Some(name)) if name == "timm.VisionTransformer" || name.starts_with("vit_") => Kind::Vit,
+        (other, _) => Kind::Other(other.unwrap_or("no model_type").to_string()),
+    }
+}
