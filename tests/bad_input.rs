@@ -11,7 +11,7 @@ use crate::program::Workshop;
 
 const TRAIN: [&str; 2] = ["train", "colours.toml"];
 
-fn edit_json(file: &Path, edit: impl FnOnce(&mut Value)) {
+pub fn edit_json(file: &Path, edit: impl FnOnce(&mut Value)) {
     let mut value: Value = serde_json::from_slice(&fs::read(file).expect("the file")).expect("JSON");
     edit(&mut value);
     fs::write(file, value.to_string()).expect("a file that can be written");

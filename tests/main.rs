@@ -1,6 +1,7 @@
 //! Tests that cross crates.
 
 mod bad_input;
+mod bad_text;
 mod curves;
 mod devices;
 mod fixtures;
@@ -14,7 +15,11 @@ mod golden_philox;
 mod laws;
 mod laws_causal;
 mod program;
+mod program_generate;
+mod program_hub;
+mod program_text;
 mod sizes;
 mod subject;
+mod text_workshop;
 mod tiny;
 mod training;

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use burn::tensor::Device;
 use image::{Rgb, RgbImage};
@@ -18,6 +18,14 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    pub fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code().expect("no signal ended it"),
+            stdout: String::from_utf8(output.stdout).expect("text"),
+            stderr: String::from_utf8(output.stderr).expect("text"),
+        }
+    }
+
     /// The one JSON object on stdout of a run that must have gone well.
     pub fn json(&self) -> Value {
         assert_eq!(self.code, 0, "{}", self.stderr);
@@ -43,8 +51,13 @@ pub struct Workshop {
 }
 
 impl Workshop {
+    /// A folder with nothing in it.
+    pub fn empty() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder") }
+    }
+
     pub fn new() -> Self {
-        let workshop = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        let workshop = Self::empty();
         let base = crate::tiny::vit(&Device::flex());
         base.save(&workshop.at("base"), &Preprocessor::standard(8), StoredDtype::F32).expect("a free folder");
         for (class, colour) in [("blue", [0, 0, 255]), ("green", [0, 255, 0]), ("red", [255, 0, 0])] {
@@ -73,24 +86,27 @@ impl Workshop {
         RgbImage::from_fn(8, 8, pixel).save(path).expect("a picture");
     }
 
+    /// Writes a file, and the folders around it.
+    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
+        let path = self.at(path);
+        std::fs::create_dir_all(path.parent().expect("a folder around it")).expect("folders");
+        std::fs::write(path, content).expect("a file that can be written");
+    }
+
     /// Runs the program in the folder, on the device that `NOLA_TEST_DEVICE` names.
     pub fn run(&self, arguments: &[&str]) -> Outcome {
-        let device = std::env::var("NOLA_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
-        self.run_on(&device, arguments)
+        self.run_on(&device(), arguments)
     }
 
     pub fn run_on(&self, device: &str, arguments: &[&str]) -> Outcome {
-        let output = Command::new(env!("CARGO_BIN_EXE_nola-train-under-test"))
-            .current_dir(self.folder.path())
-            .args(["--device", device])
-            .args(arguments)
-            .output()
-            .expect("the program starts");
-        Outcome {
-            code: output.status.code().expect("no signal ended it"),
-            stdout: String::from_utf8(output.stdout).expect("text"),
-            stderr: String::from_utf8(output.stderr).expect("text"),
-        }
+        Outcome::of(self.command(device).args(arguments).output().expect("the program starts"))
+    }
+
+    /// The program in the folder, ready to get its arguments.
+    pub fn command(&self, device: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nola-train-under-test"));
+        command.current_dir(self.folder.path()).args(["--device", device]);
+        command
     }
 
     /// A run with the recipe, in `runs/colours`.
@@ -99,8 +115,13 @@ impl Workshop {
     }
 }
 
+/// The device that `NOLA_TEST_DEVICE` names.
+pub fn device() -> String {
+    std::env::var("NOLA_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned())
+}
+
 /// Every key of a JSON value, with dots for tables and `[]` for lists.
-fn keys(value: &Value) -> String {
+pub fn keys(value: &Value) -> String {
     fn walk(path: &str, value: &Value, found: &mut std::collections::BTreeSet<String>) {
         match value {
             Value::Object(fields) if !fields.is_empty() => {
@@ -132,7 +153,7 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-fn bytes_of(file: &Path) -> Vec<u8> {
+pub fn bytes_of(file: &Path) -> Vec<u8> {
     std::fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
@@ -310,9 +331,9 @@ fn the_quick_start_compares_three_methods_on_the_shipped_digits() {
 fn an_interrupt_ends_the_run_after_its_step_and_keeps_what_was_learned() {
     let workshop = Workshop::new();
     let sets = ["--set", "train.steps=1000000", "--set", "train.evaluate_every=0"];
-    let mut running = Command::new(env!("CARGO_BIN_EXE_nola-train-under-test"))
-        .current_dir(workshop.folder.path())
-        .args(["--device", "cpu", "train", "colours.toml"])
+    let mut running = workshop
+        .command("cpu")
+        .args(["train", "colours.toml"])
         .args(sets)
         .stderr(std::process::Stdio::piped())
         .spawn()

@@ -148,7 +148,7 @@ pub enum Error {
     },
 
     /// The output folder or a file in it cannot be written.
-    #[error("{}: cannot be written; choose another folder with --set output.dir=FOLDER", path.display())]
+    #[error("{}: cannot be written; choose another place, for a run with --set output.dir=FOLDER", path.display())]
     Output {
         /// The file or folder.
         path: PathBuf,

@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 pub use choices::{ChoiceScores, answer_choices};
 pub use pictures::{Evaluation, Prediction, evaluate, largest};
 pub use text::{TextEvaluation, evaluate_text};
-pub use written::{Decoding, TextScores, Written, score_written, write_all};
+pub use written::{Decoding, TextScores, Written, score_written, with_room, write_all};
 
 /// The rows of a matrix on the host.
 pub fn host_rows(matrix: Tensor<2>) -> Vec<Vec<f32>> {

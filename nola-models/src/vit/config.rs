@@ -101,6 +101,13 @@ impl VitConfig {
         self.grid() * self.grid()
     }
 
+    /// Whether a `config.json` is one of a vision transformer this program knows.
+    pub fn is_named_by(config: &Value) -> bool {
+        let is_timm = |name: &str| name.starts_with("vit_") || name == "timm.VisionTransformer";
+        matches!(config["model_type"].as_str(), Some("vit" | "vit_mae"))
+            || config["architecture"].as_str().is_some_and(is_timm)
+    }
+
     /// Reads the configuration of a checkpoint; sizes that timm's hub files leave out come from the tensors' shapes.
     ///
     /// # Errors

@@ -69,7 +69,7 @@ impl DecodingArgs {
             generation.do_sample = false;
         }
         if let Some(temperature) = self.temperature {
-            generation.do_sample = temperature > 0.0;
+            generation.do_sample = temperature != 0.0;
             if generation.do_sample {
                 generation.temperature = temperature;
             }

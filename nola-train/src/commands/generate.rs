@@ -19,6 +19,7 @@ use crate::chosen::Named;
 use crate::evaluate::{Decoding, Written, write_all};
 use crate::prompt::{self, Reading};
 use crate::recipe::{DataFormat, Subject};
+use crate::text::TextError;
 use crate::{Error, device};
 
 #[derive(Debug, Args)]
@@ -118,8 +119,8 @@ impl GenerateArgs {
         let of_run = named.recipe.as_ref().map(|recipe| recipe.data.format);
         match self.format.or(of_run.filter(|_| !self.raw)) {
             Some(DataFormat::Text(format)) => Ok(Reading::Row(format)),
-            Some(DataFormat::Pictures(_)) => {
-                Err(Error::WrongSubject { command: "generate", found: Subject::Pictures })
+            Some(format @ DataFormat::Pictures(_)) => {
+                Err(TextError::NoText { format: format.to_string() }.into())
             }
             None => Ok(Reading::Plain),
         }

@@ -92,6 +92,25 @@ fn written(generated: &Generated, base: &TextBase) -> Result<Written, Error> {
     Ok(Written { text, tokens: generated.tokens.len(), finish: generated.finish })
 }
 
+/// The groups whose prompts leave room for at least one more token in the model's context.
+///
+/// # Errors
+/// If a prompt cannot be tokenised.
+pub fn with_room(groups: Vec<References>, base: &TextBase) -> Result<Vec<References>, Error> {
+    let context = base.model.facts().max_tokens;
+    let mut kept = Vec::with_capacity(groups.len());
+    for group in groups {
+        if tokens_of(&group, base)?.len() < context {
+            kept.push(group);
+        }
+    }
+    Ok(kept)
+}
+
+fn tokens_of(group: &References, base: &TextBase) -> Result<Vec<u32>, Error> {
+    prompt_ids(&group.pair(), base).map_err(|problem| Error::Prompt { prompt: group.prompt.clone(), problem })
+}
+
 /// Writes a text for each group of references and compares them.
 ///
 /// # Errors
@@ -104,11 +123,8 @@ pub fn score_written(
     device: &Device,
     done: impl FnMut(usize),
 ) -> Result<(TextScores, Vec<String>), Error> {
-    let tokens = |group: &References| {
-        prompt_ids(&group.pair(), base)
-            .map_err(|problem| Error::Prompt { prompt: group.prompt.clone(), problem })
-    };
-    let prompts: Vec<Vec<u32>> = groups.iter().map(tokens).collect::<Result<_, Error>>()?;
+    let tokens = groups.iter().map(|group| tokens_of(group, base));
+    let prompts: Vec<Vec<u32>> = tokens.collect::<Result<_, Error>>()?;
     let written = write_all(model, base, &prompts, decoding, device, done)?;
     let best = |texts: Vec<Written>| {
         texts.into_iter().next().map_or(String::new(), |text| text.text.trim().to_owned())

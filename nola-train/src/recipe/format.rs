@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use nola_models::CausalLm;
 use nola_models::hub::Wanted;
+use nola_models::{CausalLm, VitConfig};
 use serde::{Deserialize, Serialize};
 
 use super::ModelRecipe;
@@ -24,10 +24,20 @@ impl Subject {
     /// What the configuration of a model says.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If it cannot be read, or names a model that this program does not compute.
     pub fn of_model(model: &ModelRecipe) -> Result<Self, Error> {
-        let config = nola_models::checkpoint::read_config(&model.folder(Wanted::Model)?)?;
-        Ok(if CausalLm::is_named_by(&config) { Self::Text } else { Self::Pictures })
+        let folder = model.folder(Wanted::Model)?;
+        let config = nola_models::checkpoint::read_config(&folder)?;
+        if CausalLm::is_named_by(&config) {
+            return Ok(Self::Text);
+        }
+        if VitConfig::is_named_by(&config) {
+            return Ok(Self::Pictures);
+        }
+        let expected = "`gpt2` or `llama` for text, `vit`, `vit_mae` or timm's `architecture` for pictures";
+        let (file, found) = (folder.join("config.json"), config["model_type"].to_string());
+        Err(nola_models::Error::Field { file, field: "model_type", found, expected: expected.to_owned() }
+            .into())
     }
 }
 

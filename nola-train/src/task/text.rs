@@ -14,7 +14,7 @@ use super::Task;
 use crate::Error;
 use crate::base::{Base, Template, TextBase};
 use crate::data::Order;
-use crate::evaluate::{Decoding, TextEvaluation, TextScores, evaluate_text, score_written};
+use crate::evaluate::{Decoding, TextEvaluation, TextScores, evaluate_text, score_written, with_room};
 use crate::learner::TextBatch;
 use crate::progress::{Scores, Target};
 use crate::recipe::{DataFormat, DataRecipe, Recipe};
@@ -57,7 +57,8 @@ impl Task for Text {
         show_first(&train, &base);
         let prompts = text::references(&recipe.data.validation, format, &recipe.data.text);
         // Documents and conversations have no prompts to show.
-        let prompts = prompts.map_or(Vec::new(), |all| all.into_iter().take(SHOWN_PROMPTS).collect());
+        let mut prompts = with_room(prompts.unwrap_or_default(), &base)?;
+        prompts.truncate(SHOWN_PROMPTS);
         Ok(Self { base, train: Arc::new(train), validation: Arc::new(validation), prompts })
     }
 
@@ -117,6 +118,7 @@ impl Task for Text {
         recipe: &Recipe,
     ) -> Result<Option<TextScores>, Error> {
         let groups = text::references(file, text_format(&recipe.data)?, &recipe.data.text)?;
+        let groups = with_room(groups, &self.base)?;
         let Some(device) = model.devices().into_iter().next() else { return Ok(None) };
         let decoding = self.greedy(WRITTEN_TOKENS, WRITTEN_PROMPTS);
         let (scores, _) = score_written(model, &self.base, &groups, &decoding, &device, |_| ())?;
@@ -198,7 +200,7 @@ pub fn open_text(
     for row in &prepared.bad_rows {
         eprintln!("data: left out: {row}");
     }
-    eprintln!("data: {name}: {}", prepared.report);
+    eprintln!("data: {name}: {}{}", prepared.report, prepared.cache);
     Ok(prepared)
 }
 

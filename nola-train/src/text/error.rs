@@ -143,6 +143,18 @@ pub enum TextError {
         dropped: usize,
     },
 
+    /// Rows that are not a prompt and what follows it.
+    #[error(
+        "{}: rows of `{format}` have no prompts to write a text after; name another format with --format, such as `e2e` or `alpaca`",
+        path.display()
+    )]
+    NoPrompts {
+        /// File or folder.
+        path: PathBuf,
+        /// The format.
+        format: TextFormat,
+    },
+
     /// The model goes on with text, and the format is one of pictures.
     #[error(
         "`{format}` is a format of pictures, but text is wanted; name one of text, such as `e2e` or `alpaca`"

@@ -1,5 +1,6 @@
 //! From a data set to samples: read, tokenised in parallel, cut to length, kept for the next run.
 
+use std::fmt;
 use std::path::Path;
 
 use super::cache::{Cache, Found};
@@ -53,6 +54,18 @@ pub enum CacheUse {
     Made,
     /// It had a damaged file, which was replaced.
     Repaired,
+}
+
+impl fmt::Display for CacheUse {
+    /// What a report ends with.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "",
+            Self::Hit => "; from the cache",
+            Self::Made => "; now in the cache",
+            Self::Repaired => "; now in the cache, which held a damaged file",
+        })
+    }
 }
 
 impl TextSource<'_> {

@@ -28,15 +28,18 @@ impl References {
     }
 }
 
-/// The prompts of a data set in the order in which they come first, each once. Documents and conversations have none.
+/// The prompts of a data set in the order in which they come first, each once.
 ///
 /// # Errors
-/// If a file cannot be read, rows are bad and are not to be skipped, or there is no prompt.
+/// If its rows are documents or conversations, a file cannot be read, rows are bad and are not to be skipped, or there is no prompt.
 pub fn references(
     path: &Path,
     format: TextFormat,
     settings: &TextSettings,
 ) -> Result<Vec<References>, TextError> {
+    if format.is_conversation() || format == TextFormat::Text {
+        return Err(TextError::NoPrompts { path: path.to_path_buf(), format });
+    }
     let rows = Rows::of(path, format.plain_text(), settings.limit, settings.on_bad_row)?;
     let examples = rows.all(|content| format.examples(content, settings))?;
     let count = examples.len();
@@ -93,6 +96,9 @@ mod tests {
         let file = folder.path().join("a.txt");
         std::fs::write(&file, "words").unwrap();
         let result = references(&file, TextFormat::Text, &TextSettings::default());
+        assert!(matches!(result, Err(TextError::NoPrompts { .. })), "{result:?}");
+        std::fs::write(&file, "").unwrap();
+        let result = references(&file, TextFormat::E2e, &TextSettings::default());
         assert!(matches!(result, Err(TextError::NothingLeft { .. })), "{result:?}");
     }
 }

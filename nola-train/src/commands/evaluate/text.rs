@@ -1,5 +1,7 @@
 //! Text: likelihood, what the model writes, and multiple choice.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
@@ -11,7 +13,7 @@ use super::EvaluateArgs;
 use crate::base::TextBase;
 use crate::chosen::{Named, Opened};
 use crate::commands::{Global, print_json, print_line};
-use crate::evaluate::{ChoiceScores, TextScores, answer_choices, evaluate_text, score_written};
+use crate::evaluate::{ChoiceScores, TextScores, answer_choices, evaluate_text, score_written, with_room};
 use crate::memory::peak_bytes;
 use crate::recipe::{DataRecipe, Subject};
 use crate::task::{open_text, text_format};
@@ -32,6 +34,9 @@ struct Scored {
     tokens: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompts: Option<usize>,
+    /// Prompts that fill the model's context and so were left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompts_too_long: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<TextScores>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,7 +53,13 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
     let scored = match &args.choices {
         Some(file) => of_choices(file, &chosen, args, &open.device, global)?,
         None => {
-            let data = args.data_recipe(chosen.recipe.as_ref().map(|recipe| &recipe.data), Subject::Text);
+            let of_run = chosen.recipe.as_ref().map(|recipe| &recipe.data);
+            let mut data = args.data_recipe(of_run, Subject::Text);
+            if of_run.is_none() {
+                // Nobody chose the length, and nobody could choose another.
+                let context = chosen.base.model.facts().max_tokens;
+                data.text.max_tokens = data.text.max_tokens.min(context);
+            }
             of_data(&data, &chosen, args, &open.device, global)?
         }
     };
@@ -92,16 +103,21 @@ fn of_data(
     if args.metrics {
         let mut groups = references(&data.validation, format, &data.text)?;
         groups.truncate(args.limit.unwrap_or(usize::MAX));
+        let asked = groups.len();
+        let groups = with_room(groups, base)?;
+        let mut file = args.save_texts.as_deref().map(create).transpose()?;
         let decoding = args.decoding.over(&base.generation);
         let bar = bar(groups.len(), global);
         let done = |done| bar.set_position(done as u64);
         let (metrics, texts) = score_written(model, base, &groups, &decoding, device, done)?;
-        if let Some(file) = &args.save_texts {
+        if let Some((file, path)) = &mut file {
             let lines: String = texts.iter().map(|text| format!("{}\n", text.replace('\n', " "))).collect();
-            let output = |source| Error::Output { path: file.clone(), source };
-            std::fs::write(file, lines).map_err(output)?;
+            let output = |source| Error::Output { path: path.to_owned(), source };
+            file.write_all(lines.as_bytes()).map_err(output)?;
         }
-        return Ok(Scored { prompts: Some(groups.len()), metrics: Some(metrics), ..Scored::default() });
+        let prompts_too_long = Some(asked - groups.len());
+        let prompts = Some(groups.len());
+        return Ok(Scored { prompts, prompts_too_long, metrics: Some(metrics), ..Scored::default() });
     }
     let text = open_text("validation", &data.validation, format, data, base)?;
     let evaluation = evaluate_text(model, &text, device);
@@ -112,6 +128,12 @@ fn of_data(
         tokens: Some(evaluation.tokens),
         ..Scored::default()
     })
+}
+
+/// A file, made before the work whose result it is to hold, and its name.
+fn create(path: &Path) -> Result<(File, &Path), Error> {
+    let output = |source| Error::Output { path: path.to_owned(), source };
+    File::create(path).map(|file| (file, path)).map_err(output)
 }
 
 /// A bar of so many prompts.
@@ -129,9 +151,13 @@ fn show(scored: &Scored) {
             "loss {loss:.4} nats a token, perplexity {perplexity:.2}, next token right {right:.2} %, {tokens} tokens, {seconds:.1} s on {device}"
         ));
     }
-    if let (Some(metrics), Some(prompts)) = (&scored.metrics, scored.prompts) {
+    if let (Some(metrics), Some(prompts), Some(too_long)) =
+        (&scored.metrics, scored.prompts, scored.prompts_too_long)
+    {
         let e2e = &metrics.e2e;
-        print_line(&format!("{prompts} prompts, {seconds:.1} s on {device}"));
+        print_line(&format!(
+            "{prompts} prompts, {too_long} others too long for the model and left out; {seconds:.1} s on {device}"
+        ));
         for (name, value) in [
             ("BLEU (mteval, 0 to 1)", e2e.bleu),
             ("NIST", e2e.nist),
