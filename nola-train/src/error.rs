@@ -73,6 +73,15 @@ pub enum Error {
         problem: String,
     },
 
+    /// Every prompt fills the model's context.
+    #[error("all {prompts} prompts are as long as the model's context of {context} tokens; use shorter ones")]
+    NoRoom {
+        /// How many there are.
+        prompts: usize,
+        /// The longest sequence of the model, in tokens.
+        context: usize,
+    },
+
     /// Standard input cannot be read as text.
     #[error("standard input cannot be read as text")]
     Input {
@@ -186,7 +195,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Recipe(_) => 3,
-            Self::Data(_) | Self::Text(_) | Self::Metrics(_) => 4,
+            Self::Data(_) | Self::Text(_) | Self::Metrics(_) | Self::NoRoom { .. } => 4,
             Self::WrongSubject { .. } | Self::Prompt { .. } | Self::NoPrompt | Self::Input { .. } => 2,
             Self::Generate(error) if error.is_usage() => 2,
             Self::Hub(_) | Self::Tokenizer(_) | Self::Chat(_) | Self::Generate(_) => 5,

@@ -7,6 +7,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use super::{Global, print_json, print_line};
+use crate::data::DataError;
 use crate::device::OpenDevice;
 use crate::evaluate::TextScores;
 use crate::fit::fit;
@@ -67,6 +68,10 @@ struct BenchRow {
 }
 
 pub fn run(args: &BenchArgs, global: &Global) -> Result<(), Error> {
+    if let Some(path) = &args.metrics {
+        // Found missing only after the first training, it would have been for nothing.
+        std::fs::metadata(path).map_err(|source| DataError::Io { path: path.clone(), source })?;
+    }
     let open = device::open(global.device)?;
     let rows = (args.recipes.iter())
         .map(|recipe| row(recipe, args, &open, global))

@@ -17,6 +17,7 @@ use super::{Global, print_json, print_line};
 use crate::base::{Base, TextBase};
 use crate::chosen::Named;
 use crate::evaluate::{Decoding, Written, write_all};
+use crate::memory::peak_bytes;
 use crate::prompt::{self, Reading};
 use crate::recipe::{DataFormat, Subject};
 use crate::text::TextError;
@@ -61,6 +62,7 @@ struct Texts {
     seconds: f64,
     tokens_per_second: f64,
     device: String,
+    peak_memory_bytes: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -236,7 +238,8 @@ fn report(texts: Vec<Text>, seconds: f64, device: String, global: &Global) {
     let tokens: usize = texts.iter().map(|text| text.tokens).sum();
     let tokens_per_second = tokens as f64 / seconds.max(1e-9);
     if global.json {
-        print_json(&Texts { texts, seconds, tokens_per_second, device });
+        let peak_memory_bytes = peak_bytes();
+        print_json(&Texts { texts, seconds, tokens_per_second, device, peak_memory_bytes });
         return;
     }
     if !global.quiet {

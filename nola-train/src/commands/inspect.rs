@@ -12,12 +12,12 @@ use crate::Error;
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// An adapter folder, a LoRA folder of PEFT's, or a model folder.
+    /// A run folder, an adapter folder, a LoRA folder of PEFT's, or a model folder.
     folder: PathBuf,
 }
 
 pub fn run(args: &InspectArgs, global: &Global) -> Result<(), Error> {
-    let facts = facts(&args.folder)?;
+    let facts = facts(&inside_run(&args.folder))?;
     if global.json {
         print_json(&facts);
         return Ok(());
@@ -32,6 +32,13 @@ pub fn run(args: &InspectArgs, global: &Global) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The adapter or the model of a run folder; any other folder itself.
+fn inside_run(folder: &Path) -> PathBuf {
+    let is_run = folder.join("recipe.toml").is_file();
+    let inside = ["adapter", "model"].map(|name| folder.join(name));
+    inside.into_iter().find(|path| is_run && path.is_dir()).unwrap_or_else(|| folder.to_owned())
 }
 
 fn facts(folder: &Path) -> Result<Value, Error> {

@@ -21,15 +21,22 @@ pub struct TextEvaluation {
     pub tokens: usize,
 }
 
-/// Runs `model` on every row of `data` once.
-pub fn evaluate_text(model: &CausalLm, data: &TextData, device: &Device) -> TextEvaluation {
-    let (mut sum, mut right, mut tokens) = (0.0, 0, 0);
+/// Runs `model` on every row of `data` once; `done` hears how many rows are finished.
+pub fn evaluate_text(
+    model: &CausalLm,
+    data: &TextData,
+    device: &Device,
+    mut done: impl FnMut(usize),
+) -> TextEvaluation {
+    let (mut sum, mut right, mut tokens, mut finished) = (0.0, 0, 0, 0);
     for rows in longest_first(data).chunks(ROWS) {
         let batch = TextBatch::new(&data.batch(rows), device);
         let (log_probability, hits) = scored(model, batch.hidden(model), &batch.next);
         sum += log_probability;
         right += hits;
         tokens += batch.next.dims()[0];
+        finished += rows.len();
+        done(finished);
     }
     let count = tokens.max(1) as f64;
     let scores =

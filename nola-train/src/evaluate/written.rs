@@ -95,16 +95,17 @@ fn written(generated: &Generated, base: &TextBase) -> Result<Written, Error> {
 /// The groups whose prompts leave room for at least one more token in the model's context.
 ///
 /// # Errors
-/// If a prompt cannot be tokenised.
+/// If a prompt cannot be tokenised, or none leaves room.
 pub fn with_room(groups: Vec<References>, base: &TextBase) -> Result<Vec<References>, Error> {
     let context = base.model.facts().max_tokens;
-    let mut kept = Vec::with_capacity(groups.len());
+    let prompts = groups.len();
+    let mut kept = Vec::with_capacity(prompts);
     for group in groups {
         if tokens_of(&group, base)?.len() < context {
             kept.push(group);
         }
     }
-    Ok(kept)
+    if kept.is_empty() { Err(Error::NoRoom { prompts, context }) } else { Ok(kept) }
 }
 
 fn tokens_of(group: &References, base: &TextBase) -> Result<Vec<u32>, Error> {

@@ -104,7 +104,7 @@ impl Task for Text {
     }
 
     fn evaluate(&self, model: &CausalLm, device: &Device) -> Result<TextEvaluation, Error> {
-        Ok(evaluate_text(model, &self.validation, device))
+        Ok(evaluate_text(model, &self.validation, device, |_| ()))
     }
 
     fn scores(evaluation: &TextEvaluation) -> Scores {

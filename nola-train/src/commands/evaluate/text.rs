@@ -99,28 +99,13 @@ fn of_data(
     device: &Device,
     global: &Global,
 ) -> Result<Scored, Error> {
-    let (model, base, format) = (&chosen.adapted.model, &chosen.base, text_format(data)?);
     if args.metrics {
-        let mut groups = references(&data.validation, format, &data.text)?;
-        groups.truncate(args.limit.unwrap_or(usize::MAX));
-        let asked = groups.len();
-        let groups = with_room(groups, base)?;
-        let mut file = args.save_texts.as_deref().map(create).transpose()?;
-        let decoding = args.decoding.over(&base.generation);
-        let bar = bar(groups.len(), global);
-        let done = |done| bar.set_position(done as u64);
-        let (metrics, texts) = score_written(model, base, &groups, &decoding, device, done)?;
-        if let Some((file, path)) = &mut file {
-            let lines: String = texts.iter().map(|text| format!("{}\n", text.replace('\n', " "))).collect();
-            let output = |source| Error::Output { path: path.to_owned(), source };
-            file.write_all(lines.as_bytes()).map_err(output)?;
-        }
-        let prompts_too_long = Some(asked - groups.len());
-        let prompts = Some(groups.len());
-        return Ok(Scored { prompts, prompts_too_long, metrics: Some(metrics), ..Scored::default() });
+        return of_writing(data, chosen, args, device, global);
     }
+    let (model, base, format) = (&chosen.adapted.model, &chosen.base, text_format(data)?);
     let text = open_text("validation", &data.validation, format, data, base)?;
-    let evaluation = evaluate_text(model, &text, device);
+    let bar = bar(text.len(), global);
+    let evaluation = evaluate_text(model, &text, device, |rows| bar.set_position(rows as u64));
     Ok(Scored {
         loss: Some(evaluation.scores.loss),
         perplexity: Some(evaluation.scores.perplexity()),
@@ -130,13 +115,39 @@ fn of_data(
     })
 }
 
+fn of_writing(
+    data: &DataRecipe,
+    chosen: &Opened<TextBase>,
+    args: &EvaluateArgs,
+    device: &Device,
+    global: &Global,
+) -> Result<Scored, Error> {
+    let (model, base) = (&chosen.adapted.model, &chosen.base);
+    let mut groups = references(&data.validation, text_format(data)?, &data.text)?;
+    groups.truncate(args.limit.unwrap_or(usize::MAX));
+    let asked = groups.len();
+    let groups = with_room(groups, base)?;
+    let mut file = args.save_texts.as_deref().map(create).transpose()?;
+    let decoding = args.decoding.over(&base.generation);
+    let bar = bar(groups.len(), global);
+    let done = |done| bar.set_position(done as u64);
+    let (metrics, texts) = score_written(model, base, &groups, &decoding, device, done)?;
+    if let Some((file, path)) = &mut file {
+        let lines: String = texts.iter().map(|text| format!("{}\n", text.replace('\n', " "))).collect();
+        let output = |source| Error::Output { path: path.to_owned(), source };
+        file.write_all(lines.as_bytes()).map_err(output)?;
+    }
+    let (prompts, prompts_too_long) = (Some(groups.len()), Some(asked - groups.len()));
+    Ok(Scored { prompts, prompts_too_long, metrics: Some(metrics), ..Scored::default() })
+}
+
 /// A file, made before the work whose result it is to hold, and its name.
 fn create(path: &Path) -> Result<(File, &Path), Error> {
     let output = |source| Error::Output { path: path.to_owned(), source };
     File::create(path).map(|file| (file, path)).map_err(output)
 }
 
-/// A bar of so many prompts.
+/// A bar of so many prompts, questions or rows.
 fn bar(count: usize, global: &Global) -> ProgressBar {
     if global.quiet { ProgressBar::hidden() } else { ProgressBar::new(count as u64) }
 }
