@@ -74,10 +74,8 @@ pub enum Error {
     },
 
     /// Every prompt fills the model's context.
-    #[error("all {prompts} prompts are as long as the model's context of {context} tokens; use shorter ones")]
+    #[error("no prompt leaves room in the model's context of {context} tokens; use shorter ones")]
     NoRoom {
-        /// How many there are.
-        prompts: usize,
         /// The longest sequence of the model, in tokens.
         context: usize,
     },

@@ -95,17 +95,16 @@ fn written(generated: &Generated, base: &TextBase) -> Result<Written, Error> {
 /// The groups whose prompts leave room for at least one more token in the model's context.
 ///
 /// # Errors
-/// If a prompt cannot be tokenised, or none leaves room.
+/// If a prompt cannot be tokenised.
 pub fn with_room(groups: Vec<References>, base: &TextBase) -> Result<Vec<References>, Error> {
     let context = base.model.facts().max_tokens;
-    let prompts = groups.len();
-    let mut kept = Vec::with_capacity(prompts);
+    let mut kept = Vec::with_capacity(groups.len());
     for group in groups {
         if tokens_of(&group, base)?.len() < context {
             kept.push(group);
         }
     }
-    if kept.is_empty() { Err(Error::NoRoom { prompts, context }) } else { Ok(kept) }
+    Ok(kept)
 }
 
 fn tokens_of(group: &References, base: &TextBase) -> Result<Vec<u32>, Error> {
@@ -115,7 +114,7 @@ fn tokens_of(group: &References, base: &TextBase) -> Result<Vec<u32>, Error> {
 /// Writes a text for each group of references and compares them.
 ///
 /// # Errors
-/// As [`write_all`].
+/// As [`write_all`], or if there is no group.
 pub fn score_written(
     model: &CausalLm,
     base: &TextBase,
@@ -124,6 +123,9 @@ pub fn score_written(
     device: &Device,
     done: impl FnMut(usize),
 ) -> Result<(TextScores, Vec<String>), Error> {
+    if groups.is_empty() {
+        return Err(Error::NoRoom { context: base.model.facts().max_tokens });
+    }
     let tokens = groups.iter().map(|group| tokens_of(group, base));
     let prompts: Vec<Vec<u32>> = tokens.collect::<Result<_, Error>>()?;
     let written = write_all(model, base, &prompts, decoding, device, done)?;
