@@ -1,9 +1,9 @@
 //! How good generated text is: scores of hypotheses against the references that people wrote.
 //!
 //! The five figures of the E2E challenge come from [`e2e_scores`], as its scorer computes them: corpus [`mteval_bleu`],
-//! [`nist`], [`rouge_l`] and [`cider`], and [`meteor_exact_stem`] in the place of METEOR, whose published figure needs
-//! WordNet and a paraphrase table that are not shipped here. DART and WebNLG are reported with [`SacreBleu`], [`ter`],
-//! [`chrf`] and [`chrf_plus_plus`].
+//! [`nist()`], [`rouge_l`] and [`cider()`], and [`meteor_exact_stem`] in the place of METEOR, whose published figure needs
+//! WordNet and a paraphrase table that are not shipped here. DART and WebNLG are reported with [`SacreBleu`], [`ter()`],
+//! [`chrf()`] and [`chrf_plus_plus`].
 
 mod bleu;
 mod chrf;
