@@ -7,6 +7,7 @@ use crate::program_generate::texts;
 use crate::text_workshop::{END, FORMATS, e2e_context, e2e_row, loss, sets, text_workshop, train, trained};
 
 const PROMPT: &str = "name : Zizzi | food : Thai";
+
 fn scored(workshop: &Workshop, arguments: &[&str]) -> Value {
     workshop.run(&[&["evaluate", "--json"], arguments].concat()).json()
 }
@@ -334,4 +335,11 @@ fn an_interrupt_keeps_what_was_learned_of_a_text() {
     let again = scored(&workshop, &["--run", "runs/food"]);
     assert!(near(loss(&again), loss(&result)), "{again} and {result}");
     assert_eq!(texts(&workshop, &["--run", "runs/food", &e2e_context("Zizzi", "Thai")]).len(), 1);
+}
+
+#[test]
+fn options_of_writing_need_something_that_is_written() {
+    let workshop = text_workshop();
+    let evaluate = ["evaluate", "--model", "base", "--data", "val.txt", "--beams", "4"];
+    workshop.run(&evaluate).assert_refused(2, &["--beams", "--metrics"]);
 }

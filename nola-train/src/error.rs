@@ -73,6 +73,12 @@ pub enum Error {
         problem: String,
     },
 
+    /// Options of writing without anything that is written.
+    #[error(
+        "options of writing, such as --beams, need --metrics: a likelihood is the same whatever they say"
+    )]
+    NothingWritten,
+
     /// Every prompt fills the model's context.
     #[error("no prompt leaves room in the model's context of {context} tokens; use shorter ones")]
     NoRoom {
@@ -194,7 +200,11 @@ impl Error {
         match self {
             Self::Recipe(_) => 3,
             Self::Data(_) | Self::Text(_) | Self::Metrics(_) | Self::NoRoom { .. } => 4,
-            Self::WrongSubject { .. } | Self::Prompt { .. } | Self::NoPrompt | Self::Input { .. } => 2,
+            Self::WrongSubject { .. }
+            | Self::Prompt { .. }
+            | Self::NoPrompt
+            | Self::NothingWritten
+            | Self::Input { .. } => 2,
             Self::Generate(error) if error.is_usage() => 2,
             Self::Hub(_) | Self::Tokenizer(_) | Self::Chat(_) | Self::Generate(_) => 5,
             Self::Model(nola_models::Error::OutputExists { .. } | nola_models::Error::Write { .. })

@@ -1,8 +1,8 @@
 //! The program `nola-train`: fine-tunes models with adapters of a few kilobytes.
 //!
 //! The way of a run: a [`recipe`] is checked, a [`device`] opened, a [`task`] made of a [`base`] and of pictures
-//! ([`data`]) or [`text`]; [`fit`] trains a method through the loop in
-//! [`train`]; [`run`] leaves a run folder with the adapter, its scores and a [`report`].
+//! ([`data`]) or [`text`]; [`fit`] trains a method through the loop in [`train`]; [`run`] leaves a run folder with the
+//! adapter, its scores and a [`report`].
 
 pub mod base;
 pub mod chosen;

@@ -47,6 +47,15 @@ pub struct DecodingArgs {
 }
 
 impl DecodingArgs {
+    /// Whether anything but the batch was typed.
+    pub fn is_typed(&self) -> bool {
+        let Self { max_new_tokens, temperature, top_k, top_p, min_p, .. } = self;
+        let Self { repetition_penalty, no_repeat, beams, length_penalty, end, seed, .. } = self;
+        let numbers = [max_new_tokens, top_k, no_repeat, beams].iter().any(|value| value.is_some());
+        let measures = [temperature, top_p, min_p, repetition_penalty, length_penalty];
+        numbers || measures.iter().any(|value| value.is_some()) || end.is_some() || seed.is_some()
+    }
+
     /// The settings of the model's folder with what was typed.
     pub fn over(&self, folder: &GenerationConfig) -> Decoding {
         let mut generation = folder.clone();

@@ -39,7 +39,7 @@ pub struct EvaluateArgs {
     /// Questions of the same subjects with their answers.
     #[arg(long, value_name = "FILE", requires = "choices")]
     examples: Option<PathBuf>,
-    /// Use the first N prompts or questions; absent: all.
+    /// Use the first N prompts, questions or rows of text; absent: all.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     #[command(flatten)]
@@ -52,9 +52,13 @@ pub struct EvaluateArgs {
 /// If model or data cannot be used, or do not go together.
 pub fn run(args: &EvaluateArgs, global: &Global) -> Result<(), Error> {
     let named = args.model.named()?;
+    if args.decoding.is_typed() && !args.metrics {
+        return Err(Error::NothingWritten);
+    }
     match named.subject()? {
-        Subject::Pictures if args.metrics || args.choices.is_some() => {
-            Err(Error::WrongSubject { command: "evaluate --metrics and --choices", found: Subject::Pictures })
+        Subject::Pictures if args.metrics || args.choices.is_some() || args.limit.is_some() => {
+            let command = "evaluate with --metrics, --choices or --limit";
+            Err(Error::WrongSubject { command, found: Subject::Pictures })
         }
         Subject::Pictures => pictures::run(named, args, global),
         Subject::Text => text::run(named, args, global),

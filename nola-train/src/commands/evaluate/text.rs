@@ -103,7 +103,9 @@ fn of_data(
         return of_writing(data, chosen, args, device, global);
     }
     let (model, base, format) = (&chosen.adapted.model, &chosen.base, text_format(data)?);
-    let text = open_text("validation", &data.validation, format, data, base)?;
+    let mut data = data.clone();
+    data.text.limit = args.limit.unwrap_or(data.text.limit);
+    let text = open_text("validation", &data.validation, format, &data, base)?;
     let bar = bar(text.len(), global);
     let evaluation = evaluate_text(model, &text, device, |rows| bar.set_position(rows as u64));
     Ok(Scored {
