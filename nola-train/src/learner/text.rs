@@ -38,9 +38,10 @@ impl TextBatch {
         let ids = Tensor::from_data(TensorData::new(batch.ids.clone(), shape), device);
         // No token looks at what comes after it, so padding on the right needs no mask.
         let is_packed = batch.segments.iter().any(|&segment| segment > 1);
-        let sight = match is_packed {
-            true => Sight::packed(&ids, &batch.positions, &batch.segments),
-            false => Sight::causal(&ids),
+        let sight = if is_packed {
+            Sight::packed(&ids, &batch.positions, &batch.segments)
+        } else {
+            Sight::causal(&ids)
         };
         Self { ids, sight, places: line(places), next: line(next) }
     }
