@@ -93,7 +93,7 @@ pub enum GenerateError {
     },
 
     /// A prompt has no token.
-    #[error("prompt {row} is empty; give at least one token, as the begin-of-text token")]
+    #[error("prompt {} is empty; give at least one token, as the begin-of-text token", row + 1)]
     EmptyPrompt {
         /// The prompt.
         row: u64,
@@ -101,7 +101,8 @@ pub enum GenerateError {
 
     /// A prompt leaves no room.
     #[error(
-        "prompt {row} has {tokens} tokens, but prompt and new text together have at most {limit}; shorten it"
+        "prompt {} has {tokens} tokens, but prompt and new text together have at most {limit}; shorten it",
+        row + 1
     )]
     LongPrompt {
         /// The prompt.
@@ -114,7 +115,8 @@ pub enum GenerateError {
 
     /// A token of a prompt is none of the model's.
     #[error(
-        "token {token} at place {place} of prompt {row} is none of the model's {vocabulary}; use the model's tokenizer"
+        "token {token} at place {place} of prompt {} is none of the model's {vocabulary}; use the model's tokenizer",
+        row + 1
     )]
     UnknownToken {
         /// The prompt.
@@ -129,8 +131,9 @@ pub enum GenerateError {
 
     /// The model gave a logit that is NaN or infinite.
     #[error(
-        "prompt {row}: after {new_tokens} new tokens the model gives {logit} for token {token}; its weights or its \
-         adapter are damaged, or its number type is too narrow"
+        "prompt {}: after {new_tokens} new tokens the model gives {logit} for token {token}; its weights or its \
+         adapter are damaged, or its number type is too narrow",
+        row + 1
     )]
     Logit {
         /// The prompt.
@@ -145,7 +148,8 @@ pub enum GenerateError {
 
     /// No token may follow.
     #[error(
-        "prompt {row}: after {new_tokens} new tokens none may follow; set `no_repeat_ngram_size` larger, or to 0 for off"
+        "prompt {}: after {new_tokens} new tokens none may follow; set `no_repeat_ngram_size` larger, or to 0 for off",
+        row + 1
     )]
     NothingLeft {
         /// The prompt.
