@@ -386,9 +386,9 @@ mod tests {
         let config = GenerationConfig::default();
         let mut model = Fake::new(12);
         model.max_tokens = 3;
-        assert!(message(&mut model, &[], &config).starts_with("prompt 31 is empty"));
-        assert!(message(&mut model, &[1, 2, 3], &config).contains("prompt 31 has 3 tokens"));
-        assert!(message(&mut model, &[1, 12], &config).starts_with("token 12 at place 1 of prompt 31"));
+        assert!(message(&mut model, &[], &config).starts_with("prompt 32 is empty"));
+        assert!(message(&mut model, &[1, 2, 3], &config).contains("prompt 32 has 3 tokens"));
+        assert!(message(&mut model, &[1, 12], &config).starts_with("token 12 at place 1 of prompt 32"));
     }
 
     #[test]
@@ -404,7 +404,7 @@ mod tests {
             model.changed = |row, logits| logits[8] = if row.len() < 4 { 0.0 } else { f32::NAN };
             let text = message(&mut model, &[1, 1], &config);
             assert!(
-                text.starts_with("prompt 31: after 2 new tokens the model gives NaN for token 8"),
+                text.starts_with("prompt 32: after 2 new tokens the model gives NaN for token 8"),
                 "{text}"
             );
         }
@@ -422,7 +422,7 @@ mod tests {
         for config in [Default::default(), sampling(), beams()] {
             let config = GenerationConfig { no_repeat_ngram_size: 1, num_return_sequences: 1, ..config };
             let text = message(&mut Fake::new(3), &[1], &config);
-            assert!(text.starts_with("prompt 31: after 2 new tokens none may follow"), "{text}");
+            assert!(text.starts_with("prompt 32: after 2 new tokens none may follow"), "{text}");
             assert!(text.contains("no_repeat_ngram_size"), "{text}");
         }
     }
