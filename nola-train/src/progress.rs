@@ -91,6 +91,14 @@ impl Scores {
         f64::from(self.loss).exp()
     }
 
+    /// One sentence, for the card of an adapter.
+    pub fn summary(&self) -> String {
+        match self.target {
+            Target::Picture => format!("Validation accuracy {:.2} %.", 100.0 * self.accuracy),
+            Target::Token => format!("Best evaluation: {self}."),
+        }
+    }
+
     /// The score that a line of progress has room for.
     fn short(&self) -> String {
         match self.target {

@@ -181,7 +181,7 @@ impl RunFolder {
         let description = Description {
             base: base.identity().clone(),
             labels: T::Base::labels(&fitted.best.model).to_vec(),
-            summary: format!("Best evaluation: {}.", T::scores(&fitted.evaluation)),
+            summary: T::scores(&fitted.evaluation).summary(),
         };
         let bits = CoefficientBits::try_from(recipe.output.coefficient_bits).unwrap_or_default();
         // What a failed run left last may be no numbers at all.
