@@ -92,19 +92,17 @@ fn written(generated: &Generated, base: &TextBase) -> Result<Written, Error> {
     Ok(Written { text, tokens: generated.tokens.len(), finish: generated.finish })
 }
 
-/// The groups whose prompts leave room for at least one more token in the model's context.
-///
-/// # Errors
-/// If a prompt cannot be tokenised.
-pub fn with_room(groups: Vec<References>, base: &TextBase) -> Result<Vec<References>, Error> {
+/// The groups whose prompts leave room for at least one more token in the model's context; each prompt is tokenised only when
+/// it is asked for. An item is an error if its prompt cannot be tokenised.
+pub fn with_room(
+    groups: Vec<References>,
+    base: &TextBase,
+) -> impl Iterator<Item = Result<References, Error>> {
     let context = base.model.facts().max_tokens;
-    let mut kept = Vec::with_capacity(groups.len());
-    for group in groups {
-        if tokens_of(&group, base)?.len() < context {
-            kept.push(group);
-        }
-    }
-    Ok(kept)
+    groups.into_iter().filter_map(move |group| match tokens_of(&group, base) {
+        Ok(tokens) => (tokens.len() < context).then_some(Ok(group)),
+        Err(error) => Some(Err(error)),
+    })
 }
 
 fn tokens_of(group: &References, base: &TextBase) -> Result<Vec<u32>, Error> {

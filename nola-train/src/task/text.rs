@@ -57,8 +57,8 @@ impl Task for Text {
         show_first(&train, &base);
         let prompts = text::references(&recipe.data.validation, format, &recipe.data.text);
         // Documents and conversations have no prompts to show.
-        let mut prompts = with_room(prompts.unwrap_or_default(), &base)?;
-        prompts.truncate(SHOWN_PROMPTS);
+        let prompts = with_room(prompts.unwrap_or_default(), &base).take(SHOWN_PROMPTS);
+        let prompts = prompts.collect::<Result<_, Error>>()?;
         Ok(Self { base, train: Arc::new(train), validation: Arc::new(validation), prompts })
     }
 
@@ -118,8 +118,8 @@ impl Task for Text {
         recipe: &Recipe,
     ) -> Result<Option<TextScores>, Error> {
         let groups = text::references(file, text_format(&recipe.data)?, &recipe.data.text)?;
-        let groups = with_room(groups, &self.base)?;
-        let Some(device) = model.devices().into_iter().next() else { return Ok(None) };
+        let groups: Vec<References> = with_room(groups, &self.base).collect::<Result<_, Error>>()?;
+        let device = model.devices().into_iter().next().expect("a model has weights, and they lie somewhere");
         let decoding = self.greedy(WRITTEN_TOKENS, WRITTEN_PROMPTS);
         let (scores, _) = score_written(model, &self.base, &groups, &decoding, &device, |_| ())?;
         Ok(Some(scores))

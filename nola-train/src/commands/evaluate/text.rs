@@ -17,7 +17,7 @@ use crate::evaluate::{ChoiceScores, TextScores, answer_choices, evaluate_text, s
 use crate::memory::peak_bytes;
 use crate::recipe::{DataRecipe, Subject};
 use crate::task::{open_text, text_format};
-use crate::text::{choices, questions, references};
+use crate::text::{References, choices, questions, references};
 use crate::{Error, device};
 
 /// The JSON object of `evaluate --json` for text; what was not asked for is absent.
@@ -128,7 +128,7 @@ fn of_writing(
     let mut groups = references(&data.validation, text_format(data)?, &data.text)?;
     groups.truncate(args.limit.unwrap_or(usize::MAX));
     let asked = groups.len();
-    let groups = with_room(groups, base)?;
+    let groups: Vec<References> = with_room(groups, base).collect::<Result<_, Error>>()?;
     let mut file = args.save_texts.as_deref().map(create).transpose()?;
     let decoding = args.decoding.over(&base.generation);
     let bar = bar(groups.len(), global);
