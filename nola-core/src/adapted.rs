@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use crate::Error;
 use crate::adapter::{AdapterConfig, Factor, LowRank, Mixed, Plan};
+use crate::basis::{Basis, project_all};
 use crate::params::{FoundParam, float_params, read_params, train_only, write_params};
 use crate::targets::{Site, Targets};
 
@@ -176,16 +177,16 @@ impl<M: Module> Adapted<M> {
             if of_factors.iter().all(Option::is_none) {
                 continue;
             }
-            let projected = (self.attached.plans.par_iter().zip(of_factors))
-                .map(|(plan, gradient)| {
-                    let mixed = mixed_side(plan, side);
-                    gradient.map_or_else(
-                        || vec![0.0; mixed.basis.count()],
-                        |gradient| mixed.basis.project(&gradient),
-                    )
-                })
-                .collect::<Vec<_>>();
-            let gradient = TensorData::new(projected.concat(), coefficients.val().dims());
+            let of_sites: Vec<(&Basis, &[f32])> = (self.attached.plans.iter().zip(&of_factors))
+                .filter_map(|(plan, gradient)| Some((&mixed_side(plan, side).basis, gradient.as_deref()?)))
+                .collect();
+            let shape = coefficients.val().dims();
+            let mut projected = project_all(&of_sites).into_iter();
+            let rows = of_factors.iter().map(|gradient| match gradient {
+                Some(_) => projected.next().expect("one row for each gradient"),
+                None => vec![0.0; shape[1]],
+            });
+            let gradient = TensorData::new(rows.flatten().collect(), shape);
             gradients.register(coefficients.id, Tensor::<2>::from_data(gradient, &device));
         }
         gradients
@@ -198,12 +199,11 @@ impl<M: Module> Adapted<M> {
             let Some(coefficients) = coefficients else { continue };
             let rows = host_values(coefficients.val());
             let count = coefficients.val().dims()[1];
-            let expanded: Vec<_> = (self.attached.plans.par_iter().zip(rows.par_chunks(count)))
-                .map(|(plan, row)| {
-                    let mixed = mixed_side(plan, side);
-                    TensorData::new(mixed.expand(row), mixed.basis.shape())
-                })
-                .collect();
+            let mixtures: Vec<(&Mixed, &[f32])> =
+                (self.attached.plans.iter().map(|plan| mixed_side(plan, side)).zip(rows.chunks(count)))
+                    .collect();
+            let expanded = (Mixed::expand_all(&mixtures).into_iter().zip(&mixtures))
+                .map(|(matrix, (mixed, _))| TensorData::new(matrix, mixed.basis.shape()));
             factors.extend(self.attached.ids.iter().map(|ids| ids[side]).zip(expanded));
         }
         if !factors.is_empty() {

@@ -3,12 +3,13 @@
 mod cache;
 mod sight;
 
-use burn::tensor::activation::softmax;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 
 pub(crate) use cache::BlockCache;
 pub use cache::KeyValueCache;
 pub use sight::Sight;
+
+use crate::fused::attention;
 
 /// `[batch, tokens, heads · d_head]` as `[batch, heads, tokens, d_head]`.
 pub(crate) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
@@ -32,13 +33,6 @@ pub(crate) fn attend(
     sight: &Sight,
 ) -> Tensor<3> {
     let [batch, heads, tokens, d_head] = query.dims();
-    let [_, kv_heads, keys, _] = key.dims();
-    let dtype = query.dtype();
-    // The queries of a group are rows of one product, so no key or value is copied.
-    let grouped = (query * scale).reshape([batch, kv_heads, heads / kv_heads * tokens, d_head]);
-    let scores = grouped.matmul(key.swap_dims(2, 3)).reshape([batch, heads, tokens, keys]);
-    let weights = softmax(sight.hide(scores.cast(DType::F32)), 3).cast(dtype);
-    let weights = weights.reshape([batch, kv_heads, heads / kv_heads * tokens, keys]);
-    let mixed = weights.matmul(value).reshape([batch, heads, tokens, d_head]);
+    let mixed = attention(query, key, value, sight.unseen(), scale);
     mixed.swap_dims(1, 2).reshape([batch, tokens, heads * d_head])
 }

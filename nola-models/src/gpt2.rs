@@ -8,8 +8,8 @@ mod keys;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
-use burn::tensor::activation::{gelu, gelu_approximate, relu, silu, tanh};
+use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig};
+use burn::tensor::activation::{relu, tanh};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_core::adapted;
 use serde_json::Value;
@@ -17,6 +17,8 @@ use serde_json::Value;
 use crate::attention::{BlockCache, KeyValueCache, Sight, attend, split_heads};
 use crate::checkpoint::KeyMap;
 use crate::fresh::{Law, fresh};
+use crate::fused::{self, Curve};
+use crate::norm::LayerNorm;
 use crate::{Checkpoint, Error, HiddenStates, head};
 pub use config::{Activation, Gpt2Config, ScoreScale};
 pub use keys::peft_module;
@@ -79,10 +81,10 @@ impl Mlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let wide = adapted(&self.up, x);
         let active = match self.activation {
-            Activation::GeluTanh => gelu_approximate(wide),
-            Activation::Gelu => gelu(wide),
+            Activation::GeluTanh => fused::curve(wide, Curve::GeluTanh),
+            Activation::Gelu => fused::curve(wide, Curve::Gelu),
             Activation::Relu => relu(wide),
-            Activation::Silu => silu(wide),
+            Activation::Silu => fused::curve(wide, Curve::Silu),
             Activation::Tanh => tanh(wide),
         };
         adapted(&self.down, active)
@@ -269,5 +271,5 @@ fn layer(d_in: usize, d_out: usize) -> LinearConfig {
 }
 
 fn norm(config: &Gpt2Config, device: &Device) -> LayerNorm {
-    LayerNormConfig::new(config.d_model).with_epsilon(config.layer_norm_eps).init(device)
+    LayerNorm::new(config.d_model, config.layer_norm_eps, device)
 }

@@ -9,8 +9,7 @@ mod rotary;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, RmsNorm, RmsNormConfig};
-use burn::tensor::activation::silu;
+use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
 use nola_core::adapted;
 use serde_json::Value;
@@ -18,6 +17,8 @@ use serde_json::Value;
 use crate::attention::{BlockCache, KeyValueCache, Sight, attend, split_heads};
 use crate::checkpoint::KeyMap;
 use crate::fresh::{Law, fresh};
+use crate::fused::{self, Curve};
+use crate::norm::RmsNorm;
 use crate::{Checkpoint, Error, HiddenStates, head};
 pub use config::LlamaConfig;
 pub use keys::peft_module;
@@ -84,7 +85,7 @@ impl Mlp {
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = silu(adapted(&self.gate, x.clone()));
+        let gate = fused::curve(adapted(&self.gate, x.clone()), Curve::Silu);
         adapted(&self.down, gate * adapted(&self.up, x))
     }
 }
@@ -260,5 +261,5 @@ fn layer(d_in: usize, d_out: usize, device: &Device, bias: bool) -> Linear {
 }
 
 fn norm(config: &LlamaConfig, device: &Device) -> RmsNorm {
-    RmsNormConfig::new(config.d_model).with_epsilon(config.rms_norm_eps).init(device)
+    RmsNorm::new(config.d_model, config.rms_norm_eps, device)
 }

@@ -9,13 +9,14 @@ mod positions;
 
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{Gelu, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
-use burn::tensor::activation::softmax;
+use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor, TensorData, assert_shape};
 use nola_core::adapted;
 
 use crate::fresh::{Law, fresh};
+use crate::fused::{self, Curve, attention};
+use crate::norm::LayerNorm;
 use crate::{Checkpoint, Error, HiddenStates};
 pub use config::{Pooling, Positions, VitConfig};
 pub use keys::peft_module;
@@ -57,9 +58,8 @@ impl Attention {
         let heads = |layer: &Linear| {
             adapted(layer, x.clone()).reshape([batch, tokens, self.n_heads, d_head]).swap_dims(1, 2) // [batch, heads, tokens, d_head]
         };
-        let scaled = heads(&self.query) / (d_head as f64).sqrt();
-        let scores = scaled.matmul(heads(&self.key).swap_dims(2, 3)); // [batch, heads, tokens, tokens]
-        let mixed = softmax(scores, 3).matmul(heads(&self.value));
+        let scale = 1.0 / (d_head as f64).sqrt();
+        let mixed = attention(heads(&self.query), heads(&self.key), heads(&self.value), None, scale);
         adapted(&self.output, mixed.swap_dims(1, 2).reshape([batch, tokens, d_model]))
     }
 }
@@ -77,7 +77,7 @@ impl Mlp {
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        adapted(&self.down, Gelu::new().forward(adapted(&self.up, x)))
+        adapted(&self.down, fused::curve(adapted(&self.up, x), Curve::Gelu))
     }
 }
 
@@ -297,7 +297,7 @@ fn layer(d_in: usize, d_out: usize) -> LinearConfig {
 }
 
 fn norm(config: &VitConfig, device: &Device) -> LayerNorm {
-    LayerNormConfig::new(config.d_model).with_epsilon(config.layer_norm_eps).init(device)
+    LayerNorm::new(config.d_model, config.layer_norm_eps, device)
 }
 
 fn fixed_positions(config: &VitConfig, device: &Device) -> Param<Tensor<3>> {

@@ -3,7 +3,6 @@
 mod text;
 
 use burn::module::{Module, ModuleDisplay};
-use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_models::Vit;
 
@@ -68,13 +67,7 @@ impl Learner for Vit {
 /// # Source
 /// `torch.nn.functional.cross_entropy`.
 pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>, label_smoothing: f64) -> Tensor<1> {
-    let log_probabilities = log_softmax(logits, 1);
-    let of_labels = log_probabilities.clone().gather(1, labels.unsqueeze_dim(1)).mean();
-    if label_smoothing == 0.0 {
-        return of_labels.neg();
-    }
-    let of_all = log_probabilities.mean();
-    (of_labels.mul_scalar(1.0 - label_smoothing) + of_all.mul_scalar(label_smoothing)).neg()
+    nola_models::cross_entropy(logits, labels, label_smoothing).mean()
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl Factor {
     fn initial(&self) -> Vec<f32> {
         match self {
             Self::Learned(values) => values.clone(),
-            Self::Mixed(mixed) => mixed.expand(&mixed.initial),
+            Self::Mixed(mixed) => mixed.at_start(),
         }
     }
 
@@ -119,7 +119,26 @@ pub struct Mixed {
 impl Mixed {
     /// The mixed matrix, row-major.
     pub fn expand(&self, coefficients: &[f32]) -> Vec<f32> {
-        let mut matrix = self.basis.expand(coefficients);
+        self.with_offset(self.basis.expand(coefficients))
+    }
+
+    /// The mixed matrices of many sites; a basis that sites share is generated once.
+    pub fn expand_all(mixtures: &[(&Self, &[f32])]) -> Vec<Vec<f32>> {
+        let sites: Vec<_> = mixtures.iter().map(|(mixed, row)| (&mixed.basis, *row)).collect();
+        let matrices = basis::expand_all(&sites).into_iter().zip(mixtures);
+        matrices.map(|(matrix, (mixed, _))| mixed.with_offset(matrix)).collect()
+    }
+
+    /// The matrix at the start of training; zero coefficients, the usual B, cost nothing.
+    fn at_start(&self) -> Vec<f32> {
+        if self.initial.iter().any(|&coefficient| coefficient != 0.0) {
+            return self.expand(&self.initial);
+        }
+        let [rows, cols] = self.basis.shape();
+        self.with_offset(vec![0.0; rows * cols])
+    }
+
+    fn with_offset(&self, mut matrix: Vec<f32>) -> Vec<f32> {
         if let Some(offset) = &self.offset {
             matrix.iter_mut().zip(offset.iter()).for_each(|(entry, offset)| *entry += offset);
         }
@@ -189,13 +208,20 @@ impl Reparameterization for LowRank {
 /// # Source
 /// LoRA (Hu et al., ICLR 2022), equation 3; NOLA (Koohpayegani et al., ICLR 2024), section 2.
 pub fn adapted<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
-    let Some(adapter) = layer.weight.reparameterization::<LowRank>() else {
-        return layer.forward(x);
-    };
-    let (a, b) = (adapter.a.val().cast(x.dtype()), adapter.b.val().cast(x.dtype()));
-    let update = linear(linear(x.clone(), a, None), b, None).mul_scalar(adapter.scale);
+    let (d_in, mut shape) = (x.dims()[D - 1], x.dims());
+    // One product over all rows, however they are grouped: the weight is then read once.
+    let rows = x.reshape([-1, d_in as i64]);
     let bias = layer.bias.as_ref().map(|bias| bias.val());
-    linear(x, layer.weight.base(), bias) + update
+    let Some(adapter) = layer.weight.reparameterization::<LowRank>() else {
+        let y = linear(rows, layer.weight.val(), bias);
+        shape[D - 1] = y.dims()[1];
+        return y.reshape(shape);
+    };
+    let (a, b) = (adapter.a.val().cast(rows.dtype()), adapter.b.val().cast(rows.dtype()));
+    let update = linear(linear(rows.clone(), a, None).mul_scalar(adapter.scale), b, None);
+    let y = linear(rows, layer.weight.base(), bias) + update;
+    shape[D - 1] = y.dims()[1];
+    y.reshape(shape)
 }
 
 /// Entries of LoRA's initial A and of `code-2024`'s offset: uniform in ±1/√d_in.

@@ -105,13 +105,9 @@ impl Sight {
         (&self.positions, self.positions.len() / self.tokens)
     }
 
-    /// # Shapes
-    /// - `scores`: `[rows, heads, tokens, keys]`, f32
-    pub(super) fn hide(&self, scores: Tensor<4>) -> Tensor<4> {
-        match &self.unseen {
-            Some(unseen) => scores + unseen.clone(),
-            None => scores,
-        }
+    /// What to add to the scores, `[rows or 1, 1, tokens, keys]`, f32; none where everything may be seen.
+    pub(super) fn unseen(&self) -> Option<Tensor<4>> {
+        self.unseen.clone()
     }
 }
 

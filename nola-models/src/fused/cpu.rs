@@ -1,0 +1,193 @@
+//! The fused operations on the CPU: vectorised for the instructions of the machine, and shared by rayon's threads.
+
+mod attention;
+mod curves;
+mod math;
+mod matrix;
+mod rows;
+
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::{DType, Shape};
+
+use super::{Curve, Inputs, Kernels, Norm, plain};
+use attention::{Heads, Mask};
+
+/// Whether all are f32; other types take the plain way.
+fn are_f32<'a>(tensors: impl IntoIterator<Item = &'a FlexTensor>) -> bool {
+    tensors.into_iter().all(|tensor| tensor.dtype() == DType::F32)
+}
+
+/// The numbers of a contiguous tensor, or of a copy that is.
+fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
+}
+
+fn numbers(tensor: &FlexTensor) -> &[f32] {
+    tensor.as_slice().expect("it was made contiguous")
+}
+
+fn whole_numbers(tensor: FlexTensor) -> Vec<usize> {
+    tensor.into_data().iter::<i64>().map(|number| number as usize).collect()
+}
+
+fn empty(shape: &Shape) -> FlexTensor {
+    FlexTensor::empty(shape.clone(), DType::F32)
+}
+
+impl Kernels for Flex {
+    fn curve(x: FlexTensor, curve: Curve) -> FlexTensor {
+        if !are_f32([&x]) {
+            return plain::curve::<Self>(x, curve);
+        }
+        let x = contiguous(x);
+        let mut result = empty(x.layout().shape());
+        curves::forward(numbers(&x), result.storage_mut(), curve);
+        result
+    }
+
+    fn curve_backward(x: FlexTensor, gradient: FlexTensor, curve: Curve) -> FlexTensor {
+        if !are_f32([&x, &gradient]) {
+            return plain::curve_backward::<Self>(x, gradient, curve);
+        }
+        let (x, gradient) = (contiguous(x), contiguous(gradient));
+        let mut result = empty(x.layout().shape());
+        curves::backward(numbers(&x), numbers(&gradient), result.storage_mut(), curve);
+        result
+    }
+
+    fn norm(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: Option<FlexTensor>,
+        norm: Norm,
+        epsilon: f64,
+    ) -> FlexTensor {
+        if !are_f32([&x, &gamma].into_iter().chain(&beta)) {
+            return plain::norm::<Self>(x, gamma, beta, norm, epsilon);
+        }
+        let (x, gamma, beta) = (contiguous(x), contiguous(gamma), beta.map(contiguous));
+        let mut result = empty(x.layout().shape());
+        let beta = beta.as_ref().map(numbers);
+        rows::forward(numbers(&x), numbers(&gamma), beta, result.storage_mut(), norm, epsilon as f32);
+        result
+    }
+
+    fn norm_backward(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        gradient: FlexTensor,
+        norm: Norm,
+        epsilon: f64,
+    ) -> FlexTensor {
+        if !are_f32([&x, &gamma, &gradient]) {
+            return plain::norm_backward::<Self>(x, gamma, gradient, norm, epsilon);
+        }
+        let (x, gamma, gradient) = (contiguous(x), contiguous(gamma), contiguous(gradient));
+        let mut result = empty(x.layout().shape());
+        let inputs = [numbers(&x), numbers(&gradient)];
+        rows::backward(inputs, numbers(&gamma), result.storage_mut(), norm, epsilon as f32);
+        result
+    }
+
+    fn surprise(logits: FlexTensor, labels: FlexTensor, smoothing: f64) -> FlexTensor {
+        if !are_f32([&logits]) {
+            return plain::surprise::<Self>(logits, labels, smoothing);
+        }
+        let (logits, labels) = (contiguous(logits), whole_numbers(labels));
+        let mut result = empty(&Shape::new([labels.len()]));
+        rows::surprise(numbers(&logits), &labels, result.storage_mut(), smoothing as f32);
+        result
+    }
+
+    fn surprise_backward(
+        logits: FlexTensor,
+        labels: FlexTensor,
+        gradient: FlexTensor,
+        smoothing: f64,
+    ) -> FlexTensor {
+        if !are_f32([&logits, &gradient]) {
+            return plain::surprise_backward::<Self>(logits, labels, gradient, smoothing);
+        }
+        let (logits, labels) = (contiguous(logits), whole_numbers(labels));
+        let gradient = contiguous(gradient);
+        let mut result = empty(logits.layout().shape());
+        let of_rows = labels.iter().copied().zip(numbers(&gradient).iter().copied()).collect::<Vec<_>>();
+        rows::surprise_backward(numbers(&logits), &of_rows, result.storage_mut(), smoothing as f32);
+        result
+    }
+
+    fn attend(inputs: Inputs<Self>, scale: f64) -> FlexTensor {
+        let Inputs { query, key, value, unseen } = &inputs;
+        if !are_f32([query, key, value].into_iter().chain(unseen)) {
+            return plain::attention::<Self>(inputs, scale);
+        }
+        let [query, key, value] = [query, key, value].map(rows_together);
+        let unseen = unseen.clone().map(contiguous);
+        let mask = unseen.as_ref().map(|unseen| mask_of(unseen));
+        let heads = [&query, &key, &value].map(heads_of);
+        let mut mixed = Mixed::new(query.layout().shape());
+        attention::forward(heads, mask, scale as f32, mixed.values());
+        mixed.finish()
+    }
+
+    fn attend_backward(inputs: Inputs<Self>, scale: f64, gradient: FlexTensor) -> [FlexTensor; 3] {
+        let Inputs { query, key, value, unseen } = &inputs;
+        if !are_f32([query, key, value, &gradient].into_iter().chain(unseen)) {
+            return plain::attention_backward::<Self>(inputs, scale, gradient);
+        }
+        let [query, key, value, gradient] = [query, key, value, &gradient].map(rows_together);
+        let unseen = unseen.clone().map(contiguous);
+        let mask = unseen.as_ref().map(|unseen| mask_of(unseen));
+        let heads = [&query, &key, &value].map(heads_of);
+        let [mut of_query, mut of_key, mut of_value] =
+            [&query, &key, &value].map(|tensor| Mixed::new(tensor.layout().shape()));
+        let results = [of_query.values(), of_key.values(), of_value.values()];
+        attention::backward(heads, heads_of(&gradient), mask, scale as f32, results);
+        [of_query, of_key, of_value].map(Mixed::finish)
+    }
+}
+
+/// A tensor `[batch, heads, tokens, d_head]` in which the numbers of one row lie side by side.
+fn rows_together(tensor: &FlexTensor) -> FlexTensor {
+    let strides = tensor.layout().strides();
+    if strides[3] == 1 && strides.iter().all(|&stride| stride >= 0) {
+        tensor.clone()
+    } else {
+        tensor.to_contiguous()
+    }
+}
+
+fn heads_of(tensor: &FlexTensor) -> Heads<'_> {
+    let (shape, strides) = (tensor.layout().shape(), tensor.layout().strides());
+    Heads {
+        values: &tensor.storage()[tensor.layout().start_offset()..],
+        sizes: [shape[0], shape[1], shape[2], shape[3]],
+        strides: [strides[0], strides[1], strides[2]].map(isize::unsigned_abs),
+    }
+}
+
+fn mask_of(unseen: &FlexTensor) -> Mask<'_> {
+    let shape = unseen.layout().shape();
+    Mask { values: numbers(unseen), tokens: shape[2], keys: shape[3] }
+}
+
+/// A result `[batch, heads, tokens, d_head]`, in memory as `[batch, tokens, heads, d_head]`: what follows in the model
+/// lays the heads side by side, and then has nothing to move.
+struct Mixed {
+    tensor: FlexTensor,
+}
+
+impl Mixed {
+    fn new(shape: &Shape) -> Self {
+        Self { tensor: empty(&Shape::new([shape[0], shape[2], shape[1], shape[3]])) }
+    }
+
+    fn values(&mut self) -> &mut [f32] {
+        self.tensor.storage_mut()
+    }
+
+    fn finish(self) -> FlexTensor {
+        self.tensor.permute(&[0, 2, 1, 3])
+    }
+}

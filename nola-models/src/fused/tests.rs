@@ -1,0 +1,219 @@
+//! The fused operations and their gradients against the same in burn's elementary ones; the CPU against the plain version.
+
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::activation::{gelu, gelu_approximate, log_softmax, silu, softmax};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, module};
+use proptest::prelude::*;
+
+use super::*;
+
+/// Numbers of about the size of activations, none of them twice.
+fn values(count: usize, seed: f32) -> Vec<f32> {
+    (0..count).map(|n| 3.0 * (n as f32 * 0.731 + seed).sin()).collect()
+}
+
+fn tensor<const D: usize>(shape: [usize; D], seed: f32) -> Tensor<D> {
+    let data = TensorData::new(values(shape.iter().product(), seed), shape);
+    Tensor::from_data(data, &Device::flex().autodiff()).require_grad()
+}
+
+fn primitive<const D: usize>(shape: [usize; D], seed: f32) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values(shape.iter().product(), seed), shape))
+}
+
+fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().expect("f32")
+}
+
+fn assert_close(found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len());
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let difference = (found - expected).abs();
+        assert!(difference <= 2e-6 * (1.0 + expected.abs()), "{index}: {found} is not {expected}");
+    }
+}
+
+fn assert_same(found: FlexTensor, expected: FlexTensor) {
+    assert_eq!(found.layout().shape(), expected.layout().shape());
+    let values = |tensor: FlexTensor| tensor.into_data().try_into_vec::<f32>().expect("f32");
+    assert_close(&values(found), &values(expected));
+}
+
+/// Result and gradients of `of`, whose result is weighed so that no gradient is like another.
+fn differentiated<const N: usize, const D: usize>(
+    inputs: [Tensor<D>; N],
+    of: impl Fn([Tensor<D>; N]) -> Tensor<D>,
+) -> Vec<Vec<f32>> {
+    let result = of(inputs.clone());
+    let weights = tensor(result.dims(), 0.4).detach();
+    let gradients = (result.clone() * weights).sum().backward();
+    let of_inputs = inputs.map(|input| numbers(input.grad(&gradients).expect("it is tracked")));
+    std::iter::once(numbers(result)).chain(of_inputs).collect()
+}
+
+fn assert_alike(found: &[Vec<f32>], expected: &[Vec<f32>]) {
+    found.iter().zip(expected).for_each(|(found, expected)| assert_close(found, expected));
+}
+
+#[test]
+fn curves_are_those_of_burn() {
+    let x = || [tensor([3, 50], 0.1)];
+    let burns: [(Curve, fn(Tensor<2>) -> Tensor<2>); 2] =
+        [(Curve::GeluTanh, gelu_approximate), (Curve::Silu, silu)];
+    for (kind, burns) in burns {
+        assert_alike(&differentiated(x(), |[x]| curve(x, kind)), &differentiated(x(), |[x]| burns(x)));
+    }
+    // burn differentiates the exact GELU by the tanh formula, so only the values can be compared.
+    assert_close(&numbers(curve(x()[0].clone(), Curve::Gelu)), &numbers(gelu(x()[0].clone())));
+}
+
+#[test]
+fn the_slope_of_gelu_is_that_of_torch() {
+    let x = Tensor::<1>::from_data([-2.0, -0.5, 0.0, 0.3, 1.7], &Device::flex().autodiff()).require_grad();
+    let gradients = curve(x.clone(), Curve::Gelu).sum().backward();
+    // torch.nn.functional.gelu, backward of the sum.
+    let expected = [-0.085_231_87, 0.132_504_91, 0.5, 0.732_327_76, 1.115_317_9];
+    assert_close(&numbers(x.grad(&gradients).expect("it is tracked")), &expected);
+}
+
+#[test]
+fn norms_are_those_of_burn() {
+    let (gamma, beta) = (tensor([50], 2.0).detach(), tensor([50], 3.0).detach());
+    let of_layer = |x: Tensor<2>| module::layer_norm(x, gamma.clone(), Some(beta.clone()), 1e-5);
+    assert_alike(
+        &differentiated([tensor([3, 50], 0.1)], |[x]| layer_norm(x, gamma.clone(), beta.clone(), 1e-5)),
+        &differentiated([tensor([3, 50], 0.1)], |[x]| of_layer(x)),
+    );
+    let of_root = |x: Tensor<2>| {
+        let square = x.clone().powi_scalar(2).mean_dim(1) + 1e-5;
+        x / square.sqrt() * gamma.clone().unsqueeze()
+    };
+    assert_alike(
+        &differentiated([tensor([3, 50], 0.1)], |[x]| rms_norm(x, gamma.clone(), 1e-5)),
+        &differentiated([tensor([3, 50], 0.1)], |[x]| of_root(x)),
+    );
+}
+
+#[test]
+fn cross_entropy_is_that_of_burn() {
+    let labels = Tensor::<1, Int>::from_data([0, 36, 5], &Device::flex().autodiff());
+    for smoothing in [0.0, 0.1] {
+        let burns = |logits: Tensor<2>| {
+            let log = log_softmax(logits, 1);
+            let of_labels = log.clone().gather(1, labels.clone().unsqueeze_dim(1));
+            (of_labels * (1.0 - smoothing) + log.mean_dim(1) * smoothing).neg()
+        };
+        assert_alike(
+            &differentiated([tensor([3, 37], 0.1)], |[logits]| {
+                cross_entropy(logits, labels.clone(), smoothing).unsqueeze_dim(1)
+            }),
+            &differentiated([tensor([3, 37], 0.1)], |[logits]| burns(logits)),
+        );
+    }
+}
+
+#[test]
+fn attention_is_that_of_burn() {
+    let device = Device::flex().autodiff();
+    let keys = Tensor::<1, Int>::arange(0..70, &device).reshape([1, 1, 1, 70]);
+    let later = keys.clone().greater(keys.reshape([1, 1, 70, 1])).float() * -1e37;
+    let inputs = || [0.1, 0.7, 1.9].map(|seed| tensor([2, 3, 70, 8], seed));
+    for unseen in [None, Some(later)] {
+        let burns = |[query, key, value]: [Tensor<4>; 3]| {
+            let scores = query.matmul(key.swap_dims(2, 3)) * 0.05;
+            let scores = unseen.clone().map_or(scores.clone(), |unseen| scores + unseen);
+            softmax(scores, 3).matmul(value)
+        };
+        let fused = |[query, key, value]: [Tensor<4>; 3]| attention(query, key, value, unseen.clone(), 0.05);
+        assert_alike(&differentiated(inputs(), fused), &differentiated(inputs(), burns));
+    }
+}
+
+/// 0 where a query may look, else far below; one for all sequences or one for each.
+fn masks(rows: usize, tokens: usize, keys: usize) -> impl Strategy<Value = FlexTensor> {
+    let hidden = proptest::collection::vec(any::<bool>(), rows * tokens * keys);
+    hidden.prop_map(move |hidden| {
+        let values = hidden.into_iter().enumerate().map(|(index, hidden)| {
+            // One key is always seen: what a query that sees none puts out means nothing.
+            if hidden && index % keys != (index / keys) % keys { -1e37 } else { 0.0 }
+        });
+        FlexTensor::from_data(TensorData::new(values.collect::<Vec<f32>>(), [rows, 1, tokens, keys]))
+    })
+}
+
+fn attentions() -> impl Strategy<Value = Inputs<Flex>> {
+    (1_usize..3, 1_usize..3, 1_usize..3, 1_usize..90, 0_usize..20, 1_usize..9, any::<bool>(), any::<bool>())
+        .prop_flat_map(|(batch, kv_heads, group, tokens, past, d_head, is_masked, is_for_each)| {
+            let (keys, rows) = (tokens + past, if is_for_each { batch } else { 1 });
+            let mask = masks(rows, tokens, keys);
+            mask.prop_map(move |mask| Inputs {
+                query: primitive([batch, kv_heads * group, tokens, d_head], 0.1),
+                key: primitive([batch, kv_heads, keys, d_head], 1.1),
+                value: primitive([batch, kv_heads, keys, d_head], 2.1),
+                unseen: is_masked.then_some(mask),
+            })
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn attention_on_the_cpu_is_the_plain_one(inputs in attentions(), scale in 0.01_f64..0.1) {
+        let shape = inputs.query.layout().shape();
+        let gradient = primitive([shape[0], shape[1], shape[2], shape[3]], 0.9);
+        assert_same(Flex::attend(inputs.clone(), scale), plain::attention::<Flex>(inputs.clone(), scale));
+        let found = Flex::attend_backward(inputs.clone(), scale, gradient.clone());
+        let expected = plain::attention_backward::<Flex>(inputs, scale, gradient);
+        found.into_iter().zip(expected).for_each(|(found, expected)| assert_same(found, expected));
+    }
+
+    #[test]
+    fn rows_on_the_cpu_are_the_plain_ones(rows in 1_usize..40, width in 1_usize..70, smoothing in 0.0_f64..0.3) {
+        let (x, gradient) = (primitive([rows, width], 0.1), primitive([rows, width], 0.9));
+        let (gamma, beta) = (primitive([width], 2.0), primitive([width], 3.0));
+        // A row of one number has no variance, and its gradient is all rounding.
+        for norm in [Norm::Layer, Norm::RootMeanSquare].into_iter().filter(|_| width > 1) {
+            assert_same(
+                Flex::norm(x.clone(), gamma.clone(), Some(beta.clone()), norm, 1e-2),
+                plain::norm::<Flex>(x.clone(), gamma.clone(), Some(beta.clone()), norm, 1e-2),
+            );
+            assert_same(
+                Flex::norm_backward(x.clone(), gamma.clone(), gradient.clone(), norm, 1e-2),
+                plain::norm_backward::<Flex>(x.clone(), gamma.clone(), gradient.clone(), norm, 1e-2),
+            );
+        }
+        let labels: Vec<i64> = (0..rows).map(|row| (row * 7 % width) as i64).collect();
+        let labels = FlexTensor::from_data(TensorData::new(labels, [rows]));
+        let of_rows = primitive([rows], 0.2);
+        assert_same(
+            Flex::surprise(x.clone(), labels.clone(), smoothing),
+            plain::surprise::<Flex>(x.clone(), labels.clone(), smoothing),
+        );
+        assert_same(
+            Flex::surprise_backward(x.clone(), labels.clone(), of_rows.clone(), smoothing),
+            plain::surprise_backward::<Flex>(x, labels, of_rows, smoothing),
+        );
+    }
+
+    #[test]
+    fn curves_on_the_cpu_are_the_plain_ones(count in 1_usize..20_000, seed in 0.0_f32..9.0) {
+        let (x, gradient) = (primitive([count], seed), primitive([count], seed + 1.0));
+        for kind in [Curve::Gelu, Curve::GeluTanh, Curve::Silu] {
+            assert_same(Flex::curve(x.clone(), kind), plain::curve::<Flex>(x.clone(), kind));
+            assert_same(
+                Flex::curve_backward(x.clone(), gradient.clone(), kind),
+                plain::curve_backward::<Flex>(x.clone(), gradient.clone(), kind),
+            );
+        }
+    }
+}
+
+#[test]
+fn half_precision_takes_the_plain_way() {
+    let x = tensor([2, 9], 0.3).detach();
+    let half = numbers(curve(x.clone().cast(DType::BF16), Curve::Silu).cast(DType::F32));
+    let whole = numbers(curve(x, Curve::Silu));
+    assert!(half.iter().zip(&whole).all(|(half, whole)| (half - whole).abs() < 0.03), "{half:?}");
+}

@@ -1,0 +1,63 @@
+//! Norms that are one operation while they are frozen.
+
+use burn::module::{Module, Param};
+use burn::nn::Initializer;
+use burn::tensor::{DType, Device, Tensor, module};
+
+use crate::fused;
+
+/// Rows normalised to mean 0 and variance 1, then stretched and shifted.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// Stretches, `[width]`.
+    pub gamma: Param<Tensor<1>>,
+    /// Shifts, `[width]`.
+    pub beta: Param<Tensor<1>>,
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    /// A norm that neither stretches nor shifts; `epsilon` is added to the variance.
+    pub fn new(width: usize, epsilon: f64, device: &Device) -> Self {
+        let (gamma, beta) =
+            (Initializer::Ones.init([width], device), Initializer::Zeros.init([width], device));
+        Self { gamma, beta, epsilon }
+    }
+
+    /// # Shapes
+    /// - `x` and output: `[.., width]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let (gamma, beta) = (self.gamma.val(), self.beta.val());
+        if gamma.is_require_grad() || beta.is_require_grad() {
+            return module::layer_norm(x, gamma, Some(beta), self.epsilon);
+        }
+        fused::layer_norm(x, gamma, beta, self.epsilon)
+    }
+}
+
+/// Rows normalised to a mean square of 1, then stretched.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// Stretches, `[width]`.
+    pub gamma: Param<Tensor<1>>,
+    epsilon: f64,
+}
+
+impl RmsNorm {
+    /// A norm that does not stretch; `epsilon` is added to the mean square.
+    pub fn new(width: usize, epsilon: f64, device: &Device) -> Self {
+        Self { gamma: Initializer::Ones.init([width], device), epsilon }
+    }
+
+    /// # Shapes
+    /// - `x` and output: `[.., width]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let gamma = self.gamma.val();
+        if !gamma.is_require_grad() {
+            return fused::rms_norm(x, gamma, self.epsilon);
+        }
+        let dtype = x.dtype();
+        let square = x.clone().cast(DType::F32).powi_scalar(2).mean_dim(D - 1);
+        x * (square + self.epsilon).sqrt().recip().cast(dtype) * gamma.unsqueeze()
+    }
+}
