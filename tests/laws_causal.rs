@@ -339,6 +339,9 @@ fn a_model_in_evaluation_takes_tokens_of_a_training_device() {
     for model in every_model(&device) {
         let input = ids(&[row(1, 8)], &device);
         let expected = values(logits(&model, input.clone()));
-        assert_eq!(values(logits(&model.valid(), input)), expected);
+        let found = values(logits(&model.valid(), input));
+        // Norms whose own numbers are trained are computed in another way than frozen ones.
+        let is_near = |(found, expected): (&f32, &f32)| (found - expected).abs() < 1e-5;
+        assert!(found.iter().zip(&expected).all(is_near), "{found:?} and {expected:?}");
     }
 }

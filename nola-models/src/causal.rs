@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 
 use crate::checkpoint::{NamedTensor, parse_json, read_bounded, save};
 use crate::fields::Fields;
-use crate::{Checkpoint, Error, Gpt2, HiddenStates, KeyValueCache, Llama, Sight, StoredDtype, gpt2, llama};
+use crate::{
+    Checkpoint, Error, Gpt2, HiddenStates, KeyValueCache, Llama, Sight, Stage, StoredDtype, gpt2, llama,
+};
 
 /// A random model with more numbers than this is refused: it is a typo or an attack.
 const MAX_FRESH_NUMBERS: usize = 100_000_000_000;
@@ -151,6 +153,34 @@ impl CausalLm {
     /// If a model with learned positions gets a token beyond `max_tokens`.
     pub fn hidden(&self, ids: Tensor<2, Int>, sight: &Sight) -> Tensor<3> {
         of_any!(self, model => model.hidden(ids, sight))
+    }
+
+    /// What the first block gets.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`, each below `vocab_size`
+    /// - output: `[batch, tokens, d_model]`
+    ///
+    /// # Panics
+    /// If a model with learned positions gets a token beyond `max_tokens`.
+    pub fn embeddings(&self, ids: Tensor<2, Int>, sight: &Sight) -> Tensor<3> {
+        match self {
+            Self::Gpt2(model) => model.embeddings(ids, sight),
+            Self::Llama(model) => model.embeddings(ids),
+        }
+    }
+
+    /// The blocks, one by one.
+    pub fn stages<'a>(&'a self, sight: &'a Sight) -> Vec<Stage<'a>> {
+        of_any!(self, model => model.stages(sight))
+    }
+
+    /// What [`CausalLm::hidden`] makes of the output of the last block.
+    ///
+    /// # Shapes
+    /// - `tokens` and output: `[batch, tokens, d_model]`
+    pub fn normed(&self, tokens: Tensor<3>) -> Tensor<3> {
+        of_any!(self, model => model.norm.forward(tokens))
     }
 
     /// The same for tokens that follow those in `cache`, which takes them up.

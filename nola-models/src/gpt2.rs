@@ -19,7 +19,7 @@ use crate::checkpoint::KeyMap;
 use crate::fresh::{Law, fresh};
 use crate::fused::{self, Curve};
 use crate::norm::LayerNorm;
-use crate::{Checkpoint, Error, HiddenStates, head};
+use crate::{Checkpoint, Error, HiddenStates, Stage, head};
 pub use config::{Activation, Gpt2Config, ScoreScale};
 pub use keys::peft_module;
 
@@ -255,7 +255,21 @@ impl Gpt2 {
         HiddenStates::trace(self.embeddings(ids, sight), &self.blocks, forward, |x| self.norm.forward(x))
     }
 
-    fn embeddings(&self, ids: Tensor<2, Int>, sight: &Sight) -> Tensor<3> {
+    /// The blocks, one by one.
+    pub fn stages<'a>(&'a self, sight: &'a Sight) -> Vec<Stage<'a>> {
+        let stage = |block: &'a Block| -> Stage<'a> { Box::new(move |x| block.forward(x, sight, None)) };
+        self.blocks.iter().map(stage).collect()
+    }
+
+    /// What the first block gets.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`
+    /// - output: `[batch, tokens, d_model]`
+    ///
+    /// # Panics
+    /// If a token stands beyond `max_tokens`.
+    pub fn embeddings(&self, ids: Tensor<2, Int>, sight: &Sight) -> Tensor<3> {
         let (positions, rows) = sight.positions();
         let longest = self.config.max_tokens;
         assert!(positions.iter().all(|&position| position < longest), "a token beyond position {longest}");

@@ -2,6 +2,9 @@
 
 use burn::tensor::Tensor;
 
+/// One block of a model in one pass, `[batch, tokens, d_model]` to the same.
+pub type Stage<'a> = Box<dyn Fn(Tensor<3>) -> Tensor<3> + 'a>;
+
 /// The output of every stage of a transformer, each `[batch, tokens, d_model]`.
 #[derive(Debug, Clone)]
 pub struct HiddenStates {

@@ -31,7 +31,7 @@ pub use checkpoint::{Checkpoint, StoredDtype};
 pub use error::Error;
 pub use fused::cross_entropy;
 pub use gpt2::{Gpt2, Gpt2Config};
-pub use hidden_states::HiddenStates;
+pub use hidden_states::{HiddenStates, Stage};
 pub use image::Preprocessor;
 pub use llama::{Llama, LlamaConfig};
 pub use vit::{Vit, VitConfig};

@@ -7,6 +7,7 @@ mod keys;
 mod rotary;
 
 use std::path::Path;
+use std::rc::Rc;
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig};
@@ -19,7 +20,7 @@ use crate::checkpoint::KeyMap;
 use crate::fresh::{Law, fresh};
 use crate::fused::{self, Curve};
 use crate::norm::RmsNorm;
-use crate::{Checkpoint, Error, HiddenStates, head};
+use crate::{Checkpoint, Error, HiddenStates, Stage, head};
 pub use config::LlamaConfig;
 pub use keys::peft_module;
 use rotary::Turns;
@@ -213,7 +214,7 @@ impl Llama {
     /// - `ids`: `[batch, tokens]`
     /// - output: `[batch, tokens, d_model]`
     pub fn hidden(&self, ids: Tensor<2, Int>, sight: &Sight) -> Tensor<3> {
-        let (embeddings, pass) = self.start(ids, sight);
+        let (embeddings, pass) = (self.embeddings(ids), self.pass(sight));
         self.norm.forward(self.blocks.iter().fold(embeddings, |x, block| block.forward(x, &pass, None)))
     }
 
@@ -223,7 +224,7 @@ impl Llama {
     /// - `ids`: `[batch, tokens]`
     /// - output: `[batch, tokens, d_model]`
     pub fn extend(&self, ids: Tensor<2, Int>, sight: &Sight, cache: &mut KeyValueCache) -> Tensor<3> {
-        let (embeddings, pass) = self.start(ids, sight);
+        let (embeddings, pass) = (self.embeddings(ids), self.pass(sight));
         let blocks = self.blocks.iter().zip(cache.begin(self.blocks.len(), sight));
         self.norm.forward(blocks.fold(embeddings, |x, (block, cache)| block.forward(x, &pass, Some(cache))))
     }
@@ -242,17 +243,35 @@ impl Llama {
     /// # Shapes
     /// - `ids`: `[batch, tokens]`
     pub fn hidden_states(&self, ids: Tensor<2, Int>, sight: &Sight) -> HiddenStates {
-        let (embeddings, pass) = self.start(ids, sight);
+        let (embeddings, pass) = (self.embeddings(ids), self.pass(sight));
         let forward = |block: &Block, x| block.forward(x, &pass, None);
         HiddenStates::trace(embeddings, &self.blocks, forward, |x| self.norm.forward(x))
     }
 
-    /// The embeddings, and what the blocks need beside them.
-    fn start<'a>(&self, ids: Tensor<2, Int>, sight: &'a Sight) -> (Tensor<3>, Pass<'a>) {
-        let device = ids.device();
-        let embeddings = self.tokens.forward(ids);
-        let turns = self.config.rotary.turns(self.config.d_head, sight, &device, embeddings.dtype());
-        (embeddings, Pass { sight, turns })
+    /// The blocks, one by one.
+    pub fn stages<'a>(&'a self, sight: &'a Sight) -> Vec<Stage<'a>> {
+        let pass = Rc::new(self.pass(sight));
+        let stage = |block: &'a Block| -> Stage<'a> {
+            let pass = Rc::clone(&pass);
+            Box::new(move |x| block.forward(x, &pass, None))
+        };
+        self.blocks.iter().map(stage).collect()
+    }
+
+    /// What the first block gets.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`
+    /// - output: `[batch, tokens, d_model]`
+    pub fn embeddings(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        self.tokens.forward(ids)
+    }
+
+    /// What the blocks need beside their input.
+    fn pass<'a>(&self, sight: &'a Sight) -> Pass<'a> {
+        let table = self.tokens.weight.val();
+        let turns = self.config.rotary.turns(self.config.d_head, sight, &table.device(), table.dtype());
+        Pass { sight, turns }
     }
 }
 

@@ -17,7 +17,7 @@ use nola_core::adapted;
 use crate::fresh::{Law, fresh};
 use crate::fused::{self, Curve, attention};
 use crate::norm::LayerNorm;
-use crate::{Checkpoint, Error, HiddenStates};
+use crate::{Checkpoint, Error, HiddenStates, Stage};
 pub use config::{Pooling, Positions, VitConfig};
 pub use keys::peft_module;
 
@@ -228,7 +228,15 @@ impl Vit {
     /// - `pixels`: `[batch, channels, image_size, image_size]`
     /// - output: `[batch, n_classes]` or `[batch, d_model]`
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<2> {
-        let features = self.features(pixels);
+        self.classified(self.features(pixels))
+    }
+
+    /// Logits of features; of a model without head, the features.
+    ///
+    /// # Shapes
+    /// - `features`: `[batch, d_model]`
+    /// - output: `[batch, n_classes]` or `[batch, d_model]`
+    pub fn classified(&self, features: Tensor<2>) -> Tensor<2> {
         match &self.head {
             Some(head) => adapted(head, features),
             None => features,
@@ -241,7 +249,21 @@ impl Vit {
     /// - `pixels`: `[batch, channels, image_size, image_size]`
     /// - output: `[batch, d_model]`
     pub fn features(&self, pixels: Tensor<4>) -> Tensor<2> {
-        let tokens = self.blocks.iter().fold(self.embeddings(pixels), |x, block| block.forward(x));
+        self.pooled(self.blocks.iter().fold(self.embeddings(pixels), |x, block| block.forward(x)))
+    }
+
+    /// The blocks, one by one.
+    pub fn stages<'a>(&'a self) -> Vec<Stage<'a>> {
+        let stage = |block: &'a Block| -> Stage<'a> { Box::new(move |x| block.forward(x)) };
+        self.blocks.iter().map(stage).collect()
+    }
+
+    /// What [`Vit::features`] makes of the output of the last block.
+    ///
+    /// # Shapes
+    /// - `tokens`: `[batch, 1 + patches, d_model]`
+    /// - output: `[batch, d_model]`
+    pub fn pooled(&self, tokens: Tensor<3>) -> Tensor<2> {
         match self.config.pooling {
             Pooling::ClassToken => class_token(self.norm.forward(tokens)),
             Pooling::Mean => mean_of_patches(self.norm.forward(tokens)),
@@ -264,9 +286,12 @@ impl Vit {
         })
     }
 
+    /// What the first block gets.
+    ///
     /// # Shapes
+    /// - `pixels`: `[batch, channels, image_size, image_size]`
     /// - output: `[batch, 1 + patches, d_model]`
-    fn embeddings(&self, pixels: Tensor<4>) -> Tensor<3> {
+    pub fn embeddings(&self, pixels: Tensor<4>) -> Tensor<3> {
         let VitConfig { d_model, channels, image_size, patch_size, .. } = self.config;
         assert_shape!(pixels, [_, channels, image_size, image_size]);
         let [batch, ..] = pixels.dims();

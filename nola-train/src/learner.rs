@@ -1,11 +1,13 @@
 //! What the training loop asks of a model.
 
+mod recompute;
 mod text;
 
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use nola_models::Vit;
+use nola_models::{Stage, Vit};
 
+pub use recompute::recomputed_loss;
 pub use text::{TextBatch, scored};
 
 use crate::data::HostBatch;
@@ -15,11 +17,31 @@ pub trait Learner: Module + ModuleDisplay {
     /// What one pass sees, on the device.
     type Batch;
 
+    /// What the first block gets.
+    ///
+    /// # Shapes
+    /// - output: `[samples, tokens, d_model]`
+    fn embeddings(&self, batch: &Self::Batch) -> Tensor<3>;
+
+    /// The blocks, one by one.
+    fn stages<'a>(&'a self, batch: &'a Self::Batch) -> Vec<Stage<'a>>;
+
+    /// Mean loss of a batch, given the output of the last block, in nats per target.
+    ///
+    /// # Shapes
+    /// - `tokens`: `[samples, tokens, d_model]`
+    /// - output: `[1]`
+    fn loss_of(&self, tokens: Tensor<3>, batch: &Self::Batch, label_smoothing: f64) -> Tensor<1>;
+
     /// Mean loss of a batch, in nats per target.
     ///
     /// # Shapes
     /// - output: `[1]`
-    fn loss(&self, batch: &Self::Batch, label_smoothing: f64) -> Tensor<1>;
+    fn loss(&self, batch: &Self::Batch, label_smoothing: f64) -> Tensor<1> {
+        let stages = self.stages(batch);
+        let tokens = stages.iter().fold(self.embeddings(batch), |x, stage| stage(x));
+        self.loss_of(tokens, batch, label_smoothing)
+    }
 
     /// Targets in a batch, pictures or tokens with a loss: its weight among the passes of one step.
     fn targets(batch: &Self::Batch) -> usize;
@@ -48,8 +70,16 @@ impl ImageBatch {
 impl Learner for Vit {
     type Batch = ImageBatch;
 
-    fn loss(&self, batch: &ImageBatch, label_smoothing: f64) -> Tensor<1> {
-        cross_entropy(self.forward(batch.pixels.clone()), batch.labels.clone(), label_smoothing)
+    fn embeddings(&self, batch: &ImageBatch) -> Tensor<3> {
+        self.embeddings(batch.pixels.clone())
+    }
+
+    fn stages<'a>(&'a self, _batch: &'a ImageBatch) -> Vec<Stage<'a>> {
+        self.stages()
+    }
+
+    fn loss_of(&self, tokens: Tensor<3>, batch: &ImageBatch, label_smoothing: f64) -> Tensor<1> {
+        cross_entropy(self.classified(self.pooled(tokens)), batch.labels.clone(), label_smoothing)
     }
 
     fn targets(batch: &ImageBatch) -> usize {

@@ -2,8 +2,7 @@
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use nola_models::CausalLm;
-use nola_models::Sight;
+use nola_models::{CausalLm, Sight, Stage};
 
 use super::{Learner, cross_entropy};
 use crate::text::TokenBatch;
@@ -51,7 +50,11 @@ impl TextBatch {
     /// # Shapes
     /// - output: `[targets, d_model]`
     pub fn hidden(&self, model: &CausalLm) -> Tensor<2> {
-        let hidden = model.hidden(self.ids.clone(), &self.sight);
+        self.of_targets(model.hidden(self.ids.clone(), &self.sight))
+    }
+
+    /// The rows of `hidden`, `[rows, tokens, d_model]`, at every place that has a target.
+    fn of_targets(&self, hidden: Tensor<3>) -> Tensor<2> {
         let [rows, tokens, d_model] = hidden.dims();
         hidden.reshape([rows * tokens, d_model]).select(0, self.places.clone())
     }
@@ -60,8 +63,16 @@ impl TextBatch {
 impl Learner for CausalLm {
     type Batch = TextBatch;
 
-    fn loss(&self, batch: &TextBatch, label_smoothing: f64) -> Tensor<1> {
-        let hidden = batch.hidden(self);
+    fn embeddings(&self, batch: &TextBatch) -> Tensor<3> {
+        self.embeddings(batch.ids.clone(), &batch.sight)
+    }
+
+    fn stages<'a>(&'a self, batch: &'a TextBatch) -> Vec<Stage<'a>> {
+        self.stages(&batch.sight)
+    }
+
+    fn loss_of(&self, tokens: Tensor<3>, batch: &TextBatch, label_smoothing: f64) -> Tensor<1> {
+        let hidden = batch.of_targets(self.normed(tokens));
         if self.head_is_trained() {
             return cross_entropy(self.logits(hidden), batch.next.clone(), label_smoothing);
         }
