@@ -15,6 +15,7 @@ mod golden_philox;
 mod laws;
 mod laws_causal;
 mod program;
+mod program_bench;
 mod program_generate;
 mod program_hub;
 mod program_text;

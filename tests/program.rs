@@ -274,12 +274,12 @@ fn inspect_shows_settings_hashes_and_tensors_of_every_kind_of_folder() {
 }
 
 #[test]
-fn bench_compares_recipes_over_seeds() {
+fn recipes_are_compared_over_seeds() {
     let workshop = Workshop::new();
-    let bench = workshop.run(&["bench", "colours.toml", "--set", "train.steps=2", "--seeds", "2", "--json"]);
-    let bench = bench.json();
-    insta::assert_snapshot!("bench_json", keys(&bench));
-    assert_eq!(bench["rows"][0]["accuracies"].as_array().expect("a list").len(), 2);
+    let arguments = ["compare", "colours.toml", "--set", "train.steps=2", "--seeds", "2", "--json"];
+    let comparison = workshop.run(&arguments).json();
+    insta::assert_snapshot!("compare_json", keys(&comparison));
+    assert_eq!(comparison["rows"][0]["accuracies"].as_array().expect("a list").len(), 2);
 }
 
 #[test]

@@ -219,14 +219,14 @@ fn a_question_longer_than_the_context_is_cut_at_its_start_and_counted() {
 }
 
 #[test]
-fn bench_scores_what_the_runs_of_each_seed_write() {
+fn compare_scores_what_the_runs_of_each_seed_write() {
     let workshop = text_workshop();
     let sets = sets(&["train.steps=2", "method.k=4"]);
-    let bench =
-        [&["bench", "food.toml", "--seeds", "2", "--metrics", "val.txt", "--json"], &sets[..]].concat();
-    let bench = workshop.run(&bench).json();
-    insta::assert_snapshot!("bench_text_json", keys(&bench));
-    assert_eq!(bench["rows"][0]["metrics"].as_array().expect("a list").len(), 2);
+    let arguments =
+        [&["compare", "food.toml", "--seeds", "2", "--metrics", "val.txt", "--json"], &sets[..]].concat();
+    let comparison = workshop.run(&arguments).json();
+    insta::assert_snapshot!("compare_text_json", keys(&comparison));
+    assert_eq!(comparison["rows"][0]["metrics"].as_array().expect("a list").len(), 2);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What can be typed, and one file per command.
 
 mod bench;
+mod compare;
 mod decoding;
 mod evaluate;
 mod export;
@@ -42,7 +43,8 @@ pub struct Global {
     /// Where to compute: auto, cpu, wgpu, wgpu:N, cuda or cuda:N; merge and export always take the CPU.
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     device: DeviceChoice,
-    /// End with one JSON object on stdout instead of text (all commands but recipes and completions).
+    /// End with one JSON object on stdout instead of text, `bench` with one for each measurement (all commands but recipes and
+    /// completions).
     #[arg(long, global = true)]
     json: bool,
     /// Show no progress.
@@ -74,7 +76,9 @@ enum Command {
     Export(export::ExportArgs),
     /// List the shipped recipes, or print one.
     Recipes(recipes::RecipesArgs),
-    /// Measure methods side by side over several seeds.
+    /// Train recipes side by side over several seeds.
+    Compare(compare::CompareArgs),
+    /// Measure how fast this program is here: steps, kernels, start, adapters; and put two results side by side.
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell.
     Completions {
@@ -125,6 +129,7 @@ pub fn run() -> Result<(), Error> {
         Some(Command::Merge(args)) => merge::run(&args, global),
         Some(Command::Export(args)) => export::run(&args, global),
         Some(Command::Recipes(args)) => recipes::run(&args),
+        Some(Command::Compare(args)) => compare::run(&args, global),
         Some(Command::Bench(args)) => bench::run(&args, global),
         Some(Command::Completions { shell }) => {
             clap_complete::generate(shell, &mut Cli::command(), "nola-train", &mut std::io::stdout());
@@ -134,12 +139,12 @@ pub fn run() -> Result<(), Error> {
 }
 
 /// Prints one line on stdout; a reader that has gone away, as `head` does, is no error.
-fn print_line(text: &str) {
+pub(crate) fn print_line(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// Prints one JSON object on one line.
-fn print_json(value: &impl Serialize) {
+pub(crate) fn print_json(value: &impl Serialize) {
     print_line(&serde_json::to_string(value).expect("results are made of numbers and text"));
 }
 

@@ -7,6 +7,7 @@ use nola_models::generate::GenerateError;
 use nola_models::hub::HubError;
 use nola_models::tokenizer::TokenizerError;
 
+use crate::bench::BenchError;
 use crate::data::DataError;
 use crate::metrics::MetricsError;
 use crate::recipe::{RecipeError, Subject};
@@ -43,6 +44,10 @@ pub enum Error {
     /// The text cannot be used.
     #[error(transparent)]
     Text(#[from] TextError),
+
+    /// Nothing could be measured.
+    #[error(transparent)]
+    Bench(#[from] BenchError),
 
     /// What was written cannot be scored.
     #[error(transparent)]
@@ -198,6 +203,7 @@ impl Error {
     /// The exit code of the program, as in the table of [`Error`].
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Bench(error) => error.exit_code(),
             Self::Recipe(_) => 3,
             Self::Data(_) | Self::Text(_) | Self::Metrics(_) | Self::NoRoom { .. } => 4,
             Self::WrongSubject { .. }

@@ -96,7 +96,7 @@ fn rehearse<M: Learner>(model: &M, pass: &M::Batch, size: &str, device: &Device)
 }
 
 /// Hangs the method's adapters on `model` and trains the modules `beside` too.
-fn attach<M: Module>(
+pub(crate) fn attach<M: Module>(
     model: M,
     method: &MethodRecipe,
     beside: &[&str],

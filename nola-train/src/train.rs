@@ -1,6 +1,7 @@
 //! The training loop. It names no model and no adapter.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use nola_core::{Adapted, TrainedState};
@@ -29,6 +30,10 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Targets of the step: pictures, or tokens with a loss.
     pub targets: usize,
+    /// Seconds until gradients of factors were gradients of coefficients, waiting for them included.
+    pub project_seconds: f64,
+    /// Seconds until coefficients were factors again.
+    pub expand_seconds: f64,
 }
 
 /// What the loop tells and asks while it runs.
@@ -76,22 +81,16 @@ pub fn train<M: Learner>(
     let (mut done, mut failure) = (0, None);
     for (step, passes) in steps.enumerate() {
         let finite = passes.and_then(|passes| finite_gradients(&model, &passes, recipe, step));
-        let (gradients, report) = match finite {
+        let (gradients, mut report) = match finite {
             Ok(finite) => finite,
             Err(error) => {
                 failure = Some(error);
                 break;
             }
         };
-        let gradients = match recipe.clip_norm {
-            Some(limit) if report.gradient_norm > limit => {
-                scaled(&model, gradients, limit / report.gradient_norm)
-            }
-            Some(_) | None => gradients,
-        };
-        model = optimizer.step(step, model, gradients).expand();
+        model = updated(model, gradients, &mut optimizer, recipe, &mut report);
         done = step + 1;
-        observer.stepped(StepReport { learning_rate: optimizer.rate(step), ..report });
+        observer.stepped(report);
         let interrupted = INTERRUPTED.load(Ordering::Relaxed);
         if recipe.evaluate_every.is_due(done) || done == recipe.steps || interrupted {
             match observer.evaluate(done, &burn::module::Module::valid(&model).model) {
@@ -109,20 +108,57 @@ pub fn train<M: Learner>(
 }
 
 /// Gradients of the coefficients for optimizer step `step`, counted from 0, and what is known of it so far.
-fn finite_gradients<M: Learner>(
+///
+/// # Errors
+/// If the loss or a gradient is not finite.
+pub(crate) fn finite_gradients<M: Learner>(
     model: &Adapted<M>,
     passes: &[M::Batch],
     recipe: &TrainRecipe,
     step: usize,
 ) -> Result<(GradientsParams, StepReport), Error> {
     let (gradients, loss) = accumulated(model, passes, recipe.label_smoothing);
+    let started = Instant::now();
     let gradients = model.project(gradients);
+    let project_seconds = started.elapsed().as_secs_f64();
     let gradient_norm = gradient_norm(model, &gradients);
     if !loss.is_finite() || !gradient_norm.is_finite() {
         return Err(Error::Diverged { step: step + 1, loss });
     }
     let targets = passes.iter().map(M::targets).sum();
-    Ok((gradients, StepReport { step: step + 1, loss, gradient_norm, learning_rate: 0.0, targets }))
+    let report = StepReport {
+        step: step + 1,
+        loss,
+        gradient_norm,
+        learning_rate: 0.0,
+        targets,
+        project_seconds,
+        expand_seconds: 0.0,
+    };
+    Ok((gradients, report))
+}
+
+/// The model after the optimizer step that `report` began to tell of; what it lacks is filled in.
+pub(crate) fn updated<M: Learner>(
+    model: Adapted<M>,
+    gradients: GradientsParams,
+    optimizer: &mut Optimizer,
+    recipe: &TrainRecipe,
+    report: &mut StepReport,
+) -> Adapted<M> {
+    let gradients = match recipe.clip_norm {
+        Some(limit) if report.gradient_norm > limit => {
+            scaled(&model, gradients, limit / report.gradient_norm)
+        }
+        Some(_) | None => gradients,
+    };
+    let step = report.step - 1;
+    report.learning_rate = optimizer.rate(step);
+    let model = optimizer.step(step, model, gradients);
+    let started = Instant::now();
+    let model = model.expand();
+    report.expand_seconds = started.elapsed().as_secs_f64();
+    model
 }
 
 /// Sets [`TRAINING`] for as long as it lives.

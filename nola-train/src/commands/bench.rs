@@ -1,227 +1,51 @@
-//! `nola-train bench`: methods side by side over several seeds.
+//! `nola-train bench`: how fast this program is on this machine.
 
-use std::path::{Path, PathBuf};
-
-use clap::Args;
-use comfy_table::{Table, presets};
+use clap::{Args, Subcommand};
+use comfy_table::Table;
 use serde::Serialize;
 
-use super::{Global, print_json, print_line};
-use crate::data::DataError;
-use crate::device::OpenDevice;
-use crate::evaluate::TextScores;
-use crate::fit::fit;
-use crate::memory::peak_bytes;
-use crate::recipe::{CheckedRecipe, MethodRecipe, Recipe, Subject};
-use crate::run::{RunFolder, RunResult};
-use crate::task::{Pictures, Task, Text};
-use crate::{Error, device};
+use super::Global;
+use crate::Error;
+use crate::bench::{Say, adapters, kernels, rows, start, steps, table};
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Recipe files, one line of the table each.
-    #[arg(required = true)]
-    recipes: Vec<PathBuf>,
-    /// Change a value of every recipe, as in `--set train.steps=100`; may be repeated.
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Runs of each recipe, with seeds 0, 1, …: of the few shots, the order, the basis.
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    seeds: u64,
-    /// Write a text after each prompt of this file, greedily, and compare it with the references (text only).
-    #[arg(long, value_name = "FILE")]
-    metrics: Option<PathBuf>,
+    #[command(subcommand)]
+    what: What,
 }
 
-/// The JSON object of `bench --json`.
-#[derive(Debug, Serialize)]
-struct Bench {
-    rows: Vec<BenchRow>,
-    seeds: u64,
-    device: String,
-    threads: usize,
-    peak_memory_bytes: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
-struct BenchRow {
-    recipe: String,
-    method: String,
-    trainable: usize,
-    adapter_numbers: usize,
-    adapter_bytes: u64,
-    accuracy_mean: f64,
-    accuracy_deviation: f64,
-    loss_mean: f64,
-    loss_deviation: f64,
-    /// mteval BLEU, 0 to 1; absent without `--metrics`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bleu_mean: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bleu_deviation: Option<f64>,
-    seconds_median: f64,
-    accuracies: Vec<f64>,
-    losses: Vec<f64>,
-    /// One per seed; absent without `--metrics`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    metrics: Vec<TextScores>,
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Time training steps of models of published sizes with random weights, each case in a process of its own.
+    Steps(steps::StepsArgs),
+    /// Time the mixing of the random basis alone, beside the memory, the products and the words that the machine can do.
+    Kernels(kernels::KernelsArgs),
+    /// Time a run of `train` from the start of its process to the end of its first optimizer step.
+    Start(start::StartArgs),
+    /// Time how adapters are hung on a model, saved, loaded, exchanged and merged.
+    Adapters(adapters::AdaptersArgs),
+    /// Put two results of `bench steps` side by side, or one and that of the PyTorch script.
+    Table(table::TableArgs),
 }
 
 pub fn run(args: &BenchArgs, global: &Global) -> Result<(), Error> {
-    if let Some(path) = &args.metrics {
-        // Found missing only after the first training, it would have been for nothing.
-        std::fs::metadata(path).map_err(|source| DataError::Io { path: path.clone(), source })?;
-    }
-    let open = device::open(global.device)?;
-    let rows = (args.recipes.iter())
-        .map(|recipe| row(recipe, args, &open, global))
-        .collect::<Result<Vec<BenchRow>, Error>>()?;
-    let bench = Bench {
-        rows,
-        seeds: args.seeds,
-        device: open.name,
-        threads: rayon::current_num_threads(),
-        peak_memory_bytes: peak_bytes(),
-    };
-    if global.json {
-        print_json(&bench);
-    } else {
-        show(&bench);
-    }
-    Ok(())
-}
-
-fn row(file: &Path, args: &BenchArgs, open: &OpenDevice, global: &Global) -> Result<BenchRow, Error> {
-    let scratch =
-        tempfile::tempdir().map_err(|source| Error::Output { path: std::env::temp_dir(), source })?;
-    let mut runs = Vec::new();
-    for seed in 0..args.seeds {
-        let mut recipe = Recipe::read(file, &args.set)?.into_inner();
-        recipe.train.seed = seed;
-        recipe.data.shots_seed = seed;
-        match &mut recipe.method {
-            MethodRecipe::Nola(nola) => nola.seed = seed,
-            MethodRecipe::Lora(lora) => lora.seed = seed,
-            MethodRecipe::Linear {} | MethodRecipe::Full {} => {}
-        }
-        let recipe = recipe.check()?;
-        let folder = scratch.path().join(seed.to_string());
-        runs.push(match recipe.data.format.subject() {
-            Subject::Pictures => once::<Pictures>(&recipe, &folder, args, open, global)?,
-            Subject::Text => once::<Text>(&recipe, &folder, args, open, global)?,
-        });
-    }
-    Ok(summary(file, runs))
-}
-
-/// What the runs of one recipe came to.
-fn summary(file: &Path, runs: Vec<Once>) -> BenchRow {
-    let of =
-        |value: fn(&RunResult) -> f64| -> Vec<f64> { runs.iter().map(|run| value(&run.result)).collect() };
-    let (accuracies, losses) = (of(|run| run.accuracy), of(|run| run.loss.into()));
-    let mut seconds = of(|run| run.seconds);
-    seconds.sort_by(f64::total_cmp);
-    let metrics: Vec<TextScores> = runs.iter().filter_map(|run| run.metrics).collect();
-    let bleu: Vec<f64> = metrics.iter().map(|scores| scores.e2e.bleu).collect();
-    let bleu = (!bleu.is_empty()).then(|| mean_and_deviation(&bleu));
-    let (accuracy_mean, accuracy_deviation) = mean_and_deviation(&accuracies);
-    let (loss_mean, loss_deviation) = mean_and_deviation(&losses);
-    let first = &runs[0].result;
-    BenchRow {
-        recipe: file.file_stem().map_or(String::new(), |name| name.to_string_lossy().into_owned()),
-        method: first.method.clone(),
-        trainable: first.trainable,
-        adapter_numbers: first.adapter_numbers,
-        adapter_bytes: first.adapter_bytes,
-        accuracy_mean,
-        accuracy_deviation,
-        loss_mean,
-        loss_deviation,
-        bleu_mean: bleu.map(|(mean, _)| mean),
-        bleu_deviation: bleu.map(|(_, deviation)| deviation),
-        seconds_median: seconds[seconds.len() / 2],
-        accuracies,
-        losses,
-        metrics,
+    match &args.what {
+        What::Steps(args) => said(global, rows::table, |say| steps::run(args, say)),
+        What::Kernels(args) => said(global, kernels::table, |say| kernels::run(args, say)),
+        What::Start(args) => said(global, start::table, |say| start::run(args, say)),
+        What::Adapters(args) => said(global, adapters::table, |say| adapters::run(args, say)),
+        What::Table(args) => said(global, table::table, |say| table::run(args, say)),
     }
 }
 
-/// One run, and how its texts were scored.
-struct Once {
-    result: RunResult,
-    metrics: Option<TextScores>,
-}
-
-/// One run of a recipe.
-fn once<T: Task>(
-    recipe: &CheckedRecipe,
-    folder: &Path,
-    args: &BenchArgs,
-    open: &OpenDevice,
+/// Measures, and shows what was found until an error, if there is one.
+fn said<T: Serialize>(
     global: &Global,
-) -> Result<Once, Error> {
-    let task = T::open(recipe, &open.device)?;
-    let recipe = &recipe.clone().for_samples(task.samples());
-    let fitted = fit(&task, recipe, &open.device, global.style())?;
-    let result = RunFolder::create(folder)?.save(&task, recipe, &fitted, &open.name)?;
-    match fitted.failure {
-        Some(error) => return Err(error),
-        None if result.interrupted => return Err(Error::Interrupted),
-        None => {}
-    }
-    let metrics = match &args.metrics {
-        Some(file) => {
-            Some(task.score_writing(&fitted.best.model, file, recipe)?.ok_or(Error::WrongSubject {
-                command: "bench --metrics",
-                found: recipe.data.format.subject(),
-            })?)
-        }
-        None => None,
-    };
-    Ok(Once { result, metrics })
-}
-
-fn show(bench: &Bench) {
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN);
-    let with_bleu = bench.rows.iter().any(|row| row.bleu_mean.is_some());
-    let mut header = vec!["recipe", "trained numbers", "without head", "adapter bytes", "accuracy %", "loss"];
-    header.extend(with_bleu.then_some("BLEU %"));
-    table.set_header(header.into_iter().chain(["seconds"]));
-    for row in &bench.rows {
-        let mut cells = vec![
-            row.recipe.clone(),
-            row.trainable.to_string(),
-            row.adapter_numbers.to_string(),
-            row.adapter_bytes.to_string(),
-            format!("{:.1} ± {:.1}", 100.0 * row.accuracy_mean, 100.0 * row.accuracy_deviation),
-            format!("{:.4} ± {:.4}", row.loss_mean, row.loss_deviation),
-        ];
-        if let (Some(mean), Some(deviation)) = (row.bleu_mean, row.bleu_deviation) {
-            cells.push(format!("{:.2} ± {:.2}", 100.0 * mean, 100.0 * deviation));
-        }
-        cells.push(format!("{:.1}", row.seconds_median));
-        table.add_row(cells);
-    }
-    print_line(&table.to_string());
-    print_line(&format!("{} seeds, {}, {} threads", bench.seeds, bench.device, bench.threads));
-}
-
-/// Mean and sample standard deviation; the latter is 0 for one value.
-fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
-    let count = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    (mean, (squares / (count - 1.0).max(1.0)).sqrt())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_deviation_is_that_of_a_sample() {
-        assert_eq!(mean_and_deviation(&[1.0, 2.0, 3.0]), (2.0, 1.0));
-        assert_eq!(mean_and_deviation(&[4.0]), (4.0, 0.0));
-    }
+    fill: fn(&[T], &mut Table),
+    measure: impl FnOnce(&mut Say<T>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut say = Say::new(global.device, global.json, global.quiet);
+    let ended = measure(&mut say);
+    say.finish(fill);
+    ended
 }

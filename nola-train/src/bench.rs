@@ -1,0 +1,72 @@
+//! Measurements: training steps, the kernels of the basis, the start of the program, adapters; and two of them side by side.
+//!
+//! Every measurement is a line of JSON. Models have random weights of published sizes; what is measured is the code that
+//! training runs, not a copy of it.
+
+pub mod adapters;
+pub mod cases;
+mod error;
+pub mod kernels;
+mod machine;
+mod measure;
+mod needs;
+pub mod rows;
+pub mod start;
+mod statistics;
+pub mod steps;
+pub mod table;
+
+use comfy_table::{Table, presets};
+pub use error::BenchError;
+use serde::Serialize;
+
+use crate::commands::{print_json, print_line};
+use crate::device::DeviceChoice;
+
+/// Where the lines of a measurement go: to stdout at once as JSON, or into a table at the end.
+pub struct Say<T> {
+    /// Where to compute.
+    pub(crate) device: DeviceChoice,
+    json: bool,
+    quiet: bool,
+    lines: Vec<T>,
+}
+
+impl<T: Serialize> Say<T> {
+    /// Where the lines of a command with these options go.
+    pub(crate) fn new(device: DeviceChoice, json: bool, quiet: bool) -> Self {
+        Self { device, json, quiet, lines: Vec::new() }
+    }
+
+    /// Takes a line.
+    fn line(&mut self, line: T) {
+        if self.json {
+            print_json(&line);
+        }
+        self.lines.push(line);
+    }
+
+    /// Says on stderr what comes now.
+    fn note(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+
+    /// The lines as one table, where they were not printed already.
+    pub(crate) fn finish(self, fill: impl FnOnce(&[T], &mut Table)) {
+        if self.json || self.lines.is_empty() {
+            return;
+        }
+        let mut table = markdown();
+        fill(&self.lines, &mut table);
+        print_line(&table.to_string());
+    }
+}
+
+/// An empty table that prints as Markdown.
+fn markdown() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table
+}

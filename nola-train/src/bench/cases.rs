@@ -1,0 +1,356 @@
+//! What is measured: models of published sizes with random weights, methods, and batches.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use clap::ValueEnum;
+use nola_core::adapter::Sharing;
+use nola_core::basis::{Generator, Law, Stream};
+use nola_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Vit, VitConfig};
+use rayon::prelude::*;
+
+use crate::learner::{ImageBatch, TextBatch};
+use crate::recipe::{LoraRecipe, MethodRecipe, NolaRecipe};
+use crate::text::{Sample, TokenBatch};
+
+/// Seed of weights and batches.
+const SEED: u64 = 0;
+/// Standard deviation of random weights.
+const DEVIATION: f64 = 0.02;
+/// Numbers that one task draws.
+const DRAWN_AT_ONCE: usize = 1 << 16;
+/// Numerator of NOLA's factor.
+const NOLA_ALPHA: f64 = 8.0;
+
+/// Models that can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Preset {
+    /// ViT-B/16 on 224 pixels: 86 M numbers, batch 8.
+    VitB16,
+    /// ViT-L/16 on 224 pixels: 303 M numbers, batch 8.
+    VitL16,
+    /// GPT-2 small: 124 M numbers, 4 x 256 tokens.
+    Gpt2,
+    /// GPT-2 medium: 355 M numbers, 2 x 512 tokens.
+    Gpt2Medium,
+    /// GPT-2 large: 774 M numbers, 2 x 512 tokens.
+    Gpt2Large,
+    /// A LLaMA of 134 M numbers, 2 x 256 tokens.
+    #[value(name = "llama-160m")]
+    Llama160m,
+    /// A LLaMA of 1.1 G numbers with 4 heads of keys (TinyLlama), 4 x 512 tokens.
+    #[value(name = "llama-1b")]
+    Llama1b,
+    /// LLaMA-2 7B, 4 x 512 tokens.
+    #[value(name = "llama-7b")]
+    Llama7b,
+    /// A GPT-2 for trials, 2 x 16 tokens.
+    TinyGpt2,
+    /// A LLaMA for trials, 2 x 16 tokens.
+    TinyLlama,
+    /// A ViT for trials, batch 2.
+    TinyVit,
+}
+
+/// Sizes of a model.
+pub(super) enum Sizes {
+    Vit(VitConfig),
+    Gpt2(Gpt2Config),
+    Llama(LlamaConfig),
+}
+
+/// What a preset measures where the command line does not say.
+pub(super) struct Defaults {
+    /// Samples of a pass.
+    pub batch: usize,
+    /// Tokens of a sample; what the picture gives, for a ViT.
+    pub seq: usize,
+    /// Rank of NOLA.
+    pub rank: usize,
+    /// Random matrices of NOLA, for each factor.
+    pub k: usize,
+}
+
+impl Preset {
+    /// Name on the command line and in results.
+    pub(super) fn name(self) -> String {
+        self.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
+    }
+
+    pub(super) fn sizes(self) -> Sizes {
+        match self {
+            Self::VitB16 => Sizes::Vit(with_classes(VitConfig::base16(), 10)),
+            Self::VitL16 => Sizes::Vit(with_classes(VitConfig::large16(), 10)),
+            Self::Gpt2 => Sizes::Gpt2(Gpt2Config::small()),
+            Self::Gpt2Medium => Sizes::Gpt2(Gpt2Config::medium()),
+            Self::Gpt2Large => Sizes::Gpt2(Gpt2Config::large()),
+            Self::Llama160m => Sizes::Llama(llama_sizes(768, 12, [12, 12], 2048)),
+            Self::Llama1b => Sizes::Llama(llama_sizes(2048, 22, [32, 4], 5632)),
+            Self::Llama7b => Sizes::Llama(LlamaConfig::llama2_7b()),
+            Self::TinyGpt2 => Sizes::Gpt2(Gpt2Config {
+                vocab_size: 211,
+                max_tokens: 64,
+                d_model: 64,
+                n_layers: 2,
+                n_heads: 4,
+                d_mlp: 256,
+                eos: vec![0],
+                ..Gpt2Config::small()
+            }),
+            Self::TinyLlama => {
+                Sizes::Llama(LlamaConfig { vocab_size: 211, ..llama_sizes(64, 2, [4, 2], 128) })
+            }
+            Self::TinyVit => {
+                let sizes =
+                    VitConfig { d_model: 64, n_layers: 2, n_heads: 4, d_mlp: 128, ..VitConfig::base16() };
+                Sizes::Vit(with_classes(VitConfig { image_size: 32, patch_size: 8, ..sizes }, 7))
+            }
+        }
+    }
+
+    /// Whether it reads pictures, whose size decides the number of tokens.
+    pub(super) fn is_vit(self) -> bool {
+        matches!(self.sizes(), Sizes::Vit(_))
+    }
+
+    /// Longest sample, in tokens.
+    pub(super) fn max_tokens(self) -> usize {
+        match self.sizes() {
+            Sizes::Vit(config) => config.n_patches() + 1,
+            Sizes::Gpt2(config) => config.max_tokens,
+            Sizes::Llama(config) => config.max_tokens,
+        }
+    }
+
+    pub(super) fn defaults(self) -> Defaults {
+        let of = |batch, seq, rank, k| Defaults { batch, seq, rank, k };
+        match self {
+            Self::VitB16 | Self::VitL16 => of(8, 197, 4, 1024),
+            Self::Gpt2 => of(4, 256, 8, 1024),
+            Self::Gpt2Medium | Self::Gpt2Large => of(2, 512, 8, 512),
+            Self::Llama160m => of(2, 256, 16, 512),
+            Self::Llama1b | Self::Llama7b => of(4, 512, 16, 512),
+            Self::TinyGpt2 | Self::TinyLlama => of(2, 16, 4, 32),
+            Self::TinyVit => of(2, 17, 4, 32),
+        }
+    }
+}
+
+/// A ViT's sizes with a head of so many classes.
+fn with_classes(sizes: VitConfig, n_classes: usize) -> VitConfig {
+    let labels = (0..n_classes).map(|class| format!("LABEL_{class}")).collect();
+    VitConfig { n_classes, labels, ..sizes }
+}
+
+fn llama_sizes(
+    d_model: usize,
+    n_layers: usize,
+    [n_heads, n_kv_heads]: [usize; 2],
+    d_mlp: usize,
+) -> LlamaConfig {
+    let d_head = d_model / n_heads;
+    LlamaConfig { d_model, n_layers, n_heads, n_kv_heads, d_head, d_mlp, ..LlamaConfig::llama2_7b() }
+}
+
+/// Ways of training that can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    /// The forward pass and the loss alone, without a graph.
+    Frozen,
+    /// Every weight.
+    Full,
+    /// LoRA on query and value.
+    Lora,
+    /// NOLA on query and value, a basis for every weight.
+    Nola,
+    /// The same with one basis for each shape.
+    NolaShared,
+    /// NOLA with entries of +1 and -1.
+    NolaSign,
+    /// The same with one basis for each shape.
+    NolaSharedSign,
+}
+
+/// Sizes of the adapters that are measured.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AdapterSizes {
+    pub lora_rank: usize,
+    pub rank: usize,
+    pub k: usize,
+    pub l: usize,
+}
+
+impl Method {
+    /// Name on the command line and in results.
+    pub(super) fn name(self) -> String {
+        self.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
+    }
+
+    /// The method as a recipe has it; none if nothing is trained.
+    pub(super) fn recipe(self, sizes: AdapterSizes) -> Option<MethodRecipe> {
+        let nola = |sharing, basis| {
+            let AdapterSizes { rank, k, l, .. } = sizes;
+            let (l, alpha) = (Some(l), Some(NOLA_ALPHA));
+            MethodRecipe::Nola(NolaRecipe { rank, k, l, alpha, sharing, basis, ..NolaRecipe::default() })
+        };
+        match self {
+            Self::Frozen => None,
+            Self::Full => Some(MethodRecipe::Full {}),
+            Self::Lora => {
+                Some(MethodRecipe::Lora(LoraRecipe { rank: sizes.lora_rank, ..LoraRecipe::default() }))
+            }
+            Self::Nola => Some(nola(Sharing::Separate, Law::Uniform)),
+            Self::NolaShared => Some(nola(Sharing::Shared, Law::Uniform)),
+            Self::NolaSign => Some(nola(Sharing::Separate, Law::Sign)),
+            Self::NolaSharedSign => Some(nola(Sharing::Shared, Law::Sign)),
+        }
+    }
+}
+
+/// Numbers of a model, which is not made for it.
+pub(super) fn numbers(sizes: &Sizes) -> usize {
+    let device = crate::device::cpu().device;
+    match sizes {
+        Sizes::Vit(config) => Vit::uninitialized(config, &device).num_params(),
+        Sizes::Gpt2(config) => Gpt2::uninitialized(config, &device).num_params(),
+        Sizes::Llama(config) => Llama::uninitialized(config, &device).num_params(),
+    }
+}
+
+/// A ViT with random weights.
+pub(super) fn vit(config: &VitConfig, device: &Device) -> Vit {
+    with_random_weights(Vit::uninitialized(config, device))
+}
+
+/// A GPT-2 with random weights.
+pub(super) fn gpt2(config: &Gpt2Config, device: &Device) -> CausalLm {
+    CausalLm::Gpt2(with_random_weights(Gpt2::uninitialized(config, device)))
+}
+
+/// A LLaMA with random weights.
+pub(super) fn llama(config: &LlamaConfig, device: &Device) -> CausalLm {
+    CausalLm::Llama(with_random_weights(Llama::uninitialized(config, device)))
+}
+
+/// The language model of a preset, with random weights.
+///
+/// # Panics
+/// If it is a ViT.
+pub(super) fn causal(preset: Preset, device: &Device) -> CausalLm {
+    match preset.sizes() {
+        Sizes::Gpt2(config) => gpt2(&config, device),
+        Sizes::Llama(config) => llama(&config, device),
+        Sizes::Vit(_) => panic!("{} is no language model", preset.name()),
+    }
+}
+
+/// Pictures of noise.
+pub(super) fn pictures(config: &VitConfig, batch: usize, device: &Device) -> ImageBatch {
+    let side = config.image_size;
+    let pixels = drawn(u32::MAX, batch * config.channels * side * side, 3_f64.sqrt());
+    let labels: Vec<i64> = (0..batch).map(|sample| (sample * 7 % config.n_classes) as i64).collect();
+    ImageBatch {
+        pixels: Tensor::from_data(TensorData::new(pixels, [batch, config.channels, side, side]), device),
+        labels: Tensor::from_data(TensorData::new(labels, [batch]), device),
+    }
+}
+
+/// Random tokens, each of which is to be told from those before it.
+pub(super) fn texts(vocab_size: usize, batch: usize, seq: usize, device: &Device) -> TextBatch {
+    let numbers = drawn(u32::MAX, batch * seq, 0.5);
+    let ids: Vec<u32> = numbers.iter().map(|number| ((number + 0.5) * vocab_size as f32) as u32).collect();
+    // The last token of a sample is never fed to the model, so one more comes behind.
+    let sample =
+        |row: &[u32]| Sample { ids: [row, &[0]].concat(), trained: std::iter::once(1..seq).collect() };
+    let samples: Vec<Sample> = ids.chunks(seq).map(sample).collect();
+    let rows: Vec<Vec<&Sample>> = samples.iter().map(|sample| vec![sample]).collect();
+    TextBatch::new(&TokenBatch::of(&rows), device)
+}
+
+/// `count` numbers, uniform between `-bound` and `bound`.
+pub(super) fn drawn(stream: u32, count: usize, bound: f64) -> Vec<f32> {
+    let generator = Generator { law: Law::Uniform, seed: SEED, site: stream, stream: Stream::OffsetB };
+    let mut values = vec![0.0; count];
+    values.par_chunks_mut(DRAWN_AT_ONCE).enumerate().for_each(|(chunk, values)| {
+        generator.fill(0, chunk * DRAWN_AT_ONCE, values);
+        values.iter_mut().for_each(|value| *value *= bound as f32);
+    });
+    values
+}
+
+/// Random weights of a realistic size; norms and biases stay as burn makes them.
+fn with_random_weights<M: Module>(model: M) -> M {
+    model.map(&mut Draw { parameters: 0, name: String::new() })
+}
+
+struct Draw {
+    parameters: u32,
+    name: String,
+}
+
+impl ModuleMapper for Draw {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        name.clone_into(&mut self.name);
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        self.parameters += 1;
+        if matches!(self.name.as_str(), "gamma" | "beta" | "bias") {
+            return param;
+        }
+        let shape = param.lazy_shape();
+        let values = drawn(self.parameters, shape.num_elements(), DEVIATION * 3_f64.sqrt());
+        let tensor = Tensor::from_data(TensorData::new(values, shape), &param.lazy_device());
+        Param::initialized(param.id, tensor).set_require_grad(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_have_the_published_sizes() {
+        // num_params of the same configurations in transformers.
+        let expected = [
+            (Preset::VitB16, 85_806_346),
+            (Preset::VitL16, 303_311_882),
+            (Preset::Gpt2, 124_439_808),
+            (Preset::Gpt2Medium, 354_823_168),
+            (Preset::Gpt2Large, 774_030_080),
+            (Preset::Llama160m, 134_105_856),
+            (Preset::Llama1b, 1_100_048_384),
+            (Preset::Llama7b, 6_738_415_616),
+            (Preset::TinyGpt2, 117_696),
+            (Preset::TinyLlama, 101_056),
+            (Preset::TinyVit, 81_031),
+        ];
+        for (preset, count) in expected {
+            assert_eq!(numbers(&preset.sizes()), count, "{}", preset.name());
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_the_pytorch_script() {
+        let names = Preset::value_variants().iter().map(|preset| preset.name()).collect::<Vec<_>>().join(" ");
+        assert_eq!(
+            names,
+            "vit-b16 vit-l16 gpt2 gpt2-medium gpt2-large llama-160m llama-1b llama-7b tiny-gpt2 tiny-llama tiny-vit"
+        );
+    }
+
+    #[test]
+    fn all_tokens_but_the_last_have_a_target() {
+        let batch = texts(211, 3, 16, &Device::flex());
+        assert_eq!(batch.ids.dims(), [3, 16]);
+        assert_eq!(batch.next.dims(), [3 * 15]);
+        let next: Vec<i64> = batch.next.into_data().convert::<i64>().try_into_vec().expect("numbers");
+        assert!(next.iter().all(|&id| (0..211).contains(&id)), "{next:?}");
+    }
+
+    #[test]
+    fn random_weights_have_the_deviation_of_released_ones() {
+        let values = drawn(1, 4096, DEVIATION * 3_f64.sqrt());
+        let variance = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / 4096.0;
+        assert!((variance.sqrt() / DEVIATION - 1.0).abs() < 0.05, "{}", variance.sqrt());
+    }
+}

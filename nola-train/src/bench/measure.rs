@@ -1,0 +1,296 @@
+//! One case, in a process of its own: so its peak of memory is that of the case alone.
+
+use std::time::Instant;
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use super::cases::{self, AdapterSizes, Method, Preset, Sizes};
+use super::machine;
+use super::needs::too_large;
+use super::statistics::rounded;
+use super::steps::StepsArgs;
+use crate::Error;
+use crate::device::{self, DeviceChoice, OpenDevice};
+use crate::fit::attach;
+use crate::learner::Learner;
+use crate::optimizer::Optimizer;
+use crate::recipe::{self, MethodRecipe, ScheduleKind, TrainRecipe};
+use crate::train::{finite_gradients, updated};
+
+/// Learning rate of the steps: small, so that nothing diverges however many are made.
+const LEARNING_RATE: f64 = 1e-4;
+
+/// One case of `bench steps`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Case {
+    pub preset: Preset,
+    pub method: Method,
+    /// Samples of a pass.
+    pub batch: usize,
+    /// Tokens of a sample.
+    pub seq: usize,
+    pub adapter: AdapterSizes,
+}
+
+/// What the process of a case says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Outcome {
+    /// It was measured.
+    Measured(Box<Measured>),
+    /// It needs more than the machine has.
+    Skipped {
+        /// Why.
+        skipped: String,
+    },
+}
+
+/// Samples and facts of a case.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Measured {
+    pub facts: Facts,
+    pub samples: Samples,
+}
+
+/// One value for each measured step.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Samples {
+    /// Wall seconds.
+    pub walls: Vec<f64>,
+    /// CPU seconds, all threads; empty where the system does not say.
+    pub cpus: Vec<f64>,
+    /// Wall seconds of `expand`; empty without an adapter.
+    pub expands: Vec<f64>,
+    /// Wall seconds of `project`; likewise.
+    pub projects: Vec<f64>,
+}
+
+impl Samples {
+    /// Appends those of another round.
+    pub(super) fn append(&mut self, other: Self) {
+        self.walls.extend(other.walls);
+        self.cpus.extend(other.cpus);
+        self.expands.extend(other.expands);
+        self.projects.extend(other.projects);
+    }
+}
+
+/// What is known of a case beside its samples; the keys are those of the PyTorch script where it has them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Facts {
+    pub model: String,
+    pub method: String,
+    pub batch: usize,
+    pub seq: usize,
+    pub accumulate: usize,
+    pub dtype: String,
+    pub param_dtype: String,
+    pub device: String,
+    pub device_name: String,
+    pub threads: usize,
+    pub instructions: String,
+    pub burn: String,
+    pub trainable: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub k: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub l: Option<usize>,
+    pub build_s: f64,
+    pub first_step_s: f64,
+    pub peak_rss_mb: Option<f64>,
+    pub rss_after_build_mb: Option<f64>,
+    pub peak_reset: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_device_mb: Option<f64>,
+    pub loss_first: f32,
+    pub loss_last: f32,
+}
+
+/// Measures a case in this process.
+///
+/// # Errors
+/// If the device cannot be used, or a loss is not finite.
+pub(super) fn case(case: Case, args: &StepsArgs, choice: DeviceChoice) -> Result<Outcome, Error> {
+    let open = device::open(choice)?;
+    if let Some(skipped) = too_large(&case, args.accumulate, &open.device) {
+        return Ok(Outcome::Skipped { skipped });
+    }
+    let started = Instant::now();
+    let device = &open.device;
+    // As in training: the weights are loaded without a graph, and batches are on the device that has one.
+    let of_batch = if case.method == Method::Frozen { device.clone() } else { device.clone().autodiff() };
+    match case.preset.sizes() {
+        Sizes::Vit(config) => {
+            let batch = || cases::pictures(&config, case.batch, &of_batch);
+            Run { case, args, open: &open, started }.measure(cases::vit(&config, device), batch)
+        }
+        Sizes::Gpt2(config) => {
+            let batch = || cases::texts(config.vocab_size, case.batch, case.seq, &of_batch);
+            Run { case, args, open: &open, started }.measure(cases::gpt2(&config, device), batch)
+        }
+        Sizes::Llama(config) => {
+            let batch = || cases::texts(config.vocab_size, case.batch, case.seq, &of_batch);
+            Run { case, args, open: &open, started }.measure(cases::llama(&config, device), batch)
+        }
+    }
+}
+
+/// What one step says of itself.
+struct Done {
+    loss: f32,
+    /// Seconds of `project` and `expand`, where there is a basis.
+    basis: Option<[f64; 2]>,
+}
+
+struct Run<'a> {
+    case: Case,
+    args: &'a StepsArgs,
+    open: &'a OpenDevice,
+    started: Instant,
+}
+
+impl Run<'_> {
+    fn measure<M: Learner>(self, model: M, batch: impl Fn() -> M::Batch) -> Result<Outcome, Error> {
+        let passes: Vec<M::Batch> = (0..self.args.accumulate).map(|_| batch()).collect();
+        match self.case.method.recipe(self.case.adapter) {
+            None => {
+                let step = || {
+                    let losses = passes.iter().map(|pass| model.loss(pass, 0.0).into_scalar::<f32>());
+                    let loss = losses.sum::<f32>() / passes.len() as f32;
+                    Ok(Done { loss, basis: None })
+                };
+                self.sampled(0, step)
+            }
+            Some(method) => self.trained(model, &method, &passes),
+        }
+    }
+
+    /// Steps of the training loop's own code.
+    fn trained<M: Learner>(
+        self,
+        model: M,
+        method: &MethodRecipe,
+        passes: &[M::Batch],
+    ) -> Result<Outcome, Error> {
+        let on_device = self.open.device.clone().autodiff();
+        let adapted = attach(model.train(), method, &[], &on_device)?;
+        let recipe = self.recipe();
+        let numbers = adapted.trained_numbers();
+        let has_basis = matches!(method, MethodRecipe::Nola(_));
+        let mut optimizer = Optimizer::new(&recipe, &adapted);
+        let (mut model, mut steps) = (Some(adapted), 0);
+        let step = || {
+            let before = model.take().expect("every step puts one back");
+            let (gradients, mut report) = finite_gradients(&before, passes, &recipe, steps)?;
+            model = Some(updated(before, gradients, &mut optimizer, &recipe, &mut report));
+            steps += 1;
+            let basis = has_basis.then_some([report.project_seconds, report.expand_seconds]);
+            Ok(Done { loss: report.loss, basis })
+        };
+        self.sampled(numbers.adapter + numbers.other, step)
+    }
+
+    fn recipe(&self) -> TrainRecipe {
+        TrainRecipe {
+            steps: self.args.warmup + self.args.steps,
+            optimizer: recipe::Optimizer::AdamW,
+            learning_rate: LEARNING_RATE,
+            schedule: ScheduleKind::Constant,
+            ..TrainRecipe::default()
+        }
+    }
+
+    /// Repeats `step` as the options say.
+    fn sampled(
+        self,
+        trainable: usize,
+        mut step: impl FnMut() -> Result<Done, Error>,
+    ) -> Result<Outcome, Error> {
+        let (args, device) = (self.args, &self.open.device);
+        let build_s = rounded(self.started.elapsed().as_secs_f64(), 2);
+        let rss_after_build_mb = machine::resident_mib().map(|mib| rounded(mib, 1));
+        let peak_reset = machine::reset_peak();
+        let (mut samples, mut losses, mut first_step_s) = (Samples::default(), Vec::new(), 0.0);
+        for number in 0..args.warmup + args.steps {
+            synchronize(device);
+            let (wall, cpu) = (Instant::now(), machine::cpu_seconds());
+            let done = step()?;
+            synchronize(device);
+            let (wall, after) = (wall.elapsed().as_secs_f64(), machine::cpu_seconds());
+            losses.push(done.loss);
+            if number == 0 {
+                first_step_s = rounded(wall, 4);
+            }
+            if number < args.warmup {
+                continue;
+            }
+            samples.walls.push(wall);
+            samples.cpus.extend(after.zip(cpu).map(|(after, before)| after - before));
+            samples.projects.extend(done.basis.map(|[project, _]| project));
+            samples.expands.extend(done.basis.map(|[_, expand]| expand));
+            let enough = samples.walls.len() >= args.min_steps;
+            if enough && samples.walls.iter().sum::<f64>() > args.max_seconds {
+                break;
+            }
+        }
+        let memory = Memory { rss_after_build_mb, peak_reset };
+        let facts = self.facts(trainable, [build_s, first_step_s], memory, &losses);
+        Ok(Outcome::Measured(Box::new(Measured { facts, samples })))
+    }
+
+    fn facts(
+        &self,
+        trainable: usize,
+        [build_s, first_step_s]: [f64; 2],
+        memory: Memory,
+        losses: &[f32],
+    ) -> Facts {
+        let (case, open) = (&self.case, self.open);
+        let (device, part) = open.name.split_once(' ').unwrap_or((&open.name, ""));
+        let device_name = if part.is_empty() { machine::cpu_name() } else { part.to_owned() };
+        let nola = matches!(case.method.recipe(case.adapter), Some(MethodRecipe::Nola(_)));
+        let of_lora = (case.method == Method::Lora).then_some(case.adapter.lora_rank);
+        let peak_device = open.device.memory_pool_usage();
+        Facts {
+            model: case.preset.name(),
+            method: case.method.name(),
+            batch: case.batch,
+            seq: case.seq,
+            accumulate: self.args.accumulate,
+            dtype: "fp32".to_owned(),
+            param_dtype: "fp32".to_owned(),
+            device: device.to_owned(),
+            device_name,
+            threads: rayon::current_num_threads(),
+            instructions: machine::instructions().to_owned(),
+            burn: machine::BURN.to_owned(),
+            trainable,
+            rank: if nola { Some(case.adapter.rank) } else { of_lora },
+            k: nola.then_some(case.adapter.k),
+            l: nola.then_some(case.adapter.l),
+            build_s,
+            first_step_s,
+            peak_rss_mb: machine::peak_mib().map(|mib| rounded(mib, 1)),
+            rss_after_build_mb: memory.rss_after_build_mb,
+            peak_reset: memory.peak_reset,
+            peak_device_mb: peak_device.map(|usage| rounded(usage.bytes_reserved as f64 / machine::MIB, 1)),
+            loss_first: losses[0],
+            loss_last: losses[losses.len() - 1],
+        }
+    }
+}
+
+/// Memory as the steps began.
+struct Memory {
+    rss_after_build_mb: Option<f64>,
+    peak_reset: bool,
+}
+
+/// Waits for a device that works behind.
+pub(super) fn synchronize(device: &Device) {
+    // One that fails here fails in the next step too, and says more.
+    let _ = device.sync();
+}

@@ -1,0 +1,87 @@
+//! What memory a case needs, so that one that does not fit is told beforehand.
+
+use burn::tensor::Device;
+
+use super::cases::{self, Method, Sizes};
+use super::measure::Case;
+use crate::memory;
+
+/// Bytes of a number.
+const NUMBER: f64 = size_of::<f32>() as f64;
+/// Bytes of a GiB.
+const GIB: f64 = 1_073_741_824.0;
+
+/// Why the case does not fit the memory that is free, if it does not; of a GPU nobody says how much that is.
+pub(super) fn too_large(case: &Case, accumulate: usize, device: &Device) -> Option<String> {
+    if device.memory_pool_usage().is_some() {
+        return None;
+    }
+    let (needed, free) = (needed_bytes(case, accumulate) / GIB, memory::free_bytes()? as f64 / GIB);
+    (needed > free).then(|| format!("needs about {needed:.1} GiB, {free:.1} GiB free"))
+}
+
+/// Bytes of weights, optimizer state and activations; about.
+fn needed_bytes(case: &Case, accumulate: usize) -> f64 {
+    let shape = Shape::of(&case.preset.sizes());
+    let copies = if case.method == Method::Full { 4.0 } else { 1.0 };
+    let tokens = (case.batch * case.seq) as f64;
+    // Kept in a block: twelve tensors as wide as the stream, four as wide as the MLP, and scores twice.
+    let of_tokens = tokens * (12.0 * shape.d_model + 4.0 * shape.d_mlp);
+    let of_scores = 2.0 * tokens * case.seq as f64 * shape.n_heads;
+    let blocks = if case.method == Method::Frozen { 1.0 } else { shape.n_layers };
+    let batches = accumulate as f64 * tokens * shape.input;
+    NUMBER * (copies * shape.numbers + blocks * (of_tokens + of_scores) + batches)
+}
+
+/// Sizes that memory depends on.
+struct Shape {
+    numbers: f64,
+    d_model: f64,
+    d_mlp: f64,
+    n_layers: f64,
+    n_heads: f64,
+    /// Numbers of the input for each token.
+    input: f64,
+}
+
+impl Shape {
+    fn of(sizes: &Sizes) -> Self {
+        let numbers = cases::numbers(sizes) as f64;
+        let of = |widths: [usize; 4], input: usize| {
+            let [d_model, d_mlp, n_layers, n_heads] = widths.map(|width| width as f64);
+            Self { numbers, d_model, d_mlp, n_layers, n_heads, input: input as f64 }
+        };
+        match sizes {
+            Sizes::Vit(c) => {
+                of([c.d_model, c.d_mlp, c.n_layers, c.n_heads], c.channels * c.patch_size * c.patch_size)
+            }
+            Sizes::Gpt2(c) => of([c.d_model, c.d_mlp, c.n_layers, c.n_heads], 4),
+            Sizes::Llama(c) => of([c.d_model, c.d_mlp, c.n_layers, c.n_heads], 4),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cases::{AdapterSizes, Preset};
+    use super::*;
+
+    fn gib(preset: Preset, method: Method) -> f64 {
+        let defaults = preset.defaults();
+        let adapter = AdapterSizes { lora_rank: 8, rank: 8, k: 512, l: 512 };
+        let case = Case { preset, method, batch: defaults.batch, seq: defaults.seq, adapter };
+        needed_bytes(&case, 1) / GIB
+    }
+
+    #[test]
+    fn a_seven_billion_model_needs_its_weights_and_more() {
+        assert!((25.0..30.0).contains(&gib(Preset::Llama7b, Method::Frozen)));
+        assert!(gib(Preset::Llama7b, Method::Lora) > 30.0);
+        assert!(gib(Preset::Llama7b, Method::Full) > 100.0);
+    }
+
+    #[test]
+    fn a_small_one_fits_a_laptop() {
+        assert!((1.0..4.0).contains(&gib(Preset::Gpt2, Method::Nola)), "{}", gib(Preset::Gpt2, Method::Nola));
+    }
+}

@@ -1,0 +1,234 @@
+//! `bench steps`: training steps of models of published sizes, each case in a process of its own.
+
+use std::process::Command;
+
+use clap::Args;
+use clap::builder::TypedValueParser;
+
+use super::cases::{AdapterSizes, Method, Preset};
+use super::measure::{self, Case, Facts, Measured, Outcome};
+use super::rows::{Row, StepsLine};
+use super::statistics::rounded;
+use super::{BenchError, Say, machine};
+use crate::Error;
+use crate::commands::print_json;
+
+/// Options of `bench steps`; their names and defaults are those of the PyTorch script.
+#[derive(Debug, Args)]
+pub struct StepsArgs {
+    /// Models to measure, with commas between them.
+    #[arg(long, value_delimiter = ',', default_value = "gpt2", value_name = "MODELS")]
+    models: Vec<Preset>,
+    /// Methods to measure with each of them, with commas between them.
+    #[arg(long, value_delimiter = ',', default_value = "frozen,lora,nola", value_name = "METHODS")]
+    methods: Vec<Method>,
+    /// Samples of a pass; default: the model's.
+    #[arg(long, value_name = "N", value_parser = positive())]
+    batch: Option<usize>,
+    /// Tokens of a sample, at least 2; default: the model's; a ViT takes what its picture gives.
+    #[arg(long, value_name = "N", value_parser = at_least(2))]
+    seq: Option<usize>,
+    /// Rank of NOLA; default: the model's.
+    #[arg(long, value_name = "N", value_parser = positive())]
+    rank: Option<usize>,
+    /// Rank of LoRA.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive())]
+    lora_rank: usize,
+    /// Random matrices that NOLA mixes into A; default: the model's.
+    #[arg(long, value_name = "N", value_parser = positive())]
+    k: Option<usize>,
+    /// The same for B; default: as --k.
+    #[arg(long, value_name = "N", value_parser = positive())]
+    l: Option<usize>,
+    /// Threads that compute; default: one for each core.
+    #[arg(long, value_name = "N", value_parser = positive())]
+    threads: Option<usize>,
+    /// Measured steps of a case in each round.
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = positive())]
+    pub(super) steps: usize,
+    /// Steps before them that are not counted.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(super) warmup: usize,
+    /// Times that the whole list is measured, forwards and backwards in turn; samples of a case are pooled.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive())]
+    rounds: usize,
+    /// Seconds after which a case ends, once it has --min-steps.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
+    pub(super) max_seconds: f64,
+    /// Measured steps that every case makes, however long they take.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive())]
+    pub(super) min_steps: usize,
+    /// Passes of one optimizer step.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive())]
+    pub(super) accumulate: usize,
+    /// Put the single samples, in seconds, into the JSON too.
+    #[arg(long)]
+    samples: bool,
+    /// The one case that this process measures.
+    #[arg(long, value_name = "MODEL/METHOD", hide = true, value_parser = case)]
+    case: Option<(Preset, Method)>,
+}
+
+/// Reads a number of at least 1.
+pub(super) fn positive() -> impl TypedValueParser<Value = usize> {
+    at_least(1)
+}
+
+fn at_least(least: i64) -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u32).range(least..).map(|number| number as usize)
+}
+
+fn case(text: &str) -> Result<(Preset, Method), String> {
+    use clap::ValueEnum;
+    let (model, method) = text.split_once('/').ok_or("MODEL/METHOD")?;
+    Ok((Preset::from_str(model, false)?, Method::from_str(method, false)?))
+}
+
+/// Measures every case, and says one line of each in the last round.
+///
+/// # Errors
+/// If a model cannot read so many tokens, a process cannot be started, or, after all of them, if some cases failed.
+pub fn run(args: &StepsArgs, say: &mut Say<StepsLine>) -> Result<(), Error> {
+    if let Some((preset, method)) = args.case {
+        let outcome = measure::case(args.case_of(preset, method), args, say.device)?;
+        print_json(&outcome);
+        return Ok(());
+    }
+    args.check()?;
+    let of_model = |&preset: &Preset| args.methods.iter().map(move |&method| (preset, method));
+    let mut cases: Vec<Pooled> =
+        args.models.iter().flat_map(of_model).map(|(preset, method)| Pooled::new(preset, method)).collect();
+    if args.rounds.is_multiple_of(2) {
+        // So that the last round, which says the lines, goes forwards.
+        cases.reverse();
+    }
+    for round in 1..=args.rounds {
+        for case in &mut cases {
+            say.note(&format!("round {round} of {}: {}", args.rounds, case.name()));
+            case.measure(args)?;
+            if round == args.rounds {
+                say.line(case.line(args));
+            }
+        }
+        // What ran first runs last in the next round, so that a slow drift of the machine hits all alike.
+        cases.reverse();
+    }
+    let failed = cases.iter().filter(|case| matches!(case.outcome, Some(Err(_)))).count();
+    if failed > 0 {
+        return Err(BenchError::CasesFailed { failed, cases: cases.len() }.into());
+    }
+    Ok(())
+}
+
+impl StepsArgs {
+    /// What would only panic in the forward pass.
+    fn check(&self) -> Result<(), BenchError> {
+        for &preset in &self.models {
+            let (seq, most) = (self.case_of(preset, Method::Frozen).seq, preset.max_tokens());
+            if seq > most {
+                return Err(BenchError::TooLong { model: preset.name(), seq, most });
+            }
+        }
+        Ok(())
+    }
+
+    fn case_of(&self, preset: Preset, method: Method) -> Case {
+        let defaults = preset.defaults();
+        let k = self.k.unwrap_or(defaults.k);
+        let adapter = AdapterSizes {
+            lora_rank: self.lora_rank,
+            rank: self.rank.unwrap_or(defaults.rank),
+            k,
+            l: self.l.unwrap_or(k),
+        };
+        let seq = if preset.is_vit() { defaults.seq } else { self.seq.unwrap_or(defaults.seq) };
+        Case { preset, method, batch: self.batch.unwrap_or(defaults.batch), seq, adapter }
+    }
+}
+
+/// A case over the rounds.
+struct Pooled {
+    preset: Preset,
+    method: Method,
+    /// What the rounds so far gave, or the last that a failed process said.
+    outcome: Option<Result<Outcome, String>>,
+    /// Load before and after the last round.
+    load: [Option<f64>; 2],
+}
+
+impl Pooled {
+    fn new(preset: Preset, method: Method) -> Self {
+        Self { preset, method, outcome: None, load: [None; 2] }
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.preset.name(), self.method.name())
+    }
+
+    /// One round of the case; one that does not fit or has failed is not tried again.
+    fn measure(&mut self, args: &StepsArgs) -> Result<(), BenchError> {
+        let before = match self.outcome.take() {
+            Some(Ok(Outcome::Measured(before))) => Some(before),
+            Some(ended) => {
+                self.outcome = Some(ended);
+                return Ok(());
+            }
+            None => None,
+        };
+        let load = machine::load();
+        let found = in_process(&self.name(), args.threads)?;
+        self.load = [load, machine::load()].map(|load| load.map(|load| rounded(load, 2)));
+        self.outcome = Some(found.map(|outcome| match (before, outcome) {
+            (Some(before), Outcome::Measured(now)) => Outcome::Measured(Box::new(before.with(*now))),
+            (_, outcome) => outcome,
+        }));
+        Ok(())
+    }
+
+    fn line(&mut self, args: &StepsArgs) -> StepsLine {
+        let (model, method) = (self.preset.name(), self.method.name());
+        match self.outcome.as_ref().expect("every round measures it") {
+            Ok(Outcome::Measured(measured)) => {
+                StepsLine::Measured(Box::new(Row::of(measured, self.load, args.samples)))
+            }
+            Ok(Outcome::Skipped { skipped }) => {
+                StepsLine::Skipped { model, method, skipped: skipped.clone() }
+            }
+            Err(error) => StepsLine::Failed { model, method, error: error.clone() },
+        }
+    }
+}
+
+impl Measured {
+    /// Samples of both rounds, facts of the later one.
+    fn with(mut self, later: Self) -> Self {
+        self.samples.append(later.samples);
+        let larger = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
+        let facts = Facts {
+            peak_rss_mb: larger(self.facts.peak_rss_mb, later.facts.peak_rss_mb),
+            peak_device_mb: larger(self.facts.peak_device_mb, later.facts.peak_device_mb),
+            ..later.facts
+        };
+        Self { facts, samples: self.samples }
+    }
+}
+
+/// Measures a case in a process of its own; the inner error is what it said last.
+fn in_process(case: &str, threads: Option<usize>) -> Result<Result<Outcome, String>, BenchError> {
+    let start = |source| BenchError::Start { source };
+    let mut command = Command::new(std::env::current_exe().map_err(start)?);
+    command.args(std::env::args_os().skip(1)).args(["--case", case]);
+    if let Some(threads) = threads {
+        command.env("RAYON_NUM_THREADS", threads.to_string());
+    }
+    let output = command.output().map_err(start)?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let outcome = said.lines().last().and_then(|line| serde_json::from_str(line).ok());
+    Ok(outcome.ok_or_else(|| {
+        let said = String::from_utf8_lossy(&output.stderr);
+        // Behind the message of a panic stands how to get a backtrace.
+        let tells = |line: &&str| !line.trim().is_empty() && !line.starts_with("note: ");
+        let last = said.lines().rfind(tells).unwrap_or("it said nothing");
+        format!("{}: {last}", output.status)
+    }))
+}
