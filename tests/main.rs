@@ -14,6 +14,8 @@ mod golden_peft;
 mod golden_philox;
 mod laws;
 mod laws_causal;
+#[cfg(target_os = "linux")]
+mod memory;
 mod program;
 mod program_bench;
 mod program_generate;
@@ -21,6 +23,7 @@ mod program_hub;
 mod program_text;
 mod sizes;
 mod subject;
+mod text_task;
 mod text_workshop;
 mod tiny;
 mod training;

@@ -200,6 +200,28 @@ fn a_loss_that_is_no_number_ends_the_run_and_names_the_step() {
 }
 
 #[test]
+fn trained_values_that_overflow_are_not_kept() {
+    // The gradient is finite; times a rate beyond f32 it is not.
+    let device = device();
+    let recipe = TrainRecipe { evaluate_every: Period(1), learning_rate: 1e39, ..recipe(2) };
+    let step = |_| Ok(vec![batch(4, 2, &device)]);
+    let trained =
+        train(tiny_vit(&device).adapted(&nola()), &recipe, (0..2).map(step), &mut Scripted::default());
+    assert!(matches!(trained.err(), Some(Error::Diverged { step: 1, .. })));
+}
+
+#[test]
+fn steps_before_a_batch_that_cannot_be_made_are_told() {
+    let device = device();
+    let mut observer = Scripted::default();
+    let step = |step: usize| if step < 3 { Ok(vec![batch(4, 2, &device)]) } else { Err(Error::Interrupted) };
+    let model = tiny_vit(&device).adapted(&nola());
+    let trained = train(model, &recipe(9), (0..9).map(step), &mut observer);
+    assert!(matches!(trained.err(), Some(Error::Interrupted)));
+    assert_eq!(observer.reports.iter().map(|report| report.step).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[test]
 fn a_failure_after_an_evaluation_keeps_what_was_learned() {
     let trained = run_broken(&TrainRecipe { evaluate_every: Period(1), ..recipe(3) });
     let trained = trained.expect("the first step was evaluated");

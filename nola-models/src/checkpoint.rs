@@ -1,7 +1,8 @@
 //! Model folders in the Hugging Face layout: `config.json`, and safetensors in one file or in shards with an index.
 //!
-//! Opening a folder maps the weights into memory and checks every header before anything is allocated. What a tensor
-//! means is told by the [`KeyMap`] of a model; this module knows no model by name.
+//! Opening a folder maps the weights into memory and checks every header before anything is allocated. What lies there as
+//! a model wants it is not copied on the CPU, but used where it lies; it takes memory that the system may share and take
+//! back. What a tensor means is told by the [`KeyMap`] of a model; this module knows no model by name.
 
 mod collect;
 mod key_map;
@@ -13,6 +14,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
+use bytes::Bytes;
 use memmap2::Mmap;
 use nola_core::BaseIdentity;
 use safetensors::{Dtype, SafeTensors};
@@ -40,7 +42,7 @@ pub struct Checkpoint {
     folder: PathBuf,
     config: Value,
     config_sha256: String,
-    shards: Vec<Mmap>,
+    shards: Vec<Bytes>,
     tensors: BTreeMap<String, Stored>,
 }
 
@@ -61,7 +63,8 @@ struct Index {
 impl Checkpoint {
     /// Opens a folder; the weights stay on disk until a model asks for them.
     ///
-    /// The files must not be changed while the checkpoint is open: they are mapped, not copied.
+    /// The files must not be written to while the checkpoint, or a model on the CPU that it filled, is in use: they are
+    /// mapped, not copied. Other files may take their place.
     ///
     /// # Errors
     /// If a file is absent, corrupt, cut short or only a pickle, or if index and shards contradict each other.
@@ -165,7 +168,7 @@ impl Checkpoint {
             return Err(damaged(safetensors::SafeTensorError::HeaderTooSmall));
         }
         // SAFETY: read-only; `open` forbids changing the file meanwhile, as every reader of mapped weights does.
-        let map = unsafe { Mmap::map(&opened) }.map_err(io)?;
+        let map = Bytes::from_owner(unsafe { Mmap::map(&opened) }.map_err(io)?);
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(damaged)?;
         let data = header + size_of::<u64>();
         let shard = self.shards.len();

@@ -74,7 +74,12 @@ fn loading_takes_the_memory_of_the_model_and_of_one_tensor_at_most() {
         let checkpoint = Checkpoint::open(&scratch.path().join("model")).expect("a whole folder");
         let model = CausalLm::load(&checkpoint, &device).expect("a model");
         let peak = PEAK.load(Relaxed) - before;
-        assert!(HELD.load(Relaxed) - before >= whole, "the model is not on the host at all");
+        match dtype {
+            StoredDtype::F32 => assert!(HELD.load(Relaxed) - before < whole, "tables are mapped, not copied"),
+            StoredDtype::Bf16 => {
+                assert!(HELD.load(Relaxed) - before >= whole, "the model is not on the host")
+            }
+        }
         assert!(peak <= whole + largest + SLACK_BYTES, "{peak} bytes for {whole}, {largest} in one tensor");
         println!("peak {peak}, model {whole}, largest tensor {largest}");
         drop(model);

@@ -1,5 +1,6 @@
 //! Pictures with labels: where they lie, which are used, in which order, and how they become batches.
 
+mod ahead;
 mod batches;
 mod cifar;
 mod error;
@@ -13,7 +14,8 @@ use std::sync::Arc;
 
 use image::RgbImage;
 
-pub use batches::{Batches, HostBatch, TrainingPlan};
+pub use ahead::Ahead;
+pub use batches::{HostBatch, TrainingPlan, evaluation_batches, training_batches};
 pub use error::{BadImage, DataError};
 pub use images::Images;
 pub use order::{Order, Purpose, permutation, random};

@@ -10,10 +10,10 @@ use nola_core::{Adapted, AdapterConfig, Targets, TrainedNumbers, adapter};
 
 use crate::learner::Learner;
 use crate::progress::{self, Progress, Style};
-use crate::recipe::{self, MethodRecipe, Recipe, TargetsRecipe};
+use crate::recipe::{self, MethodRecipe, Recipe, TargetsRecipe, TrainRecipe};
 use crate::report::{History, HistoryPoint};
-use crate::task::{Model, Task};
-use crate::train::{Observer, StepReport, train};
+use crate::task::{LargestPass, Model, Task};
+use crate::train::{Observer, StepReport, pass_loss, train};
 use crate::{Error, memory};
 
 /// Name of the head's module in every model of this project.
@@ -55,11 +55,14 @@ pub fn fit<T: Task>(task: &T, recipe: &Recipe, device: &Device, style: Style) ->
     if trained.adapter + trained.other == 0 {
         return Err(Error::NothingTrained { method: recipe.method.kind().to_owned() });
     }
-    if let Some((pass, size)) = task.largest_pass(recipe, &on_device) {
-        rehearse(&model.model, &pass, &size, device);
+    let largest = task.largest_pass(recipe);
+    if largest.step > 0 {
+        let passes = task.steps(recipe, largest.step..largest.step + 1, &on_device).next();
+        rehearse(&model.model, &passes.transpose()?.unwrap_or_default(), &recipe.train, &largest, device);
     }
-    let mut watcher = Watcher::new(task, recipe, device, style);
-    let done = train(model, &recipe.train, task.steps(recipe, &on_device), &mut watcher)?;
+    let mut watcher = Watcher::new(task, recipe, &largest, device, style);
+    let steps = task.steps(recipe, 0..recipe.train.steps, &on_device);
+    let done = train(model, &recipe.train, steps, &mut watcher)?;
     let mut evaluation = watcher.best.take().expect("a best state comes from an evaluation");
     // Names and shapes are the model's own, so only numbers that are not finite can be refused.
     let diverged = Error::Diverged { step: done.best_step, loss: T::scores(&evaluation).loss };
@@ -85,14 +88,27 @@ pub fn fit<T: Task>(task: &T, recipe: &Recipe, device: &Device, style: Style) ->
     })
 }
 
-/// Makes the largest pass once, and says what memory it took and what is left.
-fn rehearse<M: Learner>(model: &M, pass: &M::Batch, size: &str, device: &Device) {
+/// Makes the largest pass, the first one of its step, once before the first step, so that a run for which memory is short
+/// ends at once; needless where that pass is one of the first step itself.
+fn rehearse<M: Learner>(
+    model: &M,
+    passes: &[M::Batch],
+    recipe: &TrainRecipe,
+    largest: &LargestPass,
+    device: &Device,
+) {
+    let Some(pass) = passes.first() else { return };
     // Reading the loss waits until a device that works behind has done the pass.
-    let loss = model.loss(pass, 0.0);
+    let loss = pass_loss(model, pass, recipe);
     let gradients = loss.backward();
     loss.into_scalar::<f32>();
     drop(gradients);
-    eprintln!("memory: {}", memory::after_rehearsal(size, device));
+    eprintln!("{}", memory_line(largest, device));
+}
+
+/// What memory the largest pass took, and what is left.
+fn memory_line(largest: &LargestPass, device: &Device) -> String {
+    format!("memory: {}", memory::after_largest_pass(&largest.size, device))
 }
 
 /// Hangs the method's adapters on `model` and trains the modules `beside` too.
@@ -148,6 +164,7 @@ fn lora_config(lora: &recipe::LoraRecipe) -> adapter::LoraConfig {
 struct Watcher<'a, T: Task> {
     task: &'a T,
     device: &'a Device,
+    largest: &'a LargestPass,
     progress: Progress,
     history: History,
     targets: usize,
@@ -155,11 +172,12 @@ struct Watcher<'a, T: Task> {
 }
 
 impl<'a, T: Task> Watcher<'a, T> {
-    fn new(task: &'a T, recipe: &Recipe, device: &'a Device, style: Style) -> Self {
+    fn new(task: &'a T, recipe: &Recipe, largest: &'a LargestPass, device: &'a Device, style: Style) -> Self {
         let name = recipe.method.kind().to_owned();
         Self {
             task,
             device,
+            largest,
             progress: Progress::start(name.clone(), 0..recipe.train.steps, T::TARGET, style),
             history: History { name, points: Vec::new() },
             targets: 0,
@@ -176,6 +194,9 @@ impl<T: Task> Observer<Model<T>> for Watcher<'_, T> {
     fn stepped(&mut self, report: StepReport) {
         let StepReport { step, loss, learning_rate, targets, .. } = report;
         self.targets += targets;
+        if step == 1 && self.largest.step == 0 {
+            self.progress.note(&memory_line(self.largest, self.device));
+        }
         self.progress.step(&progress::StepReport { step, targets: self.targets, loss, learning_rate });
         self.history.points.push(HistoryPoint { step, train_loss: loss, learning_rate, validation: None });
     }

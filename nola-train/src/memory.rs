@@ -26,7 +26,7 @@ pub fn free_bytes() -> Option<u64> {
 }
 
 /// What the largest pass, of this `size`, has taken at its peak, and what is free.
-pub fn after_rehearsal(size: &str, device: &Device) -> String {
+pub fn after_largest_pass(size: &str, device: &Device) -> String {
     if let Some(pools) = device.memory_pool_usage() {
         return format!(
             "the largest pass ({size}) made the device reserve {}",

@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{AdamConfig, AdamWConfig, GradientsParams, ModuleOptimizer, SgdConfig};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use nola_core::float_params;
 
 use crate::recipe::{self, TrainRecipe};
@@ -76,11 +76,14 @@ fn optimizer(train: &TrainRecipe) -> ModuleOptimizer {
     }
 }
 
-/// The 2-norm of all gradients together.
-pub fn gradient_norm<M: Module>(model: &M, gradients: &GradientsParams) -> f64 {
+/// The 2-norm of all gradients together, still on the device; none if there is no gradient.
+///
+/// # Shapes
+/// - output: `[1]`
+pub fn gradient_norm<M: Module>(model: &M, gradients: &GradientsParams) -> Option<Tensor<1>> {
     let mut norm = SquareSum { gradients, sum: None };
     model.visit(&mut norm);
-    norm.sum.map_or(0.0, |sum| f64::from(sum.into_scalar::<f32>()).sqrt())
+    norm.sum.map(Tensor::sqrt)
 }
 
 struct SquareSum<'a> {
@@ -91,7 +94,7 @@ struct SquareSum<'a> {
 impl ModuleVisitor for SquareSum<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            let square = gradient.powi_scalar(2).sum();
+            let square = gradient.cast(DType::F32).square().sum();
             self.sum = Some(match self.sum.take() {
                 Some(sum) => sum + square,
                 None => square,
@@ -100,8 +103,21 @@ impl ModuleVisitor for SquareSum<'_> {
     }
 }
 
-/// The gradients times `factor`.
-pub fn scaled<M: Module>(model: &M, gradients: GradientsParams, factor: f64) -> GradientsParams {
+/// The gradients, made shorter together if they are longer than `limit`; `norm` is their length, and is not read.
+///
+/// # Shapes
+/// - `norm`: `[1]`
+///
+/// # Source
+/// `torch.nn.utils.clip_grad_norm_`.
+pub fn clipped<M: Module>(
+    model: &M,
+    gradients: GradientsParams,
+    norm: &Tensor<1>,
+    limit: f64,
+) -> GradientsParams {
+    // Nothing to shorten: the quotient is infinite, and 1 is less.
+    let factor = norm.clone().recip().mul_scalar(limit).clamp_max(1.0);
     let mut scale = Scale { gradients, factor };
     model.visit(&mut scale);
     scale.gradients
@@ -109,13 +125,14 @@ pub fn scaled<M: Module>(model: &M, gradients: GradientsParams, factor: f64) -> 
 
 struct Scale {
     gradients: GradientsParams,
-    factor: f64,
+    factor: Tensor<1>,
 }
 
 impl ModuleVisitor for Scale {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-            self.gradients.register(param.id, gradient.mul_scalar(self.factor));
+            let factor = self.factor.clone().cast(gradient.dtype()).reshape([1; D]);
+            self.gradients.register(param.id, gradient * factor);
         }
     }
 }

@@ -3,6 +3,7 @@
 mod pictures;
 mod text;
 
+use std::ops::Range;
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -23,6 +24,15 @@ pub type Model<T> = <<T as Task>::Base as Base>::Model;
 
 /// What one pass of a task sees.
 pub type Batch<T> = <Model<T> as Learner>::Batch;
+
+/// The pass of a run that takes the most memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LargestPass {
+    /// The first optimizer step that makes it, counted from 0.
+    pub step: usize,
+    /// Its size, for people.
+    pub size: String,
+}
 
 /// A base model with the data of a run.
 pub trait Task: Sized {
@@ -52,15 +62,19 @@ pub trait Task: Sized {
     /// Modules that are trained beside the adapters: the head of a classifier, nothing of a language model.
     fn trained_beside(&self) -> &'static [&'static str];
 
-    /// The passes of every optimizer step, in order.
+    /// The passes of each of these optimizer steps, counted from 0; what a step sees depends on it and the recipe alone.
+    ///
+    /// They are made ahead on the host, in a thread of their own, and moved by the thread that asks for them: it does not
+    /// wait for its device, which takes them up while it still works on the step before.
     fn steps(
         &self,
         recipe: &Recipe,
+        steps: Range<usize>,
         device: &Device,
     ) -> impl Iterator<Item = Result<Vec<Batch<Self>>, Error>>;
 
-    /// The pass that takes the most memory, and its size for people; none if all are alike.
-    fn largest_pass(&self, recipe: &Recipe, device: &Device) -> Option<(Batch<Self>, String)>;
+    /// The pass that takes the most memory.
+    fn largest_pass(&self, recipe: &Recipe) -> LargestPass;
 
     /// Runs `model` on the validation data.
     ///

@@ -1,15 +1,19 @@
 //! The training loop. It names no model and no adapter.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::{DType, Tensor, TensorData};
 use nola_core::{Adapted, TrainedState};
 
 use crate::Error;
-use crate::learner::Learner;
-use crate::optimizer::{Optimizer, gradient_norm, scaled};
+use crate::learner::{Learner, recomputed_loss};
+use crate::optimizer::{Optimizer, clipped, gradient_norm};
 use crate::recipe::TrainRecipe;
+
+/// Shortest time between two readings of losses from the device, which make the loop wait for it.
+const BETWEEN_READS: Duration = Duration::from_millis(200);
 
 /// Whether a loop is running, which then answers to [`INTERRUPTED`].
 pub static TRAINING: AtomicBool = AtomicBool::new(false);
@@ -30,15 +34,11 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Targets of the step: pictures, or tokens with a loss.
     pub targets: usize,
-    /// Seconds until gradients of factors were gradients of coefficients, waiting for them included.
-    pub project_seconds: f64,
-    /// Seconds until coefficients were factors again.
-    pub expand_seconds: f64,
 }
 
 /// What the loop tells and asks while it runs.
 pub trait Observer<M: Learner> {
-    /// A step is done.
+    /// A step is done; told late, for several steps at once, but before the next evaluation.
     fn stepped(&mut self, report: StepReport);
 
     /// Scores the model; larger is better.
@@ -50,13 +50,13 @@ pub trait Observer<M: Learner> {
 
 /// A trained model, and its best state.
 pub struct Trained<M: Learner> {
-    /// As the last step left it.
+    /// As the last step left it; holds what is no number if the run diverged.
     pub last: Adapted<M>,
     /// Trained values of the evaluation with the best score.
     pub best: TrainedState,
     /// Optimizer steps after which that was.
     pub best_step: usize,
-    /// Optimizer steps made.
+    /// Optimizer steps made whose loss and gradient were numbers.
     pub steps: usize,
     /// Whether an interrupt ended the run.
     pub interrupted: bool,
@@ -66,9 +66,13 @@ pub struct Trained<M: Learner> {
 
 /// Trains `model` on one list of passes per optimizer step.
 ///
+/// The loop does not wait for its device, but every now and then to tell what steps did. A step whose loss or gradient is
+/// not finite is found then, at the latest before an evaluation: so steps may be made in vain, but nothing is kept of
+/// them.
+///
 /// # Errors
-/// If a batch cannot be made, or a loss or gradient is not finite, before anything was evaluated; later, the error
-/// stands in [`Trained::failure`], beside what was learned until then.
+/// If a batch cannot be made, or a loss, a gradient or a trained value is not finite, before anything was evaluated;
+/// later, the error stands in [`Trained::failure`], beside what was learned until then.
 pub fn train<M: Learner>(
     mut model: Adapted<M>,
     recipe: &TrainRecipe,
@@ -77,88 +81,128 @@ pub fn train<M: Learner>(
 ) -> Result<Trained<M>, Error> {
     let _running = Running::start();
     let mut optimizer = Optimizer::new(recipe, &model);
-    let mut best = Best::default();
-    let (mut done, mut failure) = (0, None);
+    let (mut unread, mut best) = (Unread::default(), Best::default());
+    let mut failure = None;
     for (step, passes) in steps.enumerate() {
-        let finite = passes.and_then(|passes| finite_gradients(&model, &passes, recipe, step));
-        let (gradients, mut report) = match finite {
-            Ok(finite) => finite,
+        let passes = match passes {
+            Ok(passes) => passes,
             Err(error) => {
                 failure = Some(error);
                 break;
             }
         };
-        model = updated(model, gradients, &mut optimizer, recipe, &mut report);
-        done = step + 1;
-        observer.stepped(report);
-        let interrupted = INTERRUPTED.load(Ordering::Relaxed);
-        if recipe.evaluate_every.is_due(done) || done == recipe.steps || interrupted {
-            match observer.evaluate(done, &burn::module::Module::valid(&model).model) {
-                Ok(score) => best.offer(score, done, &model),
-                Err(error) => failure = Some(error),
-            }
-            if best.is_stale(recipe.early_stop) || interrupted || failure.is_some() {
-                break;
-            }
+        let (gradients, mut measured) = measured_gradients(&model, &passes, recipe, step);
+        model = updated(model, gradients, &mut measured, recipe, &mut optimizer);
+        unread.steps.push(measured);
+        let (done, interrupted) = (step + 1, INTERRUPTED.load(Ordering::Relaxed));
+        let evaluates = recipe.evaluate_every.is_due(done) || done == recipe.steps || interrupted;
+        if evaluates || unread.is_due() {
+            failure = unread.tell(&optimizer, observer).err();
+        }
+        if evaluates && failure.is_none() {
+            let score = observer.evaluate(done, &burn::module::Module::valid(&model).model);
+            failure = score.and_then(|score| best.offer(score, done, &model)).err();
+        }
+        if failure.is_some() || interrupted || best.is_stale(recipe.early_stop) {
+            break;
         }
     }
+    // If a batch could not be made, there may be steps before it of which nothing is known yet.
+    failure = unread.tell(&optimizer, observer).err().or(failure);
     let Some(state) = best.state else { return Err(failure.unwrap_or(Error::Interrupted)) };
     let interrupted = INTERRUPTED.load(Ordering::Relaxed);
-    Ok(Trained { last: model, best: state, best_step: best.step, steps: done, interrupted, failure })
+    Ok(Trained { last: model, best: state, best_step: best.step, steps: unread.told, interrupted, failure })
 }
 
-/// Gradients of the coefficients for optimizer step `step`, counted from 0, and what is known of it so far.
-///
-/// # Errors
-/// If the loss or a gradient is not finite.
-pub(crate) fn finite_gradients<M: Learner>(
+/// What is known of an optimizer step before its device was waited for.
+pub(crate) struct Measured {
+    /// Counted from 0.
+    step: usize,
+    targets: usize,
+    /// `[1]`.
+    pub(crate) loss: Tensor<1>,
+    /// `[1]`, before the gradient was limited.
+    gradient_norm: Tensor<1>,
+    /// Seconds until gradients of factors were gradients of coefficients; a device may work on behind.
+    pub(crate) project_seconds: f64,
+    /// Seconds until coefficients were factors again, likewise.
+    pub(crate) expand_seconds: f64,
+}
+
+/// Gradients of the coefficients for optimizer step `step`, counted from 0.
+pub(crate) fn measured_gradients<M: Learner>(
     model: &Adapted<M>,
     passes: &[M::Batch],
     recipe: &TrainRecipe,
     step: usize,
-) -> Result<(GradientsParams, StepReport), Error> {
-    let (gradients, loss) = accumulated(model, passes, recipe.label_smoothing);
+) -> (GradientsParams, Measured) {
+    let (gradients, loss) = accumulated(model, passes, recipe);
     let started = Instant::now();
     let gradients = model.project(gradients);
     let project_seconds = started.elapsed().as_secs_f64();
-    let gradient_norm = gradient_norm(model, &gradients);
-    if !loss.is_finite() || !gradient_norm.is_finite() {
-        return Err(Error::Diverged { step: step + 1, loss });
-    }
+    let gradient_norm = gradient_norm(model, &gradients).unwrap_or_else(|| loss.zeros_like());
     let targets = passes.iter().map(M::targets).sum();
-    let report = StepReport {
-        step: step + 1,
-        loss,
-        gradient_norm,
-        learning_rate: 0.0,
-        targets,
-        project_seconds,
-        expand_seconds: 0.0,
-    };
-    Ok((gradients, report))
+    (gradients, Measured { step, targets, loss, gradient_norm, project_seconds, expand_seconds: 0.0 })
 }
 
-/// The model after the optimizer step that `report` began to tell of; what it lacks is filled in.
+/// The model after the optimizer step with these gradients.
 pub(crate) fn updated<M: Learner>(
     model: Adapted<M>,
     gradients: GradientsParams,
-    optimizer: &mut Optimizer,
+    measured: &mut Measured,
     recipe: &TrainRecipe,
-    report: &mut StepReport,
+    optimizer: &mut Optimizer,
 ) -> Adapted<M> {
     let gradients = match recipe.clip_norm {
-        Some(limit) if report.gradient_norm > limit => {
-            scaled(&model, gradients, limit / report.gradient_norm)
-        }
-        Some(_) | None => gradients,
+        Some(limit) => clipped(&model, gradients, &measured.gradient_norm, limit),
+        None => gradients,
     };
-    let step = report.step - 1;
-    report.learning_rate = optimizer.rate(step);
-    let model = optimizer.step(step, model, gradients);
+    let model = optimizer.step(measured.step, model, gradients);
     let started = Instant::now();
     let model = model.expand();
-    report.expand_seconds = started.elapsed().as_secs_f64();
+    measured.expand_seconds = started.elapsed().as_secs_f64();
     model
+}
+
+/// Steps whose losses are still on the device, and how far the observer knows.
+#[derive(Default)]
+struct Unread {
+    steps: Vec<Measured>,
+    last_read: Option<Instant>,
+    /// Steps of which the observer was told.
+    told: usize,
+}
+
+impl Unread {
+    fn is_due(&self) -> bool {
+        self.last_read.is_none_or(|last| last.elapsed() >= BETWEEN_READS)
+    }
+
+    /// Waits for the device, once for all steps, and tells of each up to the first with what is no number.
+    fn tell<M: Learner>(
+        &mut self,
+        optimizer: &Optimizer,
+        observer: &mut impl Observer<M>,
+    ) -> Result<(), Error> {
+        let steps = std::mem::take(&mut self.steps);
+        let numbers: Vec<Tensor<1>> =
+            steps.iter().flat_map(|step| [step.loss.clone(), step.gradient_norm.clone()]).collect();
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        let numbers: Vec<f32> = Tensor::cat(numbers, 0).into_data().iter().collect();
+        for (measured, numbers) in steps.iter().zip(numbers.chunks_exact(2)) {
+            let (step, loss, gradient_norm) = (measured.step + 1, numbers[0], f64::from(numbers[1]));
+            if !loss.is_finite() || !gradient_norm.is_finite() {
+                return Err(Error::Diverged { step, loss });
+            }
+            let (learning_rate, targets) = (optimizer.rate(measured.step), measured.targets);
+            observer.stepped(StepReport { step, loss, gradient_norm, learning_rate, targets });
+            self.told = step;
+        }
+        self.last_read = Some(Instant::now());
+        Ok(())
+    }
 }
 
 /// Sets [`TRAINING`] for as long as it lives.
@@ -177,23 +221,35 @@ impl Drop for Running {
     }
 }
 
-/// Gradients and loss of one optimizer step: passes weigh as many targets as they have.
+/// Gradients and loss of one optimizer step, still on the device: passes weigh as many targets as they have.
+///
+/// # Shapes
+/// - loss: `[1]`
 fn accumulated<M: Learner>(
     model: &Adapted<M>,
     passes: &[M::Batch],
-    label_smoothing: f64,
-) -> (GradientsParams, f32) {
+    recipe: &TrainRecipe,
+) -> (GradientsParams, Tensor<1>) {
     let targets: usize = passes.iter().map(M::targets).sum();
     let mut gradients = GradientsAccumulator::new();
-    let mut loss = 0.0;
+    let mut losses = Vec::with_capacity(passes.len());
     for pass in passes {
         let weight = M::targets(pass) as f64 / targets as f64;
-        let part = model.model.loss(pass, label_smoothing).mul_scalar(weight);
-        loss += part.clone().into_scalar::<f32>();
+        let part = pass_loss(&model.model, pass, recipe).mul_scalar(weight);
+        losses.push(part.clone().inner().cast(DType::F32));
         let of_pass = GradientsParams::from_grads(part.backward(), model);
         gradients.accumulate(model, of_pass);
     }
-    (gradients.grads(), loss)
+    (gradients.grads(), Tensor::cat(losses, 0).sum())
+}
+
+/// The loss of a pass in the way that the recipe wants it differentiated.
+pub(crate) fn pass_loss<M: Learner>(model: &M, pass: &M::Batch, recipe: &TrainRecipe) -> Tensor<1> {
+    if recipe.gradient_checkpointing {
+        recomputed_loss(model, pass, recipe.label_smoothing)
+    } else {
+        model.loss(pass, recipe.label_smoothing)
+    }
 }
 
 /// The best evaluation so far.
@@ -207,12 +263,26 @@ struct Best {
 }
 
 impl Best {
-    fn offer<M: Learner>(&mut self, score: f64, step: usize, model: &Adapted<M>) {
-        if self.score.is_none_or(|best| score > best) {
-            *self = Self { score: Some(score), step, state: Some(model.state()), since: 0 };
-        } else {
-            self.since += 1;
+    /// Keeps the state of `model` if its score is the best one.
+    ///
+    /// # Errors
+    /// If the score, or a number to be kept, is not finite: the last update can overflow though its gradient did not.
+    fn offer<M: Learner>(&mut self, score: f64, step: usize, model: &Adapted<M>) -> Result<(), Error> {
+        let diverged = || Error::Diverged { step, loss: f32::NAN };
+        if !score.is_finite() {
+            return Err(diverged());
         }
+        if self.score.is_some_and(|best| score <= best) {
+            self.since += 1;
+            return Ok(());
+        }
+        let state = model.state();
+        let is_finite = |data: &TensorData| data.iter::<f32>().all(f32::is_finite);
+        if !state.values().all(is_finite) {
+            return Err(diverged());
+        }
+        *self = Self { score: Some(score), step, state: Some(state), since: 0 };
+        Ok(())
     }
 
     fn is_stale(&self, early_stop: usize) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{AllocationProperty, Bytes, DType, Shape, Tensor, TensorData};
 use safetensors::Dtype;
 
 use super::numbers::Numbers;
@@ -55,7 +55,8 @@ pub struct KeyMap<'a> {
 impl Checkpoint {
     /// Fills every float parameter of `module`; only its shapes are read, so lazy parameters stay unallocated.
     ///
-    /// Stored f32, f16 and bf16 become f32, one tensor at a time: beside the model, the host holds no more than one.
+    /// Stored f32, f16 and bf16 become f32, one tensor at a time: beside the model, the host holds no more than one. Of
+    /// f32 that is neither part of a tensor nor transposed, the CPU holds no copy at all.
     ///
     /// # Errors
     /// One error lists all missing, unused, misshapen and contradictory tensors; another all tensors with values that
@@ -98,6 +99,18 @@ impl Checkpoint {
 
     fn numbers<'a>(&'a self, stored: &'a Stored) -> Numbers<'a> {
         Numbers { dtype: stored.dtype, shape: &stored.shape, bytes: self.bytes(stored) }
+    }
+
+    /// What `source` says of a stored tensor, as f32; not copied if it lies there as it is wanted.
+    fn data(&self, stored: &Stored, source: &Source, shape: Shape) -> TensorData {
+        let Source { part, transposed, .. } = *source;
+        let mapped = self.shards[stored.shard].slice(stored.bytes.clone());
+        let as_wanted = stored.dtype == Dtype::F32 && part == Part::Whole && !transposed;
+        if as_wanted && cfg!(target_endian = "little") && mapped.as_ptr().cast::<f32>().is_aligned() {
+            let bytes = Bytes::from_shared(mapped, AllocationProperty::File);
+            return TensorData::from_bytes(bytes, shape, DType::F32);
+        }
+        TensorData::new(self.numbers(stored).read(part, transposed), shape)
     }
 
     fn is_same(&self, one: &Stored, other: &Stored) -> bool {
@@ -198,8 +211,7 @@ impl ModuleMapper for Fill<'_> {
             return param;
         };
         let (_, stored) = self.checkpoint.find(&source).next().expect("the first walk found every tensor");
-        let values = self.checkpoint.numbers(stored).read(source.part, source.transposed);
-        let data = TensorData::new(values, param.lazy_shape());
+        let data = self.checkpoint.data(stored, &source, param.lazy_shape());
         Param::initialized(param.id, Tensor::from_data(data, &param.lazy_device())).set_require_grad(true)
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use burn::tensor::{Tensor, TensorData};
 use clap::Args;
 use comfy_table::{CellAlignment, Table};
-use nola_core::basis::{Generator, Law, Stream};
+use nola_core::basis::{Generator, Law, Stream, philox_words};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -32,8 +32,9 @@ const COPIED: usize = 1 << 26;
 const COPIED_AT_ONCE: usize = 1 << 18;
 /// A basis as a matrix: 1024 matrices of 768 x 8.
 const BASIS: [usize; 2] = [1024, 6144];
-/// Blocks of four words that one task draws, and such tasks.
-const BLOCKS: [u32; 2] = [1 << 14, 256];
+/// Words that one task draws, and such tasks.
+const WORDS: usize = 1 << 20;
+const TASKS: usize = 64;
 /// Nanoseconds of a second.
 const NANO: f64 = 1e9;
 
@@ -249,12 +250,11 @@ impl Probe<'_> {
         if !self.wants("philox_words") {
             return;
         }
-        let ([blocks, tasks], generator) = (BLOCKS, generator(Law::Uniform));
-        let of_task = |task| (0..blocks).fold(0, |all, block| all ^ xor(generator.words(block, task)));
         let timed = self.timed((), |()| {
-            std::hint::black_box((0..tasks).into_par_iter().map(of_task).reduce(|| 0, |a, b| a ^ b));
+            let of_task = |_| philox_words(WORDS);
+            std::hint::black_box((0..TASKS).into_par_iter().map(of_task).reduce(|| 0, |a, b| a ^ b));
         });
-        let words = 4.0 * f64::from(blocks) * f64::from(tasks);
+        let words = (WORDS * TASKS) as f64;
         let [gwords_s_best, gwords_s_median] = timed.rates(words / NANO).map(|rate| rounded(rate, 4));
         let cpu_median_s = timed.cpu_median_s();
         self.line("philox_words", Rate::Words { gwords_s_best, gwords_s_median, cpu_median_s });
@@ -263,10 +263,6 @@ impl Probe<'_> {
 
 fn generator(law: Law) -> Generator {
     Generator { law, seed: 1, site: 2, stream: Stream::A }
-}
-
-fn xor(words: [u32; 4]) -> u32 {
-    words.into_iter().fold(0, |all, word| all ^ word)
 }
 
 /// The lines for people.

@@ -16,7 +16,7 @@ use crate::fit::attach;
 use crate::learner::Learner;
 use crate::optimizer::Optimizer;
 use crate::recipe::{self, MethodRecipe, ScheduleKind, TrainRecipe};
-use crate::train::{finite_gradients, updated};
+use crate::train::{measured_gradients, updated};
 
 /// Learning rate of the steps: small, so that nothing diverges however many are made.
 const LEARNING_RATE: f64 = 1e-4;
@@ -84,6 +84,7 @@ pub(super) struct Facts {
     pub batch: usize,
     pub seq: usize,
     pub accumulate: usize,
+    pub gradient_checkpointing: bool,
     pub dtype: String,
     pub param_dtype: String,
     pub device: String,
@@ -115,7 +116,7 @@ pub(super) struct Facts {
 /// If the device cannot be used, or a loss is not finite.
 pub(super) fn case(case: Case, args: &StepsArgs, choice: DeviceChoice) -> Result<Outcome, Error> {
     let open = device::open(choice)?;
-    if let Some(skipped) = too_large(&case, args.accumulate, &open.device) {
+    if let Some(skipped) = too_large(&case, args, &open.device) {
         return Ok(Outcome::Skipped { skipped });
     }
     let started = Instant::now();
@@ -184,11 +185,14 @@ impl Run<'_> {
         let (mut model, mut steps) = (Some(adapted), 0);
         let step = || {
             let before = model.take().expect("every step puts one back");
-            let (gradients, mut report) = finite_gradients(&before, passes, &recipe, steps)?;
-            model = Some(updated(before, gradients, &mut optimizer, &recipe, &mut report));
+            let (gradients, mut measured) = measured_gradients(&before, passes, &recipe, steps);
+            model = Some(updated(before, gradients, &mut measured, &recipe, &mut optimizer));
             steps += 1;
-            let basis = has_basis.then_some([report.project_seconds, report.expand_seconds]);
-            Ok(Done { loss: report.loss, basis })
+            let basis = has_basis.then_some([measured.project_seconds, measured.expand_seconds]);
+            match measured.loss.into_scalar::<f32>() {
+                loss if loss.is_finite() => Ok(Done { loss, basis }),
+                loss => Err(Error::Diverged { step: steps, loss }),
+            }
         };
         self.sampled(numbers.adapter + numbers.other, step)
     }
@@ -199,6 +203,7 @@ impl Run<'_> {
             optimizer: recipe::Optimizer::AdamW,
             learning_rate: LEARNING_RATE,
             schedule: ScheduleKind::Constant,
+            gradient_checkpointing: self.args.gradient_checkpointing,
             ..TrainRecipe::default()
         }
     }
@@ -260,6 +265,7 @@ impl Run<'_> {
             batch: case.batch,
             seq: case.seq,
             accumulate: self.args.accumulate,
+            gradient_checkpointing: self.args.gradient_checkpointing,
             dtype: "fp32".to_owned(),
             param_dtype: "fp32".to_owned(),
             device: device.to_owned(),

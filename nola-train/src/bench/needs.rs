@@ -4,6 +4,7 @@ use burn::tensor::Device;
 
 use super::cases::{self, Method, Sizes};
 use super::measure::Case;
+use super::steps::StepsArgs;
 use crate::memory;
 
 /// Bytes of a number.
@@ -12,25 +13,33 @@ const NUMBER: f64 = size_of::<f32>() as f64;
 const GIB: f64 = 1_073_741_824.0;
 
 /// Why the case does not fit the memory that is free, if it does not; of a GPU nobody says how much that is.
-pub(super) fn too_large(case: &Case, accumulate: usize, device: &Device) -> Option<String> {
+pub(super) fn too_large(case: &Case, args: &StepsArgs, device: &Device) -> Option<String> {
     if device.memory_pool_usage().is_some() {
         return None;
     }
-    let (needed, free) = (needed_bytes(case, accumulate) / GIB, memory::free_bytes()? as f64 / GIB);
+    let (needed, free) = (
+        needed_bytes(case, args.accumulate, args.gradient_checkpointing) / GIB,
+        memory::free_bytes()? as f64 / GIB,
+    );
     (needed > free).then(|| format!("needs about {needed:.1} GiB, {free:.1} GiB free"))
 }
 
 /// Bytes of weights, optimizer state and activations; about.
-fn needed_bytes(case: &Case, accumulate: usize) -> f64 {
+fn needed_bytes(case: &Case, accumulate: usize, recomputes: bool) -> f64 {
     let shape = Shape::of(&case.preset.sizes());
     let copies = if case.method == Method::Full { 4.0 } else { 1.0 };
     let tokens = (case.batch * case.seq) as f64;
-    // Kept in a block: twelve tensors as wide as the stream, four as wide as the MLP, and scores twice.
-    let of_tokens = tokens * (12.0 * shape.d_model + 4.0 * shape.d_mlp);
-    let of_scores = 2.0 * tokens * case.seq as f64 * shape.n_heads;
-    let blocks = if case.method == Method::Frozen { 1.0 } else { shape.n_layers };
+    // Kept in a block: eight tensors as wide as the stream, and two as wide as the MLP.
+    let of_block = tokens * (8.0 * shape.d_model + 2.0 * shape.d_mlp);
+    let blocks = if case.method == Method::Frozen {
+        of_block
+    } else if recomputes {
+        of_block + shape.n_layers * tokens * shape.d_model
+    } else {
+        shape.n_layers * of_block
+    };
     let batches = accumulate as f64 * tokens * shape.input;
-    NUMBER * (copies * shape.numbers + blocks * (of_tokens + of_scores) + batches)
+    NUMBER * (copies * shape.numbers + blocks + batches)
 }
 
 /// Sizes that memory depends on.
@@ -39,7 +48,6 @@ struct Shape {
     d_model: f64,
     d_mlp: f64,
     n_layers: f64,
-    n_heads: f64,
     /// Numbers of the input for each token.
     input: f64,
 }
@@ -47,16 +55,14 @@ struct Shape {
 impl Shape {
     fn of(sizes: &Sizes) -> Self {
         let numbers = cases::numbers(sizes) as f64;
-        let of = |widths: [usize; 4], input: usize| {
-            let [d_model, d_mlp, n_layers, n_heads] = widths.map(|width| width as f64);
-            Self { numbers, d_model, d_mlp, n_layers, n_heads, input: input as f64 }
+        let of = |widths: [usize; 3], input: usize| {
+            let [d_model, d_mlp, n_layers] = widths.map(|width| width as f64);
+            Self { numbers, d_model, d_mlp, n_layers, input: input as f64 }
         };
         match sizes {
-            Sizes::Vit(c) => {
-                of([c.d_model, c.d_mlp, c.n_layers, c.n_heads], c.channels * c.patch_size * c.patch_size)
-            }
-            Sizes::Gpt2(c) => of([c.d_model, c.d_mlp, c.n_layers, c.n_heads], 4),
-            Sizes::Llama(c) => of([c.d_model, c.d_mlp, c.n_layers, c.n_heads], 4),
+            Sizes::Vit(c) => of([c.d_model, c.d_mlp, c.n_layers], c.channels * c.patch_size * c.patch_size),
+            Sizes::Gpt2(c) => of([c.d_model, c.d_mlp, c.n_layers], 4),
+            Sizes::Llama(c) => of([c.d_model, c.d_mlp, c.n_layers], 4),
         }
     }
 }
@@ -70,7 +76,7 @@ mod tests {
         let defaults = preset.defaults();
         let adapter = AdapterSizes { lora_rank: 8, rank: 8, k: 512, l: 512 };
         let case = Case { preset, method, batch: defaults.batch, seq: defaults.seq, adapter };
-        needed_bytes(&case, 1) / GIB
+        needed_bytes(&case, 1, false) / GIB
     }
 
     #[test]

@@ -61,6 +61,9 @@ pub struct StepsArgs {
     /// Passes of one optimizer step.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive())]
     pub(super) accumulate: usize,
+    /// Make the inside of every block again in the backward pass instead of keeping it.
+    #[arg(long)]
+    pub(super) gradient_checkpointing: bool,
     /// Put the single samples, in seconds, into the JSON too.
     #[arg(long)]
     samples: bool,

@@ -1,18 +1,13 @@
-//! Batches in host memory, made ahead of the training thread.
+//! Batches of pictures in host memory, decoded and preprocessed on rayon's threads.
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread::JoinHandle;
 
 use image::RgbImage;
 use nola_models::{Augmentation, Preprocessor};
 use rayon::prelude::*;
 
 use super::{DataError, Images, Order, Purpose, random};
-
-/// Batches that wait for the training thread; one more may be in the making.
-const AHEAD: usize = 2;
 
 /// Pictures as the model takes them, with their labels.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,15 +34,19 @@ impl HostBatch {
     }
 
     /// The same samples in passes of at most `micro_batch`.
-    pub fn split(&self, micro_batch: usize) -> impl Iterator<Item = Self> + '_ {
+    pub fn split(self, micro_batch: usize) -> Vec<Self> {
+        if self.len() <= micro_batch {
+            return vec![self];
+        }
         let pixels = self.pixels.chunks(micro_batch * 3 * self.size[0] * self.size[1]);
         let parts = pixels.zip(self.labels.chunks(micro_batch)).zip(self.samples.chunks(micro_batch));
-        parts.map(|((pixels, labels), samples)| Self {
+        let pass = |((pixels, labels), samples): ((&[f32], &[i64]), &[usize])| Self {
             pixels: pixels.to_vec(),
             labels: labels.to_vec(),
             samples: samples.to_vec(),
             size: self.size,
-        })
+        };
+        parts.map(pass).collect()
     }
 }
 
@@ -62,72 +61,32 @@ pub struct TrainingPlan {
     pub steps: Range<usize>,
 }
 
-/// An iterator over batches; they are decoded and preprocessed on rayon's threads while the model works.
-#[derive(Debug)]
-pub struct Batches {
-    ready: Option<Receiver<Result<HostBatch, DataError>>>,
-    worker: Option<JoinHandle<()>>,
-}
-
-impl Batches {
-    /// One batch for each step of the plan. What it holds depends on the plan and the step alone.
-    pub fn training(images: Arc<Images>, preprocessor: Preprocessor, plan: TrainingPlan) -> Self {
-        let TrainingPlan { order, augmentation, steps } = plan;
-        Self::spawn(steps, move |step| {
-            make(order.step(step), &images, &preprocessor, |position, image| {
-                let mut random = random(order.seed, Purpose::Augmentation, step as u64, position as u64);
-                preprocessor.train(image, &augmentation, &mut random)
-            })
+/// One batch for each step of the plan. What it holds depends on the plan and the step alone.
+pub fn training_batches(
+    images: Arc<Images>,
+    preprocessor: Preprocessor,
+    plan: TrainingPlan,
+) -> impl Iterator<Item = Result<HostBatch, DataError>> + Send + 'static {
+    let TrainingPlan { mut order, augmentation, steps } = plan;
+    steps.map(move |step| {
+        make(order.step(step), &images, &preprocessor, |position, image| {
+            let mut random = random(order.seed(), Purpose::Augmentation, step as u64, position as u64);
+            preprocessor.train(image, &augmentation, &mut random)
         })
-    }
-
-    /// Every picture once and in order, in batches of `batch`; the last may be smaller.
-    pub fn evaluation(images: Arc<Images>, preprocessor: Preprocessor, batch: usize) -> Self {
-        let count = images.len();
-        Self::spawn(0..count.div_ceil(batch), move |index| {
-            let samples = (index * batch..count.min((index + 1) * batch)).collect();
-            make(samples, &images, &preprocessor, |_, image| preprocessor.evaluate(image))
-        })
-    }
-
-    fn spawn(
-        steps: Range<usize>,
-        make: impl Fn(usize) -> Result<HostBatch, DataError> + Send + 'static,
-    ) -> Self {
-        let (sender, ready) = sync_channel(AHEAD);
-        let worker = std::thread::spawn(move || {
-            for step in steps {
-                // Sending fails once nobody wants more.
-                if sender.send(make(step)).is_err() {
-                    break;
-                }
-            }
-        });
-        Self { ready: Some(ready), worker: Some(worker) }
-    }
+    })
 }
 
-impl Iterator for Batches {
-    type Item = Result<HostBatch, DataError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let next = self.ready.as_ref()?.recv().ok();
-        if next.is_none() {
-            let ended = self.worker.take().map(JoinHandle::join);
-            if let Some(Err(panic)) = ended {
-                std::panic::resume_unwind(panic);
-            }
-        }
-        next
-    }
-}
-
-impl Drop for Batches {
-    fn drop(&mut self) {
-        self.ready = None;
-        // The worker is at most one batch away from its end; a panic of it has no one left to reach.
-        let _ = self.worker.take().map(JoinHandle::join);
-    }
+/// Every picture once and in order, in batches of `batch`; the last may be smaller.
+pub fn evaluation_batches(
+    images: Arc<Images>,
+    preprocessor: Preprocessor,
+    batch: usize,
+) -> impl Iterator<Item = Result<HostBatch, DataError>> + Send + 'static {
+    let count = images.len();
+    (0..count).step_by(batch).map(move |first| {
+        let samples = (first..count.min(first + batch)).collect();
+        make(samples, &images, &preprocessor, |_, image| preprocessor.evaluate(image))
+    })
 }
 
 /// Puts samples together; `prepare` gets a sample's position in the batch and its picture.
@@ -171,11 +130,11 @@ mod tests {
 
     fn plan(steps: Range<usize>) -> TrainingPlan {
         let augmentation = Augmentation { flip_probability: 0.5, ..Augmentation::small_pictures() };
-        TrainingPlan { order: Order { samples: 7, batch: 4, seed: 3 }, augmentation, steps }
+        TrainingPlan { order: Order::new(7, 4, 3), augmentation, steps }
     }
 
     fn training(steps: Range<usize>) -> Vec<HostBatch> {
-        Batches::training(images(7), Preprocessor::standard(4), plan(steps)).map(Result::unwrap).collect()
+        training_batches(images(7), Preprocessor::standard(4), plan(steps)).map(Result::unwrap).collect()
     }
 
     #[test]
@@ -190,10 +149,10 @@ mod tests {
         let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         let images = images(7);
         let preprocessor = Preprocessor::standard(4);
-        let TrainingPlan { order, augmentation, .. } = plan(0..1);
+        let TrainingPlan { mut order, augmentation, .. } = plan(0..1);
         let batch = || {
             make(order.step(2), &images, &preprocessor, |position, image| {
-                let mut random = random(order.seed, Purpose::Augmentation, 2, position as u64);
+                let mut random = random(order.seed(), Purpose::Augmentation, 2, position as u64);
                 preprocessor.train(image, &augmentation, &mut random)
             })
         };
@@ -203,7 +162,7 @@ mod tests {
     #[test]
     fn evaluation_sees_every_picture_once_and_in_order() {
         let batches: Vec<HostBatch> =
-            Batches::evaluation(images(7), Preprocessor::standard(4), 3).map(Result::unwrap).collect();
+            evaluation_batches(images(7), Preprocessor::standard(4), 3).map(Result::unwrap).collect();
         assert_eq!(batches.iter().map(HostBatch::len).collect::<Vec<_>>(), [3, 3, 1]);
         assert_eq!(
             batches.iter().flat_map(|batch| batch.samples.clone()).collect::<Vec<_>>(),
@@ -217,15 +176,9 @@ mod tests {
     #[test]
     fn passes_together_are_the_step() {
         let batch = training(0..1).remove(0);
-        let passes: Vec<HostBatch> = batch.split(3).collect();
+        let passes = batch.clone().split(3);
         assert_eq!(passes.iter().map(HostBatch::len).collect::<Vec<_>>(), [3, 1]);
         assert_eq!(passes.iter().flat_map(|pass| pass.pixels.clone()).collect::<Vec<_>>(), batch.pixels);
         assert_eq!(passes.iter().flat_map(|pass| pass.samples.clone()).collect::<Vec<_>>(), batch.samples);
-    }
-
-    #[test]
-    fn leaving_early_does_not_hang() {
-        let mut batches = Batches::training(images(7), Preprocessor::standard(4), plan(0..1_000_000));
-        assert!(batches.next().is_some());
     }
 }

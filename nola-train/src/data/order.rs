@@ -42,29 +42,46 @@ pub fn permutation(len: usize, random: &mut ChaCha8Rng) -> Vec<usize> {
 }
 
 /// The order of training samples: each epoch a permutation of its own, cut into steps that may cross its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
-    /// Samples of the data set.
-    pub samples: usize,
-    /// Samples of a step.
-    pub batch: usize,
-    /// Seed of the order.
-    pub seed: u64,
+    samples: usize,
+    batch: usize,
+    seed: u64,
+    /// The epoch that was drawn last, kept since the next step most often needs it too.
+    drawn: Option<(usize, Vec<usize>)>,
 }
 
 impl Order {
-    /// The samples of an optimizer step, counted from 0.
-    pub fn step(&self, step: usize) -> Vec<usize> {
+    /// For a data set of `samples`, of which each step takes `batch`.
+    pub fn new(samples: usize, batch: usize, seed: u64) -> Self {
+        Self { samples, batch, seed, drawn: None }
+    }
+
+    /// What it is drawn with.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The samples of an optimizer step, counted from 0; the same ones whatever was asked for before.
+    pub fn step(&mut self, step: usize) -> Vec<usize> {
         let first = step * self.batch;
         let mut batch = Vec::with_capacity(self.batch);
         while batch.len() < self.batch {
             let position = first + batch.len();
             let (epoch, start) = (position / self.samples, position % self.samples);
-            let order = permutation(self.samples, &mut random(self.seed, Purpose::Order, epoch as u64, 0));
             let end = self.samples.min(start + self.batch - batch.len());
-            batch.extend_from_slice(&order[start..end]);
+            batch.extend_from_slice(&self.epoch(epoch)[start..end]);
         }
         batch
+    }
+
+    /// The samples of an epoch, in order.
+    fn epoch(&mut self, epoch: usize) -> &[usize] {
+        let drawn = self.drawn.take().filter(|(drawn, _)| *drawn == epoch);
+        let (samples, seed) = (self.samples, self.seed);
+        let draw = || permutation(samples, &mut random(seed, Purpose::Order, epoch as u64, 0));
+        let (_, order) = self.drawn.insert(drawn.unwrap_or_else(|| (epoch, draw())));
+        order
     }
 }
 
@@ -77,7 +94,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_sample_comes_once_in_each_epoch(samples in 1usize..40, batch in 1usize..60, seed: u64) {
-            let order = Order { samples, batch, seed };
+            let mut order = Order::new(samples, batch, seed);
             let epochs = 3;
             let steps = (epochs * samples).div_ceil(batch);
             let seen: Vec<usize> = (0..steps).flat_map(|step| order.step(step)).collect();
@@ -91,22 +108,30 @@ mod tests {
 
         #[test]
         fn the_order_does_not_depend_on_the_size_of_steps(samples in 1usize..40, batch in 1usize..20, seed: u64) {
-            let large = Order { samples, batch: 2 * batch, seed };
-            let small = Order { batch, ..large };
+            let mut large = Order::new(samples, 2 * batch, seed);
+            let mut small = Order::new(samples, batch, seed);
             prop_assert_eq!(large.step(3), [small.step(6), small.step(7)].concat());
+        }
+
+        #[test]
+        fn a_step_has_its_samples_whatever_was_asked_for_before(steps in proptest::collection::vec(0usize..30, 1..20)) {
+            let mut asked = Order::new(7, 3, 5);
+            for step in steps {
+                prop_assert_eq!(asked.step(step), Order::new(7, 3, 5).step(step));
+            }
         }
     }
 
     #[test]
     fn epochs_and_seeds_have_orders_of_their_own() {
-        let order = Order { samples: 100, batch: 100, seed: 1 };
+        let mut order = Order::new(100, 100, 1);
         assert_ne!(order.step(0), order.step(1));
-        assert_ne!(order.step(0), Order { seed: 2, ..order }.step(0));
+        assert_ne!(order.step(0), Order::new(100, 100, 2).step(0));
     }
 
     #[test]
     fn the_order_is_the_same_on_every_machine_and_in_every_version() {
-        let order = Order { samples: 10, batch: 10, seed: 7 };
+        let mut order = Order::new(10, 10, 7);
         assert_eq!(order.step(0), PINNED);
     }
 

@@ -8,7 +8,7 @@ use nola_models::{Preprocessor, Vit};
 
 use super::host_rows;
 use crate::Error;
-use crate::data::{Batches, Images};
+use crate::data::{Ahead, Images, evaluation_batches};
 use crate::learner::{ImageBatch, cross_entropy};
 use crate::progress::{Scores, Target};
 
@@ -50,7 +50,7 @@ pub fn evaluate(
     let classes = images.classes().len();
     let (mut confusion, mut predictions) = (vec![vec![0; classes]; classes], Vec::new());
     let mut loss = 0.0;
-    for batch in Batches::evaluation(Arc::clone(images), preprocessor.clone(), BATCH) {
+    for batch in Ahead::of(evaluation_batches(Arc::clone(images), preprocessor.clone(), BATCH)) {
         let batch = batch?;
         let labels = batch.labels.clone();
         let on_device = ImageBatch::new(batch, device);

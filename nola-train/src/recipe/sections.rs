@@ -44,6 +44,9 @@ pub struct TrainRecipe {
     pub clip_norm: Option<f64>,
     /// Probability spread over all classes in the target distribution.
     pub label_smoothing: f64,
+    /// Whether the backward pass makes the inside of every block again instead of keeping it: a third more work, for a
+    /// memory in which one block's activations take the place of all blocks'.
+    pub gradient_checkpointing: bool,
     /// Optimizer steps between evaluations; 0: only at the end.
     pub evaluate_every: Period,
     /// Evaluations without a better accuracy after which the run ends; 0: never.
@@ -97,6 +100,7 @@ impl Default for TrainRecipe {
             min_learning_rate: 0.0,
             clip_norm: None,
             label_smoothing: 0.0,
+            gradient_checkpointing: false,
             evaluate_every: Period(100),
             early_stop: 0,
             seed: 0,

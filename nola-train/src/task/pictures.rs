@@ -1,15 +1,16 @@
 //! Pictures to classes.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
 use nola_models::Vit;
 
-use super::Task;
+use super::{LargestPass, Task};
 use crate::Error;
 use crate::base::{Base, PictureBase};
-use crate::data::{Batches, Dataset, Images, Order, Split, TrainingPlan};
+use crate::data::{Ahead, Dataset, HostBatch, Images, Order, Split, TrainingPlan, training_batches};
 use crate::evaluate::{Evaluation, TextScores, evaluate};
 use crate::learner::ImageBatch;
 use crate::progress::{Scores, Target};
@@ -102,20 +103,24 @@ impl Task for Pictures {
     fn steps(
         &self,
         recipe: &Recipe,
+        steps: Range<usize>,
         device: &Device,
     ) -> impl Iterator<Item = Result<Vec<ImageBatch>, Error>> {
         let (train, device) = (&recipe.train, device.clone());
-        let order = Order { samples: self.splits.train.len(), batch: train.batch, seed: train.seed };
-        let plan = TrainingPlan { order, augmentation: recipe.data.augment.clone(), steps: 0..train.steps };
+        let order = Order::new(self.splits.train.len(), train.batch, train.seed);
+        let plan = TrainingPlan { order, augmentation: recipe.data.augment.clone(), steps };
         let images = Arc::clone(&self.splits.train);
         let micro_batch = train.micro_batch();
-        Batches::training(images, self.base.preprocessor.clone(), plan).map(move |batch| {
-            Ok(batch?.split(micro_batch).map(|pass| ImageBatch::new(pass, &device)).collect())
-        })
+        let batches = training_batches(images, self.base.preprocessor.clone(), plan);
+        let passes = batches.map(move |batch| batch.map(|batch| batch.split(micro_batch)));
+        let moved = move |passes: Vec<HostBatch>| {
+            passes.into_iter().map(|pass| ImageBatch::new(pass, &device)).collect()
+        };
+        Ahead::of(passes).map(move |passes| Ok(moved(passes?)))
     }
 
-    fn largest_pass(&self, _recipe: &Recipe, _device: &Device) -> Option<(ImageBatch, String)> {
-        None
+    fn largest_pass(&self, recipe: &Recipe) -> LargestPass {
+        LargestPass { step: 0, size: format!("{} pictures", recipe.train.micro_batch()) }
     }
 
     fn evaluate(&self, vit: &Vit, device: &Device) -> Result<Evaluation, Error> {

@@ -1,6 +1,6 @@
 //! Text to more text.
 
-use std::cmp::Reverse;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,17 +10,18 @@ use nola_models::CausalLm;
 use nola_models::generate::GenerationConfig;
 use nola_models::tokenizer::DecodeSpecials;
 
-use super::Task;
+use super::{LargestPass, Task};
 use crate::Error;
 use crate::base::{Base, Template, TextBase};
-use crate::data::Order;
+use crate::data::{Ahead, Order};
 use crate::evaluate::{Decoding, TextEvaluation, TextScores, evaluate_text, score_written, with_room};
 use crate::learner::TextBatch;
 use crate::progress::{Scores, Target};
 use crate::recipe::{DataFormat, DataRecipe, Recipe};
 use crate::report::{Continuation, Details};
 use crate::text::{
-    self, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat, TextSource, preview,
+    self, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat, TextSource,
+    TokenBatch, preview,
 };
 
 /// Prompts of the validation data that the report shows.
@@ -78,29 +79,34 @@ impl Task for Text {
         &[]
     }
 
-    fn steps(&self, recipe: &Recipe, device: &Device) -> impl Iterator<Item = Result<Vec<TextBatch>, Error>> {
-        let (train, data, device) = (&recipe.train, Arc::clone(&self.train), device.clone());
-        let order = Order { samples: data.len(), batch: train.batch, seed: train.seed };
-        let micro_batch = train.micro_batch();
-        let mut groups =
-            recipe.data.text.group_by_length.then(|| LengthGroups::new(data.lengths(), train.batch));
-        (0..train.steps).map(move |step| {
-            let rows = match &mut groups {
-                Some(groups) => groups.step(step, |step| order.step(step)),
-                None => order.step(step),
-            };
-            Ok(data.batch(&rows).split(micro_batch).map(|pass| TextBatch::new(&pass, &device)).collect())
-        })
+    fn steps(
+        &self,
+        recipe: &Recipe,
+        steps: Range<usize>,
+        device: &Device,
+    ) -> impl Iterator<Item = Result<Vec<TextBatch>, Error>> {
+        let (data, mut rows) = (Arc::clone(&self.train), self.rows_of_steps(recipe));
+        let (micro_batch, device) = (recipe.train.micro_batch(), device.clone());
+        let passes = steps.map(move |step| data.batch(&rows(step)).split(micro_batch).collect());
+        let moved =
+            move |passes: Vec<TokenBatch>| passes.iter().map(|pass| TextBatch::new(pass, &device)).collect();
+        Ahead::of(passes).map(move |passes| Ok(moved(passes)))
     }
 
-    fn largest_pass(&self, recipe: &Recipe, device: &Device) -> Option<(TextBatch, String)> {
-        let lengths = self.train.lengths();
-        let mut rows: Vec<usize> = (0..lengths.len()).collect();
-        rows.sort_by_key(|&row| Reverse(lengths[row]));
-        rows.truncate(recipe.train.micro_batch());
-        let batch = self.train.batch(&rows);
-        let size = format!("{} x {} tokens", batch.rows, batch.tokens);
-        Some((TextBatch::new(&batch, device), size))
+    fn largest_pass(&self, recipe: &Recipe) -> LargestPass {
+        let (lengths, mut rows) = (self.train.lengths(), self.rows_of_steps(recipe));
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let (mut widest, mut tokens) = (0, 0);
+        for step in 0..recipe.train.steps {
+            let of_step = rows(step).into_iter().map(|row| lengths[row]).max().unwrap_or(0);
+            if of_step > tokens {
+                (widest, tokens) = (step, of_step);
+            }
+            if tokens == longest {
+                break;
+            }
+        }
+        LargestPass { step: widest, size: format!("{} x {tokens} tokens", recipe.train.micro_batch()) }
     }
 
     fn evaluate(&self, model: &CausalLm, device: &Device) -> Result<TextEvaluation, Error> {
@@ -141,6 +147,18 @@ impl Task for Text {
 }
 
 impl Text {
+    /// The rows that each optimizer step of a run sees.
+    fn rows_of_steps(&self, recipe: &Recipe) -> impl FnMut(usize) -> Vec<usize> + Send + 'static {
+        let train = &recipe.train;
+        let mut order = Order::new(self.train.len(), train.batch, train.seed);
+        let by_length = recipe.data.text.group_by_length;
+        let mut groups = by_length.then(|| LengthGroups::new(self.train.lengths(), train.batch));
+        move |step| match &mut groups {
+            Some(groups) => groups.step(step, |step| order.step(step)),
+            None => order.step(step),
+        }
+    }
+
     /// How `model` goes on after a few prompts of the validation data.
     fn continuations(&self, model: &CausalLm) -> Result<Vec<Continuation>, Error> {
         let Some(device) = model.devices().into_iter().next().filter(|_| !self.prompts.is_empty()) else {

@@ -31,7 +31,7 @@ impl LengthGroups {
     }
 
     /// The rows of a step, where `order` gives those of each step without regard to length.
-    pub fn step(&mut self, step: usize, order: impl Fn(usize) -> Vec<usize>) -> Vec<usize> {
+    pub fn step(&mut self, step: usize, order: impl FnMut(usize) -> Vec<usize>) -> Vec<usize> {
         let (group, place) = (step / self.steps, step % self.steps);
         let rows = match self.last.take() {
             Some((last, rows)) if last == group => rows,
@@ -44,7 +44,7 @@ impl LengthGroups {
     }
 
     /// The rows of a group from long to short.
-    fn group(&self, group: usize, order: impl Fn(usize) -> Vec<usize>) -> Vec<usize> {
+    fn group(&self, group: usize, order: impl FnMut(usize) -> Vec<usize>) -> Vec<usize> {
         let steps = group * self.steps..(group + 1) * self.steps;
         let mut rows: Vec<usize> = steps.flat_map(order).collect();
         rows.sort_by_key(|&row| Reverse(self.lengths[row]));
