@@ -19,8 +19,6 @@ use crate::{Error, device};
 
 /// Text that is learned from; shorter than any model's context.
 const TEXT: &str = "The harbour master writes down every boat that comes in before noon.\n";
-/// How the lines of the first step begin and hold, in what `train` says on stderr.
-const MEMORY: &str = "memory: ";
 const FIRST_STEP: &str = ": step 1/1 ";
 
 /// Options of `bench start`.
@@ -53,8 +51,6 @@ pub struct StartLine {
     /// Bytes of the model folder.
     model_bytes: u64,
     n: usize,
-    /// Seconds until the rehearsal of the largest pass is over; absent without one.
-    rehearsed_s: Option<f64>,
     /// Seconds until the first optimizer step is over, median and percentiles.
     first_step_s: Option<f64>,
     p10: Option<f64>,
@@ -65,7 +61,6 @@ pub struct StartLine {
 
 /// Seconds since the process was started.
 struct Times {
-    rehearsed: Option<f64>,
     first_step: f64,
     total: f64,
 }
@@ -88,20 +83,19 @@ pub fn run(args: &StartArgs, say: &mut Say<StartLine>) -> Result<(), Error> {
             all.push(times);
         }
     }
-    let of = |value: fn(&Times) -> Option<f64>| -> Vec<f64> { all.iter().filter_map(value).collect() };
+    let of = |value: fn(&Times) -> f64| -> Vec<f64> { all.iter().map(value).collect() };
     let seconds = |value: Option<f64>| value.map(|seconds| rounded(seconds, 3));
-    let first_steps = of(|times| Some(times.first_step));
+    let first_steps = of(|times| times.first_step);
     say.line(StartLine {
         what: "start",
         model: args.model.name(),
         device: say.device.to_string(),
         model_bytes: bytes_of(&scratch.path().join("base/model.safetensors"))?,
         n: all.len(),
-        rehearsed_s: seconds(median(&of(|times| times.rehearsed))),
         first_step_s: seconds(median(&first_steps)),
         p10: seconds(percentile(&first_steps, 0.1)),
         p90: seconds(percentile(&first_steps, 0.9)),
-        total_s: seconds(median(&of(|times| Some(times.total)))),
+        total_s: seconds(median(&of(|times| times.total))),
     });
     Ok(())
 }
@@ -123,19 +117,17 @@ fn once(folder: &Path, number: usize, say: &Say<StartLine>) -> Result<Times, Ben
         .stderr(Stdio::piped())
         .spawn()
         .map_err(start)?;
-    let (mut rehearsed, mut first_step, mut last) = (None, None, String::new());
+    let (mut first_step, mut last) = (None, String::new());
     for line in BufReader::new(child.stderr.take().expect("it is piped")).lines() {
         last = line.map_err(start)?;
         let now = started.elapsed().as_secs_f64();
-        if last.starts_with(MEMORY) {
-            rehearsed.get_or_insert(now);
-        } else if last.contains(FIRST_STEP) {
+        if last.contains(FIRST_STEP) {
             first_step.get_or_insert(now);
         }
     }
     let status = child.wait().map_err(start)?;
     match first_step.filter(|_| status.success()) {
-        Some(first_step) => Ok(Times { rehearsed, first_step, total: started.elapsed().as_secs_f64() }),
+        Some(first_step) => Ok(Times { first_step, total: started.elapsed().as_secs_f64() }),
         None => Err(BenchError::Training { status, said: last }),
     }
 }
@@ -212,7 +204,6 @@ pub fn table(lines: &[StartLine], table: &mut Table) {
     table.set_header([
         "model",
         "device",
-        "rehearsed after s",
         "first step after s (p10-p90)",
         "ended after s",
         "runs",
@@ -222,7 +213,6 @@ pub fn table(lines: &[StartLine], table: &mut Table) {
         table.add_row([
             line.model.clone(),
             line.device.clone(),
-            number(line.rehearsed_s),
             format!("{} ({}-{})", number(line.first_step_s), number(line.p10), number(line.p90)),
             number(line.total_s),
             line.n.to_string(),
