@@ -11,7 +11,7 @@ use nola_core::folder::{self, BaseIdentity, CoefficientBits, Description};
 use nola_core::{Adapted, AdapterConfig, FoundParam, float_params, read_params};
 use nola_train::learner::recomputed_loss;
 
-use crate::devices::{by_path, device, values};
+use crate::devices::{by_path, device, factor_tolerance, values};
 use crate::subject::Subject;
 use crate::tiny::{Tiny, every_adapter, tiny_gpt2, tiny_llama, tiny_vit};
 
@@ -267,8 +267,15 @@ fn the_factors_on_the_device_are_those_of_the_host<M: Subject>(tiny: &Tiny<M>) {
         let all = all_values(&model.model);
         for factors in model.factors() {
             let path = factors.site.weight_path();
-            assert_eq!(all[&format!("{path}.adapter.a")], factors.a, "{name}");
-            assert_eq!(all[&format!("{path}.adapter.b")], factors.b, "{name}");
+            for (factor, of_the_host) in [("a", &factors.a), ("b", &factors.b)] {
+                let what = format!("{name}: {path}.{factor}");
+                assert_near(
+                    &what,
+                    &all[&format!("{path}.adapter.{factor}")],
+                    of_the_host,
+                    factor_tolerance(),
+                );
+            }
         }
     }
 }

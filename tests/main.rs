@@ -14,6 +14,7 @@ mod golden_peft;
 mod golden_philox;
 mod laws;
 mod laws_causal;
+mod laws_kernels;
 #[cfg(target_os = "linux")]
 mod memory;
 mod program;

@@ -9,9 +9,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::Error;
-use crate::adapter::{AdapterConfig, Factor, LowRank, Mixed, Plan};
-use crate::basis::{Basis, project_all};
-use crate::params::{FoundParam, float_params, read_params, train_only, write_params};
+use crate::adapter::{AdapterConfig, Factor, LowRank, Plan};
+use crate::mixtures::Mixtures;
+use crate::params::{FoundParam, float_params, read_params, replace_params, train_only, write_params};
 use crate::targets::{Site, Targets};
 
 /// A model whose base is frozen and whose adapters are trained; also a linear probe, or a model trained in full.
@@ -46,6 +46,8 @@ struct Attached {
     ids: Vec<[ParamId; 3]>,
     /// What has gradients: factors, and the parameters trained beside them.
     trained: Vec<ParamId>,
+    /// The mixtures of A and of B, if that is what the factors are.
+    mixtures: [Option<Mixtures>; 2],
 }
 
 /// How many numbers training changes.
@@ -104,7 +106,9 @@ impl<M: Module> Adapted<M> {
         let mut trained = ids_named(&params, also_train)?;
         trained.extend(params.iter().filter(|p| is_adapter(&p.path)).map(|p| p.id));
         let model = train_only(model, &trained);
-        let attached = Attached { config: None, targets: Targets::default(), sites, plans, ids, trained };
+        let mixtures = [Mixtures::of(&plans, |plan| &plan.a), Mixtures::of(&plans, |plan| &plan.b)];
+        let attached =
+            Attached { config: None, targets: Targets::default(), sites, plans, ids, trained, mixtures };
         Ok(Self { model, alpha, beta, attached: Arc::new(attached) })
     }
 
@@ -127,6 +131,7 @@ impl<M: Module> Adapted<M> {
             plans: Vec::new(),
             ids: Vec::new(),
             trained,
+            mixtures: [None, None],
         };
         let model = train_only(model, &attached.trained);
         Self { model, alpha: None, beta: None, attached: Arc::new(attached) }
@@ -167,27 +172,13 @@ impl<M: Module> Adapted<M> {
     /// # Source
     /// NOLA, section 2: dL/dalpha_i = ⟨A_i, dL/dA⟩; exact for sums over passes, since the map is linear.
     pub fn project(&self, mut gradients: GradientsParams) -> GradientsParams {
-        let sides = [(&self.alpha, 1), (&self.beta, 2)];
-        for (coefficients, side) in sides {
-            let Some(coefficients) = coefficients else { continue };
-            let device = coefficients.val().device().inner();
-            let of_factors: Vec<Option<Vec<f32>>> = (self.attached.ids.iter())
-                .map(|ids| gradients.remove::<2>(ids[side]).map(host_values))
-                .collect();
-            if of_factors.iter().all(Option::is_none) {
-                continue;
+        for (coefficients, mixtures, side) in self.sides() {
+            let of_factors: Vec<Option<Tensor<2>>> =
+                self.attached.ids.iter().map(|ids| gradients.remove::<2>(ids[side])).collect();
+            if of_factors.iter().any(Option::is_some) {
+                let gradient = mixtures.project(of_factors, &coefficients.val());
+                gradients.register(coefficients.id, gradient);
             }
-            let of_sites: Vec<(&Basis, &[f32])> = (self.attached.plans.iter().zip(&of_factors))
-                .filter_map(|(plan, gradient)| Some((&mixed_side(plan, side).basis, gradient.as_deref()?)))
-                .collect();
-            let shape = coefficients.val().dims();
-            let mut projected = project_all(&of_sites).into_iter();
-            let rows = of_factors.iter().map(|gradient| match gradient {
-                Some(_) => projected.next().expect("one row for each gradient"),
-                None => vec![0.0; shape[1]],
-            });
-            let gradient = TensorData::new(rows.flatten().collect(), shape);
-            gradients.register(coefficients.id, Tensor::<2>::from_data(gradient, &device));
         }
         gradients
     }
@@ -195,21 +186,29 @@ impl<M: Module> Adapted<M> {
     /// The coefficients become factors again; called once per optimizer step, after the update.
     pub fn expand(mut self) -> Self {
         let mut factors = BTreeMap::new();
-        for (coefficients, side) in [(&self.alpha, 1), (&self.beta, 2)] {
-            let Some(coefficients) = coefficients else { continue };
-            let rows = host_values(coefficients.val());
-            let count = coefficients.val().dims()[1];
-            let mixtures: Vec<(&Mixed, &[f32])> =
-                (self.attached.plans.iter().map(|plan| mixed_side(plan, side)).zip(rows.chunks(count)))
-                    .collect();
-            let expanded = (Mixed::expand_all(&mixtures).into_iter().zip(&mixtures))
-                .map(|(matrix, (mixed, _))| TensorData::new(matrix, mixed.basis.shape()));
+        for (coefficients, mixtures, side) in self.sides() {
+            let expanded = mixtures.expand(coefficients.val());
             factors.extend(self.attached.ids.iter().map(|ids| ids[side]).zip(expanded));
         }
         if !factors.is_empty() {
-            self.model = write_params(self.model, factors);
+            self.model = replace_params(self.model, factors);
         }
         self
+    }
+
+    /// Coefficients, mixtures, and the index among a site's ids, of A and of B if they are mixtures.
+    fn sides(&self) -> impl Iterator<Item = (&Param<Tensor<2>>, &Mixtures, usize)> {
+        let [of_a, of_b] = &self.attached.mixtures;
+        let sides = [(&self.alpha, of_a, 1), (&self.beta, of_b, 2)];
+        sides.into_iter().filter_map(|(coefficients, mixtures, side)| {
+            let mixtures = mixtures.as_ref();
+            let coefficients = coefficients.as_ref()?;
+            Some((
+                coefficients,
+                mixtures.expect("coefficients exist only where all factors are mixtures"),
+                side,
+            ))
+        })
     }
 
     /// Calls of `expand` and of `project` on every basis so far: per site, A's and B's.
@@ -417,13 +416,6 @@ fn initial_coefficients(
         .collect();
     let count = rows.first()?.len();
     Some(Param::from_data(TensorData::new(rows.concat(), [rows.len(), count]), device))
-}
-
-fn mixed_side(plan: &Plan, side: usize) -> &Mixed {
-    match [&plan.a, &plan.b][side - 1] {
-        Factor::Mixed(mixed) => mixed,
-        Factor::Learned(_) => unreachable!("coefficients exist only where the factors are mixtures"),
-    }
 }
 
 fn check_saddles(sites: &[Site], plans: &[Plan]) -> Result<(), Error> {

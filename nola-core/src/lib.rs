@@ -7,8 +7,11 @@
 mod adapted;
 pub mod adapter;
 pub mod basis;
+#[cfg_attr(not(feature = "cube"), path = "cube/absent.rs")]
+mod cube;
 mod error;
 pub mod folder;
+mod mixtures;
 mod params;
 pub mod philox;
 pub mod targets;

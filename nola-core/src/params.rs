@@ -120,6 +120,30 @@ pub fn write_params<M: Module>(module: M, values: BTreeMap<ParamId, TensorData>)
     module.map(&mut Write { values })
 }
 
+struct Replace {
+    tensors: BTreeMap<ParamId, Tensor<2>>,
+}
+
+impl ModuleMapper for Replace {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(new) = self.tensors.remove(&param.id) else { return param };
+        param.map(|old| {
+            let trained = old.is_require_grad();
+            let new = new.reshape(old.shape()).cast(old.dtype()).to_device(&old.device());
+            let new = match old.gradient_checkpointing_strategy() {
+                Some(strategy) => new.autodiff().with_gradient_checkpointing_strategy(strategy),
+                None => new,
+            };
+            new.set_require_grad(trained)
+        })
+    }
+}
+
+/// `module` with new values for some parameters, as tensors outside autodiff; all else stays as it is.
+pub(crate) fn replace_params<M: Module>(module: M, tensors: BTreeMap<ParamId, Tensor<2>>) -> M {
+    module.map(&mut Replace { tensors })
+}
+
 struct Train<'a> {
     wanted: &'a [ParamId],
 }

@@ -10,7 +10,7 @@ use crate::philox::philox4x32_10_lanes;
 const LANES: usize = 8;
 
 /// Distribution of the basis entries before their scale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Law {
     /// Uniform in (−1, 1), in steps of 2⁻¹⁵.

@@ -95,6 +95,29 @@ impl Basis {
         self.rows * self.cols
     }
 
+    /// What regenerates the matrices, unless they are given.
+    pub fn generator(&self) -> Option<&Generator> {
+        match &self.source {
+            Source::Generated(generator) => Some(generator),
+            Source::Given(_) => None,
+        }
+    }
+
+    /// What every entry is multiplied with.
+    pub fn entry_scale(&self) -> f32 {
+        self.entry_scale
+    }
+
+    /// Counts an `expand` that was computed elsewhere.
+    pub(crate) fn count_expand(&self) {
+        self.calls.expand.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a `project` that was computed elsewhere.
+    pub(crate) fn count_project(&self) {
+        self.calls.project.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// How often `expand` and `project` were called for this basis and its clones.
     pub fn calls(&self) -> [usize; 2] {
         [&self.calls.expand, &self.calls.project].map(|calls| calls.load(Ordering::Relaxed))

@@ -62,11 +62,11 @@ fn assert_alike(found: &[Vec<f32>], expected: &[Vec<f32>]) {
 #[test]
 fn curves_are_those_of_burn() {
     let x = || [tensor([3, 50], 0.1)];
-    let burns: [(Curve, fn(Tensor<2>) -> Tensor<2>); 2] =
-        [(Curve::GeluTanh, gelu_approximate), (Curve::Silu, silu)];
-    for (kind, burns) in burns {
-        assert_alike(&differentiated(x(), |[x]| curve(x, kind)), &differentiated(x(), |[x]| burns(x)));
-    }
+    assert_alike(
+        &differentiated(x(), |[x]| curve(x, Curve::GeluTanh)),
+        &differentiated(x(), |[x]| gelu_approximate(x)),
+    );
+    assert_alike(&differentiated(x(), |[x]| curve(x, Curve::Silu)), &differentiated(x(), |[x]| silu(x)));
     // burn differentiates the exact GELU by the tanh formula, so only the values can be compared.
     assert_close(&numbers(curve(x()[0].clone(), Curve::Gelu)), &numbers(gelu(x()[0].clone())));
 }
@@ -76,7 +76,7 @@ fn the_slope_of_gelu_is_that_of_torch() {
     let x = Tensor::<1>::from_data([-2.0, -0.5, 0.0, 0.3, 1.7], &Device::flex().autodiff()).require_grad();
     let gradients = curve(x.clone(), Curve::Gelu).sum().backward();
     // torch.nn.functional.gelu, backward of the sum.
-    let expected = [-0.085_231_87, 0.132_504_91, 0.5, 0.732_327_76, 1.115_317_9];
+    let expected = [-0.085_231_87, 0.132_504_91, 0.5, 0.732_327_76, 1.115_318];
     assert_close(&numbers(x.grad(&gradients).expect("it is tracked")), &expected);
 }
 

@@ -201,13 +201,7 @@ fn letters() -> impl Iterator<Item = char> {
 
 /// The lines for people.
 pub fn table(lines: &[StartLine], table: &mut Table) {
-    table.set_header([
-        "model",
-        "device",
-        "first step after s (p10-p90)",
-        "ended after s",
-        "runs",
-    ]);
+    table.set_header(["model", "device", "first step after s (p10-p90)", "ended after s", "runs"]);
     let number = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.3}"));
     for line in lines {
         table.add_row([

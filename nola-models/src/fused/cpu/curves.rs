@@ -9,7 +9,7 @@ use super::math::{normal, sigmoid};
 /// Numbers that one task works on; enough that handing them out costs nothing.
 const CHUNK: usize = 8192;
 /// Factors of the tanh formula of GELU, for twice its argument.
-const INNER: f32 = 1.595_769_1;
+const INNER: f32 = 1.595_769;
 const CUBIC: f32 = 0.044_715;
 
 pub(super) fn forward(x: &[f32], result: &mut [f32], curve: Curve) {
