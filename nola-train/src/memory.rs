@@ -19,6 +19,24 @@ pub fn peak_bytes() -> Option<u64> {
     None
 }
 
+/// Tells the allocator to keep what is freed for the next tensor, which in a training loop is of the same size.
+///
+/// glibc hands large pieces back to the system at once, which then clears every page of the next one: a tenth to a fifth
+/// of the time of a step.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn keep_freed() {
+    /// Pieces up to this size, in bytes, are kept.
+    const KEPT: libc::c_int = 1 << 30;
+    for option in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
+        // SAFETY: `mallopt` only sets how the allocator works from now on; a value it refuses changes nothing.
+        unsafe { libc::mallopt(option, KEPT) };
+    }
+}
+
+/// Tells the allocator to keep what is freed, where it would not; other systems' allocators do so by themselves.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn keep_freed() {}
+
 /// Memory that the machine could still give, in bytes; absent where the system does not say.
 pub fn free_bytes() -> Option<u64> {
     let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use crate::train::{INTERRUPTED, TRAINING};
-use crate::{Error, commands};
+use crate::{Error, commands, memory};
 
 /// Runs the command line; `main` does no more than this.
 pub fn run() -> ExitCode {
+    memory::keep_freed();
     // The first interrupt ends a training run after its step; any other one ends the program.
     let handler = ctrlc::set_handler(|| {
         if !TRAINING.load(Ordering::Relaxed) || INTERRUPTED.swap(true, Ordering::Relaxed) {
