@@ -70,18 +70,22 @@ pub(crate) trait Kernels: Backend {
     }
 
     /// See [`cross_entropy`].
-    fn surprise(logits: FloatTensor<Self>, labels: IntTensor<Self>, smoothing: f64) -> FloatTensor<Self> {
-        plain::surprise::<Self>(logits, labels, smoothing)
+    fn cross_entropy(
+        logits: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        smoothing: f64,
+    ) -> FloatTensor<Self> {
+        plain::cross_entropy::<Self>(logits, labels, smoothing)
     }
 
     /// Gradient of the logits, given that of the result.
-    fn surprise_backward(
+    fn cross_entropy_backward(
         logits: FloatTensor<Self>,
         labels: IntTensor<Self>,
         gradient: FloatTensor<Self>,
         smoothing: f64,
     ) -> FloatTensor<Self> {
-        plain::surprise_backward::<Self>(logits, labels, gradient, smoothing)
+        plain::cross_entropy_backward::<Self>(logits, labels, gradient, smoothing)
     }
 
     /// See [`attention`].
@@ -166,7 +170,7 @@ impl<B: Kernels> Fused for B {
     }
 
     fn fused_cross_entropy(logits: FloatTensor<B>, labels: IntTensor<B>, smoothing: f64) -> FloatTensor<B> {
-        B::surprise(logits, labels, smoothing)
+        B::cross_entropy(logits, labels, smoothing)
     }
 
     fn fused_attention(

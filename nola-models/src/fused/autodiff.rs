@@ -51,7 +51,8 @@ impl<B: Kernels> Backward<B, 1> for CrossEntropyBackward {
         let gradient = gradients.consume::<B>(&ops.node);
         let (logits, labels, smoothing) = ops.state;
         if let [Some(parent)] = ops.parents {
-            gradients.register::<B>(parent.id, B::surprise_backward(logits, labels, gradient, smoothing));
+            gradients
+                .register::<B>(parent.id, B::cross_entropy_backward(logits, labels, gradient, smoothing));
         }
     }
 }
@@ -105,9 +106,9 @@ impl<B: Kernels, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         match CrossEntropyBackward.prepare::<C>([node]).compute_bound().stateful() {
             OpsKind::Tracked(ready) => {
                 let state = (logits.clone(), labels.clone(), smoothing);
-                ready.finish(state, B::surprise(logits, labels, smoothing))
+                ready.finish(state, B::cross_entropy(logits, labels, smoothing))
             }
-            OpsKind::UnTracked(ready) => ready.finish(B::surprise(logits, labels, smoothing)),
+            OpsKind::UnTracked(ready) => ready.finish(B::cross_entropy(logits, labels, smoothing)),
         }
     }
 

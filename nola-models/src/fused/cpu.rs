@@ -90,30 +90,30 @@ impl Kernels for Flex {
         result
     }
 
-    fn surprise(logits: FlexTensor, labels: FlexTensor, smoothing: f64) -> FlexTensor {
+    fn cross_entropy(logits: FlexTensor, labels: FlexTensor, smoothing: f64) -> FlexTensor {
         if !are_f32([&logits]) {
-            return plain::surprise::<Self>(logits, labels, smoothing);
+            return plain::cross_entropy::<Self>(logits, labels, smoothing);
         }
         let (logits, labels) = (contiguous(logits), whole_numbers(labels));
         let mut result = empty(&Shape::new([labels.len()]));
-        rows::surprise(numbers(&logits), &labels, result.storage_mut(), smoothing as f32);
+        rows::cross_entropy(numbers(&logits), &labels, result.storage_mut(), smoothing as f32);
         result
     }
 
-    fn surprise_backward(
+    fn cross_entropy_backward(
         logits: FlexTensor,
         labels: FlexTensor,
         gradient: FlexTensor,
         smoothing: f64,
     ) -> FlexTensor {
         if !are_f32([&logits, &gradient]) {
-            return plain::surprise_backward::<Self>(logits, labels, gradient, smoothing);
+            return plain::cross_entropy_backward::<Self>(logits, labels, gradient, smoothing);
         }
         let (logits, labels) = (contiguous(logits), whole_numbers(labels));
         let gradient = contiguous(gradient);
         let mut result = empty(logits.layout().shape());
         let of_rows = labels.iter().copied().zip(numbers(&gradient).iter().copied()).collect::<Vec<_>>();
-        rows::surprise_backward(numbers(&logits), &of_rows, result.storage_mut(), smoothing as f32);
+        rows::cross_entropy_backward(numbers(&logits), &of_rows, result.storage_mut(), smoothing as f32);
         result
     }
 

@@ -122,7 +122,7 @@ fn normed<B: Backend>(x: FloatTensor<B>, norm: Norm, epsilon: f64) -> (FloatTens
     (B::float_mul(centred, inverse.clone()), inverse)
 }
 
-pub(super) fn surprise<B: Backend>(
+pub(super) fn cross_entropy<B: Backend>(
     logits: FloatTensor<B>,
     labels: IntTensor<B>,
     smoothing: f64,
@@ -140,7 +140,7 @@ pub(super) fn surprise<B: Backend>(
     B::float_reshape(B::float_sub(all, expected), Shape::new([rows]))
 }
 
-pub(super) fn surprise_backward<B: Backend>(
+pub(super) fn cross_entropy_backward<B: Backend>(
     logits: FloatTensor<B>,
     labels: IntTensor<B>,
     gradient: FloatTensor<B>,

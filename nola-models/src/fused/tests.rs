@@ -191,12 +191,12 @@ proptest! {
         let labels = FlexTensor::from_data(TensorData::new(labels, [rows]));
         let of_rows = primitive([rows], 0.2);
         assert_same(
-            Flex::surprise(x.clone(), labels.clone(), smoothing),
-            plain::surprise::<Flex>(x.clone(), labels.clone(), smoothing),
+            Flex::cross_entropy(x.clone(), labels.clone(), smoothing),
+            plain::cross_entropy::<Flex>(x.clone(), labels.clone(), smoothing),
         );
         assert_same(
-            Flex::surprise_backward(x.clone(), labels.clone(), of_rows.clone(), smoothing),
-            plain::surprise_backward::<Flex>(x, labels, of_rows, smoothing),
+            Flex::cross_entropy_backward(x.clone(), labels.clone(), of_rows.clone(), smoothing),
+            plain::cross_entropy_backward::<Flex>(x, labels, of_rows, smoothing),
         );
     }
 

@@ -114,7 +114,7 @@ pub(super) fn sum(left: &[f32], right: &[f32], of: impl Fn(f32, f32) -> f32) -> 
 ///
 /// # Panics
 /// If a label is no class.
-pub(super) fn surprise(logits: &[f32], labels: &[usize], result: &mut [f32], smoothing: f32) {
+pub(super) fn cross_entropy(logits: &[f32], labels: &[usize], result: &mut [f32], smoothing: f32) {
     let classes = logits.len() / labels.len().max(1);
     let rows = result.par_iter_mut().zip(logits.par_chunks(classes)).zip(labels);
     rows.for_each(|((result, row), &label)| {
@@ -134,7 +134,7 @@ pub(super) fn surprise(logits: &[f32], labels: &[usize], result: &mut [f32], smo
 ///
 /// # Panics
 /// If a label is no class.
-pub(super) fn surprise_backward(
+pub(super) fn cross_entropy_backward(
     logits: &[f32],
     of_rows: &[(usize, f32)],
     result: &mut [f32],
