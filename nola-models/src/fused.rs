@@ -35,6 +35,15 @@ pub(crate) enum Norm {
     RootMeanSquare,
 }
 
+/// Which way pairs of numbers are turned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// By their angles.
+    There,
+    /// By the opposite angles: the gradient of [`Turn::There`].
+    Back,
+}
+
 /// The operations and their gradients on one backend; a backend that has nothing better computes the plain versions.
 pub(crate) trait Kernels: Backend {
     /// `curve` of every number.
@@ -45,6 +54,30 @@ pub(crate) trait Kernels: Backend {
     /// Gradient of `x`, given that of the result.
     fn curve_backward(x: FloatTensor<Self>, gradient: FloatTensor<Self>, curve: Curve) -> FloatTensor<Self> {
         plain::curve_backward::<Self>(x, gradient, curve)
+    }
+
+    /// See [`gated`].
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        plain::gated::<Self>(gate, up)
+    }
+
+    /// Gradients of both inputs, given that of the result.
+    fn gated_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2] {
+        plain::gated_backward::<Self>(gate, up, gradient)
+    }
+
+    /// See [`turned`].
+    fn turned(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        turn: Turn,
+    ) -> FloatTensor<Self> {
+        plain::turned::<Self>(x, cos, sin, turn)
     }
 
     /// Rows of `x` normalised, times `gamma`, plus `beta`.
@@ -120,6 +153,14 @@ impl Kernels for burn::backend::Cube {}
 pub(crate) trait Fused: Backend {
     fn fused_curve(x: FloatTensor<Self>, curve: Curve) -> FloatTensor<Self>;
 
+    fn fused_gated(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    fn fused_turned(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+
     fn fused_layer_norm(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
@@ -154,6 +195,14 @@ pub(crate) trait Fused: Backend {
 impl<B: Kernels> Fused for B {
     fn fused_curve(x: FloatTensor<B>, curve: Curve) -> FloatTensor<B> {
         B::curve(x, curve)
+    }
+
+    fn fused_gated(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
+        B::gated(gate, up)
+    }
+
+    fn fused_turned(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatTensor<B>) -> FloatTensor<B> {
+        B::turned(x, cos, sin, Turn::There)
     }
 
     fn fused_layer_norm(
@@ -196,6 +245,21 @@ impl<B: Kernels> Fused for B {
 /// `curve` of every number.
 pub(crate) fn curve<const D: usize>(x: Tensor<D>, curve: Curve) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::fused_curve(x.into_dispatch(), curve))
+}
+
+/// SiLU of `gate`, times `up`.
+pub(crate) fn gated<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::fused_gated(gate.into_dispatch(), up.into_dispatch()))
+}
+
+/// Pairs of numbers, one in each half of a row, turned by the angles of `cos` and `sin`; these get no gradient.
+///
+/// # Shapes
+/// - `x` and output: `[batch, heads, tokens, d_head]`
+/// - `cos`, `sin`: `[batch or 1, 1, tokens, d_head / 2]`
+pub(crate) fn turned(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
+    let (x, cos, sin) = (x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch());
+    Tensor::from_dispatch(Dispatch::fused_turned(x, cos, sin))
 }
 
 /// Rows normalised to mean 0 and variance 1, times `gamma`, plus `beta`; neither of these gets a gradient.

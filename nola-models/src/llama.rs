@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::attention::{BlockCache, KeyValueCache, Sight, attend, split_heads};
 use crate::checkpoint::KeyMap;
 use crate::fresh::{Law, fresh};
-use crate::fused::{self, Curve};
+use crate::fused::gated;
 use crate::norm::RmsNorm;
 use crate::{Checkpoint, Error, HiddenStates, Stage, head};
 pub use config::LlamaConfig;
@@ -86,8 +86,7 @@ impl Mlp {
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = fused::curve(adapted(&self.gate, x.clone()), Curve::Silu);
-        adapted(&self.down, gate * adapted(&self.up, x))
+        adapted(&self.down, gated(adapted(&self.gate, x.clone()), adapted(&self.up, x)))
     }
 }
 

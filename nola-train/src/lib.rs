@@ -2,7 +2,7 @@
 //!
 //! The way of a run: a [`recipe`] is checked, a [`device`] opened, a [`task`] made of a [`base`] and of pictures
 //! ([`data`]) or [`text`]; [`fit`] trains a method through the loop in [`train`]; [`run`] leaves a run folder with the
-//! adapter, its scores and a [`report`]. [`bench`] measures how fast all that is.
+//! adapter, its scores and a [`report`]. [`mod@bench`] measures how fast all that is.
 
 pub mod base;
 pub mod bench;

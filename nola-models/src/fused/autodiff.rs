@@ -7,7 +7,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 
-use super::{Curve, Fused, Inputs, Kernels, Norm};
+use super::{Curve, Fused, Inputs, Kernels, Norm, Turn};
 
 type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
 
@@ -22,6 +22,38 @@ impl<B: Kernels> Backward<B, 1> for CurveBackward {
         let (x, curve) = ops.state;
         if let [Some(parent)] = ops.parents {
             gradients.register::<B>(parent.id, B::curve_backward(x, gradient, curve));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct GatedBackward;
+
+impl<B: Kernels> Backward<B, 2> for GatedBackward {
+    type State = [FloatTensor<B>; 2];
+
+    fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = gradients.consume::<B>(&ops.node);
+        let [gate, up] = ops.state;
+        for (parent, gradient) in ops.parents.into_iter().zip(B::gated_backward(gate, up, gradient)) {
+            if let Some(parent) = parent {
+                gradients.register::<B>(parent.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct TurnedBackward;
+
+impl<B: Kernels> Backward<B, 1> for TurnedBackward {
+    type State = [FloatTensor<B>; 2];
+
+    fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = gradients.consume::<B>(&ops.node);
+        let [cos, sin] = ops.state;
+        if let [Some(parent)] = ops.parents {
+            gradients.register::<B>(parent.id, B::turned(gradient, cos, sin, Turn::Back));
         }
     }
 }
@@ -81,6 +113,29 @@ impl<B: Kernels, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         match CurveBackward.prepare::<C>([node]).compute_bound().stateful() {
             OpsKind::Tracked(ready) => ready.finish((x.clone(), curve), B::curve(x, curve)),
             OpsKind::UnTracked(ready) => ready.finish(B::curve(x, curve)),
+        }
+    }
+
+    fn fused_gated(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let ((gate, gate_node), (up, up_node)) = (gate.into_parts(), up.into_parts());
+        match GatedBackward.prepare::<C>([gate_node, up_node]).compute_bound().stateful() {
+            OpsKind::Tracked(ready) => ready.finish([gate.clone(), up.clone()], B::gated(gate, up)),
+            OpsKind::UnTracked(ready) => ready.finish(B::gated(gate, up)),
+        }
+    }
+
+    fn fused_turned(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        let (cos, sin) = (cos.into_primitive(), sin.into_primitive());
+        match TurnedBackward.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(ready) => {
+                ready.finish([cos.clone(), sin.clone()], B::turned(x, cos, sin, Turn::There))
+            }
+            OpsKind::UnTracked(ready) => ready.finish(B::turned(x, cos, sin, Turn::There)),
         }
     }
 

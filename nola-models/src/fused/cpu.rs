@@ -5,12 +5,13 @@ mod curves;
 mod math;
 mod matrix;
 mod rows;
+mod turns;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Shape};
 
-use super::{Curve, Inputs, Kernels, Norm, plain};
+use super::{Curve, Inputs, Kernels, Norm, Turn, plain};
 use attention::{Heads, Mask};
 
 /// Whether all are f32; other types take the plain way.
@@ -54,6 +55,37 @@ impl Kernels for Flex {
         let mut result = empty(x.layout().shape());
         curves::backward(numbers(&x), numbers(&gradient), result.storage_mut(), curve);
         result
+    }
+
+    fn gated(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+        if !are_f32([&gate, &up]) {
+            return plain::gated::<Self>(gate, up);
+        }
+        let (gate, up) = (contiguous(gate), contiguous(up));
+        let mut result = empty(gate.layout().shape());
+        curves::gated(numbers(&gate), numbers(&up), result.storage_mut());
+        result
+    }
+
+    fn gated_backward(gate: FlexTensor, up: FlexTensor, gradient: FlexTensor) -> [FlexTensor; 2] {
+        if !are_f32([&gate, &up, &gradient]) {
+            return plain::gated_backward::<Self>(gate, up, gradient);
+        }
+        let (gate, up, gradient) = (contiguous(gate), contiguous(up), contiguous(gradient));
+        let [mut of_gate, mut of_up] = [(); 2].map(|()| empty(gate.layout().shape()));
+        let inputs = [&gate, &up, &gradient].map(numbers);
+        curves::gated_backward(inputs, [of_gate.storage_mut(), of_up.storage_mut()]);
+        [of_gate, of_up]
+    }
+
+    fn turned(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, turn: Turn) -> FlexTensor {
+        if !are_f32([&x, &cos, &sin]) {
+            return plain::turned::<Self>(x, cos, sin, turn);
+        }
+        let (x, cos, sin) = (rows_together(&x), contiguous(cos), contiguous(sin));
+        let mut result = Mixed::new(x.layout().shape());
+        turns::turned(heads_of(&x), numbers(&cos), numbers(&sin), turn, result.values());
+        result.finish()
     }
 
     fn norm(

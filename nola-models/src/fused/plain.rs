@@ -6,7 +6,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Shape, Slice};
 
-use super::{Curve, Inputs, Norm};
+use super::{Curve, Inputs, Norm, Turn};
 
 /// Score matrices that are in memory at a time, in bytes.
 const CHUNK_BYTES: usize = 256 << 20;
@@ -64,6 +64,43 @@ fn doubled_inner<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let square = B::float_mul(x.clone(), x.clone());
     let factor = plus::<B>(scaled::<B>(square, CUBIC), 1.0);
     scaled::<B>(B::float_mul(x, factor), 2.0 * (2.0 / PI).sqrt())
+}
+
+pub(super) fn gated<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_mul(curve::<B>(gate, Curve::Silu), up)
+}
+
+pub(super) fn gated_backward<B: Backend>(
+    gate: FloatTensor<B>,
+    up: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+) -> [FloatTensor<B>; 2] {
+    let of_up = B::float_mul(curve::<B>(gate.clone(), Curve::Silu), gradient.clone());
+    [curve_backward::<B>(gate, B::float_mul(gradient, up), Curve::Silu), of_up]
+}
+
+pub(super) fn turned<B: Backend>(
+    x: FloatTensor<B>,
+    cos: FloatTensor<B>,
+    sin: FloatTensor<B>,
+    turn: Turn,
+) -> FloatTensor<B> {
+    let shape = x.shape();
+    let half = shape[3] / 2;
+    let part = |range: std::ops::Range<usize>| {
+        let whole = |size: usize| Slice::from(0..size);
+        let slices = [whole(shape[0]), whole(shape[1]), whole(shape[2]), Slice::from(range)];
+        B::float_slice(x.clone(), &slices)
+    };
+    let (left, right) = (part(0..half), part(half..2 * half));
+    let sin = match turn {
+        Turn::There => sin,
+        Turn::Back => B::float_neg(sin),
+    };
+    let new_left =
+        B::float_sub(B::float_mul(left.clone(), cos.clone()), B::float_mul(right.clone(), sin.clone()));
+    let new_right = B::float_add(B::float_mul(right, cos), B::float_mul(left, sin));
+    B::float_cat(vec![new_left, new_right], 3)
 }
 
 pub(super) fn norm<B: Backend>(

@@ -81,6 +81,33 @@ fn the_slope_of_gelu_is_that_of_torch() {
 }
 
 #[test]
+fn a_gate_is_that_of_burn() {
+    let inputs = || [tensor([3, 50], 0.1), tensor([3, 50], 1.7)];
+    assert_alike(
+        &differentiated(inputs(), |[gate, up]| gated(gate, up)),
+        &differentiated(inputs(), |[gate, up]| silu(gate) * up),
+    );
+}
+
+#[test]
+fn turning_is_that_of_burn() {
+    for sequences in [1, 2] {
+        let table = |seed| tensor([sequences, 1, 7, 3], seed).detach();
+        let (cos, sin) = (table(0.3), table(0.9));
+        let burns = |x: Tensor<4>| {
+            let (left, right) = (x.clone().narrow(3, 0, 3), x.narrow(3, 3, 3));
+            let new_left = left.clone() * cos.clone() - right.clone() * sin.clone();
+            Tensor::cat(vec![new_left, right * cos.clone() + left * sin.clone()], 3)
+        };
+        let x = || [tensor([2, 5, 7, 6], 0.2)];
+        assert_alike(
+            &differentiated(x(), |[x]| turned(x, cos.clone(), sin.clone())),
+            &differentiated(x(), |[x]| burns(x)),
+        );
+    }
+}
+
+#[test]
 fn norms_are_those_of_burn() {
     let (gamma, beta) = (tensor([50], 2.0).detach(), tensor([50], 3.0).detach());
     let of_layer = |x: Tensor<2>| module::layer_norm(x, gamma.clone(), Some(beta.clone()), 1e-5);
@@ -201,8 +228,27 @@ proptest! {
     }
 
     #[test]
+    fn turning_on_the_cpu_is_the_plain_one(
+        batch in 1_usize..3, heads in 1_usize..4, tokens in 1_usize..60, half in 1_usize..9, same in any::<bool>(),
+    ) {
+        let x = primitive([batch, tokens, heads, 2 * half], 0.3).permute(&[0, 2, 1, 3]);
+        let table = |seed| primitive([if same { 1 } else { batch }, 1, tokens, half], seed);
+        for turn in [Turn::There, Turn::Back] {
+            assert_same(
+                Flex::turned(x.clone(), table(0.5), table(0.8), turn),
+                plain::turned::<Flex>(x.clone(), table(0.5), table(0.8), turn),
+            );
+        }
+    }
+
+    #[test]
     fn curves_on_the_cpu_are_the_plain_ones(count in 1_usize..20_000, seed in 0.0_f32..9.0) {
         let (x, gradient) = (primitive([count], seed), primitive([count], seed + 1.0));
+        let up = primitive([count], seed + 2.0);
+        assert_same(Flex::gated(x.clone(), up.clone()), plain::gated::<Flex>(x.clone(), up.clone()));
+        let of_both = Flex::gated_backward(x.clone(), up.clone(), gradient.clone());
+        let plainly = plain::gated_backward::<Flex>(x.clone(), up, gradient.clone());
+        of_both.into_iter().zip(plainly).for_each(|(found, expected)| assert_same(found, expected));
         for kind in [Curve::Gelu, Curve::GeluTanh, Curve::Silu] {
             assert_same(Flex::curve(x.clone(), kind), plain::curve::<Flex>(x.clone(), kind));
             assert_same(

@@ -5,6 +5,7 @@ use std::f64::consts::TAU;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::Sight;
+use crate::fused::turned;
 
 /// How fast the entries of a head turn with the position of their token.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -87,12 +88,7 @@ impl Turns {
     /// # Shapes
     /// - `x` and output: `[batch, heads, tokens, d_head]`
     pub(super) fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        let [.., d_head] = x.dims();
-        let half = d_head / 2;
-        let (left, right) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
-        let turned_left = left.clone() * self.cos.clone() - right.clone() * self.sin.clone();
-        let turned_right = right * self.cos.clone() + left * self.sin.clone();
-        Tensor::cat(vec![turned_left, turned_right], 3)
+        turned(x, self.cos.clone(), self.sin.clone())
     }
 }
 

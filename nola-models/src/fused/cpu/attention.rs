@@ -23,6 +23,12 @@ pub(super) struct Heads<'a> {
 }
 
 impl<'a> Heads<'a> {
+    /// One row.
+    pub(super) fn row(&self, batch: usize, head: usize, token: usize) -> &'a [f32] {
+        let start = batch * self.strides[0] + head * self.strides[1] + token * self.strides[2];
+        &self.values[start..start + self.sizes[3]]
+    }
+
     fn matrix(&self, batch: usize, head: usize) -> Matrix<'a> {
         let [_, _, tokens, d_head] = self.sizes;
         let start = batch * self.strides[0] + head * self.strides[1];

@@ -48,6 +48,36 @@ pub(super) fn backward(x: &[f32], gradient: &[f32], result: &mut [f32], curve: C
     });
 }
 
+/// SiLU of `gate`, times `up`.
+pub(super) fn gated(gate: &[f32], up: &[f32], result: &mut [f32]) {
+    let parts = result.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK));
+    parts.for_each(|((result, gate), up)| {
+        Arch::new().dispatch(
+            #[inline(always)]
+            || slope(gate, up, result, |x| x * sigmoid(x)),
+        );
+    });
+}
+
+/// Gradients of both, given the gradient of the result.
+pub(super) fn gated_backward([gate, up, gradient]: [&[f32]; 3], [of_gate, of_up]: [&mut [f32]; 2]) {
+    let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(gradient.par_chunks(CHUNK));
+    let parts = of_gate.par_chunks_mut(CHUNK).zip(of_up.par_chunks_mut(CHUNK)).zip(inputs);
+    parts.for_each(|((of_gate, of_up), ((gate, up), gradient))| {
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                let inputs = gate.iter().zip(up).zip(gradient);
+                for ((of_gate, of_up), ((&x, &up), &gradient)) in of_gate.iter_mut().zip(of_up).zip(inputs) {
+                    let part = sigmoid(x);
+                    *of_up = gradient * x * part;
+                    *of_gate = gradient * up * (part + x * part * (1.0 - part));
+                }
+            },
+        );
+    });
+}
+
 /// (1 + tanh(u))/2 is σ(2u).
 #[inline(always)]
 fn inner(x: f32) -> f32 {
@@ -61,6 +91,7 @@ fn map(x: &[f32], result: &mut [f32], of: impl Fn(f32) -> f32) {
     }
 }
 
+/// `gradient` times `of(x)`.
 #[inline(always)]
 fn slope(x: &[f32], gradient: &[f32], result: &mut [f32], of: impl Fn(f32) -> f32) {
     for ((result, &x), &gradient) in result.iter_mut().zip(x).zip(gradient) {
