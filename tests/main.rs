@@ -12,6 +12,7 @@ mod golden_models;
 mod golden_nola;
 mod golden_peft;
 mod golden_philox;
+mod half;
 mod laws;
 mod laws_causal;
 mod laws_kernels;

@@ -109,7 +109,7 @@ impl ModuleMapper for Write {
         let Some(data) = self.values.remove(&param.id) else { return param };
         param.map(|old| {
             let trained = old.is_require_grad();
-            let new = Tensor::from_data(data.convert_dtype(old.dtype()), &old.device());
+            let new = Tensor::from_data(data.convert_dtype(old.dtype()), (&old.device(), old.dtype()));
             new.set_require_grad(trained)
         })
     }

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use crate::checkpoint::{NamedTensor, parse_json, read_bounded, save};
 use crate::fields::Fields;
 use crate::{
-    Checkpoint, Error, Gpt2, HiddenStates, KeyValueCache, Llama, Sight, Stage, StoredDtype, gpt2, llama,
+    Checkpoint, Error, Gpt2, HiddenStates, KeyValueCache, Llama, Sight, Stage, StoredDtype, WeightDtype,
+    gpt2, llama,
 };
 
 /// A random model with more numbers than this is refused: it is a typo or an attack.
@@ -90,9 +91,17 @@ impl CausalLm {
     /// # Errors
     /// If it is no causal language model this program knows, or if its tensors do not fit: all of them in one error.
     pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
+        Self::load_as(checkpoint, WeightDtype::F32, device)
+    }
+
+    /// The same, its weights held in `dtype`.
+    ///
+    /// # Errors
+    /// As [`CausalLm::load`], or if a weight is larger than `dtype` can be.
+    pub fn load_as(checkpoint: &Checkpoint, dtype: WeightDtype, device: &Device) -> Result<Self, Error> {
         match Self::uninitialized(checkpoint.config(), &checkpoint.config_file(), device)? {
-            Self::Gpt2(model) => model.filled(checkpoint).map(Self::Gpt2),
-            Self::Llama(model) => model.filled(checkpoint).map(Self::Llama),
+            Self::Gpt2(model) => model.filled(checkpoint, dtype).map(Self::Gpt2),
+            Self::Llama(model) => model.filled(checkpoint, dtype).map(Self::Llama),
         }
     }
 
@@ -103,6 +112,14 @@ impl CausalLm {
     /// # Errors
     /// As [`CausalLm::uninitialized`], or if it would be larger than any machine.
     pub fn init(folder: &Path, seed: u64, device: &Device) -> Result<Self, Error> {
+        Self::init_as(folder, seed, WeightDtype::F32, device)
+    }
+
+    /// The same, its weights held in `dtype`.
+    ///
+    /// # Errors
+    /// As [`CausalLm::init`].
+    pub fn init_as(folder: &Path, seed: u64, dtype: WeightDtype, device: &Device) -> Result<Self, Error> {
         let file = folder.join("config.json");
         let config: Value = parse_json(&file, &read_bounded(&file)?)?;
         let model = Self::uninitialized(&config, &file, device)?;
@@ -114,7 +131,7 @@ impl CausalLm {
             let expected = format!("sizes of a model of at most {MAX_FRESH_NUMBERS} numbers");
             return Err(Fields { json: &config, file: &file }.wrong(field, &expected));
         }
-        Ok(map_any!(model, model => model.with_fresh_weights(seed)))
+        Ok(map_any!(model, model => model.with_fresh_weights(seed, dtype)))
     }
 
     /// What a caller may have to know.
@@ -195,7 +212,7 @@ impl CausalLm {
         of_any!(self, model => model.extend(ids, sight, cache))
     }
 
-    /// Scores of the next token.
+    /// Scores of the next token, in f32 whatever the weights are.
     ///
     /// # Shapes
     /// - `hidden`: `[.., d_model]`

@@ -138,6 +138,16 @@ pub enum Error {
         tensors: Vec<(String, usize)>,
     },
 
+    /// Some weights are larger than f16 can be.
+    #[error("{}: beyond the range of f16, which ends at 65504: {}; hold the weights in bf16 or f32", folder.display(), tensors.iter()
+        .map(|(name, count)| format!("{count} values of `{name}`")).collect::<Vec<_>>().join(", "))]
+    BeyondF16 {
+        /// Folder of the checkpoint.
+        folder: PathBuf,
+        /// Each such tensor with the number of those values.
+        tensors: Vec<(String, usize)>,
+    },
+
     /// The folder to write to holds something.
     #[error("{}: exists and is not empty; nothing was written, name another folder", folder.display())]
     OutputExists {

@@ -5,6 +5,8 @@ use burn::tensor::{Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::WeightDtype;
+
 /// How fresh weights are distributed around zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Law {
@@ -14,18 +16,26 @@ pub(crate) enum Law {
     CutNormal,
 }
 
-/// `module` with fresh weights; `deviation` is the standard deviation of the parameter at a path. Norms and biases stay.
+/// How the parameter at a path is made.
+pub(crate) struct Plan<'a> {
+    /// Standard deviation.
+    pub(crate) deviation: &'a dyn Fn(&str) -> f64,
+    /// The number type it is held in.
+    pub(crate) dtype: &'a dyn Fn(&str) -> WeightDtype,
+}
+
+/// `module` with fresh weights; norms and biases stay.
 ///
 /// Each parameter has its own stream of `seed`.
-pub(crate) fn fresh<M: Module>(module: M, seed: u64, law: Law, deviation: &dyn Fn(&str) -> f64) -> M {
-    module.map(&mut Fresh { seed, law, deviation, parameters: 0, path: Vec::new() })
+pub(crate) fn fresh<M: Module>(module: M, seed: u64, law: Law, plan: &Plan) -> M {
+    module.map(&mut Fresh { seed, law, plan, parameters: 0, path: Vec::new() })
 }
 
 /// Draws fresh weights, parameter by parameter.
 struct Fresh<'a> {
     seed: u64,
     law: Law,
-    deviation: &'a dyn Fn(&str) -> f64,
+    plan: &'a Plan<'a>,
     parameters: u64,
     path: Vec<String>,
 }
@@ -41,19 +51,34 @@ impl ModuleMapper for Fresh<'_> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         self.parameters += 1;
+        let path = self.path.join(".");
+        let dtype = (self.plan.dtype)(&path);
         // Norms start as ones and zeros, which is how burn makes them; biases as zeros.
         if matches!(self.path.last().map(String::as_str), Some("gamma" | "beta" | "bias")) {
-            return param;
+            return held_as(param, dtype);
         }
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(self.parameters);
-        let deviation = (self.deviation)(&self.path.join("."));
+        let deviation = (self.plan.deviation)(&path);
         let shape = param.lazy_shape();
         let values: Vec<f32> =
             (0..shape.num_elements()).map(|_| (self.law.draw(&mut rng) * deviation) as f32).collect();
         let data = TensorData::new(values, shape);
-        Param::initialized(param.id, Tensor::from_data(data, &param.lazy_device())).set_require_grad(true)
+        let tensor = Tensor::from_data(data, (&param.lazy_device(), dtype.dtype()));
+        Param::initialized(param.id, tensor).set_require_grad(true)
     }
+}
+
+/// The parameter in another number type; one that is f32 and was never used stays unused.
+pub(crate) fn held_as<const D: usize>(param: Param<Tensor<D>>, dtype: WeightDtype) -> Param<Tensor<D>> {
+    if dtype == WeightDtype::F32 {
+        return param;
+    }
+    param.map(|tensor| {
+        let trained = tensor.is_require_grad();
+        // Detached last: only a leaf may be tracked.
+        tensor.cast(dtype.dtype()).detach().set_require_grad(trained)
+    })
 }
 
 impl Law {

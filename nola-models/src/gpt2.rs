@@ -16,10 +16,10 @@ use serde_json::Value;
 
 use crate::attention::{BlockCache, KeyValueCache, Sight, attend, split_heads};
 use crate::checkpoint::KeyMap;
-use crate::fresh::{Law, fresh};
+use crate::fresh::{Law, Plan, fresh};
 use crate::fused::{self, Curve};
 use crate::norm::LayerNorm;
-use crate::{Checkpoint, Error, HiddenStates, Stage, head};
+use crate::{Checkpoint, Error, HiddenStates, Stage, WeightDtype, head};
 pub use config::{Activation, Gpt2Config, ScoreScale};
 pub use keys::peft_module;
 
@@ -172,17 +172,18 @@ impl Gpt2 {
         Ok(Self { json: json.clone(), ..Self::uninitialized(&config, device) })
     }
 
-    /// The same model to train from scratch: weights normal, those that add to the stream smaller by √(2·`n_layers`),
-    /// biases zero.
+    /// The same model to train from scratch, held in `dtype`: weights normal, those that add to the stream smaller by
+    /// √(2·`n_layers`), biases zero.
     ///
     /// # Source
     /// `GPT2PreTrainedModel._init_weights` of transformers.
-    pub fn with_fresh_weights(self, seed: u64) -> Self {
+    pub fn with_fresh_weights(self, seed: u64, dtype: WeightDtype) -> Self {
         let Gpt2Config { init_deviation, n_layers, .. } = self.config;
         let added = init_deviation / (2.0 * n_layers as f64).sqrt();
         let is_added =
             |path: &str| path.ends_with("attention.output.weight") || path.ends_with("mlp.down.weight");
-        fresh(self, seed, Law::Normal, &|path| if is_added(path) { added } else { init_deviation })
+        let deviation = |path: &str| if is_added(path) { added } else { init_deviation };
+        fresh(self, seed, Law::Normal, &Plan { deviation: &deviation, dtype: &|_| dtype })
     }
 
     /// Loads a checkpoint whose names are those of Hugging Face, with or without `transformer.`.
@@ -190,14 +191,15 @@ impl Gpt2 {
     /// # Errors
     /// If the configuration is no GPT-2's or cannot be true, or if the tensors do not fit it: all of them in one error.
     pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
-        Self::from_json(checkpoint.config(), &checkpoint.config_file(), device)?.filled(checkpoint)
+        let model = Self::from_json(checkpoint.config(), &checkpoint.config_file(), device)?;
+        model.filled(checkpoint, WeightDtype::F32)
     }
 
-    /// The same model with the weights of a checkpoint.
-    pub(crate) fn filled(self, checkpoint: &Checkpoint) -> Result<Self, Error> {
+    /// The same model with the weights of a checkpoint, held in `dtype`.
+    pub(crate) fn filled(self, checkpoint: &Checkpoint, dtype: WeightDtype) -> Result<Self, Error> {
         let config = self.config.clone();
         let source = |path: &str| Some(keys::source(&config, path));
-        checkpoint.fill(self, &KeyMap { source: &source, ignored: keys::IGNORED })
+        checkpoint.fill(self, &KeyMap { source: &source, dtype: &|_| dtype, ignored: keys::IGNORED })
     }
 
     /// Sizes and the rest of what is no weight.
@@ -237,7 +239,7 @@ impl Gpt2 {
         self.norm.forward(blocks.fold(embeddings, |x, (block, cache)| block.forward(x, sight, Some(cache))))
     }
 
-    /// Scores of the next token.
+    /// Scores of the next token, in f32 whatever the weights are.
     ///
     /// # Shapes
     /// - `hidden`: `[.., d_model]`

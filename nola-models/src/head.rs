@@ -1,14 +1,14 @@
 //! From states to the scores of the next token.
 
 use burn::nn::{Embedding, Linear};
-use burn::tensor::Tensor;
 use burn::tensor::module::linear;
+use burn::tensor::{DType, Tensor};
 use nola_core::adapted;
 
 /// Up to this many rows the tied product is turned round.
 const FEW_ROWS: usize = 32;
 
-/// Scores of the next token: by the head, or by the embedding where there is none.
+/// Scores of the next token, in f32: by the head, or by the embedding where there is none.
 ///
 /// # Shapes
 /// - `hidden`: `[.., d_model]`
@@ -18,10 +18,11 @@ pub(crate) fn logits<const D: usize>(
     tokens: &Embedding,
     head: Option<&Linear>,
 ) -> Tensor<D> {
-    let Some(head) = head else {
-        return tied(hidden, tokens.weight.val());
+    let scores = match head {
+        Some(head) => adapted(head, hidden),
+        None => tied(hidden, tokens.weight.val()),
     };
-    adapted(head, hidden)
+    scores.cast(DType::F32)
 }
 
 fn tied<const D: usize>(hidden: Tensor<D>, table: Tensor<2>) -> Tensor<D> {

@@ -23,6 +23,7 @@ mod names;
 pub mod norm;
 pub mod tokenizer;
 pub mod vit;
+mod weight_dtype;
 
 pub use attention::{KeyValueCache, Sight};
 pub use augment::Augmentation;
@@ -35,3 +36,4 @@ pub use hidden_states::{HiddenStates, Stage};
 pub use image::Preprocessor;
 pub use llama::{Llama, LlamaConfig};
 pub use vit::{Vit, VitConfig};
+pub use weight_dtype::WeightDtype;

@@ -17,10 +17,10 @@ use serde_json::Value;
 
 use crate::attention::{BlockCache, KeyValueCache, Sight, attend, split_heads};
 use crate::checkpoint::KeyMap;
-use crate::fresh::{Law, fresh};
+use crate::fresh::{Law, Plan, fresh};
 use crate::fused::gated;
 use crate::norm::RmsNorm;
-use crate::{Checkpoint, Error, HiddenStates, Stage, head};
+use crate::{Checkpoint, Error, HiddenStates, Stage, WeightDtype, head};
 pub use config::LlamaConfig;
 pub use keys::peft_module;
 use rotary::Turns;
@@ -173,13 +173,13 @@ impl Llama {
         Ok(Self { json: json.clone(), ..Self::uninitialized(&config, device) })
     }
 
-    /// The same model to train from scratch: weights normal, biases zero.
+    /// The same model to train from scratch, held in `dtype`: weights normal, biases zero.
     ///
     /// # Source
     /// `LlamaPreTrainedModel._init_weights` of transformers.
-    pub fn with_fresh_weights(self, seed: u64) -> Self {
+    pub fn with_fresh_weights(self, seed: u64, dtype: WeightDtype) -> Self {
         let deviation = self.config.init_deviation;
-        fresh(self, seed, Law::Normal, &|_| deviation)
+        fresh(self, seed, Law::Normal, &Plan { deviation: &|_| deviation, dtype: &|_| dtype })
     }
 
     /// Loads a checkpoint whose names are those of Hugging Face, with or without `model.`.
@@ -187,14 +187,15 @@ impl Llama {
     /// # Errors
     /// If the configuration is no LLaMA's or cannot be true, or if the tensors do not fit it: all of them in one error.
     pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
-        Self::from_json(checkpoint.config(), &checkpoint.config_file(), device)?.filled(checkpoint)
+        let model = Self::from_json(checkpoint.config(), &checkpoint.config_file(), device)?;
+        model.filled(checkpoint, WeightDtype::F32)
     }
 
-    /// The same model with the weights of a checkpoint.
-    pub(crate) fn filled(self, checkpoint: &Checkpoint) -> Result<Self, Error> {
+    /// The same model with the weights of a checkpoint, held in `dtype`.
+    pub(crate) fn filled(self, checkpoint: &Checkpoint, dtype: WeightDtype) -> Result<Self, Error> {
         let config = self.config.clone();
         let source = |path: &str| Some(keys::source(&config, path));
-        checkpoint.fill(self, &KeyMap { source: &source, ignored: keys::IGNORED })
+        checkpoint.fill(self, &KeyMap { source: &source, dtype: &|_| dtype, ignored: keys::IGNORED })
     }
 
     /// Sizes and the rest of what is no weight.
@@ -228,7 +229,7 @@ impl Llama {
         self.norm.forward(blocks.fold(embeddings, |x, (block, cache)| block.forward(x, &pass, Some(cache))))
     }
 
-    /// Scores of the next token.
+    /// Scores of the next token, in f32 whatever the weights are.
     ///
     /// # Shapes
     /// - `hidden`: `[.., d_model]`

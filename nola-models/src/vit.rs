@@ -11,13 +11,14 @@ use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::module::linear;
-use burn::tensor::{Device, Tensor, TensorData, assert_shape};
+use burn::tensor::{DType, Device, Tensor, TensorData, assert_shape};
 use nola_core::adapted;
 
-use crate::fresh::{Law, fresh};
+use crate::checkpoint::KeyMap;
+use crate::fresh::{Law, Plan, fresh, held_as};
 use crate::fused::{self, Curve, attention};
 use crate::norm::LayerNorm;
-use crate::{Checkpoint, Error, HiddenStates, Stage};
+use crate::{Checkpoint, Error, HiddenStates, Stage, WeightDtype};
 pub use config::{Pooling, Positions, VitConfig};
 pub use keys::peft_module;
 
@@ -158,9 +159,15 @@ impl Vit {
     ///
     /// The numbers are drawn on the host, one stream of `seed` a parameter, so every device gets the same ones.
     pub fn init(config: &VitConfig, seed: u64, device: &Device) -> Self {
-        let mut vit = fresh(Self::uninitialized(config, device), seed, Law::CutNormal, &|_| FRESH_DEVIATION);
+        Self::init_as(config, seed, WeightDtype::F32, device)
+    }
+
+    /// The same, its weights held in `dtype`, but for the head, which stays f32.
+    pub fn init_as(config: &VitConfig, seed: u64, dtype: WeightDtype, device: &Device) -> Self {
+        let plan = Plan { deviation: &|_| FRESH_DEVIATION, dtype: &dtype_at(dtype) };
+        let mut vit = fresh(Self::uninitialized(config, device), seed, Law::CutNormal, &plan);
         if config.positions == Positions::Fixed {
-            vit.positions = fixed_positions(config, device);
+            vit.positions = held_as(fixed_positions(config, device), dtype);
         }
         vit
     }
@@ -170,14 +177,23 @@ impl Vit {
     /// # Errors
     /// If the configuration is no ViT's or cannot be true, or if the tensors do not fit it: all of them in one error.
     pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
+        Self::load_as(checkpoint, WeightDtype::F32, device)
+    }
+
+    /// The same, its weights held in `dtype`, but for the head, which stays f32: it is small, and often trained.
+    ///
+    /// # Errors
+    /// As [`Vit::load`], or if a weight is larger than `dtype` can be.
+    pub fn load_as(checkpoint: &Checkpoint, dtype: WeightDtype, device: &Device) -> Result<Self, Error> {
         let config = VitConfig::from_checkpoint(checkpoint)?;
         let mut vit = Self::uninitialized(&config, device);
         if config.positions == Positions::Fixed {
             // A file may leave them out, since they are a formula; where it has them, they are loaded over these.
-            vit.positions = fixed_positions(&config, device);
+            vit.positions = held_as(fixed_positions(&config, device), dtype);
         }
         let source = keys::source_in(checkpoint, &config);
-        vit = checkpoint.fill(vit, &crate::checkpoint::KeyMap { source: &source, ignored: keys::IGNORED })?;
+        let map = KeyMap { source: &source, dtype: &dtype_at(dtype), ignored: keys::IGNORED };
+        vit = checkpoint.fill(vit, &map)?;
         vit.positions = vit.positions.set_require_grad(config.positions == Positions::Learned);
         Ok(vit)
     }
@@ -222,7 +238,7 @@ impl Vit {
         Ok(self)
     }
 
-    /// Logits; of a model without head, the pooled features.
+    /// Logits; of a model without head, the pooled features; in f32 whatever the weights are.
     ///
     /// # Shapes
     /// - `pixels`: `[batch, channels, image_size, image_size]`
@@ -231,16 +247,17 @@ impl Vit {
         self.classified(self.features(pixels))
     }
 
-    /// Logits of features; of a model without head, the features.
+    /// Logits of features; of a model without head, the features; in f32 whatever the weights are.
     ///
     /// # Shapes
     /// - `features`: `[batch, d_model]`
     /// - output: `[batch, n_classes]` or `[batch, d_model]`
     pub fn classified(&self, features: Tensor<2>) -> Tensor<2> {
-        match &self.head {
-            Some(head) => adapted(head, features),
+        let outputs = match &self.head {
+            Some(head) => adapted(head, features.cast(head.weight.base().dtype())),
             None => features,
-        }
+        };
+        outputs.cast(DType::F32)
     }
 
     /// What the head sees of an image.
@@ -296,16 +313,22 @@ impl Vit {
         assert_shape!(pixels, [_, channels, image_size, image_size]);
         let [batch, ..] = pixels.dims();
         let (grid, area) = (self.config.grid(), channels * patch_size * patch_size);
+        let weight = self.patches.weight.val().reshape([d_model, area]).transpose();
         let patches = pixels
+            .cast(weight.dtype())
             .reshape([batch, channels, grid, patch_size, grid, patch_size])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([batch, grid * grid, area]);
         // Stride equals kernel size, so the convolution is one matrix product, which every backend does well.
-        let weight = self.patches.weight.val().reshape([d_model, area]).transpose();
         let tokens = linear(patches, weight, self.patches.bias.as_ref().map(|bias| bias.val()));
         let class_token = self.class_token.val().expand([batch, 1, d_model]);
         Tensor::cat(vec![class_token, tokens], 1) + self.positions.val()
     }
+}
+
+/// The number type of the parameter at a path: `dtype`, but for the head's.
+fn dtype_at(dtype: WeightDtype) -> impl Fn(&str) -> WeightDtype {
+    move |path| if path.starts_with("head.") { WeightDtype::F32 } else { dtype }
 }
 
 fn class_token(tokens: Tensor<3>) -> Tensor<2> {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use nola_core::Adapted;
+use nola_models::WeightDtype;
 
 use crate::Error;
 use crate::base::Base;
@@ -38,6 +39,12 @@ impl Named {
     pub fn of_folders(model: &Path, adapter: Option<&Path>) -> Self {
         let model = ModelRecipe { path: model.to_owned(), ..ModelRecipe::default() };
         Self { model, adapter: adapter.map(Path::to_owned), recipe: None }
+    }
+
+    /// The same with its weights held in `dtype`; absent: as the run had them, else in f32.
+    pub fn held_in(mut self, dtype: Option<WeightDtype>) -> Self {
+        self.model.dtype = dtype.unwrap_or(self.model.dtype);
+        self
     }
 
     /// Whether it answers about pictures or goes on with text.

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use comfy_table::{CellAlignment, Table, presets};
+use nola_models::WeightDtype;
 use serde::Serialize;
 
 use crate::Error;
@@ -99,6 +100,14 @@ pub struct ModelArgs {
     /// An adapter folder for that model: ours, or a LoRA of PEFT's.
     #[arg(long, value_name = "FOLDER", requires = "model")]
     adapter: Option<PathBuf>,
+}
+
+/// How the weights of a model are held.
+#[derive(Debug, Args)]
+pub struct HeldArgs {
+    /// Number type of the weights in memory: f32, bf16 or f16; absent: that of the run, else f32.
+    #[arg(long, value_name = "TYPE")]
+    dtype: Option<WeightDtype>,
 }
 
 impl ModelArgs {

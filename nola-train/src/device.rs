@@ -6,6 +6,8 @@ use std::str::FromStr;
 use burn::tensor::activation::{gelu, softmax};
 use burn::tensor::{Device, Tensor, TensorData};
 
+use nola_models::WeightDtype;
+
 use crate::Error;
 
 /// A device as the user names it.
@@ -98,6 +100,17 @@ fn best() -> OpenDevice {
 
 fn refused(choice: DeviceChoice, problem: &str) -> Error {
     Error::Device { requested: choice.to_string(), problem: problem.to_owned() }
+}
+
+/// Checks that `device` computes in `dtype`.
+///
+/// # Errors
+/// If it does not.
+pub fn check_dtype(device: &Device, dtype: WeightDtype) -> Result<(), Error> {
+    if dtype.is_supported_by(device) {
+        return Ok(());
+    }
+    Err(Error::Dtype { device: part_name(device), dtype })
 }
 
 /// The CPU, which needs no self-check: it is what the others are compared with.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use nola_models::WeightDtype;
 use nola_models::chat::ChatError;
 use nola_models::generate::GenerateError;
 use nola_models::hub::HubError;
@@ -128,6 +129,18 @@ pub enum Error {
         problem: String,
     },
 
+    /// The device cannot compute in the number type of the weights.
+    #[error(
+        "this device ({device}) does not compute in {dtype}; hold the weights in {} or f32 (model.dtype, --dtype), or use \
+         --device cpu", other_half(.dtype)
+    )]
+    Dtype {
+        /// The part's own name; empty where it has none.
+        device: String,
+        /// The number type.
+        dtype: WeightDtype,
+    },
+
     /// The loss or a gradient is no longer a number.
     #[error(
         "training diverged: the loss is {loss} at step {step}; lower train.learning_rate or set train.clip_norm = 1.0"
@@ -185,6 +198,14 @@ fn beginning(text: &str) -> String {
     if first.len() < text.len() { format!("{first}…") } else { first }
 }
 
+/// The type of half precision to try next.
+fn other_half(dtype: &WeightDtype) -> WeightDtype {
+    match dtype {
+        WeightDtype::F32 | WeightDtype::Bf16 => WeightDtype::F16,
+        WeightDtype::F16 => WeightDtype::Bf16,
+    }
+}
+
 fn needed(found: &Subject) -> &'static str {
     match found {
         Subject::Pictures => "text",
@@ -218,7 +239,7 @@ impl Error {
             Self::Adapter(nola_core::Error::Io { action: "write" | "create", .. }) => 9,
             Self::Model(_) => 5,
             Self::Adapter(_) | Self::ExportDiffers { .. } | Self::NotExportable { .. } => 6,
-            Self::Device { .. } => 7,
+            Self::Device { .. } | Self::Dtype { .. } => 7,
             Self::Diverged { .. } | Self::NothingTrained { .. } => 8,
             Self::Output { .. } => 9,
             Self::Interrupted => 130,
@@ -229,6 +250,15 @@ impl Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_without_a_number_type_says_what_to_use_instead() {
+        let error = Error::Dtype { device: "Some GPU".to_owned(), dtype: WeightDtype::Bf16 };
+        assert_eq!(error.exit_code(), 7);
+        let message = error.to_string();
+        assert!(message.starts_with("this device (Some GPU) does not compute in bf16; "), "{message}");
+        assert!(message.contains("in f16 or f32 (model.dtype, --dtype)"), "{message}");
+    }
 
     #[test]
     fn an_output_error_names_the_folder_and_the_cure() {

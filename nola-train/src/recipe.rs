@@ -13,6 +13,7 @@ mod source;
 use std::ops::Deref;
 use std::path::Path;
 
+use nola_models::WeightDtype;
 use serde::{Deserialize, Serialize};
 
 pub use data::{DataRecipe, OnBadImage};
@@ -66,8 +67,15 @@ impl Recipe {
         recipe.check().map_err(|error| source.located(error))
     }
 
-    /// What only some tasks have.
+    /// What only some tasks and methods have.
     fn check_together(&self, findings: &mut Findings) {
+        if self.method == (MethodRecipe::Full {}) && self.model.dtype != WeightDtype::F32 {
+            let (found, range) = (
+                self.model.dtype.to_string(),
+                "f32 with method.kind = \"full\": half precision would round small updates of weights away",
+            );
+            findings.add("model.dtype", Problem::NotAllowed { found, range });
+        }
         if self.data.format.subject() == Subject::Pictures {
             return;
         }
@@ -202,6 +210,26 @@ steps = 200
     fn text_has_no_linear_probe_and_no_shots() {
         let message = message(SMALL, &["data.format=e2e", "method.kind=linear", "data.shots=3"]);
         assert!(message.contains("`method.kind` is linear") && message.contains("`data.shots`"), "{message}");
+    }
+
+    #[test]
+    fn weights_that_are_trained_are_held_in_f32() {
+        for dtype in ["bf16", "f16"] {
+            let set = format!("model.dtype={dtype}");
+            let message = message(SMALL, &[&set, "method.kind=full"]);
+            let expected = format!("`model.dtype` is {dtype}; it must be f32 with method.kind = \"full\"");
+            assert!(message.contains(&expected), "{message}");
+            for method in ["nola", "lora", "linear"] {
+                let recipe = read(SMALL, &[&set, &format!("method.kind={method}")]).unwrap();
+                assert_eq!(recipe.model.dtype.name(), dtype);
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_number_type_lists_the_types() {
+        let message = message(SMALL, &["model.dtype=fp16"]);
+        assert!(message.contains("`model.dtype` cannot be `fp16`; did you mean `f16`?"), "{message}");
     }
 
     #[test]

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{AllocationProperty, Bytes, DType, Shape, Tensor, TensorData};
+use burn::tensor::{AllocationProperty, Bytes, Shape, Tensor, TensorData};
+use half::{bf16, f16};
 use safetensors::Dtype;
 
 use super::numbers::Numbers;
 use super::{Checkpoint, Stored};
-use crate::Error;
+use crate::{Error, WeightDtype};
 
 /// Where the checkpoint keeps one parameter of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct KeyMap<'a> {
     /// The source of the parameter at a path such as `blocks.0.attention.query.weight`; none for one that the
     /// checkpoint leaves out and that stays as it is.
     pub source: &'a dyn Fn(&str) -> Option<Source>,
+    /// The number type that the parameter at a path is held in.
+    pub dtype: &'a dyn Fn(&str) -> WeightDtype,
     /// Stored tensors that the model knowingly leaves out: whole names, or prefixes that end in a dot; `*` stands for
     /// one part between dots.
     pub ignored: &'a [&'static str],
@@ -55,16 +58,17 @@ pub struct KeyMap<'a> {
 impl Checkpoint {
     /// Fills every float parameter of `module`; only its shapes are read, so lazy parameters stay unallocated.
     ///
-    /// Stored f32, f16 and bf16 become f32, one tensor at a time: beside the model, the host holds no more than one. Of
-    /// f32 that is neither part of a tensor nor transposed, the CPU holds no copy at all.
+    /// Stored f32, f16 and bf16 become what [`KeyMap::dtype`] says while they are read, one tensor at a time: beside the
+    /// model, the host holds no more than one. Of what is stored in that type and is neither part of a tensor nor
+    /// transposed, the CPU holds no copy at all.
     ///
     /// # Errors
     /// One error lists all missing, unused, misshapen and contradictory tensors; another all tensors with values that
-    /// are not finite.
+    /// are not finite; another all with values that f16, if they are to be held in it, does not reach.
     pub fn fill<M: Module>(&self, module: M, map: &KeyMap) -> Result<M, Error> {
         let mut check = Check { checkpoint: self, map, path: Vec::new(), found: Findings::default() };
         module.visit(&mut check);
-        let Findings { used, twins, missing, misshapen, different } = check.found;
+        let Findings { used, narrow, twins, missing, misshapen, different } = check.found;
         let known = |name: &str| {
             used.contains(name)
                 || twins.contains(name)
@@ -81,13 +85,13 @@ impl Checkpoint {
                 different,
             });
         }
-        let damaged = used.iter().filter_map(|name| {
-            let count = self.numbers(&self.tensors[name]).not_finite();
-            (count > 0).then(|| (name.clone(), count))
-        });
-        let tensors: Vec<_> = damaged.collect();
+        let tensors = self.counted(&used, |numbers| numbers.not_finite());
         if !tensors.is_empty() {
             return Err(Error::NonFinite { folder: self.folder.clone(), tensors });
+        }
+        let tensors = self.counted(&narrow, |numbers| numbers.beyond_f16());
+        if !tensors.is_empty() {
+            return Err(Error::BeyondF16 { folder: self.folder.clone(), tensors });
         }
         Ok(module.map(&mut Fill { checkpoint: self, map, path: Vec::new() }))
     }
@@ -97,24 +101,45 @@ impl Checkpoint {
         source.names.iter().filter_map(|name| self.tensors.get_key_value(name))
     }
 
+    /// Those of `names` whose tensors hold numbers that `count` counts, with how many.
+    fn counted(&self, names: &BTreeSet<String>, count: fn(&Numbers) -> usize) -> Vec<(String, usize)> {
+        let counted = names.iter().map(|name| (name.clone(), count(&self.numbers(&self.tensors[name]))));
+        counted.filter(|(_, count)| *count > 0).collect()
+    }
+
     fn numbers<'a>(&'a self, stored: &'a Stored) -> Numbers<'a> {
         Numbers { dtype: stored.dtype, shape: &stored.shape, bytes: self.bytes(stored) }
     }
 
-    /// What `source` says of a stored tensor, as f32; not copied if it lies there as it is wanted.
-    fn data(&self, stored: &Stored, source: &Source, shape: Shape) -> TensorData {
+    /// What `source` says of a stored tensor, as `dtype`; not copied if it lies there as it is wanted.
+    fn data(&self, stored: &Stored, source: &Source, dtype: WeightDtype, shape: Shape) -> TensorData {
         let Source { part, transposed, .. } = *source;
         let mapped = self.shards[stored.shard].slice(stored.bytes.clone());
-        let as_wanted = stored.dtype == Dtype::F32 && part == Part::Whole && !transposed;
-        if as_wanted && cfg!(target_endian = "little") && mapped.as_ptr().cast::<f32>().is_aligned() {
+        let as_wanted = stored.dtype == stored_as(dtype) && part == Part::Whole && !transposed;
+        let is_aligned = mapped.as_ptr().addr().is_multiple_of(dtype.bytes());
+        if as_wanted && cfg!(target_endian = "little") && is_aligned {
             let bytes = Bytes::from_shared(mapped, AllocationProperty::File);
-            return TensorData::from_bytes(bytes, shape, DType::F32);
+            return TensorData::from_bytes(bytes, shape, dtype.dtype());
         }
-        TensorData::new(self.numbers(stored).read(part, transposed), shape)
+        let numbers = self.numbers(stored);
+        match dtype {
+            WeightDtype::F32 => TensorData::new(numbers.read::<f32>(part, transposed), shape),
+            WeightDtype::Bf16 => TensorData::new(numbers.read::<bf16>(part, transposed), shape),
+            WeightDtype::F16 => TensorData::new(numbers.read::<f16>(part, transposed), shape),
+        }
     }
 
     fn is_same(&self, one: &Stored, other: &Stored) -> bool {
         one.dtype == other.dtype && one.shape == other.shape && self.bytes(one) == self.bytes(other)
+    }
+}
+
+/// What files call `dtype`.
+fn stored_as(dtype: WeightDtype) -> Dtype {
+    match dtype {
+        WeightDtype::F32 => Dtype::F32,
+        WeightDtype::Bf16 => Dtype::BF16,
+        WeightDtype::F16 => Dtype::F16,
     }
 }
 
@@ -134,6 +159,8 @@ fn is_left_out(pattern: &str, name: &str) -> bool {
 #[derive(Default)]
 struct Findings {
     used: BTreeSet<String>,
+    /// Those of them that are to be held in f16.
+    narrow: BTreeSet<String>,
     /// Second names of what is used under its first.
     twins: BTreeSet<String>,
     missing: Vec<String>,
@@ -166,15 +193,19 @@ impl ModuleVisitor for Check<'_> {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let Some(source) = (self.map.source)(&self.path.join(".")) else {
+        let path = self.path.join(".");
+        let Some(source) = (self.map.source)(&path) else {
             return;
         };
-        let Findings { used, twins, missing, misshapen, different } = &mut self.found;
+        let Findings { used, narrow, twins, missing, misshapen, different } = &mut self.found;
         let mut stored_under = self.checkpoint.find(&source);
         let Some((name, stored)) = stored_under.next() else {
             return note(missing, source.names.join(" or "));
         };
         used.insert(name.clone());
+        if (self.map.dtype)(&path) == WeightDtype::F16 {
+            narrow.insert(name.clone());
+        }
         for (twin, other) in stored_under {
             twins.insert(twin.clone());
             if !self.checkpoint.is_same(stored, other) {
@@ -207,12 +238,15 @@ impl ModuleMapper for Fill<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(source) = (self.map.source)(&self.path.join(".")) else {
+        let path = self.path.join(".");
+        let Some(source) = (self.map.source)(&path) else {
             return param;
         };
+        let dtype = (self.map.dtype)(&path);
         let (_, stored) = self.checkpoint.find(&source).next().expect("the first walk found every tensor");
-        let data = self.checkpoint.data(stored, &source, param.lazy_shape());
-        Param::initialized(param.id, Tensor::from_data(data, &param.lazy_device())).set_require_grad(true)
+        let data = self.checkpoint.data(stored, &source, dtype, param.lazy_shape());
+        let tensor = Tensor::from_data(data, (&param.lazy_device(), dtype.dtype()));
+        Param::initialized(param.id, tensor).set_require_grad(true)
     }
 }
 

@@ -14,11 +14,14 @@ const CHUNK_BYTES: usize = 256 << 20;
 const CUBIC: f64 = 0.044715;
 
 pub(super) fn curve<B: Backend>(x: FloatTensor<B>, curve: Curve) -> FloatTensor<B> {
-    match curve {
+    let dtype: FloatDType = x.dtype().into();
+    let x = wide::<B>(x);
+    let result = match curve {
         Curve::Gelu => B::gelu(x),
         Curve::GeluTanh => B::float_mul(x.clone(), B::sigmoid(doubled_inner::<B>(x))),
         Curve::Silu => B::float_mul(x.clone(), B::sigmoid(x)),
-    }
+    };
+    narrowed::<B>(result, dtype)
 }
 
 pub(super) fn curve_backward<B: Backend>(
@@ -26,6 +29,8 @@ pub(super) fn curve_backward<B: Backend>(
     gradient: FloatTensor<B>,
     curve: Curve,
 ) -> FloatTensor<B> {
+    let dtype: FloatDType = x.dtype().into();
+    let (x, gradient) = (wide::<B>(x), wide::<B>(gradient));
     let slope = match curve {
         Curve::Gelu => {
             // Φ + x·φ
@@ -42,7 +47,7 @@ pub(super) fn curve_backward<B: Backend>(
         }
         Curve::Silu => sigmoid_slope::<B>(x.clone(), B::sigmoid(x), None),
     };
-    B::float_mul(gradient, slope)
+    narrowed::<B>(B::float_mul(gradient, slope), dtype)
 }
 
 /// σ + x·σ·(1 − σ)·inner', the slope of x·σ(inner(x)).
@@ -324,6 +329,11 @@ fn as_row<B: Backend>(vector: FloatTensor<B>, dims: usize) -> FloatTensor<B> {
 
 fn wide<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     if x.dtype() == DType::F32 { x } else { B::float_cast(x, FloatDType::F32) }
+}
+
+/// What was computed in f32, as `dtype`.
+fn narrowed<B: Backend>(x: FloatTensor<B>, dtype: FloatDType) -> FloatTensor<B> {
+    if dtype == FloatDType::F32 { x } else { B::float_cast(x, dtype) }
 }
 
 fn scaled<B: Backend>(x: FloatTensor<B>, factor: f64) -> FloatTensor<B> {

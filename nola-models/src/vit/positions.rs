@@ -30,13 +30,13 @@ pub(super) fn sine_cosine(d_model: usize, grid: usize) -> Vec<f32> {
 /// - output: `[1, 1 + to², d_model]`
 pub(super) fn interpolated(positions: Tensor<3>, from: usize, to: usize) -> Tensor<3> {
     let [_, _, d_model] = positions.dims();
-    let device = positions.device();
+    let options = (&positions.device(), positions.dtype());
     let requires_grad = positions.is_require_grad();
     let mut values: Vec<f32> =
         positions.into_data_as::<f32>().try_into_vec().expect("the type was asked for");
     let patches = bicubic(&values.split_off(d_model), d_model, from, to);
     values.extend(patches);
-    Tensor::from_data(TensorData::new(values, [1, 1 + to * to, d_model]), &device)
+    Tensor::from_data(TensorData::new(values, [1, 1 + to * to, d_model]), options)
         .set_require_grad(requires_grad)
 }
 

@@ -7,12 +7,12 @@ use nola_core::Adapted;
 use nola_core::folder::{self, BaseIdentity, peft};
 use nola_models::hub::Wanted;
 use nola_models::vit::{Pooling, peft_module};
-use nola_models::{Checkpoint, Preprocessor, StoredDtype, Vit, VitConfig};
+use nola_models::{Checkpoint, Preprocessor, StoredDtype, Vit, VitConfig, WeightDtype};
 
 use super::{AdapterFolder, Base, attach, needs_adapter};
-use crate::Error;
 use crate::evaluate::host_rows;
 use crate::recipe::{Init, ModelRecipe};
+use crate::{Error, device};
 
 /// A vision transformer with what its folder says about pictures.
 #[derive(Debug, Clone)]
@@ -31,10 +31,11 @@ impl Base for PictureBase {
     type Model = Vit;
 
     fn open(recipe: &ModelRecipe, seed: u64, device: &Device) -> Result<Self, Error> {
+        device::check_dtype(device, recipe.dtype)?;
         let folder = recipe.folder(Wanted::Model)?;
         let mut base = match recipe.init {
-            Init::Pretrained => Self::load(&folder, device)?,
-            Init::Random => Self::random(&folder, seed, device)?,
+            Init::Pretrained => Self::load(&folder, recipe.dtype, device)?,
+            Init::Random => Self::random(&folder, seed, recipe.dtype, device)?,
         };
         if let Some(image_size) = recipe.image_size {
             base.vit = base.vit.resized(image_size)?;
@@ -96,14 +97,14 @@ impl Base for PictureBase {
 
 impl PictureBase {
     /// A released model on `device`.
-    fn load(folder: &Path, device: &Device) -> Result<Self, Error> {
+    fn load(folder: &Path, dtype: WeightDtype, device: &Device) -> Result<Self, Error> {
         let checkpoint = Checkpoint::open(folder)?;
-        let vit = Vit::load(&checkpoint, device)?;
+        let vit = Vit::load_as(&checkpoint, dtype, device)?;
         let preprocessor = Preprocessor::of_checkpoint(&checkpoint, vit.config().image_size)?;
         Ok(Self { vit, preprocessor, identity: checkpoint.identity(), folder: folder.to_owned() })
     }
 
-    fn random(folder: &Path, seed: u64, device: &Device) -> Result<Self, Error> {
+    fn random(folder: &Path, seed: u64, dtype: WeightDtype, device: &Device) -> Result<Self, Error> {
         let config = VitConfig::read(folder)?;
         let preprocessor = Preprocessor::standard(config.image_size);
         let text = serde_json::to_vec(&config.to_json()).unwrap_or_default();
@@ -112,7 +113,8 @@ impl PictureBase {
             config_sha256: folder::sha256_hex(&text),
             weights_sha256: folder::sha256_hex(format!("seed {seed}").as_bytes()),
         };
-        Ok(Self { vit: Vit::init(&config, seed, device), preprocessor, identity, folder: folder.to_owned() })
+        let vit = Vit::init_as(&config, seed, dtype, device);
+        Ok(Self { vit, preprocessor, identity, folder: folder.to_owned() })
     }
 
     /// What the preprocessor puts out must be what the model takes: a forward pass would only panic.

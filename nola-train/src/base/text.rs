@@ -12,13 +12,13 @@ use nola_models::chat::{ChatTemplate, Message};
 use nola_models::generate::GenerationConfig;
 use nola_models::hub::{TOKENIZER_FILES, Wanted};
 use nola_models::tokenizer::{Specials, Tokenizer};
-use nola_models::{CausalLm, Checkpoint, StoredDtype, checkpoint};
+use nola_models::{CausalLm, Checkpoint, StoredDtype, WeightDtype, checkpoint};
 
 use super::{Base, attach};
-use crate::Error;
 use crate::evaluate::host_rows;
 use crate::recipe::{Init, ModelRecipe};
 use crate::text::{self, ChatRender, Encode};
+use crate::{Error, device};
 
 /// How a model's makers let it generate.
 const GENERATION: &str = "generation_config.json";
@@ -46,15 +46,16 @@ impl Base for TextBase {
     type Model = CausalLm;
 
     fn open(recipe: &ModelRecipe, seed: u64, device: &Device) -> Result<Self, Error> {
+        device::check_dtype(device, recipe.dtype)?;
         let (model, identity, folder) = match recipe.init {
             Init::Pretrained => {
                 let folder = recipe.folder(Wanted::ModelAndTokenizer)?;
                 let checkpoint = Checkpoint::open(&folder)?;
-                (CausalLm::load(&checkpoint, device)?, checkpoint.identity(), folder)
+                (CausalLm::load_as(&checkpoint, recipe.dtype, device)?, checkpoint.identity(), folder)
             }
             Init::Random => {
                 let folder = recipe.folder(Wanted::Tokenizer)?;
-                let (model, identity) = random(&folder, seed, device)?;
+                let (model, identity) = random(&folder, seed, recipe.dtype, device)?;
                 (model, identity, folder)
             }
         };
@@ -125,14 +126,19 @@ impl TextBase {
     }
 }
 
-fn random(folder: &Path, seed: u64, device: &Device) -> Result<(CausalLm, BaseIdentity), Error> {
+fn random(
+    folder: &Path,
+    seed: u64,
+    dtype: WeightDtype,
+    device: &Device,
+) -> Result<(CausalLm, BaseIdentity), Error> {
     let config = checkpoint::read_config(folder)?;
     let identity = BaseIdentity {
         name: format!("random weights, seed {seed}"),
         config_sha256: folder::sha256_hex(config.to_string().as_bytes()),
         weights_sha256: folder::sha256_hex(format!("seed {seed}").as_bytes()),
     };
-    Ok((CausalLm::init(folder, seed, device)?, identity))
+    Ok((CausalLm::init_as(folder, seed, dtype, device)?, identity))
 }
 
 /// A token that the embedding has no row for would only panic in the forward pass.

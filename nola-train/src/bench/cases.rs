@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clap::ValueEnum;
 use nola_core::adapter::Sharing;
 use nola_core::basis::{Generator, Law, Stream};
-use nola_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Vit, VitConfig};
+use nola_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Vit, VitConfig, WeightDtype};
 use rayon::prelude::*;
 
 use crate::learner::{ImageBatch, TextBatch};
@@ -217,18 +217,18 @@ pub(super) fn numbers(sizes: &Sizes) -> usize {
 }
 
 /// A ViT with random weights.
-pub(super) fn vit(config: &VitConfig, device: &Device) -> Vit {
-    with_random_weights(Vit::uninitialized(config, device))
+pub(super) fn vit(config: &VitConfig, dtype: WeightDtype, device: &Device) -> Vit {
+    with_random_weights(Vit::uninitialized(config, device), dtype)
 }
 
 /// A GPT-2 with random weights.
-pub(super) fn gpt2(config: &Gpt2Config, device: &Device) -> CausalLm {
-    CausalLm::Gpt2(with_random_weights(Gpt2::uninitialized(config, device)))
+pub(super) fn gpt2(config: &Gpt2Config, dtype: WeightDtype, device: &Device) -> CausalLm {
+    CausalLm::Gpt2(with_random_weights(Gpt2::uninitialized(config, device), dtype))
 }
 
 /// A LLaMA with random weights.
-pub(super) fn llama(config: &LlamaConfig, device: &Device) -> CausalLm {
-    CausalLm::Llama(with_random_weights(Llama::uninitialized(config, device)))
+pub(super) fn llama(config: &LlamaConfig, dtype: WeightDtype, device: &Device) -> CausalLm {
+    CausalLm::Llama(with_random_weights(Llama::uninitialized(config, device), dtype))
 }
 
 /// The language model of a preset, with random weights.
@@ -237,8 +237,8 @@ pub(super) fn llama(config: &LlamaConfig, device: &Device) -> CausalLm {
 /// If it is a ViT.
 pub(super) fn causal(preset: Preset, device: &Device) -> CausalLm {
     match preset.sizes() {
-        Sizes::Gpt2(config) => gpt2(&config, device),
-        Sizes::Llama(config) => llama(&config, device),
+        Sizes::Gpt2(config) => gpt2(&config, WeightDtype::F32, device),
+        Sizes::Llama(config) => llama(&config, WeightDtype::F32, device),
         Sizes::Vit(_) => panic!("{} is no language model", preset.name()),
     }
 }
@@ -277,12 +277,13 @@ pub(super) fn drawn(stream: u32, count: usize, bound: f64) -> Vec<f32> {
     values
 }
 
-/// Random weights of a realistic size; norms and biases stay as burn makes them.
-fn with_random_weights<M: Module>(model: M) -> M {
-    model.map(&mut Draw { parameters: 0, name: String::new() })
+/// Random weights of a realistic size, held in `dtype`; norms and biases are what burn makes them.
+fn with_random_weights<M: Module>(model: M, dtype: WeightDtype) -> M {
+    model.map(&mut Draw { dtype, parameters: 0, name: String::new() })
 }
 
 struct Draw {
+    dtype: WeightDtype,
     parameters: u32,
     name: String,
 }
@@ -295,11 +296,12 @@ impl ModuleMapper for Draw {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         self.parameters += 1;
         if matches!(self.name.as_str(), "gamma" | "beta" | "bias") {
-            return param;
+            return param.map(|tensor| tensor.cast(self.dtype.dtype()));
         }
         let shape = param.lazy_shape();
         let values = drawn(self.parameters, shape.num_elements(), DEVIATION * 3_f64.sqrt());
-        let tensor = Tensor::from_data(TensorData::new(values, shape), &param.lazy_device());
+        let tensor =
+            Tensor::from_data(TensorData::new(values, shape), (&param.lazy_device(), self.dtype.dtype()));
         Param::initialized(param.id, tensor).set_require_grad(true)
     }
 }

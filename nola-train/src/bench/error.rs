@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
+use nola_models::WeightDtype;
+
 /// Why something could not be measured or compared.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -41,6 +43,15 @@ pub enum BenchError {
         seq: usize,
         /// Its context, in tokens.
         most: usize,
+    },
+
+    /// Weights that are trained are not held in half precision.
+    #[error(
+        "`full` trains the weights, which takes f32, not {dtype}; leave it out of --methods or --dtype away"
+    )]
+    TrainedWeights {
+        /// What was asked for.
+        dtype: WeightDtype,
     },
 
     /// So many threads cannot be started.
@@ -96,7 +107,7 @@ impl BenchError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Start { .. } | Self::CasesFailed { .. } | Self::Training { .. } => 1,
-            Self::TooLong { .. } | Self::Threads { .. } => 2,
+            Self::TooLong { .. } | Self::TrainedWeights { .. } | Self::Threads { .. } => 2,
             Self::Io { .. } | Self::Json { .. } | Self::Twice { .. } | Self::NoCase { .. } => 4,
         }
     }

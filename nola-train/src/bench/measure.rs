@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use burn::tensor::Device;
+use nola_models::WeightDtype;
 use serde::{Deserialize, Serialize};
 
 use super::cases::{self, AdapterSizes, Method, Preset, Sizes};
@@ -30,6 +31,8 @@ pub(super) struct Case {
     pub batch: usize,
     /// Tokens of a sample.
     pub seq: usize,
+    /// Number type that frozen weights are held in.
+    pub dtype: WeightDtype,
     pub adapter: AdapterSizes,
 }
 
@@ -116,6 +119,7 @@ pub(super) struct Facts {
 /// If the device cannot be used, or a loss is not finite.
 pub(super) fn case(case: Case, args: &StepsArgs, choice: DeviceChoice) -> Result<Outcome, Error> {
     let open = device::open(choice)?;
+    device::check_dtype(&open.device, case.dtype)?;
     if let Some(skipped) = too_large(&case, args, &open.device) {
         return Ok(Outcome::Skipped { skipped });
     }
@@ -126,15 +130,15 @@ pub(super) fn case(case: Case, args: &StepsArgs, choice: DeviceChoice) -> Result
     match case.preset.sizes() {
         Sizes::Vit(config) => {
             let batch = || cases::pictures(&config, case.batch, &of_batch);
-            Run { case, args, open: &open, started }.measure(cases::vit(&config, device), batch)
+            Run { case, args, open: &open, started }.measure(cases::vit(&config, case.dtype, device), batch)
         }
         Sizes::Gpt2(config) => {
             let batch = || cases::texts(config.vocab_size, case.batch, case.seq, &of_batch);
-            Run { case, args, open: &open, started }.measure(cases::gpt2(&config, device), batch)
+            Run { case, args, open: &open, started }.measure(cases::gpt2(&config, case.dtype, device), batch)
         }
         Sizes::Llama(config) => {
             let batch = || cases::texts(config.vocab_size, case.batch, case.seq, &of_batch);
-            Run { case, args, open: &open, started }.measure(cases::llama(&config, device), batch)
+            Run { case, args, open: &open, started }.measure(cases::llama(&config, case.dtype, device), batch)
         }
     }
 }
@@ -266,8 +270,8 @@ impl Run<'_> {
             seq: case.seq,
             accumulate: self.args.accumulate,
             gradient_checkpointing: self.args.gradient_checkpointing,
-            dtype: "fp32".to_owned(),
-            param_dtype: "fp32".to_owned(),
+            dtype: torch_name(case.dtype).to_owned(),
+            param_dtype: torch_name(case.dtype).to_owned(),
             device: device.to_owned(),
             device_name,
             threads: rayon::current_num_threads(),
@@ -286,6 +290,15 @@ impl Run<'_> {
             loss_first: losses[0],
             loss_last: losses[losses.len() - 1],
         }
+    }
+}
+
+/// What the PyTorch script calls a number type.
+fn torch_name(dtype: WeightDtype) -> &'static str {
+    match dtype {
+        WeightDtype::F32 => "fp32",
+        WeightDtype::Bf16 => "bf16",
+        WeightDtype::F16 => "fp16",
     }
 }
 

@@ -7,8 +7,6 @@ use super::measure::Case;
 use super::steps::StepsArgs;
 use crate::memory;
 
-/// Bytes of a number.
-const NUMBER: f64 = size_of::<f32>() as f64;
 /// Bytes of a GiB.
 const GIB: f64 = 1_073_741_824.0;
 
@@ -27,6 +25,7 @@ pub(super) fn too_large(case: &Case, args: &StepsArgs, device: &Device) -> Optio
 /// Bytes of weights, optimizer state and activations; about.
 fn needed_bytes(case: &Case, accumulate: usize, recomputes: bool) -> f64 {
     let shape = Shape::of(&case.preset.sizes());
+    let (number, held) = (size_of::<f32>() as f64, case.dtype.bytes() as f64);
     let copies = if case.method == Method::Full { 4.0 } else { 1.0 };
     let tokens = (case.batch * case.seq) as f64;
     // Kept in a block: eight tensors as wide as the stream, and two as wide as the MLP.
@@ -39,7 +38,7 @@ fn needed_bytes(case: &Case, accumulate: usize, recomputes: bool) -> f64 {
         shape.n_layers * of_block
     };
     let batches = accumulate as f64 * tokens * shape.input;
-    NUMBER * (copies * shape.numbers + blocks + batches)
+    held * (copies * shape.numbers + blocks) + number * batches
 }
 
 /// Sizes that memory depends on.
@@ -69,25 +68,35 @@ impl Shape {
 
 #[cfg(test)]
 mod tests {
+    use nola_models::WeightDtype;
+
     use super::super::cases::{AdapterSizes, Preset};
     use super::*;
 
-    fn gib(preset: Preset, method: Method) -> f64 {
+    fn gib(preset: Preset, method: Method, dtype: WeightDtype) -> f64 {
         let defaults = preset.defaults();
         let adapter = AdapterSizes { lora_rank: 8, rank: 8, k: 512, l: 512 };
-        let case = Case { preset, method, batch: defaults.batch, seq: defaults.seq, adapter };
+        let case = Case { preset, method, batch: defaults.batch, seq: defaults.seq, dtype, adapter };
         needed_bytes(&case, 1, false) / GIB
     }
 
     #[test]
     fn a_seven_billion_model_needs_its_weights_and_more() {
-        assert!((25.0..30.0).contains(&gib(Preset::Llama7b, Method::Frozen)));
-        assert!(gib(Preset::Llama7b, Method::Lora) > 30.0);
-        assert!(gib(Preset::Llama7b, Method::Full) > 100.0);
+        let gib = |method| gib(Preset::Llama7b, method, WeightDtype::F32);
+        assert!((25.0..30.0).contains(&gib(Method::Frozen)));
+        assert!(gib(Method::Lora) > 30.0);
+        assert!(gib(Method::Full) > 100.0);
+    }
+
+    #[test]
+    fn half_precision_needs_half_of_it() {
+        let gib = |dtype| gib(Preset::Llama7b, Method::Lora, dtype);
+        assert!((gib(WeightDtype::Bf16) / gib(WeightDtype::F32) - 0.5).abs() < 0.01);
     }
 
     #[test]
     fn a_small_one_fits_a_laptop() {
-        assert!((1.0..4.0).contains(&gib(Preset::Gpt2, Method::Nola)), "{}", gib(Preset::Gpt2, Method::Nola));
+        let gib = gib(Preset::Gpt2, Method::Nola, WeightDtype::F32);
+        assert!((1.0..4.0).contains(&gib), "{gib}");
     }
 }

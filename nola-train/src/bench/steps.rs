@@ -4,6 +4,7 @@ use std::process::Command;
 
 use clap::Args;
 use clap::builder::TypedValueParser;
+use nola_models::WeightDtype;
 
 use super::cases::{AdapterSizes, Method, Preset};
 use super::measure::{self, Case, Facts, Measured, Outcome};
@@ -64,6 +65,9 @@ pub struct StepsArgs {
     /// Make the inside of every block again in the backward pass instead of keeping it.
     #[arg(long)]
     pub(super) gradient_checkpointing: bool,
+    /// Number type that frozen weights are held in: f32, bf16 or f16.
+    #[arg(long, value_name = "TYPE", default_value_t = WeightDtype::F32)]
+    dtype: WeightDtype,
     /// Put the single samples, in seconds, into the JSON too.
     #[arg(long)]
     samples: bool,
@@ -126,6 +130,9 @@ pub fn run(args: &StepsArgs, say: &mut Say<StepsLine>) -> Result<(), Error> {
 impl StepsArgs {
     /// What would only panic in the forward pass.
     fn check(&self) -> Result<(), BenchError> {
+        if self.dtype != WeightDtype::F32 && self.methods.contains(&Method::Full) {
+            return Err(BenchError::TrainedWeights { dtype: self.dtype });
+        }
         for &preset in &self.models {
             let (seq, most) = (self.case_of(preset, Method::Frozen).seq, preset.max_tokens());
             if seq > most {
@@ -145,7 +152,8 @@ impl StepsArgs {
             l: self.l.unwrap_or(k),
         };
         let seq = if preset.is_vit() { defaults.seq } else { self.seq.unwrap_or(defaults.seq) };
-        Case { preset, method, batch: self.batch.unwrap_or(defaults.batch), seq, adapter }
+        let batch = self.batch.unwrap_or(defaults.batch);
+        Case { preset, method, batch, seq, dtype: self.dtype, adapter }
     }
 }
 

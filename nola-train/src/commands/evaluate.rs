@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::decoding::DecodingArgs;
-use super::{Global, ModelArgs};
+use super::{Global, HeldArgs, ModelArgs};
 use crate::Error;
 use crate::recipe::{DataFormat, DataRecipe, PictureFormat, Subject};
 use crate::text::TextSettings;
@@ -17,6 +17,8 @@ use crate::text::TextSettings;
 pub struct EvaluateArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    held: HeldArgs,
     /// Labelled pictures or a file of text; absent: the validation data of the run.
     #[arg(long, value_name = "PATH", required_unless_present_any = ["run", "choices"])]
     data: Option<PathBuf>,
@@ -51,7 +53,7 @@ pub struct EvaluateArgs {
 /// # Errors
 /// If model or data cannot be used, or do not go together.
 pub fn run(args: &EvaluateArgs, global: &Global) -> Result<(), Error> {
-    let named = args.model.named()?;
+    let named = args.model.named()?.held_in(args.held.dtype);
     if args.decoding.is_typed() && !args.metrics {
         return Err(Error::NothingWritten);
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use nola_core::folder::{Description, peft};
+use nola_models::WeightDtype;
 use serde_json::json;
 
 use super::{Global, ModelArgs, print_json, print_line};
@@ -32,9 +33,9 @@ enum Names {
     Transformers4,
 }
 
-/// Exporting runs on the CPU, whatever `--device` says: its bits are the same on every machine.
+/// Exporting runs on the CPU and in f32, whatever `--device` and the run say: its bits are the same on every machine.
 pub fn run(args: &ExportArgs, global: &Global) -> Result<(), Error> {
-    let named = args.model.named()?;
+    let named = args.model.named()?.held_in(Some(WeightDtype::F32));
     let Exported { sites, difference } = match named.subject()? {
         Subject::Pictures => export::<PictureBase>(&named, args)?,
         Subject::Text => export::<TextBase>(&named, args)?,

@@ -13,7 +13,7 @@ use nola_models::tokenizer::DecodeSpecials;
 use serde::Serialize;
 
 use super::decoding::DecodingArgs;
-use super::{Global, print_json, print_line};
+use super::{Global, HeldArgs, print_json, print_line};
 use crate::base::{Base, TextBase};
 use crate::chosen::Named;
 use crate::evaluate::{Decoding, Written, write_all};
@@ -52,6 +52,8 @@ pub struct GenerateArgs {
     #[arg(long)]
     merge: bool,
     #[command(flatten)]
+    held: HeldArgs,
+    #[command(flatten)]
     decoding: DecodingArgs,
 }
 
@@ -81,7 +83,7 @@ struct Voice {
 }
 
 pub fn run(args: &GenerateArgs, global: &Global) -> Result<(), Error> {
-    let named = args.named()?;
+    let named = args.named()?.held_in(args.held.dtype);
     if named.subject()? == Subject::Pictures {
         return Err(Error::WrongSubject { command: "generate", found: Subject::Pictures });
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use nola_models::StoredDtype;
+use nola_models::{StoredDtype, WeightDtype};
 
 use super::{Global, ModelArgs, print_json, print_line};
 use crate::base::{Base, PictureBase, TextBase};
@@ -29,9 +29,9 @@ enum Dtype {
     Bf16,
 }
 
-/// Merging runs on the CPU, whatever `--device` says: its bits are the same on every machine.
+/// Merging runs on the CPU and in f32, whatever `--device` and the run say: its bits are the same on every machine.
 pub fn run(args: &MergeArgs, global: &Global) -> Result<(), Error> {
-    let named = args.model.named()?;
+    let named = args.model.named()?.held_in(Some(WeightDtype::F32));
     let sites = match named.subject()? {
         Subject::Pictures => merge::<PictureBase>(named, args)?,
         Subject::Text => merge::<TextBase>(named, args)?,

@@ -8,7 +8,7 @@ use clap::Args;
 use nola_models::image::decode;
 use serde::Serialize;
 
-use super::{Global, ModelArgs, print_json, print_line};
+use super::{Global, HeldArgs, ModelArgs, print_json, print_line};
 use crate::base::PictureBase;
 use crate::chosen::Opened;
 use crate::data::DataError;
@@ -20,6 +20,8 @@ use crate::{Error, device};
 pub struct PredictArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    held: HeldArgs,
     /// Picture files.
     #[arg(required = true)]
     pictures: Vec<PathBuf>,
@@ -48,7 +50,7 @@ struct Class {
 }
 
 pub fn run(args: &PredictArgs, global: &Global) -> Result<(), Error> {
-    let named = args.model.named()?;
+    let named = args.model.named()?.held_in(args.held.dtype);
     if named.subject()? == Subject::Text {
         return Err(Error::WrongSubject { command: "predict", found: Subject::Text });
     }

@@ -2,7 +2,7 @@
 
 use burn::module::{ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use super::Learner;
 
@@ -75,6 +75,7 @@ impl ModuleVisitor for Zero {
 
 /// `sum`, with a graph that hands `gradient` to `x`.
 fn plus_zero<const D: usize>(sum: Tensor<1>, x: Tensor<D>, gradient: Tensor<D>) -> Tensor<1> {
-    let carrier = (x * gradient.autodiff()).sum();
+    // Summed in f32: in half precision the sum could overflow, and infinity minus infinity is no zero.
+    let carrier = (x.cast(DType::F32) * gradient.autodiff().cast(DType::F32)).sum();
     sum + carrier.clone() - carrier.detach()
 }

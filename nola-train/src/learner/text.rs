@@ -1,7 +1,7 @@
 //! What the loop asks of a language model: the loss of each next token, without the logits of a whole batch at once.
 
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use nola_models::{CausalLm, Sight, Stage};
 
 use super::{Learner, cross_entropy};
@@ -116,7 +116,7 @@ pub fn scored(model: &CausalLm, hidden: Tensor<2>, next: &Tensor<1, Int>) -> (f6
 /// # Shapes
 /// - `hidden`: `[targets, d_model]`
 /// - `next`: `[targets]`
-/// - output: `[1]`
+/// - output: `[1]`, f32
 fn chunked_loss(
     head: impl Fn(Tensor<2>) -> Tensor<2>,
     hidden: Tensor<2>,
@@ -125,7 +125,7 @@ fn chunked_loss(
     chunk: usize,
 ) -> Tensor<1> {
     let targets = next.dims()[0];
-    let mut total = Tensor::<1>::zeros([1], &hidden.device());
+    let mut total = Tensor::<1>::zeros([1], (&hidden.device(), DType::F32));
     let mut gradients = Vec::new();
     for (start, length) in chunks(targets, chunk) {
         let part = hidden.clone().narrow(0, start, length).detach();
@@ -143,7 +143,8 @@ fn chunked_loss(
         return total;
     }
     let gradient = Tensor::cat(gradients, 0).autodiff();
-    let carrier = (hidden * gradient).sum();
+    // Summed in f32: in half precision the sum could overflow, and infinity minus infinity is no zero.
+    let carrier = (hidden.cast(DType::F32) * gradient.cast(DType::F32)).sum();
     total + carrier.clone() - carrier.detach()
 }
 

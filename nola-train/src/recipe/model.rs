@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use nola_models::WeightDtype;
 use nola_models::hub::{self, Wanted};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,9 @@ pub struct ModelRecipe {
     pub init: Init,
     /// Side of the model's input in pixels; absent: the model's own. Position embeddings are interpolated.
     pub image_size: Option<usize>,
+    /// The number type that the frozen weights are held in, and so the activations; adapters, a head that is trained beside
+    /// them, optimizer and loss are f32 whatever it is.
+    pub dtype: WeightDtype,
 }
 
 /// Where the base weights come from.
@@ -34,7 +38,7 @@ pub enum Init {
 
 impl Default for ModelRecipe {
     fn default() -> Self {
-        Self { path: PathBuf::new(), init: Init::Pretrained, image_size: None }
+        Self { path: PathBuf::new(), init: Init::Pretrained, image_size: None, dtype: WeightDtype::F32 }
     }
 }
 
