@@ -26,13 +26,16 @@ fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_into_vec().expect("f32")
 }
 
-/// Asserts that numbers differ by at most 2e-6 of the largest one: sums of terms of that size cancel in places.
+/// Asserts that numbers differ by at most 1e-5 of the largest one.
+///
+/// Scores go up to 7 here, where an `f32` is off by 2e-7 after each of a few roundings: the weight that is their exponential
+/// is off by some 1e-6 of itself, and its gradients, differences of such, by some times that.
 fn assert_close(found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(1.0_f32, |largest, x| largest.max(x.abs()));
     for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
         // NaN is close to nothing.
-        let is_close = (found - expected).abs() <= 2e-6 * largest;
+        let is_close = (found - expected).abs() <= 1e-5 * largest;
         assert!(is_close, "{index}: {found} is not {expected}, of at most {largest}");
     }
 }
