@@ -25,11 +25,13 @@ pub fn peak_bytes() -> Option<u64> {
 /// of the time of a step.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn keep_freed() {
-    /// Pieces up to this size, in bytes, are kept.
+    /// Pieces up to this size, in bytes, are taken from what is kept.
     const KEPT: libc::c_int = 1 << 30;
-    for option in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
+    /// What `mallopt` takes for "never give back".
+    const NEVER: libc::c_int = -1;
+    for (option, value) in [(libc::M_MMAP_THRESHOLD, KEPT), (libc::M_TRIM_THRESHOLD, NEVER)] {
         // SAFETY: `mallopt` only sets how the allocator works from now on; a value it refuses changes nothing.
-        unsafe { libc::mallopt(option, KEPT) };
+        unsafe { libc::mallopt(option, value) };
     }
 }
 
