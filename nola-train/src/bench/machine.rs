@@ -1,4 +1,4 @@
-//! What a process knows of itself and of the machine: memory, CPU time, load, instructions.
+//! What a process knows of itself and of the machine: memory, CPU time, load.
 
 use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
@@ -59,24 +59,6 @@ pub(super) fn cpu_name() -> String {
     let cpus = RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing());
     let brand = |system: System| system.cpus().first().map(|cpu| cpu.brand().trim().to_owned());
     System::new_with_specifics(cpus).ok().and_then(brand).unwrap_or_default()
-}
-
-/// The widest vector instructions of the CPU that programs of this kind use.
-#[cfg(target_arch = "x86_64")]
-pub(super) fn instructions() -> &'static str {
-    if is_x86_feature_detected!("avx512f") {
-        "avx512"
-    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        "avx2"
-    } else {
-        "sse2"
-    }
-}
-
-/// The widest vector instructions of the CPU that programs of this kind use.
-#[cfg(not(target_arch = "x86_64"))]
-pub(super) fn instructions() -> &'static str {
-    if cfg!(target_arch = "aarch64") { "neon" } else { "unknown" }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use burn::tensor::Device;
+use nola_core::basis::instruction_set;
 use nola_models::WeightDtype;
 use serde::{Deserialize, Serialize};
 
@@ -275,7 +276,7 @@ impl Run<'_> {
             device: device.to_owned(),
             device_name,
             threads: rayon::current_num_threads(),
-            instructions: machine::instructions().to_owned(),
+            instructions: instruction_set().to_owned(),
             burn: machine::BURN.to_owned(),
             trainable,
             rank: if nola { Some(case.adapter.rank) } else { of_lora },
