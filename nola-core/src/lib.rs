@@ -14,6 +14,7 @@ pub mod folder;
 mod mixtures;
 mod params;
 pub mod philox;
+mod product;
 pub mod targets;
 
 pub use adapted::{Adapted, SiteFactors, TrainedNumbers, TrainedState};
@@ -21,4 +22,5 @@ pub use adapter::{AdapterConfig, adapted};
 pub use error::Error;
 pub use folder::BaseIdentity;
 pub use params::{FoundParam, float_params, read_params, write_params};
+pub use product::{flow_dtype, flowing, product};
 pub use targets::{Site, Targets};

@@ -11,7 +11,7 @@ use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig};
 use burn::tensor::activation::{relu, tanh};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use nola_core::adapted;
+use nola_core::{adapted, flowing};
 use serde_json::Value;
 
 use crate::attention::{BlockCache, KeyValueCache, Sight, attend, split_heads};
@@ -278,7 +278,7 @@ impl Gpt2 {
         let values: Vec<i32> = positions.iter().map(|&position| position as i32).collect();
         let shape = [rows, values.len() / rows];
         let positions = Tensor::from_data(TensorData::new(values, shape), &ids.device());
-        self.tokens.forward(ids) + self.positions.forward(positions)
+        flowing(self.tokens.forward(ids) + self.positions.forward(positions))
     }
 }
 

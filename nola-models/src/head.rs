@@ -1,9 +1,8 @@
 //! From states to the scores of the next token.
 
 use burn::nn::{Embedding, Linear};
-use burn::tensor::module::linear;
 use burn::tensor::{DType, Tensor};
-use nola_core::adapted;
+use nola_core::{adapted, product};
 
 /// Up to this many rows the tied product is turned round.
 const FEW_ROWS: usize = 32;
@@ -29,8 +28,9 @@ fn tied<const D: usize>(hidden: Tensor<D>, table: Tensor<2>) -> Tensor<D> {
     let mut shape = hidden.dims();
     let d_model = shape[D - 1];
     let rows = shape.iter().product::<usize>() / d_model;
-    if rows > FEW_ROWS {
-        return linear(hidden, table.transpose(), None);
+    if rows > FEW_ROWS || table.dtype() != hidden.dtype() {
+        shape[D - 1] = table.dims()[0];
+        return product(hidden.reshape([rows, d_model]), table.transpose(), None).reshape(shape);
     }
     // The CPU reads a transposed table up to 20 times slower than one that lies as it is stored, which decides how fast
     // single tokens come; of many rows the copy that this costs would be large.

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
-use nola_core::adapted;
+use nola_core::{adapted, flow_dtype, flowing};
 use serde_json::Value;
 
 use crate::attention::{BlockCache, KeyValueCache, Sight, attend, split_heads};
@@ -264,13 +264,14 @@ impl Llama {
     /// - `ids`: `[batch, tokens]`
     /// - output: `[batch, tokens, d_model]`
     pub fn embeddings(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        self.tokens.forward(ids)
+        flowing(self.tokens.forward(ids))
     }
 
     /// What the blocks need beside their input.
     fn pass<'a>(&self, sight: &'a Sight) -> Pass<'a> {
         let table = self.tokens.weight.val();
-        let turns = self.config.rotary.turns(self.config.d_head, sight, &table.device(), table.dtype());
+        let (device, held) = (table.device(), table.dtype());
+        let turns = self.config.rotary.turns(self.config.d_head, sight, &device, flow_dtype(&device, held));
         Pass { sight, turns }
     }
 }

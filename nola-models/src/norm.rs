@@ -28,7 +28,9 @@ impl LayerNorm {
     /// - `x` and output: `[.., width]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let (gamma, beta) = (self.gamma.val(), self.beta.val());
-        if gamma.is_require_grad() || beta.is_require_grad() {
+        let is_trained = gamma.is_require_grad() || beta.is_require_grad();
+        let (gamma, beta) = (gamma.cast(x.dtype()), beta.cast(x.dtype()));
+        if is_trained {
             return module::layer_norm(x, gamma, Some(beta), self.epsilon);
         }
         fused::layer_norm(x, gamma, beta, self.epsilon)
@@ -52,11 +54,12 @@ impl RmsNorm {
     /// # Shapes
     /// - `x` and output: `[.., width]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let gamma = self.gamma.val();
-        if !gamma.is_require_grad() {
+        let (gamma, dtype) = (self.gamma.val(), x.dtype());
+        let is_trained = gamma.is_require_grad();
+        let gamma = gamma.cast(dtype);
+        if !is_trained {
             return fused::rms_norm(x, gamma, self.epsilon);
         }
-        let dtype = x.dtype();
         let square = x.clone().cast(DType::F32).powi_scalar(2).mean_dim(D - 1);
         x * (square + self.epsilon).sqrt().recip().cast(dtype) * gamma.unsqueeze()
     }

@@ -10,9 +10,8 @@ mod positions;
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Initializer, Linear, LinearConfig};
-use burn::tensor::module::linear;
 use burn::tensor::{DType, Device, Tensor, TensorData, assert_shape};
-use nola_core::adapted;
+use nola_core::{adapted, flow_dtype, flowing, product};
 
 use crate::checkpoint::KeyMap;
 use crate::fresh::{Law, Plan, fresh, held_as};
@@ -314,15 +313,17 @@ impl Vit {
         let [batch, ..] = pixels.dims();
         let (grid, area) = (self.config.grid(), channels * patch_size * patch_size);
         let weight = self.patches.weight.val().reshape([d_model, area]).transpose();
+        let dtype = flow_dtype(&weight.device(), weight.dtype());
         let patches = pixels
-            .cast(weight.dtype())
+            .cast(dtype)
             .reshape([batch, channels, grid, patch_size, grid, patch_size])
             .permute([0, 2, 4, 1, 3, 5])
-            .reshape([batch, grid * grid, area]);
+            .reshape([batch * grid * grid, area]);
         // Stride equals kernel size, so the convolution is one matrix product, which every backend does well.
-        let tokens = linear(patches, weight, self.patches.bias.as_ref().map(|bias| bias.val()));
-        let class_token = self.class_token.val().expand([batch, 1, d_model]);
-        Tensor::cat(vec![class_token, tokens], 1) + self.positions.val()
+        let tokens = product(patches, weight, self.patches.bias.as_ref().map(|bias| bias.val()));
+        let tokens = tokens.reshape([batch, grid * grid, d_model]);
+        let class_token = flowing(self.class_token.val()).expand([batch, 1, d_model]);
+        Tensor::cat(vec![class_token, tokens], 1) + flowing(self.positions.val())
     }
 }
 

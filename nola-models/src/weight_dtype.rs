@@ -6,9 +6,10 @@ use std::str::FromStr;
 use burn::tensor::{DType, Device};
 use serde::{Deserialize, Serialize};
 
-/// The number type that the weights of a model are held in, and with them what flows between its layers.
+/// The number type that the weights of a model are held in, and on GPUs what flows between its layers too.
 ///
-/// Norms, softmax and losses compute in f32 whatever it is, logits come as f32, and so stays the head of a ViT.
+/// On the CPU activations flow in f32. Norms, softmax and losses compute in f32 whatever it is, logits come as f32, and
+/// so stays the head of a ViT.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightDtype {

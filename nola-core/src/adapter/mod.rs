@@ -31,6 +31,7 @@ pub use lora::{LoraConfig, LoraVariant};
 pub use nola::{NolaConfig, Preset, Sharing};
 
 use crate::basis::Basis;
+use crate::product::product;
 use crate::targets::Site;
 use crate::{Error, basis};
 
@@ -213,13 +214,13 @@ pub fn adapted<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
     let rows = x.reshape([-1, d_in as i64]);
     let bias = layer.bias.as_ref().map(|bias| bias.val());
     let Some(adapter) = layer.weight.reparameterization::<LowRank>() else {
-        let y = linear(rows, layer.weight.val(), bias);
+        let y = product(rows, layer.weight.val(), bias);
         shape[D - 1] = y.dims()[1];
         return y.reshape(shape);
     };
     let (a, b) = (adapter.a.val().cast(rows.dtype()), adapter.b.val().cast(rows.dtype()));
     let update = linear(linear(rows.clone(), a, None).mul_scalar(adapter.scale), b, None);
-    let y = linear(rows, layer.weight.base(), bias) + update;
+    let y = product(rows, layer.weight.base(), bias) + update;
     shape[D - 1] = y.dims()[1];
     y.reshape(shape)
 }

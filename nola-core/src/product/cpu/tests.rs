@@ -1,0 +1,127 @@
+use burn::backend::flex::FlexTensor;
+use burn::tensor::{DType, Shape, TensorData};
+use half::{bf16, f16};
+use proptest::prelude::*;
+
+use super::operands::{Operands, Sums, Weight};
+use super::widened;
+
+/// Numbers that bf16 holds exactly, so that rounding them changes nothing.
+fn numbers(count: usize, seed: u32) -> Vec<f32> {
+    let number = |n: u32| {
+        let mixed = (n ^ seed).wrapping_mul(0x9e37_79b9) >> 24;
+        (f32::from(mixed as u8) - 128.0) / 64.0
+    };
+    (0..count as u32).map(number).collect()
+}
+
+fn tensor(values: Vec<f32>, shape: impl Into<Shape>, dtype: DType) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape).convert_dtype(dtype))
+}
+
+/// One product: sizes, the number type of the weight, and how it lies.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    rows: usize,
+    d_in: usize,
+    d_out: usize,
+    dtype: DType,
+    is_transposed: bool,
+    has_bias: bool,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let sizes = (1..70_usize, prop_oneof![1..80_usize, 500..530_usize, 1020..1040_usize], 1..150_usize);
+    let dtype = prop_oneof![Just(DType::BF16), Just(DType::F16)];
+    (sizes, dtype, any::<bool>(), any::<bool>()).prop_map(
+        |((rows, d_in, d_out), dtype, is_transposed, has_bias)| Case {
+            rows,
+            d_in,
+            d_out,
+            dtype,
+            is_transposed,
+            has_bias,
+        },
+    )
+}
+
+impl Case {
+    fn x(&self) -> Vec<f32> {
+        numbers(self.rows * self.d_in, 1)
+    }
+
+    fn bias(&self) -> Option<Vec<f32>> {
+        self.has_bias.then(|| numbers(self.d_out, 2))
+    }
+
+    /// `[d_in, d_out]`, however it lies.
+    fn weight(&self) -> FlexTensor {
+        let values = numbers(self.d_in * self.d_out, 3);
+        if self.is_transposed {
+            return tensor(values, [self.d_out, self.d_in], self.dtype).transpose(0, 1);
+        }
+        tensor(values, [self.d_in, self.d_out], self.dtype)
+    }
+
+    fn expected(&self) -> Vec<f64> {
+        let (x, bias, weight) = (self.x(), self.bias(), numbers(self.d_in * self.d_out, 3));
+        let of = |input: usize, output: usize| match self.is_transposed {
+            true => weight[output * self.d_in + input],
+            false => weight[input * self.d_out + output],
+        };
+        let sum = |row: usize, output: usize| {
+            let products = (0..self.d_in)
+                .map(|input| f64::from(x[row * self.d_in + input]) * f64::from(of(input, output)));
+            products.sum::<f64>() + bias.as_ref().map_or(0.0, |bias| f64::from(bias[output]))
+        };
+        (0..self.rows)
+            .flat_map(|row| (0..self.d_out).map(move |output| (row, output)))
+            .map(|(r, o)| sum(r, o))
+            .collect()
+    }
+
+    fn check(&self, found: &[f32]) {
+        // Products are multiples of 2^-12 below 4, so sums of a thousand are exact in f32.
+        let expected: Vec<f32> = self.expected().into_iter().map(|sum| sum as f32).collect();
+        assert_eq!(found, expected, "{self:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_product_is_exact_where_f32_is(case in cases()) {
+        let x = tensor(case.x(), [case.rows, case.d_in], DType::F32);
+        let bias = case.bias().map(|bias| tensor(bias, [case.d_out], DType::F32));
+        let result = super::product(&x, case.weight(), bias.as_ref());
+        case.check(result.storage());
+    }
+
+    #[test]
+    fn processors_without_products_of_bf16_give_the_same(case in cases()) {
+        let (x, bias, weight) = (case.x(), case.bias(), case.weight());
+        let mut result = vec![0.0; case.rows * case.d_out];
+        let operands = Operands { x: &x, bias: bias.as_deref(), sums: Sums::new(&mut result, case.d_out) };
+        match case.dtype {
+            DType::BF16 => widened::multiply(&operands, &Weight::new(weight.storage::<bf16>(), weight.layout())),
+            _ => widened::multiply(&operands, &Weight::new(weight.storage::<f16>(), weight.layout())),
+        }
+        case.check(&result);
+    }
+}
+
+#[test]
+fn parts_cover_a_result_once() {
+    for [rows, d_out] in [[1, 1], [1, 50_257], [1000, 40], [4096, 768], [129, 33]] {
+        let mut result = vec![0.0; rows * d_out];
+        let operands = Operands { x: &[], bias: None, sums: Sums::new(&mut result, d_out) };
+        let mut covered = vec![0_u8; rows * d_out];
+        for part in operands.parts() {
+            for row in part.rows {
+                part.columns.clone().for_each(|column| covered[row * d_out + column] += 1);
+            }
+        }
+        assert!(covered.iter().all(|&times| times == 1), "{rows} x {d_out}");
+    }
+}
