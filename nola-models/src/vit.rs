@@ -253,7 +253,10 @@ impl Vit {
     /// - output: `[batch, n_classes]` or `[batch, d_model]`
     pub fn classified(&self, features: Tensor<2>) -> Tensor<2> {
         let outputs = match &self.head {
-            Some(head) => adapted(head, features.cast(head.weight.base().dtype())),
+            Some(head) => {
+                let dtype = flow_dtype(&features.device(), head.weight.base().dtype());
+                adapted(head, features.cast(dtype))
+            }
             None => features,
         };
         outputs.cast(DType::F32)

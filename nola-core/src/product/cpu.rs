@@ -1,58 +1,64 @@
-//! The product with a weight in half precision on the CPU: in parts, which rayon's threads share.
+//! The product on the CPU, in parts that rayon's threads share.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
+mod narrow;
 mod operands;
-mod widened;
+mod wide;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
-use burn::tensor::{DType, Shape};
+use burn::tensor::{DType, TensorData};
 use half::{bf16, f16};
 
 use self::operands::{Operands, Sums, Weight};
-use super::NarrowProduct;
+use super::FrozenProduct;
 
-impl NarrowProduct for Flex {
-    fn narrow_product(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+impl FrozenProduct for Flex {
+    fn frozen_product(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         product(&x.to_contiguous(), weight, None)
     }
 
-    fn narrow_product_with_bias(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
+    fn frozen_product_with_bias(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
         product(&x.to_contiguous(), weight, Some(&bias.to_contiguous()))
     }
 }
 
 /// `x·weight + bias`; `x` and `bias` are contiguous.
+///
+/// The result is allocated here: burn's own way clears its memory and then copies it, on one thread.
 fn product(x: &FlexTensor, weight: FlexTensor, bias: Option<&FlexTensor>) -> FlexTensor {
     // A transposed weight is as good as one that lies straight, but nothing else is.
     let weight = if weight.layout().strides().contains(&1) { weight } else { weight.to_contiguous() };
     let (rows, d_out) = (x.layout().shape()[0], weight.layout().shape()[1]);
-    let mut result = FlexTensor::empty(Shape::new([rows, d_out]), DType::F32);
+    let mut result = Vec::with_capacity(rows * d_out);
     let operands = Operands {
         x: x.as_slice().expect("it is contiguous"),
         bias: bias.map(|bias| bias.as_slice().expect("it is contiguous")),
-        sums: Sums::new(result.storage_mut(), d_out),
+        sums: Sums::new(&mut result.spare_capacity_mut()[..rows * d_out], d_out),
     };
     match weight.dtype() {
+        DType::F32 => wide::multiply(&operands, &Weight::new(weight.storage::<f32>(), weight.layout())),
         DType::BF16 => multiply_bf16(&operands, &Weight::new(weight.storage::<bf16>(), weight.layout())),
-        DType::F16 => widened::multiply(&operands, &Weight::new(weight.storage::<f16>(), weight.layout())),
+        DType::F16 => narrow::multiply(&operands, &Weight::new(weight.storage::<f16>(), weight.layout())),
         other => panic!("a product of f32 with a weight in {other:?}"),
     }
-    result
+    // SAFETY: each of the three begins every part of the result, and the parts cover it.
+    unsafe { result.set_len(rows * d_out) };
+    FlexTensor::from_data(TensorData::new(result, [rows, d_out]))
 }
 
 #[cfg(target_arch = "x86_64")]
 fn multiply_bf16(operands: &Operands, weight: &Weight<bf16>) {
     match avx512_bf16::Kernel::detect() {
         Some(kernel) => kernel.multiply(operands, weight),
-        None => widened::multiply(operands, weight),
+        None => narrow::multiply(operands, weight),
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 fn multiply_bf16(operands: &Operands, weight: &Weight<bf16>) {
-    widened::multiply(operands, weight);
+    narrow::multiply(operands, weight);
 }
 
 #[cfg(test)]

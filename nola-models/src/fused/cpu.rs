@@ -9,7 +9,7 @@ mod turns;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
-use burn::tensor::{DType, Shape};
+use burn::tensor::{DType, Shape, TensorData};
 
 use super::{Curve, Inputs, Kernels, Norm, Turn, plain};
 use attention::{Heads, Mask};
@@ -32,8 +32,9 @@ fn whole_numbers(tensor: FlexTensor) -> Vec<usize> {
     tensor.into_data().iter::<i64>().map(|number| number as usize).collect()
 }
 
-fn empty(shape: &Shape) -> FlexTensor {
-    FlexTensor::empty(shape.clone(), DType::F32)
+/// Zeros; burn's own way to them copies them once more, since bytes lie less aligned than numbers do.
+fn zeros(shape: &Shape) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(vec![0.0_f32; shape.num_elements()], shape.clone()))
 }
 
 impl Kernels for Flex {
@@ -42,7 +43,7 @@ impl Kernels for Flex {
             return plain::curve::<Self>(x, curve);
         }
         let x = contiguous(x);
-        let mut result = empty(x.layout().shape());
+        let mut result = zeros(x.layout().shape());
         curves::forward(numbers(&x), result.storage_mut(), curve);
         result
     }
@@ -52,7 +53,7 @@ impl Kernels for Flex {
             return plain::curve_backward::<Self>(x, gradient, curve);
         }
         let (x, gradient) = (contiguous(x), contiguous(gradient));
-        let mut result = empty(x.layout().shape());
+        let mut result = zeros(x.layout().shape());
         curves::backward(numbers(&x), numbers(&gradient), result.storage_mut(), curve);
         result
     }
@@ -62,7 +63,7 @@ impl Kernels for Flex {
             return plain::gated::<Self>(gate, up);
         }
         let (gate, up) = (contiguous(gate), contiguous(up));
-        let mut result = empty(gate.layout().shape());
+        let mut result = zeros(gate.layout().shape());
         curves::gated(numbers(&gate), numbers(&up), result.storage_mut());
         result
     }
@@ -72,7 +73,7 @@ impl Kernels for Flex {
             return plain::gated_backward::<Self>(gate, up, gradient);
         }
         let (gate, up, gradient) = (contiguous(gate), contiguous(up), contiguous(gradient));
-        let [mut of_gate, mut of_up] = [(); 2].map(|()| empty(gate.layout().shape()));
+        let [mut of_gate, mut of_up] = [(); 2].map(|()| zeros(gate.layout().shape()));
         let inputs = [&gate, &up, &gradient].map(numbers);
         curves::gated_backward(inputs, [of_gate.storage_mut(), of_up.storage_mut()]);
         [of_gate, of_up]
@@ -99,7 +100,7 @@ impl Kernels for Flex {
             return plain::norm::<Self>(x, gamma, beta, norm, epsilon);
         }
         let (x, gamma, beta) = (contiguous(x), contiguous(gamma), beta.map(contiguous));
-        let mut result = empty(x.layout().shape());
+        let mut result = zeros(x.layout().shape());
         let beta = beta.as_ref().map(numbers);
         rows::forward(numbers(&x), numbers(&gamma), beta, result.storage_mut(), norm, epsilon as f32);
         result
@@ -116,7 +117,7 @@ impl Kernels for Flex {
             return plain::norm_backward::<Self>(x, gamma, gradient, norm, epsilon);
         }
         let (x, gamma, gradient) = (contiguous(x), contiguous(gamma), contiguous(gradient));
-        let mut result = empty(x.layout().shape());
+        let mut result = zeros(x.layout().shape());
         let inputs = [numbers(&x), numbers(&gradient)];
         rows::backward(inputs, numbers(&gamma), result.storage_mut(), norm, epsilon as f32);
         result
@@ -127,7 +128,7 @@ impl Kernels for Flex {
             return plain::cross_entropy::<Self>(logits, labels, smoothing);
         }
         let (logits, labels) = (contiguous(logits), whole_numbers(labels));
-        let mut result = empty(&Shape::new([labels.len()]));
+        let mut result = zeros(&Shape::new([labels.len()]));
         rows::cross_entropy(numbers(&logits), &labels, result.storage_mut(), smoothing as f32);
         result
     }
@@ -143,7 +144,7 @@ impl Kernels for Flex {
         }
         let (logits, labels) = (contiguous(logits), whole_numbers(labels));
         let gradient = contiguous(gradient);
-        let mut result = empty(logits.layout().shape());
+        let mut result = zeros(logits.layout().shape());
         let of_rows = labels.iter().copied().zip(numbers(&gradient).iter().copied()).collect::<Vec<_>>();
         rows::cross_entropy_backward(numbers(&logits), &of_rows, result.storage_mut(), smoothing as f32);
         result
@@ -212,7 +213,7 @@ struct Mixed {
 
 impl Mixed {
     fn new(shape: &Shape) -> Self {
-        Self { tensor: empty(&Shape::new([shape[0], shape[2], shape[1], shape[3]])) }
+        Self { tensor: zeros(&Shape::new([shape[0], shape[2], shape[1], shape[3]])) }
     }
 
     fn values(&mut self) -> &mut [f32] {

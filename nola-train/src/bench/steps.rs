@@ -229,6 +229,8 @@ fn in_process(case: &str, threads: Option<usize>) -> Result<Result<Outcome, Stri
     let start = |source| BenchError::Start { source };
     let mut command = Command::new(std::env::current_exe().map_err(start)?);
     command.args(std::env::args_os().skip(1)).args(["--case", case]);
+    // Else a panic's message would not stand last.
+    command.env("RUST_BACKTRACE", "0");
     if let Some(threads) = threads {
         command.env("RAYON_NUM_THREADS", threads.to_string());
     }

@@ -45,7 +45,7 @@ impl Kernel {
     pub(super) fn multiply(self, operands: &Operands, weight: &Weight<bf16>) {
         let blocks = self.rounded(operands);
         operands.parts().into_par_iter().for_each_init(Vec::new, |panels, part| {
-            operands.add_bias(&part);
+            operands.begin(&part);
             for (block, first) in blocks.iter().zip((0..weight.d_in).step_by(DEPTH)) {
                 let inputs = first..weight.d_in.min(first + DEPTH);
                 panels.resize(part.columns.len().div_ceil(PANEL) * PAIRS, PanelPairs([0; PANEL]));

@@ -1,7 +1,9 @@
 //! What a product reads and writes, and the parts of it that threads share.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::slice;
 
 use burn::backend::flex::Layout;
 
@@ -34,7 +36,7 @@ impl Operands<'_> {
         self.x.len() / self.sums.sizes()[0].max(1)
     }
 
-    /// The result in parts of whole panels. Rows are divided only where columns do not give every thread its share.
+    /// The result in parts of whole panels, which cover it. Rows are divided only where columns do not give every thread its share.
     pub(super) fn parts(&self) -> Vec<Part> {
         let ([rows, columns], threads) = (self.sums.sizes(), rayon::current_num_threads());
         let wanted = threads * PARTS_PER_THREAD;
@@ -53,33 +55,35 @@ impl Operands<'_> {
         (0..rows).step_by(height).flat_map(of_rows).collect()
     }
 
-    /// Adds the bias to a part that nobody else uses meanwhile.
-    pub(super) fn add_bias(&self, part: &Part) {
-        let Some(bias) = self.bias else { return };
-        let bias = &bias[part.columns.clone()];
+    /// Sets a part that nobody else uses meanwhile to the bias, or to zero: every part must begin so.
+    pub(super) fn begin(&self, part: &Part) {
         for row in part.rows.clone() {
             let start = self.sums.at(&Part { rows: row..row + 1, columns: part.columns.clone() });
+            let count = part.columns.len();
             // SAFETY: the caller promised that the part is nobody else's, and `at` that the row is within it.
-            let sums = unsafe { std::slice::from_raw_parts_mut(start, bias.len()) };
-            sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
+            let sums = unsafe { slice::from_raw_parts_mut(start.cast::<MaybeUninit<f32>>(), count) };
+            match self.bias {
+                Some(bias) => _ = sums.write_copy_of_slice(&bias[part.columns.clone()]),
+                None => sums.fill(MaybeUninit::new(0.0)),
+            }
         }
     }
 }
 
-/// A result `[rows, d_out]`, zero at first, whose parts are added to at the same time.
+/// A result `[rows, d_out]`, undefined at first, whose parts are begun and added to at the same time.
 pub(super) struct Sums<'a> {
     start: *mut f32,
     count: usize,
     d_out: usize,
-    borrowed: PhantomData<&'a mut [f32]>,
+    borrowed: PhantomData<&'a mut [MaybeUninit<f32>]>,
 }
 
 // SAFETY: it stands for a slice that it has borrowed for writing, and those who write through `at` share no part.
 unsafe impl Sync for Sums<'_> {}
 
 impl<'a> Sums<'a> {
-    pub(super) fn new(numbers: &'a mut [f32], d_out: usize) -> Self {
-        Self { start: numbers.as_mut_ptr(), count: numbers.len(), d_out, borrowed: PhantomData }
+    pub(super) fn new(numbers: &'a mut [MaybeUninit<f32>], d_out: usize) -> Self {
+        Self { start: numbers.as_mut_ptr().cast(), count: numbers.len(), d_out, borrowed: PhantomData }
     }
 
     /// Rows and columns.
@@ -117,6 +121,11 @@ impl<'a, N> Weight<'a, N> {
         assert!(strides.contains(&1), "a matrix whose rows or columns lie side by side");
         let strides = strides.map(|stride| stride.try_into().expect("a matrix that lies forwards"));
         Self { numbers: &storage[layout.start_offset()..], d_in: layout.shape()[0], strides }
+    }
+
+    /// The numbers from the first on, and the strides of inputs and outputs.
+    pub(super) fn layout(&self) -> (&'a [N], [usize; 2]) {
+        (self.numbers, self.strides)
     }
 
     /// Whether the numbers of one input lie side by side; if not, those of one output do.

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::operands::{Operands, Sums, Weight};
-use super::widened;
+use super::{narrow, wide};
 
 /// Numbers that bf16 holds exactly, so that rounding them changes nothing.
 fn numbers(count: usize, seed: u32) -> Vec<f32> {
@@ -32,7 +32,7 @@ struct Case {
 
 fn cases() -> impl Strategy<Value = Case> {
     let sizes = (1..70_usize, prop_oneof![1..80_usize, 500..530_usize, 1020..1040_usize], 1..150_usize);
-    let dtype = prop_oneof![Just(DType::BF16), Just(DType::F16)];
+    let dtype = prop_oneof![Just(DType::F32), Just(DType::BF16), Just(DType::F16)];
     (sizes, dtype, any::<bool>(), any::<bool>()).prop_map(
         |((rows, d_in, d_out), dtype, is_transposed, has_bias)| Case {
             rows,
@@ -101,12 +101,15 @@ proptest! {
     #[test]
     fn processors_without_products_of_bf16_give_the_same(case in cases()) {
         let (x, bias, weight) = (case.x(), case.bias(), case.weight());
-        let mut result = vec![0.0; case.rows * case.d_out];
-        let operands = Operands { x: &x, bias: bias.as_deref(), sums: Sums::new(&mut result, case.d_out) };
+        let mut result = Vec::with_capacity(case.rows * case.d_out);
+        let operands = Operands { x: &x, bias: bias.as_deref(), sums: Sums::new(&mut result.spare_capacity_mut()[..case.rows * case.d_out], case.d_out) };
         match case.dtype {
-            DType::BF16 => widened::multiply(&operands, &Weight::new(weight.storage::<bf16>(), weight.layout())),
-            _ => widened::multiply(&operands, &Weight::new(weight.storage::<f16>(), weight.layout())),
+            DType::F32 => wide::multiply(&operands, &Weight::new(weight.storage::<f32>(), weight.layout())),
+            DType::BF16 => narrow::multiply(&operands, &Weight::new(weight.storage::<bf16>(), weight.layout())),
+            _ => narrow::multiply(&operands, &Weight::new(weight.storage::<f16>(), weight.layout())),
         }
+        // SAFETY: the product began every part, as the next test shows.
+        unsafe { result.set_len(case.rows * case.d_out) };
         case.check(&result);
     }
 }
@@ -114,8 +117,9 @@ proptest! {
 #[test]
 fn parts_cover_a_result_once() {
     for [rows, d_out] in [[1, 1], [1, 50_257], [1000, 40], [4096, 768], [129, 33]] {
-        let mut result = vec![0.0; rows * d_out];
-        let operands = Operands { x: &[], bias: None, sums: Sums::new(&mut result, d_out) };
+        let mut result = Vec::with_capacity(rows * d_out);
+        let sums = Sums::new(&mut result.spare_capacity_mut()[..rows * d_out], d_out);
+        let operands = Operands { x: &[], bias: None, sums };
         let mut covered = vec![0_u8; rows * d_out];
         for part in operands.parts() {
             for row in part.rows {

@@ -1,11 +1,13 @@
-//! For every processor: blocks of the weight become f32 in the cache, and go into the product that burn's CPU backend uses.
+//! Weights in half precision on every processor: blocks of them become f32 in the cache, and go into the product of f32.
 
 use std::ops::Range;
 
+use gemm::Parallelism;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::operands::{Operands, Part, Weight};
+use super::wide;
 
 /// Inputs of a block.
 const DEPTH: usize = 512;
@@ -19,14 +21,14 @@ where
     operands.parts().into_par_iter().for_each_init(
         || vec![0.0; DEPTH * WIDTH],
         |block, part| {
-            operands.add_bias(&part);
+            operands.begin(&part);
             for first in part.columns.clone().step_by(WIDTH) {
                 let columns = first..part.columns.end.min(first + WIDTH);
                 let part = Part { rows: part.rows.clone(), columns };
                 for first in (0..weight.d_in).step_by(DEPTH) {
                     let inputs = first..weight.d_in.min(first + DEPTH);
                     let strides = widen(weight, &inputs, &part.columns, block);
-                    add_product(operands, &part, &inputs, block, strides);
+                    wide::add(operands, &part, &inputs, block, strides, Parallelism::None);
                 }
             }
         },
@@ -53,37 +55,4 @@ where
         weight.of_output(output, inputs).convert_to_f32_slice(column);
     }
     [1, inputs.len()]
-}
-
-/// Adds the products of some inputs to a part that nobody else uses meanwhile.
-fn add_product(operands: &Operands, part: &Part, inputs: &Range<usize>, block: &[f32], strides: [usize; 2]) {
-    let ([_, d_out], d_in) = (operands.sums.sizes(), operands.d_in());
-    let x = &operands.x[part.rows.start * d_in + inputs.start..(part.rows.end - 1) * d_in + inputs.end];
-    assert!(inputs.len() * part.columns.len() <= block.len(), "the block holds the part of the weight");
-    let [of_inputs, of_outputs] = strides.map(|stride| stride as isize);
-    // SAFETY: `x` reaches from the first to the last number that is read of it, the block has as many numbers as the
-    // part of the weight, and the part of the result is written by this task alone.
-    unsafe {
-        gemm::gemm(
-            part.rows.len(),
-            part.columns.len(),
-            inputs.len(),
-            operands.sums.at(part),
-            1,
-            d_out as isize,
-            true,
-            x.as_ptr(),
-            1,
-            d_in as isize,
-            block.as_ptr(),
-            of_outputs,
-            of_inputs,
-            1.0_f32,
-            1.0_f32,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
 }
