@@ -11,6 +11,9 @@ pub mod basis;
 mod cube;
 mod error;
 pub mod folder;
+mod low_rank;
+#[cfg(feature = "cpu")]
+pub mod matrix;
 mod mixtures;
 mod params;
 pub mod philox;

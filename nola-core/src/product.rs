@@ -22,7 +22,7 @@ pub fn flow_dtype(device: &Device, held: DType) -> DType {
 }
 
 /// Whether the kernels in `cpu` run there.
-fn is_cpu(device: &Device) -> bool {
+pub(crate) fn is_cpu(device: &Device) -> bool {
     match device.clone().inner().as_dispatch() {
         #[cfg(feature = "cpu")]
         DispatchDevice::Flex(_) => true,

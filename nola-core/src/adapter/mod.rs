@@ -23,7 +23,6 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param, Reparameterization};
 use burn::nn::Linear;
-use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +30,7 @@ pub use lora::{LoraConfig, LoraVariant};
 pub use nola::{NolaConfig, Preset, Sharing};
 
 use crate::basis::Basis;
+use crate::low_rank::updated;
 use crate::product::product;
 use crate::targets::Site;
 use crate::{Error, basis};
@@ -218,9 +218,8 @@ pub fn adapted<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
         shape[D - 1] = y.dims()[1];
         return y.reshape(shape);
     };
-    let (a, b) = (adapter.a.val().cast(rows.dtype()), adapter.b.val().cast(rows.dtype()));
-    let update = linear(linear(rows.clone(), a, None).mul_scalar(adapter.scale), b, None);
-    let y = product(rows, layer.weight.base(), bias) + update;
+    let y = product(rows.clone(), layer.weight.base(), bias);
+    let y = updated(y, rows, adapter.a.val(), adapter.b.val(), adapter.scale);
     shape[D - 1] = y.dims()[1];
     y.reshape(shape)
 }

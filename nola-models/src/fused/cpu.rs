@@ -3,7 +3,6 @@
 mod attention;
 mod curves;
 mod math;
-mod matrix;
 mod rows;
 mod turns;
 

@@ -5,8 +5,8 @@ use std::ops::Range;
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::matrix::{Before, Matrix, multiply};
 use super::rows::{softmax, sum};
+use nola_core::matrix::{Before, Matrix, multiply};
 
 /// Queries whose scores are in memory together.
 const BLOCK: usize = 64;

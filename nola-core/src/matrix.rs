@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// Numbers as a matrix.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub struct Matrix<'a> {
     values: &'a [f32],
     sizes: [usize; 2],
     strides: [usize; 2],
@@ -15,7 +15,7 @@ impl<'a> Matrix<'a> {
     ///
     /// # Panics
     /// If there are not as many numbers.
-    pub(super) fn new(values: &'a [f32], [rows, cols]: [usize; 2], stride: usize) -> Self {
+    pub fn new(values: &'a [f32], [rows, cols]: [usize; 2], stride: usize) -> Self {
         let matrix = Self { values, sizes: [rows, cols], strides: [stride, 1] };
         assert!(rows == 0 || cols == 0 || matrix.last() < values.len(), "a number for each place");
         matrix
@@ -30,14 +30,14 @@ impl<'a> Matrix<'a> {
     ///
     /// # Panics
     /// If they do not exist.
-    pub(super) fn rows(self, rows: Range<usize>) -> Self {
+    pub fn rows(self, rows: Range<usize>) -> Self {
         assert!(rows.start <= rows.end && rows.end <= self.sizes[0], "rows of the matrix");
         let values = &self.values[rows.start * self.strides[0]..];
         Self { values, sizes: [rows.len(), self.sizes[1]], ..self }
     }
 
     /// Rows as columns.
-    pub(super) fn transposed(self) -> Self {
+    pub fn transposed(self) -> Self {
         let ([rows, cols], [row, col]) = (self.sizes, self.strides);
         Self { values: self.values, sizes: [cols, rows], strides: [col, row] }
     }
@@ -45,8 +45,10 @@ impl<'a> Matrix<'a> {
 
 /// What becomes of the numbers that stand where a product goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Before {
+pub enum Before {
+    /// They are overwritten.
     Forgotten,
+    /// They are added to.
     Kept,
 }
 
@@ -54,7 +56,7 @@ pub(super) enum Before {
 ///
 /// # Panics
 /// If the sizes do not fit.
-pub(super) fn multiply(result: &mut [f32], before: Before, factor: f32, left: Matrix, right: Matrix) {
+pub fn multiply(result: &mut [f32], before: Before, factor: f32, left: Matrix, right: Matrix) {
     let ([rows, inner], [right_rows, cols]) = (left.sizes, right.sizes);
     assert_eq!((inner, rows * cols), (right_rows, result.len()), "sizes of a product");
     if result.is_empty() || inner == 0 {
