@@ -2,13 +2,14 @@
 //!
 //! The kernels draw the same words as the plain version, so the basis has the same bits; sums agree to some 1e-6.
 
+mod handover;
 mod kernels;
 mod launch;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use burn_cubecl::{Cube, tensor::CubeTensor};
+use burn_cubecl::tensor::CubeTensor;
 
 use self::launch::Launch;
 use crate::adapter::Mixed;
@@ -68,7 +69,7 @@ impl Kernels {
         for launch in &self.launches {
             let factors = launch.expand(coefficients.clone());
             for ([_, row], factor) in launch.sites.iter().zip(factors) {
-                matrices[*row as usize] = Some(Tensor::from_primitive::<Cube>(factor));
+                matrices[*row as usize] = Some(handover::tensor(factor));
             }
         }
         let with_offset = |(matrix, offset): (Option<Tensor<2>>, Option<Tensor<2>>)| {
@@ -107,7 +108,7 @@ impl Kernels {
             }
             launch.project(there(side_by_side).expect("it was made there"), &projected);
         }
-        Tensor::from_primitive::<Cube>(projected)
+        handover::tensor(projected)
     }
 
     fn offsets_on(&self, device: &Device) -> Vec<Option<Tensor<2>>> {
@@ -134,9 +135,9 @@ impl Kernels {
     }
 }
 
-/// `tensor` as the backend has it, outside autodiff and in `f32`; nothing if another backend has it.
+/// The buffer of `tensor`, outside autodiff and in `f32`; nothing if another backend has it.
 fn there(tensor: Tensor<2>) -> Option<CubeTensor> {
-    tensor.inner().cast(DType::F32).try_into_primitive::<Cube>().ok()
+    handover::buffer(tensor.inner().cast(DType::F32))
 }
 
 /// A launch for one site.
