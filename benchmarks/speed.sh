@@ -5,11 +5,14 @@
 #
 # DEVICE is cpu (default), wgpu or cuda. NOLA_TRAIN is the program (default: the release build, which is made first),
 # PYTHON a Python with torch, transformers, peft and timm (default: python3; without torch its half is left out).
-# CASES is how many measured steps a case has in each of two rounds (default 5).
+# CASES is how many measured steps a case has in each of two rounds (default 5); DTYPE=bf16 holds the weights in bf16,
+# with autocast in PyTorch; LARGE=yes adds cases that take minutes a step.
 set -euo pipefail
 out=${1:?usage: benchmarks/speed.sh OUTPUT-FOLDER [DEVICE]}
 device=${2:-cpu}
 steps=${CASES:-5}
+dtype=${DTYPE:-f32}
+torch_dtype=$([ "$dtype" = f32 ] && echo fp32 || echo "$dtype")
 python=${PYTHON:-python3}
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$out"
@@ -44,12 +47,12 @@ cases | while read -r model ours theirs batch tokens; do
     # Both sides of a case run one after the other, so that a slow minute of the machine hits both.
     # shellcheck disable=SC2086
     "$NOLA_TRAIN" --device "$device" bench steps --json --models "$model" --methods "$ours" --batch "$batch" $length \
-        --steps "$steps" --rounds 2 >>"$out/nola.jsonl"
+        --dtype "$dtype" --steps "$steps" --rounds 2 >>"$out/nola.jsonl"
     if [ "$has_torch" = yes ]; then
         torch_device=$([ "$device" = cpu ] && echo cpu || echo cuda)
         # shellcheck disable=SC2086
         "$python" "$here/bench_torch.py" --device "$torch_device" --models "$model" --methods "$theirs" \
-            --batch "$batch" $length --steps "$steps" --rounds 2 --threads "$(nproc)" >>"$out/torch.jsonl"
+            --batch "$batch" $length --dtype "$torch_dtype" --steps "$steps" --rounds 2 --threads "$(nproc)" >>"$out/torch.jsonl"
     fi
 done
 

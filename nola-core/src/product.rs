@@ -12,9 +12,9 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, TensorMetadata, backend_extension};
 use burn::tensor::module::linear;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Shape, Tensor};
 
 /// The number type in which activations flow on `device` past weights that are held in `held`.
 pub fn flow_dtype(device: &Device, held: DType) -> DType {
@@ -37,7 +37,7 @@ pub fn flowing<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     x.cast(dtype)
 }
 
-/// `x·weight + bias` in the type of `x`.
+/// `x·weight + bias` in the type of `x`; all three get their gradients, if they are tracked.
 ///
 /// # Shapes
 /// - `x`: `[rows, d_in]`
@@ -46,8 +46,7 @@ pub fn flowing<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// - output: `[rows, d_out]`
 pub fn product(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
     let dtype = x.dtype();
-    let is_trained = weight.is_require_grad() || bias.as_ref().is_some_and(Tensor::is_require_grad);
-    if is_trained || dtype != DType::F32 || !is_cpu(&x.device()) {
+    if dtype != DType::F32 || !is_cpu(&x.device()) {
         return linear(x, weight.cast(dtype), bias.map(|bias| bias.cast(dtype)));
     }
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
@@ -69,6 +68,18 @@ pub(crate) trait FrozenProduct: Backend {
     ) -> FloatTensor<Self>;
 }
 
+/// The product as burn computes it.
+fn plain<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
+    let weight = B::float_cast(weight, x.dtype().into());
+    B::float_matmul(x, weight)
+}
+
+/// Rows of `y` plus `bias`.
+fn plus<B: Backend>(y: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
+    let row = Shape::new([1, bias.shape().num_elements()]);
+    B::float_add(y, B::float_reshape(bias, row))
+}
+
 #[derive(Debug)]
 struct ProductBackward;
 
@@ -85,8 +96,12 @@ impl<B: FrozenProduct> Backward<B, 1> for ProductBackward {
     }
 }
 
+/// A weight or bias that is trained, or made from one that is, takes burn's own way and gets its gradient.
 impl<B: FrozenProduct, C: CheckpointStrategy> FrozenProduct for Autodiff<B, C> {
     fn frozen_product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        if weight.is_tracked() {
+            return plain::<Self>(x, weight);
+        }
         let ((x, node), weight) = (x.into_parts(), weight.into_primitive());
         match ProductBackward.prepare::<C>([node]).compute_bound().stateful() {
             OpsKind::Tracked(ready) => ready.finish(weight.clone(), B::frozen_product(x, weight)),
@@ -99,6 +114,9 @@ impl<B: FrozenProduct, C: CheckpointStrategy> FrozenProduct for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
+        if weight.is_tracked() || bias.is_tracked() {
+            return plus::<Self>(Self::frozen_product(x, weight), bias);
+        }
         let ((x, node), weight, bias) = (x.into_parts(), weight.into_primitive(), bias.into_primitive());
         match ProductBackward.prepare::<C>([node]).compute_bound().stateful() {
             OpsKind::Tracked(ready) => {

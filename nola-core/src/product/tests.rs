@@ -51,6 +51,18 @@ fn a_narrow_weight_that_is_trained_gets_its_gradient() {
 }
 
 #[test]
+fn a_weight_that_is_made_from_a_trained_one_passes_its_gradient_on() {
+    for held in [DType::F32, DType::BF16] {
+        let table = numbers([35, 40], 1).cast(held).detach().require_grad();
+        let (x, bias) = (numbers([5, 40], 4), numbers([35], 2));
+        for bias in [None, Some(bias)] {
+            let y = product(x.clone(), table.clone().transpose(), bias);
+            assert!(table.grad(&y.sum().backward()).is_some(), "{held:?}");
+        }
+    }
+}
+
+#[test]
 fn a_narrow_bias_that_is_trained_gets_its_gradient() {
     let (weight, bias) = layer(DType::BF16);
     let bias = bias.detach().require_grad();
