@@ -56,4 +56,21 @@ mod tests {
         let few = Tensor::cat(few, 0);
         few.into_data().assert_approx_eq::<f32>(&many.into_data(), Tolerance::absolute(1e-6));
     }
+
+    #[test]
+    fn a_trained_table_gets_from_many_rows_the_gradient_that_few_give() {
+        let device = Device::flex().autodiff();
+        let numbers = |count: usize| (0..count).map(|n| (n as f32 * 0.7).sin()).collect::<Vec<f32>>();
+        let rows = 2 * FEW_ROWS;
+        let hidden = Tensor::<2>::from_data(TensorData::new(numbers(rows * 6), [rows, 6]), &device);
+        let gradient = |parts: Vec<Tensor<2>>| {
+            let table =
+                Tensor::<2>::from_data(TensorData::new(numbers(11 * 6), [11, 6]), &device).require_grad();
+            let scores = parts.into_iter().map(|hidden| tied(hidden, table.clone())).collect();
+            let loss = Tensor::cat(scores, 0).powi_scalar(2).sum();
+            table.grad(&loss.backward()).expect("it is trained").into_data()
+        };
+        let (many, few) = (gradient(vec![hidden.clone()]), gradient(hidden.split(FEW_ROWS, 0)));
+        many.assert_approx_eq::<f32>(&few, Tolerance::rel_abs(1e-5, 1e-4));
+    }
 }
