@@ -12,7 +12,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
 use burn::tensor::module::linear;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, assert_shape};
 
 use crate::product::is_cpu;
 
@@ -24,6 +24,10 @@ use crate::product::is_cpu;
 /// - `a`: `[d_in, rank]`
 /// - `b`: `[rank, d_out]`
 pub(crate) fn updated(y: Tensor<2>, x: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scale: f64) -> Tensor<2> {
+    let ([rows, d_out], [_, d_in], [_, rank]) = (y.dims(), x.dims(), a.dims());
+    assert_shape!(x, [rows, d_in]);
+    assert_shape!(a, [d_in, rank]);
+    assert_shape!(b, [rank, d_out]);
     let are_f32 = [&y, &x, &a, &b].iter().all(|tensor| tensor.dtype() == DType::F32);
     if !(are_f32 && is_cpu(&x.device())) {
         let (a, b) = (a.cast(x.dtype()), b.cast(x.dtype()));

@@ -14,7 +14,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, TensorMetadata, backend_extension};
 use burn::tensor::module::linear;
-use burn::tensor::{DType, Device, Shape, Tensor};
+use burn::tensor::{DType, Device, Shape, Tensor, assert_shape};
 
 /// The number type in which activations flow on `device` past weights that are held in `held`.
 pub fn flow_dtype(device: &Device, held: DType) -> DType {
@@ -45,6 +45,11 @@ pub fn flowing<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// - `bias`: `[d_out]`
 /// - output: `[rows, d_out]`
 pub fn product(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    let ([_, d_in], [_, d_out]) = (x.dims(), weight.dims());
+    assert_shape!(weight, [d_in, d_out]);
+    if let Some(bias) = &bias {
+        assert_shape!(bias, [d_out]);
+    }
     let dtype = x.dtype();
     if dtype != DType::F32 || !is_cpu(&x.device()) {
         return linear(x, weight.cast(dtype), bias.map(|bias| bias.cast(dtype)));

@@ -4,7 +4,7 @@
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
-use burn::tensor::{Shape, TensorData};
+use burn::tensor::TensorData;
 use rayon::prelude::*;
 
 use super::{LowRankGradients, LowRankUpdate, State};
@@ -34,10 +34,8 @@ impl LowRankGradients for Flex {
     fn low_rank_gradients(state: State<Self>, gradient: FlexTensor) -> [FlexTensor; 3] {
         let State { x, a, b, scale } = state;
         let [x, a, b, gradient] = [x, a, b, gradient].map(|tensor| tensor.to_contiguous());
-        let shapes = [&x, &a, &b].map(|tensor| tensor.layout().shape().clone());
-        let gradients = Factors::of(&a, &b, scale).gradients(numbers(&x), numbers(&gradient));
-        let mut gradients = gradients.into_iter().zip(shapes).map(tensor);
-        [(); 3].map(|()| gradients.next().expect("three of them"))
+        let [of_x, of_a, of_b] = Factors::of(&a, &b, scale).gradients(numbers(&x), numbers(&gradient));
+        [shaped_as(&x, of_x), shaped_as(&a, of_a), shaped_as(&b, of_b)]
     }
 }
 
@@ -45,8 +43,8 @@ fn numbers(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("it was made contiguous")
 }
 
-fn tensor((numbers, shape): (Vec<f32>, Shape)) -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(numbers, shape))
+fn shaped_as(tensor: &FlexTensor, numbers: Vec<f32>) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(numbers, tensor.layout().shape().clone()))
 }
 
 /// The factors of one adapter.

@@ -76,3 +76,10 @@ fn activations_flow_in_f32_on_the_cpu() {
     assert_eq!(flow_dtype(&device, DType::BF16), DType::F32);
     assert_eq!(flow_dtype(&device.autodiff(), DType::F16), DType::F32);
 }
+
+#[test]
+#[should_panic(expected = "40")]
+fn a_weight_for_other_inputs_is_a_bug() {
+    let (weight, _) = layer(DType::BF16);
+    let _ = product(numbers([5, 41], 4), weight, None);
+}

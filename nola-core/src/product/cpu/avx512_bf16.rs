@@ -46,9 +46,9 @@ impl Kernel {
         let blocks = self.rounded(operands);
         operands.parts().into_par_iter().for_each_init(Vec::new, |panels, part| {
             operands.begin(&part);
+            panels.resize(part.columns.len().div_ceil(PANEL) * PAIRS, PanelPairs([0; PANEL]));
             for (block, first) in blocks.iter().zip((0..weight.d_in).step_by(DEPTH)) {
                 let inputs = first..weight.d_in.min(first + DEPTH);
-                panels.resize(part.columns.len().div_ceil(PANEL) * PAIRS, PanelPairs([0; PANEL]));
                 for (columns, panel) in panels_of(&part.columns).zip(panels.chunks_exact_mut(PAIRS)) {
                     self.prepare(weight, &inputs, &columns, panel);
                 }
