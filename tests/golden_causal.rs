@@ -72,7 +72,7 @@ fn golden_language_models_give_the_values_of_the_reference() {
                 Ok(())
             }
             Kind::Vit => Err("tested by golden_models".to_owned()),
-            Kind::Other(kind) => Err(format!("`{kind}` is no model of this project")),
+            Kind::Unsupported(reason) => Err(reason),
         };
         tally.note(name, outcome);
     });

@@ -22,7 +22,7 @@ fn golden_models_give_the_values_of_the_reference() {
                 Ok(())
             }
             Kind::Language => Err("tested by golden_causal".to_owned()),
-            Kind::Other(kind) => Err(format!("`{kind}` is no model of this project")),
+            Kind::Unsupported(reason) => Err(reason),
         };
         tally.note(name, outcome);
     });

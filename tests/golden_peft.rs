@@ -51,7 +51,7 @@ fn check_folder(root: &Path, name: &str, folder: &Path, adapter: &Path) -> Resul
             let base = Loaded::<CausalLm>::open(&base, &checkpoint);
             Case { name, base, golden }.check_all(read, &about, form);
         }
-        Kind::Other(kind) => return Err(format!("`{kind}` is no model of this project")),
+        Kind::Unsupported(reason) => return Err(reason),
     }
     Ok(())
 }

@@ -43,7 +43,7 @@ fn golden_models_held_in_half_precision_give_nearly_the_logits_of_the_reference(
         let outcome = match kind(&checkpoint) {
             Kind::Vit => check_logits::<Vit>(name, folder, &checkpoint, Vit::load_as),
             Kind::Language => check_logits::<CausalLm>(name, folder, &checkpoint, CausalLm::load_as),
-            Kind::Other(kind) => Err(format!("`{kind}` is no model of this project")),
+            Kind::Unsupported(reason) => Err(reason),
         };
         tally.note(name, outcome);
     });

@@ -2,6 +2,12 @@
 
 mod bad_input;
 mod bad_text;
+mod cases;
+mod cases_adapters;
+mod cases_chat;
+mod cases_images;
+mod cases_models;
+mod cases_rows;
 mod curves;
 mod devices;
 mod fixtures;
@@ -12,6 +18,7 @@ mod golden_models;
 mod golden_nola;
 mod golden_peft;
 mod golden_philox;
+mod golden_train;
 mod half;
 mod laws;
 mod laws_causal;

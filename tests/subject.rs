@@ -114,16 +114,23 @@ impl<M: Subject> Loaded<M> {
 pub enum Kind {
     Vit,
     Language,
-    Other(String),
+    /// Why the project does not read it.
+    Unsupported(String),
 }
 
 /// What `checkpoint` holds.
 pub fn kind(checkpoint: &Checkpoint) -> Kind {
     let config = checkpoint.config();
+    if let Some(method) = config["quantization_config"]["quant_method"].as_str() {
+        return Kind::Unsupported(format!("weights quantised by {method} are not supported yet"));
+    }
     match (config["model_type"].as_str(), config["architecture"].as_str()) {
         (Some("vit" | "vit_mae"), _) => Kind::Vit,
         (Some("gpt2" | "llama"), _) => Kind::Language,
         (_, Some(name)) if name == "timm.VisionTransformer" || name.starts_with("vit_") => Kind::Vit,
-        (other, _) => Kind::Other(other.unwrap_or("no model_type").to_string()),
+        (Some(other), _) | (None, Some(other)) => {
+            Kind::Unsupported(format!("models of type `{other}` are not supported yet"))
+        }
+        (None, None) => Kind::Unsupported("its config.json has no model_type".to_owned()),
     }
 }

@@ -190,6 +190,24 @@ steps = 200
     }
 
     #[test]
+    fn an_override_of_steps_replaces_the_epochs_of_the_file() {
+        let text = SMALL.replace("steps = 200", "epochs = 3");
+        let train = |overrides: &[&str]| read(&text, overrides).unwrap().for_samples(640).train.steps;
+        assert_eq!(train(&[]), 30);
+        assert_eq!(train(&["train.steps=7"]), 7);
+        assert_eq!(train(&["train.epochs=1"]), 10);
+    }
+
+    #[test]
+    fn steps_and_epochs_together_are_refused() {
+        let text = SMALL.replace("steps = 200", "steps = 200\nepochs = 3");
+        let file = message(&text, &[]);
+        assert!(file.contains("my.toml:11: `train.epochs` has no effect with train.steps"), "{file}");
+        let overrides = message(SMALL, &["train.steps=7", "train.epochs=3"]);
+        assert!(overrides.contains("train.epochs") && overrides.contains("no effect"), "{overrides}");
+    }
+
+    #[test]
     fn another_method_keeps_the_targets_and_drops_what_it_does_not_have() {
         let text = format!("{SMALL}\n[method]\nkind = \"nola\"\nrank = 2\nk = 7\nlayers = [1]\n");
         let of = |overrides: &[&str]| read(&text, overrides).unwrap().method.clone();

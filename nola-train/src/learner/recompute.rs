@@ -74,8 +74,32 @@ impl ModuleVisitor for Zero {
 }
 
 /// `sum`, with a graph that hands `gradient` to `x`.
-fn plus_zero<const D: usize>(sum: Tensor<1>, x: Tensor<D>, gradient: Tensor<D>) -> Tensor<1> {
+///
+/// # Shapes
+/// - `sum`, output: `[1]`
+/// - `gradient`: as `x`
+pub(super) fn plus_zero<const D: usize>(sum: Tensor<1>, x: Tensor<D>, gradient: Tensor<D>) -> Tensor<1> {
     // Summed in f32: in half precision the sum could overflow, and infinity minus infinity is no zero.
     let carrier = (x.cast(DType::F32) * gradient.autodiff().cast(DType::F32)).sum();
-    sum + carrier.clone() - carrier.detach()
+    // The zero is made first: a large carrier would round a small sum away.
+    sum + (carrier.clone() - carrier.detach())
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_large_carrier_does_not_round_the_loss() {
+        let device = Device::flex();
+        let x = Tensor::<1>::from_floats([3e8], &device).autodiff().require_grad();
+        let sum = Tensor::<1>::from_floats([0.123_456_79], &device).autodiff();
+        let gradient = Tensor::<1>::from_floats([7.0], &device);
+        let loss = plus_zero(sum, x.clone(), gradient);
+        assert_eq!(loss.clone().into_scalar::<f32>(), 0.123_456_79);
+        let handed = x.grad(&loss.backward()).expect("a gradient");
+        assert_eq!(handed.into_scalar::<f32>(), 7.0);
+    }
 }

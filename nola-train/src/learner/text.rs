@@ -4,6 +4,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use nola_models::{CausalLm, Sight, Stage};
 
+use super::recompute::plus_zero;
 use super::{Learner, cross_entropy};
 use crate::text::TokenBatch;
 
@@ -142,10 +143,7 @@ fn chunked_loss(
     if gradients.is_empty() {
         return total;
     }
-    let gradient = Tensor::cat(gradients, 0).autodiff();
-    // Summed in f32: in half precision the sum could overflow, and infinity minus infinity is no zero.
-    let carrier = (hidden.cast(DType::F32) * gradient.cast(DType::F32)).sum();
-    total + carrier.clone() - carrier.detach()
+    plus_zero(total, hidden, Tensor::cat(gradients, 0))
 }
 
 /// Start and length of consecutive parts of `0..count` that are about equally long, each at most `longest`.

@@ -13,7 +13,7 @@ use super::{MAX_SAMPLES, require_path};
 pub struct TrainRecipe {
     /// Optimizer steps.
     pub steps: usize,
-    /// Passes over the training data; decides `steps` where it is given.
+    /// Passes over the training data, in place of `steps`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<f64>,
     /// Samples of an optimizer step.

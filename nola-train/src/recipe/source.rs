@@ -6,7 +6,10 @@ use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
 use super::Recipe;
-use super::error::{Finding, Place, RecipeError};
+use super::error::{Finding, Place, Problem, RecipeError};
+
+/// Keys of which a recipe gives one: each pair says the same in two ways.
+const RIVALS: [[&str; 2]; 1] = [["train.steps", "train.epochs"]];
 
 /// What the user wrote: the recipe's text, and overrides in the order given.
 pub(super) struct Source<'a> {
@@ -39,10 +42,24 @@ impl<'a> Source<'a> {
         let mut table: Table =
             toml::from_str(self.text).map_err(|error| self.explain("", error.message()))?;
         for change in &self.overrides {
+            forget_rival(&mut table, &change.key);
+        }
+        for change in &self.overrides {
             change.apply(&mut table)?;
         }
+        self.check_rivals(&table)?;
         serde_path_to_error::deserialize(table)
             .map_err(|error| self.explain(&error.path().to_string(), error.inner().message()))
+    }
+
+    /// Refuses two keys that say the same in two ways: one of them would have no effect.
+    fn check_rivals(&self, table: &Table) -> Result<(), RecipeError> {
+        let is_given = |key: &str| value_at(table, key).is_some();
+        let both = RIVALS.iter().filter(|keys| keys.iter().all(|key| is_given(key)));
+        let findings: Vec<Finding> = (both)
+            .map(|&[because, key]| Finding { place: None, key, problem: Problem::NoEffect { because } })
+            .collect();
+        if findings.is_empty() { Ok(()) } else { Err(self.located(RecipeError::Invalid(findings))) }
     }
 
     /// Adds to each finding where its key was written.
@@ -144,6 +161,22 @@ impl Override {
             forget_other_method(inner);
         }
         Ok(())
+    }
+}
+
+/// The value of a key such as `train.steps`.
+fn value_at<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
+    let (section, name) = key.split_once('.')?;
+    table.get(section)?.as_table()?.get(name)
+}
+
+/// Drops what the file says in the other way, so that `--set train.steps=100` decides where the file has epochs.
+fn forget_rival(table: &mut Table, chosen: &str) {
+    let rivals = RIVALS.iter().filter(|keys| keys.contains(&chosen)).flatten();
+    for (section, name) in rivals.filter(|key| **key != chosen).filter_map(|key| key.split_once('.')) {
+        if let Some(section) = table.get_mut(section).and_then(Value::as_table_mut) {
+            section.remove(name);
+        }
     }
 }
 
