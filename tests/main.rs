@@ -27,6 +27,7 @@ mod laws_kernels;
 mod memory;
 mod program;
 mod program_bench;
+mod program_cut_off;
 mod program_generate;
 mod program_hub;
 mod program_text;

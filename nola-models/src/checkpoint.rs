@@ -6,6 +6,7 @@
 
 mod collect;
 mod key_map;
+mod mapped;
 mod numbers;
 mod writer;
 
@@ -13,9 +14,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use memmap2::Mmap;
 use nola_core::BaseIdentity;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
@@ -26,6 +27,8 @@ use sha2::{Digest, Sha256};
 use crate::Error;
 pub use collect::collect;
 pub use key_map::{KeyMap, Part, Source};
+use mapped::MappedFile;
+pub use mapped::MappedFiles;
 pub use writer::{NamedTensor, StoredDtype, save};
 
 /// A `config.json` or an index larger than this is refused, in bytes.
@@ -43,6 +46,7 @@ pub struct Checkpoint {
     config: Value,
     config_sha256: String,
     shards: Vec<Bytes>,
+    files: MappedFiles,
     tensors: BTreeMap<String, Stored>,
 }
 
@@ -77,6 +81,7 @@ impl Checkpoint {
             config,
             config_sha256: hex(&Sha256::digest(&text)),
             shards: Vec::new(),
+            files: MappedFiles::default(),
             tensors: BTreeMap::new(),
         };
         let single = folder.join("model.safetensors");
@@ -104,6 +109,11 @@ impl Checkpoint {
     /// The parsed `config.json`.
     pub fn config(&self) -> &Value {
         &self.config
+    }
+
+    /// The files of the weights, to find out later whether somebody wrote to them.
+    pub fn files(&self) -> &MappedFiles {
+        &self.files
     }
 
     /// Names of all stored tensors, in order.
@@ -167,8 +177,8 @@ impl Checkpoint {
         if bytes == 0 {
             return Err(damaged(safetensors::SafeTensorError::HeaderTooSmall));
         }
-        // SAFETY: read-only; `open` forbids changing the file meanwhile, as every reader of mapped weights does.
-        let map = Bytes::from_owner(unsafe { Mmap::map(&opened) }.map_err(io)?);
+        let mapped = MappedFile::new(file, opened).map_err(io)?;
+        let map = mapped.bytes();
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(damaged)?;
         let data = header + size_of::<u64>();
         let shard = self.shards.len();
@@ -179,6 +189,7 @@ impl Checkpoint {
         };
         let tensors = metadata.tensors().into_iter().map(stored).collect();
         self.shards.push(map);
+        self.files.0.push(Arc::downgrade(&mapped));
         Ok(tensors)
     }
 

@@ -18,6 +18,16 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// A file changed while a model was computing with it.
+    #[error(
+        "{}: was written to while it was in use, so the model is no longer what it was; let nobody write to the files of a \
+         model that is in use, or put a whole new file in the place of an old one", file.display()
+    )]
+    Changed {
+        /// The file.
+        file: PathBuf,
+    },
+
     /// A model folder cannot be written.
     #[error("{}: cannot be written; name another folder", file.display())]
     Write {

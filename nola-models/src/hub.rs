@@ -12,6 +12,7 @@ mod error;
 mod fake_hub;
 mod files;
 mod name;
+mod pace;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -386,6 +387,36 @@ mod tests {
         assert_whole(&scene.model().unwrap());
         assert_eq!(scene.hub.seen().last().unwrap().range.as_deref(), Some("bytes=100000-"));
         assert_says(&scene.heard.lines().join(" "), &["model.safetensors of 300000 +100000 +"]);
+    }
+
+    #[test]
+    fn a_hub_that_drips_is_given_up() {
+        let a_moment = Duration::from_millis(20);
+        for (request, kind, says) in [
+            ("GET /store/", Kind::Drip(a_moment), &["model.safetensors", "bytes a second"][..]),
+            ("GET /store/", Kind::DripHead(a_moment), &["cannot be reached"]),
+            ("GET /store/", Kind::Slow(Duration::from_secs(60)), &["cannot be reached"]),
+            ("GET /store/", Kind::Cut(1), &["model.safetensors", "the connection broke 3 times"]),
+            ("HEAD /ada/", Kind::DripHead(a_moment), &["cannot be reached"]),
+            ("GET /api/", Kind::Drip(a_moment), &["cannot be reached"]),
+            ("GET /api/", Kind::Slow(Duration::from_secs(60)), &["cannot be reached"]),
+        ] {
+            let mut scene = Scene::new();
+            scene.config.patience.timeout = Duration::from_millis(150);
+            scene.hub.fails(request, usize::MAX, kind);
+            assert_says(&scene.refused(), says);
+        }
+    }
+
+    #[test]
+    fn what_dripped_is_kept_for_the_next_run() {
+        let mut scene = Scene::new();
+        scene.config.patience.timeout = Duration::from_millis(100);
+        scene.hub.fails("GET /store/", 1, Kind::Drip(Duration::from_millis(20)));
+        assert_says(&scene.refused(), &["of 300000 bytes are kept"]);
+        scene.config.patience.timeout = Duration::from_secs(5);
+        assert_whole(&scene.model().unwrap());
+        assert_ne!(scene.hub.seen().last().unwrap().range, None);
     }
 
     #[test]

@@ -28,6 +28,12 @@ pub trait Base: Clone {
     /// If the folder holds no model of this kind, or a setting does not fit it.
     fn open(recipe: &ModelRecipe, seed: u64, device: &Device) -> Result<Self, Error>;
 
+    /// Checks that the files that it still computes with are as they were when it was opened.
+    ///
+    /// # Errors
+    /// If one of them was changed.
+    fn check_unchanged(&self) -> Result<(), Error>;
+
     /// What an adapter remembers of it.
     fn identity(&self) -> &BaseIdentity;
 

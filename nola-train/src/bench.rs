@@ -20,8 +20,8 @@ use comfy_table::{Table, presets};
 pub use error::BenchError;
 use serde::Serialize;
 
-use crate::commands::{print_json, print_line};
 use crate::device::DeviceChoice;
+use crate::terminal::{StdoutError, err_line, print_json, print_line};
 
 /// Where the lines of a measurement go: to stdout at once as JSON, or into a table at the end.
 pub struct Say<T> {
@@ -39,28 +39,29 @@ impl<T: Serialize> Say<T> {
     }
 
     /// Takes a line.
-    fn line(&mut self, line: T) {
+    fn line(&mut self, line: T) -> Result<(), StdoutError> {
         if self.json {
-            print_json(&line);
+            print_json(&line)?;
         }
         self.lines.push(line);
+        Ok(())
     }
 
     /// Says on stderr what comes now.
     fn note(&self, text: &str) {
         if !self.quiet {
-            eprintln!("{text}");
+            err_line(text);
         }
     }
 
     /// The lines as one table, where they were not printed already.
-    pub(crate) fn finish(self, fill: impl FnOnce(&[T], &mut Table)) {
+    pub(crate) fn finish(self, fill: impl FnOnce(&[T], &mut Table)) -> Result<(), StdoutError> {
         if self.json || self.lines.is_empty() {
-            return;
+            return Ok(());
         }
         let mut table = markdown();
         fill(&self.lines, &mut table);
-        print_line(&table.to_string());
+        print_line(&table.to_string())
     }
 }
 

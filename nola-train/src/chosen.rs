@@ -9,6 +9,7 @@ use nola_models::WeightDtype;
 use crate::Error;
 use crate::base::Base;
 use crate::recipe::{CheckedRecipe, MethodRecipe, ModelRecipe, Recipe, Subject};
+use crate::run;
 
 /// A base and an adapter, as folders.
 #[derive(Debug, Clone)]
@@ -26,13 +27,18 @@ impl Named {
     ///
     /// # Errors
     /// If its recipe cannot be read.
-    pub fn of_run(run: &Path) -> Result<Self, Error> {
-        let recipe = Recipe::read(&run.join("recipe.toml"), &[])?;
-        if recipe.method == (MethodRecipe::Full {}) {
-            let model = ModelRecipe { path: run.join("model"), ..ModelRecipe::default() };
+    pub fn of_run(folder: &Path) -> Result<Self, Error> {
+        let recipe = Recipe::read(&folder.join(run::RECIPE), &[])?;
+        let is_full = recipe.method == (MethodRecipe::Full {});
+        let Some(best) = run::whole(folder, if is_full { run::MODEL } else { run::ADAPTER }) else {
+            let last = run::whole(folder, run::LAST_ADAPTER);
+            return Err(Error::NoAdapter { run: folder.to_owned(), last });
+        };
+        if is_full {
+            let model = ModelRecipe { path: best, ..ModelRecipe::default() };
             return Ok(Self { model, adapter: None, recipe: Some(recipe) });
         }
-        Ok(Self { model: recipe.model.clone(), adapter: Some(run.join("adapter")), recipe: Some(recipe) })
+        Ok(Self { model: recipe.model.clone(), adapter: Some(best), recipe: Some(recipe) })
     }
 
     /// A model, by folder or by its name on the hub, with or without an adapter.

@@ -13,20 +13,23 @@ mod quick_start;
 mod recipes;
 mod train;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use burn::tensor::Device;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use comfy_table::{CellAlignment, Table, presets};
 use nola_models::WeightDtype;
-use serde::Serialize;
 
 use crate::Error;
 use crate::chosen::Named;
 use crate::device::DeviceChoice;
+use crate::fit::Terms;
 use crate::progress::Style;
 use crate::report::ResultRow;
+use crate::stop::Stop;
+use crate::terminal::{StdoutError, print_json, print_line, print_part, written};
 
 /// Fine-tune GPT-2, LLaMA-2 and vision transformers with adapters of a few kilobytes; without a command: the quick start.
 #[derive(Debug, Parser)]
@@ -51,11 +54,28 @@ pub struct Global {
     /// Show no progress.
     #[arg(long, short, global = true)]
     quiet: bool,
+    /// What ends a run before its time.
+    #[arg(skip)]
+    stop: Stop,
 }
 
 impl Global {
     fn style(&self) -> Style {
         if self.quiet { Style::Quiet } else { Style::detect() }
+    }
+
+    /// How a run goes on this device.
+    fn terms<'a>(&'a self, device: &'a Device) -> Terms<'a> {
+        Terms { device, style: self.style(), stop: &self.stop }
+    }
+
+    /// How a run ended whose files are written.
+    fn ended(&self, failures: [Option<Error>; 2]) -> Result<(), Error> {
+        match failures.into_iter().flatten().next() {
+            Some(error) => Err(error),
+            None if self.stop.is_asked() => Err(Error::Interrupted),
+            None => Ok(()),
+        }
     }
 }
 
@@ -121,12 +141,13 @@ impl ModelArgs {
     }
 }
 
-/// Parses the command line and does what it says.
+/// Parses the command line and does what it says, until `stop` is asked to.
 ///
 /// # Errors
 /// As the command.
-pub fn run() -> Result<(), Error> {
-    let cli = Cli::parse();
+pub fn run(stop: Stop) -> Result<(), Error> {
+    let mut cli = parsed()?;
+    cli.global.stop = stop;
     let global = &cli.global;
     match cli.command {
         None => quick_start::run(global),
@@ -140,25 +161,34 @@ pub fn run() -> Result<(), Error> {
         Some(Command::Recipes(args)) => recipes::run(&args),
         Some(Command::Compare(args)) => compare::run(&args, global),
         Some(Command::Bench(args)) => bench::run(&args, global),
-        Some(Command::Completions { shell }) => {
-            clap_complete::generate(shell, &mut Cli::command(), "nola-train", &mut std::io::stdout());
-            Ok(())
-        }
+        Some(Command::Completions { shell }) => print_completions(shell),
     }
 }
 
-/// Prints one line on stdout; a reader that has gone away, as `head` does, is no error.
-pub(crate) fn print_line(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+/// The command line; asked for help or with wrong usage, the program ends here.
+fn parsed() -> Result<Cli, Error> {
+    let told = match Cli::try_parse() {
+        Ok(cli) => return Ok(cli),
+        Err(told) => told,
+    };
+    if !told.use_stderr() {
+        written(told.print())?;
+    }
+    told.exit()
 }
 
-/// Prints one JSON object on one line.
-pub(crate) fn print_json(value: &impl Serialize) {
-    print_line(&serde_json::to_string(value).expect("results are made of numbers and text"));
+fn print_completions(shell: Shell) -> Result<(), Error> {
+    // Into memory first: the library panics where a script cannot be written.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "nola-train", &mut script);
+    Ok(print_part(&String::from_utf8_lossy(&script))?)
 }
 
 /// The table of methods, as every command prints it.
-fn print_rows(rows: &[ResultRow]) {
+///
+/// # Errors
+/// If it cannot be written.
+fn print_rows(rows: &[ResultRow]) -> Result<(), StdoutError> {
     let mut table = Table::new();
     table.load_style(if std::io::stdout().is_terminal() {
         presets::UTF8_FULL_CONDENSED
@@ -180,5 +210,5 @@ fn print_rows(rows: &[ResultRow]) {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    print_line(&table.to_string());
+    print_line(&table.to_string())
 }

@@ -9,6 +9,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use nola_models::WeightDtype;
 
 use crate::Error;
+use crate::terminal::err_line;
 
 /// A device as the user names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,19 +83,22 @@ fn best() -> OpenDevice {
     for choice in [DeviceChoice::Cuda(0), DeviceChoice::Wgpu(0)] {
         let Ok(candidate) = find(choice) else { continue };
         if is_software(&candidate.device) {
-            eprintln!("device: {} is a GPU in software, slower than the CPU; left out", candidate.name);
+            err_line(&format!(
+                "device: {} is a GPU in software, slower than the CPU; left out",
+                candidate.name
+            ));
             continue;
         }
         match self_check(&candidate.device) {
             Ok(()) => {
-                eprintln!("device: {} (the best one that passes the self-check)", candidate.name);
+                err_line(&format!("device: {} (the best one that passes the self-check)", candidate.name));
                 return candidate;
             }
-            Err(problem) => eprintln!("device: {} is left out: {problem}", candidate.name),
+            Err(problem) => err_line(&format!("device: {} is left out: {problem}", candidate.name)),
         }
     }
     let cpu = cpu();
-    eprintln!("device: {} (no usable GPU found)", cpu.name);
+    err_line(&format!("device: {} (no usable GPU found)", cpu.name));
     cpu
 }
 

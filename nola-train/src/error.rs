@@ -12,6 +12,8 @@ use crate::bench::BenchError;
 use crate::data::DataError;
 use crate::metrics::MetricsError;
 use crate::recipe::{RecipeError, Subject};
+use crate::run::Occupied;
+use crate::terminal::StdoutError;
 use crate::text::TextError;
 
 /// Why the program stopped.
@@ -178,14 +180,48 @@ pub enum Error {
         difference: f32,
     },
 
+    /// The folder of a run is not free.
+    #[error("{} {holds}", folder.display())]
+    Occupied {
+        /// The folder.
+        folder: PathBuf,
+        /// What lies there.
+        holds: Occupied,
+    },
+
+    /// A run folder holds nothing to put to use.
+    #[error("{}: holds no adapter, so the run was cut off before its first evaluation{}", run.display(), offered(.last))]
+    NoAdapter {
+        /// The run folder.
+        run: PathBuf,
+        /// What the last step left, if it is there.
+        last: Option<PathBuf>,
+    },
+
+    /// Coefficients are too large for what they were to be stored in.
+    #[error(
+        "the coefficients do not fit into {bits} bits and are kept in 32; set output.coefficient_bits = 32"
+    )]
+    TooFewBits {
+        /// Bits that were asked for.
+        bits: u8,
+    },
+
     /// The output folder or a file in it cannot be written.
-    #[error("{}: cannot be written; choose another place, for a run with --set output.dir=FOLDER", path.display())]
+    #[error(
+        "{}: cannot be written; free space if the disk is full, or choose another place, for a run with --set \
+         output.dir=FOLDER", path.display()
+    )]
     Output {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
     },
+
+    /// A result is lost.
+    #[error(transparent)]
+    Stdout(#[from] StdoutError),
 
     /// The user stopped the run.
     #[error("interrupted")]
@@ -203,6 +239,16 @@ fn other_half(dtype: &WeightDtype) -> WeightDtype {
     match dtype {
         WeightDtype::F32 | WeightDtype::Bf16 => WeightDtype::F16,
         WeightDtype::F16 => WeightDtype::Bf16,
+    }
+}
+
+fn offered(last: &Option<PathBuf>) -> String {
+    match last {
+        Some(last) => format!(
+            "; what its last step left is whole: use --model MODEL --adapter {} instead of --run",
+            last.display()
+        ),
+        None => "; train again".to_owned(),
     }
 }
 
@@ -238,11 +284,39 @@ impl Error {
             | Self::Adapter(nola_core::Error::Exists { .. }) => 9,
             Self::Adapter(nola_core::Error::Io { action: "write" | "create", .. }) => 9,
             Self::Model(_) => 5,
-            Self::Adapter(_) | Self::ExportDiffers { .. } | Self::NotExportable { .. } => 6,
+            Self::Adapter(_)
+            | Self::ExportDiffers { .. }
+            | Self::NotExportable { .. }
+            | Self::NoAdapter { .. }
+            | Self::TooFewBits { .. } => 6,
             Self::Device { .. } | Self::Dtype { .. } => 7,
             Self::Diverged { .. } | Self::NothingTrained { .. } => 8,
-            Self::Output { .. } => 9,
+            Self::Output { .. } | Self::Occupied { .. } => 9,
+            Self::Stdout(_) => 1,
             Self::Interrupted => 130,
+        }
+    }
+
+    /// The error and what caused it, on one line.
+    pub fn with_sources(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            if !text.contains(&cause_text) {
+                text = format!("{text}: {cause_text}");
+            }
+            source = cause.source();
+        }
+        text
+    }
+
+    /// The same for a file of a run: one that cannot be written names what helps there.
+    pub(crate) fn about_output(self) -> Self {
+        match self {
+            Self::Adapter(nola_core::Error::Io { file: path, action: "write" | "create", source })
+            | Self::Model(nola_models::Error::Write { file: path, source }) => Self::Output { path, source },
+            other => other,
         }
     }
 }

@@ -8,11 +8,15 @@ use nola_core::folder::{self, CoefficientBits};
 use nola_core::targets::Pattern;
 use nola_core::{Adapted, AdapterConfig, Targets, TrainedNumbers, adapter};
 
+use crate::base::Base;
+use crate::divergence::Divergence;
 use crate::learner::Learner;
 use crate::progress::{self, Progress, Style};
 use crate::recipe::{self, MethodRecipe, Recipe, TargetsRecipe, TrainRecipe};
 use crate::report::{History, HistoryPoint};
+use crate::stop::Stop;
 use crate::task::{LargestPass, Model, Task};
+use crate::terminal::err_line;
 use crate::train::{Observer, StepReport, pass_loss, train};
 use crate::{Error, memory};
 
@@ -21,12 +25,16 @@ const HEAD: &str = "head";
 
 /// A trained model with its scores.
 pub struct Fitted<T: Task> {
-    /// The model with the best trained values.
+    /// The model with the best trained values, as it comes back from its folder.
     pub best: Adapted<Model<T>>,
+    /// The same as it was trained: numbers are rounded only once, when they are stored.
+    pub unrounded: Adapted<Model<T>>,
     /// The model as the last step left it.
     pub last: Adapted<Model<T>>,
     /// What the best found.
     pub evaluation: T::Evaluation,
+    /// Whether its coefficients are stored in fewer bits than they were trained in.
+    pub is_rounded: bool,
     /// Loss, rate and scores over the steps.
     pub history: History,
     /// How many numbers were trained.
@@ -39,53 +47,141 @@ pub struct Fitted<T: Task> {
     pub seconds: f64,
     /// Whether an interrupt ended the run.
     pub interrupted: bool,
+    /// What makes the run doubtful, though it came to its end.
+    pub warnings: Vec<String>,
     /// What ended the run before its time, after something worth keeping was learned.
     pub failure: Option<Error>,
+}
+
+/// Where a run computes, how it shows, and what ends it.
+pub struct Terms<'a> {
+    /// Where it computes.
+    pub device: &'a Device,
+    /// How it shows on stderr.
+    pub style: Style,
+    /// What ends it before its time.
+    pub stop: &'a Stop,
+}
+
+/// Where a run keeps what it learned while it goes on, so that whatever ends it costs little.
+pub trait Keeper<T: Task> {
+    /// Sees to it, before the first step, that a model like this one can be kept.
+    ///
+    /// # Errors
+    /// If it cannot.
+    fn prepare(&self, model: &Adapted<Model<T>>) -> Result<(), Error>;
+
+    /// Keeps the best model so far in place of the one before.
+    ///
+    /// # Errors
+    /// If it cannot be written; the one before is then as it was.
+    fn keep_best(&self, model: &Adapted<Model<T>>, evaluation: &T::Evaluation) -> Result<(), Error>;
+
+    /// Keeps the last model of a run that could not evaluate any.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    fn keep_unscored(&self, model: &Adapted<Model<T>>) -> Result<(), Error>;
 }
 
 /// Trains the method of `recipe` on a fresh copy of the task's base.
 ///
 /// # Errors
-/// If nothing would be trained, training diverges, or the data has changed.
-pub fn fit<T: Task>(task: &T, recipe: &Recipe, device: &Device, style: Style) -> Result<Fitted<T>, Error> {
+/// If nothing would be trained, training diverges, the data has changed, or nothing could be kept.
+pub fn fit<T: Task>(
+    task: &T,
+    recipe: &Recipe,
+    terms: &Terms,
+    keeper: &impl Keeper<T>,
+) -> Result<Fitted<T>, Error> {
     let started = Instant::now();
-    let on_device = device.clone().autodiff();
+    let on_device = terms.device.clone().autodiff();
     let model = attach(task.model().train(), &recipe.method, task.trained_beside(), &on_device)?;
     let trained = model.trained_numbers();
     if trained.adapter + trained.other == 0 {
         return Err(Error::NothingTrained { method: recipe.method.kind().to_owned() });
     }
+    keeper.prepare(&Module::valid(&model))?;
     let largest = task.largest_pass(recipe);
     if largest.step > 0 {
         let passes = task.steps(recipe, largest.step..largest.step + 1, &on_device).next();
-        rehearse(&model.model, &passes.transpose()?.unwrap_or_default(), &recipe.train, &largest, device);
+        let passes = passes.transpose()?.unwrap_or_default();
+        rehearse(&model.model, &passes, &recipe.train, &largest, terms.device);
     }
-    let mut watcher = Watcher::new(task, recipe, &largest, device, style);
+    let mut watcher = Watcher::new(task, recipe, &largest, terms, keeper);
     let steps = task.steps(recipe, 0..recipe.train.steps, &on_device);
     let done = train(model, &recipe.train, steps, &mut watcher)?;
-    let mut evaluation = watcher.best.take().expect("a best state comes from an evaluation");
+    let evaluation = watcher.best.take().expect("a best state comes from an evaluation");
     // Names and shapes are the model's own, so only numbers that are not finite can be refused.
     let diverged = Error::Diverged { step: done.best_step, loss: T::scores(&evaluation).loss };
-    let mut best = done.last.clone().with_state(done.best).map_err(|_| diverged)?;
-    let bits = CoefficientBits::try_from(recipe.output.coefficient_bits).unwrap_or_default();
-    if bits != CoefficientBits::B32 && matches!(recipe.method, MethodRecipe::Nola(_)) {
-        // What is reported is what the folder will hold.
-        best = folder::as_stored(best, bits)?;
-        evaluation = task.evaluate(&Module::valid(&best).model, device)?;
-    }
-    watcher.finish(&evaluation);
+    let best = Module::valid(&done.last.clone().with_state(done.best).map_err(|_| diverged)?);
+    let stored = stored(task, recipe, terms.device, &best, evaluation);
+    watcher.finish(&stored.evaluation);
     Ok(Fitted {
-        best: Module::valid(&best),
+        best: stored.model,
+        unrounded: best,
         last: Module::valid(&done.last),
-        evaluation,
+        evaluation: stored.evaluation,
+        is_rounded: stored.bits != CoefficientBits::B32,
         history: watcher.history,
         trained,
         best_step: done.best_step,
         steps: done.steps,
         seconds: started.elapsed().as_secs_f64(),
         interrupted: done.interrupted,
-        failure: done.failure,
+        warnings: watcher.divergence.warnings,
+        failure: done.failure.or(stored.failure),
     })
+}
+
+/// A model as its folder will hold it, with its scores.
+struct Stored<T: Task> {
+    model: Adapted<Model<T>>,
+    evaluation: T::Evaluation,
+    bits: CoefficientBits,
+    /// Why it is not stored, or not scored, as the recipe wants it.
+    failure: Option<Error>,
+}
+
+/// The trained model with as few bits a coefficient as the recipe wants, scored so: what is reported is what the folder
+/// holds. Where that goes wrong, the model is kept as it was trained.
+fn stored<T: Task>(
+    task: &T,
+    recipe: &Recipe,
+    device: &Device,
+    trained: &Adapted<Model<T>>,
+    evaluation: T::Evaluation,
+) -> Stored<T> {
+    let (model, bits, failure) = rounded(trained, recipe);
+    if bits == CoefficientBits::B32 {
+        return Stored { model, evaluation, bits, failure };
+    }
+    match task.evaluate(&model.model, device) {
+        Ok(found) if T::scores(&found).is_finite() => Stored { model, evaluation: found, bits, failure },
+        Ok(_) => {
+            let failure = Some(Error::TooFewBits { bits: bits.into() });
+            Stored { model: trained.clone(), evaluation, bits: CoefficientBits::B32, failure }
+        }
+        Err(error) => Stored { model, evaluation, bits, failure: Some(error) },
+    }
+}
+
+/// The model with as few bits a coefficient as the recipe wants; with 32 and an error, if they cannot hold it.
+pub fn rounded<M: Learner>(
+    trained: &Adapted<M>,
+    recipe: &Recipe,
+) -> (Adapted<M>, CoefficientBits, Option<Error>) {
+    let bits = CoefficientBits::try_from(recipe.output.coefficient_bits).unwrap_or_default();
+    if bits == CoefficientBits::B32 || !matches!(recipe.method, MethodRecipe::Nola(_)) {
+        return (trained.clone(), CoefficientBits::B32, None);
+    }
+    match folder::as_stored(trained.clone(), bits) {
+        Ok(model) => (model, bits, None),
+        Err(_) => {
+            let error = Error::TooFewBits { bits: bits.into() };
+            (trained.clone(), CoefficientBits::B32, Some(error))
+        }
+    }
 }
 
 /// Makes the largest pass, the first one of its step, once before the first step, so that a run for which memory is short
@@ -103,7 +199,7 @@ fn rehearse<M: Learner>(
     let gradients = loss.backward();
     loss.into_scalar::<f32>();
     drop(gradients);
-    eprintln!("{}", memory_line(largest, device));
+    err_line(&memory_line(largest, device));
 }
 
 /// What memory the largest pass took, and what is left.
@@ -160,51 +256,77 @@ fn lora_config(lora: &recipe::LoraRecipe) -> adapter::LoraConfig {
     adapter::LoraConfig { rank: lora.rank, alpha: lora.alpha(), variant: lora.variant, seed: lora.seed }
 }
 
-/// Shows the loop, keeps its history and scores the model.
-struct Watcher<'a, T: Task> {
+/// Shows the loop, keeps its history and its best model, and scores the model.
+struct Watcher<'a, T: Task, K> {
     task: &'a T,
-    device: &'a Device,
+    terms: &'a Terms<'a>,
+    keeper: &'a K,
     largest: &'a LargestPass,
     progress: Progress,
     history: History,
     targets: usize,
     best: Option<T::Evaluation>,
+    divergence: Divergence,
 }
 
-impl<'a, T: Task> Watcher<'a, T> {
-    fn new(task: &'a T, recipe: &Recipe, largest: &'a LargestPass, device: &'a Device, style: Style) -> Self {
+impl<'a, T: Task, K: Keeper<T>> Watcher<'a, T, K> {
+    fn new(
+        task: &'a T,
+        recipe: &Recipe,
+        largest: &'a LargestPass,
+        terms: &'a Terms<'a>,
+        keeper: &'a K,
+    ) -> Self {
         let name = recipe.method.kind().to_owned();
         Self {
             task,
-            device,
+            terms,
+            keeper,
             largest,
-            progress: Progress::start(name.clone(), 0..recipe.train.steps, T::TARGET, style),
+            progress: Progress::start(name.clone(), 0..recipe.train.steps, T::TARGET, terms.style),
             history: History { name, points: Vec::new() },
             targets: 0,
             best: None,
+            divergence: Divergence::among(task.choices()),
         }
     }
 
     fn finish(&self, evaluation: &T::Evaluation) {
         self.progress.busy(&format!("best {}", T::scores(evaluation)));
     }
+
+    /// Says what could not be kept; the run is worth more than a folder that may be written later.
+    fn note_failure(&mut self, kept: Result<(), Error>, then: &str) {
+        if let Err(error) = kept {
+            self.progress.note(&format!("warning: {}; {then}", error.with_sources()));
+        }
+    }
 }
 
-impl<T: Task> Observer<Model<T>> for Watcher<'_, T> {
+impl<T: Task, K: Keeper<T>> Observer<Model<T>> for Watcher<'_, T, K> {
     fn stepped(&mut self, report: StepReport) {
         let StepReport { step, loss, learning_rate, targets, .. } = report;
         self.targets += targets;
         if step == 1 && self.largest.step == 0 {
-            self.progress.note(&memory_line(self.largest, self.device));
+            self.progress.note(&memory_line(self.largest, self.terms.device));
         }
+        self.divergence.stepped(loss);
         self.progress.step(&progress::StepReport { step, targets: self.targets, loss, learning_rate });
         self.history.points.push(HistoryPoint { step, train_loss: loss, learning_rate, validation: None });
     }
 
     fn evaluate(&mut self, step: usize, model: &Model<T>) -> Result<f64, Error> {
-        let evaluation = self.task.evaluate(model, self.device)?;
+        self.task.base().check_unchanged()?;
+        let evaluation = self.task.evaluate(model, self.terms.device)?;
+        self.task.base().check_unchanged()?;
         let scores = T::scores(&evaluation);
         self.progress.evaluated(step, &scores);
+        if !scores.is_finite() {
+            return Err(Error::Diverged { step, loss: scores.loss });
+        }
+        if let Some(warning) = self.divergence.evaluated(step, scores.loss) {
+            self.progress.note(&format!("warning: {warning}"));
+        }
         if let Some(point) = self.history.points.last_mut() {
             point.validation = Some(scores);
         }
@@ -212,5 +334,20 @@ impl<T: Task> Observer<Model<T>> for Watcher<'_, T> {
             self.best = Some(evaluation);
         }
         Ok(scores.rank())
+    }
+
+    fn found_best(&mut self, model: &Adapted<Model<T>>) {
+        let best = self.best.as_ref().expect("it was evaluated just now");
+        let kept = self.keeper.keep_best(&Module::valid(model), best);
+        self.note_failure(kept, "training goes on, and it is tried again with the next best evaluation");
+    }
+
+    fn left_unscored(&mut self, model: &Adapted<Model<T>>) {
+        let kept = self.keeper.keep_unscored(&Module::valid(model));
+        self.note_failure(kept, "what the last step left is lost");
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.terms.stop.is_asked()
     }
 }

@@ -10,6 +10,7 @@ pub mod chosen;
 pub mod commands;
 pub mod data;
 pub mod device;
+pub mod divergence;
 mod error;
 pub mod evaluate;
 pub mod fit;
@@ -24,7 +25,9 @@ pub mod recipe;
 pub mod report;
 pub mod run;
 pub mod schedule;
+pub mod stop;
 pub mod task;
+pub mod terminal;
 pub mod text;
 pub mod train;
 

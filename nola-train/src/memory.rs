@@ -39,6 +39,34 @@ pub fn keep_freed() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn keep_freed() {}
 
+/// Makes a file of a model that is cut short while it is used end the program with a message, and not with a signal alone: it
+/// is mapped, and what is not there any more cannot be read.
+#[cfg(target_os = "linux")]
+pub fn explain_cut_files() {
+    use nix::libc::{_exit, STDERR_FILENO, c_int, write};
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+    /// The exit code of a base model that cannot be used.
+    const EXIT_CODE: c_int = 5;
+    const SAID: &[u8] =
+        b"error: a file of the base model was cut short while it was in use, so the program cannot go on; \
+        put the file back and start again; what a training run had kept lies in its folder\n";
+    extern "C" fn explain(_signal: c_int) {
+        // SAFETY: both functions may be called in a signal handler, and the text lives as long as the program.
+        unsafe {
+            write(STDERR_FILENO, SAID.as_ptr().cast(), SAID.len());
+            _exit(EXIT_CODE)
+        }
+    }
+    let action = SigAction::new(SigHandler::Handler(explain), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler calls nothing that must not be called in one. Without it, the signal alone says what happened.
+    let _ = unsafe { sigaction(Signal::SIGBUS, &action) };
+}
+
+/// Leaves it to the system to say that a file was cut short.
+#[cfg(not(target_os = "linux"))]
+pub fn explain_cut_files() {}
+
 /// Memory that the machine could still give, in bytes; absent where the system does not say.
 pub fn free_bytes() -> Option<u64> {
     let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());

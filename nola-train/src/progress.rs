@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 pub use downloads::Downloads;
 use indicatif::{FormattedDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::terminal::{err_line, line_to};
+
 /// Time between two lines where there is no bar.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
 
@@ -84,6 +86,11 @@ impl Scores {
             Target::Picture => self.accuracy,
             Target::Token => -f64::from(self.loss),
         }
+    }
+
+    /// Whether they mean anything: where the model answers with NaN, some accuracy may still be counted.
+    pub fn is_finite(&self) -> bool {
+        self.loss.is_finite() && self.accuracy.is_finite()
     }
 
     /// e to the loss: among so many equally likely tokens the model is undecided.
@@ -203,7 +210,7 @@ impl Progress {
     /// Says something that is worth a line of its own whatever the style.
     pub fn note(&mut self, text: &str) {
         match self.style {
-            Style::Bar => self.bar.suspend(|| eprintln!("{text}")),
+            Style::Bar => self.bar.suspend(|| err_line(text)),
             Style::Lines | Style::Quiet => self.line(text),
         }
     }
@@ -219,7 +226,7 @@ impl Progress {
 
     fn line(&mut self, text: &str) {
         // A reader that has gone away is no reason to stop training.
-        let _ = writeln!(self.out, "{}: {text}", self.label);
+        let _ = line_to(&mut self.out, &format!("{}: {text}", self.label));
         self.last_line = Instant::now();
     }
 

@@ -14,6 +14,9 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::progress::Scores;
 
+/// Name of the page.
+pub const PAGE: &str = "report.html";
+
 /// Mistakes shown at most.
 pub const MISTAKES: usize = 64;
 
@@ -140,7 +143,7 @@ pub fn write(folder: &Path, report: &RunReport) -> Result<ReportFiles, Error> {
     Ok(ReportFiles {
         curves: write_file(folder, "curves.svg", &curves)?,
         confusion,
-        page: write_file(folder, "report.html", &page)?,
+        page: write_file(folder, PAGE, &page)?,
     })
 }
 

@@ -8,26 +8,48 @@
 //! | `result.json` | what `--json` prints |
 //! | `report.html`, `curves.svg`, `confusion.svg` | for people |
 
+mod claim;
+mod keep;
+mod occupied;
+
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
-use nola_core::Adapted;
-use nola_core::folder::{self, CoefficientBits, Description, peft};
-use nola_models::StoredDtype;
+use nola_core::folder;
 use serde::Serialize;
+
+pub use claim::whole;
+pub use keep::Keeping;
+pub use occupied::Occupied;
 
 use crate::Error;
 use crate::base::Base;
-use crate::fit::Fitted;
+use crate::fit::{Fitted, Keeper};
 use crate::memory::peak_bytes;
 use crate::progress::Target;
 use crate::recipe::{CheckedRecipe, MethodRecipe};
 use crate::report::{self, History, ResultRow, RunReport};
 use crate::task::Task;
+use claim::Claim;
+use keep::folder_bytes;
 
-/// A folder that is empty and can be written.
+/// The recipe of a run.
+pub const RECIPE: &str = "recipe.toml";
+/// The best adapter.
+pub const ADAPTER: &str = "adapter";
+/// The adapter as the last step left it.
+pub const LAST_ADAPTER: &str = "adapter-last";
+/// The best model, where all of it was trained.
+pub const MODEL: &str = "model";
+/// What the run came to.
+const RESULT: &str = "result.json";
+
+/// A folder that one run alone writes to.
 #[derive(Debug)]
 pub struct RunFolder {
-    folder: PathBuf,
+    claim: Claim,
+    /// Whether the best model so far lies there; else, a worse one or none.
+    holds_best: Cell<bool>,
 }
 
 /// What a run came to; the JSON object of `train --json`.
@@ -66,20 +88,27 @@ pub struct RunResult {
     pub report: PathBuf,
     /// Whether an interrupt ended the run.
     pub interrupted: bool,
+    /// What makes the run doubtful; absent where nothing does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// A run whose files are written.
+pub struct Saved {
+    /// What it came to.
+    pub result: RunResult,
+    /// What kept some of the files from being written.
+    pub failure: Option<Error>,
 }
 
 impl RunFolder {
-    /// Makes the folder of a run before anything is trained, so that a run is not lost for a folder it cannot write.
+    /// Claims the folder of a run before anything is trained, so that a run is not lost for a folder it cannot write, or that
+    /// another one writes to.
     ///
     /// # Errors
-    /// If it holds something already, or cannot be written.
+    /// If it holds something already, another run writes to it, or it cannot be written.
     pub fn create(folder: &Path) -> Result<Self, Error> {
-        folder::new_folder(folder)?;
-        let probe = folder.join(".write-test");
-        let output = |source| Error::Output { path: folder.to_owned(), source };
-        std::fs::write(&probe, b"").map_err(output)?;
-        std::fs::remove_file(&probe).map_err(output)?;
-        Ok(Self { folder: folder.to_owned() })
+        Ok(Self { claim: Claim::of(folder)?, holds_best: Cell::new(false) })
     }
 
     /// `name`, or the first of `name-2`, `name-3`, … that does not exist.
@@ -88,35 +117,82 @@ impl RunFolder {
     /// If it cannot be written.
     pub fn create_numbered(name: &Path) -> Result<Self, Error> {
         let numbered = |number: u32| name.with_file_name(format!("{}-{number}", file_name(name)));
-        let free = std::iter::once(name.to_owned()).chain((2..).map(numbered)).find(|path| !path.exists());
-        Self::create(&free.unwrap_or_else(|| name.to_owned()))
+        let names = std::iter::once(name.to_owned()).chain((2..).map(numbered));
+        for free in names.filter(|path| !path.exists()) {
+            match Self::create(&free) {
+                // Somebody else was faster.
+                Err(Error::Occupied { .. }) => {}
+                other => return other,
+            }
+        }
+        unreachable!("numbers do not end")
     }
 
     /// Where it lies.
     pub fn path(&self) -> &Path {
-        &self.folder
+        &self.claim.folder
     }
 
-    /// Writes a finished run, and returns what it came to.
+    /// Writes the recipe, so that whatever the run leaves can be put to use.
     ///
     /// # Errors
-    /// If a file cannot be written.
+    /// If it cannot be written.
+    pub fn begin(&self, recipe: &CheckedRecipe) -> Result<(), Error> {
+        let written = folder::write_atomically(&self.path().join(RECIPE), recipe.resolved_toml().as_bytes());
+        written.map_err(|error| Error::from(error).about_output())
+    }
+
+    /// Keeps the models of a run while it goes on.
+    pub fn keeper<'a, T: Task>(&'a self, task: &'a T, recipe: &'a CheckedRecipe) -> Keeping<'a, T> {
+        Keeping { folder: self, task, recipe }
+    }
+
+    /// Writes a finished run, and returns what it came to. What was learned is written first, and an error in what follows
+    /// keeps nothing else from being written.
+    ///
+    /// # Errors
+    /// If there is no model that was kept.
     pub fn save<T: Task>(
         &self,
         task: &T,
         recipe: &CheckedRecipe,
         fitted: &Fitted<T>,
         device: &str,
+    ) -> Result<Saved, Error> {
+        let keeping = self.keeper(task, recipe);
+        let mut failures = Failures::default();
+        failures.take(self.save_models(&keeping, fitted));
+        if !keeping.place().is_dir() {
+            return Err(failures.first.unwrap_or(Error::Interrupted));
+        }
+        let result = self.result(&keeping, fitted, device)?;
+        failures.take(self.save_result(&result));
+        let rows = vec![result.row()];
+        let (histories, toml) = (vec![fitted.history.clone()], recipe.resolved_toml());
+        let report = self.save_report(&ReportParts { task, fitted, histories, device, toml, rows });
+        failures.take(report.map(drop));
+        Ok(Saved { result, failure: failures.first })
+    }
+
+    fn save_result(&self, result: &RunResult) -> Result<(), Error> {
+        let json = serde_json::to_vec_pretty(result).expect("a result is made of numbers and text");
+        let written = folder::write_atomically(&self.path().join(RESULT), &json);
+        written.map_err(|error| Error::from(error).about_output())
+    }
+
+    fn result<T: Task>(
+        &self,
+        keeping: &Keeping<T>,
+        fitted: &Fitted<T>,
+        device: &str,
     ) -> Result<RunResult, Error> {
-        let toml = recipe.resolved_toml();
-        folder::write_atomically(&self.folder.join("recipe.toml"), toml.as_bytes())?;
-        let (adapter, adapter_bytes) = self.save_models(task, recipe, fitted)?;
         let scores = T::scores(&fitted.evaluation);
-        let mut result = RunResult {
-            method: recipe.method.kind().to_owned(),
+        let adapter = keeping.place();
+        Ok(RunResult {
+            method: keeping.recipe.method.kind().to_owned(),
             trainable: fitted.trained.adapter + fitted.trained.other,
             adapter_numbers: fitted.trained.adapter,
-            adapter_bytes,
+            adapter_bytes: folder_bytes(&adapter)?,
             accuracy: scores.accuracy,
             loss: scores.loss,
             perplexity: match scores.target {
@@ -128,17 +204,12 @@ impl RunFolder {
             seconds: fitted.seconds,
             device: device.to_owned(),
             peak_memory_bytes: peak_bytes(),
-            run: self.folder.clone(),
+            run: self.path().to_owned(),
             adapter,
-            report: PathBuf::new(),
+            report: self.path().join(report::PAGE),
             interrupted: fitted.interrupted,
-        };
-        let rows = vec![result.row()];
-        let histories = vec![fitted.history.clone()];
-        result.report = self.save_report(&ReportParts { task, fitted, histories, device, toml, rows })?;
-        let json = serde_json::to_vec_pretty(&result).expect("a result is made of numbers and text");
-        folder::write_atomically(&self.folder.join("result.json"), &json)?;
-        Ok(result)
+            warnings: fitted.warnings.clone(),
+        })
     }
 
     /// Writes the report of a run, whose table may hold other runs too.
@@ -153,67 +224,43 @@ impl RunFolder {
             ("trained numbers of the adapters", parts.fitted.trained.adapter.to_string()),
             ("best after step", parts.fitted.best_step.to_string()),
         ];
-        let facts = facts.map(|(name, value)| (name.to_owned(), value));
+        let warnings = parts.fitted.warnings.iter().map(|warning| ("warning".to_owned(), warning.clone()));
+        let facts = facts.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(warnings);
         let report = RunReport {
             title: format!("{} on {}", parts.fitted.history.name, details.subject),
-            facts: facts.into_iter().chain(details.facts.clone()).collect(),
+            facts: facts.chain(details.facts.clone()).collect(),
             recipe_toml: parts.toml.clone(),
             histories: parts.histories.clone(),
             details,
             rows: parts.rows.clone(),
         };
-        Ok(report::write(&self.folder, &report)?.page)
+        Ok(report::write(self.path(), &report)?.page)
     }
 
-    fn save_models<T: Task>(
-        &self,
-        task: &T,
-        recipe: &CheckedRecipe,
-        fitted: &Fitted<T>,
-    ) -> Result<(PathBuf, u64), Error> {
-        let base = task.base();
-        if recipe.method == (MethodRecipe::Full {}) {
-            let folder = self.folder.join("model");
-            base.save(&fitted.best.model, &folder, StoredDtype::F32)?;
-            let bytes = folder_bytes(&folder)?;
-            return Ok((folder, bytes));
+    fn save_models<T: Task>(&self, keeping: &Keeping<T>, fitted: &Fitted<T>) -> Result<(), Error> {
+        // With fewer bits it was scored once more, and the folder says so.
+        if !self.holds_best.get() || fitted.is_rounded {
+            keeping.keep_best(&fitted.unrounded, &fitted.evaluation)?;
         }
-        let description = Description {
-            base: base.identity().clone(),
-            labels: T::Base::labels(&fitted.best.model).to_vec(),
-            summary: T::scores(&fitted.evaluation).summary(),
-        };
-        let bits = CoefficientBits::try_from(recipe.output.coefficient_bits).unwrap_or_default();
-        // What a failed run left last may be no numbers at all.
-        if fitted.failure.is_none() {
-            let last = Description { summary: "As the last step left it.".to_owned(), ..description.clone() };
-            save_adapter(&self.folder.join("adapter-last"), base, &fitted.last, &last, bits)?;
+        // What a run that diverged left last may be no numbers at all.
+        let is_full = keeping.recipe.method == (MethodRecipe::Full {});
+        if is_full || matches!(fitted.failure, Some(Error::Diverged { .. })) {
+            return Ok(());
         }
-        let folder = self.folder.join("adapter");
-        let bytes = save_adapter(&folder, base, &fitted.best, &description, bits)?;
-        Ok((folder, bytes))
+        keeping.keep_last(&fitted.last, &self.path().join(LAST_ADAPTER))
     }
 }
 
-/// Writes an adapter in the format of its method: LoRA as PEFT does, all else in our own.
-///
-/// # Errors
-/// If the folder is not empty or cannot be written.
-pub fn save_adapter<B: Base>(
-    folder: &Path,
-    base: &B,
-    adapted: &Adapted<B::Model>,
-    description: &Description,
-    bits: CoefficientBits,
-) -> Result<u64, Error> {
-    let modules = |site: &str| base.foreign_module(site);
-    Ok(match adapted.config().map(|config| config.kind()) {
-        Some("lora") => {
-            let generation = peft::Generation::default();
-            peft::write(folder, adapted, &modules, generation, base.peft_task(), description)?
-        }
-        Some(_) | None => folder::write(folder, adapted, description, bits)?,
-    })
+/// The first of several errors.
+#[derive(Default)]
+struct Failures {
+    first: Option<Error>,
+}
+
+impl Failures {
+    fn take(&mut self, result: Result<(), Error>) {
+        self.first = self.first.take().or(result.err());
+    }
 }
 
 /// What a report is made of.
@@ -244,15 +291,6 @@ impl RunResult {
             seconds: self.seconds,
         }
     }
-}
-
-fn folder_bytes(folder: &Path) -> Result<u64, Error> {
-    let output = |source| Error::Output { path: folder.to_owned(), source };
-    let mut bytes = 0;
-    for entry in std::fs::read_dir(folder).map_err(output)? {
-        bytes += entry.and_then(|entry| entry.metadata()).map_err(output)?.len();
-    }
-    Ok(bytes)
 }
 
 fn file_name(path: &Path) -> String {

@@ -53,6 +53,9 @@ pub trait Task: Sized {
     /// Samples to learn from.
     fn samples(&self) -> usize;
 
+    /// Answers that the model chooses from: classes, or tokens.
+    fn choices(&self) -> usize;
+
     /// The base.
     fn base(&self) -> &Self::Base;
 

@@ -1,6 +1,5 @@
 //! The training loop. It names no model and no adapter.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -14,12 +13,6 @@ use crate::recipe::TrainRecipe;
 
 /// Shortest time between two readings of losses from the device, which make the loop wait for it.
 const BETWEEN_READS: Duration = Duration::from_millis(200);
-
-/// Whether a loop is running, which then answers to [`INTERRUPTED`].
-pub static TRAINING: AtomicBool = AtomicBool::new(false);
-
-/// Set by the first interrupt: the loop then stops after the step it is in.
-pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// What one optimizer step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,8 +37,19 @@ pub trait Observer<M: Learner> {
     /// Scores the model; larger is better.
     ///
     /// # Errors
-    /// If the validation data cannot be read.
+    /// If the validation data cannot be read, or the model answers with what is not finite.
     fn evaluate(&mut self, step: usize, model: &M) -> Result<f64, Error>;
+
+    /// The model that was evaluated last is the best one so far.
+    fn found_best(&mut self, _model: &Adapted<M>) {}
+
+    /// The run ends and nothing could be evaluated; what is not finite is never handed on.
+    fn left_unscored(&mut self, _model: &Adapted<M>) {}
+
+    /// Whether the run is to end after the step it is in.
+    fn is_stopped(&self) -> bool {
+        false
+    }
 }
 
 /// A trained model, and its best state.
@@ -79,7 +83,6 @@ pub fn train<M: Learner>(
     steps: impl Iterator<Item = Result<Vec<M::Batch>, Error>>,
     observer: &mut impl Observer<M>,
 ) -> Result<Trained<M>, Error> {
-    let _running = Running::start();
     let mut optimizer = Optimizer::new(recipe, &model);
     let (mut unread, mut best) = (Unread::default(), Best::default());
     let mut failure = None;
@@ -94,23 +97,36 @@ pub fn train<M: Learner>(
         let (gradients, mut measured) = measured_gradients(&model, &passes, recipe, step);
         model = updated(model, gradients, &mut measured, recipe, &mut optimizer);
         unread.steps.push(measured);
-        let (done, interrupted) = (step + 1, INTERRUPTED.load(Ordering::Relaxed));
-        let evaluates = recipe.evaluate_every.is_due(done) || done == recipe.steps || interrupted;
+        let done = step + 1;
+        let evaluates = recipe.evaluate_every.is_due(done) || done == recipe.steps || observer.is_stopped();
         if evaluates || unread.is_due() {
             failure = unread.tell(&optimizer, observer).err();
         }
         if evaluates && failure.is_none() {
             let score = observer.evaluate(done, &burn::module::Module::valid(&model).model);
-            failure = score.and_then(|score| best.offer(score, done, &model)).err();
+            let offered = score.and_then(|score| best.offer(score, done, &model));
+            if matches!(offered, Ok(Standing::Best)) {
+                observer.found_best(&model);
+            }
+            failure = offered.err();
         }
-        if failure.is_some() || interrupted || best.is_stale(recipe.early_stop) {
+        // An interrupt that comes during an evaluation needs no further one.
+        let is_over = evaluates && (observer.is_stopped() || best.is_stale(recipe.early_stop));
+        if failure.is_some() || is_over {
             break;
         }
     }
     // If a batch could not be made, there may be steps before it of which nothing is known yet.
     failure = unread.tell(&optimizer, observer).err().or(failure);
-    let Some(state) = best.state else { return Err(failure.unwrap_or(Error::Interrupted)) };
-    let interrupted = INTERRUPTED.load(Ordering::Relaxed);
+    let Some(state) = best.state else {
+        let failure = failure.unwrap_or(Error::Interrupted);
+        let diverged = matches!(failure, Error::Diverged { .. });
+        if !diverged && unread.told > 0 && is_finite(&model.state()) {
+            observer.left_unscored(&model);
+        }
+        return Err(failure);
+    };
+    let interrupted = observer.is_stopped() && unread.told < recipe.steps;
     Ok(Trained { last: model, best: state, best_step: best.step, steps: unread.told, interrupted, failure })
 }
 
@@ -205,22 +221,6 @@ impl Unread {
     }
 }
 
-/// Sets [`TRAINING`] for as long as it lives.
-struct Running;
-
-impl Running {
-    fn start() -> Self {
-        TRAINING.store(true, Ordering::Relaxed);
-        Self
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        TRAINING.store(false, Ordering::Relaxed);
-    }
-}
-
 /// Gradients and loss of one optimizer step, still on the device: passes weigh as many targets as they have.
 ///
 /// # Shapes
@@ -262,27 +262,37 @@ struct Best {
     since: usize,
 }
 
+/// How an evaluation compares with those before it.
+enum Standing {
+    Best,
+    NotBetter,
+}
+
+/// Whether every trained value is finite.
+fn is_finite(state: &TrainedState) -> bool {
+    state.values().all(|data: &TensorData| data.iter::<f32>().all(f32::is_finite))
+}
+
 impl Best {
     /// Keeps the state of `model` if its score is the best one.
     ///
     /// # Errors
     /// If the score, or a number to be kept, is not finite: the last update can overflow though its gradient did not.
-    fn offer<M: Learner>(&mut self, score: f64, step: usize, model: &Adapted<M>) -> Result<(), Error> {
+    fn offer<M: Learner>(&mut self, score: f64, step: usize, model: &Adapted<M>) -> Result<Standing, Error> {
         let diverged = || Error::Diverged { step, loss: f32::NAN };
         if !score.is_finite() {
             return Err(diverged());
         }
         if self.score.is_some_and(|best| score <= best) {
             self.since += 1;
-            return Ok(());
+            return Ok(Standing::NotBetter);
         }
         let state = model.state();
-        let is_finite = |data: &TensorData| data.iter::<f32>().all(f32::is_finite);
-        if !state.values().all(is_finite) {
+        if !is_finite(&state) {
             return Err(diverged());
         }
         *self = Self { score: Some(score), step, state: Some(state), since: 0 };
-        Ok(())
+        Ok(Standing::Best)
     }
 
     fn is_stale(&self, early_stop: usize) -> bool {

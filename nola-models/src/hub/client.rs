@@ -1,6 +1,7 @@
 //! Requests to a hub: signed, redirected and repeated as its protocol asks.
 
 use std::collections::BTreeSet;
+use std::io::{self, Read};
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use ureq::{Agent, Body};
 
 use super::digest::Digest;
 use super::name::{RepositoryName, is_commit};
+use super::pace::Paced;
 use super::{Credentials, HubConfig, HubError, Note, Progress};
 
 /// Redirects that are followed for one request.
@@ -82,6 +84,7 @@ impl<'a> Client<'a> {
             .accept_encoding("identity")
             .timeout_resolve(timeout)
             .timeout_connect(timeout)
+            .timeout_recv_response(timeout)
             .timeout_per_read(timeout)
             .timeout_per_write(timeout)
             .build()
@@ -95,8 +98,8 @@ impl<'a> Client<'a> {
         let url = format!("{endpoint}/api/models/{id}/revision/{}", utf8_percent_encode(revision, PLAIN));
         let ask = Ask { verb: Verb::Get, url, from_byte: 0, about: About::Revision };
         let mut response = self.answer(&ask)?;
-        let text = response.body_mut().with_config().limit(MAX_JSON_BYTES).read_to_vec();
-        let text = text.map_err(|source| self.unreachable(endpoint.clone(), source))?;
+        let text = self.text(&mut response);
+        let text = text.map_err(|source| self.unreachable(endpoint.clone(), source.into()))?;
         let answer: RevisionAnswer = serde_json::from_slice(&text)
             .map_err(|source| HubError::NotAHub { url: ask.url.clone(), source })?;
         if !is_commit(&answer.sha) {
@@ -104,6 +107,14 @@ impl<'a> Client<'a> {
         }
         let files = answer.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
         Ok(Listing { commit: answer.sha, files })
+    }
+
+    /// The body of a short answer.
+    fn text(&self, response: &mut Response<Body>) -> io::Result<Vec<u8>> {
+        let body = response.body_mut().with_config().limit(MAX_JSON_BYTES).reader();
+        let mut text = Vec::new();
+        Paced::new(body, self.config.patience.window()).read_to_end(&mut text)?;
+        Ok(text)
     }
 
     /// Asks for size and hash of a file.

@@ -12,6 +12,8 @@ use super::HubError;
 const HUGGING_FACE: &str = "https://huggingface.co";
 /// How long one connection or one read may take, in seconds, when HF_HUB_DOWNLOAD_TIMEOUT is not set.
 const TIMEOUT_SECONDS: u64 = 10;
+/// A download may be all but still for so many times as long: half a minute where nothing else is set, as curl has it.
+const TIMEOUTS_OF_A_WINDOW: u32 = 3;
 
 /// Where the cache lies, which hub is asked, and as whom.
 #[derive(Debug, Clone)]
@@ -46,7 +48,7 @@ pub struct Patience {
     pub first_wait: Duration,
     /// The hub may ask for a wait up to this; a longer one is an error at once.
     pub longest_wait: Duration,
-    /// Longest silence while connecting or reading.
+    /// Longest silence while connecting or reading, and the longest time for the head of an answer.
     pub timeout: Duration,
 }
 
@@ -62,6 +64,11 @@ impl Default for Patience {
 }
 
 impl Patience {
+    /// How long a download may be all but still.
+    pub(super) fn window(&self) -> Duration {
+        self.timeout.saturating_mul(TIMEOUTS_OF_A_WINDOW)
+    }
+
     /// The wait after the given number of failures in a row, which counts from 1.
     pub(super) fn wait(&self, failures: u32) -> Duration {
         let doubled = self.first_wait.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));

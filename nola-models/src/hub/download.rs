@@ -7,6 +7,7 @@ use std::thread;
 
 use super::cache::Cache;
 use super::client::{About, Ask, Client, Promise, Verb, header};
+use super::pace::{Paced, TooSlow, enough_bytes};
 use super::{HubError, Note};
 
 /// Bytes that are read at a time.
@@ -68,7 +69,7 @@ impl Download<'_> {
         Ok(())
     }
 
-    /// Asks for the rest until there is none, or until nothing came too often in a row.
+    /// Asks for the rest until there is none, or until next to nothing came too often in a row.
     fn gather(&self, out: &mut File, mut received: u64) -> Result<(), HubError> {
         let patience = &self.client.config.patience;
         let mut failures = 0;
@@ -80,7 +81,8 @@ impl Download<'_> {
                 Err(error @ HubError::Unreachable { .. }) => error,
                 Err(error) => return Err(error),
             };
-            failures = if received > before { 1 } else { failures + 1 };
+            let enough = enough_bytes(patience.window());
+            failures = if (received - before.min(received)) as f64 >= enough { 1 } else { failures + 1 };
             if failures >= patience.attempts {
                 return Err(error);
             }
@@ -109,7 +111,8 @@ impl Download<'_> {
             let value = range.to_string();
             return Err(HubError::BadAnswer { url: ask.url, field: "the range (Content-Range)", value });
         }
-        let mut body = response.body_mut().with_config().limit(u64::MAX).reader();
+        let body = response.body_mut().with_config().limit(u64::MAX).reader();
+        let mut body = Paced::new(body, self.client.config.patience.window());
         self.copy(&mut body, out, received)
     }
 
@@ -120,7 +123,10 @@ impl Download<'_> {
             let count = match body.read(&mut chunk[..room]) {
                 Ok(0) => return Ok(Transfer::Broken(io::ErrorKind::UnexpectedEof.into())),
                 Ok(count) => count,
-                Err(error) => return Ok(Transfer::Broken(error)),
+                Err(error) => match TooSlow::of(&error) {
+                    Some(slow) => return Err(self.slow(*received, slow)),
+                    None => return Ok(Transfer::Broken(error)),
+                },
             };
             out.write_all(&chunk[..count]).map_err(|source| self.io(source))?;
             *received += count as u64;
@@ -159,6 +165,16 @@ impl Download<'_> {
 
     fn io(&self, source: io::Error) -> HubError {
         HubError::Io { file: self.partial.clone(), source }
+    }
+
+    fn slow(&self, received: u64, source: TooSlow) -> HubError {
+        HubError::Slow {
+            name: self.client.name.id.clone(),
+            file: self.file.to_string(),
+            received,
+            total: self.promise.bytes,
+            how: source.to_string(),
+        }
     }
 
     fn cut(&self, received: u64, source: io::Error, attempts: u32) -> HubError {

@@ -265,10 +265,28 @@ pub enum HubError {
         received: u64,
         /// Bytes of the whole file.
         total: u64,
-        /// Attempts in a row that brought nothing.
+        /// Attempts in a row that brought next to nothing.
         attempts: u32,
         /// How the last one broke.
         source: std::io::Error,
+    },
+
+    /// Next to nothing comes.
+    #[error(
+        "{file} of `{name}`: given up, as {how}; {received} of {total} bytes are kept, and the next run goes on from there; \
+         check the connection (HF_ENDPOINT, HTTPS_PROXY), or set HF_HUB_DOWNLOAD_TIMEOUT higher than it is to wait longer"
+    )]
+    Slow {
+        /// The repository.
+        name: String,
+        /// The file.
+        file: String,
+        /// Bytes on disk.
+        received: u64,
+        /// Bytes of the whole file.
+        total: u64,
+        /// How few bytes over which time.
+        how: String,
     },
 
     /// The bytes are not those that the hub promised.

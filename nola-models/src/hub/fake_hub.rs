@@ -48,6 +48,10 @@ pub enum Kind {
     Says(&'static str),
     /// Sends only so many bytes of the body, then hangs up.
     Cut(usize),
+    /// Sends the body byte by byte, with so long a wait after each.
+    Drip(Duration),
+    /// Sends the head of the answer byte by byte, likewise.
+    DripHead(Duration),
     /// Sends zeros instead of the content.
     Lie,
     /// Sends everything, whatever range was asked for.
@@ -143,14 +147,26 @@ fn serve(mut stream: TcpStream, at_store: bool, state: &Mutex<State>) {
     }
     let (head, body) = answer(&seen, fault.as_ref(), &files, &store);
     let length = if head.contains("content-length") { String::new() } else { length_line(body.len()) };
-    let _ = stream.write_all(format!("HTTP/1.1 {head}{length}connection: close\r\n\r\n").as_bytes());
+    let head = format!("HTTP/1.1 {head}{length}connection: close\r\n\r\n");
     let sent = match fault {
         Some(Kind::Cut(bytes)) => &body[..bytes.min(body.len())],
         _ => &body,
     };
-    if seen.method == "GET" {
-        let _ = stream.write_all(sent);
-    }
+    let sent = if seen.method == "GET" { sent } else { &[] };
+    let _ = match fault {
+        Some(Kind::DripHead(wait)) => drip(&mut stream, head.as_bytes(), wait),
+        Some(Kind::Drip(wait)) => {
+            stream.write_all(head.as_bytes()).and_then(|()| drip(&mut stream, sent, wait))
+        }
+        _ => stream.write_all(&[head.as_bytes(), sent].concat()),
+    };
+}
+
+fn drip(stream: &mut TcpStream, bytes: &[u8], wait: Duration) -> std::io::Result<()> {
+    bytes.iter().try_for_each(|byte| {
+        thread::sleep(wait);
+        stream.write_all(&[*byte])
+    })
 }
 
 fn read_request(stream: &TcpStream, at_store: bool) -> Option<Seen> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 use nola_core::Adapted;
 use nola_core::folder::{self, BaseIdentity, peft};
+use nola_models::checkpoint::MappedFiles;
 use nola_models::hub::Wanted;
 use nola_models::vit::{Pooling, peft_module};
 use nola_models::{Checkpoint, Preprocessor, StoredDtype, Vit, VitConfig, WeightDtype};
@@ -25,6 +26,8 @@ pub struct PictureBase {
     pub identity: BaseIdentity,
     /// Where it came from.
     pub folder: PathBuf,
+    /// The files that it may still compute with where they lie.
+    files: MappedFiles,
 }
 
 impl Base for PictureBase {
@@ -42,7 +45,12 @@ impl Base for PictureBase {
             base.preprocessor = base.preprocessor.resized(image_size);
         }
         base.check_input()?;
+        base.check_unchanged()?;
         Ok(base)
+    }
+
+    fn check_unchanged(&self) -> Result<(), Error> {
+        Ok(self.files.check_unchanged()?)
     }
 
     fn identity(&self) -> &BaseIdentity {
@@ -101,7 +109,8 @@ impl PictureBase {
         let checkpoint = Checkpoint::open(folder)?;
         let vit = Vit::load_as(&checkpoint, dtype, device)?;
         let preprocessor = Preprocessor::of_checkpoint(&checkpoint, vit.config().image_size)?;
-        Ok(Self { vit, preprocessor, identity: checkpoint.identity(), folder: folder.to_owned() })
+        let (identity, files) = (checkpoint.identity(), checkpoint.files().clone());
+        Ok(Self { vit, preprocessor, identity, folder: folder.to_owned(), files })
     }
 
     fn random(folder: &Path, seed: u64, dtype: WeightDtype, device: &Device) -> Result<Self, Error> {
@@ -114,7 +123,8 @@ impl PictureBase {
             weights_sha256: folder::sha256_hex(format!("seed {seed}").as_bytes()),
         };
         let vit = Vit::init_as(&config, seed, dtype, device);
-        Ok(Self { vit, preprocessor, identity, folder: folder.to_owned() })
+        let files = MappedFiles::default();
+        Ok(Self { vit, preprocessor, identity, folder: folder.to_owned(), files })
     }
 
     /// What the preprocessor puts out must be what the model takes: a forward pass would only panic.

@@ -9,6 +9,7 @@ use nola_core::Adapted;
 use nola_core::folder::{self, BaseIdentity, peft};
 use nola_models::Sight;
 use nola_models::chat::{ChatTemplate, Message};
+use nola_models::checkpoint::MappedFiles;
 use nola_models::generate::GenerationConfig;
 use nola_models::hub::{TOKENIZER_FILES, Wanted};
 use nola_models::tokenizer::{Specials, Tokenizer};
@@ -40,6 +41,8 @@ pub struct TextBase {
     pub identity: BaseIdentity,
     /// Where it came from.
     pub folder: PathBuf,
+    /// The files that it may still compute with where they lie.
+    files: MappedFiles,
 }
 
 impl Base for TextBase {
@@ -47,16 +50,17 @@ impl Base for TextBase {
 
     fn open(recipe: &ModelRecipe, seed: u64, device: &Device) -> Result<Self, Error> {
         device::check_dtype(device, recipe.dtype)?;
-        let (model, identity, folder) = match recipe.init {
+        let (model, identity, folder, files) = match recipe.init {
             Init::Pretrained => {
                 let folder = recipe.folder(Wanted::ModelAndTokenizer)?;
                 let checkpoint = Checkpoint::open(&folder)?;
-                (CausalLm::load_as(&checkpoint, recipe.dtype, device)?, checkpoint.identity(), folder)
+                let model = CausalLm::load_as(&checkpoint, recipe.dtype, device)?;
+                (model, checkpoint.identity(), folder, checkpoint.files().clone())
             }
             Init::Random => {
                 let folder = recipe.folder(Wanted::Tokenizer)?;
                 let (model, identity) = random(&folder, seed, recipe.dtype, device)?;
-                (model, identity, folder)
+                (model, identity, folder, MappedFiles::default())
             }
         };
         let tokenizer = Tokenizer::open(&folder)?;
@@ -65,7 +69,12 @@ impl Base for TextBase {
         let chat = ChatTemplate::of_folder(&folder, &tokenizer)?.map(Arc::new);
         let first = tokenizer.encode("", Specials::AsModel)?.first().copied();
         let bos = first.filter(|first| tokenizer.bos() == Some(*first));
-        Ok(Self { model, tokenizer: Arc::new(tokenizer), chat, generation, bos, identity, folder })
+        files.check_unchanged()?;
+        Ok(Self { model, tokenizer: Arc::new(tokenizer), chat, generation, bos, identity, folder, files })
+    }
+
+    fn check_unchanged(&self) -> Result<(), Error> {
+        Ok(self.files.check_unchanged()?)
     }
 
     fn identity(&self) -> &BaseIdentity {

@@ -86,7 +86,7 @@ pub fn run(args: &AdaptersArgs, say: &mut Say<AdapterLine>) -> Result<(), Error>
     let bench = Bench { args, device: &open.device, base: cases::causal(args.model, &open.device) };
     for &method in &args.methods {
         say.note(&method.name());
-        say.line(bench.line(method, &open.name)?);
+        say.line(bench.line(method, &open.name)?)?;
     }
     Ok(())
 }

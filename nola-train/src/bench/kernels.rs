@@ -20,6 +20,7 @@ use super::steps::positive;
 use super::{BenchError, Say, machine};
 use crate::Error;
 use crate::device::{self, OpenDevice};
+use crate::terminal::StdoutError;
 
 /// Sides of square products.
 const SQUARES: [usize; 3] = [1024, 2048, 4096];
@@ -97,10 +98,10 @@ pub fn run(args: &KernelsArgs, say: &mut Say<KernelLine>) -> Result<(), Error> {
     }
     let open = device::open(say.device)?;
     let mut probe = Probe { args, open: &open, say };
-    probe.products();
-    probe.memory();
-    probe.draws();
-    probe.words();
+    probe.products()?;
+    probe.memory()?;
+    probe.draws()?;
+    probe.words()?;
     for &preset in &args.models {
         probe.basis(preset)?;
     }
@@ -142,10 +143,10 @@ impl Probe<'_> {
         wanted
     }
 
-    fn line(&mut self, what: &str, rate: Rate) {
+    fn line(&mut self, what: &str, rate: Rate) -> Result<(), StdoutError> {
         let device = self.open.name.split(' ').next().unwrap_or_default().to_owned();
         let threads = rayon::current_num_threads();
-        self.say.line(KernelLine { probe: true, what: what.to_owned(), device, threads, rate });
+        self.say.line(KernelLine { probe: true, what: what.to_owned(), device, threads, rate })
     }
 
     /// Repeats `work`, which hands its state on.
@@ -171,7 +172,7 @@ impl Probe<'_> {
         Tensor::from_data(TensorData::new(values, shape), &self.open.device)
     }
 
-    fn products(&mut self) {
+    fn products(&mut self) -> Result<(), StdoutError> {
         let squares = SQUARES.map(|side| (format!("mm_fp32_{side}"), [1, side, side, side]));
         let products = PRODUCTS.map(|[batch, rows, inner, cols]| {
             let of_batch = if batch > 1 { format!("{batch}x") } else { String::new() };
@@ -186,16 +187,17 @@ impl Probe<'_> {
             let flops = 2.0 * [batch, rows, inner, cols].map(|size| size as f64).iter().product::<f64>();
             let [gflops_best, gflops_median] = timed.rates(flops / NANO).map(|rate| rounded(rate, 1));
             let cpu_median_s = timed.cpu_median_s();
-            self.line(&what, Rate::Product { gflops_best, gflops_median, cpu_median_s });
+            self.line(&what, Rate::Product { gflops_best, gflops_median, cpu_median_s })?;
         }
+        Ok(())
     }
 
-    fn memory(&mut self) {
+    fn memory(&mut self) -> Result<(), StdoutError> {
         if self.wants("copy_fp32") {
             let timed = self.copied();
             let bytes = (2 * size_of::<f32>() * COPIED) as f64;
             let [gb_s_best, gb_s_median] = timed.rates(bytes / NANO).map(|rate| rounded(rate, 2));
-            self.line("copy_fp32", Rate::Copy { gb_s_best, gb_s_median });
+            self.line("copy_fp32", Rate::Copy { gb_s_best, gb_s_median })?;
         }
         let [count, width] = BASIS;
         if self.wants("compose_gemv_1024x6144") {
@@ -204,8 +206,9 @@ impl Probe<'_> {
             let bytes = (size_of::<f32>() * count * width) as f64;
             let [gb_s_best, _] = timed.rates(bytes / NANO).map(|rate| rounded(rate, 2));
             let ms_median = rounded(1e3 * median(&timed.walls).unwrap_or_default(), 3);
-            self.line("compose_gemv_1024x6144", Rate::Compose { gb_s_best, ms_median });
+            self.line("compose_gemv_1024x6144", Rate::Compose { gb_s_best, ms_median })?;
         }
+        Ok(())
     }
 
     /// Copies of an array that no cache holds: on the CPU into memory that is there already, elsewhere by the device.
@@ -227,7 +230,7 @@ impl Probe<'_> {
     }
 
     /// Random numbers on the host, written out.
-    fn draws(&mut self) {
+    fn draws(&mut self) -> Result<(), StdoutError> {
         for (what, law) in [("uniform_1024x6144", Law::Uniform), ("sign_1024x6144", Law::Sign)] {
             if !self.wants(what) {
                 continue;
@@ -241,14 +244,15 @@ impl Probe<'_> {
             let [gelem_s_best, gelem_s_median] =
                 timed.rates((count * width) as f64 / NANO).map(|rate| rounded(rate, 4));
             let cpu_median_s = timed.cpu_median_s();
-            self.line(what, Rate::Drawn { gelem_s_best, gelem_s_median, cpu_median_s });
+            self.line(what, Rate::Drawn { gelem_s_best, gelem_s_median, cpu_median_s })?;
         }
+        Ok(())
     }
 
     /// The words behind them, not written out.
-    fn words(&mut self) {
+    fn words(&mut self) -> Result<(), StdoutError> {
         if !self.wants("philox_words") {
-            return;
+            return Ok(());
         }
         let timed = self.timed((), |()| {
             let of_task = |_| philox_words(WORDS);
@@ -257,7 +261,7 @@ impl Probe<'_> {
         let words = (WORDS * TASKS) as f64;
         let [gwords_s_best, gwords_s_median] = timed.rates(words / NANO).map(|rate| rounded(rate, 4));
         let cpu_median_s = timed.cpu_median_s();
-        self.line("philox_words", Rate::Words { gwords_s_best, gwords_s_median, cpu_median_s });
+        self.line("philox_words", Rate::Words { gwords_s_best, gwords_s_median, cpu_median_s })
     }
 }
 

@@ -96,7 +96,7 @@ pub fn run(args: &StartArgs, say: &mut Say<StartLine>) -> Result<(), Error> {
         p10: seconds(percentile(&first_steps, 0.1)),
         p90: seconds(percentile(&first_steps, 0.9)),
         total_s: seconds(median(&of(|times| times.total))),
-    });
+    })?;
     Ok(())
 }
 

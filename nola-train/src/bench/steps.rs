@@ -12,7 +12,7 @@ use super::rows::{Row, StepsLine};
 use super::statistics::rounded;
 use super::{BenchError, Say, machine};
 use crate::Error;
-use crate::commands::print_json;
+use crate::terminal::print_json;
 
 /// Options of `bench steps`; their names and defaults are those of the PyTorch script.
 #[derive(Debug, Args)]
@@ -98,7 +98,7 @@ fn case(text: &str) -> Result<(Preset, Method), String> {
 pub fn run(args: &StepsArgs, say: &mut Say<StepsLine>) -> Result<(), Error> {
     if let Some((preset, method)) = args.case {
         let outcome = measure::case(args.case_of(preset, method), args, say.device)?;
-        print_json(&outcome);
+        print_json(&outcome)?;
         return Ok(());
     }
     args.check()?;
@@ -114,7 +114,7 @@ pub fn run(args: &StepsArgs, say: &mut Say<StepsLine>) -> Result<(), Error> {
             say.note(&format!("round {round} of {}: {}", args.rounds, case.name()));
             case.measure(args)?;
             if round == args.rounds {
-                say.line(case.line(args));
+                say.line(case.line(args))?;
             }
         }
         // What ran first runs last in the next round, so that a slow drift of the machine hits all alike.

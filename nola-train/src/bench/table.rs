@@ -190,7 +190,7 @@ impl Seconds {
 pub fn run(args: &TableArgs, say: &mut Say<TableLine>) -> Result<(), Error> {
     let (a, b) = (Results::read(&args.a)?, Results::read(&args.b)?);
     for line in compared(&a, &b, &args.pair) {
-        say.line(line);
+        say.line(line)?;
     }
     Ok(())
 }

@@ -46,6 +46,6 @@ fn said<T: Serialize>(
 ) -> Result<(), Error> {
     let mut say = Say::new(global.device, global.json, global.quiet);
     let ended = measure(&mut say);
-    say.finish(fill);
-    ended
+    // What could not be measured is the reason for what could not be shown.
+    ended.and(say.finish(fill).map_err(Error::from))
 }

@@ -15,6 +15,7 @@ use crate::memory::peak_bytes;
 use crate::recipe::{CheckedRecipe, MethodRecipe, Recipe, Subject};
 use crate::run::{RunFolder, RunResult};
 use crate::task::{Pictures, Task, Text};
+use crate::terminal::{StdoutError, err_line};
 use crate::{Error, device};
 
 #[derive(Debug, Args)]
@@ -73,45 +74,113 @@ pub fn run(args: &CompareArgs, global: &Global) -> Result<(), Error> {
         std::fs::metadata(path).map_err(|source| DataError::Io { path: path.clone(), source })?;
     }
     let open = device::open(global.device)?;
-    let rows = (args.recipes.iter())
-        .map(|recipe| row(recipe, args, &open, global))
-        .collect::<Result<Vec<ComparedRow>, Error>>()?;
+    let _running = global.stop.run();
+    let mut comparing = Comparing { args, open: &open, global, rows: Vec::new() };
+    let ended = comparing.run();
     let comparison = Comparison {
-        rows,
+        rows: comparing.rows,
         seeds: args.seeds,
-        device: open.name,
+        device: open.name.clone(),
         threads: rayon::current_num_threads(),
         peak_memory_bytes: peak_bytes(),
     };
-    if global.json {
-        print_json(&comparison);
-    } else {
-        show(&comparison);
+    // What was finished is shown whatever cut off the rest.
+    if ended.is_ok() || !comparison.rows.is_empty() {
+        if global.json {
+            print_json(&comparison)?;
+        } else {
+            show(&comparison)?;
+        }
     }
-    Ok(())
+    ended
 }
 
-fn row(file: &Path, args: &CompareArgs, open: &OpenDevice, global: &Global) -> Result<ComparedRow, Error> {
-    let scratch =
-        tempfile::tempdir().map_err(|source| Error::Output { path: std::env::temp_dir(), source })?;
-    let mut runs = Vec::new();
-    for seed in 0..args.seeds {
-        let mut recipe = Recipe::read(file, &args.set)?.into_inner();
-        recipe.train.seed = seed;
-        recipe.data.shots_seed = seed;
-        match &mut recipe.method {
-            MethodRecipe::Nola(nola) => nola.seed = seed,
-            MethodRecipe::Lora(lora) => lora.seed = seed,
-            MethodRecipe::Linear {} | MethodRecipe::Full {} => {}
+/// A comparison that goes on.
+struct Comparing<'a> {
+    args: &'a CompareArgs,
+    open: &'a OpenDevice,
+    global: &'a Global,
+    /// Recipes with runs that are finished.
+    rows: Vec<ComparedRow>,
+}
+
+impl Comparing<'_> {
+    /// Makes all runs, up to the first that is cut off.
+    fn run(&mut self) -> Result<(), Error> {
+        for (index, file) in self.args.recipes.iter().enumerate() {
+            let mut runs = Vec::new();
+            let ended = self.runs_of(file, &mut runs);
+            let finished = runs.len();
+            if finished > 0 {
+                self.rows.push(summary(file, runs));
+            }
+            if ended.is_err() {
+                let (recipe, seeds) = (file.display(), self.args.seeds);
+                let others = self.args.recipes.len() - index - 1;
+                err_line(&format!(
+                    "cut off: {recipe} after {finished} of {seeds} seeds; {others} recipes were not begun"
+                ));
+            }
+            ended?;
         }
-        let recipe = recipe.check()?;
-        let folder = scratch.path().join(seed.to_string());
-        runs.push(match recipe.data.format.subject() {
-            Subject::Pictures => once::<Pictures>(&recipe, &folder, args, open, global)?,
-            Subject::Text => once::<Text>(&recipe, &folder, args, open, global)?,
-        });
+        Ok(())
     }
-    Ok(summary(file, runs))
+
+    /// Makes the runs of one recipe, one for each seed.
+    fn runs_of(&self, file: &Path, runs: &mut Vec<Once>) -> Result<(), Error> {
+        let scratch =
+            tempfile::tempdir().map_err(|source| Error::Output { path: std::env::temp_dir(), source })?;
+        for seed in 0..self.args.seeds {
+            if self.global.stop.is_asked() {
+                return Err(Error::Interrupted);
+            }
+            let recipe = seeded(file, &self.args.set, seed)?;
+            let folder = scratch.path().join(seed.to_string());
+            runs.push(match recipe.data.format.subject() {
+                Subject::Pictures => self.once::<Pictures>(&recipe, &folder)?,
+                Subject::Text => self.once::<Text>(&recipe, &folder)?,
+            });
+        }
+        Ok(())
+    }
+
+    /// One run of a recipe.
+    fn once<T: Task>(&self, recipe: &CheckedRecipe, folder: &Path) -> Result<Once, Error> {
+        let device = &self.open.device;
+        let task = T::open(recipe, device)?;
+        let recipe = &recipe.clone().for_samples(task.samples());
+        let folder = RunFolder::create(folder)?;
+        let keeper = folder.keeper(&task, recipe);
+        let mut fitted = fit(&task, recipe, &self.global.terms(device), &keeper)?;
+        let saved = folder.save(&task, recipe, &fitted, &self.open.name)?;
+        let failure = fitted.failure.take().or(saved.failure);
+        match failure {
+            Some(error) => return Err(error),
+            None if saved.result.interrupted => return Err(Error::Interrupted),
+            None => {}
+        }
+        let metrics =
+            match &self.args.metrics {
+                Some(file) => Some(task.score_writing(&fitted.best.model, file, recipe)?.ok_or(
+                    Error::WrongSubject { command: "compare --metrics", found: recipe.data.format.subject() },
+                )?),
+                None => None,
+            };
+        Ok(Once { result: saved.result, metrics })
+    }
+}
+
+/// A recipe with the seed of one of its runs.
+fn seeded(file: &Path, set: &[String], seed: u64) -> Result<CheckedRecipe, Error> {
+    let mut recipe = Recipe::read(file, set)?.into_inner();
+    recipe.train.seed = seed;
+    recipe.data.shots_seed = seed;
+    match &mut recipe.method {
+        MethodRecipe::Nola(nola) => nola.seed = seed,
+        MethodRecipe::Lora(lora) => lora.seed = seed,
+        MethodRecipe::Linear {} | MethodRecipe::Full {} => {}
+    }
+    Ok(recipe.check()?)
 }
 
 /// What the runs of one recipe came to.
@@ -152,36 +221,7 @@ struct Once {
     metrics: Option<TextScores>,
 }
 
-/// One run of a recipe.
-fn once<T: Task>(
-    recipe: &CheckedRecipe,
-    folder: &Path,
-    args: &CompareArgs,
-    open: &OpenDevice,
-    global: &Global,
-) -> Result<Once, Error> {
-    let task = T::open(recipe, &open.device)?;
-    let recipe = &recipe.clone().for_samples(task.samples());
-    let fitted = fit(&task, recipe, &open.device, global.style())?;
-    let result = RunFolder::create(folder)?.save(&task, recipe, &fitted, &open.name)?;
-    match fitted.failure {
-        Some(error) => return Err(error),
-        None if result.interrupted => return Err(Error::Interrupted),
-        None => {}
-    }
-    let metrics = match &args.metrics {
-        Some(file) => {
-            Some(task.score_writing(&fitted.best.model, file, recipe)?.ok_or(Error::WrongSubject {
-                command: "compare --metrics",
-                found: recipe.data.format.subject(),
-            })?)
-        }
-        None => None,
-    };
-    Ok(Once { result, metrics })
-}
-
-fn show(comparison: &Comparison) {
+fn show(comparison: &Comparison) -> Result<(), StdoutError> {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     let with_bleu = comparison.rows.iter().any(|row| row.bleu_mean.is_some());
@@ -203,8 +243,8 @@ fn show(comparison: &Comparison) {
         cells.push(format!("{:.1}", row.seconds_median));
         table.add_row(cells);
     }
-    print_line(&table.to_string());
-    print_line(&format!("{} seeds, {}, {} threads", comparison.seeds, comparison.device, comparison.threads));
+    print_line(&table.to_string())?;
+    print_line(&format!("{} seeds, {}, {} threads", comparison.seeds, comparison.device, comparison.threads))
 }
 
 /// Mean and sample standard deviation; the latter is 0 for one value.

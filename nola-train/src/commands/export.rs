@@ -41,13 +41,13 @@ pub fn run(args: &ExportArgs, global: &Global) -> Result<(), Error> {
         Subject::Text => export::<TextBase>(&named, args)?,
     };
     if global.json {
-        print_json(&json!({ "folder": args.out, "sites": sites, "largest_difference": difference }));
+        print_json(&json!({ "folder": args.out, "sites": sites, "largest_difference": difference }))?;
         return Ok(());
     }
     print_line(&format!(
         "exported {sites} sites to {}; reloaded, its logits differ by at most {difference:.1e}",
         args.out.display()
-    ));
+    ))?;
     Ok(())
 }
 
@@ -80,6 +80,7 @@ fn export<B: Base>(named: &Named, args: &ExportArgs) -> Result<Exported, Error> 
     let again = base.clone().with_adapter(&args.out, &device)?;
     let [before, after] = [&adapted, &again].map(|of| base.fixed_logits(&of.model, &device));
     let difference = largest_difference(&before, &after);
+    base.check_unchanged()?;
     // Both compute the same products in the same order; only expanded factors went through the file.
     if difference > 1e-5 {
         return Err(Error::ExportDiffers { folder: args.out.clone(), difference });

@@ -1,6 +1,6 @@
 //! `nola-train generate`: how a language model goes on.
 
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -20,6 +20,7 @@ use crate::evaluate::{Decoding, Written, write_all};
 use crate::memory::peak_bytes;
 use crate::prompt::{self, Reading};
 use crate::recipe::{DataFormat, Subject};
+use crate::terminal::{err_line, print_part};
 use crate::text::TextError;
 use crate::{Error, device};
 
@@ -102,8 +103,8 @@ pub fn run(args: &GenerateArgs, global: &Global) -> Result<(), Error> {
     } else {
         written(&voices, &base, &prompts, &tokens, &decoding, &open.device, global)?
     };
-    report(texts, started.elapsed().as_secs_f64(), open.name, global);
-    Ok(())
+    base.check_unchanged()?;
+    report(texts, started.elapsed().as_secs_f64(), open.name, global)
 }
 
 impl GenerateArgs {
@@ -170,12 +171,10 @@ fn spoken(
 ) -> Result<Text, Error> {
     let mut shown = base.tokenizer.stream(tokens, DecodeSpecials::Skip);
     let (mut text, mut failed) = (String::new(), None);
-    let mut show = |part: Option<String>| {
-        if let Some(part) = part {
-            // A reader that has gone away, as `head` does, is no error.
-            let _ = write!(std::io::stdout(), "{part}").and_then(|()| std::io::stdout().flush());
-            text.push_str(&part);
-        }
+    let mut show = |part: Option<String>| -> Result<(), Error> {
+        let part = part.unwrap_or_default();
+        text.push_str(&part);
+        Ok(print_part(&part)?)
     };
     let prompts = [Prompt { row: 0, tokens: tokens.to_vec() }];
     let mut decoder = Cached::new(&voice.model, device);
@@ -183,11 +182,8 @@ fn spoken(
         if decoding.generation.eos_token_id.contains(&new.token) {
             return ControlFlow::Continue(());
         }
-        match shown.push(new.token) {
-            Ok(part) => {
-                show(part);
-                ControlFlow::Continue(())
-            }
+        match shown.push(new.token).map_err(Error::from).and_then(&mut show) {
+            Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 failed = Some(error);
                 ControlFlow::Break(())
@@ -195,10 +191,10 @@ fn spoken(
         }
     })?;
     if let Some(error) = failed {
-        return Err(error.into());
+        return Err(error);
     }
-    show(shown.finish()?);
-    print_line("");
+    show(shown.finish()?)?;
+    print_line("")?;
     let generated = &generated[0][0];
     Ok(Text {
         adapter: voice.name.clone(),
@@ -226,7 +222,7 @@ fn written(
             for Written { text, tokens, finish: end } in written {
                 if !global.json {
                     let name = voice.name.as_ref().map_or(String::new(), |name| format!("[{name}] "));
-                    print_line(&format!("== {name}{prompt}\n{}", text.trim()));
+                    print_line(&format!("== {name}{prompt}\n{}", text.trim()))?;
                 }
                 let (adapter, prompt) = (voice.name.clone(), prompt.clone());
                 texts.push(Text { adapter, prompt, text, tokens, finish: finish(end) });
@@ -236,19 +232,20 @@ fn written(
     Ok(texts)
 }
 
-fn report(texts: Vec<Text>, seconds: f64, device: String, global: &Global) {
+fn report(texts: Vec<Text>, seconds: f64, device: String, global: &Global) -> Result<(), Error> {
     let tokens: usize = texts.iter().map(|text| text.tokens).sum();
     let tokens_per_second = tokens as f64 / seconds.max(1e-9);
     if global.json {
         let peak_memory_bytes = peak_bytes();
-        print_json(&Texts { texts, seconds, tokens_per_second, device, peak_memory_bytes });
-        return;
+        print_json(&Texts { texts, seconds, tokens_per_second, device, peak_memory_bytes })?;
+        return Ok(());
     }
     if !global.quiet {
         let ends: Vec<&str> = texts.iter().map(|text| text.finish).collect();
         let end = if let [end] = ends[..] { format!(", ended by {end}") } else { String::new() };
-        eprintln!("{tokens} tokens, {tokens_per_second:.1} a second on {device}{end}");
+        err_line(&format!("{tokens} tokens, {tokens_per_second:.1} a second on {device}{end}"));
     }
+    Ok(())
 }
 
 fn finish(finish: Finish) -> &'static str {

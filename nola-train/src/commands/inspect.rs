@@ -8,7 +8,7 @@ use nola_models::Checkpoint;
 use serde_json::{Map, Value, json};
 
 use super::{Global, print_json, print_line};
-use crate::Error;
+use crate::{Error, run};
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
@@ -19,16 +19,18 @@ pub struct InspectArgs {
 pub fn run(args: &InspectArgs, global: &Global) -> Result<(), Error> {
     let facts = facts(&inside_run(&args.folder))?;
     if global.json {
-        print_json(&facts);
+        print_json(&facts)?;
         return Ok(());
     }
     for (name, value) in facts.as_object().unwrap_or(&Map::new()) {
         match value {
             Value::Array(lines) if name == "tensors" => {
-                print_line(&format!("tensors ({})", lines.len()));
-                lines.iter().for_each(|t| print_line(&format!("  {} {}", text(&t["name"]), t["shape"])));
+                print_line(&format!("tensors ({})", lines.len()))?;
+                for tensor in lines {
+                    print_line(&format!("  {} {}", text(&tensor["name"]), tensor["shape"]))?;
+                }
             }
-            value => print_line(&format!("{name:24} {}", text(value))),
+            value => print_line(&format!("{name:24} {}", text(value)))?,
         }
     }
     Ok(())
@@ -36,9 +38,9 @@ pub fn run(args: &InspectArgs, global: &Global) -> Result<(), Error> {
 
 /// The adapter or the model of a run folder; any other folder itself.
 fn inside_run(folder: &Path) -> PathBuf {
-    let is_run = folder.join("recipe.toml").is_file();
-    let inside = ["adapter", "model"].map(|name| folder.join(name));
-    inside.into_iter().find(|path| is_run && path.is_dir()).unwrap_or_else(|| folder.to_owned())
+    let is_run = folder.join(run::RECIPE).is_file();
+    let inside = [run::ADAPTER, run::MODEL].into_iter().filter_map(|name| run::whole(folder, name));
+    inside.into_iter().find(|_| is_run).unwrap_or_else(|| folder.to_owned())
 }
 
 fn facts(folder: &Path) -> Result<Value, Error> {

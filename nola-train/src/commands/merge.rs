@@ -37,10 +37,10 @@ pub fn run(args: &MergeArgs, global: &Global) -> Result<(), Error> {
         Subject::Text => merge::<TextBase>(named, args)?,
     };
     if global.json {
-        print_json(&serde_json::json!({ "folder": args.out, "sites": sites }));
+        print_json(&serde_json::json!({ "folder": args.out, "sites": sites }))?;
         return Ok(());
     }
-    print_line(&format!("merged {sites} sites into {}", args.out.display()));
+    print_line(&format!("merged {sites} sites into {}", args.out.display()))?;
     Ok(())
 }
 
@@ -52,6 +52,8 @@ fn merge<B: Base>(named: Named, args: &MergeArgs) -> Result<usize, Error> {
         Dtype::F32 => StoredDtype::F32,
         Dtype::Bf16 => StoredDtype::Bf16,
     };
-    opened.base.save(&opened.adapted.merge()?, &args.out, dtype)?;
+    let merged = opened.adapted.merge()?;
+    opened.base.check_unchanged()?;
+    opened.base.save(&merged, &args.out, dtype)?;
     Ok(sites)
 }

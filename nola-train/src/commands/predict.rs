@@ -9,7 +9,7 @@ use nola_models::image::decode;
 use serde::Serialize;
 
 use super::{Global, HeldArgs, ModelArgs, print_json, print_line};
-use crate::base::PictureBase;
+use crate::base::{Base, PictureBase};
 use crate::chosen::Opened;
 use crate::data::DataError;
 use crate::evaluate::host_rows;
@@ -60,13 +60,14 @@ pub fn run(args: &PredictArgs, global: &Global) -> Result<(), Error> {
         .map(|picture| answer(picture, &model, usize::from(args.top), &open.device))
         .collect();
     let predictions = answers?;
+    model.base.check_unchanged()?;
     if global.json {
-        print_json(&Predictions { predictions, device: open.name });
+        print_json(&Predictions { predictions, device: open.name })?;
         return Ok(());
     }
     for answer in predictions {
         let classes = answer.classes.iter().map(|c| format!("{} {:.1} %", c.name, 100.0 * c.probability));
-        print_line(&format!("{}: {}", answer.picture.display(), classes.collect::<Vec<_>>().join(", ")));
+        print_line(&format!("{}: {}", answer.picture.display(), classes.collect::<Vec<_>>().join(", ")))?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::recipe::{CheckedRecipe, Recipe};
 use crate::report::ResultRow;
 use crate::run::{ReportParts, RunFolder, RunResult};
 use crate::task::{Pictures, Splits, Task};
+use crate::terminal::{StdoutError, err_line};
 use crate::{Error, device};
 
 /// The methods compared; the last one is shown in detail.
@@ -37,24 +38,25 @@ pub fn run(global: &Global) -> Result<(), Error> {
     let open = device::open(global.device)?;
     let task = Pictures::open(last, &open.device)?;
     let splits = &task.splits;
-    eprintln!(
+    err_line(&format!(
         "quick start: {} pictures of {} classes, scored on {} others",
         splits.train.len(),
         splits.train.classes().len(),
         splits.validation.len()
-    );
+    ));
     let mut done: Vec<(Fitted<Pictures>, RunResult)> = Vec::new();
+    let _running = global.stop.run();
     for recipe in &recipes {
         let of_method = RunFolder::create(&folder.path().join(recipe.method.kind()))?;
-        let fitted = fit(&task, recipe, &open.device, global.style())?;
-        let result = of_method.save(&task, recipe, &fitted, &open.name)?;
-        if let Some(error) = fitted.failure {
+        of_method.begin(recipe)?;
+        let keeper = of_method.keeper(&task, recipe);
+        let mut fitted = fit(&task, recipe, &global.terms(&open.device), &keeper)?;
+        let saved = of_method.save(&task, recipe, &fitted, &open.name)?;
+        if let Err(error) = global.ended([fitted.failure.take(), saved.failure]) {
+            show_finished(&done)?;
             return Err(error);
         }
-        if result.interrupted {
-            return Err(Error::Interrupted);
-        }
-        done.push((fitted, result));
+        done.push((fitted, saved.result));
     }
     let rows: Vec<ResultRow> = done.iter().map(|(_, result)| result.row()).collect();
     let (fitted, result) = done.last().expect("three methods were run");
@@ -74,24 +76,28 @@ pub fn run(global: &Global) -> Result<(), Error> {
         adapter: result.adapter.clone(),
         report,
     };
-    show(&quick_start, &result.run, splits, global);
-    Ok(())
+    Ok(show(&quick_start, &result.run, splits, global)?)
 }
 
-fn show(quick_start: &QuickStart, run: &Path, splits: &Splits, global: &Global) {
+/// What was finished before the program is cut off.
+fn show_finished(done: &[(Fitted<Pictures>, RunResult)]) -> Result<(), StdoutError> {
+    let rows: Vec<ResultRow> = done.iter().map(|(_, result)| result.row()).collect();
+    if rows.is_empty() { Ok(()) } else { print_rows(&rows) }
+}
+
+fn show(quick_start: &QuickStart, run: &Path, splits: &Splits, global: &Global) -> Result<(), StdoutError> {
     if global.json {
-        print_json(quick_start);
-        return;
+        return print_json(quick_start);
     }
-    print_rows(&quick_start.rows);
-    print_line(&format!("adapter   {}", quick_start.adapter.display()));
-    print_line(&format!("report    {}", quick_start.report.display()));
-    print_line("classify  a picture with the adapter:");
+    print_rows(&quick_start.rows)?;
+    print_line(&format!("adapter   {}", quick_start.adapter.display()))?;
+    print_line(&format!("report    {}", quick_start.report.display()))?;
+    print_line("classify  a picture with the adapter:")?;
     print_line(&format!(
         "          cargo run --release -p nola-train -- predict --run {} {}",
         run.display(),
         splits.validation.name(0)
-    ));
+    ))
 }
 
 /// A shipped recipe, with the shipped files wherever they are.

@@ -42,8 +42,12 @@ pub struct RecipesArgs {
 
 pub fn run(args: &RecipesArgs) -> Result<(), Error> {
     match &args.name {
-        Some(name) => print_line(shipped(name)?.trim_end()),
-        None => SHIPPED.iter().for_each(|(name, text)| print_line(&format!("{name:30} {}", purpose(text)))),
+        Some(name) => print_line(shipped(name)?.trim_end())?,
+        None => {
+            for (name, text) in SHIPPED {
+                print_line(&format!("{name:30} {}", purpose(text)))?;
+            }
+        }
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use crate::fit::fit;
 use crate::recipe::{CheckedRecipe, Recipe, Subject};
 use crate::run::RunFolder;
 use crate::task::{Pictures, Task, Text};
+use crate::terminal::err_line;
 use crate::{Error, device};
 
 #[derive(Debug, Args)]
@@ -33,24 +34,21 @@ fn train<T: Task>(recipe: &CheckedRecipe, global: &Global) -> Result<(), Error> 
     let open = device::open(global.device)?;
     let task = T::open(recipe, &open.device)?;
     let recipe = &recipe.clone().for_samples(task.samples());
-    let fitted = fit(&task, recipe, &open.device, global.style())?;
-    let result = folder.save(&task, recipe, &fitted, &open.name)?;
+    folder.begin(recipe)?;
+    let _running = global.stop.run();
+    let fitted = fit(&task, recipe, &global.terms(&open.device), &folder.keeper(&task, recipe))?;
+    let saved = folder.save(&task, recipe, &fitted, &open.name)?;
+    let result = &saved.result;
     if global.json {
-        print_json(&result);
+        print_json(result)?;
     } else {
-        print_rows(&[result.row()]);
-        print_line(&format!("adapter  {}", result.adapter.display()));
-        print_line(&format!("report   {}", result.report.display()));
+        print_rows(&[result.row()])?;
+        print_line(&format!("adapter  {}", result.adapter.display()))?;
+        print_line(&format!("report   {}", result.report.display()))?;
     }
-    match fitted.failure {
-        Some(error) => {
-            eprintln!(
-                "the best evaluation before the following error is kept in {}",
-                result.adapter.display()
-            );
-            Err(error)
-        }
-        None if result.interrupted => Err(Error::Interrupted),
-        None => Ok(()),
+    let ended = global.ended([fitted.failure, saved.failure]);
+    if ended.is_err() {
+        err_line(&format!("the best evaluation so far is kept in {}", result.adapter.display()));
     }
+    ended
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::error::ExpectedLength;
 use super::{Colours, DataError, Dataset, Records, Sample, Split};
+use crate::terminal::err_line;
 
 /// Pixels of a side.
 const SIDE: usize = 32;
@@ -73,7 +74,7 @@ fn files_in(folder: &Path, names: &[&str]) -> Result<Vec<PathBuf>, DataError> {
         return Err(DataError::MissingFiles { folder: folder.into(), expected: names.join(", ") });
     }
     if files.len() < names.len() {
-        eprintln!("data: {} holds only {} of {}", folder.display(), files.len(), names.join(", "));
+        err_line(&format!("data: {} holds only {} of {}", folder.display(), files.len(), names.join(", ")));
     }
     Ok(files)
 }

@@ -6,6 +6,8 @@ use std::io::IsTerminal;
 use indicatif::{ProgressBar, ProgressStyle};
 use nola_models::hub::{Note, Progress};
 
+use crate::terminal::err_line;
+
 /// A bar for each file on a terminal; elsewhere a line when it begins.
 #[derive(Debug, Default)]
 pub struct Downloads {
@@ -15,7 +17,7 @@ pub struct Downloads {
 impl Progress for Downloads {
     fn started(&self, file: &str, total_bytes: u64) {
         if !std::io::stderr().is_terminal() {
-            eprintln!("fetching {file} ({total_bytes} bytes)");
+            err_line(&format!("fetching {file} ({total_bytes} bytes)"));
             return;
         }
         let template = "fetching {prefix} {bar:28.cyan/dim} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
@@ -43,8 +45,8 @@ impl Progress for Downloads {
 
     fn note(&self, note: &Note) {
         match self.bar.borrow().as_ref() {
-            Some(bar) => bar.suspend(|| eprintln!("{note}")),
-            None => eprintln!("{note}"),
+            Some(bar) => bar.suspend(|| err_line(&note.to_string())),
+            None => err_line(&note.to_string()),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::learner::ImageBatch;
 use crate::progress::{Scores, Target};
 use crate::recipe::{DataRecipe, Recipe};
 use crate::report::{self, Details, Misclassified};
+use crate::terminal::err_line;
 
 /// A vision transformer and labelled pictures.
 #[derive(Debug, Clone)]
@@ -60,15 +61,15 @@ impl Splits {
 
 fn load(dataset: Dataset, recipe: &DataRecipe) -> Result<Arc<Images>, Error> {
     if dataset.links_outside > 0 {
-        eprintln!(
+        err_line(&format!(
             "data: {} links that leave {} were not followed",
             dataset.links_outside,
             dataset.root.display()
-        );
+        ));
     }
     let (images, bad) = Images::load(dataset, recipe.on_bad_image, (recipe.cache_mib as u64) << 20)?;
     for image in bad {
-        eprintln!("data: left out: {image}");
+        err_line(&format!("data: left out: {image}"));
     }
     Ok(Arc::new(images))
 }
@@ -86,6 +87,10 @@ impl Task for Pictures {
 
     fn samples(&self) -> usize {
         self.splits.train.len()
+    }
+
+    fn choices(&self) -> usize {
+        self.splits.train.classes().len()
     }
 
     fn base(&self) -> &PictureBase {

@@ -19,6 +19,7 @@ use crate::learner::TextBatch;
 use crate::progress::{Scores, Target};
 use crate::recipe::{DataFormat, DataRecipe, Recipe};
 use crate::report::{Continuation, Details};
+use crate::terminal::err_line;
 use crate::text::{
     self, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat, TextSource,
     TokenBatch, preview,
@@ -65,6 +66,10 @@ impl Task for Text {
 
     fn samples(&self) -> usize {
         self.train.len()
+    }
+
+    fn choices(&self) -> usize {
+        self.base.model.facts().vocab_size
     }
 
     fn base(&self) -> &TextBase {
@@ -216,9 +221,9 @@ pub fn open_text(
     };
     let prepared = source.prepare()?;
     for row in &prepared.bad_rows {
-        eprintln!("data: left out: {row}");
+        err_line(&format!("data: left out: {row}"));
     }
-    eprintln!("data: {name}: {}{}", prepared.report, prepared.cache);
+    err_line(&format!("data: {name}: {}{}", prepared.report, prepared.cache));
     Ok(prepared)
 }
 
@@ -228,5 +233,5 @@ fn show_first(data: &TextData, base: &TextBase) {
     let in_colour = console::colors_enabled_stderr();
     let paint = if in_colour { Paint::Colour } else { Paint::Plain };
     let decode = |ids: &[u32]| base.tokenizer.decode(ids, DecodeSpecials::Keep).unwrap_or_default();
-    eprintln!("data: the first sample, what is learned marked:\n{}", preview(first, paint, &decode));
+    err_line(&format!("data: the first sample, what is learned marked:\n{}", preview(first, paint, &decode)));
 }

@@ -91,11 +91,11 @@ impl Probe<'_> {
         if wants_project {
             let gradients = FactorGradients::of(&adapted, &self.open.device);
             let timed = self.timed((), |()| drop(adapted.project(gradients.get())));
-            self.line(&project, Rate::Basis(self.basis_rate(&subject, &timed)));
+            self.line(&project, Rate::Basis(self.basis_rate(&subject, &timed)))?;
         }
         if wants_expand {
             let timed = self.timed(adapted, Adapted::expand);
-            self.line(&expand, Rate::Basis(self.basis_rate(&subject, &timed)));
+            self.line(&expand, Rate::Basis(self.basis_rate(&subject, &timed)))?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::EvaluateArgs;
-use crate::base::PictureBase;
+use crate::base::{Base, PictureBase};
 use crate::chosen::Named;
 use crate::commands::{Global, print_json, print_line};
 use crate::data::{DataError, Split};
@@ -43,6 +43,7 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
     }
     let started = std::time::Instant::now();
     let evaluation = evaluate(&chosen.adapted.model, &images, &chosen.base.preprocessor, &open.device)?;
+    chosen.base.check_unchanged()?;
     let scored = Scored {
         accuracy: evaluation.scores.accuracy,
         loss: evaluation.scores.loss,
@@ -54,7 +55,7 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
         peak_memory_bytes: peak_bytes(),
     };
     if global.json {
-        print_json(&scored);
+        print_json(&scored)?;
     } else {
         print_line(&format!(
             "accuracy {:.2} %, loss {:.4} nats, {} pictures, {:.1} s on {}",
@@ -63,7 +64,7 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
             scored.pictures,
             scored.seconds,
             scored.device
-        ));
+        ))?;
     }
     Ok(())
 }

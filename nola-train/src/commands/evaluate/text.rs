@@ -10,13 +10,14 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::EvaluateArgs;
-use crate::base::TextBase;
+use crate::base::{Base, TextBase};
 use crate::chosen::{Named, Opened};
 use crate::commands::{Global, print_json, print_line};
 use crate::evaluate::{ChoiceScores, TextScores, answer_choices, evaluate_text, score_written, with_room};
 use crate::memory::peak_bytes;
 use crate::recipe::{DataRecipe, Subject};
 use crate::task::{open_text, text_format};
+use crate::terminal::StdoutError;
 use crate::text::{References, choices, questions, references};
 use crate::{Error, device};
 
@@ -63,12 +64,13 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
             of_data(&data, &chosen, args, &open.device, global)?
         }
     };
+    chosen.base.check_unchanged()?;
     let seconds = started.elapsed().as_secs_f64();
     let scored = Scored { seconds, device: open.name, peak_memory_bytes: peak_bytes(), ..scored };
     if global.json {
-        print_json(&scored);
+        print_json(&scored)?;
     } else {
-        show(&scored);
+        show(&scored)?;
     }
     Ok(())
 }
@@ -154,7 +156,7 @@ fn bar(count: usize, global: &Global) -> ProgressBar {
     if global.quiet { ProgressBar::hidden() } else { ProgressBar::new(count as u64) }
 }
 
-fn show(scored: &Scored) {
+fn show(scored: &Scored) -> Result<(), StdoutError> {
     let Scored { seconds, device, .. } = scored;
     if let (Some(loss), Some(perplexity), Some(accuracy), Some(tokens)) =
         (scored.loss, scored.perplexity, scored.accuracy, scored.tokens)
@@ -162,7 +164,7 @@ fn show(scored: &Scored) {
         let right = 100.0 * accuracy;
         print_line(&format!(
             "loss {loss:.4} nats a token, perplexity {perplexity:.2}, next token right {right:.2} %, {tokens} tokens, {seconds:.1} s on {device}"
-        ));
+        ))?;
     }
     if let (Some(metrics), Some(prompts), Some(too_long)) =
         (&scored.metrics, scored.prompts, scored.prompts_too_long)
@@ -170,7 +172,7 @@ fn show(scored: &Scored) {
         let e2e = &metrics.e2e;
         print_line(&format!(
             "{prompts} prompts, {too_long} others too long for the model and left out; {seconds:.1} s on {device}"
-        ));
+        ))?;
         for (name, value) in [
             ("BLEU (mteval, 0 to 1)", e2e.bleu),
             ("NIST", e2e.nist),
@@ -181,18 +183,19 @@ fn show(scored: &Scored) {
             ("chrF2 (0 to 100)", metrics.chrf),
             ("TER (%, less is better)", metrics.ter),
         ] {
-            print_line(&format!("{name:32} {value:8.4}"));
+            print_line(&format!("{name:32} {value:8.4}"))?;
         }
     }
     if let Some(choices) = &scored.choices {
         for (subject, share) in &choices.subjects {
-            print_line(&format!("{subject:44} {:6.2} %", 100.0 * share));
+            print_line(&format!("{subject:44} {:6.2} %", 100.0 * share))?;
         }
         let ChoiceScores { accuracy, mean_of_subjects, questions, cut, .. } = choices;
         print_line(&format!(
             "{:.2} % of {questions} questions, {:.2} % as the mean of subjects; {cut} too long and cut at the start; {seconds:.1} s on {device}",
             100.0 * accuracy,
             100.0 * mean_of_subjects
-        ));
+        ))?;
     }
+    Ok(())
 }

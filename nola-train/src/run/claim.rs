@@ -1,0 +1,231 @@
+//! Who may write into a run folder: one program at a time, and only where nothing of worth lies.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::{ADAPTER, LAST_ADAPTER, MODEL, Occupied, RECIPE, RESULT};
+use crate::Error;
+
+/// Locked for as long as a run writes beside it; it says who does.
+const LOCK: &str = ".lock";
+/// In the name of what is not whole.
+pub(super) const PARTIAL: &str = ".partial-";
+
+/// A run folder that no other program writes to; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub folder: PathBuf,
+    lock: File,
+}
+
+impl Claim {
+    /// Makes `folder` where it is absent and claims it; what a run that was cut off before it kept anything left there is
+    /// removed.
+    ///
+    /// # Errors
+    /// If another run has claimed it, if it holds something, or if it cannot be written.
+    pub fn of(folder: &Path) -> Result<Self, Error> {
+        let output = |source| Error::Output { path: folder.to_owned(), source };
+        let occupied = |holds| Error::Occupied { folder: folder.to_owned(), holds };
+        fs::create_dir_all(folder).map_err(output)?;
+        let path = folder.join(LOCK);
+        let was_claimed = path.exists();
+        if !was_claimed && fs::read_dir(folder).map_err(output)?.next().is_some() {
+            return Err(occupied(holding(folder)));
+        }
+        let lock = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let lock = lock.map_err(output)?;
+        let is_free = match lock.try_lock() {
+            Ok(()) => path.exists(),
+            Err(TryLockError::WouldBlock) => false,
+            // Without locks nobody knows whether the other run lives.
+            Err(TryLockError::Error(_)) => !was_claimed,
+        };
+        if !is_free {
+            return Err(occupied(Occupied::Running { by: claimant(&lock), lock: path }));
+        }
+        let Some(rubble) = rubble(folder).map_err(output)? else { return Err(occupied(holding(folder))) };
+        rubble.iter().try_for_each(|path| remove(path)).map_err(output)?;
+        let claim = Self { folder: folder.to_owned(), lock };
+        claim.sign().map_err(output)?;
+        Ok(claim)
+    }
+
+    /// Says in the lock who has it.
+    fn sign(&self) -> io::Result<()> {
+        let host = sysinfo::System::host_name().unwrap_or_else(|_| "an unknown machine".to_owned());
+        let mut lock = &self.lock;
+        lock.set_len(0)?;
+        write!(lock, "process {} on {host}", std::process::id())
+    }
+}
+
+impl Drop for Claim {
+    /// Leaves nothing where nothing was kept.
+    fn drop(&mut self) {
+        // What cannot be removed is found, and tried again, by the next run.
+        if let Ok(Some(rubble)) = rubble(&self.folder) {
+            rubble.iter().for_each(|path| drop(remove(path)));
+        }
+        let _ = fs::remove_file(self.folder.join(LOCK));
+    }
+}
+
+/// Who wrote a lock.
+fn claimant(mut lock: &File) -> String {
+    let mut text = String::new();
+    // On some systems a locked file cannot be read.
+    let _ = lock.read_to_string(&mut text);
+    if text.is_empty() { text } else { format!(" ({text})") }
+}
+
+/// What lies in a folder that holds something.
+fn holding(folder: &Path) -> Occupied {
+    if folder.join(RESULT).exists() {
+        return Occupied::Finished;
+    }
+    let kept = [ADAPTER, MODEL, LAST_ADAPTER].map(|name| whole(folder, name));
+    match kept.into_iter().flatten().next() {
+        Some(kept) if folder.join(RECIPE).exists() => Occupied::CutOff(kept),
+        Some(_) | None => Occupied::Foreign,
+    }
+}
+
+/// Everything in a folder, apart from its lock, if a run that kept nothing left it; none if there is something else.
+fn rubble(folder: &Path) -> io::Result<Option<Vec<PathBuf>>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let text = name.to_string_lossy();
+        if text == LOCK {
+            continue;
+        }
+        if text != RECIPE && !(text.starts_with('.') && text.contains(PARTIAL)) {
+            return Ok(None);
+        }
+        found.push(folder.join(&name));
+    }
+    Ok(Some(found))
+}
+
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Where the folder `name` of a run lies: under its name, or, if a kill hit the moment in which a better one took its
+/// place, under the name that the old one has meanwhile.
+pub fn whole(run: &Path, name: &str) -> Option<PathBuf> {
+    [run.join(name), old(&run.join(name))].into_iter().find(|path| path.is_dir())
+}
+
+/// The name of a folder while another takes its place.
+pub(super) fn old(folder: &Path) -> PathBuf {
+    beside(folder, ".old")
+}
+
+/// A hidden name beside `path`.
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}{ending}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Claims a folder that holds these files.
+    fn claimed(files: &[&str]) -> (tempfile::TempDir, Result<Claim, Error>) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for file in files {
+            let path = folder.path().join(file);
+            fs::create_dir_all(path.parent().expect("a folder around it")).expect("folders");
+            fs::write(path, "content").expect("a file");
+        }
+        let claim = Claim::of(folder.path());
+        (folder, claim)
+    }
+
+    fn refusal(files: &[&str]) -> Occupied {
+        match claimed(files).1 {
+            Err(Error::Occupied { holds, .. }) => holds,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let names =
+            fs::read_dir(folder).expect("the folder").map(|entry| entry.expect("an entry").file_name());
+        let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_second_run_is_refused_while_the_first_one_lives() {
+        let (folder, first) = claimed(&[]);
+        let first = first.expect("an empty folder");
+        let Err(error) = Claim::of(folder.path()) else { panic!("claimed twice") };
+        assert_eq!(error.exit_code(), 9);
+        assert!(error.to_string().contains("is in use by another run"), "{error}");
+        if cfg!(unix) {
+            assert!(error.to_string().contains(&format!("process {} on ", std::process::id())), "{error}");
+        }
+        drop(first);
+        assert!(Claim::of(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn what_a_killed_run_left_before_it_kept_anything_is_removed() {
+        for rubble in [
+            &[LOCK][..],
+            &[LOCK, RECIPE],
+            &[LOCK, RECIPE, ".adapter.partial-new/adapter_model.safetensors", ".space.partial-test"],
+        ] {
+            let (folder, claim) = claimed(rubble);
+            let claim = claim.expect("nothing of worth");
+            assert_eq!(names(folder.path()), [LOCK], "{rubble:?}");
+            drop(claim);
+            assert!(names(folder.path()).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_folder_that_holds_something_says_what() {
+        assert_eq!(refusal(&["mine.txt"]), Occupied::Foreign);
+        // A recipe that no run wrote.
+        assert_eq!(refusal(&[RECIPE]), Occupied::Foreign);
+        assert_eq!(refusal(&[LOCK, RECIPE, "mine.txt"]), Occupied::Foreign);
+        assert_eq!(refusal(&[RECIPE, "adapter/README.md", RESULT]), Occupied::Finished);
+        assert_eq!(refusal(&[LOCK, RECIPE, "adapter/README.md", RESULT]), Occupied::Finished);
+        for (kept, name) in [("adapter", "adapter"), ("model", "model"), (".adapter.old", ".adapter.old")] {
+            let Occupied::CutOff(found) = refusal(&[LOCK, RECIPE, &format!("{kept}/config.json")]) else {
+                panic!("{kept}")
+            };
+            assert!(found.ends_with(name), "{}", found.display());
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_refused_stays_as_it_was() {
+        for files in [&["mine.txt"][..], &[RECIPE], &[LOCK, RECIPE, "adapter/README.md"]] {
+            let (folder, claim) = claimed(files);
+            assert!(claim.is_err());
+            let expected = files.iter().map(|file| file.split('/').next().unwrap_or(file));
+            assert!(expected.clone().all(|name| folder.path().join(name).exists()), "{files:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_kept_stays_when_the_claim_is_given_back() {
+        let (folder, claim) = claimed(&[]);
+        fs::write(folder.path().join(RECIPE), "").expect("a file");
+        fs::create_dir(folder.path().join(ADAPTER)).expect("a folder");
+        drop(claim);
+        assert_eq!(names(folder.path()), [ADAPTER, RECIPE]);
+    }
+}

@@ -1,0 +1,117 @@
+//! The only way to stdout and stderr.
+//!
+//! Nothing here panics, as `println!` does. A reader that has gone away, as `head` does, is no error. Whatever else keeps a
+//! result from stdout is one, or a file on a full disk would be empty and nobody told. Stderr is told what it takes: a
+//! run is worth more than the words about it.
+
+use std::io::{self, ErrorKind, Write};
+
+use serde::Serialize;
+
+/// A result could not be written to stdout.
+#[derive(Debug, thiserror::Error)]
+#[error("stdout cannot be written; if it leads to a file, its disk may be full")]
+pub struct StdoutError(#[source] io::Error);
+
+/// Writes a line to stdout.
+///
+/// # Errors
+/// If it cannot be written, though there is somebody to read it.
+pub fn print_line(text: &str) -> Result<(), StdoutError> {
+    written(line_to(&mut io::stdout(), text))
+}
+
+/// Writes to stdout what may be a part of a line, and shows it at once.
+///
+/// # Errors
+/// As [`print_line`].
+pub fn print_part(text: &str) -> Result<(), StdoutError> {
+    written(part_to(&mut io::stdout(), text))
+}
+
+/// Writes one JSON object on one line to stdout.
+///
+/// # Errors
+/// As [`print_line`].
+pub fn print_json(value: &impl Serialize) -> Result<(), StdoutError> {
+    print_line(&serde_json::to_string(value).expect("results are made of numbers and text"))
+}
+
+/// Writes a line to stderr, if it can be written.
+pub fn err_line(text: &str) {
+    // There is nowhere left to say that it could not.
+    let _ = line_to(&mut io::stderr(), text);
+}
+
+/// Writes a line to wherever the words of this program go.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn line_to(out: &mut dyn Write, text: &str) -> io::Result<()> {
+    part_to(out, &format!("{text}\n"))
+}
+
+fn part_to(out: &mut dyn Write, text: &str) -> io::Result<()> {
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// What a write to stdout that ended like this means.
+///
+/// # Errors
+/// If it failed, though there is somebody to read it.
+pub fn written(result: io::Result<()>) -> Result<(), StdoutError> {
+    match result {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(StdoutError(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where every write, or only the last one, the flush, fails like this.
+    struct Failing {
+        kind: ErrorKind,
+        when_flushed: bool,
+    }
+
+    impl Write for Failing {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.when_flushed { Ok(bytes.len()) } else { Err(self.kind.into()) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(self.kind.into())
+        }
+    }
+
+    fn ends(kind: ErrorKind, when_flushed: bool) -> Result<(), StdoutError> {
+        written(line_to(&mut Failing { kind, when_flushed }, "a result"))
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_away_is_no_error() {
+        for when_flushed in [false, true] {
+            assert!(ends(ErrorKind::BrokenPipe, when_flushed).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_result_that_is_lost_is_an_error() {
+        for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::PermissionDenied] {
+            for when_flushed in [false, true] {
+                let error = ends(kind, when_flushed).expect_err("it was not written");
+                assert!(error.to_string().starts_with("stdout cannot be written"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_ends_where_it_was_meant_to() {
+        let mut lines = Vec::new();
+        line_to(&mut lines, "first").and_then(|()| line_to(&mut lines, "")).expect("memory");
+        assert_eq!(lines, b"first\n\n");
+    }
+}
