@@ -343,7 +343,7 @@ pub struct SiteFactors {
 
 impl SiteFactors {
     /// `W + scale · A·B`, summed in `f64` over the rank in ascending order and rounded once.
-    fn merged(&self, weight: &[f32]) -> Vec<f32> {
+    pub(crate) fn merged(&self, weight: &[f32]) -> Vec<f32> {
         let (d_out, rank) = (self.site.d_out, self.rank);
         let mut merged = weight.to_vec();
         merged.par_chunks_mut(d_out).enumerate().for_each(|(row, weights)| {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::pattern::PatternError;
+
 /// Why an adapter could not be attached, read or written.
 ///
 /// A message names the file, the site or the field, and says what to change. A wrong shape inside a forward
@@ -18,14 +20,9 @@ pub enum Error {
         available: Vec<String>,
     },
 
-    /// A pattern is no regular expression.
-    #[error("target pattern `{pattern}` is no regular expression")]
-    BadPattern {
-        /// The pattern.
-        pattern: String,
-        /// What the regex parser says.
-        source: Box<regex::Error>,
-    },
+    /// A pattern is no regular expression, or matches without end.
+    #[error("target pattern {0}")]
+    BadPattern(#[from] PatternError),
 
     /// Parameters to train beside the adapters do not exist.
     #[error("`{pattern}` is to be trained, but no parameter of the model is called so")]
@@ -97,6 +94,17 @@ pub enum Error {
         found: String,
         /// What can be read.
         supported: &'static str,
+    },
+
+    /// The folder has weights only as a Python pickle.
+    #[error(
+        "{}: a pickle can run code when it is opened, so it is not read; load the adapter in Python with a PEFT of \
+         today and save it again (`model.save_pretrained(folder)`), which writes adapter_model.safetensors",
+        file.display()
+    )]
+    PickleOnly {
+        /// The pickle.
+        file: PathBuf,
     },
 
     /// A coefficient or a weight is NaN or infinite.

@@ -27,6 +27,16 @@ impl FoundParam {
     pub(crate) fn is_of_linear(&self) -> bool {
         self.container == "Struct:Linear"
     }
+
+    /// Whether it is the table of an embedding.
+    pub(crate) fn is_of_embedding(&self) -> bool {
+        self.container == "Struct:Embedding"
+    }
+
+    /// Whether it is the weight or the bias of a convolution over images.
+    pub(crate) fn is_of_convolution(&self) -> bool {
+        self.container == "Struct:Conv2d"
+    }
 }
 
 #[derive(Default)]

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::params::linear_sites;
+use crate::pattern::{PatternError, PythonPattern};
 
 /// A linear weight an adapter can hang on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,15 +47,14 @@ impl Pattern {
         Self::Names(Vec::new())
     }
 
-    fn compile(&self) -> Result<Regex, Error> {
+    fn compile(&self) -> Result<PythonPattern, PatternError> {
         let pattern = match self {
             Self::Regex(pattern) if pattern == "all-linear" => ".*".to_owned(),
             Self::Regex(pattern) => pattern.clone(),
             Self::Names(names) if names.is_empty() => "[^\\s\\S]".to_owned(),
             Self::Names(names) => names.iter().map(|name| regex::escape(name)).collect::<Vec<_>>().join("|"),
         };
-        Regex::new(&format!("^(?:.*\\.)?(?:{pattern})$"))
-            .map_err(|source| Error::BadPattern { pattern, source: Box::new(source) })
+        PythonPattern::full(&format!("(?:.*\\.)?(?:{pattern})"))
     }
 }
 
@@ -99,17 +98,18 @@ impl Targets {
     /// The sites of `model` that are chosen, in the order of the model.
     ///
     /// # Errors
-    /// If a pattern is no regular expression, or nothing is chosen.
+    /// If a pattern is no regular expression or matches without end, or nothing is chosen.
     pub fn choose<M: burn::module::Module>(&self, model: &M) -> Result<Vec<Site>, Error> {
         let (wanted, unwanted) = (self.modules.compile()?, self.exclude.compile()?);
         let all = linear_sites(model);
-        let chosen: Vec<Site> = (all.iter())
-            .filter(|site| wanted.is_match(&site.path) && !unwanted.is_match(&site.path))
-            .filter(|site| {
-                self.layers.is_empty() || site.layer().is_some_and(|layer| self.layers.contains(&layer))
-            })
-            .cloned()
-            .collect();
+        let mut chosen = Vec::new();
+        for site in &all {
+            let is_in_layer =
+                self.layers.is_empty() || site.layer().is_some_and(|layer| self.layers.contains(&layer));
+            if is_in_layer && wanted.fits(&site.path)? && !unwanted.fits(&site.path)? {
+                chosen.push(site.clone());
+            }
+        }
         if chosen.is_empty() {
             let available = all.into_iter().map(|site| site.path).collect();
             return Err(Error::NoTarget { targets: self.to_string(), available });
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     fn matches(pattern: Pattern, path: &str) -> bool {
-        pattern.compile().expect("a valid pattern").is_match(path)
+        pattern.compile().and_then(|pattern| pattern.fits(path)).expect("a valid pattern")
     }
 
     #[test]
@@ -157,6 +157,13 @@ mod tests {
     #[test]
     fn a_regex_may_name_alternatives() {
         let pattern = || Pattern::Regex("query|value".to_owned());
+        assert!(matches(pattern(), "blocks.3.attention.value"));
+        assert!(!matches(pattern(), "blocks.3.attention.key"));
+    }
+
+    #[test]
+    fn a_regex_may_look_around_as_in_python() {
+        let pattern = || Pattern::Regex(r"attention\.(?!key)\w+".to_owned());
         assert!(matches(pattern(), "blocks.3.attention.value"));
         assert!(!matches(pattern(), "blocks.3.attention.key"));
     }

@@ -148,6 +148,16 @@ impl CausalLm {
         })
     }
 
+    /// Whether the token embedding is the head too.
+    pub fn has_tied_head(&self) -> bool {
+        of_any!(self, model => model.head.is_none())
+    }
+
+    /// The same model with a head of its own, equal to its embedding if it had none.
+    pub fn untied(self) -> Self {
+        map_any!(self, model => model.untied())
+    }
+
     /// Whether what makes logits is trained: the head, or the token embedding where that is tied.
     pub fn head_is_trained(&self) -> bool {
         let (tokens, head) = of_any!(self, model => (&model.tokens.weight, &model.head));

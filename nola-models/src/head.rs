@@ -1,5 +1,6 @@
 //! From states to the scores of the next token.
 
+use burn::module::{Param, ParamId};
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{DType, Tensor};
 use nola_core::{adapted, product};
@@ -22,6 +23,15 @@ pub(crate) fn logits<const D: usize>(
         None => tied(hidden, tokens.weight.val()),
     };
     scores.cast(DType::F32)
+}
+
+/// A head of its own with the numbers of the embedding.
+pub(crate) fn of_embedding(tokens: &Embedding) -> Linear {
+    let table = tokens.weight.val();
+    let (device, dtype) = (table.device(), table.dtype());
+    // Through the host, so that it lies in memory as a head that was loaded does.
+    let weight = Tensor::from_data(table.transpose().into_data(), (&device, dtype));
+    Linear { weight: Param::initialized(ParamId::new(), weight).set_require_grad(true), bias: None }
 }
 
 fn tied<const D: usize>(hidden: Tensor<D>, table: Tensor<2>) -> Tensor<D> {
@@ -55,6 +65,18 @@ mod tests {
         let few = hidden.split(1, 0).into_iter().map(|hidden| tied(hidden, table.clone())).collect();
         let few = Tensor::cat(few, 0);
         few.into_data().assert_approx_eq::<f32>(&many.into_data(), Tolerance::absolute(1e-6));
+    }
+
+    #[test]
+    fn a_head_made_of_the_embedding_scores_as_it_did() {
+        let device = Device::flex();
+        let numbers = |count: usize| (0..count).map(|n| (n as f32 * 0.7).sin()).collect::<Vec<f32>>();
+        let table = Tensor::<2>::from_data(TensorData::new(numbers(11 * 6), [11, 6]), &device);
+        let tokens = Embedding { weight: Param::from_tensor(table) };
+        let hidden = Tensor::<2>::from_data(TensorData::new(numbers(40 * 6), [40, 6]), &device);
+        let own = of_embedding(&tokens);
+        let (tied, untied) = (logits(hidden.clone(), &tokens, None), logits(hidden, &tokens, Some(&own)));
+        tied.into_data().assert_approx_eq::<f32>(&untied.into_data(), Tolerance::absolute(1e-6));
     }
 
     #[test]

@@ -198,6 +198,16 @@ impl Llama {
         checkpoint.fill(self, &KeyMap { source: &source, dtype: &|_| dtype, ignored: keys::IGNORED })
     }
 
+    /// The same model with a head of its own, which its configuration then says; one that has a head stays as it is.
+    pub fn untied(mut self) -> Self {
+        if self.head.is_none() {
+            self.head = Some(head::of_embedding(&self.tokens));
+            self.config.tied_head = false;
+            self.json["tie_word_embeddings"] = Value::Bool(false);
+        }
+        self
+    }
+
     /// Sizes and the rest of what is no weight.
     pub fn config(&self) -> &LlamaConfig {
         &self.config

@@ -74,7 +74,8 @@ pub trait Base: Clone {
     fn fixed_logits(&self, model: &Self::Model, device: &Device) -> Vec<f32>;
 }
 
-/// Hangs an adapter folder on `model`; `foreign` says where PEFT finds the modules of ours.
+/// Attaches an adapter folder to `model`; `foreign` says where PEFT finds the modules of ours, and `tied` which two of
+/// them are one matrix, if the base has such.
 ///
 /// # Errors
 /// If the adapter is damaged, of another base, or does not fit.
@@ -82,6 +83,7 @@ fn attach<M: Learner>(
     adapter: &Path,
     identity: &BaseIdentity,
     foreign: peft::Modules,
+    tied: Option<peft::TiedHead>,
     device: &Device,
     model: impl FnOnce(&AdapterFolder) -> M,
 ) -> Result<Adapted<M>, Error> {
@@ -90,16 +92,18 @@ fn attach<M: Learner>(
         if let Some(expected) = read.base() {
             nola_core::folder::check_base(&adapter.join("adapter_config.json"), expected, identity)?;
         }
+        let read = tied.into_iter().fold(read, peft::PeftAdapter::for_tied);
         let model = model(&AdapterFolder {
             labels: read.labels().to_vec(),
             head_outputs: read.head_outputs(foreign),
+            unties: read.unties(foreign),
         });
         return Ok(read.attach(model, foreign, device)?);
     }
     let saved = nola_core::folder::read(adapter)?;
     let labels = saved.manifest.labels.clone();
     let head_outputs = (!labels.is_empty()).then_some(labels.len());
-    Ok(saved.attach(model(&AdapterFolder { labels, head_outputs }), identity, device)?)
+    Ok(saved.attach(model(&AdapterFolder { labels, head_outputs, unties: false }), identity, device)?)
 }
 
 /// What an adapter folder says of the model it hangs on.
@@ -108,6 +112,8 @@ struct AdapterFolder {
     labels: Vec<String>,
     /// Outputs of the head in the folder, if one is.
     head_outputs: Option<usize>,
+    /// Whether it changes head or embedding of a base where they are one matrix.
+    unties: bool,
 }
 
 /// The error of a base that needs an adapter to answer.

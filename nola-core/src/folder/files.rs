@@ -1,7 +1,7 @@
 //! Files that are there whole or not at all.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
@@ -10,6 +10,29 @@ use crate::Error;
 /// SHA-256 in hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The bytes of `file`.
+pub(super) fn read(file: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(file).map_err(|source| Error::Io { file: file.to_owned(), action: "read", source })
+}
+
+/// The bytes of the weights of an adapter; a pickle in their place is named.
+pub(super) fn read_weights(file: &Path) -> Result<Vec<u8>, Error> {
+    match file.parent().and_then(pickle_in) {
+        Some(pickle) if !file.exists() => Err(Error::PickleOnly { file: pickle }),
+        Some(_) | None => read(file),
+    }
+}
+
+/// A pickle of an adapter's weights in `folder`, if one is there.
+fn pickle_in(folder: &Path) -> Option<PathBuf> {
+    let is_pickle = |path: &PathBuf| {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        matches!(extension, Some("bin" | "pt" | "pth" | "ckpt" | "pkl"))
+            && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("adapter"))
+    };
+    std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).filter(is_pickle).min()
 }
 
 /// Makes `folder`, which must not exist or be empty.
@@ -41,4 +64,26 @@ pub fn write_atomically(file: &Path, bytes: &[u8]) -> Result<(), Error> {
     temporary.as_file().sync_all().map_err(io)?;
     temporary.persist(file).map_err(|error| io(error.error))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pickle_in_the_place_of_weights_is_named_with_the_cure() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let weights = folder.path().join("adapter_model.safetensors");
+        assert!(matches!(read_weights(&weights), Err(Error::Io { .. })));
+        for name in ["adapter_model.pt", "adapter_model.bin"] {
+            std::fs::write(folder.path().join(name), b"pickled").expect("a written file");
+            let error = read_weights(&weights).expect_err("only a pickle").to_string();
+            assert!(
+                error.contains(name) && error.contains("pickle") && error.contains("save_pretrained"),
+                "{error}"
+            );
+        }
+        std::fs::write(&weights, b"tensors").expect("a written file");
+        assert_eq!(read_weights(&weights).expect("tensors beside pickles"), b"tensors");
+    }
 }

@@ -169,7 +169,7 @@ pub(super) fn write<M: Module>(
 pub(super) fn read(folder: &Path) -> Result<SavedAdapter, Error> {
     let (config_file, weights_file) = (folder.join(CONFIG), folder.join(WEIGHTS));
     let manifest = read_manifest(&config_file)?;
-    let bytes = read_file(&weights_file)?;
+    let bytes = files::read_weights(&weights_file)?;
     let sha256 = files::sha256_hex(&bytes);
     if sha256 != manifest.model_sha256 {
         let problem = format!(
@@ -366,7 +366,7 @@ fn read_manifest(file: &Path) -> Result<Manifest, Error> {
         return Err(Error::Invalid { file: file.to_owned(), problems: vec![problem] });
     }
     let value: serde_json::Value =
-        serde_json::from_slice(&read_file(file)?).map_err(|error| invalid(file, error))?;
+        serde_json::from_slice(&files::read(file)?).map_err(|error| invalid(file, error))?;
     let text = |key: &str| value.get(key).map_or("absent".to_owned(), |v| v.to_string().replace('"', ""));
     let unsupported = |field, supported| {
         Err(Error::Unsupported { file: file.to_owned(), field, found: text(field), supported })
@@ -374,7 +374,12 @@ fn read_manifest(file: &Path) -> Result<Manifest, Error> {
     match text("peft_type").as_str() {
         "NOLA" | "LINEAR_PROBE" => {}
         "LORA" => return unsupported("peft_type", "LORA through the PEFT reader; use `folder::peft::read`"),
-        _ => return unsupported("peft_type", "NOLA, LINEAR_PROBE and LORA"),
+        _ => {
+            return unsupported(
+                "peft_type",
+                "NOLA, LINEAR_PROBE and LORA; PEFT can merge others into their base (`merge_and_unload`)",
+            );
+        }
     }
     if text("format_version") != FORMAT_VERSION.to_string() {
         return unsupported("format_version", "version 1; update nola-train for newer ones");
@@ -473,10 +478,6 @@ impl Reader<'_> {
 
 fn f32s(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-}
-
-fn read_file(file: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(file).map_err(|source| Error::Io { file: file.to_owned(), action: "read", source })
 }
 
 fn invalid(file: &Path, error: impl std::fmt::Display) -> Error {

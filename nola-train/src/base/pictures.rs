@@ -67,7 +67,7 @@ impl Base for PictureBase {
 
     fn with_adapter(self, adapter: &Path, device: &Device) -> Result<Adapted<Vit>, Error> {
         let identity = self.identity.clone();
-        attach(adapter, &identity, &peft_module, device, |folder| with_outputs(self.vit, folder))
+        attach(adapter, &identity, &peft_module, None, device, |folder| with_outputs(self.vit, folder))
     }
 
     fn without_adapter(self, device: &Device) -> Result<Adapted<Vit>, Error> {

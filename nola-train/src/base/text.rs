@@ -24,6 +24,9 @@ use crate::{Error, device};
 /// How a model's makers let it generate.
 const GENERATION: &str = "generation_config.json";
 
+/// What is one matrix in a base with tied weights.
+const TIED: peft::TiedHead = peft::TiedHead { embedding: "tokens", head: "head" };
+
 /// A language model with its tokenizer and what its folder says about generating.
 #[derive(Debug, Clone)]
 pub struct TextBase {
@@ -91,7 +94,11 @@ impl Base for TextBase {
 
     fn with_adapter(self, adapter: &Path, device: &Device) -> Result<Adapted<CausalLm>, Error> {
         let foreign = |site: &str| self.model.peft_module(site);
-        attach(adapter, &self.identity, &foreign, device, |_| self.model.clone())
+        let tied = self.model.has_tied_head().then_some(TIED);
+        attach(adapter, &self.identity, &foreign, tied, device, |folder| match folder.unties {
+            true => self.model.clone().untied(),
+            false => self.model.clone(),
+        })
     }
 
     fn without_adapter(self, device: &Device) -> Result<Adapted<CausalLm>, Error> {

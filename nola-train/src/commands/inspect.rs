@@ -44,7 +44,8 @@ fn inside_run(folder: &Path) -> PathBuf {
 }
 
 fn facts(folder: &Path) -> Result<Value, Error> {
-    if !folder.join("adapter_config.json").exists() {
+    let is_adapter = ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"];
+    if !is_adapter.iter().any(|name| folder.join(name).exists()) {
         return of_model(folder);
     }
     if peft::is_peft(folder) { of_peft(folder) } else { of_adapter(folder) }

@@ -9,16 +9,22 @@
 //! not use an A.
 
 mod config;
+mod dense;
 mod fused;
+mod kinds;
+mod lora_config;
+mod matching;
 mod matrix;
 mod read;
+#[cfg(test)]
+mod reading_tests;
 #[cfg(test)]
 mod tests;
 mod write;
 
 use serde::{Deserialize, Serialize};
 
-pub use read::{PeftAdapter, is_peft, read};
+pub use read::{PeftAdapter, TiedHead, is_peft, read};
 pub use write::write;
 
 use super::BaseIdentity;

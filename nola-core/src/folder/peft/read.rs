@@ -1,32 +1,42 @@
 //! Reading a LoRA folder of PEFT's, and hanging it on a model.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::tensor::{Device, TensorData};
+use burn::tensor::Device;
 use half::{bf16, f16};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
-use super::config::PeftConfig;
-use super::matrix::{columns, transposed};
-use super::{CONFIG, ForeignModule, Layout, METADATA, Modules, OurMetadata, PREFIX, WEIGHTS, foreign_leaf};
+use super::lora_config::PeftConfig;
+use super::matching::Matching;
+use super::{CONFIG, METADATA, Modules, OurMetadata, PREFIX, WEIGHTS};
 use crate::Error;
-use crate::adapted::{Adapted, TrainedState};
-use crate::adapter::{Factor, Plan};
-use crate::folder::BaseIdentity;
-use crate::params::{FoundParam, float_params, linear_sites};
+use crate::adapted::Adapted;
+use crate::adapter::Plan;
+use crate::folder::{BaseIdentity, files};
+use crate::params::linear_sites;
 use crate::targets::Site;
 
 /// A PEFT LoRA folder that was read, not yet attached to a model.
 #[derive(Debug, Clone)]
 pub struct PeftAdapter {
-    config: PeftConfig,
-    tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    pub(super) config: PeftConfig,
+    pub(super) tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    pub(super) tied: Option<TiedHead>,
     ours: Option<OurMetadata>,
     folder: PathBuf,
+}
+
+/// Our paths of two modules that are one matrix in a base with tied weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TiedHead {
+    /// Token ids to vectors.
+    pub embedding: &'static str,
+    /// States to logits.
+    pub head: &'static str,
 }
 
 /// Whether `folder` holds a LoRA in PEFT's format.
@@ -41,9 +51,9 @@ pub fn is_peft(folder: &Path) -> bool {
 /// If a file is missing or damaged, or the adapter is of a kind that is no plain LoRA.
 pub fn read(folder: &Path) -> Result<PeftAdapter, Error> {
     let file = folder.join(CONFIG);
-    let config = PeftConfig::parse(&file, &read_file(&file)?)?;
+    let config = PeftConfig::parse(&file, &files::read(&file)?)?;
     let file = folder.join(WEIGHTS);
-    let bytes = read_file(&file)?;
+    let bytes = files::read_weights(&file)?;
     let invalid = |problems| Error::Invalid { file: file.clone(), problems };
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| invalid(vec![error.to_string()]))?;
     let mut read = BTreeMap::new();
@@ -54,12 +64,16 @@ pub fn read(folder: &Path) -> Result<PeftAdapter, Error> {
             None => problems.push(format!("`{name}` is {:?}, expected a float type", view.dtype())),
         }
     }
+    if read.is_empty() && problems.is_empty() {
+        let cure = "an adapter saved so changes nothing; save it again from the model that was trained";
+        problems.push(format!("the file holds no tensor: {cure}"));
+    }
     if !problems.is_empty() {
         return Err(invalid(problems));
     }
     let metadata = SafeTensors::read_metadata(&bytes).ok().and_then(|(_, header)| header.metadata().clone());
     let ours = metadata.and_then(|map| serde_json::from_str(map.get(METADATA)?).ok());
-    Ok(PeftAdapter { config, tensors: read, ours, folder: folder.to_owned() })
+    Ok(PeftAdapter { config, tensors: read, tied: None, ours, folder: folder.to_owned() })
 }
 
 impl PeftAdapter {
@@ -68,21 +82,40 @@ impl PeftAdapter {
     /// # Errors
     /// If a tensor is missing for a target, belongs to nothing or has a wrong shape: all of them in one error.
     pub fn attach<M: Module>(self, model: M, modules: Modules, device: &Device) -> Result<Adapted<M>, Error> {
-        let mut matching = Matching { adapter: &self, used: BTreeSet::new(), problems: Vec::new() };
+        let mut matching = Matching::new(&self, modules, &model);
         let (sites, plans): (Vec<Site>, Vec<Plan>) = (linear_sites(&model).into_iter())
-            .filter_map(|site| matching.plan(&site, &modules(&site.path)).map(|plan| (site, plan)))
+            .filter_map(|site| matching.plan(&site).map(|plan| (site, plan)))
             .unzip();
-        let others = matching.others(&model, modules);
-        matching.name_surplus();
+        let others = matching.others(&model);
+        let problems = matching.problems();
         let invalid = |problems| Error::Invalid { file: self.folder.join(WEIGHTS), problems };
-        if !matching.problems.is_empty() {
-            return Err(invalid(matching.problems));
+        if !problems.is_empty() {
+            return Err(invalid(problems));
         }
         let paths: Vec<&str> = others.keys().map(String::as_str).collect();
         let adapted = Adapted::hang(model, sites, plans, &paths, device)?;
         let mut state = adapted.state();
         state.extend(others);
         adapted.with_state(state).map_err(invalid)
+    }
+
+    /// The same adapter for a base whose head is its embedding.
+    pub fn for_tied(self, tied: TiedHead) -> Self {
+        Self { tied: Some(tied), ..self }
+    }
+
+    /// Whether the folder holds something of a head or an embedding that are one matrix in the base: it then hangs only
+    /// on a model where they are two, since PEFT changes each of them alone.
+    pub fn unties(&self, modules: Modules) -> bool {
+        let Some(tied) = self.tied else { return false };
+        let names = [tied.embedding, tied.head].into_iter().flat_map(|module| modules(module).names);
+        names.into_iter().any(|name| self.holds(&name))
+    }
+
+    /// Whether a tensor lies in the module `name`.
+    pub(super) fn holds(&self, name: &str) -> bool {
+        let inside = format!("{PREFIX}{name}.");
+        self.tensors.keys().any(|key| key.starts_with(&inside))
     }
 
     /// Names of the classes, if this project wrote the folder.
@@ -107,119 +140,10 @@ impl PeftAdapter {
     }
 }
 
-/// Which tensors of the folder belong where, and what does not fit.
-struct Matching<'a> {
-    adapter: &'a PeftAdapter,
-    used: BTreeSet<String>,
-    problems: Vec<String>,
-}
-
-impl Matching<'_> {
-    fn plan(&mut self, site: &Site, module: &ForeignModule) -> Option<Plan> {
-        let key = |name: &str, factor: &str| format!("{PREFIX}{name}.{factor}.weight");
-        let found = |name: &&String| {
-            ["lora_A", "lora_B"].iter().any(|factor| self.adapter.tensors.contains_key(&key(name, factor)))
-        };
-        let config = &self.adapter.config;
-        let Some(name) = module.names.iter().find(found) else {
-            if let Some(name) = module.names.iter().find(|name| config.targets(name)) {
-                let missing = key(name, "lora_A");
-                self.note(format!("`{missing}` is missing, though the module is a target"));
-            }
-            return None;
-        };
-        let rank = config.rank(name);
-        if rank == 0 {
-            self.note(format!("`{CONFIG}` gives `{name}` the rank 0; a LoRA has at least 1"));
-            return None;
-        }
-        let d_out = site.d_out * module.part.of();
-        let a = self.take(&key(name, "lora_A"), &[rank, site.d_in]);
-        let b = self.take(&key(name, "lora_B"), &[d_out, rank]);
-        Some(Plan {
-            a: Factor::Learned(transposed(&a?, site.d_in)),
-            b: Factor::Learned(part_of(&transposed(&b?, rank), d_out, module)),
-            rank,
-            scale: config.scale(name, rank),
-        })
-    }
-
-    /// Trained heads and biases, by our path.
-    fn others<M: Module>(&mut self, model: &M, modules: Modules) -> TrainedState {
-        let mut others = TrainedState::new();
-        for param in float_params(model) {
-            let Some((module, leaf)) = param.path.rsplit_once('.') else { continue };
-            let (foreign, leaf) = (modules(module), foreign_leaf(leaf));
-            let keys = foreign.names.iter().flat_map(|name| {
-                [format!("{PREFIX}{name}.{leaf}"), format!("{PREFIX}{name}.base_layer.{leaf}")]
-            });
-            let Some(key) = keys.into_iter().find(|key| self.adapter.tensors.contains_key(key)) else {
-                continue;
-            };
-            if let Some(values) = self.other(&key, &param, &foreign) {
-                others.insert(param.path, TensorData::new(values, param.shape));
-            }
-        }
-        others
-    }
-
-    /// The values of `param` from the tensor `key`, which may hold other modules too.
-    fn other(&mut self, key: &str, param: &FoundParam, foreign: &ForeignModule) -> Option<Vec<f32>> {
-        if !param.is_of_linear() {
-            return self.take(key, &param.shape);
-        }
-        let (last, inputs) = param.shape.split_last()?;
-        let d_out = last * foreign.part.of();
-        let whole = match (inputs.first(), foreign.layout) {
-            (Some(&d_in), Layout::Linear) => transposed(&self.take(key, &[d_out, d_in])?, d_in),
-            (Some(&d_in), Layout::Conv1d) => self.take(key, &[d_in, d_out])?,
-            (None, Layout::Linear | Layout::Conv1d) => self.take(key, &[d_out])?,
-        };
-        Some(part_of(&whole, d_out, foreign))
-    }
-
-    fn take(&mut self, key: &str, shape: &[usize]) -> Option<Vec<f32>> {
-        self.used.insert(key.to_owned());
-        match self.adapter.tensors.get(key) {
-            None => self.note(format!("`{key}` is missing")),
-            Some((found, _)) if found != shape => {
-                self.note(format!("`{key}` has shape {found:?}, expected {shape:?}"));
-            }
-            Some((_, values)) => return Some(values.clone()),
-        }
-        None
-    }
-
-    /// Every tensor must have a place.
-    fn name_surplus(&mut self) {
-        let made_for = match &self.adapter.config.task_type {
-            Some(task) => format!(" (the adapter was made for the task {task})"),
-            None => String::new(),
-        };
-        let surplus = self.adapter.tensors.keys().filter(|name| !self.used.contains(*name));
-        for name in surplus {
-            let why = if name.contains(".lora_") { "" } else { &made_for };
-            self.problems.push(format!("`{name}` belongs to nothing in this model{why}"));
-        }
-    }
-
-    /// Notes a problem once, though every part of a module meets it.
-    fn note(&mut self, problem: String) {
-        if !self.problems.contains(&problem) {
-            self.problems.push(problem);
-        }
-    }
-}
-
-/// Our part of a whole matrix or vector in our order, which has `d_out` columns.
-fn part_of(whole: &[f32], d_out: usize, module: &ForeignModule) -> Vec<f32> {
-    let (index, width) = (module.part.index(), d_out / module.part.of());
-    columns(whole, d_out, index * width..(index + 1) * width)
-}
-
 fn to_f32(view: &TensorView) -> Option<Vec<f32>> {
     let data = view.data();
     match view.dtype() {
+        Dtype::F64 => Some(data.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect()),
         Dtype::F32 => Some(data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
         Dtype::F16 => Some(data.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect()),
         Dtype::BF16 => {
@@ -227,8 +151,4 @@ fn to_f32(view: &TensorView) -> Option<Vec<f32>> {
         }
         _ => None,
     }
-}
-
-fn read_file(file: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(file).map_err(|source| Error::Io { file: file.to_owned(), action: "read", source })
 }

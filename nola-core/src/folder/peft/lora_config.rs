@@ -1,0 +1,509 @@
+//! `adapter_config.json` as PEFT writes it: what of it decides the meaning of the tensors.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::kinds;
+use crate::Error;
+use crate::pattern::{PatternError, PythonPattern};
+
+/// What PEFT takes where a key is absent.
+const DEFAULT_RANK: usize = 8;
+const DEFAULT_ALPHA: f64 = 8.0;
+
+/// The settings of a LoRA; its patterns are Python's.
+#[derive(Debug, Clone)]
+pub(super) struct PeftConfig {
+    rank: usize,
+    alpha: f64,
+    use_rslora: bool,
+    ranks: Vec<(PythonPattern, usize)>,
+    alphas: Vec<(PythonPattern, f64)>,
+    target_modules: Modules,
+    exclude_modules: Modules,
+    layers: Layers,
+    modules_to_save: Vec<String>,
+    saved: Vec<PythonPattern>,
+    trainable_tokens: TrainableTokens,
+    /// What the adapter was made for, in PEFT's words.
+    pub task_type: Option<String>,
+}
+
+/// A choice of modules.
+#[derive(Debug, Clone)]
+enum Modules {
+    /// None is named.
+    None,
+    /// Every linear layer but the head.
+    AllLinear,
+    /// Whole names, or ends of names after a dot.
+    Names(Vec<String>),
+    /// A pattern for whole names.
+    Pattern(PythonPattern),
+}
+
+/// A choice of blocks.
+#[derive(Debug, Clone)]
+struct Layers {
+    /// Empty: all.
+    indices: Vec<usize>,
+    /// Each finds the index of the block in a name.
+    patterns: Vec<PythonPattern>,
+}
+
+/// Rows of embeddings that are trained.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+enum TrainableTokens {
+    /// None.
+    Absent,
+    /// Of the token embedding.
+    OfEmbedding(Vec<usize>),
+    /// Of the modules whose names end so.
+    ByName(BTreeMap<String, Vec<usize>>),
+}
+
+/// A string, or several.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany<T> {
+    One(T),
+    Many(Vec<T>),
+}
+
+/// The file as it is written; PEFT ignores keys it does not know, and so do we.
+#[derive(Debug, Deserialize)]
+struct Written {
+    r: Option<usize>,
+    lora_alpha: Option<f64>,
+    task_type: Option<String>,
+    use_rslora: Option<bool>,
+    rank_pattern: Option<Map<String, Value>>,
+    alpha_pattern: Option<Map<String, Value>>,
+    target_modules: Option<OneOrMany<String>>,
+    exclude_modules: Option<OneOrMany<String>>,
+    layers_to_transform: Option<OneOrMany<usize>>,
+    layers_pattern: Option<OneOrMany<String>>,
+    modules_to_save: Option<Vec<String>>,
+    trainable_token_indices: Option<TrainableTokens>,
+}
+
+impl PeftConfig {
+    /// The settings in `bytes` of `file`, if they are those of a LoRA that this program computes.
+    pub(super) fn parse(file: &Path, bytes: &[u8]) -> Result<Self, Error> {
+        let invalid = |problem: String| Error::Invalid { file: file.to_owned(), problems: vec![problem] };
+        let value: Value = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+        // Other kinds have other keys, so the kind is told before a key is missed.
+        kinds::check(file, &value)?;
+        let written = Written::read(value).map_err(invalid)?;
+        Self::of(written).map_err(invalid)
+    }
+
+    fn of(written: Written) -> Result<Self, String> {
+        let modules_to_save = written.modules_to_save.unwrap_or_default();
+        let in_saved = |name: &String| PythonPattern::at_start(&format!("(^|.*\\.){name}($|\\..*)"));
+        let field = |field: &'static str| move |error: PatternError| format!("`{field}`: {error}");
+        let as_rank = |value: &Value| value.as_u64().map(|rank| rank as usize);
+        Ok(Self {
+            rank: written.r.unwrap_or(DEFAULT_RANK),
+            alpha: written.lora_alpha.unwrap_or(DEFAULT_ALPHA),
+            use_rslora: written.use_rslora.unwrap_or_default(),
+            ranks: by_pattern("rank_pattern", written.rank_pattern, as_rank)?,
+            alphas: by_pattern("alpha_pattern", written.alpha_pattern, Value::as_f64)?,
+            layers: Layers::of(written.layers_to_transform, written.layers_pattern)
+                .map_err(field("layers_pattern"))?,
+            target_modules: Modules::targets(written.target_modules).map_err(field("target_modules"))?,
+            exclude_modules: Modules::of(written.exclude_modules).map_err(field("exclude_modules"))?,
+            saved: modules_to_save
+                .iter()
+                .map(in_saved)
+                .collect::<Result<_, _>>()
+                .map_err(field("modules_to_save"))?,
+            modules_to_save,
+            trainable_tokens: written.trainable_token_indices.unwrap_or(TrainableTokens::Absent),
+            task_type: written.task_type,
+        })
+    }
+
+    /// Width of the bottleneck of `module`.
+    pub(super) fn rank(&self, module: &str) -> Result<usize, PatternError> {
+        Ok(first_fit(&self.ranks, module)?.unwrap_or(self.rank))
+    }
+
+    /// Factor of the update of `module`, which has this rank.
+    pub(super) fn scale(&self, module: &str, rank: usize) -> Result<f64, PatternError> {
+        let alpha = first_fit(&self.alphas, module)?.unwrap_or(self.alpha);
+        Ok(if self.use_rslora { alpha / (rank as f64).sqrt() } else { alpha / rank as f64 })
+    }
+
+    /// Whether the configuration says that `module` has a LoRA.
+    pub(super) fn targets(&self, module: &Target) -> Result<bool, PatternError> {
+        let name = module.name;
+        if self.exclude_modules.names(name)? {
+            return Ok(false);
+        }
+        // PEFT leaves alone what is saved whole, and all that lies in it.
+        for pattern in &self.saved {
+            if pattern.fits(name)? {
+                return Ok(false);
+            }
+        }
+        match &self.target_modules {
+            Modules::None => Ok(false),
+            Modules::AllLinear => Ok(module.is_inner_linear),
+            Modules::Names(names) if names.iter().any(|target| target == name) => Ok(true),
+            named @ (Modules::Names(_) | Modules::Pattern(_)) => {
+                Ok(named.names(name)? && self.layers.contain(name)?)
+            }
+        }
+    }
+
+    /// Whether any module is meant to have a LoRA.
+    pub(super) fn has_targets(&self) -> bool {
+        match &self.target_modules {
+            Modules::None => false,
+            Modules::AllLinear | Modules::Pattern(_) => true,
+            Modules::Names(names) => !names.is_empty(),
+        }
+    }
+
+    /// Whether a whole copy of `module` belongs to the adapter: it, or one that holds it, has a name that ends so.
+    pub(super) fn saves(&self, module: &str) -> bool {
+        let ends = module.match_indices('.').map(|(end, _)| end).chain([module.len()]);
+        ends.into_iter().any(|end| self.modules_to_save.iter().any(|name| module[..end].ends_with(name)))
+    }
+
+    /// Whether rows of an embedding belong to the adapter.
+    pub(super) fn trains_tokens(&self) -> bool {
+        self.trainable_tokens != TrainableTokens::Absent
+    }
+
+    /// Which rows of `module` are trained, if some are.
+    pub(super) fn trained_rows(&self, module: &str) -> Option<&[usize]> {
+        match &self.trainable_tokens {
+            TrainableTokens::Absent => None,
+            TrainableTokens::OfEmbedding(rows) => Some(rows),
+            TrainableTokens::ByName(names) => {
+                names.iter().find(|(name, _)| module.ends_with(*name)).map(|(_, rows)| rows.as_slice())
+            }
+        }
+    }
+}
+
+/// A module that may have a LoRA.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target<'a> {
+    /// Its name in transformers.
+    pub name: &'a str,
+    /// Whether it is a linear layer that is not the head.
+    pub is_inner_linear: bool,
+}
+
+impl Written {
+    fn read(value: Value) -> Result<Self, String> {
+        let written: Self = serde_path_to_error::deserialize(value)
+            .map_err(|error| format!("`{}`: {}", error.path(), error.inner()))?;
+        let has_layers = match &written.layers_to_transform {
+            None => false,
+            Some(OneOrMany::One(_)) => true,
+            Some(OneOrMany::Many(layers)) => !layers.is_empty(),
+        };
+        if has_layers && matches!(written.target_modules, Some(OneOrMany::One(_))) {
+            return Err(
+                "`layers_to_transform` stands beside a pattern in `target_modules`, which PEFT does not \
+                        take; write the layers into the pattern"
+                    .to_owned(),
+            );
+        }
+        Ok(written)
+    }
+}
+
+impl<T> OneOrMany<T> {
+    fn into_list(self) -> Vec<T> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+        }
+    }
+}
+
+impl Modules {
+    /// What `target_modules` says.
+    fn targets(written: Option<OneOrMany<String>>) -> Result<Self, PatternError> {
+        match written {
+            Some(OneOrMany::One(word)) if word.eq_ignore_ascii_case("all-linear") => Ok(Self::AllLinear),
+            written => Self::of(written),
+        }
+    }
+
+    fn of(written: Option<OneOrMany<String>>) -> Result<Self, PatternError> {
+        Ok(match written {
+            None => Self::None,
+            // An empty string is no choice in Python.
+            Some(OneOrMany::One(pattern)) if pattern.is_empty() => Self::None,
+            Some(OneOrMany::One(pattern)) => Self::Pattern(PythonPattern::full(&pattern)?),
+            Some(OneOrMany::Many(names)) => Self::Names(names),
+        })
+    }
+
+    /// Whether `module` is named.
+    fn names(&self, module: &str) -> Result<bool, PatternError> {
+        let is_end = |name: &String| module.strip_suffix(name).is_some_and(|left| left.ends_with('.'));
+        match self {
+            Self::None => Ok(false),
+            Self::AllLinear => Ok(true),
+            Self::Names(names) => Ok(names.iter().any(|name| module == name || is_end(name))),
+            Self::Pattern(pattern) => pattern.fits(module),
+        }
+    }
+}
+
+impl Layers {
+    fn of(
+        indices: Option<OneOrMany<usize>>,
+        patterns: Option<OneOrMany<String>>,
+    ) -> Result<Self, PatternError> {
+        let patterns: Vec<String> = patterns.map(OneOrMany::into_list).unwrap_or_default();
+        // As in PEFT: the first number that stands behind two names, or behind the name that is given.
+        let patterns: Vec<String> = match patterns.as_slice() {
+            [] => vec![r".*?\.[^.]*\.(?P<idx>\d+)\.".to_owned()],
+            names => names.iter().map(|name| format!(r"(?:^|.*?\.){name}\.(?P<idx>\d+)\.")).collect(),
+        };
+        let patterns =
+            patterns.iter().map(|pattern| PythonPattern::at_start(pattern)).collect::<Result<_, _>>()?;
+        Ok(Self { indices: indices.map(OneOrMany::into_list).unwrap_or_default(), patterns })
+    }
+
+    fn contain(&self, module: &str) -> Result<bool, PatternError> {
+        if self.indices.is_empty() {
+            return Ok(true);
+        }
+        for pattern in &self.patterns {
+            if let Some(index) = pattern.number("idx", module)? {
+                return Ok(self.indices.contains(&index));
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The values of `field` with compiled keys, in their order.
+fn by_pattern<T>(
+    field: &'static str,
+    written: Option<Map<String, Value>>,
+    value: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<(PythonPattern, T)>, String> {
+    let entry = |(key, written): (String, Value)| {
+        // As PEFT writes it, so that a back-reference in the key counts the same groups.
+        let pattern = PythonPattern::at_start(&format!("(.*\\.)?({key})$"));
+        let pattern = pattern.map_err(|error| format!("`{field}`: {error}"))?;
+        let value =
+            value(&written).ok_or_else(|| format!("`{field}`: `{key}` is `{written}`, no number for it"))?;
+        Ok((pattern, value))
+    };
+    written.unwrap_or_default().into_iter().map(entry).collect()
+}
+
+/// The value of the first pattern that `module` fits.
+fn first_fit<T: Copy>(patterns: &[(PythonPattern, T)], module: &str) -> Result<Option<T>, PatternError> {
+    for (pattern, value) in patterns {
+        if pattern.fits(module)? {
+            return Ok(Some(*value));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const Q: &str = "model.layers.1.self_attn.q_proj";
+    const V: &str = "model.layers.1.self_attn.v_proj";
+    const UP: &str = "transformer.h.0.mlp.c_fc";
+
+    fn parsed(settings: &Value) -> Result<PeftConfig, String> {
+        let mut config = json!({"peft_type": "LORA", "r": 4, "lora_alpha": 8});
+        config.as_object_mut().expect("an object").extend(settings.as_object().expect("an object").clone());
+        let bytes = config.to_string().into_bytes();
+        PeftConfig::parse(Path::new("adapter_config.json"), &bytes).map_err(|error| error.to_string())
+    }
+
+    fn config(settings: Value) -> PeftConfig {
+        parsed(&settings).unwrap_or_else(|error| panic!("{settings}: {error}"))
+    }
+
+    fn targets(settings: Value, name: &str) -> bool {
+        let target = Target { name, is_inner_linear: !name.ends_with("lm_head") };
+        config(settings).targets(&target).expect("patterns that end")
+    }
+
+    #[test]
+    fn the_first_pattern_that_fits_decides_the_rank() {
+        let config = config(json!({"rank_pattern": {"q_proj": 6, "layers.1.*": 2}}));
+        let rank = |name| config.rank(name).expect("patterns that end");
+        assert_eq!([rank(Q), rank(V), rank("model.layers.0.self_attn.v_proj")], [6, 2, 4]);
+    }
+
+    #[test]
+    fn a_key_of_a_pattern_is_python_s() {
+        for (key, hits_q, hits_v) in [
+            (r"(?!v_)\w+_proj", true, false),
+            (r".*(?<=attn)\.v_proj", false, true),
+            ("^model.layers.1.self_attn.q_proj", true, false),
+            ("q_proj|v_proj", true, true),
+            ("proj", false, false),
+            (r"(?P<part>q|v)_proj", true, true),
+            // The first group is that of PEFT's own prefix.
+            (r"q_proj\1", false, false),
+        ] {
+            let config = config(json!({"rank_pattern": {key: 2}, "alpha_pattern": {key: 75}}));
+            for (name, hits) in [(Q, hits_q), (V, hits_v)] {
+                let rank = config.rank(name).expect("it ends");
+                assert_eq!(rank, if hits { 2 } else { 4 }, "{key} on {name}");
+                let alpha = if hits { 75.0 } else { 8.0 };
+                assert_eq!(config.scale(name, rank), Ok(alpha / rank as f64), "{key} on {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_absent_has_peft_s_default() {
+        let bytes = br#"{"peft_type": "LORA", "rank_pattern": null, "bias": "all"}"#;
+        let config = PeftConfig::parse(Path::new("adapter_config.json"), bytes).expect("a LoRA");
+        assert_eq!((config.rank(Q), config.scale(Q, 8)), (Ok(8), Ok(1.0)));
+    }
+
+    #[test]
+    fn names_are_whole_or_ends_after_a_dot() {
+        let names = || json!({"target_modules": ["q_proj", "mlp.c_fc"]});
+        assert!(targets(names(), Q) && targets(names(), UP) && targets(names(), "q_proj"));
+        assert!(!targets(names(), V) && !targets(names(), "model.layers.0.self_attn.xq_proj"));
+    }
+
+    #[test]
+    fn a_pattern_fits_whole_names_alone() {
+        for (pattern, hits_q, hits_v) in [
+            (r".*\.(?!o_)(q|v)_proj", true, true),
+            (r".*\.q_proj", true, false),
+            ("q_proj", false, false),
+            (r"(?!.*v_proj).*", true, false),
+            (r".*\.layers\.(?:1|3)\..*_proj$", true, true),
+            (r".*\.(\w)_p(?!\1).*", true, true),
+        ] {
+            let settings = || json!({"target_modules": pattern});
+            assert_eq!([targets(settings(), Q), targets(settings(), V)], [hits_q, hits_v], "{pattern}");
+        }
+    }
+
+    #[test]
+    fn what_is_excluded_or_saved_whole_is_no_target() {
+        let all = |key: &str, value: Value| {
+            let mut settings = json!({"target_modules": ["q_proj", "v_proj", "classifier"]});
+            settings[key] = value;
+            [Q, V, "classifier"].map(|name| targets(settings.clone(), name))
+        };
+        assert_eq!(all("exclude_modules", json!(["v_proj"])), [true, false, true]);
+        assert_eq!(all("exclude_modules", json!(r".*\.(?!v_)\w+_proj")), [false, true, true]);
+        assert_eq!(all("modules_to_save", json!(["classifier"])), [true, true, false]);
+        assert_eq!(all("modules_to_save", json!(["self_attn"])), [false, false, true]);
+        assert_eq!(all("modules_to_save", json!(["attn"])), [true, true, true]);
+    }
+
+    #[test]
+    fn all_linear_is_every_inner_linear_layer() {
+        for word in ["all-linear", "ALL-LINEAR"] {
+            let settings = || json!({"target_modules": word});
+            assert!(targets(settings(), Q) && targets(settings(), UP) && !targets(settings(), "lm_head"));
+        }
+    }
+
+    #[test]
+    fn layers_are_found_behind_the_name_that_is_given_or_any() {
+        let in_layers = |layers: Value, pattern: Value| {
+            let settings = json!({"target_modules": ["q_proj", "c_fc"], "layers_to_transform": layers, "layers_pattern": pattern});
+            [targets(settings.clone(), Q), targets(settings, UP)]
+        };
+        assert_eq!(in_layers(json!([1]), Value::Null), [true, false]);
+        assert_eq!(in_layers(json!(0), Value::Null), [false, true]);
+        assert_eq!(in_layers(json!([]), Value::Null), [true, true]);
+        assert_eq!(in_layers(json!([0, 1]), json!("h")), [false, true]);
+        assert_eq!(in_layers(json!([0, 1]), json!(["layers", "h"])), [true, true]);
+        assert_eq!(in_layers(json!([5]), json!([])), [false, false]);
+        assert!(targets(json!({"target_modules": [Q], "layers_to_transform": [7]}), Q), "a whole name");
+    }
+
+    #[test]
+    fn a_pattern_that_does_not_compile_is_an_error_that_names_its_key() {
+        for (key, value) in [
+            ("target_modules", json!(".*(q_proj")),
+            ("exclude_modules", json!("*q_proj")),
+            ("rank_pattern", json!({"[q": 2})),
+            ("alpha_pattern", json!({"(?<q": 2})),
+            ("modules_to_save", json!(["head("])),
+        ] {
+            let error = parsed(&json!({key: value})).expect_err(key);
+            assert!(
+                error.contains(&format!("`{key}`")) && error.contains("no regular expression"),
+                "{error}"
+            );
+        }
+        let layers = json!({"target_modules": ["q"], "layers_to_transform": [1], "layers_pattern": ["h["]});
+        assert!(parsed(&layers).expect_err("a class that stays open").contains("`layers_pattern`"));
+    }
+
+    #[test]
+    fn a_pattern_without_end_is_an_error_and_no_miss() {
+        let name = format!("model.{}", "a".repeat(60));
+        let config = config(json!({"rank_pattern": {r"(?=(?:a+)+(b)\3)a+": 2}}));
+        assert!(config.rank(&name).is_err());
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_named() {
+        for (key, value) in [
+            ("r", json!("4")),
+            ("rank_pattern", json!({"q_proj": "4"})),
+            ("target_modules", json!(7)),
+            ("layers_to_transform", json!(["1"])),
+            ("trainable_token_indices", json!("wte")),
+        ] {
+            let error = parsed(&json!({key: value})).expect_err(key);
+            assert!(error.contains(&format!("`{key}`")), "{error}");
+        }
+    }
+
+    #[test]
+    fn layers_beside_a_pattern_are_refused_as_by_peft() {
+        let error =
+            parsed(&json!({"target_modules": ".*q_proj", "layers_to_transform": [0]})).expect_err("both");
+        assert!(error.contains("`layers_to_transform`"), "{error}");
+    }
+
+    #[test]
+    fn a_module_is_saved_if_its_name_or_that_of_one_around_it_ends_so() {
+        let config = config(json!({"modules_to_save": ["norm", "layers.0", "lm_head"]}));
+        for name in ["model.norm", "model.layers.3.input_layernorm", "model.layers.0.mlp.up_proj", "lm_head"]
+        {
+            assert!(config.saves(name), "{name}");
+        }
+        assert!(!config.saves(Q) && !config.saves("model.embed_tokens"));
+    }
+
+    #[test]
+    fn trained_rows_belong_to_the_embedding_or_to_modules_by_name() {
+        let rows = |settings: Value, name: &str| config(settings).trained_rows(name).map(<[usize]>::to_vec);
+        assert_eq!(rows(json!({}), "model.embed_tokens"), None);
+        assert_eq!(rows(json!({"trainable_token_indices": [3, 9]}), "transformer.wte"), Some(vec![3, 9]));
+        let by_name = || json!({"trainable_token_indices": {"embed_tokens": [1], "lm_head": [2, 4]}});
+        assert_eq!(rows(by_name(), "model.embed_tokens"), Some(vec![1]));
+        assert_eq!(rows(by_name(), "lm_head"), Some(vec![2, 4]));
+        assert_eq!(rows(by_name(), "transformer.wte"), None);
+    }
+}

@@ -1,0 +1,283 @@
+//! Which tensors of a PEFT folder belong where in a model, and what does not fit.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::slice;
+
+use burn::module::Module;
+use burn::tensor::TensorData;
+
+use super::dense::TOKEN_ROWS;
+use super::lora_config::Target;
+use super::matrix::{columns, transposed};
+use super::read::PeftAdapter;
+use super::{CONFIG, ForeignModule, Layout, Modules, PREFIX, foreign_leaf};
+use crate::adapted::{TrainedState, floats};
+use crate::adapter::{Factor, Plan};
+use crate::params::{FoundParam, float_params, read_params};
+use crate::targets::Site;
+
+/// Our path of what makes scores, which `all-linear` leaves out.
+const HEAD: &str = "head";
+/// Tensors of LoRAs that act in training alone.
+const OF_TRAINING: [&str; 2] = [".lora_velora_embed", ".lora_monteclora_sampler."];
+
+/// A walk over a model that takes what each place has in the folder.
+pub(super) struct Matching<'a> {
+    pub(super) adapter: &'a PeftAdapter,
+    pub(super) modules: Modules<'a>,
+    /// Which of the two names of a module the folder uses; none if it does not show.
+    generation: Option<usize>,
+    used: BTreeSet<String>,
+    problems: Vec<String>,
+    /// How many modules of ours have a LoRA.
+    adapted: usize,
+}
+
+/// The LoRA of a module: its name there, and what the settings say of it.
+pub(super) struct Lora {
+    pub name: String,
+    pub rank: usize,
+    pub scale: f64,
+}
+
+/// A parameter of ours in a module of transformers.
+pub(super) struct Place<'a> {
+    pub param: &'a FoundParam,
+    /// Our path of the module.
+    pub module: &'a str,
+    pub foreign: ForeignModule,
+    /// What the parameter is called there.
+    pub leaf: &'a str,
+}
+
+impl<'a> Matching<'a> {
+    pub(super) fn new<M: Module>(adapter: &'a PeftAdapter, modules: Modules<'a>, model: &M) -> Self {
+        let params = float_params(model);
+        let names = params.iter().filter_map(|param| Some(modules(param.path.rsplit_once('.')?.0).names));
+        let generation = names
+            .filter(|names| names[0] != names[1])
+            .find_map(|names| names.iter().position(|name| adapter.holds(name)));
+        Self { adapter, modules, generation, used: BTreeSet::new(), problems: Vec::new(), adapted: 0 }
+    }
+
+    /// The LoRA of a linear layer, if there is one.
+    pub(super) fn plan(&mut self, site: &Site) -> Option<Plan> {
+        let module = (self.modules)(&site.path);
+        let Lora { name, rank, scale } =
+            self.lora(&module, ["lora_A.weight", "lora_B.weight"], site.path != HEAD)?;
+        let d_out = site.d_out * module.part.of();
+        let a = self.take(&key(&name, "lora_A.weight"), &[rank, site.d_in]);
+        let b = self.take(&key(&name, "lora_B.weight"), &[d_out, rank]);
+        Some(Plan {
+            a: Factor::Learned(transposed(&a?, site.d_in)),
+            b: Factor::Learned(part_of(&transposed(&b?, rank), d_out, &module)),
+            rank,
+            scale,
+        })
+    }
+
+    /// Everything else that the folder changes, by our path.
+    pub(super) fn others<M: Module>(&mut self, model: &M) -> TrainedState {
+        let mut others = TrainedState::new();
+        for param in float_params(model) {
+            if let Some(values) = self.changed(model, &param) {
+                others.insert(param.path, TensorData::new(values, param.shape));
+            }
+        }
+        others
+    }
+
+    /// All that does not fit.
+    pub(super) fn problems(mut self) -> Vec<String> {
+        self.name_surplus();
+        let config = &self.adapter.config;
+        let holds_rows = self.adapter.tensors.keys().any(|key| key.ends_with(TOKEN_ROWS));
+        if config.trains_tokens() && !holds_rows {
+            self.note(format!("`{CONFIG}` names `trainable_token_indices`, but no `{TOKEN_ROWS}` is there"));
+        }
+        if self.problems.is_empty() && self.adapted == 0 && config.has_targets() {
+            self.note(format!("`target_modules` of `{CONFIG}` names no layer of this model"));
+        }
+        self.problems
+    }
+
+    /// The new values of a parameter that is no factor of a linear layer's LoRA, if the folder changes it.
+    fn changed<M: Module>(&mut self, model: &M, param: &FoundParam) -> Option<Vec<f32>> {
+        let (module, leaf) = param.path.rsplit_once('.')?;
+        let place = Place { param, module, foreign: (self.modules)(module), leaf: foreign_leaf(leaf) };
+        if let Some(copy) = self.copy_key(&place) {
+            return self.whole(&copy, &place);
+        }
+        let base = self.base_key(&place).and_then(|key| self.whole(&key, &place));
+        let (update, rows) = (self.dense_update(&place), self.token_rows(&place));
+        if base.is_none() && update.is_none() && rows.is_none() {
+            return None;
+        }
+        let current =
+            || floats(read_params(model, &[param.id]).remove(&param.id).expect("it was just found"));
+        let values = base.unwrap_or_else(current);
+        let mut values = update.map(|update| update.merged(&values)).unwrap_or(values);
+        if let Some(rows) = rows {
+            rows.write(&mut values, param);
+        }
+        Some(values)
+    }
+
+    /// Name, rank and scale of the LoRA of `module`, if there is one; a target without one is noted.
+    pub(super) fn lora(
+        &mut self,
+        module: &ForeignModule,
+        factors: [&str; 2],
+        is_inner_linear: bool,
+    ) -> Option<Lora> {
+        let names = self.names(module).to_vec();
+        let is_there = |name: &&String| factors.iter().any(|factor| self.has(&key(name, factor)));
+        let Some(name) = names.iter().find(is_there).cloned() else {
+            for name in names {
+                let is_target = self.adapter.config.targets(&Target { name: &name, is_inner_linear });
+                if self.asked(is_target) == Some(true) {
+                    let missing = key(&name, factors[0]);
+                    self.note(format!("`{missing}` is missing, though the module is a target"));
+                    break;
+                }
+            }
+            return None;
+        };
+        self.adapted += 1;
+        let rank = self.asked(self.adapter.config.rank(&name))?;
+        if rank == 0 {
+            self.note(format!("`{CONFIG}` gives `{name}` the rank 0; a LoRA has at least 1"));
+            return None;
+        }
+        let scale = self.asked(self.adapter.config.scale(&name, rank))?;
+        Some(Lora { name, rank, scale })
+    }
+
+    /// The key of a whole copy of the module for this adapter alone; a copy that should be there and is not is noted.
+    fn copy_key(&mut self, place: &Place) -> Option<String> {
+        let names = self.names(&place.foreign);
+        if !names.iter().any(|name| self.adapter.config.saves(name)) {
+            return None;
+        }
+        let keys: Vec<String> = names.iter().map(|name| key(name, place.leaf)).collect();
+        // With `bias="all"` PEFT stores the base's bias and the copy's under these names too.
+        let twins = ["original_module", "modules_to_save"].map(|twin| format!("{twin}.{}", place.leaf));
+        let twins: Vec<String> =
+            names.iter().flat_map(|name| twins.each_ref().map(|twin| key(name, twin))).collect();
+        self.used.extend(twins);
+        let found = keys.iter().find(|key| self.has(key)).cloned();
+        if found.is_none() {
+            self.note(format!("`{}` is missing, though `modules_to_save` names the module", keys[0]));
+        }
+        found
+    }
+
+    /// The key of a new value of the base: a trained bias, or an embedding that PEFT stores beside its LoRA.
+    fn base_key(&mut self, place: &Place) -> Option<String> {
+        let partner = self.partner(place.module);
+        // Of two names of one matrix, PEFT loads that of the head last.
+        let homes = match (&partner, self.adapter.tied) {
+            (Some(partner), Some(tied)) if tied.embedding == place.module => vec![partner, &place.foreign],
+            (Some(partner), _) => vec![&place.foreign, partner],
+            (None, _) => vec![&place.foreign],
+        };
+        let names: Vec<String> = homes.into_iter().flat_map(|home| self.names(home)).cloned().collect();
+        let is_of_base = |name: &&String| !self.adapter.config.saves(name);
+        let in_module = |name: &String| {
+            ["base_layer.", "token_adapter.base_layer.", ""]
+                .map(|wrapper| key(name, &format!("{wrapper}{}", place.leaf)))
+        };
+        let keys: Vec<String> = names.iter().filter(is_of_base).flat_map(in_module).collect();
+        let keys: Vec<String> = keys.into_iter().filter(|key| self.has(key)).collect();
+        self.used.extend(keys.iter().cloned());
+        keys.into_iter().next()
+    }
+
+    /// The module that is one matrix with `module` in the base, if there is one.
+    fn partner(&self, module: &str) -> Option<ForeignModule> {
+        let tied = self.adapter.tied?;
+        match module {
+            of if of == tied.embedding => Some((self.modules)(tied.head)),
+            of if of == tied.head => Some((self.modules)(tied.embedding)),
+            _ => None,
+        }
+    }
+
+    /// The values of a parameter from the tensor `key`, which may hold other modules too.
+    fn whole(&mut self, key: &str, place: &Place) -> Option<Vec<f32>> {
+        let Place { param, foreign, .. } = place;
+        if !param.is_of_linear() {
+            return self.take(key, &param.shape);
+        }
+        let (last, inputs) = param.shape.split_last()?;
+        let d_out = last * foreign.part.of();
+        let whole = match (inputs.first(), foreign.layout) {
+            (Some(&d_in), Layout::Linear) => transposed(&self.take(key, &[d_out, d_in])?, d_in),
+            (Some(&d_in), Layout::Conv1d) => self.take(key, &[d_in, d_out])?,
+            (None, Layout::Linear | Layout::Conv1d) => self.take(key, &[d_out])?,
+        };
+        Some(part_of(&whole, d_out, foreign))
+    }
+
+    pub(super) fn take(&mut self, key: &str, shape: &[usize]) -> Option<Vec<f32>> {
+        self.used.insert(key.to_owned());
+        match self.adapter.tensors.get(key) {
+            None => self.note(format!("`{key}` is missing")),
+            Some((found, _)) if found != shape => {
+                self.note(format!("`{key}` has shape {found:?}, expected {shape:?}"));
+            }
+            Some((_, values)) => return Some(values.clone()),
+        }
+        None
+    }
+
+    /// Every tensor must have a place.
+    fn name_surplus(&mut self) {
+        let made_for = match &self.adapter.config.task_type {
+            Some(task) => format!(" (the adapter was made for the task {task})"),
+            None => String::new(),
+        };
+        let is_surplus = |name: &&String| {
+            !self.used.contains(*name) && !OF_TRAINING.iter().any(|part| name.contains(part))
+        };
+        for name in self.adapter.tensors.keys().filter(is_surplus) {
+            let why = if name.contains(".lora_") { "" } else { &made_for };
+            self.problems.push(format!("`{name}` belongs to nothing in this model{why}"));
+        }
+    }
+
+    /// The names that the folder may use for a module.
+    pub(super) fn names<'n>(&self, module: &'n ForeignModule) -> &'n [String] {
+        match self.generation {
+            Some(generation) => slice::from_ref(&module.names[generation]),
+            None => &module.names,
+        }
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.adapter.tensors.contains_key(key)
+    }
+
+    /// What a pattern of the settings says; that it says nothing is a problem.
+    fn asked<T, E: Display>(&mut self, answer: Result<T, E>) -> Option<T> {
+        answer.map_err(|error| self.note(format!("`{CONFIG}`: {error}"))).ok()
+    }
+
+    /// Notes a problem once, though every part of a module meets it.
+    pub(super) fn note(&mut self, problem: String) {
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
+    }
+}
+
+pub(super) fn key(name: &str, inside: &str) -> String {
+    format!("{PREFIX}{name}.{inside}")
+}
+
+/// Our part of a whole matrix or vector in our order, which has `d_out` columns.
+fn part_of(whole: &[f32], d_out: usize, module: &ForeignModule) -> Vec<f32> {
+    let (index, width) = (module.part.index(), d_out / module.part.of());
+    columns(whole, d_out, index * width..(index + 1) * width)
+}
