@@ -90,6 +90,19 @@ pub enum Error {
         expected: String,
     },
 
+    /// An argument of timm's `model_args` that changes the model in a way this program does not compute.
+    #[error("{}: `model_args.{argument}` is {found}; this program computes {expected}", file.display())]
+    Argument {
+        /// The configuration file.
+        file: PathBuf,
+        /// The argument.
+        argument: String,
+        /// What stands there, as JSON.
+        found: String,
+        /// What may stand there.
+        expected: String,
+    },
+
     /// The weights are no complete safetensors file.
     #[error("{}: no complete safetensors file ({bytes} bytes); it is cut short or corrupt, so fetch it again", file.display())]
     Safetensors {
@@ -165,30 +178,30 @@ pub enum Error {
         folder: PathBuf,
     },
 
-    /// The picture cannot be decoded.
-    #[error("{}: no readable picture (BMP, GIF, JPEG, PNG, TIFF or WebP, told by content); remove or replace it", file.display())]
+    /// The image cannot be decoded.
+    #[error("{}: no readable image (BMP, GIF, JPEG, PNG, TIFF or WebP, told by content); remove or replace it", file.display())]
     Image {
-        /// Name of the picture.
+        /// Name of the image.
         file: PathBuf,
         /// What the decoder says.
         source: image::ImageError,
     },
 
-    /// The picture ends before its data does.
-    #[error("{}: the picture is cut short; copy it again or remove it", file.display())]
+    /// The image ends before its data does.
+    #[error("{}: the image is cut short; copy it again or remove it", file.display())]
     ImageCutShort {
-        /// Name of the picture.
+        /// Name of the image.
         file: PathBuf,
     },
 
-    /// The picture would need more memory than any real one.
-    #[error("{}: larger than {max_side} pixels a side or {max_bytes} bytes decoded; scale it down first", file.display())]
+    /// The image would need more memory than any real one.
+    #[error("{}: larger than {max_side} pixels a side or {max_bytes} bytes of memory to decode it; scale it down first", file.display())]
     ImageTooLarge {
-        /// Name of the picture.
+        /// Name of the image.
         file: PathBuf,
         /// Longest side that is decoded, in pixels.
         max_side: u32,
-        /// Memory a decoded picture may take, in bytes.
+        /// Memory that decoding may take, in bytes.
         max_bytes: u64,
     },
 

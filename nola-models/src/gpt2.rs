@@ -9,7 +9,6 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig};
-use burn::tensor::activation::{relu, tanh};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_core::{adapted, flowing};
 use serde_json::Value;
@@ -17,10 +16,9 @@ use serde_json::Value;
 use crate::attention::{BlockCache, KeyValueCache, Sight, attend, split_heads};
 use crate::checkpoint::KeyMap;
 use crate::fresh::{Law, Plan, fresh};
-use crate::fused::{self, Curve};
 use crate::norm::LayerNorm;
-use crate::{Checkpoint, Error, HiddenStates, Stage, WeightDtype, head};
-pub use config::{Activation, Gpt2Config, ScoreScale};
+use crate::{Activation, Checkpoint, Error, HiddenStates, Stage, WeightDtype, head};
+pub use config::{Gpt2Config, ScoreScale};
 pub use keys::peft_module;
 
 /// Causal multi-head self-attention.
@@ -79,15 +77,7 @@ impl Mlp {
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let wide = adapted(&self.up, x);
-        let active = match self.activation {
-            Activation::GeluTanh => fused::curve(wide, Curve::GeluTanh),
-            Activation::Gelu => fused::curve(wide, Curve::Gelu),
-            Activation::Relu => relu(wide),
-            Activation::Silu => fused::curve(wide, Curve::Silu),
-            Activation::Tanh => tanh(wide),
-        };
-        adapted(&self.down, active)
+        adapted(&self.down, self.activation.apply(adapted(&self.up, x)))
     }
 }
 

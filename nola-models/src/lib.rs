@@ -3,6 +3,7 @@
 //! Each model is told top to bottom by its own module; [`checkpoint`] knows none of them by name, and [`causal`] is the one
 //! list of language models.
 
+mod activation;
 mod attention;
 pub mod augment;
 pub mod causal;
@@ -25,6 +26,7 @@ pub mod tokenizer;
 pub mod vit;
 mod weight_dtype;
 
+pub use activation::Activation;
 pub use attention::{KeyValueCache, Sight};
 pub use augment::Augmentation;
 pub use causal::CausalLm;

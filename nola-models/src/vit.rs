@@ -6,19 +6,21 @@
 mod config;
 mod keys;
 mod positions;
+mod timm;
 
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Initializer, Linear, LinearConfig};
+use burn::tensor::activation::{sigmoid, softmax};
 use burn::tensor::{DType, Device, Tensor, TensorData, assert_shape};
 use nola_core::{adapted, flow_dtype, flowing, product};
 
 use crate::checkpoint::KeyMap;
 use crate::fresh::{Law, Plan, fresh, held_as};
-use crate::fused::{self, Curve, attention};
+use crate::fused::attention;
 use crate::norm::LayerNorm;
-use crate::{Checkpoint, Error, HiddenStates, Stage, WeightDtype};
-pub use config::{Pooling, Positions, VitConfig};
+use crate::{Activation, Checkpoint, Error, HiddenStates, Stage, WeightDtype};
+pub use config::{Pooling, Positions, Problem, VitConfig};
 pub use keys::peft_module;
 
 /// Standard deviation of fresh weights, before they are cut at two of it.
@@ -64,20 +66,22 @@ impl Attention {
     }
 }
 
-/// The feed-forward half of a block: wider, exact GELU, back.
+/// The feed-forward half of a block: wider, an activation, back.
 #[derive(Module, Debug)]
 pub struct Mlp {
     /// `d_model` to `d_mlp`.
     pub up: Linear,
     /// `d_mlp` to `d_model`.
     pub down: Linear,
+    #[module(skip)]
+    activation: Activation,
 }
 
 impl Mlp {
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        adapted(&self.down, fused::curve(adapted(&self.up, x), Curve::Gelu))
+        adapted(&self.down, self.activation.apply(adapted(&self.up, x)))
     }
 }
 
@@ -103,6 +107,7 @@ impl Block {
             mlp: Mlp {
                 up: layer(config.d_model, config.d_mlp).init(device),
                 down: layer(config.d_mlp, config.d_model).init(device),
+                activation: config.activation,
             },
         }
     }
@@ -262,6 +267,17 @@ impl Vit {
         outputs.cast(DType::F32)
     }
 
+    /// How sure the model is of each class, from 0 to 1: see [`Problem`].
+    ///
+    /// # Shapes
+    /// - `logits` and output: `[batch, n_classes]`
+    pub fn probabilities(&self, logits: Tensor<2>) -> Tensor<2> {
+        match self.config.problem {
+            Problem::SingleLabel if self.config.n_classes > 1 => softmax(logits, 1),
+            Problem::SingleLabel | Problem::MultiLabel => sigmoid(logits),
+        }
+    }
+
     /// What the head sees of an image.
     ///
     /// # Shapes
@@ -356,4 +372,33 @@ fn fixed_positions(config: &VitConfig, device: &Device) -> Param<Tensor<3>> {
     let shape = [1, 1 + config.n_patches(), config.d_model];
     let table = positions::sine_cosine(config.d_model, config.grid());
     Param::from_data(TensorData::new(table, shape), device).set_require_grad(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Tolerance;
+
+    use super::*;
+
+    fn probabilities(problem: Problem, logits: &[f32]) -> TensorData {
+        let sizes = VitConfig { d_model: 8, n_layers: 1, n_heads: 2, d_mlp: 8, ..VitConfig::base16() };
+        let config = VitConfig { problem, n_classes: logits.len(), image_size: 4, patch_size: 4, ..sizes };
+        let device = Device::flex();
+        let logits = Tensor::from_data(TensorData::new(logits.to_vec(), [1, logits.len()]), &device);
+        Vit::uninitialized(&config, &device).probabilities(logits).into_data()
+    }
+
+    #[test]
+    fn the_problem_decides_how_outputs_become_probabilities() {
+        // Golden: `pipeline("image-classification")` of transformers 5.24, by its formulas.
+        for (problem, logits, expected) in [
+            (Problem::SingleLabel, vec![0.0, 1.0, 2.0], vec![0.090_030_6, 0.244_728_5, 0.665_240_9]),
+            (Problem::MultiLabel, vec![0.0, 1.0, -2.0], vec![0.5, 0.731_058_6, 0.119_202_9]),
+            (Problem::MultiLabel, vec![3.0], vec![0.952_574_1]),
+            (Problem::SingleLabel, vec![-1.5], vec![0.182_425_5]),
+        ] {
+            let expected = TensorData::new(expected, [1, logits.len()]);
+            probabilities(problem, &logits).assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-6));
+        }
+    }
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::Error;
 use crate::fields::Fields;
+use crate::{Activation, Error};
 
 /// Sizes and variants of a GPT-2.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,21 +34,6 @@ pub struct Gpt2Config {
     pub init_deviation: f64,
     /// Tokens that end a text.
     pub eos: Vec<u32>,
-}
-
-/// Between the halves of the MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// GELU by its tanh formula: GPT-2's own.
-    GeluTanh,
-    /// Exact GELU.
-    Gelu,
-    /// Rectified linear.
-    Relu,
-    /// `x · sigmoid(x)`.
-    Silu,
-    /// Hyperbolic tangent.
-    Tanh,
 }
 
 /// Which factors attention scores have.
@@ -138,13 +123,6 @@ impl Gpt2Config {
 
     /// The `config.json` that transformers reads.
     pub fn to_json(&self) -> Value {
-        let activation = match self.activation {
-            Activation::GeluTanh => "gelu_new",
-            Activation::Gelu => "gelu",
-            Activation::Relu => "relu",
-            Activation::Silu => "silu",
-            Activation::Tanh => "tanh",
-        };
         json!({
             "architectures": ["GPT2LMHeadModel"],
             "model_type": "gpt2",
@@ -154,7 +132,7 @@ impl Gpt2Config {
             "n_layer": self.n_layers,
             "n_head": self.n_heads,
             "n_inner": self.d_mlp,
-            "activation_function": activation,
+            "activation_function": self.activation.hugging_face(),
             "layer_norm_epsilon": self.layer_norm_eps,
             "scale_attn_weights": self.score_scale.by_width,
             "scale_attn_by_inverse_layer_idx": self.score_scale.by_layer,
@@ -173,17 +151,10 @@ fn activation(fields: &Fields) -> Result<Activation, Error> {
     let Some(name) = fields.json.get("activation_function").filter(|name| !name.is_null()) else {
         return Ok(Activation::GeluTanh);
     };
-    match name.as_str() {
-        Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast") => Ok(Activation::GeluTanh),
-        Some("gelu") => Ok(Activation::Gelu),
-        Some("relu") => Ok(Activation::Relu),
-        Some("silu" | "swish") => Ok(Activation::Silu),
-        Some("tanh") => Ok(Activation::Tanh),
-        Some(_) | None => {
-            let known = "`gelu_new`, `gelu_pytorch_tanh`, `gelu_fast`, `gelu`, `relu`, `silu` or `tanh`";
-            Err(fields.wrong("activation_function", known))
-        }
-    }
+    let activation = name.as_str().and_then(Activation::of_hugging_face);
+    activation.ok_or_else(|| {
+        fields.wrong("activation_function", &format!("one of {}", Activation::known_to_hugging_face()))
+    })
 }
 
 #[cfg(test)]

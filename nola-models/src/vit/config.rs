@@ -5,12 +5,13 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::timm;
 use crate::checkpoint::{parse_json, read_bounded};
 use crate::fields::Fields;
-use crate::{Checkpoint, Error};
+use crate::{Activation, Checkpoint, Error};
 
-/// LayerNorm epsilon of timm's vision transformers.
-const TIMM_EPS: f64 = 1e-6;
+/// What transformers calls [`Problem::MultiLabel`].
+const MULTI_LABEL: &str = "multi_label_classification";
 
 /// A model with more numbers than this is refused; the largest published ViTs that fit a GPU have fewer.
 const MAX_NUMBERS: f64 = 8e9;
@@ -34,6 +35,8 @@ pub struct VitConfig {
     pub channels: usize,
     /// Added to the variance in every norm.
     pub layer_norm_eps: f64,
+    /// Between the halves of the MLP.
+    pub activation: Activation,
     /// Whether query, key and value have biases.
     pub qkv_bias: bool,
     /// Classes of the head; 0 for a model without one.
@@ -44,6 +47,17 @@ pub struct VitConfig {
     pub positions: Positions,
     /// Name of each class.
     pub labels: Vec<String>,
+    /// How the head's outputs answer.
+    pub problem: Problem,
+}
+
+/// How the outputs of a head answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Problem {
+    /// One of the classes is right: a softmax over all of them, or a sigmoid of the only one.
+    SingleLabel,
+    /// Each class is right or not, whatever the others are: a sigmoid of each.
+    MultiLabel,
 }
 
 /// What of the last block the head sees.
@@ -78,11 +92,13 @@ impl VitConfig {
             patch_size: 16,
             channels: 3,
             layer_norm_eps: 1e-12,
+            activation: Activation::Gelu,
             qkv_bias: true,
             n_classes: 0,
             pooling: Pooling::ClassToken,
             positions: Positions::Learned,
             labels: Vec::new(),
+            problem: Problem::SingleLabel,
         }
     }
 
@@ -116,9 +132,7 @@ impl VitConfig {
         let file = checkpoint.config_file();
         let config = checkpoint.config();
         match config["architecture"].as_str() {
-            Some(name) if name.starts_with("vit_") => {
-                Self::from_timm(&hub_arguments(checkpoint, name)?, config, &file)
-            }
+            Some(name) if name.starts_with("vit_") => timm::from_hub(checkpoint, name, &file),
             Some(_) | None => Self::from_json(config, &file),
         }
     }
@@ -138,7 +152,7 @@ impl VitConfig {
     /// If it is no ViT's, or holds a value that cannot be. The error names `file`.
     pub fn from_json(config: &Value, file: &Path) -> Result<Self, Error> {
         if config["architecture"] == "timm.VisionTransformer" {
-            return Self::from_timm(config, config, file);
+            return timm::from_arguments(config, config, file);
         }
         let fields = Fields { json: config, file };
         let positions = match config["model_type"].as_str() {
@@ -150,9 +164,6 @@ impl VitConfig {
                 );
             }
         };
-        if !matches!(config["hidden_act"].as_str(), Some("gelu") | None) {
-            return Err(fields.wrong("hidden_act", "`gelu`"));
-        }
         let labels = hf_labels(&fields, positions)?;
         let sizes = Self {
             d_model: fields.number("hidden_size", 768, 1..=16384)?,
@@ -163,53 +174,19 @@ impl VitConfig {
             patch_size: fields.number("patch_size", 16, 1..=16384)?,
             channels: fields.number("num_channels", 3, 1..=64)?,
             layer_norm_eps: fields.float("layer_norm_eps", 1e-12)?,
+            activation: hf_activation(&fields)?,
             qkv_bias: fields.flag("qkv_bias", true)?,
             n_classes: labels.len(),
             pooling: Pooling::ClassToken,
             positions,
             labels,
+            problem: hf_problem(&fields)?,
         };
         sizes.checked(&fields, ["num_attention_heads", "patch_size", "image_size", "hidden_size"])
     }
 
-    /// Reads timm's constructor arguments; `outer` is the whole file, which may name the labels.
-    fn from_timm(arguments: &Value, outer: &Value, file: &Path) -> Result<Self, Error> {
-        let fields = Fields { json: arguments, file };
-        let mean = match arguments["global_pool"].as_str() {
-            Some("token") | None => false,
-            Some("avg") => true,
-            Some(_) => return Err(fields.wrong("global_pool", "`token` or `avg`")),
-        };
-        let pooling = match (mean, fields.flag("fc_norm", mean)?) {
-            (true, true) => Pooling::MeanThenNorm,
-            (true, false) => Pooling::Mean,
-            (false, false) => Pooling::ClassToken,
-            (false, true) => {
-                return Err(fields.wrong("fc_norm", "false with `global_pool`: `token`"));
-            }
-        };
-        let d_model = fields.number("embed_dim", 768, 1..=16384)?;
-        let n_classes = fields.number("num_classes", 1000, 0..=1_000_000)?;
-        let sizes = Self {
-            d_model,
-            n_layers: fields.number("depth", 12, 1..=512)?,
-            n_heads: fields.number("num_heads", 12, 1..=1024)?,
-            d_mlp: (d_model as f64 * fields.float("mlp_ratio", 4.0)?) as usize,
-            image_size: fields.number("img_size", 224, 1..=16384)?,
-            patch_size: fields.number("patch_size", 16, 1..=16384)?,
-            channels: fields.number("in_chans", 3, 1..=64)?,
-            layer_norm_eps: TIMM_EPS,
-            qkv_bias: fields.flag("qkv_bias", true)?,
-            n_classes,
-            pooling,
-            positions: Positions::Learned,
-            labels: timm_labels(outer, n_classes),
-        };
-        sizes.checked(&fields, ["num_heads", "patch_size", "img_size", "embed_dim"])
-    }
-
     /// The sizes must divide as they should; `names` are the fields for heads, patch, image and width.
-    fn checked(self, fields: &Fields, names: [&'static str; 4]) -> Result<Self, Error> {
+    pub(super) fn checked(self, fields: &Fields, names: [&'static str; 4]) -> Result<Self, Error> {
         let [heads, patch, image, width] = names;
         if !self.d_model.is_multiple_of(self.n_heads) {
             return Err(fields.wrong(heads, &format!("a divisor of {width} = {}", self.d_model)));
@@ -241,7 +218,7 @@ impl VitConfig {
     pub fn to_json(&self) -> Value {
         match self.pooling {
             Pooling::ClassToken => self.to_hf_json(),
-            Pooling::Mean | Pooling::MeanThenNorm => self.to_timm_json(),
+            Pooling::Mean | Pooling::MeanThenNorm => timm::to_json(self),
         }
     }
 
@@ -254,7 +231,7 @@ impl VitConfig {
             "num_hidden_layers": self.n_layers,
             "num_attention_heads": self.n_heads,
             "intermediate_size": self.d_mlp,
-            "hidden_act": "gelu",
+            "hidden_act": self.activation.hugging_face(),
             "image_size": self.image_size,
             "patch_size": self.patch_size,
             "num_channels": self.channels,
@@ -263,6 +240,9 @@ impl VitConfig {
             "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,
         });
+        if self.problem == Problem::MultiLabel {
+            config["problem_type"] = MULTI_LABEL.into();
+        }
         if self.n_classes > 0 {
             let names = || self.labels.iter().enumerate();
             config["id2label"] = names()
@@ -274,90 +254,31 @@ impl VitConfig {
         }
         config
     }
-
-    fn to_timm_json(&self) -> Value {
-        json!({
-            // timm builds from the arguments; of the name it needs only the family.
-            "architecture": "vit_base_patch16_224",
-            "num_classes": self.n_classes,
-            "num_features": self.d_model,
-            "global_pool": "avg",
-            "label_names": self.labels,
-            "model_args": {
-                "img_size": self.image_size,
-                "patch_size": self.patch_size,
-                "in_chans": self.channels,
-                "embed_dim": self.d_model,
-                "depth": self.n_layers,
-                "num_heads": self.n_heads,
-                "mlp_ratio": self.d_mlp as f64 / self.d_model as f64,
-                "qkv_bias": self.qkv_bias,
-                "fc_norm": self.pooling == Pooling::MeanThenNorm,
-                "global_pool": "avg",
-            },
-        })
-    }
 }
 
-/// timm's constructor arguments for a file of its hub, which names an architecture and leaves the rest to the code.
-///
-/// What `model_args` does not say is read from the shapes of the tensors, and the number of heads from the name.
-fn hub_arguments(checkpoint: &Checkpoint, name: &str) -> Result<Value, Error> {
-    let config = checkpoint.config();
-    let mut arguments = Map::new();
-    let mut known =
-        |key: &str, value: Option<Value>| value.map(|value| arguments.insert(key.to_string(), value));
-    if let Some(&[d_model, channels, patch_size, _]) = checkpoint.shape("patch_embed.proj.weight") {
-        known("embed_dim", Some(d_model.into()));
-        known("in_chans", Some(channels.into()));
-        known("patch_size", Some(patch_size.into()));
-        let heads = timm_heads(name);
-        known("num_heads", Some(heads.unwrap_or(d_model / 64).into()));
-        let mlp = checkpoint.shape("blocks.0.mlp.fc1.weight").and_then(|shape| shape.first());
-        known("mlp_ratio", mlp.map(|&d_mlp| (d_mlp as f64 / d_model.max(1) as f64).into()));
-        let tokens = checkpoint.shape("pos_embed").and_then(|shape| shape.get(1));
-        known("img_size", tokens.map(|&tokens| (tokens.saturating_sub(1).isqrt() * patch_size).into()));
-    }
-    let block = |tensor: &str| tensor.strip_prefix("blocks.")?.split('.').next()?.parse::<usize>().ok();
-    known(
-        "depth",
-        checkpoint.tensor_names().filter_map(block).max().map(|last| (last.saturating_add(1)).into()),
-    );
-    known("qkv_bias", Some(checkpoint.shape("blocks.0.attn.qkv.bias").is_some().into()));
-    for key in ["num_classes", "global_pool"] {
-        known(key, config.get(key).cloned());
-    }
-    if let Some(stated) = config["model_args"].as_object() {
-        arguments.extend(stated.clone());
-    }
-    Ok(Value::Object(arguments))
-}
-
-/// Heads of timm's named sizes.
-fn timm_heads(name: &str) -> Option<usize> {
-    let size = name.strip_prefix("vit_")?.split('_').next()?;
-    Some(match size {
-        "tiny" => 3,
-        "small" => 6,
-        "base" => 12,
-        "large" | "huge" | "giant" | "gigantic" => 16,
-        _ => return None,
-    })
-}
-
-/// The label names of timm's file, if it names all of them, else numbered ones.
-fn timm_labels(config: &Value, n_classes: usize) -> Vec<String> {
-    let named: Vec<String> = config["label_names"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|name| name.as_str().map(str::to_string))
-        .collect();
-    if named.len() == n_classes { named } else { numbered_labels(n_classes) }
-}
-
-fn numbered_labels(n_classes: usize) -> Vec<String> {
+pub(super) fn numbered_labels(n_classes: usize) -> Vec<String> {
     (0..n_classes).map(|class| format!("LABEL_{class}")).collect()
+}
+
+fn hf_activation(fields: &Fields) -> Result<Activation, Error> {
+    let Some(name) = fields.json.get("hidden_act").filter(|name| !name.is_null()) else {
+        return Ok(Activation::Gelu);
+    };
+    let activation = name.as_str().and_then(Activation::of_hugging_face);
+    activation
+        .ok_or_else(|| fields.wrong("hidden_act", &format!("one of {}", Activation::known_to_hugging_face())))
+}
+
+fn hf_problem(fields: &Fields) -> Result<Problem, Error> {
+    match fields.json["problem_type"].as_str() {
+        None if fields.json["problem_type"].is_null() => Ok(Problem::SingleLabel),
+        Some("single_label_classification") => Ok(Problem::SingleLabel),
+        Some(MULTI_LABEL) => Ok(Problem::MultiLabel),
+        Some(_) | None => Err(fields.wrong(
+            "problem_type",
+            "`single_label_classification` or `multi_label_classification`: this program tells classes, not numbers",
+        )),
+    }
 }
 
 /// Labels of a Hugging Face configuration; none for one of a model without head.
@@ -381,4 +302,54 @@ fn hf_labels(fields: &Fields, positions: Positions) -> Result<Vec<String>, Error
     dense
         .map(|labels| labels.into_values().collect())
         .ok_or_else(|| fields.wrong("id2label", "a name for each of 0, 1, 2, ..."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(config: Value) -> Result<VitConfig, String> {
+        VitConfig::from_json(&config, Path::new("config.json")).map_err(|error| error.to_string())
+    }
+
+    fn vit(more: Value) -> Value {
+        let mut config = json!({ "model_type": "vit", "architectures": ["ViTForImageClassification"] });
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    }
+
+    #[test]
+    fn the_activation_is_the_one_that_is_named() {
+        for (name, expected) in [
+            ("gelu", Activation::Gelu),
+            ("gelu_new", Activation::GeluTanh),
+            ("gelu_pytorch_tanh", Activation::GeluTanh),
+            ("quick_gelu", Activation::QuickGelu),
+            ("relu", Activation::Relu),
+            ("silu", Activation::Silu),
+            ("tanh", Activation::Tanh),
+        ] {
+            let config = read(vit(json!({ "hidden_act": name }))).unwrap();
+            assert_eq!(config.activation, expected);
+            assert_eq!(read(config.to_json()).unwrap(), config, "what is written is read back");
+        }
+        assert!(read(vit(json!({ "hidden_act": "mish" }))).unwrap_err().contains("`hidden_act`"));
+    }
+
+    #[test]
+    fn the_problem_type_is_read_and_written() {
+        for (stated, expected) in [
+            (Value::Null, Problem::SingleLabel),
+            (json!("single_label_classification"), Problem::SingleLabel),
+            (json!("multi_label_classification"), Problem::MultiLabel),
+        ] {
+            let config = read(vit(json!({ "problem_type": stated }))).unwrap();
+            assert_eq!(config.problem, expected);
+            assert_eq!(read(config.to_json()).unwrap().problem, expected);
+        }
+        for refused in [json!("regression"), json!("ranking"), json!(1)] {
+            let message = read(vit(json!({ "problem_type": refused }))).unwrap_err();
+            assert!(message.contains("`problem_type`"), "{message}");
+        }
+    }
 }

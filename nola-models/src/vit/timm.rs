@@ -1,0 +1,337 @@
+//! Sizes of a ViT as timm writes them: the arguments of its `VisionTransformer`.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::config::{Pooling, Positions, Problem, VitConfig, numbered_labels};
+use crate::fields::Fields;
+use crate::{Activation, Checkpoint, Error};
+
+/// LayerNorm epsilon of timm's vision transformers.
+const EPS: f64 = 1e-6;
+
+/// Arguments that are read.
+const READ: [&str; 12] = [
+    "img_size",
+    "patch_size",
+    "in_chans",
+    "num_classes",
+    "global_pool",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "mlp_ratio",
+    "qkv_bias",
+    "fc_norm",
+    "act_layer",
+];
+
+/// Arguments without a trace in what a model answers: how it is trained, started, or fed with other sizes.
+const WITHOUT_EFFECT: [&str; 15] = [
+    "drop_rate",
+    "pos_drop_rate",
+    "patch_drop_rate",
+    "proj_drop_rate",
+    "attn_drop_rate",
+    "drop_path_rate",
+    "weight_init",
+    "fix_init",
+    "dynamic_img_size",
+    "dynamic_img_pad",
+    "strict_img_size",
+    "pretrained_strict",
+    "out_indices",
+    "device",
+    "dtype",
+];
+
+/// Arguments of which this program computes one value only, mostly the default; what is absent or null has it.
+const FIXED: [(&str, &[Fixed]); 18] = [
+    ("qk_norm", &[Fixed::Flag(false)]),
+    ("scale_attn_norm", &[Fixed::Flag(false)]),
+    ("scale_mlp_norm", &[Fixed::Flag(false)]),
+    ("proj_bias", &[Fixed::Flag(true)]),
+    ("init_values", &[]),
+    ("class_token", &[Fixed::Flag(true)]),
+    ("pos_embed", &[Fixed::Word("learn")]),
+    ("no_embed_class", &[Fixed::Flag(false)]),
+    ("reg_tokens", &[Fixed::Zero]),
+    ("pre_norm", &[Fixed::Flag(false)]),
+    ("final_norm", &[Fixed::Flag(true)]),
+    ("pool_include_prefix", &[Fixed::Flag(false)]),
+    ("use_naflex", &[Fixed::Flag(false)]),
+    ("embed_norm_layer", &[]),
+    ("norm_layer", &[Fixed::Word("layernorm"), Fixed::Word("layernormfp32")]),
+    ("block_fn", &[]),
+    ("mlp_layer", &[]),
+    ("attn_layer", &[]),
+];
+
+/// A value that an argument may have.
+enum Fixed {
+    Flag(bool),
+    Word(&'static str),
+    Zero,
+}
+
+impl Fixed {
+    fn is(&self, value: &Value) -> bool {
+        match self {
+            Self::Flag(flag) => value.as_bool() == Some(*flag),
+            Self::Word(word) => value.as_str().is_some_and(|found| found.to_lowercase() == *word),
+            Self::Zero => value.as_u64() == Some(0),
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Self::Flag(flag) => flag.to_string(),
+            Self::Word(word) => format!("`{word}`"),
+            Self::Zero => "0".to_owned(),
+        }
+    }
+}
+
+/// Reads a file of timm's hub, which names an architecture; what `model_args` leaves out is in the tensors' shapes.
+pub(super) fn from_hub(checkpoint: &Checkpoint, name: &str, file: &Path) -> Result<VitConfig, Error> {
+    let config = checkpoint.config();
+    // These have another activation or norm by their name alone.
+    if ["clip", "siglip"].iter().any(|family| name.contains(family)) {
+        let fields = Fields { json: config, file };
+        return Err(fields.wrong("architecture", "a plain ViT of timm's, such as `vit_base_patch16_224`"));
+    }
+    if let Some(stated) = config["model_args"].as_object() {
+        check_arguments(stated, file)?;
+    }
+    from_arguments(&hub_arguments(checkpoint, name), config, file)
+}
+
+/// Every argument must be one that is honoured or changes nothing.
+fn check_arguments(stated: &Map<String, Value>, file: &Path) -> Result<(), Error> {
+    for (name, value) in stated.iter().filter(|(_, value)| !value.is_null()) {
+        if READ.contains(&name.as_str()) || WITHOUT_EFFECT.contains(&name.as_str()) {
+            continue;
+        }
+        let fixed = FIXED.iter().find(|(known, _)| known == name);
+        let wrong = |expected: String| Error::Argument {
+            file: file.to_owned(),
+            argument: name.clone(),
+            found: value.to_string(),
+            expected,
+        };
+        match fixed {
+            Some((_, allowed)) if allowed.iter().any(|allowed| allowed.is(value)) => {}
+            Some((_, [])) => return Err(wrong("null".to_owned())),
+            Some((_, allowed)) => {
+                let shown: Vec<String> = allowed.iter().map(Fixed::shown).collect();
+                return Err(wrong(format!("{} or null", shown.join(", "))));
+            }
+            None => return Err(wrong("no argument of this name".to_owned())),
+        }
+    }
+    Ok(())
+}
+
+/// Reads the constructor's arguments; `outer` is the whole file, which may name the labels.
+pub(super) fn from_arguments(arguments: &Value, outer: &Value, file: &Path) -> Result<VitConfig, Error> {
+    let fields = Fields { json: arguments, file };
+    let d_model = fields.number("embed_dim", 768, 1..=16384)?;
+    let n_classes = fields.number("num_classes", 1000, 0..=1_000_000)?;
+    let sizes = VitConfig {
+        d_model,
+        n_layers: fields.number("depth", 12, 1..=512)?,
+        n_heads: fields.number("num_heads", 12, 1..=1024)?,
+        d_mlp: (d_model as f64 * fields.float("mlp_ratio", 4.0)?) as usize,
+        image_size: fields.number("img_size", 224, 1..=16384)?,
+        patch_size: fields.number("patch_size", 16, 1..=16384)?,
+        channels: fields.number("in_chans", 3, 1..=64)?,
+        layer_norm_eps: EPS,
+        activation: activation(&fields)?,
+        qkv_bias: fields.flag("qkv_bias", true)?,
+        n_classes,
+        pooling: pooling(&fields)?,
+        positions: Positions::Learned,
+        labels: labels(outer, n_classes),
+        problem: Problem::SingleLabel,
+    };
+    sizes.checked(&fields, ["num_heads", "patch_size", "img_size", "embed_dim"])
+}
+
+fn pooling(fields: &Fields) -> Result<Pooling, Error> {
+    let pool = &fields.json["global_pool"];
+    let mean = match pool.as_str() {
+        Some("token") => false,
+        Some("avg") => true,
+        None if pool.is_null() => false,
+        Some(_) | None => return Err(fields.wrong("global_pool", "`token` or `avg`")),
+    };
+    match (mean, fields.flag("fc_norm", mean)?) {
+        (true, true) => Ok(Pooling::MeanThenNorm),
+        (true, false) => Ok(Pooling::Mean),
+        (false, false) => Ok(Pooling::ClassToken),
+        (false, true) => Err(fields.wrong("fc_norm", "false with `global_pool`: `token`")),
+    }
+}
+
+fn activation(fields: &Fields) -> Result<Activation, Error> {
+    // timm takes its default for an empty text too.
+    let Some(name) = fields.json.get("act_layer").filter(|name| !name.is_null() && *name != "") else {
+        return Ok(Activation::Gelu);
+    };
+    let activation = name.as_str().and_then(Activation::of_timm);
+    activation.ok_or_else(|| fields.wrong("act_layer", &format!("one of {}", Activation::known_to_timm())))
+}
+
+/// The file of a model; of the architecture's name timm needs only the family.
+pub(super) fn to_json(config: &VitConfig) -> Value {
+    json!({
+        "architecture": "vit_base_patch16_224",
+        "num_classes": config.n_classes,
+        "num_features": config.d_model,
+        "global_pool": "avg",
+        "label_names": config.labels,
+        "model_args": {
+            "img_size": config.image_size,
+            "patch_size": config.patch_size,
+            "in_chans": config.channels,
+            "embed_dim": config.d_model,
+            "depth": config.n_layers,
+            "num_heads": config.n_heads,
+            "mlp_ratio": config.d_mlp as f64 / config.d_model as f64,
+            "qkv_bias": config.qkv_bias,
+            "act_layer": config.activation.timm(),
+            "fc_norm": config.pooling == Pooling::MeanThenNorm,
+            "global_pool": "avg",
+        },
+    })
+}
+
+/// The constructor's arguments of a file that names an architecture and leaves the rest to timm's code.
+///
+/// What `model_args` does not say is read from the shapes of the tensors, and the number of heads from the name.
+fn hub_arguments(checkpoint: &Checkpoint, name: &str) -> Value {
+    let config = checkpoint.config();
+    let mut arguments = Map::new();
+    let mut known =
+        |key: &str, value: Option<Value>| value.map(|value| arguments.insert(key.to_string(), value));
+    if let Some(&[d_model, channels, patch_size, _]) = checkpoint.shape("patch_embed.proj.weight") {
+        known("embed_dim", Some(d_model.into()));
+        known("in_chans", Some(channels.into()));
+        known("patch_size", Some(patch_size.into()));
+        let heads = timm_heads(name);
+        known("num_heads", Some(heads.unwrap_or(d_model / 64).into()));
+        let mlp = checkpoint.shape("blocks.0.mlp.fc1.weight").and_then(|shape| shape.first());
+        known("mlp_ratio", mlp.map(|&d_mlp| (d_mlp as f64 / d_model.max(1) as f64).into()));
+        let tokens = checkpoint.shape("pos_embed").and_then(|shape| shape.get(1));
+        known("img_size", tokens.map(|&tokens| (tokens.saturating_sub(1).isqrt() * patch_size).into()));
+    }
+    let block = |tensor: &str| tensor.strip_prefix("blocks.")?.split('.').next()?.parse::<usize>().ok();
+    known(
+        "depth",
+        checkpoint.tensor_names().filter_map(block).max().map(|last| (last.saturating_add(1)).into()),
+    );
+    known("qkv_bias", Some(checkpoint.shape("blocks.0.attn.qkv.bias").is_some().into()));
+    for key in ["num_classes", "global_pool"] {
+        known(key, config.get(key).cloned());
+    }
+    if let Some(stated) = config["model_args"].as_object() {
+        arguments.extend(stated.clone());
+    }
+    Value::Object(arguments)
+}
+
+/// Heads of timm's named sizes.
+fn timm_heads(name: &str) -> Option<usize> {
+    let size = name.strip_prefix("vit_")?.split('_').next()?;
+    Some(match size {
+        "tiny" => 3,
+        "small" => 6,
+        "base" => 12,
+        "large" | "huge" | "giant" | "gigantic" | "so400m" => 16,
+        _ => return None,
+    })
+}
+
+/// The label names of a file, if it names all of them, else numbered ones.
+fn labels(config: &Value, n_classes: usize) -> Vec<String> {
+    let places = [&config["label_names"], &config["pretrained_cfg"]["label_names"], &config["labels"]];
+    let named = places.into_iter().find_map(Value::as_array).into_iter().flatten();
+    let named: Vec<String> = named.filter_map(|name| name.as_str().map(str::to_string)).collect();
+    if named.len() == n_classes { named } else { numbered_labels(n_classes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(arguments: Value) -> Result<(), String> {
+        let arguments = arguments.as_object().unwrap();
+        check_arguments(arguments, Path::new("config.json")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn arguments_that_change_what_is_computed_are_refused_by_name() {
+        for (name, value) in [
+            ("qk_norm", json!(true)),
+            ("scale_attn_norm", json!(true)),
+            ("scale_mlp_norm", json!(true)),
+            ("proj_bias", json!(false)),
+            ("init_values", json!(1e-5)),
+            ("class_token", json!(false)),
+            ("pos_embed", json!("none")),
+            ("no_embed_class", json!(true)),
+            ("reg_tokens", json!(4)),
+            ("pre_norm", json!(true)),
+            ("final_norm", json!(false)),
+            ("pool_include_prefix", json!(true)),
+            ("embed_norm_layer", json!("layernorm")),
+            ("norm_layer", json!("rmsnorm")),
+            ("block_fn", json!("parallel")),
+            ("mlp_layer", json!("swiglu")),
+            ("attn_layer", json!("diff")),
+            ("norm_eps", json!(1e-3)),
+        ] {
+            let message = checked(json!({ name: value })).unwrap_err();
+            assert!(message.starts_with(&format!("config.json: `model_args.{name}` is ")), "{message}");
+        }
+    }
+
+    #[test]
+    fn defaults_and_what_only_training_sees_are_taken() {
+        for arguments in [
+            json!({ "qk_norm": false, "proj_bias": true, "init_values": null, "class_token": true }),
+            json!({ "norm_layer": "LayerNorm", "pos_embed": "learn", "reg_tokens": 0, "final_norm": true }),
+            json!({ "drop_rate": 0.1, "drop_path_rate": 0.2, "weight_init": "jax", "dynamic_img_size": true }),
+        ] {
+            assert_eq!(checked(arguments), Ok(()));
+        }
+    }
+
+    #[test]
+    fn the_activation_is_the_one_that_is_named() {
+        let read = |arguments: Value| from_arguments(&arguments, &json!({}), Path::new("config.json"));
+        for (name, expected) in [
+            ("gelu", Activation::Gelu),
+            ("relu", Activation::Relu),
+            ("silu", Activation::Silu),
+            ("swish", Activation::Silu),
+            ("gelu_tanh", Activation::GeluTanh),
+            ("quick_gelu", Activation::QuickGelu),
+            ("", Activation::Gelu),
+        ] {
+            assert_eq!(read(json!({ "act_layer": name })).unwrap().activation, expected, "{name}");
+        }
+        for unknown in [json!("mish"), json!("hard_swish"), json!(3)] {
+            let message = read(json!({ "act_layer": unknown })).unwrap_err().to_string();
+            assert!(message.contains("`act_layer`"), "{message}");
+        }
+    }
+
+    #[test]
+    fn labels_are_found_in_both_places() {
+        assert_eq!(labels(&json!({ "label_names": ["a", "b"] }), 2), ["a", "b"]);
+        assert_eq!(labels(&json!({ "pretrained_cfg": { "label_names": ["a", "b"] } }), 2), ["a", "b"]);
+        assert_eq!(labels(&json!({ "label_names": ["a"] }), 2), ["LABEL_0", "LABEL_1"]);
+    }
+}
