@@ -15,6 +15,8 @@ const PRECISION: u32 = 22;
 /// What a pixel is mixed from; the names and numbers are Pillow's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Filter {
+    /// The pixel under the middle, and no other.
+    Nearest,
     /// Windowed sinc over six pixels.
     Lanczos,
     /// Triangle over two pixels.
@@ -29,8 +31,14 @@ pub enum Filter {
 
 impl Filter {
     /// Every filter with Pillow's number for it.
-    pub(super) const CODES: [(usize, Self); 5] =
-        [(1, Self::Lanczos), (2, Self::Bilinear), (3, Self::Bicubic), (4, Self::Box), (5, Self::Hamming)];
+    pub(super) const CODES: [(usize, Self); 6] = [
+        (0, Self::Nearest),
+        (1, Self::Lanczos),
+        (2, Self::Bilinear),
+        (3, Self::Bicubic),
+        (4, Self::Box),
+        (5, Self::Hamming),
+    ];
 
     /// How far it reaches, in pixels.
     fn support(self) -> f64 {
@@ -38,7 +46,7 @@ impl Filter {
             Self::Lanczos => 3.0,
             Self::Bicubic => 2.0,
             Self::Bilinear | Self::Hamming => 1.0,
-            Self::Box => 0.5,
+            Self::Box | Self::Nearest => 0.5,
         }
     }
 
@@ -52,7 +60,7 @@ impl Filter {
             Self::Bilinear if x.abs() < 1.0 => 1.0 - x.abs(),
             Self::Box if x > -0.5 && x <= 0.5 => 1.0,
             Self::Hamming if x.abs() < 1.0 => sinc(x) * (0.54 + 0.46 * (x * PI).cos()),
-            Self::Lanczos | Self::Bicubic | Self::Bilinear | Self::Box | Self::Hamming => 0.0,
+            Self::Nearest | Self::Lanczos | Self::Bicubic | Self::Bilinear | Self::Box | Self::Hamming => 0.0,
         }
     }
 }
@@ -95,6 +103,9 @@ pub(crate) fn resize_part(
 /// The windows of the output `places`, of `to` in all.
 fn windows(from: usize, to: usize, places: Range<usize>, filter: Filter) -> Vec<Window> {
     let scale = from as f64 / to as f64;
+    if filter == Filter::Nearest {
+        return nearest(scale, from, places);
+    }
     let widening = scale.max(1.0);
     let support = filter.support() * widening;
     let window = |place: usize| {
@@ -109,6 +120,14 @@ fn windows(from: usize, to: usize, places: Range<usize>, filter: Filter) -> Vec<
         Window { first, weights: weights.into_iter().map(fixed).collect() }
     };
     places.map(window).collect()
+}
+
+/// One pixel each; like Pillow, which adds up the step, so that roundings are those of the sum.
+fn nearest(scale: f64, from: usize, places: Range<usize>) -> Vec<Window> {
+    let middles = std::iter::successors(Some(0.5 * scale), |middle| Some(middle + scale));
+    let window =
+        |middle: f64| Window { first: (middle as usize).min(from - 1), weights: vec![1 << PRECISION] };
+    middles.skip(places.start).take(places.len()).map(window).collect()
 }
 
 fn across(pixels: &[u8], from_width: usize, windows: &[Window]) -> Vec<u8> {
@@ -196,5 +215,16 @@ mod tests {
             160, 213, 48, 96, 149, 202, 112, 165, 231, 144, 197, 250, 175, 228, 99, 191, 244, 0,
         ];
         assert_eq!(resize(&pattern(3, 2), 5, 4, Filter::Bicubic).into_raw(), golden);
+    }
+
+    #[test]
+    fn nearest_takes_the_pixels_that_pil_takes() {
+        let columns = |from: u32, to: usize| -> Vec<u8> {
+            let picture = RgbImage::from_fn(from, 1, |x, _| Rgb([x as u8; 3]));
+            resize(&picture, to, 1, Filter::Nearest).pixels().map(|pixel| pixel[0]).collect()
+        };
+        assert_eq!(columns(7, 3), [1, 3, 5]);
+        assert_eq!(columns(10, 4), [1, 3, 6, 8]);
+        assert_eq!(columns(3, 8), [0, 0, 0, 1, 1, 2, 2, 2]);
     }
 }
