@@ -86,7 +86,7 @@ fn a_picture_with_another_formats_ending_is_read_all_the_same() {
 fn an_empty_class_folder() {
     let workshop = Workshop::new();
     fs::create_dir(workshop.at("train/yellow")).expect("a folder");
-    workshop.run(&TRAIN).assert_refused(4, &["train: no pictures in yellow", "remove the folder"]);
+    workshop.run(&TRAIN).assert_refused(4, &["train: no images in yellow", "remove the folder"]);
 }
 
 #[test]

@@ -3,11 +3,13 @@
 mod ahead;
 mod batches;
 mod cifar;
+mod classes;
 mod error;
 mod folder;
 mod idx;
 mod images;
 mod order;
+mod room;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,8 +18,9 @@ use image::RgbImage;
 
 pub use ahead::Ahead;
 pub use batches::{HostBatch, TrainingPlan, evaluation_batches, training_batches};
-pub use error::{BadImage, DataError};
-pub use images::Images;
+pub use classes::{Matched, composed};
+pub use error::{BadImage, DataError, few};
+pub use images::{Images, decoded};
 pub use order::{Order, Purpose, permutation, random};
 
 use crate::recipe::{DataFormat, DataRecipe, PictureFormat};
@@ -157,25 +160,6 @@ impl Dataset {
         }
     }
 
-    /// Requires both splits to have the same classes.
-    ///
-    /// # Errors
-    /// With the classes that only one of them has.
-    pub fn check_same_classes(train: &Self, validation: &Self) -> Result<(), DataError> {
-        let missing = |from: &Self, other: &Self| -> Vec<String> {
-            from.classes.iter().filter(|class| !other.classes.contains(class)).cloned().collect()
-        };
-        if train.classes == validation.classes {
-            return Ok(());
-        }
-        Err(DataError::DifferentClasses {
-            train: train.root.clone(),
-            validation: validation.root.clone(),
-            only_train: missing(train, validation),
-            only_validation: missing(validation, train),
-        })
-    }
-
     /// A subset with `shots` pictures of each class: the first of a permutation of the class; 0 keeps all.
     ///
     /// # Errors
@@ -256,13 +240,5 @@ mod tests {
     fn a_class_with_too_few_pictures_is_named() {
         let message = dataset(&["a"], 3).few_shot(5, 0).unwrap_err().to_string();
         assert!(message.contains("`a` has 3") && message.contains("data.shots"), "{message}");
-    }
-
-    #[test]
-    fn classes_that_differ_are_listed_from_both_sides() {
-        let (train, validation) = (dataset(&["cat", "dog"], 1), dataset(&["cat", "fox"], 1));
-        let message = Dataset::check_same_classes(&train, &validation).unwrap_err().to_string();
-        assert!(message.contains("dog") && message.contains("fox") && !message.contains("cat"), "{message}");
-        assert!(Dataset::check_same_classes(&train, &train).is_ok());
     }
 }

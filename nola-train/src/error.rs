@@ -143,6 +143,17 @@ pub enum Error {
         dtype: WeightDtype,
     },
 
+    /// The model's answer is not finite, before anything was trained.
+    #[error(
+        "the model gives {value} for {what}; its weights or its adapter are damaged, or its number type is too narrow"
+    )]
+    NonFiniteAnswer {
+        /// The answer.
+        value: f32,
+        /// What was asked.
+        what: String,
+    },
+
     /// The loss or a gradient is no longer a number.
     #[error(
         "training diverged: the loss is {loss} at step {step}; lower train.learning_rate or set train.clip_norm = 1.0"
@@ -280,6 +291,7 @@ impl Error {
             | Self::Input { .. } => 2,
             Self::Generate(error) if error.is_usage() => 2,
             Self::Hub(_) | Self::Tokenizer(_) | Self::Chat(_) | Self::Generate(_) => 5,
+            Self::NonFiniteAnswer { .. } => 5,
             Self::Model(nola_models::Error::OutputExists { .. } | nola_models::Error::Write { .. })
             | Self::Adapter(nola_core::Error::Exists { .. }) => 9,
             Self::Adapter(nola_core::Error::Io { action: "write" | "create", .. }) => 9,

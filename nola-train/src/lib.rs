@@ -18,6 +18,7 @@ pub mod learner;
 pub mod memory;
 pub mod metrics;
 pub mod optimizer;
+mod printable;
 pub mod program;
 pub mod progress;
 pub mod prompt;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-pub use pictures::{Pictures, Splits};
+pub use pictures::{Pictures, Splits, load};
 pub use text::{Text, open_text, text_format};
 
 use crate::Error;

@@ -2,11 +2,14 @@
 //!
 //! Nothing here panics, as `println!` does. A reader that has gone away, as `head` does, is no error. Whatever else keeps a
 //! result from stdout is one, or a file on a full disk would be empty and nobody told. Stderr is told what it takes: a
-//! run is worth more than the words about it.
+//! run is worth more than the words about it. Names and words of others come with their control characters written out,
+//! since a file must not command the terminal.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use serde::Serialize;
+
+use crate::printable::{in_json, printable};
 
 /// A result could not be written to stdout.
 #[derive(Debug, thiserror::Error)]
@@ -21,12 +24,13 @@ pub fn print_line(text: &str) -> Result<(), StdoutError> {
     written(line_to(&mut io::stdout(), text))
 }
 
-/// Writes to stdout what may be a part of a line, and shows it at once.
+/// Writes to stdout what may be a part of a line, and shows it at once; to a file or another program as it is.
 ///
 /// # Errors
 /// As [`print_line`].
 pub fn print_part(text: &str) -> Result<(), StdoutError> {
-    written(part_to(&mut io::stdout(), text))
+    let mut out = io::stdout();
+    written(if out.is_terminal() { part_to(&mut out, &printable(text)) } else { part_to(&mut out, text) })
 }
 
 /// Writes one JSON object on one line to stdout.
@@ -34,7 +38,8 @@ pub fn print_part(text: &str) -> Result<(), StdoutError> {
 /// # Errors
 /// As [`print_line`].
 pub fn print_json(value: &impl Serialize) -> Result<(), StdoutError> {
-    print_line(&serde_json::to_string(value).expect("results are made of numbers and text"))
+    let text = serde_json::to_string(value).expect("results are made of numbers and text");
+    print_line(&in_json(&text))
 }
 
 /// Writes a line to stderr, if it can be written.
@@ -43,12 +48,17 @@ pub fn err_line(text: &str) {
     let _ = line_to(&mut io::stderr(), text);
 }
 
+/// Writes a line to stderr that holds colours of this program's own, and of others only what is printable.
+pub fn err_painted(text: &str) {
+    let _ = part_to(&mut io::stderr(), &format!("{text}\n"));
+}
+
 /// Writes a line to wherever the words of this program go.
 ///
 /// # Errors
 /// If it cannot be written.
 pub fn line_to(out: &mut dyn Write, text: &str) -> io::Result<()> {
-    part_to(out, &format!("{text}\n"))
+    part_to(out, &format!("{}\n", printable(text)))
 }
 
 fn part_to(out: &mut dyn Write, text: &str) -> io::Result<()> {
@@ -113,5 +123,15 @@ mod tests {
         let mut lines = Vec::new();
         line_to(&mut lines, "first").and_then(|()| line_to(&mut lines, "")).expect("memory");
         assert_eq!(lines, b"first\n\n");
+    }
+
+    #[test]
+    fn a_line_does_not_command_the_terminal() {
+        let mut lines = Vec::new();
+        for text in ["\u{1b}]0;title\u{7}cat", "a\rb", "two\nlines\tof text"] {
+            line_to(&mut lines, text).expect("memory");
+        }
+        let expected = "\\u{1b}]0;title\\u{7}cat\na\\u{d}b\ntwo\nlines\tof text\n";
+        assert_eq!(String::from_utf8(lines).expect("text"), expected);
     }
 }

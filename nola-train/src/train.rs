@@ -209,6 +209,13 @@ impl Unread {
         let numbers: Vec<f32> = Tensor::cat(numbers, 0).into_data().iter().collect();
         for (measured, numbers) in steps.iter().zip(numbers.chunks_exact(2)) {
             let (step, loss, gradient_norm) = (measured.step + 1, numbers[0], f64::from(numbers[1]));
+            if measured.step == 0 && !loss.is_finite() {
+                // Nothing was trained yet: it is the base that overflows.
+                return Err(Error::NonFiniteAnswer {
+                    value: loss,
+                    what: "the data of the first step".to_owned(),
+                });
+            }
             if !loss.is_finite() || !gradient_norm.is_finite() {
                 return Err(Error::Diverged { step, loss });
             }

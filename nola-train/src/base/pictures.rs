@@ -7,12 +7,13 @@ use nola_core::Adapted;
 use nola_core::folder::{self, BaseIdentity, peft};
 use nola_models::checkpoint::MappedFiles;
 use nola_models::hub::Wanted;
-use nola_models::vit::{Pooling, peft_module};
+use nola_models::vit::{Pooling, Problem, peft_module};
 use nola_models::{Checkpoint, Preprocessor, StoredDtype, Vit, VitConfig, WeightDtype};
 
 use super::{AdapterFolder, Base, attach, needs_adapter};
 use crate::evaluate::host_rows;
 use crate::recipe::{Init, ModelRecipe};
+use crate::terminal::err_line;
 use crate::{Error, device};
 
 /// A vision transformer with what its folder says about pictures.
@@ -127,6 +128,28 @@ impl PictureBase {
         Ok(Self { vit, preprocessor, identity, folder: folder.to_owned(), files })
     }
 
+    /// Requires a model that gives an image one of several classes, as data in folders does.
+    ///
+    /// # Errors
+    /// If each class of `vit` stands for itself.
+    pub fn check_one_class_each(&self, vit: &Vit) -> Result<(), Error> {
+        let wrong = |field, found: &str, expected: &str| {
+            let (found, expected) = (found.to_owned(), expected.to_owned());
+            Err(nola_models::Error::Field { file: self.folder.join("config.json"), field, found, expected }
+                .into())
+        };
+        if vit.config().problem == Problem::MultiLabel {
+            let expected = "`single_label_classification`, since images here have one class each; `predict` scores every class";
+            return wrong("problem_type", "`multi_label_classification`", expected);
+        }
+        if vit.config().n_classes == 1 {
+            let expected =
+                "two classes or more, since an image here has one of several; `predict` scores a single one";
+            return wrong("id2label", "one class", expected);
+        }
+        Ok(())
+    }
+
     /// What the preprocessor puts out must be what the model takes: a forward pass would only panic.
     fn check_input(&self) -> Result<(), Error> {
         let (config, [height, width]) = (self.vit.config(), self.preprocessor.output_size());
@@ -157,6 +180,10 @@ fn with_outputs(vit: Vit, adapter: &AdapterFolder) -> Vit {
     if of_base.len() == outputs {
         return vit;
     }
+    let last = outputs.saturating_sub(1);
+    err_line(&format!(
+        "adapter: its classifier has {outputs} outputs and no names for them; they are called LABEL_0 to LABEL_{last}"
+    ));
     let numbered: Vec<String> = (0..outputs).map(|class| format!("LABEL_{class}")).collect();
     vit.with_head(&numbered)
 }

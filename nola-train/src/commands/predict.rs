@@ -2,16 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
-use nola_models::image::decode;
 use serde::Serialize;
 
 use super::{Global, HeldArgs, ModelArgs, print_json, print_line};
 use crate::base::{Base, PictureBase};
 use crate::chosen::Opened;
-use crate::data::DataError;
+use crate::data::{DataError, decoded};
 use crate::evaluate::host_rows;
 use crate::recipe::Subject;
 use crate::{Error, device};
@@ -73,13 +71,15 @@ pub fn run(args: &PredictArgs, global: &Global) -> Result<(), Error> {
 }
 
 fn answer(picture: &Path, model: &Opened<PictureBase>, top: usize, device: &Device) -> Result<Answer, Error> {
-    let bytes =
-        std::fs::read(picture).map_err(|source| DataError::Io { path: picture.to_owned(), source })?;
-    let [height, width] = model.base.preprocessor.output_size();
-    let pixels = model.base.preprocessor.evaluate(&decode(&bytes, picture).map_err(DataError::from)?);
+    let (vit, preprocessor) = (&model.adapted.model, &model.base.preprocessor);
+    let [height, width] = preprocessor.output_size();
+    let pixels = preprocessor.evaluate(&decoded(picture).map_err(DataError::from)?);
     let pixels = Tensor::from_data(TensorData::new(pixels, [1, 3, height, width]), device);
-    let probabilities = host_rows(softmax(model.adapted.model.forward(pixels), 1)).concat();
-    let labels = &model.adapted.model.config().labels;
+    let probabilities = host_rows(vit.probabilities(vit.forward(pixels))).concat();
+    if let Some(&value) = probabilities.iter().find(|probability| !probability.is_finite()) {
+        return Err(Error::NonFiniteAnswer { value, what: picture.display().to_string() });
+    }
+    let labels = &vit.config().labels;
     let mut classes: Vec<Class> = (probabilities.into_iter().enumerate())
         .map(|(index, probability)| {
             let name = labels.get(index).cloned().unwrap_or_else(|| format!("class {index}"));

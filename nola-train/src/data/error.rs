@@ -35,7 +35,7 @@ pub enum DataError {
 
     /// Class folders without pictures.
     #[error(
-        "{}: no pictures in {}; add some or remove the folder (links that leave the data folder are not followed)",
+        "{}: no images in {}; add some or remove the folder (links that leave the data folder are not followed)",
         root.display(), classes.join(", ")
     )]
     EmptyClasses {
@@ -61,20 +61,61 @@ pub enum DataError {
         only_validation: Vec<String>,
     },
 
-    /// Pictures of other classes than the model knows.
-    #[error("{}: has the classes {}; the model knows {}", root.display(), classes.join(", "), labels.join(", "))]
-    ForeignClasses {
-        /// Where the pictures lie.
+    /// All images are of one class, of which a model learns nothing.
+    #[error(
+        "{}: all images are of one class, `{class}`, so there is nothing to learn; {}",
+        root.display(), level(folders, &root.join(class), "a data set needs images of two classes or more")
+    )]
+    OneClass {
+        /// Where the images lie.
         root: PathBuf,
-        /// Their classes.
-        classes: Vec<String>,
-        /// The model's.
-        labels: Vec<String>,
+        /// The class.
+        class: String,
+        /// Folders inside that of the class.
+        folders: Vec<String>,
     },
 
-    /// A picture that cannot be decoded.
+    /// Two folders with one name.
+    #[error(
+        "{}: two folders have the same name in different Unicode forms, `{}` and `{}`; rename one, or move its images to the other",
+        root.display(), in_numbers(&names[0]), in_numbers(&names[1])
+    )]
+    SameName {
+        /// The folder of both.
+        root: PathBuf,
+        /// Their names.
+        names: [String; 2],
+    },
+
+    /// Images of classes that the model does not know.
+    #[error(
+        "{}: the model does not know {}; it knows {}; {}",
+        root.display(), few(unknown), few(labels),
+        level(folders, root, "rename the folders as the model's classes, or name an adapter for these")
+    )]
+    ForeignClasses {
+        /// Where the images lie.
+        root: PathBuf,
+        /// Their classes that are not the model's.
+        unknown: Vec<String>,
+        /// The model's.
+        labels: Vec<String>,
+        /// Folders inside that of the only class.
+        folders: Vec<String>,
+    },
+
+    /// A class that stands for two outputs of the model.
+    #[error("{}: the model has two classes called `{class}`, so nobody can say which is right; rename one in its config.json", root.display())]
+    RepeatedLabel {
+        /// Where the images lie.
+        root: PathBuf,
+        /// The class.
+        class: String,
+    },
+
+    /// An image that cannot be used.
     #[error(transparent)]
-    Picture(#[from] nola_models::Error),
+    Image(#[from] BadImage),
 
     /// A class with fewer pictures than the recipe takes of each.
     #[error("{}: class `{class}` has {found} pictures, data.shots = {wanted}; lower data.shots or add pictures", root.display())]
@@ -212,6 +253,31 @@ pub enum BadImage {
     /// It cannot be decoded.
     #[error(transparent)]
     Decode(#[from] nola_models::Error),
+}
+
+/// The cure for a folder that may be one level too high, else another.
+fn level(folders: &[String], class: &std::path::Path, otherwise: &str) -> String {
+    if folders.is_empty() {
+        return otherwise.to_owned();
+    }
+    let inside = few(folders);
+    format!(
+        "the folder may be one level too high: the class holds the folders {inside}, so name {}",
+        class.display()
+    )
+}
+
+/// The first names of a list that may be long.
+pub fn few(names: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let rest = names.len().saturating_sub(SHOWN);
+    let shown = names[..names.len() - rest].join(", ");
+    if rest > 0 { format!("{shown} and {rest} more") } else { shown }
+}
+
+/// A name with the letters that look alike in two forms as numbers.
+fn in_numbers(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii() { c.to_string() } else { c.escape_unicode().to_string() }).collect()
 }
 
 fn only(classes: &[String], root: &std::path::Path) -> String {

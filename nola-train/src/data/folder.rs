@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::{DirEntry, WalkDir};
 
-use super::{DataError, Dataset, ImageSource, Sample};
+use super::{DataError, Dataset, ImageSource, Sample, composed};
 
 /// Extensions that mark a file as a picture; what is in it is decided by its content.
 ///
@@ -17,6 +17,8 @@ const PICTURES: [&str; 15] = [
 
 /// Lists a folder: the first level gives the classes (sorted by name), pictures lie at any depth below.
 ///
+/// Names of classes are in Unicode's composed form, whatever the file system has.
+///
 /// Hidden files and folders do not count, nor do files of other kinds (a `.txt`). A file without an extension does.
 /// Symbolic links are followed as long as they stay within the folder.
 ///
@@ -27,6 +29,7 @@ pub(super) fn read(root: &Path) -> Result<Dataset, DataError> {
     let inside = root.canonicalize().map_err(io)?;
     let mut links_outside = 0;
     let mut pictures: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    let mut names: BTreeMap<String, String> = BTreeMap::new();
     let walk = WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter().filter_entry(|entry| {
         let leaves = entry.path_is_symlink() && entry.depth() > 0 && !stays_within(entry, &inside);
         links_outside += usize::from(leaves);
@@ -42,9 +45,16 @@ pub(super) fn read(root: &Path) -> Result<Dataset, DataError> {
                 return Err(DataError::Io { path, source: error.into() });
             }
         };
-        let Some(class) = class_of(&entry, root) else {
+        let Some(name) = class_of(&entry, root) else {
             continue;
         };
+        let class = composed(&name);
+        if entry.depth() == 1 && entry.file_type().is_dir() {
+            let other = names.insert(class.clone(), name.clone()).filter(|other| *other != name);
+            if let Some(other) = other {
+                return Err(DataError::SameName { root: root.into(), names: [other, name] });
+            }
+        }
         if entry.depth() == 1 && entry.file_type().is_dir() {
             pictures.entry(class).or_default();
         } else if entry.depth() > 1 && entry.file_type().is_file() && is_picture(entry.path()) {
@@ -160,7 +170,26 @@ mod tests {
         let root = folder(&["cat/a.png", "dog/", "fox/notes.txt"]);
         fs::create_dir(root.path().join("dog")).ok();
         let message = read(root.path()).unwrap_err().to_string();
-        assert!(message.contains("no pictures in dog, fox"), "{message}");
+        assert!(message.contains("no images in dog, fox"), "{message}");
+    }
+
+    #[test]
+    fn names_of_classes_are_in_one_unicode_form() {
+        let one = folder(&["pe\u{302}che/a.png", "plum/b.png"]);
+        let other = folder(&["p\u{ea}che/a.png", "plum/b.png"]);
+        let [one, other] = [&one, &other].map(|root| read(root.path()).unwrap().classes);
+        assert_eq!(one, other);
+        assert_eq!(one, ["plum", "p\u{ea}che"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn two_folders_that_differ_in_unicode_form_alone_are_refused() {
+        let root = folder(&["pe\u{302}che/a.png", "p\u{ea}che/b.png", "plum/c.png"]);
+        let message = read(root.path()).unwrap_err().to_string();
+        for part in ["Unicode", "pe\\u{302}che", "p\\u{ea}che", "rename"] {
+            assert!(message.contains(part), "{message}");
+        }
     }
 
     #[test]

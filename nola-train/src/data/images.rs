@@ -1,14 +1,16 @@
 //! The decoded pictures of a data set: all checked once, as many as fit kept in memory.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use image::RgbImage;
-use nola_models::image::decode;
+use nola_models::image::{Encoded, decode};
 use rayon::prelude::*;
 
+use super::room::Room;
 use super::{BadImage, DataError, Dataset, ImageSource};
 use crate::recipe::OnBadImage;
 
@@ -20,6 +22,8 @@ const FILE_LIMIT: u64 = 256 << 20;
 pub struct Images {
     classes: Vec<String>,
     entries: Vec<Entry>,
+    /// For images that are decoded later.
+    room: Room,
 }
 
 #[derive(Debug)]
@@ -42,14 +46,15 @@ impl Images {
         on_bad_image: OnBadImage,
         cache_bytes: u64,
     ) -> Result<(Self, Vec<BadImage>), DataError> {
-        let used = AtomicU64::new(0);
+        let (used, room) = (AtomicU64::new(0), Room::default());
+        let present: BTreeSet<usize> = dataset.samples.iter().map(|sample| sample.label).collect();
         let decoded: Vec<Result<Entry, BadImage>> = dataset
             .samples
             .into_par_iter()
             .map(|sample| {
                 let decoded = match &sample.source {
                     ImageSource::Record { .. } => None,
-                    ImageSource::File(file) => Some(decode_file(file)?),
+                    ImageSource::File(file) => Some(decode_file(file, &room)?),
                 };
                 let decoded =
                     decoded.filter(|image| reserve(&used, image.as_raw().len() as u64, cache_bytes));
@@ -66,26 +71,21 @@ impl Images {
         if on_bad_image == OnBadImage::Fail && !bad.is_empty() {
             return Err(DataError::BadImages(bad));
         }
-        let images = Self { classes: dataset.classes, entries };
-        images.check_no_class_is_empty(&dataset.root)?;
+        let images = Self { classes: dataset.classes, entries, room };
+        images.check_none_is_lost(present, &dataset.root)?;
         Ok((images, bad))
     }
 
-    fn check_no_class_is_empty(&self, root: &Path) -> Result<(), DataError> {
-        let mut counts = vec![0usize; self.classes.len()];
-        self.entries.iter().for_each(|entry| counts[entry.label] += 1);
-        let empty: Vec<String> = self
-            .classes
-            .iter()
-            .zip(counts)
-            .filter(|(_, count)| *count == 0)
-            .map(|(class, _)| class.clone())
-            .collect();
-        if empty.is_empty() {
-            Ok(())
-        } else {
-            Err(DataError::EmptyClasses { root: root.into(), classes: empty })
+    /// Requires a good image of every class that had any.
+    fn check_none_is_lost(&self, mut present: BTreeSet<usize>, root: &Path) -> Result<(), DataError> {
+        for entry in &self.entries {
+            present.remove(&entry.label);
         }
+        if present.is_empty() {
+            return Ok(());
+        }
+        let classes = present.into_iter().map(|label| self.classes[label].clone()).collect();
+        Err(DataError::EmptyClasses { root: root.into(), classes })
     }
 
     /// Names of the classes.
@@ -124,7 +124,9 @@ impl Images {
         }
         let image = match &entry.source {
             ImageSource::Record { records, index } => records.image(*index),
-            ImageSource::File(file) => decode_file(file).map_err(|bad| DataError::BadImages(vec![bad]))?,
+            ImageSource::File(file) => {
+                decode_file(file, &self.room).map_err(|bad| DataError::BadImages(vec![bad]))?
+            }
         };
         Ok(Arc::new(image))
     }
@@ -136,17 +138,42 @@ fn reserve(used: &AtomicU64, bytes: u64, limit: u64) -> bool {
     used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
 }
 
-fn decode_file(file: &Path) -> Result<RgbImage, BadImage> {
-    let unreadable = |source| BadImage::Read { file: file.into(), source };
-    let bytes = fs::metadata(file).map_err(unreadable)?.len();
-    if bytes == 0 {
-        return Err(BadImage::Empty { file: file.into() });
+/// The pixels of one image file.
+///
+/// # Errors
+/// If it cannot be read or decoded.
+pub fn decoded(file: &Path) -> Result<RgbImage, BadImage> {
+    decode_file(file, &Room::default())
+}
+
+fn decode_file(file: &Path, room: &Room) -> Result<RgbImage, BadImage> {
+    let size = size_of(file)?;
+    let mut part = room.enter(size);
+    let bytes = read(file)?;
+    let encoded = Encoded::open(&bytes, file)?;
+    let memory = encoded.memory();
+    if part.grow(memory) {
+        return Ok(encoded.decode()?);
     }
-    if bytes > FILE_LIMIT {
-        return Err(BadImage::TooLarge { file: file.into(), bytes, limit: FILE_LIMIT });
+    // Nobody waits while holding a part; the file is read once more, most often from the system's cache.
+    drop(encoded);
+    drop(bytes);
+    drop(part);
+    let _whole = room.enter(size.saturating_add(memory));
+    Ok(decode(&read(file)?, file)?)
+}
+
+fn size_of(file: &Path) -> Result<u64, BadImage> {
+    let bytes = fs::metadata(file).map_err(|source| BadImage::Read { file: file.into(), source })?.len();
+    match bytes {
+        0 => Err(BadImage::Empty { file: file.into() }),
+        1..=FILE_LIMIT => Ok(bytes),
+        _ => Err(BadImage::TooLarge { file: file.into(), bytes, limit: FILE_LIMIT }),
     }
-    let bytes = fs::read(file).map_err(unreadable)?;
-    Ok(decode(&bytes, file)?)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, BadImage> {
+    fs::read(file).map_err(|source| BadImage::Read { file: file.into(), source })
 }
 
 #[cfg(test)]
@@ -209,7 +236,7 @@ mod tests {
     fn skipping_a_whole_class_is_an_error() {
         let (_root, dataset) = dataset(&[("a/0.png", &picture(9)), ("b/1.png", b"")]);
         let message = Images::load(dataset, OnBadImage::Skip, 1 << 20).unwrap_err().to_string();
-        assert!(message.contains("no pictures in b"), "{message}");
+        assert!(message.contains("no images in b"), "{message}");
     }
 
     #[test]

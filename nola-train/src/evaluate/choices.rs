@@ -31,7 +31,7 @@ pub struct ChoiceScores {
 /// Puts every question to `model`; `done` hears how many are answered.
 ///
 /// # Errors
-/// If a question or a letter cannot be tokenised.
+/// If a question or a letter cannot be tokenised, or the model gives a letter what is not finite.
 ///
 /// # Source
 /// The evaluation of the authors' LLaMA-2 script: the most probable of the letters after the prompt.
@@ -53,6 +53,10 @@ pub fn answer_choices(
         }
         let logits = after(model, &ids, device);
         let letters = letter_ids(base, choice)?;
+        if let Some(&value) = letters.iter().map(|&id| &logits[id as usize]).find(|logit| !logit.is_finite())
+        {
+            return Err(Error::NonFiniteAnswer { value, what: format!("question {}", number + 1) });
+        }
         let likeliest = (0..letters.len()).max_by(|&a, &b| {
             let [a, b] = [a, b].map(|choice| logits[letters[choice] as usize]);
             a.total_cmp(&b)

@@ -72,6 +72,21 @@ pub fn evaluate(
     Ok(Evaluation { scores, confusion, predictions })
 }
 
+impl Evaluation {
+    /// Requires an answer to every image.
+    ///
+    /// # Errors
+    /// With the first image for which the model gives what is not finite.
+    pub fn check_finite(&self, images: &Images) -> Result<(), Error> {
+        if self.scores.loss.is_finite() {
+            return Ok(());
+        }
+        let first = self.predictions.iter().position(|prediction| !prediction.probability.is_finite());
+        let what = first.map_or("the right class of an image".to_owned(), |index| images.name(index));
+        Err(Error::NonFiniteAnswer { value: self.scores.loss, what })
+    }
+}
+
 /// Index and value of the largest number.
 pub fn largest(row: &[f32]) -> (usize, f32) {
     let start = (0, f32::NEG_INFINITY);

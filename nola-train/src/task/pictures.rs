@@ -44,22 +44,20 @@ impl Splits {
     pub fn open(recipe: &DataRecipe) -> Result<Self, Error> {
         let (train, validation) =
             (Dataset::open(recipe, Split::Train)?, Dataset::open(recipe, Split::Validation)?);
+        train.check_learnable()?;
+        validation.check_learnable()?;
         Dataset::check_same_classes(&train, &validation)?;
         let train =
             if recipe.shots == 0 { train } else { train.few_shot(recipe.shots, recipe.shots_seed)? };
         Ok(Self { train: load(train, recipe)?, validation: load(validation, recipe)? })
     }
-
-    /// One split, for an evaluation.
-    ///
-    /// # Errors
-    /// If it is empty or damaged.
-    pub fn open_one(recipe: &DataRecipe, split: Split) -> Result<Arc<Images>, Error> {
-        load(Dataset::open(recipe, split)?, recipe)
-    }
 }
 
-fn load(dataset: Dataset, recipe: &DataRecipe) -> Result<Arc<Images>, Error> {
+/// Decodes every image of a split once, and says on stderr what was left out.
+///
+/// # Errors
+/// If an image is damaged and is not to be skipped.
+pub fn load(dataset: Dataset, recipe: &DataRecipe) -> Result<Arc<Images>, Error> {
     if dataset.links_outside > 0 {
         err_line(&format!(
             "data: {} links that leave {} were not followed",
@@ -82,7 +80,9 @@ impl Task for Pictures {
 
     fn open(recipe: &Recipe, device: &Device) -> Result<Self, Error> {
         let splits = Splits::open(&recipe.data)?;
-        Ok(Self { base: PictureBase::open(&recipe.model, recipe.train.seed, device)?, splits })
+        let base = PictureBase::open(&recipe.model, recipe.train.seed, device)?;
+        base.check_one_class_each(&base.vit.clone().with_head(splits.train.classes()))?;
+        Ok(Self { base, splits })
     }
 
     fn samples(&self) -> usize {

@@ -19,7 +19,7 @@ use crate::learner::TextBatch;
 use crate::progress::{Scores, Target};
 use crate::recipe::{DataFormat, DataRecipe, Recipe};
 use crate::report::{Continuation, Details};
-use crate::terminal::err_line;
+use crate::terminal::{err_line, err_painted};
 use crate::text::{
     self, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat, TextSource,
     TokenBatch, preview,
@@ -233,5 +233,8 @@ fn show_first(data: &TextData, base: &TextBase) {
     let in_colour = console::colors_enabled_stderr();
     let paint = if in_colour { Paint::Colour } else { Paint::Plain };
     let decode = |ids: &[u32]| base.tokenizer.decode(ids, DecodeSpecials::Keep).unwrap_or_default();
-    err_line(&format!("data: the first sample, what is learned marked:\n{}", preview(first, paint, &decode)));
+    err_painted(&format!(
+        "data: the first sample, what is learned marked:\n{}",
+        preview(first, paint, &decode)
+    ));
 }

@@ -3,6 +3,7 @@
 use anstyle::{AnsiColor, Effects, Style};
 
 use super::Sample;
+use crate::printable::printable;
 
 /// Tokens shown at most.
 const SHOWN_TOKENS: usize = 1024;
@@ -30,12 +31,13 @@ pub fn preview(sample: &Sample, paint: Paint, decode: &dyn Fn(&[u32]) -> String)
         if ids.is_empty() {
             return;
         }
-        let part = printable(&decode(ids));
+        let decoded = decode(ids);
+        let part = printable(&decoded);
         text.push_str(&match (paint, is_learned) {
             (Paint::Colour, true) => format!("{LEARNED}{part}{LEARNED:#}"),
             (Paint::Colour, false) => format!("{GIVEN}{part}{GIVEN:#}"),
             (Paint::Plain, true) => format!("⟦{part}⟧"),
-            (Paint::Plain, false) => part,
+            (Paint::Plain, false) => part.into_owned(),
         });
     };
     let mut from = 0;
@@ -51,13 +53,6 @@ pub fn preview(sample: &Sample, paint: Paint, decode: &dyn Fn(&[u32]) -> String)
         text.push_str(&format!("\n... and {} more tokens", sample.ids.len() - shown));
     }
     text
-}
-
-fn printable(text: &str) -> String {
-    let is_harmless = |&char: &char| !char.is_control() || char == '\n' || char == '\t';
-    let show =
-        |char: char| if is_harmless(&char) { char.to_string() } else { char.escape_unicode().to_string() };
-    text.chars().map(show).collect()
 }
 
 #[cfg(test)]

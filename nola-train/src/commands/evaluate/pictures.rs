@@ -6,11 +6,12 @@ use super::EvaluateArgs;
 use crate::base::{Base, PictureBase};
 use crate::chosen::Named;
 use crate::commands::{Global, print_json, print_line};
-use crate::data::{DataError, Split};
+use crate::data::{Dataset, Matched, Split, few};
 use crate::evaluate::evaluate;
 use crate::memory::peak_bytes;
 use crate::recipe::Subject;
-use crate::task::Splits;
+use crate::task::load;
+use crate::terminal::err_line;
 use crate::{Error, device};
 
 /// The JSON object of `evaluate --json`.
@@ -31,19 +32,15 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
     let open = device::open(global.device)?;
     let chosen = named.open::<PictureBase>(&open.device)?;
     let data = args.data_recipe(chosen.recipe.as_ref().map(|recipe| &recipe.data), Subject::Pictures);
-    let images = Splits::open_one(&data, Split::Validation)?;
-    let labels = &chosen.adapted.model.config().labels;
-    if labels != images.classes() {
-        return Err(DataError::ForeignClasses {
-            root: data.validation,
-            classes: images.classes().to_vec(),
-            labels: labels.clone(),
-        }
-        .into());
-    }
+    let vit = &chosen.adapted.model;
+    chosen.base.check_one_class_each(vit)?;
+    let matched = Dataset::open(&data, Split::Validation)?.matched_to(&vit.config().labels)?;
+    say_classes(&matched);
+    let images = load(matched.dataset, &data)?;
     let started = std::time::Instant::now();
-    let evaluation = evaluate(&chosen.adapted.model, &images, &chosen.base.preprocessor, &open.device)?;
+    let evaluation = evaluate(vit, &images, &chosen.base.preprocessor, &open.device)?;
     chosen.base.check_unchanged()?;
+    evaluation.check_finite(&images)?;
     let scored = Scored {
         accuracy: evaluation.scores.accuracy,
         loss: evaluation.scores.loss,
@@ -67,4 +64,18 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
         ))?;
     }
     Ok(())
+}
+
+/// Says which classes the scores are about, where that is not plain.
+fn say_classes(matched: &Matched) {
+    let Matched { dataset, missing, by_order } = matched;
+    if *by_order {
+        let order = dataset.classes.join(", ");
+        err_line(&format!(
+            "data: the model has numbers for names; its classes are taken to be, in this order: {order}"
+        ));
+    }
+    if !missing.is_empty() {
+        err_line(&format!("data: no images of {}", few(missing)));
+    }
 }

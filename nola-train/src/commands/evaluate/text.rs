@@ -110,6 +110,10 @@ fn of_data(
     let text = open_text("validation", &data.validation, format, &data, base)?;
     let bar = bar(text.len(), global);
     let evaluation = evaluate_text(model, &text, device, |rows| bar.set_position(rows as u64));
+    if !evaluation.scores.loss.is_finite() {
+        let (value, what) = (evaluation.scores.loss, data.validation.display().to_string());
+        return Err(Error::NonFiniteAnswer { value, what });
+    }
     Ok(Scored {
         loss: Some(evaluation.scores.loss),
         perplexity: Some(evaluation.scores.perplexity()),
