@@ -91,7 +91,7 @@ pub enum DataError {
     #[error(
         "{}: the model does not know {}; it knows {}; {}",
         root.display(), few(unknown), few(labels),
-        level(folders, root, "rename the folders as the model's classes, or name an adapter for these")
+        level(folders, &root.join(&unknown[0]), "rename the folders as the model's classes, or name an adapter for these")
     )]
     ForeignClasses {
         /// Where the images lie.
