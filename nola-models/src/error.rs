@@ -91,7 +91,7 @@ pub enum Error {
     },
 
     /// An argument of timm's `model_args` that changes the model in a way this program does not compute.
-    #[error("{}: `model_args.{argument}` is {found}; this program computes {expected}", file.display())]
+    #[error("{}: `model_args.{argument}` is {found}; this program takes {expected}", file.display())]
     Argument {
         /// The configuration file.
         file: PathBuf,

@@ -122,10 +122,10 @@ fn check_arguments(stated: &Map<String, Value>, file: &Path) -> Result<(), Error
         };
         match fixed {
             Some((_, allowed)) if allowed.iter().any(|allowed| allowed.is(value)) => {}
-            Some((_, [])) => return Err(wrong("null".to_owned())),
+            Some((_, [])) => return Err(wrong("only null".to_owned())),
             Some((_, allowed)) => {
                 let shown: Vec<String> = allowed.iter().map(Fixed::shown).collect();
-                return Err(wrong(format!("{} or null", shown.join(", "))));
+                return Err(wrong(format!("only {} or null", shown.join(", "))));
             }
             None => return Err(wrong("no argument of this name".to_owned())),
         }

@@ -1,6 +1,6 @@
 //! Names of classes: when two are the same, and which outputs of a model they stand for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use unicode_normalization::UnicodeNormalization;
 
@@ -69,36 +69,35 @@ impl Dataset {
     /// With the classes that the model does not know, or has twice.
     pub fn matched_to(self, labels: &[String]) -> Result<Matched, DataError> {
         let names: Vec<String> = labels.iter().map(|label| composed(label)).collect();
-        let found: Vec<Option<usize>> =
-            self.classes.iter().map(|class| names.iter().position(|name| name == class)).collect();
-        let times = |class: &str| names.iter().filter(|name| *name == class).count();
-        let twice = self.classes.iter().find(|class| times(class) > 1);
-        if let Some(class) = twice {
-            return Err(DataError::RepeatedLabel { root: self.root.clone(), class: class.clone() });
-        }
-        if found.iter().all(Option::is_none) && labels.len() == self.classes.len() && are_numbers(labels) {
+        let present: BTreeSet<usize> = self.samples.iter().map(|sample| sample.label).collect();
+        let place = |class: &usize| names.iter().position(|name| *name == self.classes[*class]);
+        let places: BTreeMap<usize, usize> =
+            present.iter().filter_map(|class| Some((*class, place(class)?))).collect();
+        if places.is_empty() && labels.len() == self.classes.len() && are_numbers(labels) {
             return Ok(Matched { dataset: self, missing: Vec::new(), by_order: true });
         }
-        let known: Option<Vec<usize>> = found.iter().copied().collect();
-        let Some(places) = known else { return Err(self.foreign(&found, labels)) };
-        let used: BTreeSet<usize> = self.samples.iter().map(|sample| places[sample.label]).collect();
+        if places.len() < present.len() {
+            let unknown = present.iter().filter(|class| !places.contains_key(class));
+            return Err(self.foreign(unknown.map(|&class| self.classes[class].clone()).collect(), labels));
+        }
+        let is_twice = |place: &usize| names.iter().filter(|name| **name == names[*place]).count() > 1;
+        if let Some((class, _)) = places.iter().find(|(_, place)| is_twice(place)) {
+            let (root, class) = (self.root.clone(), self.classes[*class].clone());
+            return Err(DataError::RepeatedLabel { root, class });
+        }
+        let used: BTreeSet<usize> = places.values().copied().collect();
         let missing = labels.iter().enumerate().filter(|(place, _)| !used.contains(place));
         let missing = missing.map(|(_, label)| label.clone()).collect();
         let samples = (self.samples.into_iter())
-            .map(|sample| Sample { label: places[sample.label], ..sample })
+            .map(|sample| Sample { label: places[&sample.label], ..sample })
             .collect();
         let dataset = Self { classes: labels.to_vec(), samples, ..self };
         Ok(Matched { dataset, missing, by_order: false })
     }
 
-    fn foreign(&self, found: &[Option<usize>], labels: &[String]) -> DataError {
-        let unknown = self.classes.iter().zip(found).filter(|(_, place)| place.is_none());
-        DataError::ForeignClasses {
-            root: self.root.clone(),
-            unknown: unknown.map(|(class, _)| class.clone()).collect(),
-            labels: labels.to_vec(),
-            folders: if self.classes.len() == 1 { self.folders_inside() } else { Vec::new() },
-        }
+    fn foreign(&self, unknown: Vec<String>, labels: &[String]) -> DataError {
+        let folders = if self.classes.len() == 1 { self.folders_inside() } else { Vec::new() };
+        DataError::ForeignClasses { root: self.root.clone(), unknown, labels: labels.to_vec(), folders }
     }
 
     /// Folders between the class folders and the images: classes themselves, if the root is one level too high.
@@ -191,6 +190,14 @@ mod tests {
         assert!(matched.by_order);
         assert_eq!(matched.dataset.classes, ["a", "b"]);
         assert!(dataset(&["a/0", "b/0", "c/0"]).matched_to(&numbers).is_err());
+    }
+
+    #[test]
+    fn classes_of_a_format_without_images_need_not_be_known() {
+        let mut data = dataset(&["a/0", "b/0", "c/0"]);
+        data.samples.retain(|sample| sample.label != 1);
+        let matched = data.matched_to(&owned(&["c", "a"])).unwrap();
+        assert_eq!(labels(&matched.dataset), [1, 0]);
     }
 
     #[test]
