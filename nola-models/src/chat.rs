@@ -1,39 +1,42 @@
 //! Conversations as the text that a model was trained on, through the Jinja template that comes with its tokenizer.
 
+mod conversation;
 mod environment;
 mod error;
+mod filters;
+mod guard;
 mod json;
+mod methods;
+mod namespace;
+mod operators;
+mod print;
+mod program;
+mod turns;
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value, context};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::files::{Files, read_bounded, utf8};
+use conversation::THOUGHTS;
+pub use conversation::{Conversation, Message};
 pub use error::ChatError;
+use program::Program;
+pub use turns::{KnownBy, Rendered, Turn};
 
-/// Role of the one whose words are learned.
-const ASSISTANT: &str = "assistant";
-
-/// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Who speaks: most templates know `system`, `user` and `assistant`.
-    pub role: String,
-    /// What is said.
-    pub content: String,
-}
-
-impl Message {
-    /// A message of `role`.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-}
+/// Steps that a template may take; 64 bytes of text count as one.
+const FUEL: u64 = 6_000_000;
+/// A failure that takes longer is slow, and after so many of them a template is given up.
+const SLOW: Duration = Duration::from_millis(200);
+const MAX_SLOW_FAILURES: usize = 4;
+/// A template longer than this is refused, in bytes.
+const MAX_TEMPLATE_BYTES: usize = 1 << 18;
 
 /// How the text of a conversation ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,21 +47,17 @@ pub enum Prompt {
     Complete,
 }
 
-/// The text of a conversation, and which of it the assistant says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rendered {
-    /// The whole text.
-    pub text: String,
-    /// Bytes of the text that the assistant says, message by message, each with the mark that ends its turn.
-    pub assistant: Vec<Range<usize>>,
-}
-
 /// A chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    program: Program,
+    /// The one for conversations with tools, where a folder has it.
+    with_tools: Option<Program>,
     file: PathBuf,
     names: BTreeMap<&'static str, String>,
+    /// Conversations on which it failed after a long time: not all rows of a data set can be tried with such a template.
+    slow_failures: AtomicUsize,
 }
 
 /// The template as `tokenizer_config.json` holds it.
@@ -90,14 +89,16 @@ impl ChatTemplate {
         let mut files = Files::open(folder)?;
         let names = tokenizer.special_tokens();
         if let Some(template) = files.text("chat_template.jinja")? {
-            return Self::new(&template, files.path("chat_template.jinja"), names).map(Some);
+            let with_tools = files.text("additional_chat_templates/tool_use.jinja")?;
+            let several = Several { default: template, with_tools };
+            return Self::new(several, files.path("chat_template.jinja"), names).map(Some);
         }
         // `chat_template.json` is where processors of several media kept it.
         for name in ["tokenizer_config.json", "chat_template.json"] {
             let config: Option<Config> = files.json(name)?;
             let Some(stored) = config.and_then(|config| config.chat_template) else { continue };
             let file = files.path(name);
-            return Self::new(&default_of(stored, &file)?, file, names).map(Some);
+            return Self::new(Several::of(stored, &file)?, file, names).map(Some);
         }
         Ok(None)
     }
@@ -108,16 +109,39 @@ impl ChatTemplate {
     /// If the file cannot be read, or if it is no Jinja.
     pub fn of_file(file: &Path, tokenizer: &Tokenizer) -> Result<Self, ChatError> {
         let bytes = read_bounded(file)?.ok_or_else(|| ChatError::Missing { file: file.to_path_buf() })?;
-        Self::new(&utf8(file, bytes)?, file.to_path_buf(), tokenizer.special_tokens())
+        let template = Several { default: utf8(file, bytes)?, with_tools: None };
+        Self::new(template, file.to_path_buf(), tokenizer.special_tokens())
     }
 
-    fn new(template: &str, file: PathBuf, names: &BTreeMap<&'static str, String>) -> Result<Self, ChatError> {
-        Ok(Self { environment: environment::of(template, &file)?, file, names: names.clone() })
+    fn new(
+        templates: Several,
+        file: PathBuf,
+        names: &BTreeMap<&'static str, String>,
+    ) -> Result<Self, ChatError> {
+        let program = compile(&templates.default, &file)?;
+        let with_tools = templates.with_tools.map(|template| compile(&template, &file)).transpose()?;
+        let mut environment = environment::new();
+        environment.set_fuel(Some(FUEL));
+        let (names, slow_failures) = (names.clone(), AtomicUsize::new(0));
+        Ok(Self { environment, program, with_tools, file, names, slow_failures })
     }
 
     /// The file that holds the template, for error messages.
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// The text of all its templates, which differs between templates that write differently.
+    pub fn sources(&self) -> String {
+        let with_tools = self.with_tools.as_ref().map_or("", Program::source);
+        format!("{}\n{with_tools}", self.program.source())
+    }
+
+    /// Whether the template mentions a field of messages or a variable; what it does not mention it cannot write.
+    pub fn reads(&self, field: &str) -> bool {
+        let names = if THOUGHTS.contains(&field) { &THOUGHTS[..] } else { &[field] };
+        let sources = self.sources();
+        names.iter().any(|name| sources.contains(name))
     }
 
     /// The text of a conversation. It holds the special tokens already, so it is encoded without adding any.
@@ -126,71 +150,99 @@ impl ChatTemplate {
     /// If the template refuses the conversation, fails on it, or takes too long.
     ///
     /// # Source
-    /// `apply_chat_template` of transformers, without tools and documents.
-    pub fn render(&self, messages: &[Message], prompt: Prompt) -> Result<String, ChatError> {
-        let names = Value::from(self.names.clone());
+    /// `apply_chat_template` of transformers.
+    pub fn render(&self, conversation: &Conversation, prompt: Prompt) -> Result<String, ChatError> {
+        let mut text = self.written(conversation, prompt)?;
+        if self.has_blocks(conversation) {
+            text.retain(|char| !program::SAID.contains(&char));
+        }
+        Ok(text)
+    }
+
+    /// The text with the marks of `{% generation %}` blocks.
+    fn written(&self, conversation: &Conversation, prompt: Prompt) -> Result<String, ChatError> {
+        if self.slow_failures.load(Ordering::Relaxed) >= MAX_SLOW_FAILURES {
+            return Err(ChatError::GivenUp { file: self.file.clone(), failures: MAX_SLOW_FAILURES });
+        }
+        let start = Instant::now();
         let variables = context! {
-            messages => Serde(messages),
-            tools => Value::from(()),
-            documents => Value::from(()),
+            messages => Serde(&conversation.messages),
+            tools => Serde(&conversation.tools),
+            documents => Serde(&conversation.documents),
             add_generation_prompt => prompt == Prompt::Generation,
-            ..names
+            ..context! { ..Value::from(Serde(&conversation.variables)), ..Value::from(self.names.clone()) }
         };
         let failed = |source: minijinja::Error| {
-            let (file, messages) = (self.file.clone(), messages.len());
+            let (file, messages) = (self.file.clone(), conversation.messages.len());
+            let is_slow = start.elapsed() >= SLOW;
+            self.slow_failures.fetch_add(usize::from(is_slow), Ordering::Relaxed);
             match source.kind() {
-                ErrorKind::OutOfFuel => ChatError::Endless { file, messages, fuel: environment::FUEL },
+                ErrorKind::OutOfFuel => ChatError::Endless { file, messages, fuel: FUEL },
                 _ => ChatError::Refused { file, messages, line: source.line().unwrap_or(1), source },
             }
         };
-        self.environment.get_template(environment::NAME).and_then(|it| it.render(variables)).map_err(failed)
+        self.program_for(conversation).render(&self.environment, variables).map_err(failed)
     }
 
-    /// The text of a conversation, and which of it the assistant says: all from the end of what a prompt for the answer
-    /// would be to the mark that ends the turn, which is what a model must learn to write.
-    ///
-    /// Space behind that mark is not counted, for nobody reads what a model writes behind it.
-    ///
-    /// # Errors
-    /// As [`ChatTemplate::render`]; and if the template writes earlier messages differently when more follow.
-    pub fn assistant_spans(&self, messages: &[Message]) -> Result<Rendered, ChatError> {
-        let text = self.render(messages, Prompt::Complete)?;
-        let mut assistant = Vec::new();
-        for (index, message) in messages.iter().enumerate().filter(|(_, message)| message.role == ASSISTANT) {
-            let before = self.render(&messages[..index], Prompt::Generation)?;
-            let through = self.render(&messages[..=index], Prompt::Complete)?;
-            let said = through.strip_prefix(before.as_str()).filter(|_| text.starts_with(&through));
-            let said =
-                said.ok_or_else(|| ChatError::Unstable { file: self.file.clone(), message: index + 1 })?;
-            assistant.push(before.len()..before.len() + turn_bytes(said, &message.content));
+    fn program_for(&self, conversation: &Conversation) -> &Program {
+        match &self.with_tools {
+            Some(program) if !conversation.tools.is_null() => program,
+            Some(_) | None => &self.program,
         }
-        Ok(Rendered { text, assistant })
+    }
+
+    /// Whether the template itself says what the assistant writes.
+    fn has_blocks(&self, conversation: &Conversation) -> bool {
+        self.program_for(conversation).has_blocks()
     }
 }
 
-/// Length of a turn in bytes, without space behind the mark that ends it; space alone is such a mark, too.
-fn turn_bytes(said: &str, content: &str) -> usize {
-    let trimmed = said.trim_end();
-    if trimmed.ends_with(content.trim_end()) { said.len() } else { trimmed.len() }
+/// Compiles a template, which `file` holds.
+fn compile(template: &str, file: &Path) -> Result<Program, ChatError> {
+    if template.len() > MAX_TEMPLATE_BYTES {
+        let (bytes, limit) = (template.len(), MAX_TEMPLATE_BYTES);
+        return Err(ChatError::TooLarge { file: file.to_path_buf(), bytes, limit });
+    }
+    let syntax = |source: minijinja::Error| {
+        let line = source.line().unwrap_or(1);
+        ChatError::Syntax { file: file.to_path_buf(), line, source }
+    };
+    Program::compile(template).map_err(syntax)
 }
 
-/// The template that is used unless another is asked for.
-fn default_of(stored: Stored, file: &Path) -> Result<String, ChatError> {
-    let mut several = match stored {
-        Stored::One(template) => return Ok(template),
-        Stored::Several(several) => several,
-    };
-    match several.iter().position(|it| it.name == "default") {
-        Some(at) => Ok(several.swap_remove(at).template),
-        None => {
-            let names = several.into_iter().map(|it| it.name).collect();
-            Err(ChatError::NoDefault { file: file.to_path_buf(), names })
+/// The templates of a folder that are used.
+struct Several {
+    default: String,
+    with_tools: Option<String>,
+}
+
+impl Several {
+    /// The template that is used unless another is asked for, and the one for tools.
+    fn of(stored: Stored, file: &Path) -> Result<Self, ChatError> {
+        let mut several = match stored {
+            Stored::One(default) => return Ok(Self { default, with_tools: None }),
+            Stored::Several(several) => several,
+        };
+        let mut taken = |name: &str| {
+            let at = several.iter().position(|it| it.name == name)?;
+            Some(several.swap_remove(at).template)
+        };
+        let (default, with_tools) = (taken("default"), taken("tool_use"));
+        match default {
+            Some(default) => Ok(Self { default, with_tools }),
+            None => {
+                let rest = several.into_iter().map(|it| it.name);
+                let names = with_tools.map(|_| "tool_use".to_owned()).into_iter().chain(rest).collect();
+                Err(ChatError::NoDefault { file: file.to_path_buf(), names })
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value as Json, json};
+
     use super::*;
 
     const CHATML: &str = r"{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
@@ -222,9 +274,10 @@ mod tests {
 {%- endif %}
 ";
 
-    fn template(source: &str) -> ChatTemplate {
+    pub fn template(source: &str) -> ChatTemplate {
         let names = BTreeMap::from([("bos_token", "<s>".to_string()), ("eos_token", "</s>".to_string())]);
-        ChatTemplate::new(source, PathBuf::from("chat_template.jinja"), &names).unwrap()
+        let templates = Several { default: source.to_owned(), with_tools: None };
+        ChatTemplate::new(templates, PathBuf::from("chat_template.jinja"), &names).unwrap()
     }
 
     /// Two questions with their answers, behind a word of the system.
@@ -241,13 +294,21 @@ mod tests {
     }
 
     fn spoken(source: &str, messages: &[Message]) -> Vec<String> {
-        let Rendered { text, assistant } = template(source).assistant_spans(messages).unwrap();
-        assistant.into_iter().map(|range| text[range].to_string()).collect()
+        said(source, &Conversation::new(messages.to_vec())).unwrap()
+    }
+
+    pub fn said(source: &str, conversation: &Conversation) -> Result<Vec<String>, ChatError> {
+        let Rendered { text, assistant, .. } = template(source).assistant_spans(conversation)?;
+        Ok(assistant.into_iter().map(|turn| text[turn.bytes].to_string()).collect())
+    }
+
+    fn written(source: &str, messages: &[Message], prompt: Prompt) -> Result<String, ChatError> {
+        template(source).render(&Conversation::new(messages.to_vec()), prompt)
     }
 
     #[test]
     fn chatml_is_written_as_transformers_writes_it() {
-        let text = template(CHATML).render(&conversation()[..2], Prompt::Generation).unwrap();
+        let text = written(CHATML, &conversation()[..2], Prompt::Generation).unwrap();
         assert_eq!(
             text,
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n Two and two? <|im_end|>\n<|im_start|>assistant\n"
@@ -256,7 +317,7 @@ mod tests {
 
     #[test]
     fn llama_2_is_written_as_transformers_writes_it() {
-        let text = template(LLAMA2).render(&conversation(), Prompt::Complete).unwrap();
+        let text = written(LLAMA2, &conversation(), Prompt::Complete).unwrap();
         assert_eq!(
             text,
             "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nTwo and two? [/INST] Four. </s><s>[INST] And one? [/INST] Five. </s>"
@@ -265,7 +326,7 @@ mod tests {
 
     #[test]
     fn llama_3_is_written_as_transformers_writes_it() {
-        let text = template(LLAMA3).render(&conversation()[1..2], Prompt::Generation).unwrap();
+        let text = written(LLAMA3, &conversation()[1..2], Prompt::Generation).unwrap();
         assert_eq!(
             text,
             "<s><|start_header_id|>user<|end_header_id|>\n\nTwo and two?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
@@ -292,15 +353,8 @@ mod tests {
     }
 
     #[test]
-    fn a_template_that_rewrites_earlier_turns_is_an_error() {
-        let forgetful = "{% for message in messages %}{% if loop.last or message.role != 'assistant' %}{{ message.content }}{% endif %};{% endfor %}";
-        let wrong = template(forgetful).assistant_spans(&conversation());
-        assert!(matches!(wrong, Err(ChatError::Unstable { message: 3, .. })), "{wrong:?}");
-    }
-
-    #[test]
     fn what_a_template_refuses_is_told_in_its_own_words() {
-        let wrong = template(LLAMA2).render(&conversation()[2..], Prompt::Complete).unwrap_err();
+        let wrong = written(LLAMA2, &conversation()[2..], Prompt::Complete).unwrap_err();
         let ChatError::Refused { source, line, .. } = wrong else { panic!("{wrong:?}") };
         assert!(source.to_string().contains("must take turns"));
         assert_eq!(line, 10);
@@ -309,22 +363,57 @@ mod tests {
     #[test]
     fn a_template_that_loops_is_an_error() {
         let loops = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}";
-        let wrong = template(loops).render(&conversation(), Prompt::Complete);
+        let wrong = written(loops, &conversation(), Prompt::Complete);
         assert!(matches!(wrong, Err(ChatError::Endless { messages: 5, .. })), "{wrong:?}");
     }
 
     #[test]
     fn markup_in_a_message_is_text() {
         let message = [Message::new("user", "{{ 1 }} {% if %} <b>&amp;")];
-        let text = template("{{ messages[0].content }}").render(&message, Prompt::Complete).unwrap();
-        assert_eq!(text, message[0].content);
+        let text = written("{{ messages[0].content }}", &message, Prompt::Complete).unwrap();
+        assert_eq!(text, message[0].content());
     }
 
     #[test]
     fn a_long_conversation_is_within_the_limits() {
         let turn = |i: usize| Message::new(["user", "assistant"][i % 2], "word ".repeat(200));
         let long: Vec<_> = (0..1000).map(turn).collect();
-        assert!(template(LLAMA2).render(&long, Prompt::Complete).is_ok());
+        assert!(written(LLAMA2, &long, Prompt::Complete).is_ok());
+    }
+
+    fn conversation_of(fields: Json) -> Conversation {
+        Conversation {
+            messages: vec![Message::of_fields(fields.as_object().unwrap().clone())],
+            ..Conversation::default()
+        }
+    }
+
+    #[test]
+    fn a_template_is_given_all_that_transformers_gives() {
+        let mut talk =
+            conversation_of(json!({"role": "tool", "content": "x", "tool_call_id": "7", "name": "tide"}));
+        talk.tools = json!([{"function": {"name": "tide"}}]);
+        talk.documents = json!([{"title": "t"}]);
+        talk.variables = json!({"enable_thinking": false}).as_object().unwrap().clone();
+        let source = "{{ messages[0].name }}{{ messages[0].tool_call_id }}{{ tools[0].function.name }}{{ documents[0].title }}\
+            {{ enable_thinking }}{{ bos_token }}";
+        assert_eq!(template(source).render(&talk, Prompt::Complete).unwrap(), "tide7tidetFalse<s>");
+        let nothing =
+            "{{ tools is none }}{{ documents is none }}{{ messages|length }}{{ add_generation_prompt }}";
+        let text = template(nothing).render(&Conversation::default(), Prompt::Generation).unwrap();
+        assert_eq!(text, "TrueTrue0True");
+    }
+
+    #[test]
+    fn thoughts_are_read_under_any_of_their_names() {
+        for name in ["reasoning_content", "thinking", "reasoning"] {
+            let talk = conversation_of(json!({"role": "assistant", "content": "x", name: "thought"}));
+            for read in ["reasoning_content", "thinking"] {
+                let template = template(&format!("{{{{ messages[0].{read} }}}}"));
+                assert_eq!(template.render(&talk, Prompt::Complete).unwrap(), "thought");
+                assert!(template.reads(name) && !template.reads("tools"));
+            }
+        }
     }
 
     /// A folder with a tokenizer and these files.
@@ -352,12 +441,29 @@ mod tests {
     fn the_template_is_found_wherever_a_folder_keeps_it() {
         let named = r#"{"chat_template": [{"name": "rag", "template": "x"}, {"name": "default", "template": "{{ bos_token }}!"}],
             "bos_token": "a"}"#;
-        let text =
-            |files: &[(&str, &str)]| found(files).unwrap().unwrap().render(&[], Prompt::Complete).unwrap();
+        let text = |files: &[(&str, &str)]| {
+            found(files).unwrap().unwrap().render(&Conversation::default(), Prompt::Complete).unwrap()
+        };
         assert_eq!(text(&[("tokenizer_config.json", named)]), "a!");
         assert_eq!(text(&[("tokenizer_config.json", r#"{"chat_template": "one"}"#)]), "one");
         assert_eq!(text(&[("tokenizer_config.json", named), ("chat_template.jinja", "file")]), "file");
         assert_eq!(text(&[("chat_template.json", r#"{"chat_template": "media"}"#)]), "media");
+    }
+
+    #[test]
+    fn a_conversation_with_tools_has_the_template_for_them() {
+        let named = r#"{"chat_template": [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]}"#;
+        let found = found(&[("tokenizer_config.json", named)]).unwrap().unwrap();
+        let with_tools = Conversation { tools: json!([{}]), ..Conversation::default() };
+        assert_eq!(found.render(&with_tools, Prompt::Complete).unwrap(), "tools");
+        assert_eq!(found.render(&Conversation::default(), Prompt::Complete).unwrap(), "plain");
+    }
+
+    #[test]
+    fn a_template_that_is_no_jinja_or_too_long_is_refused() {
+        let of = |template: &str| found(&[("chat_template.jinja", template)]);
+        assert!(matches!(of("a\nb\n{% if %}"), Err(ChatError::Syntax { line: 3, .. })));
+        assert!(matches!(of(&"x".repeat(MAX_TEMPLATE_BYTES + 1)), Err(ChatError::TooLarge { .. })));
     }
 
     #[test]
@@ -375,7 +481,7 @@ mod tests {
         let folder = folder_of(&[("own.jinja", "own\n")]);
         let tokenizer = Tokenizer::open(folder.path()).unwrap();
         let template = ChatTemplate::of_file(&folder.path().join("own.jinja"), &tokenizer).unwrap();
-        assert_eq!(template.render(&[], Prompt::Complete).unwrap(), "own");
+        assert_eq!(template.render(&Conversation::default(), Prompt::Complete).unwrap(), "own");
         let missing = ChatTemplate::of_file(&folder.path().join("none.jinja"), &tokenizer);
         assert!(matches!(missing, Err(ChatError::Missing { .. })));
     }

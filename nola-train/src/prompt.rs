@@ -1,6 +1,6 @@
 //! What a user types, as the tokens that a model was trained to go on from.
 
-use nola_models::chat::{Message, Prompt};
+use nola_models::chat::{Conversation, Message, Prompt};
 use nola_models::tokenizer::Specials;
 
 use crate::Error;
@@ -39,7 +39,8 @@ fn conversation(text: &str, system: &str, base: &TextBase) -> Result<Vec<u32>, E
         return Err(Error::Prompt { prompt: text.to_owned(), problem: problem.to_owned() });
     };
     let system = (!system.is_empty()).then(|| Message::new("system", system));
-    let messages: Vec<Message> = system.into_iter().chain([Message::new("user", text)]).collect();
+    let messages = system.into_iter().chain([Message::new("user", text)]).collect();
+    let conversation = Conversation::new(messages);
     // A template writes the start token itself.
-    Ok(base.tokenizer.encode(&template.render(&messages, Prompt::Generation)?, Specials::None)?)
+    Ok(base.tokenizer.encode(&template.render(&conversation, Prompt::Generation)?, Specials::None)?)
 }

@@ -9,6 +9,7 @@ mod batch;
 mod cache;
 mod choice;
 mod collect;
+mod conversation;
 mod error;
 mod format;
 mod maker;
@@ -27,6 +28,7 @@ use std::ops::Range;
 pub use bad_row::{BAD_ROWS_LISTED, BadRow, Place, RowProblem, Spot};
 pub use batch::{NO_TARGET, TokenBatch};
 pub use choice::{Choice, Question, choices, questions};
+pub use conversation::{Conversation, EndedBy, Learned, Message, Rendered, Role, Said};
 pub use error::TextError;
 pub use format::{Example, Joint, Pair, Part, TextFormat};
 pub use order::LengthGroups;
@@ -55,8 +57,13 @@ pub trait Encode: Sync {
     /// The token that the tokenizer puts before every text: LLaMA's `<s>`; GPT-2 has none.
     fn bos(&self) -> Option<u32>;
 
-    /// The token that ends a text.
-    fn eos(&self) -> Option<u32>;
+    /// The tokens that end a text; where one is to be written, it is the first.
+    fn ends(&self) -> &[u32];
+
+    /// The token that is written at the end of a text.
+    fn eos(&self) -> Option<u32> {
+        self.ends().first().copied()
+    }
 
     /// Number of tokens, added ones included.
     fn vocab_size(&self) -> usize;
@@ -67,49 +74,24 @@ pub trait Encode: Sync {
 
 /// A chat template.
 pub trait ChatRender: Sync {
-    /// The conversation as one text, and the bytes in it that the assistant says: its words, and what the model must
-    /// say to end its turn, if that is something else than the tokenizer's end token.
+    /// The conversation as one text.
     ///
     /// # Errors
     /// What the template said.
-    fn render(&self, messages: &[Message]) -> Result<(String, Vec<Range<usize>>), String>;
+    fn text(&self, conversation: &Conversation) -> Result<String, String>;
+
+    /// The conversation as one text, and what of it the assistant says: its words, and what the model must say to end its
+    /// turn, if that is something else than the tokenizer's end token.
+    ///
+    /// # Errors
+    /// What the template said.
+    fn render(&self, conversation: &Conversation) -> Result<Rendered, String>;
+
+    /// Whether the template can write a field of messages or rows.
+    fn reads(&self, field: &str) -> bool;
 
     /// A text that differs between templates that render differently.
     fn fingerprint(&self) -> String;
-}
-
-/// A message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    /// Who speaks.
-    pub role: Role,
-    /// What is said.
-    pub content: String,
-}
-
-/// Who speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Nobody; it says how to answer.
-    System,
-    /// The user.
-    User,
-    /// The model.
-    Assistant,
-    /// A program that the model called.
-    Tool,
-}
-
-impl Role {
-    /// What chat templates call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::System => "system",
-            Self::User => "user",
-            Self::Assistant => "assistant",
-            Self::Tool => "tool",
-        }
-    }
 }
 
 #[cfg(test)]

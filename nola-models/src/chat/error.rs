@@ -78,13 +78,27 @@ pub enum ChatError {
         fuel: u64,
     },
 
-    /// The template writes earlier messages differently when more follow.
+    /// The template has failed slowly so often that it is not tried any more.
     #[error(
-        "{}: the chat template writes the text up to message {message} differently when more follows, so it is unknown \
-         which words are the assistant's; train on all words, or use another template",
+        "{}: the chat template has failed after a long time on {failures} conversations and is not tried on more; \
+         use another template",
         file.display()
     )]
-    Unstable {
+    GivenUp {
+        /// The file with the template.
+        file: PathBuf,
+        /// Conversations on which it failed.
+        failures: usize,
+    },
+
+    /// The template does not let an answer be found in its text.
+    #[error(
+        "{}: the chat template writes message {message} so that it cannot be found in the text, and it is unknown which \
+         words are the assistant's; train on all words (data.text.loss = \"all\"), put {{% generation %}} blocks into the \
+         template, or use another template",
+        file.display()
+    )]
+    Unclear {
         /// The file with the template.
         file: PathBuf,
         /// Number of the message, from one.

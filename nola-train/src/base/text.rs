@@ -8,7 +8,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_core::Adapted;
 use nola_core::folder::{self, BaseIdentity, peft};
 use nola_models::Sight;
-use nola_models::chat::{ChatTemplate, Message};
+use nola_models::chat::{ChatError, ChatTemplate, Conversation, KnownBy, Message, Prompt};
 use nola_models::checkpoint::MappedFiles;
 use nola_models::generate::GenerationConfig;
 use nola_models::hub::{TOKENIZER_FILES, Wanted};
@@ -18,7 +18,7 @@ use nola_models::{CausalLm, Checkpoint, StoredDtype, WeightDtype, checkpoint};
 use super::{Base, attach};
 use crate::evaluate::host_rows;
 use crate::recipe::{Init, ModelRecipe};
-use crate::text::{self, ChatRender, Encode};
+use crate::text::{self, ChatRender, Encode, EndedBy, Said};
 use crate::{Error, device};
 
 /// How a model's makers let it generate.
@@ -205,9 +205,9 @@ impl Encode for TextBase {
         self.bos
     }
 
-    fn eos(&self) -> Option<u32> {
+    fn ends(&self) -> &[u32] {
         // What generation stops at, so that a trained model knows how to end.
-        self.generation.eos_token_id.first().copied()
+        &self.generation.eos_token_id
     }
 
     fn vocab_size(&self) -> usize {
@@ -215,22 +215,52 @@ impl Encode for TextBase {
     }
 
     fn fingerprint(&self) -> String {
-        format!("{} {:?} {:?}", self.tokenizer.sha256(), self.bos, Encode::eos(self))
+        format!("{} {:?} {:?}", self.tokenizer.sha256(), self.bos, self.ends())
     }
 }
 
 /// The chat template of a base, as the data set wants it.
 pub struct Template<'a>(pub &'a ChatTemplate);
 
+impl Template<'_> {
+    /// The conversation as the model's own template takes it.
+    fn conversation(of: &text::Conversation) -> Conversation {
+        Conversation {
+            messages: of.messages.iter().map(|message| Message::of_fields(message.fields.clone())).collect(),
+            tools: of.tools.clone(),
+            documents: of.documents.clone(),
+            variables: of.variables.clone(),
+        }
+    }
+}
+
+/// An error with all its reasons, which tell what the template itself said.
+fn reasons(error: ChatError) -> String {
+    let sources = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 impl ChatRender for Template<'_> {
-    fn render(&self, messages: &[text::Message]) -> Result<(String, Vec<Range<usize>>), String> {
-        let messages: Vec<Message> =
-            messages.iter().map(|of| Message::new(of.role.name(), &of.content)).collect();
-        let rendered = self.0.assistant_spans(&messages).map_err(|error| error.to_string())?;
-        Ok((rendered.text, rendered.assistant))
+    fn text(&self, conversation: &text::Conversation) -> Result<String, String> {
+        self.0.render(&Self::conversation(conversation), Prompt::Complete).map_err(reasons)
+    }
+
+    fn render(&self, conversation: &text::Conversation) -> Result<text::Rendered, String> {
+        let rendered = self.0.assistant_spans(&Self::conversation(conversation)).map_err(reasons)?;
+        let said =
+            rendered.assistant.into_iter().map(|turn| Said { message: turn.message, bytes: turn.bytes });
+        let ended_by = match rendered.known_by {
+            KnownBy::Blocks => EndedBy::Template,
+            KnownBy::Text => EndedBy::EndToken,
+        };
+        Ok(text::Rendered { text: rendered.text, said: said.collect(), ended_by })
+    }
+
+    fn reads(&self, field: &str) -> bool {
+        self.0.reads(field)
     }
 
     fn fingerprint(&self) -> String {
-        std::fs::read(self.0.file()).map_or(String::new(), |bytes| folder::sha256_hex(&bytes))
+        folder::sha256_hex(self.0.sources().as_bytes())
     }
 }

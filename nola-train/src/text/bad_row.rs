@@ -123,13 +123,33 @@ pub enum RowProblem {
     #[error("the conversation has no message of the assistant")]
     NoAnswer,
     /// A field whose meaning is not carried out.
-    #[error("message {message} has `{field}`, which is not supported")]
+    #[error("message {message} has `{field}` = {found}, which is not supported; {cure}")]
     Unsupported {
         /// The message, counted from 1.
         message: usize,
         /// The field.
         field: &'static str,
+        /// What it is.
+        found: String,
+        /// What to do instead.
+        cure: &'static str,
     },
+    /// A field of the row whose meaning is not carried out.
+    #[error("the row has `{field}`, which is not supported; {cure}")]
+    UnsupportedField {
+        /// The field.
+        field: &'static str,
+        /// What to do instead.
+        cure: &'static str,
+    },
+    /// A system message beside the conversation that is not the one in it.
+    #[error("`system` is not the system message of the conversation; keep one of them")]
+    TwoSystems,
+    /// Answers of which one is not to be learned, in a template whose blocks do not say which answer is which.
+    #[error(
+        "some answers are not to be learned, but the chat template does not have one generation block for each answer"
+    )]
+    NotToldApart,
     /// An answer that is none of the choices.
     #[error("the answer is `{answer}`; expected a letter or an index (from 0) of one of {choices} choices")]
     Answer {

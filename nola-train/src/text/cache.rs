@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use super::{Packing, Sample, TextError, TextReport, TextSettings, TextSource};
 
 /// Changes whenever the same data would become other samples.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The place of one data set in the cache folder.
 pub(super) struct Cache {
@@ -173,9 +173,9 @@ fn key(source: &TextSource, files: &[Arc<Path>]) -> Result<String, TextError> {
         ..(*settings).clone()
     };
     let settings = serde_json::to_string(&settings).expect("settings are text and numbers");
-    let (bos, eos) = (tokenizer.bos(), tokenizer.eos());
+    let (bos, ends) = (tokenizer.bos(), tokenizer.ends());
     let template = chat.map(|chat| chat.fingerprint());
-    let made_by = (VERSION, format, settings, tokenizer.fingerprint(), bos, eos, template, embeddings);
+    let made_by = (VERSION, format, settings, tokenizer.fingerprint(), bos, ends, template, embeddings);
     let mut hash = Sha256::new();
     hash.update(format!("{made_by:?}\n"));
     for file in files {

@@ -8,14 +8,14 @@ pub const EOS: u32 = 257;
 /// Bytes are their own tokens, `</s>` is [`EOS`]; a text with byte 1 is refused.
 pub struct Bytes {
     pub bos: Option<u32>,
-    pub eos: Option<u32>,
+    pub ends: Vec<u32>,
     pub fingerprint: &'static str,
 }
 
 impl Default for Bytes {
     /// As GPT-2: no token before the text.
     fn default() -> Self {
-        Self { bos: None, eos: Some(EOS), fingerprint: "bytes" }
+        Self { bos: None, ends: vec![EOS], fingerprint: "bytes" }
     }
 }
 
@@ -44,8 +44,8 @@ impl Encode for Bytes {
         self.bos
     }
 
-    fn eos(&self) -> Option<u32> {
-        self.eos
+    fn ends(&self) -> &[u32] {
+        &self.ends
     }
 
     fn vocab_size(&self) -> usize {
@@ -62,23 +62,41 @@ pub struct Template {
     pub end: &'static str,
 }
 
+impl Template {
+    /// The end of a template in whose text no answer is found.
+    pub const UNCLEAR: &str = "?";
+}
+
 impl ChatRender for Template {
-    fn render(&self, messages: &[Message]) -> Result<(String, Vec<Range<usize>>), String> {
-        let (mut text, mut ranges) = (String::new(), Vec::new());
-        for message in messages {
+    fn text(&self, conversation: &Conversation) -> Result<String, String> {
+        let clear = Self { end: if self.end == Self::UNCLEAR { "" } else { self.end } };
+        clear.render(conversation).map(|rendered| rendered.text)
+    }
+
+    fn render(&self, conversation: &Conversation) -> Result<Rendered, String> {
+        if self.end == Self::UNCLEAR {
+            return Err("no answer is found".to_owned());
+        }
+        let (mut text, mut said) = (String::new(), Vec::new());
+        for (index, message) in conversation.messages.iter().enumerate() {
+            let content = message.content();
             match message.role {
-                Role::System => text.push_str(&format!("S:{}|", message.content)),
-                Role::User => text.push_str(&format!("U:{}|", message.content)),
+                Role::System => text.push_str(&format!("S:{content}|")),
+                Role::User => text.push_str(&format!("U:{content}|")),
                 Role::Assistant => {
                     text.push_str("A:");
-                    ranges.push(text.len()..text.len() + message.content.len());
-                    text.push_str(&message.content);
+                    said.push(Said { message: Some(index), bytes: text.len()..text.len() + content.len() });
+                    text.push_str(content);
                     text.push_str(self.end);
                 }
                 Role::Tool => return Err("no tools".to_owned()),
             }
         }
-        Ok((text, ranges))
+        Ok(Rendered { text, said, ended_by: EndedBy::EndToken })
+    }
+
+    fn reads(&self, _field: &str) -> bool {
+        false
     }
 
     fn fingerprint(&self) -> String {

@@ -11,7 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::read::{Content, PlainText};
-use super::{MAX_ROW_BYTES, Message, RowProblem, TextSettings};
+use super::{Conversation, MAX_ROW_BYTES, RowProblem, TextSettings};
 pub(super) use fields::Fields;
 
 /// How the rows of a data set are written.
@@ -132,7 +132,7 @@ pub enum Example {
     /// A prompt, and what is learned to follow it.
     Pair(Pair),
     /// A conversation; the assistant's messages are learned.
-    Chat(Vec<Message>),
+    Chat(Conversation),
 }
 
 impl Example {
@@ -141,7 +141,7 @@ impl Example {
         match self {
             Self::Document(text) | Self::More(text) => text.len(),
             Self::Pair(pair) => pair.prompt.len() + pair.completion.len(),
-            Self::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+            Self::Chat(conversation) => conversation.bytes(),
         }
     }
 }

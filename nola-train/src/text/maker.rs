@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::collect::BadRows;
 use super::sample::Encoder;
-use super::{Example, OnLong, Place, Sample, TextError, TextReport, TextSource};
+use super::{Conversation, Example, OnLong, Place, Sample, TextError, TextReport, TextSource};
 
 /// Examples that are tokenised together, at most; and bytes of text after which they need not be as many.
 const CHUNK_EXAMPLES: usize = 4096;
@@ -108,9 +108,21 @@ impl<'a> Maker<'a> {
                 self.stream.extend(sample.ids);
             }
             Example::More(_) => self.stream.extend(sample.ids),
-            Example::Pair(_) | Example::Chat(_) => self.keep_sample(sample),
+            Example::Pair(_) => self.keep_sample(sample),
+            Example::Chat(conversation) => {
+                self.count_unread(conversation);
+                self.keep_sample(sample);
+            }
         }
         Ok(())
+    }
+
+    /// Counts what a conversation says and its template does not write.
+    fn count_unread(&mut self, conversation: &Conversation) {
+        let Some(chat) = self.source.chat else { return };
+        for field in conversation.telling().into_iter().filter(|field| !chat.reads(field)) {
+            *self.report.unread.entry(field.to_owned()).or_default() += 1;
+        }
     }
 
     fn keep_sample(&mut self, mut sample: Sample) {

@@ -220,17 +220,17 @@ mod tests {
     #[test]
     fn documents_without_an_end_token_are_refused_but_one_text_is_not() {
         let mut case = Case::new("a.jsonl", "{\"text\":\"a\"}\n{\"text\":\"b\"}\n", TextFormat::Text);
-        case.tokenizer.eos = None;
+        case.tokenizer.ends = Vec::new();
         assert!(case.message().contains("the tokenizer has no end token, which `text` needs"));
         let mut case = Case::new("a.txt", "one text", TextFormat::Text);
-        case.tokenizer.eos = None;
+        case.tokenizer.ends = Vec::new();
         assert_eq!(case.texts(), ["one text"]);
     }
 
     #[test]
     fn a_missing_end_token_is_an_error() {
         let mut case = Case::new("a.txt", "a||b\n", TextFormat::E2e);
-        case.tokenizer.eos = None;
+        case.tokenizer.ends = Vec::new();
         assert!(case.message().contains("name one as eos_token"), "{}", case.message());
     }
 
@@ -242,11 +242,25 @@ mod tests {
     }
 
     #[test]
+    fn what_the_template_does_not_write_is_counted_by_name() {
+        let row = |extra: &str| {
+            format!(
+                r#"{{"messages": [{{"role": "user", "content": "a"}}, {{"role": "assistant", "content": "b"{extra}}}]}}"#
+            )
+        };
+        let text = [row(r#", "thinking": "c""#), row(r#", "thinking": "d", "name": "e", "id": 7"#), row("")]
+            .join("\n");
+        let report = Case::new("a.jsonl", text, TextFormat::Chat).prepare().unwrap().report;
+        let unread: Vec<_> = report.unread.iter().map(|(field, rows)| (field.as_str(), *rows)).collect();
+        assert_eq!(unread, [("name", 1), ("thinking", 2)]);
+    }
+
+    #[test]
     fn a_token_that_the_model_lacks_is_named_with_its_row() {
         // As bytes, é is 195 and 169.
         let mut case = Case::new("a.txt", "a||b\na||é\n", TextFormat::E2e);
         case.embeddings = 180;
-        case.tokenizer.eos = Some(0);
+        case.tokenizer.ends = vec![0];
         assert_eq!(
             case.message(),
             "F/a.txt:2: token 195, but the model has 180 embeddings (the tokenizer has 258 tokens); use the tokenizer \

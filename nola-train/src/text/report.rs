@@ -1,11 +1,12 @@
 //! What became of the rows of a data set.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 /// What became of the rows of a data set.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextReport {
     /// Rows read, bad ones included.
@@ -26,11 +27,15 @@ pub struct TextReport {
     pub targets: usize,
     /// Tokens of the longest sample before it was cut or dropped.
     pub longest: usize,
+    /// Fields that say something and that the chat template does not write, with the number of rows that have them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unread: BTreeMap<String, usize>,
 }
 
 impl fmt::Display for TextReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rows, bad, samples, cut, dropped_long, dropped_empty, tokens, targets, longest } = self;
+        let Self { rows, bad, samples, cut, dropped_long, dropped_empty, tokens, targets, longest, unread } =
+            self;
         write!(f, "{rows} rows read, {bad} bad; {samples} samples")?;
         for (count, what) in [
             (cut, "cut at the end"),
@@ -41,7 +46,11 @@ impl fmt::Display for TextReport {
                 write!(f, ", {count} {what}")?;
             }
         }
-        write!(f, "; {tokens} tokens, {targets} of them learned; longest sample {longest} tokens")
+        write!(f, "; {tokens} tokens, {targets} of them learned; longest sample {longest} tokens")?;
+        for (field, rows) in unread {
+            write!(f, "; `{field}` of {rows} rows is not written by the chat template")?;
+        }
+        Ok(())
     }
 }
 
@@ -57,11 +66,12 @@ mod tests {
             report.to_string(),
             "9 rows read, 0 bad; 7 samples; 70 tokens, 35 of them learned; longest sample 12 tokens"
         );
-        let report = TextReport { bad: 1, cut: 2, dropped_long: 3, dropped_empty: 4, ..report };
+        let unread = BTreeMap::from([("name".to_owned(), 5)]);
+        let report = TextReport { bad: 1, cut: 2, dropped_long: 3, dropped_empty: 4, unread, ..report };
         assert_eq!(
             report.to_string(),
             "9 rows read, 1 bad; 7 samples, 2 cut at the end, 3 dropped as too long, 4 dropped with nothing to learn; \
-             70 tokens, 35 of them learned; longest sample 12 tokens"
+             70 tokens, 35 of them learned; longest sample 12 tokens; `name` of 5 rows is not written by the chat template"
         );
     }
 }

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use super::{ChatRender, Encode, Example, Joint, Loss, Message, Pair, Role, RowProblem};
+use super::{
+    ChatRender, Conversation, Encode, EndedBy, Example, Joint, Loss, Pair, Rendered, Role, RowProblem,
+};
 
 /// Tokens, and which of them are learned.
 ///
@@ -59,7 +61,7 @@ impl Encoder<'_> {
             Example::Document(text) => self.running(self.tokenizer.bos(), text)?,
             Example::More(text) => self.running(None, text)?,
             Example::Pair(pair) => self.pair(pair)?,
-            Example::Chat(messages) => self.conversation(messages)?,
+            Example::Chat(conversation) => return self.conversation(conversation),
         };
         match self.loss {
             Loss::Completion => Ok(sample),
@@ -87,32 +89,86 @@ impl Encoder<'_> {
         Ok(Sample::learned_from(start, ids))
     }
 
-    fn conversation(&self, messages: &[Message]) -> Result<Sample, RowProblem> {
+    fn conversation(&self, conversation: &Conversation) -> Result<Sample, RowProblem> {
         let chat = self.chat.expect("conversations are only read with a chat template");
-        let (text, said) = chat.render(messages).map_err(RowProblem::Template)?;
-        let (mut ids, offsets) = self.tokenizer.encode_with_offsets(&text).map_err(RowProblem::Tokenizer)?;
-        let is_blank =
-            |token: usize| text.get(offsets[token].clone()).is_none_or(|part| part.trim().is_empty());
-        let mut is_trained: Vec<bool> = offsets
-            .iter()
-            .map(|token| said.iter().any(|words| token.start < words.end && words.start < token.end))
-            .collect();
-        let eos = self.tokenizer.eos();
-        for words in &said {
-            // The end token after an answer is part of it, even if the template puts a space before it.
-            let after = offsets.partition_point(|token| token.start < words.end);
-            let end = (after..ids.len()).find(|&token| Some(ids[token]) == eos || !is_blank(token));
-            if let Some(end) = end.filter(|&end| Some(ids[end]) == eos) {
-                is_trained[after..=end].fill(true);
-            }
+        // All words need no answer to be found, which some templates make hard.
+        let rendered = if self.loss == Loss::All && conversation.is_all_learned() {
+            let text = chat.text(conversation).map_err(RowProblem::Template)?;
+            Rendered { text, said: Vec::new(), ended_by: EndedBy::EndToken }
+        } else {
+            chat.render(conversation).map_err(RowProblem::Template)?
+        };
+        let (ids, offsets) =
+            self.tokenizer.encode_with_offsets(&rendered.text).map_err(RowProblem::Tokenizer)?;
+        Marking { encoder: *self, conversation, rendered: &rendered, ids, offsets }.sample()
+    }
+
+    fn is_end(&self, id: u32) -> bool {
+        self.tokenizer.ends().contains(&id)
+    }
+}
+
+/// A conversation in tokens, of which it is to be said which are learned.
+struct Marking<'a> {
+    encoder: Encoder<'a>,
+    conversation: &'a Conversation,
+    rendered: &'a Rendered,
+    ids: Vec<u32>,
+    /// Bytes of the text that each token stands for.
+    offsets: Vec<Range<usize>>,
+}
+
+impl Marking<'_> {
+    fn sample(mut self) -> Result<Sample, RowProblem> {
+        let mut is_trained = vec![self.encoder.loss == Loss::All; self.ids.len()];
+        for said in &self.rendered.said {
+            let is_learned = match said.message {
+                Some(message) => self.conversation.is_learned(message),
+                None if self.conversation.is_all_learned() => true,
+                None => return Err(RowProblem::NotToldApart),
+            };
+            let tokens = self.tokens(&said.bytes);
+            is_trained[tokens].fill(is_learned);
         }
-        let last = (0..ids.len()).rev().find(|&token| Some(ids[token]) == eos || !is_blank(token));
-        let has_end = last.is_some_and(|last| Some(ids[last]) == eos);
-        if !has_end && messages.last().is_some_and(|message| message.role == Role::Assistant) {
-            ids.extend(eos);
-            is_trained.resize(ids.len(), true);
+        let last = self.conversation.messages.len().saturating_sub(1);
+        let is_answer =
+            self.conversation.messages.last().is_some_and(|message| message.role == Role::Assistant);
+        if self.rendered.ended_by == EndedBy::EndToken && is_answer && !self.has_end() {
+            self.ids.extend(self.encoder.tokenizer.eos());
+            is_trained.resize(self.ids.len(), self.conversation.is_learned(last));
         }
-        Ok(Sample { ids, trained: runs(&is_trained) })
+        Ok(Sample { ids: self.ids, trained: runs(&is_trained) })
+    }
+
+    /// The tokens of what the assistant says. The end token after an answer is part of it, even if the template puts a
+    /// space before it.
+    fn tokens(&self, words: &Range<usize>) -> Range<usize> {
+        let start = self.offsets.partition_point(|token| token.end <= words.start);
+        let after = self.offsets.partition_point(|token| token.start < words.end);
+        let end = match self.rendered.ended_by {
+            EndedBy::Template => None,
+            EndedBy::EndToken => (after..self.ids.len()).find(|&token| !self.is_blank(token)),
+        };
+        let end = end.filter(|&end| self.encoder.is_end(self.ids[end]) && !self.ends_already(start..after));
+        start.min(after)..end.map_or(after, |end| end + 1)
+    }
+
+    fn ends_already(&self, tokens: Range<usize>) -> bool {
+        tokens
+            .clone()
+            .rev()
+            .find(|&token| !self.is_blank(token))
+            .is_some_and(|last| self.encoder.is_end(self.ids[last]))
+    }
+
+    fn has_end(&self) -> bool {
+        self.ends_already(0..self.ids.len())
+    }
+
+    /// Whether a token is white space and no end.
+    fn is_blank(&self, token: usize) -> bool {
+        let text = self.rendered.text.get(self.offsets[token].clone());
+        !self.encoder.is_end(self.ids[token]) && text.is_none_or(|part| part.trim().is_empty())
     }
 }
 
@@ -148,7 +204,7 @@ mod tests {
 
     use super::super::fake::{BOS, Bytes, EOS, Template, text_of};
     use super::*;
-    use crate::text::Part;
+    use crate::text::{Learned, Message, Part};
 
     fn encode(example: Example, tokenizer: &Bytes, end: &'static str, loss: Loss) -> Sample {
         let chat = Template { end };
@@ -215,13 +271,13 @@ mod tests {
     }
 
     fn talk() -> Example {
-        let say = |role, content: &str| Message { role, content: content.to_owned() };
-        Example::Chat(vec![
-            say(Role::User, "hi"),
-            say(Role::Assistant, "yo"),
-            say(Role::User, "so"),
-            say(Role::Assistant, "no"),
-        ])
+        Example::Chat(conversation())
+    }
+
+    fn conversation() -> Conversation {
+        let says = [(Role::User, "hi"), (Role::Assistant, "yo"), (Role::User, "so"), (Role::Assistant, "no")];
+        let messages = says.map(|(role, content)| Message::new(role, content)).to_vec();
+        Conversation { messages, ..Conversation::default() }
     }
 
     #[test]
@@ -251,10 +307,54 @@ mod tests {
 
     #[test]
     fn a_conversation_that_ends_with_the_user_does_not_teach_an_end_there() {
-        let Example::Chat(messages) = talk() else { unreachable!() };
-        let sample =
-            encode(Example::Chat(messages[..3].to_vec()), &Bytes::default(), "</s>", Loss::Completion);
+        let mut talk = conversation();
+        talk.messages.truncate(3);
+        let sample = encode(Example::Chat(talk), &Bytes::default(), "</s>", Loss::Completion);
         assert_eq!(shown(&sample), ("U:hi|A:yo>U:so|".to_owned(), vec!["yo>".to_owned()]));
+    }
+
+    #[test]
+    fn an_answer_that_is_not_to_be_learned_is_not_and_its_end_neither() {
+        let mut talk = conversation();
+        talk.messages[1].learned = Learned::No;
+        let learned = |talk: &Conversation, end, loss| {
+            shown(&encode(Example::Chat(talk.clone()), &Bytes::default(), end, loss)).1
+        };
+        assert_eq!(learned(&talk, "</s>", Loss::Completion), ["no>"]);
+        assert_eq!(learned(&talk, "</s>", Loss::All), ["U:hi|A:", "U:so|A:no>"]);
+        talk.messages[3].learned = Learned::No;
+        assert_eq!(learned(&talk, "#", Loss::Completion), Vec::<String>::new());
+        assert_eq!(learned(&talk, "#", Loss::All), ["U:hi|A:", "#U:so|A:", "#"]);
+    }
+
+    #[test]
+    fn any_end_token_of_the_list_that_ends_a_turn_is_enough() {
+        for (ends, end, all, answers) in [
+            (vec![EOS, u32::from(b'#')], "#", "U:hi|A:yo#U:so|A:no#", ["yo#", "no#"]),
+            (vec![u32::from(b'$'), EOS, u32::from(b'#')], "#\n", "U:hi|A:yo#\nU:so|A:no#\n", ["yo#", "no#"]),
+            (vec![u32::from(b'#'), EOS], "</s>", "U:hi|A:yo>U:so|A:no>", ["yo>", "no>"]),
+        ] {
+            let tokenizer = Bytes { ends, ..Bytes::default() };
+            let (text, learned) = shown(&encode(talk(), &tokenizer, end, Loss::Completion));
+            assert_eq!((text.as_str(), learned), (all, answers.map(str::to_owned).to_vec()));
+        }
+    }
+
+    #[test]
+    fn only_the_first_end_token_behind_an_answer_is_learned() {
+        let ends = vec![EOS, u32::from(b'#')];
+        let sample = encode(talk(), &Bytes { ends, ..Bytes::default() }, "# </s>", Loss::Completion);
+        assert_eq!(shown(&sample).1, ["yo#", "no#"]);
+    }
+
+    #[test]
+    fn all_words_are_learned_where_no_answer_can_be_found() {
+        let tokenizer = Bytes::default();
+        let chat = Template { end: Template::UNCLEAR };
+        let encoder = |loss| Encoder { tokenizer: &tokenizer, chat: Some(&chat), loss };
+        assert!(encoder(Loss::Completion).sample(&talk()).is_err());
+        let sample = encoder(Loss::All).sample(&talk()).unwrap();
+        assert_eq!(sample.targets(), sample.positions());
     }
 
     #[test]
@@ -262,7 +362,8 @@ mod tests {
         let tokenizer = Bytes::default();
         let chat = Template { end: "" };
         let encoder = Encoder { tokenizer: &tokenizer, chat: Some(&chat), loss: Loss::Completion };
-        let tool = Example::Chat(vec![Message { role: Role::Tool, content: "x".to_owned() }]);
+        let messages = vec![Message::new(Role::Tool, "x")];
+        let tool = Example::Chat(Conversation { messages, ..Conversation::default() });
         assert_eq!(encoder.sample(&tool).unwrap_err().to_string(), "chat template: no tools");
         let document = Example::Document("\u{1}".to_owned());
         assert_eq!(encoder.sample(&document).unwrap_err().to_string(), "tokenizer: cannot say this");
@@ -287,7 +388,7 @@ mod tests {
     #[test]
     fn a_token_is_not_left_out_because_it_looks_like_padding() {
         let example = pair(Joint::None, "</s>\0</s>");
-        let sample = encode(example, &Bytes { eos: Some(EOS), ..Bytes::default() }, "", Loss::Completion);
+        let sample = encode(example, &Bytes { ends: vec![EOS], ..Bytes::default() }, "", Loss::Completion);
         assert_eq!(sample.targets(), 3);
     }
 }

@@ -4,8 +4,15 @@ use super::fields::Fields;
 use super::{Joint, Pair};
 use crate::text::RowProblem;
 
+/// What other trainers add to the form; its prompt has no place for it.
+const ADDED: [&str; 6] = ["history", "system", "tools", "images", "videos", "audios"];
+
 /// The pair of a row with `instruction`, `output` and, often empty or absent, `input`.
 pub fn pair(fields: &Fields) -> Result<Pair, RowProblem> {
+    if let Some(field) = ADDED.into_iter().find(|field| fields.telling(field).is_some()) {
+        let cure = "the prompt of this form has no place for it; write the row as a conversation (`messages`, format `chat`)";
+        return Err(RowProblem::UnsupportedField { field, cure });
+    }
     let (instruction, output) = (fields.text("instruction")?, fields.text("output")?);
     Ok(Pair::new(prompt(instruction, fields.text_or_empty("input")?), output, Joint::None))
 }
@@ -46,6 +53,31 @@ mod tests {
             assert_eq!(prompt_of(json!({"instruction": "Sing.", "input": input, "output": "La."})), absent);
         }
         assert!(absent.ends_with("### Instruction:\nSing.\n\n### Response:"), "{absent}");
+    }
+
+    #[test]
+    fn what_the_prompt_has_no_place_for_is_refused_by_name() {
+        let row = |field: &str, value: Value| {
+            let mut row = json!({"instruction": "and?", "input": "", "output": "blue"});
+            row[field] = value;
+            convert(TextFormat::Alpaca, row)
+        };
+        for (field, value) in [
+            ("history", json!([["the first?", "red"]])),
+            ("history", json!([["a", "b"], ["c", "d"]])),
+            ("system", json!("be brief")),
+            ("tools", json!("[{}]")),
+            ("images", json!(["a.png"])),
+        ] {
+            let message = row(field, value).unwrap_err();
+            assert!(
+                message.starts_with(&format!("the row has `{field}`, which is not supported")),
+                "{message}"
+            );
+        }
+        for (field, nothing) in [("history", json!([])), ("history", json!(null)), ("system", json!(""))] {
+            assert!(row(field, nothing).is_ok());
+        }
     }
 
     #[test]

@@ -48,6 +48,18 @@ impl<'a> Fields<'a> {
         self.list(field)?.iter().map(object).collect()
     }
 
+    /// A field that says something: it is there, and neither null nor empty.
+    pub fn telling(&self, field: &str) -> Option<&'a Value> {
+        let is_empty = |value: &Value| match value {
+            Value::Null => true,
+            Value::String(text) => text.is_empty(),
+            Value::Array(values) => values.is_empty(),
+            Value::Object(fields) => fields.is_empty(),
+            Value::Bool(_) | Value::Number(_) => false,
+        };
+        self.0.get(field).filter(|value| !is_empty(value))
+    }
+
     /// A field of any type.
     pub fn value(&self, field: &str) -> Result<&'a Value, RowProblem> {
         self.required(field, None)
