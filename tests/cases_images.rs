@@ -82,3 +82,8 @@ fn control_characters_of_a_name_do_not_reach_the_terminal() {
     let found = run(&workshop, "predict --model model --adapter adapter picture.png");
     assert!(!found.stdout.contains('\u{1b}') && !found.stderr.contains('\u{1b}'), "{}", found.stdout);
 }
+
+#[test]
+fn class_names_in_two_unicode_forms_are_one_class() {
+    run(&case("pictures-unicode-forms"), "train recipe.toml --json").json();
+}

@@ -76,3 +76,19 @@ fn a_tokenizer_at_which_the_library_panics_is_refused_without_noise() {
     refused.assert_refused(5, &["tokenizer.json"]);
     assert!(!refused.stderr.contains("RUST_BACKTRACE"), "{}", refused.stderr);
 }
+
+#[test]
+fn a_stop_text_of_the_settings_ends_the_text() {
+    let texts = json("generation-stop-strings", "generate --model base once --max-new-tokens 12");
+    let tokens = texts["texts"][0]["tokens"].as_u64().expect("a number");
+    assert!(tokens <= 12, "{texts}");
+}
+
+#[test]
+fn a_configuration_of_60_megabytes_is_refused_by_its_size() {
+    let workshop = case("config-infinity");
+    let config = std::fs::read_to_string(workshop.at("base/config.json")).expect("a file");
+    let (start, _) = config.rsplit_once('}').expect("an object");
+    workshop.write("base/config.json", format!("{start}, \"x\": [{}1]}}", "1,".repeat(30_000_000)));
+    run(&workshop, &format!("evaluate {TEXT}")).assert_refused(5, &["config.json"]);
+}

@@ -8,6 +8,7 @@ mod cases_chat;
 mod cases_images;
 mod cases_models;
 mod cases_rows;
+mod cases_runs;
 mod curves;
 mod devices;
 mod fixtures;
