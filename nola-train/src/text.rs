@@ -55,6 +55,11 @@ pub trait Encode: Sync {
     /// The token that the tokenizer puts before every text: LLaMA's `<s>`; GPT-2 has none.
     fn bos(&self) -> Option<u32>;
 
+    /// The token that the tokenizer puts behind every text, if it does.
+    fn closing(&self) -> Option<u32> {
+        None
+    }
+
     /// The token that ends a text.
     fn eos(&self) -> Option<u32>;
 
