@@ -316,6 +316,14 @@ mod tests {
     }
 
     #[test]
+    fn settings_in_the_configuration_of_an_older_model_are_read() {
+        let text = r#"{"model_type": "gpt2", "n_embd": 8, "aux": NaN, "repetition_penalty": 1.2, "eos_token_id": 3}"#;
+        let config = read(text).unwrap();
+        assert_eq!((config.repetition_penalty, config.eos_token_id), (1.2, vec![3]));
+        assert!(message(r#"{"model_type": "llama", "stop_strings": ["x"]}"#).contains("`stop_strings`"));
+    }
+
+    #[test]
     fn end_tokens_are_one_or_a_list_or_none() {
         assert_eq!(read(r#"{"eos_token_id": 7}"#).unwrap().eos_token_id, [7]);
         assert_eq!(read(r#"{"eos_token_id": [7, 9]}"#).unwrap().eos_token_id, [7, 9]);

@@ -135,16 +135,15 @@ impl Base for TextBase {
 }
 
 impl TextBase {
-    /// What the folder says about generating; only who writes text needs it.
+    /// What the folder says about generating, in a file of its own or, as older ones do, in `config.json`; only who writes
+    /// text needs it.
     ///
     /// # Errors
     /// If the file is damaged, or asks for what this program does not do or the model does not have.
     pub fn generation(&self) -> Result<GenerationConfig, Error> {
-        let file = self.folder.join(GENERATION);
-        let Some(text) = generation_file(&file)? else {
-            return Ok(GenerationConfig { eos_token_id: self.eos.clone(), ..GenerationConfig::default() });
-        };
-        let generation = GenerationConfig::from_json(&file, &text)?;
+        let [own, of_model] = [GENERATION, "config.json"].map(|name| self.folder.join(name));
+        let file = if own.exists() { own } else { of_model };
+        let generation = GenerationConfig::from_json(&file, &checkpoint::read_bounded(&file)?)?;
         check_ids(file, &generation.eos_token_id, &self.model)?;
         Ok(GenerationConfig { eos_token_id: self.eos.clone(), ..generation })
     }
@@ -226,21 +225,16 @@ fn check_ids(file: PathBuf, eos: &[u32], model: &CausalLm) -> Result<(), Error> 
 /// The tokens that end a text: those of the generation settings, else of the model's configuration, else of the tokenizer.
 fn end_tokens(folder: &Path, tokenizer: &Tokenizer, model: &CausalLm) -> Result<Vec<u32>, Error> {
     let file = folder.join(GENERATION);
-    let of_generation = match generation_file(&file)? {
-        // What is wrong with the file is for those who generate.
-        Some(text) => GenerationConfig::end_tokens(&file, &text).unwrap_or_default(),
-        None => Vec::new(),
+    // What is wrong with the file is for those who generate.
+    let of_generation = match file.exists() {
+        true => GenerationConfig::end_tokens(&file, &checkpoint::read_bounded(&file)?).unwrap_or_default(),
+        false => Vec::new(),
     };
     let known = |ids: &Vec<u32>| -> Vec<u32> {
         ids.iter().copied().filter(|&id| (id as usize) < model.facts().vocab_size).collect()
     };
     let named = [of_generation, model.facts().eos, tokenizer.eos().into_iter().collect()];
     Ok(named.iter().map(known).find(|ids| !ids.is_empty()).unwrap_or_default())
-}
-
-/// The text of the generation settings, if the folder has any.
-fn generation_file(file: &Path) -> Result<Option<Vec<u8>>, Error> {
-    if file.exists() { Ok(Some(checkpoint::read_bounded(file)?)) } else { Ok(None) }
 }
 
 /// Says once how the tokenizer's files were read, where libraries differ.
