@@ -142,9 +142,10 @@ mod tests {
     #[test]
     fn half_a_surrogate_pair_becomes_the_replacement_character() {
         assert_eq!(read(r#""\ud83d\ude42""#), "🙂");
-        assert_eq!(read(r#"["\ud83d", "a\udc00b", "\ud83d\ud83d\ude42", "\ud83dx"]"#), json!([
-            "\u{fffd}", "a\u{fffd}b", "\u{fffd}🙂", "\u{fffd}x",
-        ]));
+        assert_eq!(
+            read(r#"["\ud83d", "a\udc00b", "\ud83d\ud83d\ude42", "\ud83dx"]"#),
+            json!(["\u{fffd}", "a\u{fffd}b", "\u{fffd}🙂", "\u{fffd}x",])
+        );
         assert_eq!(read(r#"["\\ud83d", NaN]"#)[0], "\\ud83d");
     }
 
@@ -156,7 +157,9 @@ mod tests {
 
     #[test]
     fn what_is_no_json_to_python_either_stays_an_error() {
-        for text in ["", "{", "nan", "infinity", "[Nan]", "{\"a\": +1}", "\u{feff}{}", "\"\\ud83", "[NaN", "-"] {
+        for text in
+            ["", "{", "nan", "infinity", "[Nan]", "{\"a\": +1}", "\u{feff}{}", "\"\\ud83", "[NaN", "-"]
+        {
             assert!(from_slice::<Value>(text.as_bytes()).is_err(), "{text}");
         }
     }

@@ -170,7 +170,8 @@ impl Tokenizer {
     /// # Errors
     /// If there is no token of some id.
     pub fn decode(&self, ids: &[u32], specials: DecodeSpecials) -> Result<String, TokenizerError> {
-        let unknown = |id| TokenizerError::UnknownId { file: self.file.clone(), id, vocab_size: self.vocab_size };
+        let unknown =
+            |id| TokenizerError::UnknownId { file: self.file.clone(), id, vocab_size: self.vocab_size };
         let mut tokens = Vec::with_capacity(ids.len());
         for &id in ids {
             let token = self.token(id).ok_or_else(|| unknown(id))?;
@@ -619,7 +620,9 @@ mod tests {
     fn the_class_of_gpt_neox_puts_nothing_around_a_text() {
         let mut json = small();
         json["post_processor"] = json!({"type": "BertProcessing", "sep": ["</s>", 3], "cls": ["</s>", 3]});
-        for (class, expected) in [("GPTNeoXTokenizerFast", vec![2]), ("PreTrainedTokenizerFast", vec![3, 2, 3])] {
+        for (class, expected) in
+            [("GPTNeoXTokenizerFast", vec![2]), ("PreTrainedTokenizerFast", vec![3, 2, 3])]
+        {
             let config = json!({"tokenizer_class": class});
             let tokenizer = opened(&[("tokenizer.json", &json), ("tokenizer_config.json", &config)]).unwrap();
             assert_eq!(tokenizer.encode("ab", Specials::AsModel).unwrap(), expected);

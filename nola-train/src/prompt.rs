@@ -49,7 +49,10 @@ fn check_length(text: &str, base: &TextBase) -> Result<(), Error> {
     }
     Err(Error::Prompt {
         prompt: text.chars().take(SHOWN_CHARS).collect(),
-        problem: format!("{} bytes are longer than the model's context of {context} tokens; shorten it", text.len()),
+        problem: format!(
+            "{} bytes are longer than the model's context of {context} tokens; shorten it",
+            text.len()
+        ),
     })
 }
 

@@ -145,7 +145,8 @@ enum Neutral {
 
 impl Neutral {
     fn is(&self, value: &Value) -> bool {
-        let is_empty = value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty);
+        let is_empty =
+            value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty);
         is_empty
             || match self {
                 Self::Absent => false,
@@ -404,9 +405,10 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_json_object_is_named() {
-        for text in ["", "[]", "{\"top_k\": 1", "\u{feff}{}"] {
+        for text in ["", "[]", "\u{feff}{}"] {
             assert!(message(text).starts_with("generation_config.json: `.`"), "{text}");
         }
+        assert!(message("{\"top_k\": 1").starts_with("generation_config.json: `top_k`"));
         assert!(message(r#"{"top_k": "many"}"#).starts_with("generation_config.json: `top_k`"));
     }
 

@@ -172,8 +172,9 @@ impl LlamaConfig {
 fn rotary(fields: &Fields, max_tokens: usize) -> Result<Rotary, Error> {
     // An empty block says nothing, and the other one is asked.
     let says = |block: &Value| !block.is_null() && block.as_object().is_none_or(|block| !block.is_empty());
-    let given =
-        ["rope_scaling", "rope_parameters"].into_iter().find(|&field| fields.json.get(field).is_some_and(says));
+    let given = ["rope_scaling", "rope_parameters"]
+        .into_iter()
+        .find(|&field| fields.json.get(field).is_some_and(says));
     whole_heads(fields)?;
     let theta = fields.positive("rope_theta", 10_000.0)?;
     let Some(field) = given else {

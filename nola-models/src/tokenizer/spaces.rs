@@ -31,7 +31,11 @@ fn set_byte_level(inner: &mut tokenizers::Tokenizer, spaced: bool) {
     }
 }
 
-fn set_sentence_piece(inner: &mut tokenizers::Tokenizer, spaced: bool, legacy: bool) -> tokenizers::Result<()> {
+fn set_sentence_piece(
+    inner: &mut tokenizers::Tokenizer,
+    spaced: bool,
+    legacy: bool,
+) -> tokenizers::Result<()> {
     let normalizer = serde_json::to_value(inner.get_normalizer())?;
     let decoder = serde_json::to_value(inner.get_decoder())?;
     let is_byte_level = |part: &Value| part.to_string().contains("\"ByteLevel\"");
@@ -45,7 +49,8 @@ fn set_sentence_piece(inner: &mut tokenizers::Tokenizer, spaced: bool, legacy: b
         Some(PreTokenizerWrapper::Metaspace(part)) => Some(part.get_prepend_scheme()),
         Some(_) | None => None,
     };
-    let was_spaced = holds(&normalizer, &prepend) || scheme.is_some_and(|scheme| scheme != PrependScheme::Never);
+    let was_spaced =
+        holds(&normalizer, &prepend) || scheme.is_some_and(|scheme| scheme != PrependScheme::Never);
     if was_spaced == spaced {
         return Ok(());
     }
@@ -151,9 +156,7 @@ mod tests {
         let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE});
         let prepend = json!({"type": "Prepend", "prepend": SPACE});
         let steps = |steps: &[&Value]| json!({"type": "Sequence", "normalizers": steps});
-        let metaspace = |scheme: &str| {
-            json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": false})
-        };
+        let metaspace = |scheme: &str| json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": false});
         let of = |normalizer: Value, pre_tokenizer: Value| {
             json!({
                 "version": "1.0",
@@ -184,7 +187,10 @@ mod tests {
                 (json!({"tokenizer_class": "LlamaTokenizer"}), stored),
                 (json!({"tokenizer_class": "LlamaTokenizer", "add_prefix_space": true}), true),
                 (json!({"tokenizer_class": "LlamaTokenizerFast", "add_prefix_space": false}), false),
-                (json!({"tokenizer_class": "LlamaTokenizer", "add_prefix_space": true, "legacy": false}), true),
+                (
+                    json!({"tokenizer_class": "LlamaTokenizer", "add_prefix_space": true, "legacy": false}),
+                    true,
+                ),
                 (json!({"add_prefix_space": !stored}), stored),
                 (json!({"tokenizer_class": "CodeLlamaTokenizer", "add_prefix_space": !stored}), stored),
                 (json!({"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": !stored}), stored),

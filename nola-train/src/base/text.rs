@@ -1,6 +1,5 @@
 //! Causal language models as bases.
 
-use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
@@ -19,6 +18,7 @@ use nola_models::{CausalLm, Checkpoint, StoredDtype, WeightDtype, checkpoint};
 use super::{Base, attach};
 use crate::evaluate::host_rows;
 use crate::recipe::{Init, ModelRecipe};
+use crate::terminal::err_line;
 use crate::text::{self, ChatRender, Encode};
 use crate::{Error, device};
 
@@ -216,7 +216,8 @@ fn check_ids(file: PathBuf, eos: &[u32], model: &CausalLm) -> Result<(), Error> 
     match eos.iter().find(|&&id| id as usize >= tokens) {
         None => Ok(()),
         Some(id) => {
-            let (found, expected) = (id.to_string(), format!("an id below {tokens}, the model's tokens, or null"));
+            let (found, expected) =
+                (id.to_string(), format!("an id below {tokens}, the model's tokens, or null"));
             Err(nola_models::Error::Field { file, field: "eos_token_id", found, expected }.into())
         }
     }
@@ -241,8 +242,7 @@ fn end_tokens(folder: &Path, tokenizer: &Tokenizer, model: &CausalLm) -> Result<
 fn tell(tokenizer: &Tokenizer) {
     static TOLD: Once = Once::new();
     if let Some(note) = tokenizer.note() {
-        // A reader that has gone away is no error.
-        TOLD.call_once(|| drop(writeln!(std::io::stderr(), "tokenizer: {note}")));
+        TOLD.call_once(|| err_line(&format!("tokenizer: {note}")));
     }
 }
 

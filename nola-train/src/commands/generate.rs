@@ -93,7 +93,8 @@ pub fn run(args: &GenerateArgs, global: &Global) -> Result<(), Error> {
         return Err(Error::WrongSubject { command: "generate", found: Subject::Pictures });
     }
     let reading = args.reading(&named)?;
-    let prompts = if args.prompts.is_empty() { lines_of(std::io::stdin().lock())? } else { args.prompts.clone() };
+    let prompts =
+        if args.prompts.is_empty() { lines_of(std::io::stdin().lock())? } else { args.prompts.clone() };
     let open = device::open(global.device)?;
     let base: TextBase = named.base(&open.device)?;
     let voices = args.voices(&named, &base, &open.device)?;
@@ -169,7 +170,8 @@ fn lines_of(mut input: impl BufRead) -> Result<Vec<String>, Error> {
         if read == 0 {
             break;
         }
-        left = left.checked_sub(read).filter(|_| read <= most).ok_or(Error::LongInput { line, bytes: most })?;
+        left =
+            left.checked_sub(read).filter(|_| read <= most).ok_or(Error::LongInput { line, bytes: most })?;
         let no_text = |error| Error::Input { source: std::io::Error::new(ErrorKind::InvalidData, error) };
         let text = String::from_utf8(bytes).map_err(no_text)?;
         let prompt = text.strip_suffix('\n').unwrap_or(&text);
