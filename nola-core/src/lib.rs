@@ -11,6 +11,7 @@ pub mod basis;
 mod cube;
 mod error;
 pub mod folder;
+pub mod foreign_json;
 mod low_rank;
 #[cfg(feature = "cpu")]
 pub mod matrix;

@@ -12,12 +12,14 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use nola_core::BaseIdentity;
+use nola_core::foreign_json::MAX_CONFIG_BYTES;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -25,14 +27,15 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::Error;
+use crate::json::{self, WrongJson};
 pub use collect::collect;
 pub use key_map::{KeyMap, Part, Source};
 use mapped::MappedFile;
 pub use mapped::MappedFiles;
 pub use writer::{NamedTensor, StoredDtype, save};
 
-/// A `config.json` or an index larger than this is refused, in bytes.
-const MAX_JSON_BYTES: u64 = 64 << 20;
+/// An index larger than this is refused, in bytes; the largest honest ones have 9 MB.
+pub(crate) const MAX_INDEX_BYTES: u64 = 32 << 20;
 /// A tensor longer than this is hashed by samples, in bytes.
 const HASHED_WHOLE_BYTES: usize = 4096;
 /// Number and length (in bytes) of the samples that stand for a longer tensor.
@@ -195,7 +198,7 @@ impl Checkpoint {
 
     /// Maps every shard that the index names, and checks that index and shards agree.
     fn map_indexed(&mut self, file: &Path) -> Result<(), Error> {
-        let Index { weight_map } = parse_json(file, &read_bounded(file)?)?;
+        let Index { weight_map } = parse_json(file, &read_up_to(file, MAX_INDEX_BYTES)?)?;
         let mut shards: Vec<&String> = weight_map.values().collect();
         shards.sort();
         shards.dedup();
@@ -238,27 +241,37 @@ pub fn read_config(folder: &Path) -> Result<Value, Error> {
     parse_json(&file, &read_bounded(&file)?)
 }
 
-/// Reads a JSON file of bounded size whole.
-pub(crate) fn read_bounded(file: &Path) -> Result<Vec<u8>, Error> {
+/// Reads a configuration file whole, if it is no larger than honest ones are.
+///
+/// # Errors
+/// If it is absent or too large, or cannot be read.
+pub fn read_bounded(file: &Path) -> Result<Vec<u8>, Error> {
+    read_up_to(file, MAX_CONFIG_BYTES)
+}
+
+fn read_up_to(file: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     let io = |source| Error::Io { file: file.to_path_buf(), source };
     if !file.exists() {
         return Err(Error::MissingFile { file: file.to_path_buf() });
     }
-    let bytes = std::fs::metadata(file).map_err(io)?.len();
-    if bytes > MAX_JSON_BYTES {
-        return Err(Error::TooLarge { file: file.to_path_buf(), bytes, limit: MAX_JSON_BYTES });
+    let opened = File::open(file).map_err(io)?;
+    let bytes = opened.metadata().map_err(io)?.len();
+    let mut text = Vec::new();
+    // A file that is no plain one does not tell its size.
+    opened.take(limit + 1).read_to_end(&mut text).map_err(io)?;
+    if text.len() as u64 > limit {
+        return Err(Error::TooLarge { file: file.to_path_buf(), bytes, limit });
     }
-    std::fs::read(file).map_err(io)
+    Ok(text)
 }
 
 /// Parses JSON; an error names the field.
 pub(crate) fn parse_json<T: DeserializeOwned>(file: &Path, text: &[u8]) -> Result<T, Error> {
-    let mut reader = serde_json::Deserializer::from_slice(text);
-    let wrong = |field: String, source| Error::Json { file: file.to_path_buf(), field, source };
-    let parsed = serde_path_to_error::deserialize(&mut reader)
-        .map_err(|error| wrong(error.path().to_string(), error.into_inner()))?;
-    reader.end().map_err(|source| wrong(".".to_string(), source))?;
-    Ok(parsed)
+    json::parse(text).map_err(|WrongJson { field, source }| Error::Json {
+        file: file.to_path_buf(),
+        field,
+        source,
+    })
 }
 
 /// Whether `name` is one plain file name on every system: no folder, drive, or way upwards.

@@ -68,16 +68,10 @@ impl Fields<'_> {
         }
     }
 
-    /// One token id or a list of them; `null` is none.
+    /// One token id or a list of them; `null` is none, and so is one below zero, which some files name.
     pub(crate) fn token_ids(&self, field: &'static str, absent: &[u32]) -> Result<Vec<u32>, Error> {
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let ids = match self.json.get(field) {
-            None => Some(absent.to_vec()),
-            Some(Value::Null) => Some(Vec::new()),
-            Some(Value::Array(ids)) => ids.iter().map(id).collect(),
-            Some(value) => id(value).map(|id| vec![id]),
-        };
-        ids.ok_or_else(|| self.wrong(field, "a token id, a list of token ids, or null"))
+        let Some(value) = self.json.get(field) else { return Ok(absent.to_vec()) };
+        token_ids(value).ok_or_else(|| self.wrong(field, "a token id, a list of token ids, or null"))
     }
 
     /// Refuses a variant that this program does not compute.
@@ -96,6 +90,42 @@ impl Fields<'_> {
             Some(_) => {
                 Err(self.wrong(field, "no quantization: use the model in float32, float16 or bfloat16"))
             }
+        }
+    }
+}
+
+/// One token id or a list of them; `null` is none, and so is one below zero. `None` if it is anything else.
+pub(crate) fn token_ids(value: &Value) -> Option<Vec<u32>> {
+    let all = match value {
+        Value::Null => &[][..],
+        Value::Array(ids) => ids.as_slice(),
+        one => std::slice::from_ref(one),
+    };
+    let named = all.iter().filter(|id| id.as_i64().is_none_or(|id| id >= 0));
+    named.map(|id| u32::try_from(id.as_u64()?).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn token_ids_are_one_or_a_list_or_none() {
+        let cases = [
+            (json!(7), Some(vec![7])),
+            (json!([7, 9]), Some(vec![7, 9])),
+            (json!(null), Some(vec![])),
+            (json!(-1), Some(vec![])),
+            (json!([-1, 3]), Some(vec![3])),
+            (json!("7"), None),
+            (json!(7.5), None),
+            (json!([[7]]), None),
+            (json!(1_u64 << 32), None),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(token_ids(&value), expected, "{value}");
         }
     }
 }

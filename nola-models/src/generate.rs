@@ -152,7 +152,7 @@ fn check<M: NextToken>(
         return Err(GenerateError::UnknownEnd { token, vocabulary });
     }
     for Prompt { row, tokens } in prompts {
-        let (row, limit) = (*row, model.max_tokens());
+        let (row, limit) = (*row, model.max_tokens().min(config.max_length));
         if tokens.is_empty() {
             return Err(GenerateError::EmptyPrompt { row });
         }
@@ -225,11 +225,9 @@ impl Room {
     fn after(prompt: &Prompt, config: &GenerationConfig, max_tokens: usize) -> Self {
         let prompt_tokens = prompt.tokens.len();
         let left = max_tokens - prompt_tokens;
-        let (new_tokens, full) = if config.max_new_tokens <= left {
-            (config.max_new_tokens, Finish::MaxNewTokens)
-        } else {
-            (left, Finish::ContextFull)
-        };
+        let wanted = config.max_new_tokens.min(config.max_length - prompt_tokens);
+        let (new_tokens, full) =
+            if wanted <= left { (wanted, Finish::MaxNewTokens) } else { (left, Finish::ContextFull) };
         Self { prompt_tokens, new_tokens, full }
     }
 
@@ -359,6 +357,39 @@ mod tests {
             let lengths: Vec<usize> = texts.iter().map(|texts| texts[0].tokens.len()).collect();
             assert_eq!(lengths, [3, 5]);
             assert!(texts.iter().flatten().all(|text| text.finish == Finish::ContextFull));
+        }
+    }
+
+    #[test]
+    fn prompt_and_text_together_keep_the_length_that_counts_both() {
+        for config in [Default::default(), beams()] {
+            let config = GenerationConfig { max_length: 5, max_new_tokens: usize::MAX, ..config };
+            let texts = generate(&mut Fake::new(12), &prompts(&[vec![1, 1, 1], vec![1]]), &config).unwrap();
+            let lengths: Vec<usize> = texts.iter().map(|texts| texts[0].tokens.len()).collect();
+            assert_eq!(lengths, [2, 4]);
+            assert!(texts.iter().flatten().all(|text| text.finish == Finish::MaxNewTokens));
+            let long = generate(&mut Fake::new(12), &prompts(&[vec![1; 5]]), &config);
+            assert!(matches!(long, Err(GenerateError::LongPrompt { tokens: 5, limit: 5, .. })));
+        }
+    }
+
+    #[test]
+    fn suppressed_tokens_never_come_or_not_first() {
+        for config in [Default::default(), beams(), sampling()] {
+            let config = GenerationConfig { max_new_tokens: 30, ..config };
+            let all = |config: &GenerationConfig| {
+                let texts = generate(&mut Fake::new(12), &prompts(&[vec![3], vec![4, 4]]), config).unwrap();
+                texts.into_iter().flatten().map(|text| text.tokens).collect::<Vec<_>>()
+            };
+            let before = all(&config);
+            let first = before[0][0];
+            let tokens = vec![first, 99];
+            let never = all(&GenerationConfig { suppress_tokens: tokens.clone(), ..config.clone() });
+            assert!(never.iter().all(|text| !text.contains(&first)));
+            let not_first = all(&GenerationConfig { begin_suppress_tokens: tokens, ..config.clone() });
+            assert!(not_first.iter().all(|text| text[0] != first));
+            let unused = all(&GenerationConfig { suppress_tokens: vec![99], ..config });
+            assert_eq!(unused, before);
         }
     }
 

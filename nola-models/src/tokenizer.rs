@@ -5,22 +5,22 @@
 //! spelled out in a text becomes that token.
 
 mod byte_level;
+mod charsmap;
 mod error;
 pub(crate) mod files;
 mod sentence_piece;
 mod settings;
+mod spaces;
 mod stream;
 mod surround;
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use tokenizers::ModelWrapper;
+use tokenizers::{Decoder, ModelWrapper};
 
 pub use error::TokenizerError;
 use files::Files;
@@ -64,6 +64,9 @@ pub struct Tokenizer {
     eos: Option<u32>,
     pad: Option<u32>,
     vocab_size: usize,
+    base_vocab_size: usize,
+    longest_token: usize,
+    note: Option<String>,
     sha256: String,
 }
 
@@ -74,6 +77,23 @@ struct Vocabulary {
     /// Special tokens where no file names them.
     defaults: Vec<Named>,
     listed: Vec<Listed>,
+    origin: Origin,
+}
+
+/// What a tokenizer was made from.
+#[derive(Clone, Copy)]
+enum Origin {
+    /// A `tokenizer.json`, which says everything.
+    Ready,
+    /// Files of a vocabulary, which settings complete.
+    Parts,
+}
+
+/// A tokenizer with everything that files say about it.
+struct Finished {
+    inner: tokenizers::Tokenizer,
+    names: BTreeMap<&'static str, String>,
+    note: Option<String>,
 }
 
 impl Tokenizer {
@@ -86,14 +106,19 @@ impl Tokenizer {
         let settings = Settings::read(&mut files)?;
         let vocabulary = caught(folder, || read_vocabulary(&mut files, &settings))?;
         let file = vocabulary.file.clone();
-        let (inner, names) = caught(&file, || finish(vocabulary, &settings))?;
+        let Finished { inner, names, note } = caught(&file, || finish(vocabulary, &settings))?;
         let id = |field| names.get(field).and_then(|token| inner.token_to_id(token));
-        let highest = inner.get_vocab(true).into_values().max();
+        let vocab = inner.get_vocab(true);
+        let added = inner.get_added_vocabulary().get_added_tokens_decoder();
+        let size = |highest: Option<u32>| highest.map_or(0, |id| id as usize + 1);
         Ok(Self {
             bos: id("bos_token"),
             eos: id("eos_token"),
             pad: id("pad_token"),
-            vocab_size: highest.map_or(0, |id| id as usize + 1),
+            vocab_size: size(vocab.values().copied().max()),
+            base_vocab_size: size(vocab.values().copied().filter(|id| !added.contains_key(id)).max()),
+            longest_token: vocab.keys().map(String::len).max().unwrap_or_default(),
+            note,
             sha256: files.sha256(),
             file,
             names,
@@ -139,18 +164,32 @@ impl Tokenizer {
 
     /// The text of ids. Bytes that are no text become U+FFFD.
     ///
+    /// Special tokens are spelled as they are named, and left out by their ids: the library spells those that are marked
+    /// `normalized` as its normalizer would, and then does not know them as special.
+    ///
     /// # Errors
     /// If there is no token of some id.
     pub fn decode(&self, ids: &[u32], specials: DecodeSpecials) -> Result<String, TokenizerError> {
-        if let Some(id) = ids.iter().copied().find(|id| self.inner.id_to_token(*id).is_none()) {
-            let (file, vocab_size) = (self.file.clone(), self.vocab_size);
-            return Err(TokenizerError::UnknownId { file, id, vocab_size });
+        let unknown =
+            |id| TokenizerError::UnknownId { file: self.file.clone(), id, vocab_size: self.vocab_size };
+        let mut tokens = Vec::with_capacity(ids.len());
+        for &id in ids {
+            let token = self.token(id).ok_or_else(|| unknown(id))?;
+            if specials == DecodeSpecials::Keep || !self.is_special(id, &token) {
+                tokens.push(token);
+            }
         }
         caught(&self.file, || {
-            let decoded = self.inner.decode(ids, specials == DecodeSpecials::Skip);
+            let Some(decoder) = self.inner.get_decoder() else { return Ok(tokens.join(" ")) };
             let file = self.file.clone();
-            decoded.map_err(|source| TokenizerError::Decode { file, ids: ids.len(), source })
+            decoder.decode(tokens).map_err(|source| TokenizerError::Decode { file, ids: ids.len(), source })
         })
+    }
+
+    fn is_special(&self, id: u32, token: &str) -> bool {
+        let added = self.inner.get_added_vocabulary();
+        added.get_added_tokens_decoder().get(&id).is_some_and(|added| added.special)
+            || added.is_special_token(token)
     }
 
     /// Starts to turn ids into text one by one; `shown` are ids whose text is already out, such as a prompt's.
@@ -161,6 +200,21 @@ impl Tokenizer {
     /// Highest id plus one: the rows that an embedding must have at least.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
+    }
+
+    /// The same without tokens that were added to the vocabulary: what the model was made with.
+    pub fn base_vocab_size(&self) -> usize {
+        self.base_vocab_size
+    }
+
+    /// Bytes of text that `tokens` tokens can hold; what is longer has more tokens.
+    pub fn most_bytes(&self, tokens: usize) -> usize {
+        tokens.saturating_mul(self.longest_token)
+    }
+
+    /// What a user should be told, once, about how the files were read.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// The token that starts a text, if this tokenizer names one.
@@ -185,7 +239,10 @@ impl Tokenizer {
 
     /// A token as it stands in the vocabulary, such as `Ġthe`, if there is one of this id.
     pub fn token(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        match self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&id) {
+            Some(added) if added.special => Some(added.content.clone()),
+            Some(_) | None => self.inner.id_to_token(id),
+        }
     }
 
     /// The id of a token as it stands in the vocabulary, if there is one.
@@ -245,15 +302,15 @@ fn read_json(files: &mut Files, settings: &Settings) -> Result<Option<Vocabulary
     {
         return Err(TokenizerError::Dropout { file, dropout });
     }
-    Ok(Some(Vocabulary { file, inner, defaults: settings.of_class.clone(), listed }))
+    spaces::apply(&mut inner, settings)
+        .map_err(|source| TokenizerError::Unusable { file: file.clone(), source })?;
+    let defaults = settings.class.special_tokens();
+    Ok(Some(Vocabulary { file, inner, defaults, listed, origin: Origin::Ready }))
 }
 
 /// Adds the special tokens of the small files to a vocabulary, and names them.
-fn finish(
-    vocabulary: Vocabulary,
-    settings: &Settings,
-) -> Result<(tokenizers::Tokenizer, BTreeMap<&'static str, String>), TokenizerError> {
-    let Vocabulary { mut inner, defaults, listed, file } = vocabulary;
+fn finish(vocabulary: Vocabulary, settings: &Settings) -> Result<Finished, TokenizerError> {
+    let Vocabulary { mut inner, defaults, listed, file, origin } = vocabulary;
     let unusable = |source| TokenizerError::Unusable { file: file.clone(), source };
     let mut later: Vec<&Listed> = listed.iter().chain(&settings.listed).collect();
     later.sort_by_key(|listed| listed.id);
@@ -272,20 +329,24 @@ fn finish(
     let unknown = special.chain(named).filter(|token| !known.contains_key(&token.content));
     let unknown: Vec<_> = unknown.collect();
     inner.add_tokens(unknown).map_err(unusable)?;
-    surround::apply(&mut inner, settings, &names)?;
-    Ok((inner, names))
+    let note = match origin {
+        Origin::Ready => {
+            surround::clear(&mut inner, settings).map_err(unusable)?;
+            surround::note(&inner, settings, &names).map_err(unusable)?
+        }
+        Origin::Parts => {
+            surround::apply(&mut inner, settings, &names)?;
+            None
+        }
+    };
+    Ok(Finished { inner, names, note })
 }
 
 /// Runs the tokenizers library, which panics on some crafted files; `file` is what the error names.
 fn caught<T>(file: &Path, work: impl FnOnce() -> Result<T, TokenizerError>) -> Result<T, TokenizerError> {
-    let message = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
-        Ok(message) => *message,
-        Err(panic) => panic.downcast_ref::<&str>().map_or("no message".to_string(), ToString::to_string),
-    };
     // Nothing of a half-finished work is seen again: `work` only reads, or its owner is dropped with the error.
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        Err(TokenizerError::Broke { file: file.to_path_buf(), message: message(panic) })
-    })
+    crate::caught(work)
+        .unwrap_or_else(|message| Err(TokenizerError::Broke { file: file.to_path_buf(), message }))
 }
 
 #[cfg(test)]
@@ -534,33 +595,139 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_decides_which_tokens_are_put_around_a_text() {
-        for (flags, ids) in [
-            (json!({}), vec![2]),
-            (json!({"add_eos_token": true, "eos_token": "</s>"}), vec![2, 3]),
-            (json!({"add_bos_token": true, "bos_token": "</s>"}), vec![3, 2]),
+    fn a_ready_tokenizer_decides_alone_which_tokens_are_put_around_a_text() {
+        let template = json!({"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"</s>": {"id": "</s>", "ids": [3], "tokens": ["</s>"]}}});
+        for class in ["PreTrainedTokenizerFast", "GPT2Tokenizer", "LlamaTokenizer", "Qwen2Tokenizer"] {
+            for flags in [[None, None], [Some(false), None], [Some(true), None], [Some(false), Some(true)]] {
+                let config = json!({"tokenizer_class": class, "bos_token": "</s>", "eos_token": "</s>",
+                    "add_bos_token": flags[0], "add_eos_token": flags[1]});
+                for (post_processor, ids) in [(Value::Null, vec![2]), (template.clone(), vec![3, 2])] {
+                    let mut json = small();
+                    json["post_processor"] = post_processor;
+                    let files = [("tokenizer.json", &json), ("tokenizer_config.json", &config)];
+                    let tokenizer = opened(&files).unwrap();
+                    assert_eq!(tokenizer.encode("ab", Specials::AsModel).unwrap(), ids, "{config}");
+                    assert_eq!(tokenizer.encode("ab", Specials::None).unwrap(), [2]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_class_of_gpt_neox_puts_nothing_around_a_text() {
+        let mut json = small();
+        json["post_processor"] = json!({"type": "BertProcessing", "sep": ["</s>", 3], "cls": ["</s>", 3]});
+        for (class, expected) in
+            [("GPTNeoXTokenizerFast", vec![2]), ("PreTrainedTokenizerFast", vec![3, 2, 3])]
+        {
+            let config = json!({"tokenizer_class": class});
+            let tokenizer = opened(&[("tokenizer.json", &json), ("tokenizer_config.json", &config)]).unwrap();
+            assert_eq!(tokenizer.encode("ab", Specials::AsModel).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn where_transformers_4_puts_other_tokens_around_a_text_the_user_is_told() {
+        let note = |class: &str, bos: Option<bool>| {
+            let config = json!({"tokenizer_class": class, "bos_token": "</s>", "eos_token": "</s>",
+                "add_bos_token": bos});
+            let tokenizer = opened(&[("tokenizer.json", &small()), ("tokenizer_config.json", &config)]);
+            tokenizer.unwrap().note().map(str::to_owned)
+        };
+        let told = note("LlamaTokenizer", Some(true)).unwrap();
+        assert!(told.contains("tokenizer_config.json: `add_bos_token` is true"), "{told}");
+        assert!(note("LlamaTokenizerFast", None).is_some());
+        assert_eq!(note("LlamaTokenizer", Some(false)), None);
+        assert_eq!(note("PreTrainedTokenizerFast", Some(true)), None);
+    }
+
+    #[test]
+    fn the_configuration_decides_which_tokens_are_put_around_a_text_where_there_is_no_ready_tokenizer() {
+        for (folder, file, bos, flags, expected) in [
+            ("tokenizers/llama2", "tokenizer.model", "<s>", json!({}), [true, false]),
+            ("tokenizers/llama2", "tokenizer.model", "<s>", json!({"add_bos_token": false}), [false, false]),
+            ("tokenizers/llama2", "tokenizer.model", "<s>", json!({"add_eos_token": true}), [true, true]),
+            ("models/gpt2-micro-shakespeare", "vocab.json", "<|endoftext|>", json!({}), [false, false]),
             (
-                json!({"add_bos_token": true, "add_eos_token": true, "bos_token": "</s>", "eos_token": "</s>"}),
-                vec![3, 2, 3],
+                "models/gpt2-micro-shakespeare",
+                "vocab.json",
+                "<|endoftext|>",
+                json!({"add_bos_token": true}),
+                [true, false],
             ),
         ] {
-            let tokenizer =
-                opened(&[("tokenizer.json", &small()), ("tokenizer_config.json", &flags)]).unwrap();
-            assert_eq!(tokenizer.encode("ab", Specials::AsModel).unwrap(), ids);
-            assert_eq!(tokenizer.encode("ab", Specials::None).unwrap(), [2]);
+            let Some(folder) = assets(folder) else { return };
+            let names: &[&str] = if file == "vocab.json" { &[file, "merges.txt"] } else { &[file] };
+            let copy = copied(&folder, names);
+            fs::write(copy.path().join("tokenizer_config.json"), flags.to_string()).unwrap();
+            let tokenizer = Tokenizer::open(copy.path()).unwrap();
+            let ids = tokenizer.encode("", Specials::AsModel).unwrap();
+            let expected: Vec<u32> = [(expected[0], tokenizer.id(bos)), (expected[1], tokenizer.eos())]
+                .into_iter()
+                .filter_map(|(is_there, id)| id.filter(|_| is_there))
+                .collect();
+            assert_eq!(ids, expected, "{file} {flags}");
         }
-        let Some(folder) = assets("tokenizers/llama2") else { return };
-        let copy = copied(&folder, &["tokenizer.json"]);
-        let flags = json!({"add_bos_token": false, "bos_token": "<s>"}).to_string();
-        fs::write(copy.path().join("tokenizer_config.json"), flags).unwrap();
-        let tokenizer = Tokenizer::open(copy.path()).unwrap();
-        assert_eq!(tokenizer.encode("", Specials::AsModel).unwrap(), [0u32; 0]);
+    }
+
+    /// A `tokenizer.json` with a normalizer that puts `▁` before every text, and special tokens it spells with it.
+    fn normalized_specials() -> Value {
+        let special = |id: u32, content: &str| {
+            json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": true, "special": true})
+        };
+        json!({
+            "version": "1.0",
+            "added_tokens": [special(0, "<unk>"), special(1, "</s>"), special(2, "<tool>")],
+            "normalizer": {"type": "Sequence", "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ]},
+            "decoder": {"type": "Sequence", "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ]},
+            "model": {"type": "BPE", "vocab": {"<unk>": 0, "</s>": 1, "<tool>": 2, "▁b": 3, "▁c": 4}, "merges": []},
+        })
+    }
+
+    #[test]
+    fn special_tokens_that_are_normalized_are_left_out_or_spelled_as_they_are_named() {
+        for class in ["LlamaTokenizer", "PreTrainedTokenizerFast"] {
+            let config = json!({"tokenizer_class": class, "eos_token": "</s>"});
+            let files = [("tokenizer.json", &normalized_specials()), ("tokenizer_config.json", &config)];
+            let tokenizer = opened(&files).unwrap();
+            for (ids, skipped, kept) in [
+                (&[3, 2, 4, 0, 3, 1][..], "b c b", "b<tool> c<unk> b</s>"),
+                (&[2, 3], "b", "<tool> b"),
+                (&[1], "", "</s>"),
+            ] {
+                assert_eq!(tokenizer.decode(ids, DecodeSpecials::Skip).unwrap(), skipped);
+                assert_eq!(tokenizer.decode(ids, DecodeSpecials::Keep).unwrap(), kept);
+            }
+            assert_eq!(tokenizer.token(2).as_deref(), Some("<tool>"));
+        }
+    }
+
+    #[test]
+    fn tokens_that_were_added_later_are_not_counted_to_the_base() {
+        let config = json!({"eos_token": "</s>", "pad_token": "[PAD]"});
+        let tokenizer = opened(&[("tokenizer.json", &small()), ("tokenizer_config.json", &config)]).unwrap();
+        assert_eq!((tokenizer.vocab_size(), tokenizer.base_vocab_size()), (5, 3));
+        assert_eq!(tokenizer.most_bytes(10), 50);
     }
 
     #[test]
     fn a_token_to_be_added_that_has_no_name_is_an_error() {
-        let flags = json!({"add_bos_token": true});
-        let wrong = opened(&[("tokenizer.json", &small()), ("tokenizer_config.json", &flags)]);
+        let Some(folder) = assets("models/gpt2-micro-shakespeare") else { return };
+        let copy = copied(&folder, &["vocab.json", "merges.txt"]);
+        let flags = json!({"add_bos_token": true, "bos_token": null});
+        fs::write(copy.path().join("tokenizer_config.json"), flags.to_string()).unwrap();
+        let wrong = Tokenizer::open(copy.path());
         assert!(matches!(wrong, Err(TokenizerError::Unnamed { flag: "add_bos_token", .. })), "{wrong:?}");
     }
 

@@ -101,6 +101,18 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// Standard input holds more than prompts.
+    #[error(
+        "line {line} of standard input has more than {bytes} bytes, which is longer than the context of any model; shorten \
+         it, or give the prompts in several parts"
+    )]
+    LongInput {
+        /// Number of the line, from one.
+        line: usize,
+        /// Most bytes that were read of it.
+        bytes: u64,
+    },
+
     /// There is nothing to go on from.
     #[error("no prompt: write one behind the command, or one on each line of standard input")]
     NoPrompt,
@@ -287,6 +299,7 @@ impl Error {
             Self::WrongSubject { .. }
             | Self::Prompt { .. }
             | Self::NoPrompt
+            | Self::LongInput { .. }
             | Self::NothingWritten
             | Self::Input { .. } => 2,
             Self::Generate(error) if error.is_usage() => 2,

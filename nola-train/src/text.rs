@@ -57,6 +57,11 @@ pub trait Encode: Sync {
     /// The token that the tokenizer puts before every text: LLaMA's `<s>`; GPT-2 has none.
     fn bos(&self) -> Option<u32>;
 
+    /// The token that the tokenizer puts behind every text, if it does.
+    fn closing(&self) -> Option<u32> {
+        None
+    }
+
     /// The tokens that end a text; where one is to be written, it is the first.
     fn ends(&self) -> &[u32];
 

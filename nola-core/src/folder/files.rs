@@ -1,11 +1,13 @@
 //! Files that are there whole or not at all.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use crate::Error;
+use crate::foreign_json::MAX_CONFIG_BYTES;
 
 /// SHA-256 in hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
@@ -15,6 +17,18 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 /// The bytes of `file`.
 pub(super) fn read(file: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(file).map_err(|source| Error::Io { file: file.to_owned(), action: "read", source })
+}
+
+/// The bytes of the settings of an adapter, if they are no more than those of any honest one.
+pub(super) fn read_config(file: &Path) -> Result<Vec<u8>, Error> {
+    let io = |source| Error::Io { file: file.to_owned(), action: "read", source };
+    let mut text = Vec::new();
+    File::open(file).and_then(|file| file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text)).map_err(io)?;
+    if text.len() as u64 > MAX_CONFIG_BYTES {
+        let problem = format!("larger than {MAX_CONFIG_BYTES} bytes, which no adapter configuration is");
+        return Err(Error::Invalid { file: file.to_owned(), problems: vec![problem] });
+    }
+    Ok(text)
 }
 
 /// The bytes of the weights of an adapter; a pickle in their place is named.
@@ -69,6 +83,16 @@ pub fn write_atomically(file: &Path, bytes: &[u8]) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_larger_than_any_honest_ones_are_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("adapter_config.json");
+        File::create(&file).and_then(|file| file.set_len(MAX_CONFIG_BYTES + 1)).expect("a long file");
+        assert!(matches!(read_config(&file), Err(Error::Invalid { .. })));
+        File::create(&file).and_then(|file| file.set_len(MAX_CONFIG_BYTES)).expect("a long file");
+        assert!(read_config(&file).is_ok());
+    }
 
     #[test]
     fn a_pickle_in_the_place_of_weights_is_named_with_the_cure() {

@@ -151,9 +151,10 @@ impl Search {
         let count = config.num_beams * (1 + config.eos_token_id.len()).max(2);
         let mut best = BinaryHeap::with_capacity(count + 1);
         for (index, (beam, scores)) in self.open.iter().zip(scores).enumerate() {
-            logits::check(scores, self.row, self.new_tokens(beam))?;
+            let new_tokens = self.new_tokens(beam);
+            logits::check(scores, self.row, new_tokens)?;
             logits::log_softmax(scores);
-            logits::restrain(scores, &beam.tokens, config);
+            logits::restrain(scores, &beam.tokens, new_tokens, config);
             for (token, &score) in scores.iter().enumerate().filter(|(_, score)| score.is_finite()) {
                 let log_probability = beam.log_probability + f64::from(score);
                 let candidate = Reverse(Candidate { log_probability, beam: index, token: token as u32 });

@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::GenerateError;
+use crate::fields::token_ids;
+use crate::json::{self, WrongJson};
 
 /// Most texts that are followed or returned for one prompt: each is a row of the model's batch.
 const MOST_TEXTS: usize = 1024;
@@ -23,6 +26,8 @@ pub struct GenerationConfig {
     pub eos_token_id: Vec<u32>,
     /// Most tokens that are added to a prompt.
     pub max_new_tokens: usize,
+    /// Most tokens of prompt and text together.
+    pub max_length: usize,
     /// Whether tokens are drawn at random; else the likeliest is taken, or `num_beams` are followed.
     pub do_sample: bool,
     /// Divides the logits before drawing; below 1 is bolder, above 1 more even.
@@ -37,6 +42,10 @@ pub struct GenerationConfig {
     pub repetition_penalty: f64,
     /// No run of so many tokens comes twice, in prompt and text together; 0 is off.
     pub no_repeat_ngram_size: usize,
+    /// Tokens that never come.
+    pub suppress_tokens: Vec<u32>,
+    /// Tokens that do not come first.
+    pub begin_suppress_tokens: Vec<u32>,
     /// Number of texts that are followed side by side; 1 is no beam search.
     pub num_beams: usize,
     /// A beam's score is its log-probability over its new tokens to this power; above 0 favours long texts.
@@ -54,6 +63,7 @@ impl Default for GenerationConfig {
         Self {
             eos_token_id: Vec::new(),
             max_new_tokens: 256,
+            max_length: usize::MAX,
             do_sample: false,
             temperature: 1.0,
             top_k: 50,
@@ -61,6 +71,8 @@ impl Default for GenerationConfig {
             min_p: 0.0,
             repetition_penalty: 1.0,
             no_repeat_ngram_size: 0,
+            suppress_tokens: Vec::new(),
+            begin_suppress_tokens: Vec::new(),
             num_beams: 1,
             length_penalty: 1.0,
             early_stopping: EarlyStopping::Unlikely,
@@ -118,39 +130,43 @@ impl From<EarlyStopping> for StoredStopping {
 }
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "`eos_token_id` is a token's number or a list of them")]
-    enum Stored {
-        One(u32),
-        Many(Vec<u32>),
-    }
-    Ok(match Stored::deserialize(deserializer)? {
-        Stored::One(token) => vec![token],
-        Stored::Many(tokens) => tokens,
-    })
+    let stored = Value::deserialize(deserializer)?;
+    token_ids(&stored).ok_or_else(|| D::Error::custom("expected a token's number or a list of them"))
 }
 
-/// The value at which a setting that is not supported does nothing; absence and `null` do nothing either.
+/// The value at which a setting that is not supported does nothing; absence, `null` and an empty list do nothing either.
 enum Neutral {
     Absent,
     Number(f64),
     False,
+    /// Every word but this one.
+    Not(&'static str),
 }
 
 impl Neutral {
     fn is(&self, value: &Value) -> bool {
-        match self {
-            Self::Absent => false,
-            Self::Number(number) => value.as_f64() == Some(*number),
-            Self::False => value == &Value::Bool(false),
-        }
+        let is_empty =
+            value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty);
+        is_empty
+            || match self {
+                Self::Absent => false,
+                Self::Number(number) => value.as_f64() == Some(*number),
+                Self::False => value == &Value::Bool(false),
+                Self::Not(word) => value != word,
+            }
     }
 }
 
 /// Settings that change what a model says but are not supported.
-const UNSUPPORTED: [(&str, Neutral); 23] = [
+///
+/// # Source
+/// `GenerationConfig` of transformers 4.57 and 5.24, key by key. Not here are, beside what is supported: what only says how
+/// a text is computed (caches, compilation, drafts of an assistant, which give the same texts), what is returned
+/// with it, `remove_invalid_values` (a logit that is no number is an error here), and what only other kinds of models have.
+const UNSUPPORTED: [(&str, Neutral); 27] = [
+    ("assistant_ensemble_weight", Neutral::Absent),
     ("bad_words_ids", Neutral::Absent),
-    ("begin_suppress_tokens", Neutral::Absent),
+    ("cache_implementation", Neutral::Not("quantized")),
     ("constraints", Neutral::Absent),
     ("diversity_penalty", Neutral::Number(0.0)),
     ("dola_layers", Neutral::Absent),
@@ -163,32 +179,33 @@ const UNSUPPORTED: [(&str, Neutral); 23] = [
     ("forced_bos_token_id", Neutral::Absent),
     ("forced_eos_token_id", Neutral::Absent),
     ("guidance_scale", Neutral::Number(1.0)),
+    ("max_time", Neutral::Absent),
     ("min_length", Neutral::Number(0.0)),
     ("min_new_tokens", Neutral::Number(0.0)),
     ("num_beam_groups", Neutral::Number(1.0)),
     ("penalty_alpha", Neutral::Number(0.0)),
     ("renormalize_logits", Neutral::False),
     ("sequence_bias", Neutral::Absent),
-    ("suppress_tokens", Neutral::Absent),
+    ("stop_strings", Neutral::Absent),
+    ("token_healing", Neutral::False),
     ("top_h", Neutral::Absent),
     ("typical_p", Neutral::Number(1.0)),
+    ("watermarking_config", Neutral::Absent),
 ];
 
 impl GenerationConfig {
     /// Reads the text of a model's `generation_config.json`, or of the `config.json` of an older one; `file` is for
     /// messages.
     ///
-    /// What it does not say has its default. `max_length`, which counts the prompt, is not read: a text ends with the
-    /// model's context in any case.
+    /// What it does not say has its default. As in transformers, `max_length` counts only where there is no
+    /// `max_new_tokens`.
     ///
     /// # Errors
     /// If the text is no JSON object, a value has the wrong type or range, or a setting that would change what is
     /// generated is not supported.
     pub fn from_json(file: &Path, text: &[u8]) -> Result<Self, GenerateError> {
         let wrong = |field: String, source| GenerateError::Json { file: file.to_path_buf(), field, source };
-        let mut stored: Map<String, Value> =
-            serde_json::from_slice(text).map_err(|source| wrong(".".to_owned(), source))?;
-        stored.retain(|_, value| !value.is_null());
+        let mut stored = stored(file, text)?;
         for (field, neutral) in &UNSUPPORTED {
             if let Some(found) = stored.get(*field).filter(|value| !neutral.is(value)) {
                 let file = file.to_path_buf();
@@ -198,10 +215,23 @@ impl GenerationConfig {
         let known =
             serde_json::to_value(Self::default()).expect("settings are plain numbers, flags and lists");
         stored.retain(|field, _| known.get(field).is_some());
+        match (stored.contains_key("max_new_tokens"), stored.contains_key("max_length")) {
+            (true, _) => drop(stored.remove("max_length")),
+            (false, true) => drop(stored.insert("max_new_tokens".to_owned(), usize::MAX.into())),
+            (false, false) => {}
+        }
         let config: Self = serde_path_to_error::deserialize(Value::Object(stored))
             .map_err(|error| wrong(error.path().to_string(), error.into_inner()))?;
         config.check()?;
         Ok(config)
+    }
+
+    /// The end tokens alone, as training needs them, whatever the rest of the file asks for; none if they cannot be read.
+    ///
+    /// # Errors
+    /// If the text is no JSON object.
+    pub fn end_tokens(file: &Path, text: &[u8]) -> Result<Vec<u32>, GenerateError> {
+        Ok(stored(file, text)?.get("eos_token_id").and_then(token_ids).unwrap_or_default())
     }
 
     /// Checks every setting alone and with the others.
@@ -209,7 +239,9 @@ impl GenerationConfig {
     /// # Errors
     /// Naming the setting, its value and what may stand there.
     pub fn check(&self) -> Result<(), GenerateError> {
-        require("max_new_tokens", self.max_new_tokens as f64, "1 or more", self.max_new_tokens >= 1)?;
+        for (field, limit) in [("max_new_tokens", self.max_new_tokens), ("max_length", self.max_length)] {
+            require(field, limit as f64, "1 or more", limit >= 1)?;
+        }
         for (field, texts) in
             [("num_beams", self.num_beams), ("num_return_sequences", self.num_return_sequences)]
         {
@@ -243,6 +275,15 @@ impl GenerationConfig {
     }
 }
 
+/// The settings of a file that say something.
+fn stored(file: &Path, text: &[u8]) -> Result<Map<String, Value>, GenerateError> {
+    let mut stored: Map<String, Value> = json::parse(text).map_err(|WrongJson { field, source }| {
+        GenerateError::Json { file: file.to_path_buf(), field, source }
+    })?;
+    stored.retain(|_, value| !value.is_null());
+    Ok(stored)
+}
+
 fn require(field: &'static str, found: f64, allowed: &'static str, holds: bool) -> Result<(), GenerateError> {
     if holds { Ok(()) } else { Err(GenerateError::OutOfRange { field, found, allowed }) }
 }
@@ -268,9 +309,19 @@ mod tests {
             do_sample: true,
             temperature: 0.6,
             top_p: 0.9,
+            max_length: 4096,
+            max_new_tokens: usize::MAX,
             ..GenerationConfig::default()
         };
         assert_eq!(read(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn settings_in_the_configuration_of_an_older_model_are_read() {
+        let text = r#"{"model_type": "gpt2", "n_embd": 8, "aux": NaN, "repetition_penalty": 1.2, "eos_token_id": 3}"#;
+        let config = read(text).unwrap();
+        assert_eq!((config.repetition_penalty, config.eos_token_id), (1.2, vec![3]));
+        assert!(message(r#"{"model_type": "llama", "stop_strings": ["x"]}"#).contains("`stop_strings`"));
     }
 
     #[test]
@@ -278,7 +329,8 @@ mod tests {
         assert_eq!(read(r#"{"eos_token_id": 7}"#).unwrap().eos_token_id, [7]);
         assert_eq!(read(r#"{"eos_token_id": [7, 9]}"#).unwrap().eos_token_id, [7, 9]);
         assert!(read(r#"{"eos_token_id": null}"#).unwrap().eos_token_id.is_empty());
-        assert!(message(r#"{"eos_token_id": -1}"#).contains("`eos_token_id`"));
+        assert!(read(r#"{"eos_token_id": -1}"#).unwrap().eos_token_id.is_empty());
+        assert!(message(r#"{"eos_token_id": "</s>"}"#).contains("`eos_token_id`"));
     }
 
     #[test]
@@ -310,18 +362,53 @@ mod tests {
 
     #[test]
     fn a_setting_that_is_not_supported_is_refused_unless_it_does_nothing() {
-        assert_eq!(read(r#"{"typical_p": 1, "min_length": 0}"#).unwrap(), GenerationConfig::default());
-        assert_eq!(read(r#"{"suppress_tokens": null}"#).unwrap(), GenerationConfig::default());
-        let text = message(r#"{"typical_p": 0.9}"#);
-        assert!(text.starts_with("generation_config.json: `typical_p` is 0.9"), "{text}");
-        assert!(message(r#"{"suppress_tokens": [1]}"#).contains("`suppress_tokens` is [1]"));
+        for text in [
+            r#"{"typical_p": 1, "min_length": 0, "token_healing": false, "stop_strings": []}"#,
+            r#"{"suppress_tokens": null, "watermarking_config": null, "sequence_bias": {}}"#,
+            r#"{"cache_implementation": "static", "use_cache": true, "num_assistant_tokens": 20}"#,
+        ] {
+            assert_eq!(read(text).unwrap(), GenerationConfig::default(), "{text}");
+        }
+        for (field, value) in [
+            ("typical_p", "0.9"),
+            ("stop_strings", r#"["e"]"#),
+            ("stop_strings", r#""e""#),
+            ("watermarking_config", r#"{"bias":2.0}"#),
+            ("token_healing", "true"),
+            ("bad_words_ids", "[[1]]"),
+            ("max_time", "2.5"),
+            ("top_h", "0.4"),
+            ("guidance_scale", "1.5"),
+            ("cache_implementation", r#""quantized""#),
+        ] {
+            let text = message(&format!(r#"{{"{field}": {value}}}"#));
+            assert!(text.starts_with(&format!("generation_config.json: `{field}` is {value}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn end_tokens_are_read_beside_settings_that_are_not_supported() {
+        let end = |text: &str| GenerationConfig::end_tokens(Path::new("g.json"), text.as_bytes());
+        assert_eq!(end(r#"{"eos_token_id": [7, 9], "stop_strings": ["e"], "top_p": 7}"#).unwrap(), [7, 9]);
+        assert_eq!(end(r#"{"eos_token_id": NaN}"#).unwrap(), [0; 0]);
+        assert!(end("[").is_err());
+    }
+
+    #[test]
+    fn the_length_with_the_prompt_counts_where_there_is_no_other() {
+        let limits = |text| read(text).map(|config| (config.max_new_tokens, config.max_length)).unwrap();
+        assert_eq!(limits("{}"), (256, usize::MAX));
+        assert_eq!(limits(r#"{"max_length": 20}"#), (usize::MAX, 20));
+        assert_eq!(limits(r#"{"max_length": 20, "max_new_tokens": null}"#), (usize::MAX, 20));
+        assert_eq!(limits(r#"{"max_length": 20, "max_new_tokens": 4}"#), (4, usize::MAX));
     }
 
     #[test]
     fn a_file_that_is_no_json_object_is_named() {
-        for text in ["", "[]", "{\"top_k\": 1", "\u{feff}{}"] {
+        for text in ["", "[]", "\u{feff}{}"] {
             assert!(message(text).starts_with("generation_config.json: `.`"), "{text}");
         }
+        assert!(message("{\"top_k\": 1").starts_with("generation_config.json: `"));
         assert!(message(r#"{"top_k": "many"}"#).starts_with("generation_config.json: `top_k`"));
     }
 

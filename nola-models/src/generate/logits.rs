@@ -8,13 +8,21 @@ use super::{GenerateError, GenerationConfig};
 
 const NEVER: f32 = f32::NEG_INFINITY;
 
-/// Applies repetition penalty and no-repeat to the scores after `tokens`, prompt and text together.
-pub(super) fn restrain(scores: &mut [f32], tokens: &[u32], config: &GenerationConfig) {
+/// Applies repetition penalty, no-repeat and suppressed tokens to the scores after `tokens`, prompt and text together, of
+/// which `new_tokens` are text.
+pub(super) fn restrain(scores: &mut [f32], tokens: &[u32], new_tokens: usize, config: &GenerationConfig) {
     if config.repetition_penalty != 1.0 {
         penalize_repetition(scores, tokens, config.repetition_penalty as f32);
     }
     if config.no_repeat_ngram_size > 0 {
         ban_repeated_ngrams(scores, tokens, config.no_repeat_ngram_size);
+    }
+    let at_start = config.begin_suppress_tokens.iter().filter(|_| new_tokens == 0);
+    for &token in config.suppress_tokens.iter().chain(at_start) {
+        // One beyond the vocabulary never comes.
+        if let Some(score) = scores.get_mut(token as usize) {
+            *score = NEVER;
+        }
     }
 }
 

@@ -87,7 +87,7 @@ impl Line {
     fn choose(&mut self, scores: &mut [f32], config: &GenerationConfig) -> Result<u32, GenerateError> {
         let new_tokens = self.room.added(&self.tokens).len();
         logits::check(scores, self.row, new_tokens)?;
-        logits::restrain(scores, &self.tokens, config);
+        logits::restrain(scores, &self.tokens, new_tokens, config);
         let likeliest =
             logits::argmax(scores).ok_or(GenerateError::NothingLeft { row: self.row, new_tokens })?;
         if !config.do_sample {

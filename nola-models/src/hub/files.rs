@@ -1,12 +1,15 @@
 //! Which files of a repository are wanted, and which of them a folder lacks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use serde::Deserialize;
 
 use super::HubError;
 use super::name::RepositoryName;
+use crate::checkpoint::MAX_INDEX_BYTES;
 
 const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
@@ -154,7 +157,10 @@ fn has_loose_weights(snapshot: &Path) -> bool {
 /// # Errors
 /// If the index cannot be read, or names a file elsewhere.
 pub(super) fn shards(index: &Path) -> Result<BTreeSet<String>, HubError> {
-    let text = std::fs::read(index).map_err(|source| HubError::Io { file: index.into(), source })?;
+    let io = |source| HubError::Io { file: index.into(), source };
+    let mut text = Vec::new();
+    // What is cut off here is no JSON any more.
+    File::open(index).and_then(|file| file.take(MAX_INDEX_BYTES).read_to_end(&mut text)).map_err(io)?;
     let parsed: Index = serde_json::from_slice(&text)
         .map_err(|source| HubError::Index { file: index.to_path_buf(), source })?;
     let shards: BTreeSet<_> = parsed.weight_map.into_values().collect();

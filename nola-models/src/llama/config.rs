@@ -88,8 +88,9 @@ impl LlamaConfig {
         let d_model = fields.number("hidden_size", 4096, 1..=65536)?;
         let n_heads = fields.number("num_attention_heads", 32, 1..=1024)?;
         let max_tokens = fields.number("max_position_embeddings", 2048, 1..=1 << 24)?;
+        let vocab_size = fields.number("vocab_size", 32000, 1..=1 << 24)?;
         let sizes = Self {
-            vocab_size: fields.number("vocab_size", 32000, 1..=1 << 24)?,
+            vocab_size,
             max_tokens,
             d_model,
             n_layers: fields.number("num_hidden_layers", 32, 1..=512)?,
@@ -169,9 +170,12 @@ impl LlamaConfig {
 
 /// Reads `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (before).
 fn rotary(fields: &Fields, max_tokens: usize) -> Result<Rotary, Error> {
+    // An empty block says nothing, and the other one is asked.
+    let says = |block: &Value| !block.is_null() && block.as_object().is_none_or(|block| !block.is_empty());
     let given = ["rope_scaling", "rope_parameters"]
         .into_iter()
-        .find(|&field| fields.json.get(field).is_some_and(|value| !value.is_null()));
+        .find(|&field| fields.json.get(field).is_some_and(says));
+    whole_heads(fields)?;
     let theta = fields.positive("rope_theta", 10_000.0)?;
     let Some(field) = given else {
         return Ok(Rotary { theta, scaling: RotaryScaling::Unscaled });
@@ -182,13 +186,29 @@ fn rotary(fields: &Fields, max_tokens: usize) -> Result<Rotary, Error> {
         return Err(fields.wrong(field, "one object with `rope_type`, for all layers, or null"));
     }
     let inside = Fields { json, file: fields.file };
-    if inside.positive("partial_rotary_factor", 1.0)? != 1.0 {
-        return Err(inside.wrong("partial_rotary_factor", "1: whole heads turn"));
-    }
-    Ok(Rotary { theta: inside.positive("rope_theta", theta)?, scaling: scaling(&inside, max_tokens)? })
+    whole_heads(&inside)?;
+    let original_max_tokens = original_max_tokens(fields, &inside, max_tokens)?;
+    let scaling = scaling(&inside, original_max_tokens)?;
+    Ok(Rotary { theta: inside.positive("rope_theta", theta)?, scaling })
 }
 
-fn scaling(fields: &Fields, max_tokens: usize) -> Result<RotaryScaling, Error> {
+fn whole_heads(fields: &Fields) -> Result<(), Error> {
+    match fields.positive("partial_rotary_factor", 1.0)? {
+        1.0 => Ok(()),
+        _ => Err(fields.wrong("partial_rotary_factor", "1: whole heads turn")),
+    }
+}
+
+/// The context of the pretraining: beside the block if it stands there, else in it, else that of the model.
+///
+/// # Source
+/// `standardize_rope_params` of transformers 5.24. Transformers 4 reads the one in the block alone.
+fn original_max_tokens(outside: &Fields, inside: &Fields, max_tokens: usize) -> Result<f64, Error> {
+    let field = "original_max_position_embeddings";
+    outside.positive(field, inside.positive(field, max_tokens as f64)?)
+}
+
+fn scaling(fields: &Fields, original_max_tokens: f64) -> Result<RotaryScaling, Error> {
     // Before transformers 4.43 the key was `type`.
     let key = if fields.json.get("rope_type").is_some() { "rope_type" } else { "type" };
     let required = |field: &'static str| match fields.json.get(field) {
@@ -209,8 +229,7 @@ fn scaling(fields: &Fields, max_tokens: usize) -> Result<RotaryScaling, Error> {
                 factor: required("factor")?,
                 low_freq_factor,
                 high_freq_factor,
-                original_max_tokens: fields
-                    .positive("original_max_position_embeddings", max_tokens as f64)?,
+                original_max_tokens,
             })
         }
         None if fields.json.get(key).is_none() && key == "type" => Ok(RotaryScaling::Unscaled),
@@ -288,6 +307,46 @@ mod tests {
     fn llama3_without_an_original_context_has_that_of_the_model() {
         let file = json!({"max_position_embeddings": 8192, "rope_scaling": llama3(Value::Null)});
         assert_eq!(rotary_of(file), rotary_of(json!({"rope_scaling": llama3(json!(8192))})));
+    }
+
+    #[test]
+    fn the_original_context_may_stand_beside_the_block_of_either_name() {
+        for original in [24, 8192] {
+            let expected = rotary_of(json!({"rope_scaling": llama3(json!(original))}));
+            for block in ["rope_scaling", "rope_parameters"] {
+                for inside in [Value::Null, json!(4096)] {
+                    let file = json!({block: llama3(inside), "original_max_position_embeddings": original});
+                    assert_eq!(rotary_of(file.clone()), expected, "{file}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_original_context_that_is_no_number_is_refused_wherever_it_stands() {
+        for file in [
+            json!({"rope_scaling": llama3(json!("8192"))}),
+            json!({"rope_scaling": llama3(json!(8192)), "original_max_position_embeddings": 0}),
+        ] {
+            assert!(error(file.clone()).contains("original_max_position_embeddings"), "{file}");
+        }
+    }
+
+    #[test]
+    fn an_empty_block_says_nothing() {
+        let linear = json!({"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0});
+        let file = json!({"rope_scaling": {}, "rope_parameters": linear});
+        assert_eq!(rotary_of(file).scaling, RotaryScaling::Linear { factor: 2.0 });
+    }
+
+    #[test]
+    fn heads_that_turn_in_part_are_refused_wherever_it_is_said() {
+        for file in [
+            json!({"partial_rotary_factor": 0.5}),
+            json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}),
+        ] {
+            assert!(error(file.clone()).contains("partial_rotary_factor"), "{file}");
+        }
     }
 
     #[test]

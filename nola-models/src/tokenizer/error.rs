@@ -89,6 +89,18 @@ pub enum TokenizerError {
         dropout: f32,
     },
 
+    /// A table of replaced characters is not what it says.
+    #[error(
+        "{}: `normalizer.precompiled_charsmap` is damaged: {problem}; restore the file from its source",
+        file.display()
+    )]
+    Charsmap {
+        /// `tokenizer.json`.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+
     /// The parts of a tokenizer do not fit each other.
     #[error("{}: no usable tokenizer; restore the file from its source", file.display())]
     Unusable {

@@ -4,13 +4,17 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use nola_core::foreign_json::MAX_CONFIG_BYTES;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::TokenizerError;
+use crate::json::{self, WrongJson};
 
-/// A file of a tokenizer larger than this is refused, in bytes. The largest real ones have 35 MB.
-const MAX_FILE_BYTES: u64 = 64 << 20;
+/// A vocabulary larger than this is refused, in bytes. The largest real ones have 35 MB.
+const MAX_VOCABULARY_BYTES: u64 = 64 << 20;
+/// Files that hold a vocabulary; all others are small.
+const VOCABULARIES: [&str; 4] = ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model"];
 
 /// Reads files of one folder.
 pub(crate) struct Files {
@@ -75,11 +79,17 @@ pub(crate) fn read_bounded(file: &Path) -> Result<Option<Vec<u8>>, TokenizerErro
         Err(error) => return Err(io(error)),
     };
     let mut bytes = Vec::new();
-    opened.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(TokenizerError::TooLarge { file: file.to_path_buf(), limit: MAX_FILE_BYTES });
+    let limit = limit(file);
+    opened.take(limit + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > limit {
+        return Err(TokenizerError::TooLarge { file: file.to_path_buf(), limit });
     }
     Ok(Some(bytes))
+}
+
+fn limit(file: &Path) -> u64 {
+    let is_vocabulary = VOCABULARIES.iter().any(|name| file.ends_with(name));
+    if is_vocabulary { MAX_VOCABULARY_BYTES } else { MAX_CONFIG_BYTES }
 }
 
 /// The bytes of a file as text.
@@ -90,12 +100,11 @@ pub(crate) fn utf8(file: &Path, bytes: Vec<u8>) -> Result<String, TokenizerError
 
 /// Parses JSON; an error names the field.
 pub(crate) fn parse_json<T: DeserializeOwned>(file: &Path, bytes: &[u8]) -> Result<T, TokenizerError> {
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let wrong = |field: String, source| TokenizerError::Json { file: file.to_path_buf(), field, source };
-    let parsed = serde_path_to_error::deserialize(&mut reader)
-        .map_err(|error| wrong(error.path().to_string(), error.into_inner()))?;
-    reader.end().map_err(|source| wrong(".".to_string(), source))?;
-    Ok(parsed)
+    json::parse(bytes).map_err(|WrongJson { field, source }| TokenizerError::Json {
+        file: file.to_path_buf(),
+        field,
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -105,9 +114,16 @@ mod tests {
     #[test]
     fn a_file_one_byte_over_the_limit_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("tokenizer.json");
-        File::create(&file).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
-        assert!(matches!(read_bounded(&file), Err(TokenizerError::TooLarge { .. })));
+        for (name, limit) in [
+            ("tokenizer.json", MAX_VOCABULARY_BYTES),
+            ("tokenizer_config.json", MAX_CONFIG_BYTES),
+            ("special_tokens_map.json", MAX_CONFIG_BYTES),
+            ("config.json", MAX_CONFIG_BYTES),
+        ] {
+            let file = folder.path().join(name);
+            File::create(&file).unwrap().set_len(limit + 1).unwrap();
+            assert!(matches!(read_bounded(&file), Err(TokenizerError::TooLarge { .. })), "{name}");
+        }
     }
 
     #[test]

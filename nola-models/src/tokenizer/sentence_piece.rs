@@ -11,7 +11,7 @@ use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper};
 
 use super::files::Files;
 use super::settings::{Listed, Named, Settings};
-use super::{TokenizerError, Vocabulary, surround};
+use super::{Origin, TokenizerError, Vocabulary, surround};
 
 const NAME: &str = "tokenizer.model";
 /// Stands for a space inside of a piece.
@@ -111,12 +111,13 @@ pub(super) fn read(files: &mut Files, settings: &Settings) -> Result<Option<Voca
     let unusable = |source| TokenizerError::Unusable { file: file.clone(), source };
     let mut inner = tokenizers::Tokenizer::new(model.build().map_err(unusable)?);
     let spaced = settings.add_prefix_space.unwrap_or(normalizer.add_dummy_prefix());
-    set_spaces(&mut inner, spaced, settings.legacy).map_err(unusable)?;
+    set_spaces(&mut inner, spaced, settings.legacy.unwrap_or(true)).map_err(unusable)?;
     let defaults = special_tokens(&trainer, name);
     if let Some((_, bos)) = defaults.iter().find(|(field, _)| *field == "bos_token") {
         surround::set(&mut inner, Some(bos), None).map_err(unusable)?;
     }
-    Ok(Some(Vocabulary { listed: listed(&file, &pieces), file, inner, defaults }))
+    let listed = listed(&file, &pieces);
+    Ok(Some(Vocabulary { listed, file, inner, defaults, origin: Origin::Parts }))
 }
 
 /// The special tokens that the file names; `name` gives the piece of an id, if there is one.

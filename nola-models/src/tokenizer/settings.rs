@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
-use super::TokenizerError;
 use super::files::{Files, parse_json};
+use super::{TokenizerError, charsmap};
 
 const CONFIG: &str = "tokenizer_config.json";
 /// Fields that name special tokens, in the order in which a vocabulary that lacks them gets them.
@@ -22,21 +22,65 @@ pub(super) type Named = (&'static str, String);
 pub(super) struct Settings {
     /// `tokenizer_config.json`, for messages.
     pub(super) file: PathBuf,
-    /// Special tokens as the model's class has them, for a folder that does not name its own.
-    pub(super) of_class: Vec<Named>,
+    /// The class of transformers that reads this tokenizer.
+    pub(super) class: Class,
     /// Whether a text starts with the first token; `None` leaves it to the vocabulary's file.
     pub(super) add_bos_token: Option<bool>,
     /// Whether a text ends with the last token; `None` leaves it to the vocabulary's file.
     pub(super) add_eos_token: Option<bool>,
     /// Whether a text gets a space in front; `None` leaves it to the vocabulary's file.
     pub(super) add_prefix_space: Option<bool>,
-    /// Whether SentencePiece text is split as the first release of LLaMA did.
-    pub(super) legacy: bool,
+    /// Whether SentencePiece text is split as the first release of LLaMA did; `None` leaves it to what reads it.
+    pub(super) legacy: Option<bool>,
     /// Tokens with the ids they must have, each with the file that lists it.
     pub(super) listed: Vec<Listed>,
     /// Named special tokens; `None` where a file says that there is none.
     stated: BTreeMap<&'static str, Option<AddedToken>>,
     additional: Vec<AddedToken>,
+}
+
+/// A class of transformers, as far as classes treat a folder differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// GPT-2's.
+    Gpt2,
+    /// Qwen2's: as GPT-2's, it sets up its byte-level pre-tokenizer itself.
+    Qwen2,
+    /// GPT-NeoX's: the same, and it sets what stands around a text as well.
+    GptNeoX,
+    /// LLaMA's, by its name.
+    Llama,
+    /// LLaMA's, because the model is one and no class is named: transformers 5 then takes the generic one.
+    LlamaUnnamed,
+    /// Any other; most of them leave `tokenizer.json` as it is.
+    Other,
+}
+
+impl Class {
+    /// The class that the files name, else that of the model's kind.
+    fn of(named: Option<&str>, model_type: Option<&str>) -> Self {
+        match (named.map(|class| class.strip_suffix("Fast").unwrap_or(class)), model_type) {
+            (Some("GPT2Tokenizer"), _) | (None, Some("gpt2")) => Self::Gpt2,
+            (Some("Qwen2Tokenizer"), _) => Self::Qwen2,
+            (Some("GPTNeoXTokenizer"), _) => Self::GptNeoX,
+            (Some("LlamaTokenizer"), _) => Self::Llama,
+            (None, Some("llama")) => Self::LlamaUnnamed,
+            (Some(_) | None, _) => Self::Other,
+        }
+    }
+
+    /// The special tokens that it has unless told otherwise.
+    pub(super) fn special_tokens(self) -> Vec<Named> {
+        match self {
+            Self::Gpt2 => of_gpt2(),
+            Self::Llama | Self::LlamaUnnamed => {
+                [("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")]
+                    .map(|(name, token)| (name, token.to_string()))
+                    .to_vec()
+            }
+            Self::Qwen2 | Self::GptNeoX | Self::Other => Vec::new(),
+        }
+    }
 }
 
 /// A token with the id it must have.
@@ -64,6 +108,7 @@ struct Config {
 #[serde(default)]
 struct ModelConfig {
     model_type: Option<String>,
+    tokenizer_class: Option<String>,
 }
 
 /// A token as the files name it.
@@ -115,11 +160,14 @@ impl Settings {
             state(&mut stated, &files.path("special_tokens_map.json"), &map)?;
         }
         let mut settings = Self {
-            of_class: of_class(config.tokenizer_class.as_deref().or(model.model_type.as_deref())),
+            class: Class::of(
+                config.tokenizer_class.as_deref().or(model.tokenizer_class.as_deref()),
+                model.model_type.as_deref(),
+            ),
             add_bos_token: config.add_bos_token,
             add_eos_token: config.add_eos_token,
             add_prefix_space: config.add_prefix_space,
-            legacy: config.legacy.unwrap_or(true),
+            legacy: config.legacy,
             additional: config
                 .additional_special_tokens
                 .into_iter()
@@ -192,30 +240,18 @@ fn state(
     Ok(())
 }
 
-/// The special tokens that Hugging Face's classes have unless told otherwise.
-fn of_class(class: Option<&str>) -> Vec<Named> {
-    match class.map(|class| class.strip_suffix("Fast").unwrap_or(class)) {
-        Some("GPT2Tokenizer" | "gpt2") => of_gpt2(),
-        Some("LlamaTokenizer" | "llama") => {
-            [("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")]
-                .map(|(name, token)| (name, token.to_string()))
-                .to_vec()
-        }
-        _ => Vec::new(),
-    }
-}
-
 /// The special tokens of GPT-2.
 pub(super) fn of_gpt2() -> Vec<Named> {
     ["bos_token", "eos_token", "unk_token"].map(|name| (name, "<|endoftext|>".to_string())).to_vec()
 }
 
-/// The tokens that a `tokenizer.json` lists with their ids.
+/// The tokens that a `tokenizer.json` lists with their ids; what the library would stumble over is refused first.
 pub(super) fn listed_in(file: &Path, bytes: &[u8]) -> Result<Vec<Listed>, TokenizerError> {
     #[derive(Deserialize)]
     struct Outline {
         #[serde(default)]
         added_tokens: Vec<WithId>,
+        normalizer: Option<charsmap::Normalizer>,
         model: Kind,
     }
     #[derive(Deserialize)]
@@ -227,14 +263,17 @@ pub(super) fn listed_in(file: &Path, bytes: &[u8]) -> Result<Vec<Listed>, Tokeni
     #[derive(Deserialize)]
     struct Kind {
         #[serde(rename = "type")]
-        kind: Option<Value>,
+        kind: Option<String>,
     }
     let outline: Outline = parse_json(file, bytes)?;
+    if let Some(normalizer) = &outline.normalizer {
+        normalizer.check(file)?;
+    }
     let known = ["BPE", "Unigram", "WordLevel", "WordPiece"];
     if let Some(kind) = outline.model.kind
-        && !kind.as_str().is_some_and(|kind| known.contains(&kind))
+        && !known.contains(&kind.as_str())
     {
-        return Err(TokenizerError::UnknownModel { file: file.to_path_buf(), found: kind.to_string() });
+        return Err(TokenizerError::UnknownModel { file: file.to_path_buf(), found: format!("\"{kind}\"") });
     }
     let listed = |WithId { id, entry }| Listed {
         file: file.to_path_buf(),

@@ -6,21 +6,17 @@ use serde_json::{Map, Value, json};
 use tokenizers::PostProcessorWrapper;
 
 use super::TokenizerError;
-use super::settings::Settings;
+use super::settings::{Class, Settings};
 
-/// Makes `add_bos_token` and `add_eos_token` true, where they are said; else leaves what the vocabulary's file does.
+/// Makes `add_bos_token` and `add_eos_token` of a folder without `tokenizer.json` true, where they are said; else leaves
+/// what the vocabulary's file does.
 pub(super) fn apply(
     inner: &mut tokenizers::Tokenizer,
     settings: &Settings,
     names: &BTreeMap<&'static str, String>,
 ) -> Result<(), TokenizerError> {
     let unusable = |source| TokenizerError::Unusable { file: settings.file.clone(), source };
-    let around = inner.encode_fast("", true).map_err(unusable)?;
-    let id = |field| inner.token_to_id(names.get(field)?);
-    let (bos, eos) = (id("bos_token"), id("eos_token"));
-    let ids = around.get_ids();
-    let has_bos = bos.is_some() && ids.first().copied() == bos;
-    let has_eos = eos.is_some() && ids.last().copied() == eos && ids.len() > usize::from(has_bos);
+    let (has_bos, has_eos) = around(inner, names).map_err(unusable)?;
     let wants_bos = settings.add_bos_token.unwrap_or(has_bos);
     let wants_eos = settings.add_eos_token.unwrap_or(has_eos);
     if (wants_bos, wants_eos) == (has_bos, has_eos) {
@@ -34,6 +30,62 @@ pub(super) fn apply(
     let bos = token(wants_bos, "add_bos_token", "bos_token")?;
     let eos = token(wants_eos, "add_eos_token", "eos_token")?;
     set(inner, bos, eos).map_err(unusable)
+}
+
+/// Takes away what a ready `tokenizer.json` puts around a text, where the class does so.
+///
+/// # Source
+/// GPT-NeoX's class sets it by two flags, which are false unless said; transformers 5 does not even read them beside a
+/// `tokenizer.json`, so if one is true, the two differ and `tokenizer.json` is followed.
+pub(super) fn clear(inner: &mut tokenizers::Tokenizer, settings: &Settings) -> tokenizers::Result<()> {
+    let asks = [settings.add_bos_token, settings.add_eos_token].contains(&Some(true));
+    if settings.class == Class::GptNeoX && !asks { set(inner, None, None) } else { Ok(()) }
+}
+
+/// What to tell of a ready `tokenizer.json` whose tokens around a text are not those that `add_bos_token` and
+/// `add_eos_token` ask for.
+///
+/// # Source
+/// Transformers 5 does not read the two beside a `tokenizer.json`. Transformers 4 reads them for LLaMA's class, where
+/// they are true and false unless said, and for no other of the classes told apart here.
+pub(super) fn note(
+    inner: &tokenizers::Tokenizer,
+    settings: &Settings,
+    names: &BTreeMap<&'static str, String>,
+) -> tokenizers::Result<Option<String>> {
+    let obeys = match settings.class {
+        Class::Llama | Class::LlamaUnnamed => true,
+        Class::Gpt2 | Class::Qwen2 | Class::GptNeoX | Class::Other => false,
+    };
+    let (has_bos, has_eos) = around(inner, names)?;
+    let wants_bos = settings.add_bos_token.unwrap_or(true);
+    let wants_eos = settings.add_eos_token.unwrap_or(false);
+    if !obeys || (wants_bos, wants_eos) == (has_bos, has_eos) {
+        return Ok(None);
+    }
+    let (flag, wants) = match wants_bos == has_bos {
+        true => ("add_eos_token", wants_eos),
+        false => ("add_bos_token", wants_bos),
+    };
+    Ok(Some(format!(
+        "{}: `{flag}` is {wants}, but tokenizer.json does otherwise and is followed, as in transformers 5; \
+         transformers 4 follows `{flag}`",
+        settings.file.display()
+    )))
+}
+
+/// Whether a text gets the first token before it and the last one behind it.
+fn around(
+    inner: &tokenizers::Tokenizer,
+    names: &BTreeMap<&'static str, String>,
+) -> tokenizers::Result<(bool, bool)> {
+    let around = inner.encode_fast("", true)?;
+    let id = |field| inner.token_to_id(names.get(field)?);
+    let (bos, eos) = (id("bos_token"), id("eos_token"));
+    let ids = around.get_ids();
+    let has_bos = bos.is_some() && ids.first().copied() == bos;
+    let has_eos = eos.is_some() && ids.last().copied() == eos && ids.len() > usize::from(has_bos);
+    Ok((has_bos, has_eos))
 }
 
 /// Puts `bos` before and `eos` behind each text.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_core::Adapted;
@@ -18,6 +18,7 @@ use nola_models::{CausalLm, Checkpoint, StoredDtype, WeightDtype, checkpoint};
 use super::{Base, attach};
 use crate::evaluate::host_rows;
 use crate::recipe::{Init, ModelRecipe};
+use crate::terminal::err_line;
 use crate::text::{self, ChatRender, Encode, EndedBy, Said};
 use crate::{Error, device};
 
@@ -36,10 +37,12 @@ pub struct TextBase {
     pub tokenizer: Arc<Tokenizer>,
     /// How conversations are written, if the folder says so.
     pub chat: Option<Arc<ChatTemplate>>,
-    /// What the folder says about generating.
-    pub generation: GenerationConfig,
+    /// The tokens that end a text.
+    pub eos: Vec<u32>,
     /// The token that the tokenizer puts before every text, if it does.
     bos: Option<u32>,
+    /// The token that the tokenizer puts behind every text, if it does.
+    closing: Option<u32>,
     /// What an adapter remembers of it.
     pub identity: BaseIdentity,
     /// Where it came from.
@@ -68,12 +71,14 @@ impl Base for TextBase {
         };
         let tokenizer = Tokenizer::open(&folder)?;
         check_vocabulary(&folder, &tokenizer, &model)?;
-        let generation = generation(&folder, &tokenizer, &model)?;
+        check_end(&folder, &model)?;
+        let eos = end_tokens(&folder, &tokenizer, &model)?;
+        tell(&tokenizer);
         let chat = ChatTemplate::of_folder(&folder, &tokenizer)?.map(Arc::new);
-        let first = tokenizer.encode("", Specials::AsModel)?.first().copied();
-        let bos = first.filter(|first| tokenizer.bos() == Some(*first));
+        let [bos, closing] = around(&tokenizer)?;
+        let closing = closing.filter(|&id| (id as usize) < model.facts().vocab_size);
         files.check_unchanged()?;
-        Ok(Self { model, tokenizer: Arc::new(tokenizer), chat, generation, bos, identity, folder, files })
+        Ok(Self { model, tokenizer: Arc::new(tokenizer), chat, eos, bos, closing, identity, folder, files })
     }
 
     fn check_unchanged(&self) -> Result<(), Error> {
@@ -130,6 +135,19 @@ impl Base for TextBase {
 }
 
 impl TextBase {
+    /// What the folder says about generating, in a file of its own or, as older ones do, in `config.json`; only who writes
+    /// text needs it.
+    ///
+    /// # Errors
+    /// If the file is damaged, or asks for what this program does not do or the model does not have.
+    pub fn generation(&self) -> Result<GenerationConfig, Error> {
+        let [own, of_model] = [GENERATION, "config.json"].map(|name| self.folder.join(name));
+        let file = if own.exists() { own } else { of_model };
+        let generation = GenerationConfig::from_json(&file, &checkpoint::read_bounded(&file)?)?;
+        check_ids(file, &generation.eos_token_id, &self.model)?;
+        Ok(GenerationConfig { eos_token_id: self.eos.clone(), ..generation })
+    }
+
     /// Copies tokenizer, chat template and generation settings beside a model that was written.
     fn copy_companions(&self, folder: &Path) -> Result<(), Error> {
         for name in TOKENIZER_FILES.iter().chain(&[GENERATION]) {
@@ -157,38 +175,75 @@ fn random(
     Ok((CausalLm::init_as(folder, seed, dtype, device)?, identity))
 }
 
-/// A token that the embedding has no row for would only panic in the forward pass.
+/// The embedding must have a row for every token but those that were added later, such as one for padding: a text that holds
+/// one of them is an error of its own.
 fn check_vocabulary(folder: &Path, tokenizer: &Tokenizer, model: &CausalLm) -> Result<(), Error> {
-    if tokenizer.vocab_size() <= model.facts().vocab_size {
+    if tokenizer.base_vocab_size() <= model.facts().vocab_size {
         return Ok(());
     }
     let found = model.facts().vocab_size.to_string();
     let expected = format!(
         "at least {}, the tokens of {}; the tokenizer is that of another model",
-        tokenizer.vocab_size(),
+        tokenizer.base_vocab_size(),
         tokenizer.file().display()
     );
     let file = folder.join("config.json");
     Err(nola_models::Error::Field { file, field: "vocab_size", found, expected }.into())
 }
 
-/// The folder's generation settings; the end tokens come from there, else from the model's configuration, else from the tokenizer.
-///
-/// An end token outside the vocabulary, which some folders name, ends nothing and is left out.
-fn generation(folder: &Path, tokenizer: &Tokenizer, model: &CausalLm) -> Result<GenerationConfig, Error> {
-    let file = folder.join(GENERATION);
-    let mut generation = match std::fs::read(&file) {
-        Ok(text) => GenerationConfig::from_json(&file, &text)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => GenerationConfig::default(),
-        Err(source) => return Err(nola_models::Error::Io { file, source }.into()),
+/// The tokens that the tokenizer puts before and behind every text.
+fn around(tokenizer: &Tokenizer) -> Result<[Option<u32>; 2], Error> {
+    let text = "a";
+    let with = tokenizer.encode(text, Specials::AsModel)?;
+    let without = tokenizer.encode(text, Specials::None)?;
+    let Some(before) = (0..with.len()).find(|&start| with[start..].starts_with(&without)) else {
+        return Ok([None; 2]);
     };
-    let known = |ids: &[u32]| -> Vec<u32> {
+    Ok([with[..before].first().copied(), with[before + without.len()..].last().copied()])
+}
+
+/// End tokens that `config.json` names are the model's.
+fn check_end(folder: &Path, model: &CausalLm) -> Result<(), Error> {
+    // What the file does not say is a default, which may be meant for larger vocabularies.
+    match model.json().get("eos_token_id") {
+        Some(_) => check_ids(folder.join("config.json"), &model.facts().eos, model),
+        None => Ok(()),
+    }
+}
+
+fn check_ids(file: PathBuf, eos: &[u32], model: &CausalLm) -> Result<(), Error> {
+    let tokens = model.facts().vocab_size;
+    match eos.iter().find(|&&id| id as usize >= tokens) {
+        None => Ok(()),
+        Some(id) => {
+            let (found, expected) =
+                (id.to_string(), format!("an id below {tokens}, the model's tokens, or null"));
+            Err(nola_models::Error::Field { file, field: "eos_token_id", found, expected }.into())
+        }
+    }
+}
+
+/// The tokens that end a text: those of the generation settings, else of the model's configuration, else of the tokenizer.
+fn end_tokens(folder: &Path, tokenizer: &Tokenizer, model: &CausalLm) -> Result<Vec<u32>, Error> {
+    let file = folder.join(GENERATION);
+    // What is wrong with the file is for those who generate.
+    let of_generation = match file.exists() {
+        true => GenerationConfig::end_tokens(&file, &checkpoint::read_bounded(&file)?).unwrap_or_default(),
+        false => Vec::new(),
+    };
+    let known = |ids: &Vec<u32>| -> Vec<u32> {
         ids.iter().copied().filter(|&id| (id as usize) < model.facts().vocab_size).collect()
     };
-    let named = [generation.eos_token_id.clone(), model.facts().eos, tokenizer.eos().into_iter().collect()];
-    generation.eos_token_id =
-        named.iter().map(|ids| known(ids)).find(|ids| !ids.is_empty()).unwrap_or_default();
-    Ok(generation)
+    let named = [of_generation, model.facts().eos, tokenizer.eos().into_iter().collect()];
+    Ok(named.iter().map(known).find(|ids| !ids.is_empty()).unwrap_or_default())
+}
+
+/// Says once how the tokenizer's files were read, where libraries differ.
+fn tell(tokenizer: &Tokenizer) {
+    static TOLD: Once = Once::new();
+    if let Some(note) = tokenizer.note() {
+        TOLD.call_once(|| err_line(&format!("tokenizer: {note}")));
+    }
 }
 
 impl Encode for TextBase {
@@ -205,13 +260,17 @@ impl Encode for TextBase {
         self.bos
     }
 
+    fn closing(&self) -> Option<u32> {
+        self.closing
+    }
+
     fn ends(&self) -> &[u32] {
         // What generation stops at, so that a trained model knows how to end.
-        &self.generation.eos_token_id
+        &self.eos
     }
 
     fn vocab_size(&self) -> usize {
-        self.model.facts().vocab_size
+        self.tokenizer.vocab_size()
     }
 
     fn fingerprint(&self) -> String {

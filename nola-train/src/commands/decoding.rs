@@ -64,7 +64,11 @@ impl DecodingArgs {
                 *value = typed.clone();
             }
         }
-        set(&mut generation.max_new_tokens, &self.max_new_tokens);
+        if let Some(max_new_tokens) = self.max_new_tokens {
+            generation.max_new_tokens = max_new_tokens;
+            // As in transformers, this one counts then.
+            generation.max_length = usize::MAX;
+        }
         set(&mut generation.top_k, &self.top_k);
         set(&mut generation.top_p, &self.top_p);
         set(&mut generation.min_p, &self.min_p);
@@ -108,6 +112,14 @@ mod tests {
     #[test]
     fn what_is_not_typed_comes_from_the_folder() {
         assert_eq!((typed(&[]).do_sample, typed(&["--top-p", "0.5"]).top_k), (true, 7));
+    }
+
+    #[test]
+    fn a_typed_number_of_new_tokens_counts_instead_of_the_folders_length() {
+        let line = Line::try_parse_from(["test", "--max-new-tokens", "7"]).expect("usable options");
+        let folder = GenerationConfig { max_length: 20, ..GenerationConfig::default() };
+        let generation = line.decoding.over(&folder).generation;
+        assert_eq!((generation.max_new_tokens, generation.max_length), (7, usize::MAX));
     }
 
     #[test]

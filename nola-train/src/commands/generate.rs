@@ -1,6 +1,6 @@
 //! `nola-train generate`: how a language model goes on.
 
-use std::io::BufRead;
+use std::io::{BufRead, ErrorKind, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -23,6 +23,10 @@ use crate::recipe::{DataFormat, Subject};
 use crate::terminal::{err_line, print_part};
 use crate::text::TextError;
 use crate::{Error, device};
+
+/// A line of standard input may have so many bytes, and all lines together so many.
+const MOST_LINE_BYTES: u64 = 16 << 20;
+const MOST_INPUT_BYTES: u64 = 256 << 20;
 
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
@@ -89,13 +93,14 @@ pub fn run(args: &GenerateArgs, global: &Global) -> Result<(), Error> {
         return Err(Error::WrongSubject { command: "generate", found: Subject::Pictures });
     }
     let reading = args.reading(&named)?;
-    let prompts = if args.prompts.is_empty() { lines_of_stdin()? } else { args.prompts.clone() };
+    let prompts =
+        if args.prompts.is_empty() { lines_of(std::io::stdin().lock())? } else { args.prompts.clone() };
     let open = device::open(global.device)?;
     let base: TextBase = named.base(&open.device)?;
     let voices = args.voices(&named, &base, &open.device)?;
     let tokens = |text: &String| prompt::tokens(text, reading, &args.system, &base);
     let tokens: Vec<Vec<u32>> = prompts.iter().map(tokens).collect::<Result<_, Error>>()?;
-    let decoding = args.decoding.over(&base.generation);
+    let decoding = args.decoding.over(&base.generation()?);
     let started = Instant::now();
     let is_one = prompts.len() == 1 && voices.len() == 1 && decoding.generation.num_return_sequences == 1;
     let texts = if is_one && decoding.generation.num_beams == 1 && !global.json {
@@ -153,10 +158,28 @@ impl GenerateArgs {
     }
 }
 
-fn lines_of_stdin() -> Result<Vec<String>, Error> {
-    let lines: std::io::Result<Vec<String>> = std::io::stdin().lock().lines().collect();
-    let lines = lines.map_err(|source| Error::Input { source })?;
-    let prompts: Vec<String> = lines.into_iter().filter(|line| !line.trim().is_empty()).collect();
+/// One prompt from each line that is not blank.
+fn lines_of(mut input: impl BufRead) -> Result<Vec<String>, Error> {
+    let mut prompts = Vec::new();
+    let mut left = MOST_INPUT_BYTES;
+    for line in 1.. {
+        let most = MOST_LINE_BYTES.min(left);
+        let mut bytes = Vec::new();
+        let read = input.by_ref().take(most + 1).read_until(b'\n', &mut bytes);
+        let read = read.map_err(|source| Error::Input { source })? as u64;
+        if read == 0 {
+            break;
+        }
+        left =
+            left.checked_sub(read).filter(|_| read <= most).ok_or(Error::LongInput { line, bytes: most })?;
+        let no_text = |error| Error::Input { source: std::io::Error::new(ErrorKind::InvalidData, error) };
+        let text = String::from_utf8(bytes).map_err(no_text)?;
+        let prompt = text.strip_suffix('\n').unwrap_or(&text);
+        let prompt = prompt.strip_suffix('\r').unwrap_or(prompt);
+        if !prompt.trim().is_empty() {
+            prompts.push(prompt.to_owned());
+        }
+    }
     if prompts.is_empty() { Err(Error::NoPrompt) } else { Ok(prompts) }
 }
 
@@ -254,5 +277,28 @@ fn finish(finish: Finish) -> &'static str {
         Finish::MaxNewTokens => "max-new-tokens",
         Finish::ContextFull => "the model's context",
         Finish::Stopped => "stop",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufReader, Cursor, repeat};
+
+    use super::*;
+
+    #[test]
+    fn every_line_that_is_not_blank_is_a_prompt() {
+        let read = |text: &str| lines_of(Cursor::new(text.to_owned()));
+        assert_eq!(read(" a \r\n\n  \nb").unwrap(), [" a ", "b"]);
+        assert!(matches!(read("\n \n"), Err(Error::NoPrompt)));
+        assert!(matches!(lines_of(Cursor::new(b"a\n\xff\n")), Err(Error::Input { .. })));
+    }
+
+    #[test]
+    fn a_line_without_end_is_refused_before_it_is_read_whole() {
+        let error = lines_of(Cursor::new("a\n").chain(BufReader::new(repeat(b'b')))).unwrap_err();
+        assert!(matches!(error, Error::LongInput { line: 2, bytes: MOST_LINE_BYTES }));
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("longer than the context"), "{error}");
     }
 }

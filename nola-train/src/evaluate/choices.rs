@@ -51,8 +51,9 @@ pub fn answer_choices(
             // The question itself stands at the end.
             ids.drain(..ids.len() - model.facts().max_tokens);
         }
-        let logits = after(model, &ids, device);
         let letters = letter_ids(base, choice)?;
+        check_ids(ids.iter().chain(&letters), base, choice)?;
+        let logits = after(model, &ids, device);
         if let Some(&value) = letters.iter().map(|&id| &logits[id as usize]).find(|logit| !logit.is_finite())
         {
             return Err(Error::NonFiniteAnswer { value, what: format!("question {}", number + 1) });
@@ -67,6 +68,26 @@ pub fn answer_choices(
         done(number + 1);
     }
     Ok(shares(&subjects, choices.len(), cut))
+}
+
+/// A token that was added to the tokenizer alone has no embedding.
+fn check_ids<'a>(
+    mut ids: impl Iterator<Item = &'a u32>,
+    base: &TextBase,
+    choice: &Choice,
+) -> Result<(), Error> {
+    let embeddings = base.model.facts().vocab_size;
+    match ids.find(|&&id| id as usize >= embeddings) {
+        None => Ok(()),
+        Some(&id) => {
+            let token = base.tokenizer.token(id).unwrap_or_default();
+            let problem = format!(
+                "the model has {embeddings} embeddings, none for the token `{token}` ({id}); remove the token from the \
+                 text, or resize the model"
+            );
+            Err(Error::Prompt { prompt: choice.prompt.clone(), problem })
+        }
+    }
 }
 
 /// Logits after the last of `ids`.

@@ -181,7 +181,7 @@ impl Text {
 
     /// The likeliest tokens, whatever the folder says.
     fn greedy(&self, max_new_tokens: usize, batch: usize) -> Decoding {
-        let eos_token_id = self.base.generation.eos_token_id.clone();
+        let eos_token_id = self.base.eos.clone();
         let generation = GenerationConfig { eos_token_id, max_new_tokens, ..GenerationConfig::default() };
         Decoding { generation, batch }
     }

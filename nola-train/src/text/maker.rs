@@ -72,6 +72,9 @@ impl<'a> Maker<'a> {
 
     /// The samples, and all of the report that concerns them.
     pub fn finish(mut self) -> (Vec<Sample>, TextReport) {
+        if !self.stream.is_empty() {
+            self.stream.extend(self.source.tokenizer.closing());
+        }
         let windows: Vec<Sample> = windows(&self.stream, self.source.settings.max_tokens).collect();
         for window in windows {
             self.keep_sample(window);

@@ -58,8 +58,8 @@ impl Encoder<'_> {
     /// The sample of an example; one of running text has no end token.
     pub fn sample(&self, example: &Example) -> Result<Sample, RowProblem> {
         let sample = match example {
-            Example::Document(text) => self.running(self.tokenizer.bos(), text)?,
-            Example::More(text) => self.running(None, text)?,
+            Example::Document(text) => self.running(text)?,
+            Example::More(text) => self.more(text)?,
             Example::Pair(pair) => self.pair(pair)?,
             Example::Chat(conversation) => return self.conversation(conversation),
         };
@@ -69,20 +69,29 @@ impl Encoder<'_> {
         }
     }
 
-    fn running(&self, start: Option<u32>, text: &str) -> Result<Sample, RowProblem> {
-        let mut ids: Vec<u32> = start.into_iter().collect();
+    fn running(&self, text: &str) -> Result<Sample, RowProblem> {
+        let mut ids: Vec<u32> = self.tokenizer.bos().into_iter().collect();
         ids.extend(self.tokenizer.encode(text).map_err(RowProblem::Tokenizer)?);
         Ok(Sample::learned_from(0, ids))
     }
 
+    /// Running text behind a line that was tokenised before: a space that the tokenizer puts before every text is not in it.
+    fn more(&self, text: &str) -> Result<Sample, RowProblem> {
+        let behind_a_line = format!("\n{text}");
+        let encoded = self.tokenizer.encode_with_offsets(&behind_a_line);
+        let (mut ids, offsets) = encoded.map_err(RowProblem::Tokenizer)?;
+        let start = offsets.iter().position(|token| token.end > 1).unwrap_or(ids.len());
+        if offsets.get(start).is_some_and(|token| token.start == 0) {
+            // The end of the line and what follows are one token, so the two cannot be told apart.
+            ids = self.tokenizer.encode(text).map_err(RowProblem::Tokenizer)?;
+        } else {
+            ids.drain(..start);
+        }
+        Ok(Sample::learned_from(0, ids))
+    }
+
     fn pair(&self, pair: &Pair) -> Result<Sample, RowProblem> {
-        let mut ids = prompt_ids(pair, self.tokenizer).map_err(RowProblem::Tokenizer)?;
-        let start = ids.len();
-        let completion = match pair.joint {
-            Joint::None => self.tokenizer.encode(&pair.completion),
-            Joint::EndAndSpace => self.tokenizer.encode(&format!(" {}", pair.completion)),
-        };
-        ids.extend(completion.map_err(RowProblem::Tokenizer)?);
+        let (mut ids, start) = pair_ids(pair, self.tokenizer).map_err(RowProblem::Tokenizer)?;
         if ids[start..].last().copied() != self.tokenizer.eos() {
             ids.extend(self.tokenizer.eos());
         }
@@ -186,6 +195,34 @@ pub fn prompt_ids(pair: &Pair, tokenizer: &dyn Encode) -> Result<Vec<u32>, Strin
     Ok(ids)
 }
 
+/// The tokens of prompt and completion, and the place of the first that is learned.
+///
+/// Both are tokenised as the one text that they are. Where its tokens do not begin with those of the prompt alone, because a
+/// token reaches from one into the other, that token is learned: it says how the completion begins.
+fn pair_ids(pair: &Pair, tokenizer: &dyn Encode) -> Result<(Vec<u32>, usize), String> {
+    let mut prompt = prompt_ids(pair, tokenizer)?;
+    match pair.joint {
+        Joint::EndAndSpace => {
+            // A special token parts the texts for the tokenizer too.
+            let start = prompt.len();
+            prompt.extend(tokenizer.encode(&format!(" {}", pair.completion))?);
+            Ok((prompt, start))
+        }
+        Joint::None => {
+            let bos = tokenizer.bos();
+            let text = format!("{}{}", pair.prompt, pair.completion);
+            let (ids, offsets) = tokenizer.encode_with_offsets(&text)?;
+            let joint: Vec<u32> = bos.into_iter().chain(ids).collect();
+            if joint.starts_with(&prompt) {
+                return Ok((joint, prompt.len()));
+            }
+            let of_prompt = offsets.iter().position(|token| token.end > pair.prompt.len());
+            let start = of_prompt.unwrap_or(offsets.len()) + usize::from(bos.is_some());
+            Ok((joint, start))
+        }
+    }
+}
+
 /// The ranges in which `flags` hold.
 fn runs(flags: &[bool]) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
@@ -268,6 +305,83 @@ mod tests {
             let Example::Pair(pair) = example else { unreachable!() };
             assert_eq!(prompt_ids(&pair, &tokenizer).unwrap(), sample.ids[..sample.trained[0].start]);
         }
+    }
+
+    /// A tokenizer that puts `_` before every text and for every space, and makes one token of `ab`.
+    struct Spaced;
+
+    impl Encode for Spaced {
+        fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+            Ok(self.encode_with_offsets(text)?.0)
+        }
+
+        fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), String> {
+            let (mut ids, mut offsets) = (vec![u32::from(b'_')], vec![0..text.len().min(1)]);
+            let mut at = 0;
+            while at < text.len() {
+                let length = if text[at..].starts_with("ab") { 2 } else { 1 };
+                ids.push(match &text[at..at + length] {
+                    "ab" => u32::from(b'#'),
+                    " " => u32::from(b'_'),
+                    other => other.as_bytes()[0].into(),
+                });
+                offsets.push(at..at + length);
+                at += length;
+            }
+            Ok((ids, offsets))
+        }
+
+        fn bos(&self) -> Option<u32> {
+            Some(BOS)
+        }
+
+        fn eos(&self) -> Option<u32> {
+            Some(EOS)
+        }
+
+        fn vocab_size(&self) -> usize {
+            258
+        }
+
+        fn fingerprint(&self) -> String {
+            "spaced".to_owned()
+        }
+    }
+
+    fn spaced(example: Example) -> (String, Vec<String>) {
+        let encoder = Encoder { tokenizer: &Spaced, chat: None, loss: Loss::Completion };
+        shown(&encoder.sample(&example).unwrap())
+    }
+
+    #[test]
+    fn no_space_that_is_in_neither_text_stands_between_prompt_and_completion() {
+        for (prompt, completion, whole, learned) in [
+            ("in?", "\nout", "<_in?\nout>", "\nout>"),
+            ("in", "out", "<_inout>", "out>"),
+            ("in", " out", "<_in_out>", "_out>"),
+            ("in ", "out", "<_in_out>", "out>"),
+            ("", "out", "<_out>", "out>"),
+        ] {
+            let (prompt, completion) = (prompt.to_owned(), completion.to_owned());
+            let pair = Pair { prompt, completion, joint: Joint::None, part: Part::Whole };
+            assert_eq!(spaced(Example::Pair(pair)), (whole.to_owned(), vec![learned.to_owned()]));
+        }
+    }
+
+    #[test]
+    fn a_token_that_reaches_over_the_seam_is_learned() {
+        let (prompt, completion) = ("xa".to_owned(), "b!".to_owned());
+        let pair = Pair { prompt, completion, joint: Joint::None, part: Part::Whole };
+        assert_eq!(spaced(Example::Pair(pair)), ("<_x#!>".to_owned(), vec!["#!>".to_owned()]));
+    }
+
+    #[test]
+    fn running_text_goes_on_without_a_space_that_is_not_in_it() {
+        let text = |example| spaced(example).0;
+        assert_eq!(text(Example::Document("on".to_owned())), "<_on");
+        assert_eq!(text(Example::More("on".to_owned())), "on");
+        assert_eq!(text(Example::More(" on".to_owned())), "_on");
+        assert_eq!(text(Example::More(String::new())), "");
     }
 
     fn talk() -> Example {

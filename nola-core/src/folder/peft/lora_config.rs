@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::kinds;
 use crate::Error;
+use crate::foreign_json;
 use crate::pattern::{PatternError, PythonPattern};
 
 /// What PEFT takes where a key is absent.
@@ -95,7 +96,7 @@ impl PeftConfig {
     /// The settings in `bytes` of `file`, if they are those of a LoRA that this program computes.
     pub(super) fn parse(file: &Path, bytes: &[u8]) -> Result<Self, Error> {
         let invalid = |problem: String| Error::Invalid { file: file.to_owned(), problems: vec![problem] };
-        let value: Value = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+        let value: Value = foreign_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
         // Other kinds have other keys, so the kind is told before a key is missed.
         kinds::check(file, &value)?;
         let written = Written::read(value).map_err(invalid)?;

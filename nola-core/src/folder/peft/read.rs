@@ -17,6 +17,7 @@ use crate::Error;
 use crate::adapted::Adapted;
 use crate::adapter::Plan;
 use crate::folder::{BaseIdentity, files};
+use crate::foreign_json;
 use crate::params::linear_sites;
 use crate::targets::Site;
 
@@ -41,8 +42,12 @@ pub struct TiedHead {
 
 /// Whether `folder` holds a LoRA in PEFT's format.
 pub fn is_peft(folder: &Path) -> bool {
-    let config = std::fs::read(folder.join(CONFIG)).unwrap_or_default();
-    serde_json::from_slice::<Value>(&config).is_ok_and(|config| config["peft_type"] == "LORA")
+    #[derive(serde::Deserialize)]
+    struct Kind {
+        peft_type: Value,
+    }
+    let config = files::read_config(&folder.join(CONFIG)).unwrap_or_default();
+    foreign_json::from_slice::<Kind>(&config).is_ok_and(|config| config.peft_type == "LORA")
 }
 
 /// Reads a PEFT LoRA folder without a model.
@@ -51,7 +56,7 @@ pub fn is_peft(folder: &Path) -> bool {
 /// If a file is missing or damaged, or the adapter is of a kind that is no plain LoRA.
 pub fn read(folder: &Path) -> Result<PeftAdapter, Error> {
     let file = folder.join(CONFIG);
-    let config = PeftConfig::parse(&file, &files::read(&file)?)?;
+    let config = PeftConfig::parse(&file, &files::read_config(&file)?)?;
     let file = folder.join(WEIGHTS);
     let bytes = files::read_weights(&file)?;
     let invalid = |problems| Error::Invalid { file: file.clone(), problems };

@@ -136,7 +136,7 @@ fn of_writing(
     let asked = groups.len();
     let groups: Vec<References> = with_room(groups, base).collect::<Result<_, Error>>()?;
     let mut file = args.save_texts.as_deref().map(create).transpose()?;
-    let decoding = args.decoding.over(&base.generation);
+    let decoding = args.decoding.over(&base.generation()?);
     let bar = bar(groups.len(), global);
     let done = |done| bar.set_position(done as u64);
     let (metrics, texts) = score_written(model, base, &groups, &decoding, device, done)?;

@@ -70,8 +70,8 @@ pub(super) fn read_rows(
 
 /// Running text in blocks, each of which starts and ends between two lines.
 ///
-/// Where it can, a block ends between two lines with words on both sides: there, byte-level tokenizers give the same
-/// tokens as for the whole text. A SentencePiece tokenizer puts its usual space before each block.
+/// Where it can, a block ends between two lines with words on both sides: there, tokenizers give the same tokens as for the
+/// whole text.
 pub(super) fn read_running(
     file: &Arc<Path>,
     reader: impl BufRead,

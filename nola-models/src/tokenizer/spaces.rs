@@ -1,0 +1,206 @@
+//! The space before a text, where the class of transformers decides on it beside a ready `tokenizer.json`.
+
+use serde_json::{Value, json};
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::{DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper};
+
+use super::settings::{Class, Settings};
+
+const SPACE: char = '▁';
+
+/// Makes `add_prefix_space` true as the class does that reads the folder; others leave `tokenizer.json` as it is.
+///
+/// # Source
+/// Tried with transformers 4.57 and 5.24. Byte-level classes take `add_prefix_space` from `tokenizer_config.json`, absent as
+/// false, whatever `tokenizer.json` says; LLaMA's takes it where it is said.
+pub(super) fn apply(inner: &mut tokenizers::Tokenizer, settings: &Settings) -> tokenizers::Result<()> {
+    match (settings.class, settings.add_prefix_space) {
+        (Class::Gpt2 | Class::Qwen2 | Class::GptNeoX, spaced) => {
+            set_byte_level(inner, spaced.unwrap_or(false));
+            Ok(())
+        }
+        (Class::Llama, Some(spaced)) => set_sentence_piece(inner, spaced, settings.legacy.unwrap_or(false)),
+        (Class::Llama, None) | (Class::LlamaUnnamed | Class::Other, _) => Ok(()),
+    }
+}
+
+fn set_byte_level(inner: &mut tokenizers::Tokenizer, spaced: bool) {
+    if let Some(PreTokenizerWrapper::ByteLevel(part)) = inner.get_pre_tokenizer() {
+        let part = part.add_prefix_space(spaced);
+        inner.with_pre_tokenizer(Some(part));
+    }
+}
+
+fn set_sentence_piece(
+    inner: &mut tokenizers::Tokenizer,
+    spaced: bool,
+    legacy: bool,
+) -> tokenizers::Result<()> {
+    let normalizer = serde_json::to_value(inner.get_normalizer())?;
+    let decoder = serde_json::to_value(inner.get_decoder())?;
+    let is_byte_level = |part: &Value| part.to_string().contains("\"ByteLevel\"");
+    let pre_tokenizer = serde_json::to_value(inner.get_pre_tokenizer())?;
+    // LLaMA 3 names this class in some folders; transformers then leaves everything as it is.
+    if is_byte_level(&pre_tokenizer) || is_byte_level(&decoder) {
+        return Ok(());
+    }
+    let prepend = json!({"type": "Prepend", "prepend": SPACE});
+    let scheme = match inner.get_pre_tokenizer() {
+        Some(PreTokenizerWrapper::Metaspace(part)) => Some(part.get_prepend_scheme()),
+        Some(_) | None => None,
+    };
+    let was_spaced =
+        holds(&normalizer, &prepend) || scheme.is_some_and(|scheme| scheme != PrependScheme::Never);
+    if was_spaced == spaced {
+        return Ok(());
+    }
+    if spaced || scheme.is_some() {
+        let scheme = match (spaced, legacy) {
+            (false, _) => PrependScheme::Never,
+            (true, false) => PrependScheme::First,
+            (true, true) => PrependScheme::Always,
+        };
+        inner.with_pre_tokenizer(Some(Metaspace::new(SPACE, scheme, false)));
+    }
+    let normalizer = without(normalizer, "normalizers", &prepend);
+    inner.with_normalizer(serde_json::from_value::<Option<NormalizerWrapper>>(normalizer)?)?;
+    let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0});
+    let mut decoder = without(decoder, "decoders", &strip);
+    if spaced && let Some(steps) = decoder.get_mut("decoders").and_then(Value::as_array_mut) {
+        steps.push(strip);
+    }
+    inner.with_decoder(serde_json::from_value::<Option<DecoderWrapper>>(decoder)?);
+    Ok(())
+}
+
+/// Whether `step` is this part or one of its steps.
+fn holds(part: &Value, step: &Value) -> bool {
+    let steps = part.as_object().into_iter().flat_map(|part| part.values()).filter_map(Value::as_array);
+    part == step || steps.flatten().any(|inner| holds(inner, step))
+}
+
+/// The part without `step`; `Null` if nothing else is left.
+fn without(mut part: Value, steps: &str, step: &Value) -> Value {
+    if part == *step {
+        return Value::Null;
+    }
+    if let Some(list) = part.get_mut(steps).and_then(Value::as_array_mut) {
+        let kept = list.drain(..).map(|inner| without(inner, steps, step)).filter(|inner| !inner.is_null());
+        *list = kept.collect();
+    }
+    part
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{DecodeSpecials, Specials, Tokenizer};
+    use super::*;
+
+    fn opened(tokenizer: &Value, config: &Value, model_type: &str) -> Tokenizer {
+        let folder = tempfile::tempdir().unwrap();
+        let model = json!({"model_type": model_type});
+        for (name, json) in
+            [("tokenizer.json", tokenizer), ("tokenizer_config.json", config), ("config.json", &model)]
+        {
+            std::fs::write(folder.path().join(name), json.to_string()).unwrap();
+        }
+        Tokenizer::open(folder.path()).unwrap()
+    }
+
+    /// A byte-level tokenizer of the tokens `a`, `Ġ` and `Ġa`.
+    fn byte_level(spaced: bool) -> Value {
+        json!({
+            "version": "1.0",
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": spaced, "trim_offsets": true, "use_regex": true},
+            "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+            "model": {"type": "BPE", "vocab": {"a": 0, "Ġ": 1, "Ġa": 2}, "merges": ["Ġ a"]},
+        })
+    }
+
+    #[test]
+    fn byte_level_classes_take_the_space_from_their_configuration_and_others_from_the_tokenizer() {
+        let class = |name: &str| json!({"tokenizer_class": name});
+        let with = |name: &str, spaced: bool| json!({"tokenizer_class": name, "add_prefix_space": spaced});
+        let cases = [
+            (with("GPT2Tokenizer", true), "gpt2", false, true),
+            (with("GPT2TokenizerFast", true), "llama", false, true),
+            (with("GPT2Tokenizer", false), "gpt2", true, false),
+            (class("GPT2Tokenizer"), "gpt2", true, false),
+            (json!({"add_prefix_space": true}), "gpt2", false, true),
+            (json!({}), "gpt2", true, false),
+            (with("Qwen2Tokenizer", true), "llama", false, true),
+            (class("GPTNeoXTokenizerFast"), "llama", true, false),
+            (with("PreTrainedTokenizerFast", true), "gpt2", false, false),
+            (with("PreTrainedTokenizerFast", false), "gpt2", true, true),
+            (class("PreTrainedTokenizerFast"), "gpt2", true, true),
+            (with("LlamaTokenizer", true), "llama", false, false),
+            (with("LlamaTokenizer", false), "llama", true, true),
+        ];
+        for (config, model_type, stored, expected) in cases {
+            let tokenizer = opened(&byte_level(stored), &config, model_type);
+            let ids = tokenizer.encode("a a", Specials::AsModel).unwrap();
+            assert_eq!(ids, if expected { [2, 2] } else { [0, 2] }, "{config} {model_type} {stored}");
+        }
+    }
+
+    #[test]
+    fn a_byte_level_step_among_others_is_left_as_it_is() {
+        let mut json = byte_level(false);
+        json["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [json["pre_tokenizer"].take()]});
+        let config = json!({"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": true});
+        assert_eq!(opened(&json, &config, "gpt2").encode("a", Specials::AsModel).unwrap(), [0]);
+    }
+
+    /// Every way in which LLaMA's tokenizers write spaces, and whether it puts one before the text.
+    fn sentence_pieces() -> [(Value, bool); 6] {
+        let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE});
+        let prepend = json!({"type": "Prepend", "prepend": SPACE});
+        let steps = |steps: &[&Value]| json!({"type": "Sequence", "normalizers": steps});
+        let metaspace = |scheme: &str| json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": false});
+        let of = |normalizer: Value, pre_tokenizer: Value| {
+            json!({
+                "version": "1.0",
+                "normalizer": normalizer,
+                "pre_tokenizer": pre_tokenizer,
+                "decoder": {"type": "Sequence", "decoders": [
+                    {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+                    {"type": "Fuse"},
+                    {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+                ]},
+                "model": {"type": "BPE", "vocab": {SPACE: 0, "a": 1, "▁a": 2, "b": 3, "▁b": 4}, "merges": ["▁ a", "▁ b"]},
+            })
+        };
+        [
+            (of(steps(&[&prepend, &replace]), Value::Null), true),
+            (of(steps(&[&replace]), Value::Null), false),
+            (of(replace, Value::Null), false),
+            (of(Value::Null, metaspace("first")), true),
+            (of(Value::Null, metaspace("always")), true),
+            (of(Value::Null, metaspace("never")), false),
+        ]
+    }
+
+    #[test]
+    fn llamas_class_takes_the_space_from_its_configuration_where_it_is_said() {
+        for (json, stored) in sentence_pieces() {
+            for (config, expected) in [
+                (json!({"tokenizer_class": "LlamaTokenizer"}), stored),
+                (json!({"tokenizer_class": "LlamaTokenizer", "add_prefix_space": true}), true),
+                (json!({"tokenizer_class": "LlamaTokenizerFast", "add_prefix_space": false}), false),
+                (
+                    json!({"tokenizer_class": "LlamaTokenizer", "add_prefix_space": true, "legacy": false}),
+                    true,
+                ),
+                (json!({"add_prefix_space": !stored}), stored),
+                (json!({"tokenizer_class": "CodeLlamaTokenizer", "add_prefix_space": !stored}), stored),
+                (json!({"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": !stored}), stored),
+            ] {
+                let tokenizer = opened(&json, &config, "llama");
+                let ids = tokenizer.encode("a b", Specials::AsModel).unwrap();
+                assert_eq!(ids, if expected { [2, 4] } else { [1, 4] }, "{config} of {json}");
+                let text = tokenizer.decode(&ids, DecodeSpecials::Keep).unwrap();
+                assert_eq!(text.trim_start(), "a b", "{config} of {json}");
+            }
+        }
+    }
+}
