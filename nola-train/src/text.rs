@@ -6,6 +6,7 @@
 
 mod bad_row;
 mod batch;
+mod beginning;
 mod cache;
 mod choice;
 mod collect;
@@ -26,6 +27,7 @@ use std::ops::Range;
 
 pub use bad_row::{BAD_ROWS_LISTED, BadRow, Place, RowProblem, Spot};
 pub use batch::{NO_TARGET, TokenBatch};
+pub use beginning::{Beginning, End, encode_end};
 pub use choice::{Choice, Question, choices, questions};
 pub use error::TextError;
 pub use format::{Example, Joint, Pair, Part, TextFormat};
