@@ -58,7 +58,7 @@ pub struct BadRow {
 #[non_exhaustive]
 pub enum RowProblem {
     /// Not UTF-8.
-    #[error("not UTF-8 at byte {0} of the row")]
+    #[error("not UTF-8 at byte {0} of the row; save the file as UTF-8")]
     NotUtf8(usize),
     /// A byte 0, which text does not have.
     #[error("a zero byte at byte {0} of the row; the file is damaged, or not text")]

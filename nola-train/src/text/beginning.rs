@@ -154,7 +154,8 @@ mod tests {
 
     #[test]
     fn a_short_text_is_tokenised_whole() {
-        let beginning = Beginning::new(&Bytes::default(), 10);
+        let tokenizer = Bytes::default();
+        let beginning = Beginning::new(&tokenizer, 10);
         let text = "a".repeat(WHOLE_BYTES);
         assert_eq!(beginning.encode(&text).unwrap().len(), WHOLE_BYTES);
         assert_eq!(beginning.encode_with_offsets(&text).unwrap().1.len(), WHOLE_BYTES);

@@ -79,7 +79,9 @@ pub enum TextError {
     BadLine(#[from] BadRow),
 
     /// A CSV file with a quotation mark that swallows all lines behind it.
-    #[error("{place}: a quotation mark opens a field here and never closes; close it, or double it if it belongs to the text")]
+    #[error(
+        "{place}: a quotation mark opens a field here and never closes; close it, or double it if it belongs to the text"
+    )]
     OpenQuote {
         /// The line of the mark.
         place: Place,
@@ -239,9 +241,13 @@ fn reasons(report: &TextReport, max_tokens: &usize) -> String {
                  the prompts"
             ),
         ),
-        (report.dropped_empty, "dropped because there is nothing to learn in them; are the texts empty?".to_owned()),
+        (
+            report.dropped_empty,
+            "dropped because there is nothing to learn in them; are the texts empty?".to_owned(),
+        ),
     ];
-    let of_them = of_them.into_iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}"));
+    let of_them =
+        of_them.into_iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}"));
     let of_them = of_them.collect::<Vec<_>>().join("; ");
     match (report.rows, of_them.as_str()) {
         (0, _) => "there are no rows in it; is it empty, or are all its lines blank?".to_owned(),

@@ -65,7 +65,8 @@ impl<'a> Maker<'a> {
     pub fn encode_waiting(&mut self, bad: &mut BadRows) -> Result<(), TextError> {
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
-        let encoded: Vec<_> = waiting.par_iter().map(|(_, example)| self.encoder(example).sample(example)).collect();
+        let encoded: Vec<_> =
+            waiting.par_iter().map(|(_, example)| self.encoder(example).sample(example)).collect();
         for ((place, example), sample) in waiting.into_iter().zip(encoded) {
             match sample {
                 Err(problem) => bad.push(place, problem),

@@ -337,7 +337,7 @@ mod tests {
         let long = "long ".repeat(1 << 20);
         let row = serde_json::json!({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": long}]});
         let case = Case::new("a.jsonl", row.to_string(), TextFormat::Chat);
-        assert_eq!(case.texts(), ["U:hi|A:long long l"]);
+        assert_eq!(case.texts(), ["U:hi|A:long long "]);
         assert_eq!(case.prepare().unwrap().report.shortened, 1);
     }
 

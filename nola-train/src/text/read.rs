@@ -50,17 +50,17 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    /// The kind that a file's name says; `.gz` at its end is skipped.
+    /// The kind that a file's name says; `.gz` at the end of a text file's is skipped.
     pub(super) fn of(file: &Path) -> Option<Self> {
         let name = file.file_name()?.to_str()?.to_ascii_lowercase();
-        let name = name.strip_suffix(".gz").unwrap_or(&name);
+        let (name, is_packed) = name.strip_suffix(".gz").map_or((name.as_str(), false), |name| (name, true));
         match name.rsplit_once('.')?.1 {
             "txt" | "text" => Some(Self::Text),
             "jsonl" | "ndjson" => Some(Self::JsonLines),
             "json" => Some(Self::Json),
             "csv" => Some(Self::Csv),
             "tsv" => Some(Self::Tsv),
-            "parquet" => Some(Self::Parquet),
+            "parquet" if !is_packed => Some(Self::Parquet),
             _ => None,
         }
     }
@@ -261,8 +261,10 @@ pub(super) mod tests {
 
     #[test]
     fn a_name_without_a_known_ending_is_refused() {
-        let message = rows_of("a.docx", b"", PlainText::Running).unwrap_err().to_string();
-        assert!(message.contains("unknown kind of file"), "{message}");
+        for name in ["a.docx", "a.parquet.gz", "a", "a.jsonl.zip", ".gz"] {
+            let message = rows_of(name, b"", PlainText::Running).unwrap_err().to_string();
+            assert!(message.contains("unknown kind of file"), "{message}");
+        }
     }
 
     #[test]

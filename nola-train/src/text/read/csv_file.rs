@@ -227,7 +227,8 @@ mod tests {
 
     #[test]
     fn a_row_that_is_not_utf_8_is_bad_and_the_others_stay() {
-        let expected = ["a.csv:2 ! not UTF-8 at byte 1 of the row", "a.csv:3 {\"a\":\"4\"}"];
+        let expected =
+            ["a.csv:2 ! not UTF-8 at byte 1 of the row; save the file as UTF-8", "a.csv:3 {\"a\":\"4\"}"];
         assert_eq!(rows(b"a\n1\xff\n4\n"), expected);
     }
 
@@ -270,7 +271,10 @@ mod tests {
 
     #[test]
     fn quotation_marks_within_a_plain_field_stand_as_they_are() {
-        assert_eq!(rows("a,b\n6\" by 4\",x \"y\"\n"), ["a.csv:2 {\"a\":\"6\\\" by 4\\\"\",\"b\":\"x \\\"y\\\"\"}"]);
+        assert_eq!(
+            rows("a,b\n6\" by 4\",x \"y\"\n"),
+            ["a.csv:2 {\"a\":\"6\\\" by 4\\\"\",\"b\":\"x \\\"y\\\"\"}"]
+        );
     }
 
     #[test]

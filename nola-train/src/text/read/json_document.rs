@@ -212,7 +212,9 @@ impl<R: BufRead> Document<R> {
 
     fn open(&self, bracket: u8, open: &mut Vec<(u8, usize)>) -> Result<(), Broken> {
         if open.len() == DEEPEST {
-            return Err(self.wrong(&format!("brackets in more than {DEEPEST} brackets; are some not closed?")));
+            return Err(
+                self.wrong(&format!("brackets in more than {DEEPEST} brackets; are some not closed?"))
+            );
         }
         open.push((bracket, self.position.line));
         Ok(())

@@ -90,7 +90,11 @@ fn row(text: &str, start: Position) -> Result<Content, RowProblem> {
         let told = error.to_string();
         let problem = told.rsplit_once(" at line ").map_or(told.as_str(), |(problem, _)| problem).to_owned();
         let before = if error.line() == 1 { start.column - 1 } else { 0 };
-        RowProblem::Json { problem, line: start.line + error.line().saturating_sub(1), column: before + error.column() }
+        RowProblem::Json {
+            problem,
+            line: start.line + error.line().saturating_sub(1),
+            column: before + error.column(),
+        }
     };
     record(python_json::parse(text).map_err(wrong)?)
 }
@@ -173,7 +177,10 @@ mod tests {
     fn a_bad_row_of_several_lines_names_the_line_of_the_problem() {
         let rows = rows("a.json", "[{\"a\":\n 1,\n  b}, {\"a\": }]").unwrap();
         assert!(rows[0].ends_with("a.json:1 (row 1) ! not JSON: key must be a string (line 3, column 3)"));
-        assert!(rows[1].ends_with("a.json:3 (row 2) ! not JSON: expected value (line 3, column 13)"), "{rows:?}");
+        assert!(
+            rows[1].ends_with("a.json:3 (row 2) ! not JSON: expected value (line 3, column 13)"),
+            "{rows:?}"
+        );
     }
 
     #[test]
@@ -221,7 +228,13 @@ mod tests {
     #[test]
     fn a_row_that_is_not_utf_8_is_bad_in_a_list_too() {
         let rows = rows_of("a.json", b"[{\"a\": \"\xff\"}, {\"a\": 1}]", PlainText::Running).unwrap();
-        assert_eq!(rows, ["a.json:1 (row 1) ! not UTF-8 at byte 7 of the row", "a.json:1 (row 2) {\"a\":1}"]);
+        assert_eq!(
+            rows,
+            [
+                "a.json:1 (row 1) ! not UTF-8 at byte 7 of the row; save the file as UTF-8",
+                "a.json:1 (row 2) {\"a\":1}"
+            ]
+        );
     }
 
     #[test]
@@ -248,7 +261,8 @@ mod tests {
     #[test]
     fn a_row_of_many_megabytes_is_bad_without_being_held_and_the_others_stay() {
         let file = Arc::from(Path::new("a.json"));
-        let giant = Cursor::new("[{\"a\": \"").chain(io::repeat(b'x').take(1 << 25)).chain(Cursor::new("\"}, {}]"));
+        let giant =
+            Cursor::new("[{\"a\": \"").chain(io::repeat(b'x').take(1 << 25)).chain(Cursor::new("\"}, {}]"));
         let mut found = Vec::new();
         let _ = read(&file, Box::new(BufReader::new(giant)), &mut |row| {
             found.push(row.content.map_err(|problem| problem.to_string()));

@@ -201,13 +201,16 @@ mod tests {
     #[test]
     fn a_row_that_is_not_utf_8_is_named_with_its_line() {
         let rows = rows_of("a.txt", b"a||b\nc||\xff\n", PlainText::Lines).unwrap();
-        assert_eq!(rows[1], "a.txt:2 ! not UTF-8 at byte 3 of the row");
+        assert_eq!(rows[1], "a.txt:2 ! not UTF-8 at byte 3 of the row; save the file as UTF-8");
     }
 
     #[test]
     fn running_text_that_is_not_utf_8_is_an_error_with_its_line() {
         let message = rows_of("a.txt", b"a\n\xff\n", PlainText::Running).unwrap_err().to_string();
-        assert!(message.ends_with("a.txt:2: not UTF-8 at byte 0 of the row"), "{message}");
+        assert!(
+            message.ends_with("a.txt:2: not UTF-8 at byte 0 of the row; save the file as UTF-8"),
+            "{message}"
+        );
     }
 
     #[test]

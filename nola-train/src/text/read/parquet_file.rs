@@ -30,7 +30,9 @@ pub(super) fn read(file: &Arc<Path>, sink: &mut Sink) -> Result<ControlFlow<()>,
     for group in metadata.row_groups() {
         let group = guarded(file, || Group::new(&opened, group, &schema))?;
         let mut rows = guarded(file, || TreeBuilder::new().as_iter(Arc::clone(&schema), &group))?;
-        while let Some(content) = guarded(file, || rows.next().transpose().map(|row| row.map(parquet_values::content)))? {
+        while let Some(content) =
+            guarded(file, || rows.next().transpose().map(|row| row.map(parquet_values::content)))?
+        {
             row += 1;
             let place = Place { file: Arc::clone(file), spot: Spot::Row(row) };
             if sink(Row { place, content }).is_break() {
@@ -105,7 +107,8 @@ impl<'a> Group<'a> {
         group: &'a RowGroupMetaData,
         schema: &SchemaDescPtr,
     ) -> Result<Self, ParquetError> {
-        let columns = schema.columns().iter().map(|column| ColumnChunkMetaData::builder(column.clone()).build());
+        let columns =
+            schema.columns().iter().map(|column| ColumnChunkMetaData::builder(column.clone()).build());
         let metadata = RowGroupMetaData::builder(Arc::clone(schema))
             .set_num_rows(group.num_rows())
             .set_column_metadata(columns.collect::<Result<_, ParquetError>>()?)

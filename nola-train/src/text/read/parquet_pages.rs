@@ -41,7 +41,9 @@ impl Pages {
             Page::DataPage { buf, .. } | Page::DictionaryPage { buf, .. } => {
                 *buf = unpack(self.codec, buf, MAX_PAGE_BYTES).map_err(failed)?.into();
             }
-            Page::DataPageV2 { buf, is_compressed: true, def_levels_byte_len, rep_levels_byte_len, .. } => {
+            Page::DataPageV2 {
+                buf, is_compressed: true, def_levels_byte_len, rep_levels_byte_len, ..
+            } => {
                 // Levels are never packed.
                 let levels = (*def_levels_byte_len + *rep_levels_byte_len) as usize;
                 let (levels, values) = buf
@@ -97,7 +99,9 @@ fn unpack(codec: Compression, packed: &[u8], most: usize) -> Result<Vec<u8>, Str
         Compression::ZSTD(_) => zstd(packed, most),
         Compression::LZ4_RAW => lz4_block(packed, most),
         Compression::LZ4 => lz4(packed, most),
-        Compression::LZO => Err("packed with LZO; write it with zstd, snappy, gzip, lz4 or no compression".to_owned()),
+        Compression::LZO => {
+            Err("packed with LZO; write it with zstd, snappy, gzip, lz4 or no compression".to_owned())
+        }
     }
 }
 
@@ -111,7 +115,9 @@ fn bounded(reader: impl Read, most: usize) -> Result<Vec<u8>, String> {
 
 fn check(bytes: usize, most: usize) -> Result<(), String> {
     if bytes > most {
-        return Err(format!("a page holds more than {most} bytes; write the file with fewer rows in a row group"));
+        return Err(format!(
+            "a page holds more than {most} bytes; write the file with fewer rows in a row group"
+        ));
     }
     Ok(())
 }
@@ -183,7 +189,8 @@ mod tests {
         let lengths = [1 << 20, block.len() as u32].map(u32::to_be_bytes).concat();
         let mut frame = lz4_flex::frame::FrameEncoder::new(Vec::new());
         frame.write_all(&zeros).unwrap();
-        let zstd = ruzstd::encoding::compress_to_vec(zeros.as_slice(), ruzstd::encoding::CompressionLevel::Fastest);
+        let zstd =
+            ruzstd::encoding::compress_to_vec(zeros.as_slice(), ruzstd::encoding::CompressionLevel::Fastest);
         vec![
             (Compression::SNAPPY, snap::raw::Encoder::new().compress_vec(&zeros).unwrap()),
             (Compression::GZIP(GzipLevel::default()), gzip.finish().unwrap()),

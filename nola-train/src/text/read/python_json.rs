@@ -58,7 +58,10 @@ mod tests {
         for (text, expected) in [
             ("{\"a\": NaN}", json!({"a": null})),
             ("[NaN,Infinity,-Infinity]", json!([null, null, null])),
-            ("{\"NaN\": \"-Infinity \\\"NaN\", \"b\": -Infinity}", json!({"NaN": "-Infinity \"NaN", "b": null})),
+            (
+                "{\"NaN\": \"-Infinity \\\"NaN\", \"b\": -Infinity}",
+                json!({"NaN": "-Infinity \"NaN", "b": null}),
+            ),
             ("NaN", json!(null)),
             ("{\"a\": -1, \"b\": \"\\\\\", \"c\": NaN}", json!({"a": -1, "b": "\\", "c": null})),
         ] {
@@ -73,7 +76,15 @@ mod tests {
 
     #[test]
     fn everything_else_that_is_no_json_stays_an_error() {
-        for text in ["nan", "{\"a\": NaNa}", "{\"a\": NaN", "{\"a\": \"NaN}", "+Infinity", "\"\\ud83d\"", "{'a': NaN}"] {
+        for text in [
+            "nan",
+            "{\"a\": NaNa}",
+            "{\"a\": NaN",
+            "{\"a\": \"NaN}",
+            "+Infinity",
+            "\"\\ud83d\"",
+            "{'a': NaN}",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

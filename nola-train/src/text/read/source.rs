@@ -36,7 +36,10 @@ fn is_wide(start: &[u8]) -> bool {
     let zeros: Vec<bool> = start.iter().map(|&byte| byte == 0).collect();
     let is_wide = matches!(
         zeros[..],
-        [true, true, ..] | [true, false, true, false] | [false, true, false, true] | [false, true, true, true]
+        [true, true, ..]
+            | [true, false, true, false]
+            | [false, true, false, true]
+            | [false, true, true, true]
     );
     has_mark || is_wide
 }
