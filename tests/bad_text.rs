@@ -112,16 +112,18 @@ fn samples_longer_than_the_context() {
 fn samples_of_which_nothing_is_learned() {
     let (good, all_prompt) = (e2e_row("Zizzi", "Thai"), e2e_row(&"long ".repeat(60), "Thai"));
     let run = with_rows("rows.txt", "e2e", format!("{good}\n{all_prompt}\n"), &[]);
-    let part = "1 samples, 1 dropped with nothing to learn";
+    let part = "1 samples, 1 dropped with too long a prompt";
     assert!(run.code == 0 && run.stderr.contains(part), "{}", run.stderr);
     let run = with_rows("rows.txt", "e2e", all_prompt, &[]);
-    run.assert_refused(4, &["rows.txt: nothing to learn from: 1 rows read, 0 bad, 1 dropped"]);
+    let parts =
+        ["rows.txt: nothing to learn from: 1 rows read; 1 dropped", "data.text.max_tokens = 256", "shorten"];
+    run.assert_refused(4, &parts);
 }
 
 #[test]
 fn a_file_without_rows() {
     with_rows("empty.txt", "e2e", "", &[])
-        .assert_refused(4, &["empty.txt: nothing to learn from: 0 rows read"]);
+        .assert_refused(4, &["empty.txt: nothing to learn from: there are no rows in it"]);
 }
 
 #[test]
@@ -158,7 +160,7 @@ fn a_line_without_end() {
     running.assert_refused(4, &["story.txt:1: 16778216 bytes; a row may have 16777216"]);
     let document = [b"[{\"prompt\": \"", &endless[..], b"\"}]"].concat();
     let run = with_rows("rows.json", "prompt-completion", document, &[]);
-    run.assert_refused(4, &["rows.json: row 1 is longer than 16777216 bytes", "not closed"]);
+    run.assert_refused(4, &["rows.json:1 (row 1): 16778230 bytes; a row may have 16777216"]);
 }
 
 #[test]
@@ -173,7 +175,7 @@ fn brackets_ten_thousand_deep() {
         &["not JSON: recursion limit"],
     );
     let run = with_rows("rows.json", "prompt-completion", &deep, &[]);
-    run.assert_refused(4, &["rows.json: not JSON this program can read", "recursion limit", "line 1"]);
+    run.assert_refused(4, &["rows.json:1: not JSON: brackets in more than 1000 brackets"]);
     for file in ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
         let workshop = text_workshop();
         workshop.write(&format!("base/{file}"), format!("{{\"model\": {{\"type\": {deep}"));

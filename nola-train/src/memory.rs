@@ -1,10 +1,31 @@
 //! Memory of this process, of the machine, and of a device.
 
+mod ended;
+
 use burn::tensor::Device;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
+pub use ended::{EndingAllocator, watch_panics};
+
 /// Largest resident memory of this process so far, in bytes; absent where the system does not say.
-#[cfg(unix)]
+///
+/// Linux also has it as `ru_maxrss`, but that is kept over `exec` and so starts with the peak of the program that started
+/// this one.
+#[cfg(target_os = "linux")]
+pub fn peak_bytes() -> Option<u64> {
+    high_water_mark(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// `VmHWM` of a process's status, in bytes.
+#[cfg(target_os = "linux")]
+fn high_water_mark(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Largest resident memory of this process so far, in bytes; absent where the system does not say.
+#[cfg(all(unix, not(target_os = "linux")))]
 pub fn peak_bytes() -> Option<u64> {
     use nix::sys::resource::{UsageWho, getrusage};
     // macOS counts bytes, the others KiB.
@@ -99,6 +120,25 @@ mod tests {
     #[test]
     fn sizes_have_a_unit_that_fits() {
         assert_eq!([3 << 20, 3 << 29].map(readable), ["3 MiB", "1.5 GiB"]);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_peak_is_the_high_water_mark_of_this_process() {
+        let status = "Name:\tx\nVmPeak:\t  999 kB\nVmHWM:\t   26404 kB\nVmRSS:\t 12 kB\n";
+        assert_eq!(high_water_mark(status), Some(26404 * 1024));
+        for status in ["", "VmHWM:\n", "VmHWM:\t12 MB\n", "VmHWM:\t x kB\n"] {
+            assert_eq!(high_water_mark(status), None, "{status}");
+        }
+        assert!(peak_bytes().is_some_and(|bytes| bytes > 1 << 20));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_peak_grows_with_what_was_touched() {
+        let before = peak_bytes().unwrap();
+        let held = vec![1_u8; before as usize + (32 << 20)];
+        assert!(peak_bytes().unwrap() > before, "{}", held.len());
     }
 
     #[test]

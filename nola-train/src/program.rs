@@ -9,6 +9,7 @@ use crate::{Error, commands, memory};
 /// Runs the command line; `main` does no more than this.
 pub fn run() -> ExitCode {
     memory::keep_freed();
+    memory::watch_panics();
     memory::explain_cut_files();
     let stop = Stop::default();
     let end = || std::process::exit(i32::from(Error::Interrupted.exit_code()));

@@ -6,6 +6,7 @@
 
 mod bad_row;
 mod batch;
+mod beginning;
 mod cache;
 mod choice;
 mod collect;
@@ -27,6 +28,7 @@ use std::ops::Range;
 
 pub use bad_row::{BAD_ROWS_LISTED, BadRow, Place, RowProblem, Spot};
 pub use batch::{NO_TARGET, TokenBatch};
+pub use beginning::{Beginning, End, encode_end};
 pub use choice::{Choice, Question, choices, questions};
 pub use conversation::{Conversation, EndedBy, Learned, Message, Rendered, Role, Said};
 pub use error::TextError;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::host_rows;
 use crate::Error;
 use crate::base::TextBase;
-use crate::text::Choice;
+use crate::text::{Choice, End, encode_end};
 
 /// Shares of right answers, from 0 to 1.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -45,11 +45,13 @@ pub fn answer_choices(
     let mut subjects: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     let mut cut = 0;
     for (number, choice) in choices.iter().enumerate() {
-        let mut ids = base.tokenizer.encode(&choice.prompt, Specials::AsModel)?;
-        if ids.len() > model.facts().max_tokens {
+        let context = model.facts().max_tokens;
+        // The question itself stands at the end.
+        let encode = |part: &str| base.tokenizer.encode(part, Specials::AsModel);
+        let (mut ids, _) = encode_end(&choice.prompt, End::Last, context, encode, Vec::len)?;
+        if ids.len() > context {
             cut += 1;
-            // The question itself stands at the end.
-            ids.drain(..ids.len() - model.facts().max_tokens);
+            ids.drain(..ids.len() - context);
         }
         let letters = letter_ids(base, choice)?;
         check_ids(ids.iter().chain(&letters), base, choice)?;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::Error;
 use crate::base::TextBase;
 use crate::metrics::{Corpus, E2eScores, MetricsError, SacreBleu, chrf, e2e_scores, ter};
-use crate::text::{References, prompt_ids};
+use crate::text::{Beginning, References, prompt_ids};
 
 /// How texts compare with what people wrote; each score is defined in [`metrics`](crate::metrics).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -106,7 +106,10 @@ pub fn with_room(
 }
 
 fn tokens_of(group: &References, base: &TextBase) -> Result<Vec<u32>, Error> {
-    prompt_ids(&group.pair(), base).map_err(|problem| Error::Prompt { prompt: group.prompt.clone(), problem })
+    // A prompt that fills the context is left out, however long it is.
+    let beginning = Beginning::new(base, base.model.facts().max_tokens);
+    prompt_ids(&group.pair(), &beginning)
+        .map_err(|problem| Error::Prompt { prompt: group.prompt.clone(), problem })
 }
 
 /// Writes a text for each group of references and compares them.

@@ -58,8 +58,11 @@ pub struct BadRow {
 #[non_exhaustive]
 pub enum RowProblem {
     /// Not UTF-8.
-    #[error("not UTF-8 at byte {0} of the row")]
+    #[error("not UTF-8 at byte {0} of the row; save the file as UTF-8")]
     NotUtf8(usize),
+    /// A byte 0, which text does not have.
+    #[error("a zero byte at byte {0} of the row; the file is damaged, or not text")]
+    ZeroByte(usize),
     /// Longer than any row should be, in bytes.
     #[error("{found} bytes; a row may have {limit}")]
     TooLong {
@@ -69,11 +72,38 @@ pub enum RowProblem {
         limit: usize,
     },
     /// Not JSON, or nested too deep.
-    #[error("not JSON: {0}")]
-    Json(serde_json::Error),
-    /// A CSV row of another length than the header.
+    #[error("not JSON: {problem} (line {line}, column {column})")]
+    Json {
+        /// What is wrong.
+        problem: String,
+        /// The line of the file, counted from 1.
+        line: usize,
+        /// The column in it, counted from 1.
+        column: usize,
+    },
+    /// A row of CSV or TSV of another length than the header.
     #[error("{found} fields; the header has {expected}")]
     Ragged {
+        /// Fields of the row.
+        found: usize,
+        /// Fields of the header.
+        expected: usize,
+    },
+    /// A name that the header has twice.
+    #[error("the header names `{field}` twice")]
+    TwiceInHeader {
+        /// The name.
+        field: String,
+    },
+    /// A quoted field of CSV that goes on behind its end.
+    #[error("text follows the quotation mark that closes a field; double the marks that belong to the text")]
+    StrayQuote,
+    /// A field of TSV that may have been meant to hold several lines.
+    #[error(
+        "a quotation mark opens a field and is not closed in this line ({found} fields; the header has {expected}); a row of \
+         TSV is one line, so if the field has several, save it as CSV"
+    )]
+    OpenInLine {
         /// Fields of the row.
         found: usize,
         /// Fields of the header.

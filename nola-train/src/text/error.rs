@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{BadRow, FileKind, Place, TextFormat};
+use super::{BadRow, FileKind, Place, TextFormat, TextReport};
 
 /// Why text data cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,20 +49,22 @@ pub enum TextError {
         kind: FileKind,
     },
 
-    /// UTF-16 text.
-    #[error("{}: is UTF-16; save it as UTF-8", file.display())]
+    /// UTF-16 or UTF-32 text.
+    #[error("{}: is UTF-16 or UTF-32; save it as UTF-8", file.display())]
     Utf16 {
         /// The file.
         file: PathBuf,
     },
 
-    /// Not JSON, or nested too deep.
-    #[error("{}: not JSON this program can read", file.display())]
+    /// A document that is not JSON.
+    #[error("{}:{line}: not JSON: {problem}", file.display())]
     Json {
         /// The file.
         file: PathBuf,
-        /// What is wrong, with line and column.
-        source: serde_json::Error,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong there, and the cure.
+        problem: String,
     },
 
     /// A JSON document without rows.
@@ -72,28 +74,29 @@ pub enum TextError {
         file: PathBuf,
     },
 
-    /// Text in which no line or row ends.
-    #[error("{}: row {row} is longer than {limit} bytes; is a quote or bracket not closed?", file.display())]
-    EndlessRow {
-        /// The file.
-        file: PathBuf,
-        /// The row, counted from 1.
-        row: usize,
-        /// Bytes a row may have.
-        limit: usize,
-    },
-
     /// A line of running text that cannot be used.
     #[error(transparent)]
     BadLine(#[from] BadRow),
 
-    /// A CSV file that cannot be read.
-    #[error("{}: not CSV this program can read", file.display())]
-    Csv {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong, with its line.
-        source: csv::Error,
+    /// A CSV file with a quotation mark that swallows all lines behind it.
+    #[error(
+        "{place}: a quotation mark opens a field here and never closes; close it, or double it if it belongs to the text"
+    )]
+    OpenQuote {
+        /// The line of the mark.
+        place: Place,
+    },
+
+    /// A CSV file with a quotation mark that swallows the lines up to another one.
+    #[error(
+        "{place}: a quotation mark opens a field here, and text follows the one that closes it in line {closed}; close it \
+         before the next comma or line end, or double every mark that belongs to the text"
+    )]
+    StrayQuote {
+        /// The line of the mark.
+        place: Place,
+        /// The line of the mark that closes it.
+        closed: usize,
     },
 
     /// A Parquet file that cannot be read.
@@ -112,15 +115,6 @@ pub enum TextError {
         file: PathBuf,
     },
 
-    /// A Parquet file packed in a way that is not unpacked here.
-    #[error("{}: packed with {codec}; write it with snappy, gzip or no compression", file.display())]
-    ParquetCodec {
-        /// The file.
-        file: PathBuf,
-        /// The compression.
-        codec: parquet::basic::Compression,
-    },
-
     /// Rows that cannot be used.
     #[error("{}", list(.total, .first))]
     BadRows {
@@ -131,16 +125,14 @@ pub enum TextError {
     },
 
     /// Data of which nothing can be learned.
-    #[error("{}: nothing to learn from: {rows} rows read, {bad} bad, {dropped} dropped", path.display())]
+    #[error("{}: nothing to learn from: {}", path.display(), reasons(.report, .max_tokens))]
     NothingLeft {
         /// File or folder.
         path: PathBuf,
-        /// Rows read.
-        rows: usize,
-        /// Rows that cannot be used.
-        bad: usize,
-        /// Samples dropped.
-        dropped: usize,
+        /// What became of its rows.
+        report: TextReport,
+        /// The length that samples may have, in tokens.
+        max_tokens: usize,
     },
 
     /// Rows that are not a prompt and what follows it.
@@ -227,4 +219,39 @@ fn list(total: &usize, first: &[BadRow]) -> String {
     }
     lines.push("correct them, or leave them out with data.text.on_bad_row = \"skip\"".to_owned());
     lines.join("\n")
+}
+
+/// Why rows gave no sample, with what to do about it.
+fn reasons(report: &TextReport, max_tokens: &usize) -> String {
+    let longest = report.longest_sample();
+    let of_them = [
+        (report.bad, "cannot be used, and data.text.on_bad_row = \"skip\" leaves them out".to_owned()),
+        (
+            report.dropped_long,
+            format!(
+                "dropped as longer than data.text.max_tokens = {max_tokens} (the longest has {longest}); raise it as far as \
+                 the model allows, or set data.text.on_long = \"cut\""
+            ),
+        ),
+        (
+            report.dropped_unlearned,
+            format!(
+                "dropped because their prompt alone fills data.text.max_tokens = {max_tokens} (the longest row has \
+                 {longest}), so that all that is learned would be cut off; raise it as far as the model allows, or shorten \
+                 the prompts"
+            ),
+        ),
+        (
+            report.dropped_empty,
+            "dropped because there is nothing to learn in them; are the texts empty?".to_owned(),
+        ),
+    ];
+    let of_them =
+        of_them.into_iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}"));
+    let of_them = of_them.collect::<Vec<_>>().join("; ");
+    match (report.rows, of_them.as_str()) {
+        (0, _) => "there are no rows in it; is it empty, or are all its lines blank?".to_owned(),
+        (rows, "") => format!("{rows} rows read, and none holds an example; is data.format right?"),
+        (rows, of_them) => format!("{rows} rows read; {of_them}"),
+    }
 }

@@ -3,8 +3,9 @@
 use rayon::prelude::*;
 
 use super::collect::BadRows;
+use super::read::blocks;
 use super::sample::Encoder;
-use super::{Conversation, Example, OnLong, Place, Sample, TextError, TextReport, TextSource};
+use super::{Beginning, Conversation, Encode, Example, OnLong, Place, Sample, TextError, TextReport, TextSource};
 
 /// Examples that are tokenised together, at most; and bytes of text after which they need not be as many.
 const CHUNK_EXAMPLES: usize = 4096;
@@ -13,7 +14,8 @@ const CHUNK_BYTES: usize = 32 << 20;
 /// Samples in the making.
 pub(super) struct Maker<'a> {
     source: &'a TextSource<'a>,
-    encoder: Encoder<'a>,
+    /// Makes no more of a row than a sample can have; running text is needed whole.
+    beginning: Beginning<'a>,
     waiting: Vec<(Place, Example)>,
     waiting_bytes: usize,
     samples: Vec<Sample>,
@@ -24,10 +26,9 @@ pub(super) struct Maker<'a> {
 
 impl<'a> Maker<'a> {
     pub fn new(source: &'a TextSource<'a>) -> Self {
-        let encoder = Encoder { tokenizer: source.tokenizer, chat: source.chat, loss: source.settings.loss };
         Self {
             source,
-            encoder,
+            beginning: Beginning::new(source.tokenizer, source.settings.max_tokens + 1),
             waiting: Vec::new(),
             waiting_bytes: 0,
             samples: Vec::new(),
@@ -42,7 +43,15 @@ impl<'a> Maker<'a> {
     /// As [`Maker::encode_waiting`].
     pub fn add(&mut self, place: Place, example: Example, bad: &mut BadRows) -> Result<(), TextError> {
         self.waiting_bytes += example.bytes();
-        self.waiting.push((place, example));
+        match example {
+            Example::Document(text) => {
+                let mut parts = blocks(&text).into_iter();
+                let first = parts.next().map(|first| Example::Document(first.to_owned()));
+                let more = parts.map(|part| Example::More(part.to_owned()));
+                self.waiting.extend(first.into_iter().chain(more).map(|part| (place.clone(), part)));
+            }
+            Example::More(_) | Example::Pair(_) | Example::Chat(_) => self.waiting.push((place, example)),
+        }
         if self.waiting.len() < CHUNK_EXAMPLES && self.waiting_bytes < CHUNK_BYTES {
             return Ok(());
         }
@@ -56,8 +65,8 @@ impl<'a> Maker<'a> {
     pub fn encode_waiting(&mut self, bad: &mut BadRows) -> Result<(), TextError> {
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
-        let encoder = self.encoder;
-        let encoded: Vec<_> = waiting.par_iter().map(|(_, example)| encoder.sample(example)).collect();
+        let encoded: Vec<_> =
+            waiting.par_iter().map(|(_, example)| self.encoder(example).sample(example)).collect();
         for ((place, example), sample) in waiting.into_iter().zip(encoded) {
             match sample {
                 Err(problem) => bad.push(place, problem),
@@ -70,6 +79,15 @@ impl<'a> Maker<'a> {
         Ok(())
     }
 
+    fn encoder(&self, example: &Example) -> Encoder<'_> {
+        let TextSource { chat, settings, .. } = self.source;
+        let tokenizer: &dyn Encode = match example {
+            Example::Document(_) | Example::More(_) => self.source.tokenizer,
+            Example::Pair(_) | Example::Chat(_) => &self.beginning,
+        };
+        Encoder { tokenizer, chat: *chat, loss: settings.loss }
+    }
+
     /// The samples, and all of the report that concerns them.
     pub fn finish(mut self) -> (Vec<Sample>, TextReport) {
         if !self.stream.is_empty() {
@@ -79,9 +97,10 @@ impl<'a> Maker<'a> {
         for window in windows {
             self.keep_sample(window);
         }
-        let Self { samples, report, .. } = self;
+        let Self { samples, report, beginning, .. } = self;
         let report = TextReport {
             samples: samples.len(),
+            shortened: beginning.shortened(),
             tokens: samples.iter().map(Sample::positions).sum(),
             targets: samples.iter().map(Sample::targets).sum(),
             ..report
@@ -138,7 +157,8 @@ impl<'a> Maker<'a> {
         }
         sample.cut(settings.max_tokens);
         if sample.targets() == 0 {
-            report.dropped_empty += 1;
+            let dropped = if is_long { &mut report.dropped_unlearned } else { &mut report.dropped_empty };
+            *dropped += 1;
             return;
         }
         report.cut += usize::from(is_long);

@@ -132,8 +132,8 @@ impl TextSource<'_> {
         let (samples, report) = maker.finish();
         let report = TextReport { rows: read, bad: bad.total, ..report };
         if samples.is_empty() {
-            let (path, dropped) = (self.path.to_path_buf(), report.dropped_long + report.dropped_empty);
-            return Err(TextError::NothingLeft { path, rows: read, bad: bad.total, dropped });
+            let (path, max_tokens) = (self.path.to_path_buf(), self.settings.max_tokens);
+            return Err(TextError::NothingLeft { path, report, max_tokens });
         }
         Ok((samples, report, bad.first))
     }
@@ -283,14 +283,83 @@ mod tests {
     fn a_sample_of_which_only_the_prompt_remains_is_dropped() {
         let case = Case::new("a.txt", "a||b\na context of many words||b\n", TextFormat::E2e);
         assert_eq!(case.texts(), ["a> b>"]);
-        assert_eq!(case.prepare().unwrap().report.dropped_empty, 1);
+        let report = case.prepare().unwrap().report;
+        assert_eq!((report.dropped_unlearned, report.dropped_empty), (1, 0));
     }
 
     #[test]
-    fn data_of_which_nothing_remains_is_an_error() {
-        let case = Case::new("a.txt", "a context of many words||b\n", TextFormat::E2e);
-        assert_eq!(case.message(), "F/a.txt: nothing to learn from: 1 rows read, 0 bad, 1 dropped");
-        assert!(Case::new("a.txt", "", TextFormat::Text).message().contains("0 rows read"));
+    fn data_of_which_nothing_remains_says_why_and_what_to_do() {
+        let mut case = Case::new("a.txt", "a context of many words||b\n", TextFormat::E2e);
+        assert_eq!(
+            case.message(),
+            "F/a.txt: nothing to learn from: 1 rows read; 1 dropped because their prompt alone fills \
+             data.text.max_tokens = 16 (the longest row has 26 tokens), so that all that is learned would be cut off; raise \
+             it as far as the model allows, or shorten the prompts"
+        );
+        case.settings.on_long = OnLong::Drop;
+        assert_eq!(
+            case.message(),
+            "F/a.txt: nothing to learn from: 1 rows read; 1 dropped as longer than data.text.max_tokens = 16 (the longest \
+             has 26 tokens); raise it as far as the model allows, or set data.text.on_long = \"cut\""
+        );
+        let mut case = Case::new("a.jsonl", "{\"text\":\"\"}\n{}\n", TextFormat::Text);
+        case.settings.on_bad_row = OnBadRow::Skip;
+        assert_eq!(
+            case.message(),
+            "F/a.jsonl: nothing to learn from: 2 rows read; 1 cannot be used, and data.text.on_bad_row = \"skip\" leaves them \
+             out; 1 dropped because there is nothing to learn in them; are the texts empty?"
+        );
+    }
+
+    #[test]
+    fn data_without_rows_says_so() {
+        for (name, text, format) in [
+            ("a.txt", "", TextFormat::Text),
+            ("a.txt", "\n\n", TextFormat::E2e),
+            ("a.jsonl", "\n", TextFormat::Text),
+            ("a.json", "[]", TextFormat::Text),
+            ("a.csv", "", TextFormat::Text),
+            ("a.csv", "text\n", TextFormat::Text),
+            ("a.tsv", "text\n\n", TextFormat::Text),
+        ] {
+            let message = Case::new(name, text, format).message();
+            assert!(message.contains(": there are no rows in it"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_row_of_megabytes_is_cut_or_dropped_without_being_tokenised_whole() {
+        let rows = |prompt: &str, completion: &str| {
+            let row = serde_json::json!({"prompt": prompt, "completion": completion});
+            format!("{row}\n{{\"prompt\":\"a\",\"completion\":\"b\"}}\n")
+        };
+        let long = "long ".repeat(1 << 20);
+        let mut case = Case::new("a.jsonl", rows("in", &long), TextFormat::PromptCompletion);
+        assert_eq!(case.texts(), ["inlong long long ", "ab>"]);
+        let report = case.prepare().unwrap().report;
+        assert_eq!((report.cut, report.shortened), (1, 1));
+        assert!((16..1 << 17).contains(&report.longest), "{report:?}");
+        case.settings.on_long = OnLong::Drop;
+        assert_eq!(case.texts(), ["ab>"]);
+        let case = Case::new("a.jsonl", rows(&long, "out"), TextFormat::PromptCompletion);
+        assert_eq!(case.texts(), ["ab>"]);
+        assert_eq!(case.prepare().unwrap().report.dropped_unlearned, 1);
+    }
+
+    #[test]
+    fn a_conversation_of_megabytes_is_cut_without_being_tokenised_whole() {
+        let long = "long ".repeat(1 << 20);
+        let row = serde_json::json!({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": long}]});
+        let case = Case::new("a.jsonl", row.to_string(), TextFormat::Chat);
+        assert_eq!(case.texts(), ["U:hi|A:long long "]);
+        assert_eq!(case.prepare().unwrap().report.shortened, 1);
+    }
+
+    #[test]
+    fn running_text_of_megabytes_is_learned_whole() {
+        let row = serde_json::json!({"text": "long ".repeat(1 << 18)});
+        let case = Case::new("a.jsonl", row.to_string(), TextFormat::Text);
+        assert_eq!(case.prepare().unwrap().report.targets, 5 * (1 << 18) - 1);
     }
 
     #[test]

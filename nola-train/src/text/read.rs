@@ -4,21 +4,30 @@
 //! held whole.
 
 mod csv_file;
+mod foreign;
+mod json_document;
 mod json_file;
 mod lines;
 mod parquet_file;
+mod parquet_pages;
+mod parquet_values;
+mod python_json;
+mod source;
+mod table;
+mod tsv_file;
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flate2::read::MultiGzDecoder;
 use serde_json::{Map, Value};
 
 use super::{Place, RowProblem, TextError};
+use foreign::Foreign;
+pub(super) use lines::blocks;
+use source::open;
 
 /// A row may have this many bytes.
 pub const MAX_ROW_BYTES: usize = 16 << 20;
@@ -34,24 +43,24 @@ pub enum FileKind {
     Json,
     /// `.csv`: fields between commas, with a header.
     Csv,
-    /// `.tsv`: the same with tabs.
+    /// `.tsv`: fields between tabs, with a header.
     Tsv,
     /// `.parquet`: columns.
     Parquet,
 }
 
 impl FileKind {
-    /// The kind that a file's name says; `.gz` at its end is skipped.
+    /// The kind that a file's name says; `.gz` at the end of a text file's is skipped.
     pub(super) fn of(file: &Path) -> Option<Self> {
         let name = file.file_name()?.to_str()?.to_ascii_lowercase();
-        let name = name.strip_suffix(".gz").unwrap_or(&name);
+        let (name, is_packed) = name.strip_suffix(".gz").map_or((name.as_str(), false), |name| (name, true));
         match name.rsplit_once('.')?.1 {
             "txt" | "text" => Some(Self::Text),
             "jsonl" | "ndjson" => Some(Self::JsonLines),
             "json" => Some(Self::Json),
             "csv" => Some(Self::Csv),
             "tsv" => Some(Self::Tsv),
-            "parquet" => Some(Self::Parquet),
+            "parquet" if !is_packed => Some(Self::Parquet),
             _ => None,
         }
     }
@@ -141,36 +150,15 @@ pub(super) fn read(
     match (kind, plain_text) {
         (FileKind::Text, PlainText::Running) => lines::read_running(file, open(file)?, sink),
         (FileKind::Text, PlainText::Lines) => {
-            lines::read_rows(file, open(file)?, &|line| Ok(Content::Text(line.to_owned())), sink)
+            lines::read_rows(file, open(file)?, &|line, _| Ok(Content::Text(line.to_owned())), sink)
         }
         (FileKind::Text, PlainText::Refused) => Err(TextError::WrongKind { file: file.to_path_buf(), kind }),
         (FileKind::JsonLines, _) => json_file::read_lines(file, open(file)?, sink),
         (FileKind::Json, _) => json_file::read(file, open(file)?, sink),
-        (FileKind::Csv, _) => csv_file::read(file, open(file)?, b',', sink),
-        (FileKind::Tsv, _) => csv_file::read(file, open(file)?, b'\t', sink),
+        (FileKind::Csv, _) => csv_file::read(file, open(file)?, sink),
+        (FileKind::Tsv, _) => tsv_file::read(file, open(file)?, sink),
         (FileKind::Parquet, _) => parquet_file::read(file, sink),
     }
-}
-
-/// Opens a text file: unpacks `.gz`, skips a byte order mark.
-fn open(file: &Path) -> Result<Box<dyn BufRead>, TextError> {
-    let io = io_error(file);
-    let opened = File::open(file).map_err(&io)?;
-    let is_packed = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"));
-    let mut reader: Box<dyn BufRead> = if is_packed {
-        Box::new(BufReader::new(MultiGzDecoder::new(opened)))
-    } else {
-        Box::new(BufReader::new(opened))
-    };
-    let mut start = Vec::new();
-    reader.by_ref().take(3).read_to_end(&mut start).map_err(&io)?;
-    if start.starts_with(&[0xff, 0xfe]) || start.starts_with(&[0xfe, 0xff]) {
-        return Err(TextError::Utf16 { file: file.into() });
-    }
-    if start == "\u{feff}".as_bytes() {
-        return Ok(reader);
-    }
-    Ok(Box::new(Cursor::new(start).chain(reader)))
 }
 
 fn io_error(file: &Path) -> impl Fn(io::Error) -> TextError + '_ {
@@ -185,7 +173,16 @@ pub(super) fn type_of(value: &Value) -> &'static str {
         Value::Number(_) => "a number",
         Value::String(_) => "text",
         Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+        Value::Object(fields) => foreign::kind_of(fields).map_or("an object", Foreign::description),
+    }
+}
+
+/// Bytes as text.
+fn text(bytes: &[u8]) -> Result<&str, RowProblem> {
+    let text = std::str::from_utf8(bytes).map_err(|error| RowProblem::NotUtf8(error.valid_up_to()))?;
+    match text.find('\0') {
+        Some(at) => Err(RowProblem::ZeroByte(at)),
+        None => Ok(text),
     }
 }
 
@@ -237,8 +234,12 @@ pub(super) mod tests {
 
     #[test]
     fn utf_16_is_named() {
-        let message = rows_of("a.csv", b"\xff\xfet\0", PlainText::Running).unwrap_err().to_string();
-        assert!(message.ends_with("a.csv: is UTF-16; save it as UTF-8"), "{message}");
+        for bytes in [b"\xff\xfet\0".as_slice(), b"t\0e\0", b"\0\0\xfe\xff"] {
+            for name in ["a.csv", "a.tsv", "a.json", "a.jsonl", "a.txt"] {
+                let message = rows_of(name, bytes, PlainText::Running).unwrap_err().to_string();
+                assert!(message.ends_with(": is UTF-16 or UTF-32; save it as UTF-8"), "{message}");
+            }
+        }
     }
 
     #[test]
@@ -260,8 +261,10 @@ pub(super) mod tests {
 
     #[test]
     fn a_name_without_a_known_ending_is_refused() {
-        let message = rows_of("a.docx", b"", PlainText::Running).unwrap_err().to_string();
-        assert!(message.contains("unknown kind of file"), "{message}");
+        for name in ["a.docx", "a.parquet.gz", "a", "a.jsonl.zip", ".gz"] {
+            let message = rows_of(name, b"", PlainText::Running).unwrap_err().to_string();
+            assert!(message.contains("unknown kind of file"), "{message}");
+        }
     }
 
     #[test]

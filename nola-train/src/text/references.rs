@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::collect::Rows;
-use super::{Example, Joint, Pair, Part, TextError, TextFormat, TextSettings};
+use super::{Example, Joint, Pair, Part, TextError, TextFormat, TextReport, TextSettings};
 
 /// A prompt and its right answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +54,12 @@ pub fn references(
         }
     }
     if groups.is_empty() {
-        return Err(TextError::NothingLeft { path: path.to_path_buf(), rows: count, bad: 0, dropped: 0 });
+        let report = TextReport { rows: count, ..TextReport::default() };
+        return Err(TextError::NothingLeft {
+            path: path.to_path_buf(),
+            report,
+            max_tokens: settings.max_tokens,
+        });
     }
     Ok(groups)
 }

@@ -1,172 +1,313 @@
-//! CSV and TSV with a header.
+//! CSV with a header, by RFC 4180.
 
-use std::cell::Cell;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Arc;
 
-use csv::{ByteRecord, ReaderBuilder};
-use serde_json::Value;
-
-use super::{Content, MAX_ROW_BYTES, Row, Sink, io_error};
-use crate::text::{BadRow, Place, RowProblem, Spot, TextError};
+use super::{MAX_ROW_BYTES, Row, Sink, io_error, table};
+use crate::text::{Place, RowProblem, Spot, TextError};
 
 /// One row for each record; all fields are text.
+///
+/// # Errors
+/// If the file cannot be read, its header cannot be used, or a quotation mark swallows lines.
 pub(super) fn read(
     file: &Arc<Path>,
     reader: impl BufRead,
-    delimiter: u8,
     sink: &mut Sink,
 ) -> Result<ControlFlow<()>, TextError> {
-    let bytes = Rc::new(Cell::new(0));
-    let lines = PlainLines { reader, line: Vec::new(), served: 0, bytes: Rc::clone(&bytes) };
-    let mut records = ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(lines);
-    let mut row = 0;
+    let mut records = Records { reader, line: 1, record: Record::default() };
+    let mut header = None;
     let place = |line| Place { file: Arc::clone(file), spot: Spot::Line(line) };
-    let mut record = ByteRecord::new();
-    let header = records.byte_headers().map_err(|error| wrong(file, row, error))?;
-    let header = texts(header).map_err(|problem| BadRow { place: place(1), problem })?;
-    loop {
-        row += 1;
-        bytes.set(0);
-        if !records.read_byte_record(&mut record).map_err(|error| wrong(file, row, error))? {
-            return Ok(ControlFlow::Continue(()));
-        }
-        // The reader stands after the end of the record's last line.
-        let inner_ends = record.as_slice().iter().filter(|&&byte| byte == b'\n').count();
-        let line = (records.position().line() as usize).saturating_sub(1 + inner_ends);
-        if sink(Row { place: place(line), content: content(&header, &record) }).is_break() {
+    while let Some(line) = records.next().map_err(|problem| problem.in_file(file))? {
+        let Some(header) = &header else {
+            header = Some(table::header(records.record.fields(), place(line))?);
+            continue;
+        };
+        let content = records.record.fields().and_then(|fields| table::content(header, fields));
+        if sink(Row { place: place(line), content }).is_break() {
             return Ok(ControlFlow::Break(()));
         }
     }
+    Ok(ControlFlow::Continue(()))
 }
 
-fn content(header: &[String], record: &ByteRecord) -> Result<Content, RowProblem> {
-    let (found, expected) = (record.len(), header.len());
-    if found != expected {
-        return Err(RowProblem::Ragged { found, expected });
-    }
-    let fields = header.iter().cloned().zip(texts(record)?.into_iter().map(Value::String));
-    Ok(Content::Record(fields.collect()))
+/// What is wrong with the file from some line on.
+enum Broken {
+    Io(io::Error),
+    /// A quotation mark in this line never closes.
+    Open(usize),
+    /// Behind the mark that closes one of line `opened`, in line `closed`, is more text: one of the two means something else.
+    Stray {
+        opened: usize,
+        closed: usize,
+    },
 }
 
-fn texts(record: &ByteRecord) -> Result<Vec<String>, RowProblem> {
-    let text = |field: &[u8]| match std::str::from_utf8(field) {
-        Ok(text) => Ok(text.to_owned()),
-        Err(error) => Err(RowProblem::NotUtf8(error.valid_up_to())),
-    };
-    record.iter().map(text).collect()
-}
-
-fn wrong(file: &Path, row: usize, source: csv::Error) -> TextError {
-    let file = file.to_path_buf();
-    match source.kind() {
-        csv::ErrorKind::Io(cause) if cause.kind() == io::ErrorKind::FileTooLarge => {
-            TextError::EndlessRow { file, row, limit: MAX_ROW_BYTES }
+impl Broken {
+    fn in_file(self, file: &Arc<Path>) -> TextError {
+        let place = |line| Place { file: Arc::clone(file), spot: Spot::Line(line) };
+        match self {
+            Self::Io(source) => io_error(file)(source),
+            Self::Open(line) => TextError::OpenQuote { place: place(line) },
+            Self::Stray { opened, closed } => TextError::StrayQuote { place: place(opened), closed },
         }
-        csv::ErrorKind::Io(_) => io_error(&file)(source.into()),
-        _ => TextError::Csv { file, source },
     }
 }
 
-/// Lines that all end in `\n`, so that they can be counted; fails once it gave a row's worth of bytes and no row came
-/// of them.
-struct PlainLines<R> {
+/// Where in a field the reader is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// At its start.
+    Start,
+    /// In one without quotation marks around it.
+    Plain,
+    /// In one with them, the first of which is in line `opened`.
+    Quoted { opened: usize },
+    /// Behind a mark in such a field: its last, or the first of two.
+    Closed { opened: usize },
+}
+
+/// The fields of a record, of bounded length.
+#[derive(Default)]
+struct Record {
+    fields: Vec<Vec<u8>>,
+    /// Bytes, those with them that were not kept because there are too many.
+    bytes: usize,
+    /// Whether text follows a closing quotation mark.
+    is_stray: bool,
+}
+
+impl Record {
+    fn push(&mut self, byte: u8) {
+        self.bytes += 1;
+        if self.bytes <= MAX_ROW_BYTES {
+            self.fields.last_mut().expect("a record has a field").push(byte);
+        }
+    }
+
+    fn end_field(&mut self) {
+        self.bytes += 1;
+        if self.bytes <= MAX_ROW_BYTES {
+            self.fields.push(Vec::new());
+        }
+    }
+
+    fn fields(&self) -> Result<Vec<String>, RowProblem> {
+        if self.bytes > MAX_ROW_BYTES {
+            return Err(RowProblem::TooLong { found: self.bytes, limit: MAX_ROW_BYTES });
+        }
+        if self.is_stray {
+            return Err(RowProblem::StrayQuote);
+        }
+        self.fields.iter().map(|field| Ok(super::text(field)?.to_owned())).collect()
+    }
+}
+
+/// Records one after the other.
+struct Records<R> {
     reader: R,
-    line: Vec<u8>,
-    /// Bytes of the line that were read.
-    served: usize,
-    /// Bytes since the last row.
-    bytes: Rc<Cell<usize>>,
+    /// The line, counted from 1.
+    line: usize,
+    record: Record,
 }
 
-impl<R: BufRead> PlainLines<R> {
-    fn next_line(&mut self) -> io::Result<()> {
-        self.line.clear();
-        self.served = 0;
-        let limit = MAX_ROW_BYTES as u64 + 1;
-        let read = self.reader.by_ref().take(limit).read_until(b'\n', &mut self.line)?;
-        self.bytes.update(|bytes| bytes + read);
-        if self.bytes.get() > MAX_ROW_BYTES {
-            return Err(io::ErrorKind::FileTooLarge.into());
+impl<R: BufRead> Records<R> {
+    /// Reads the next record, and returns the line in which it starts; blank lines are none.
+    fn next(&mut self) -> Result<Option<usize>, Broken> {
+        self.record = Record { fields: vec![Vec::new()], ..Record::default() };
+        let (mut state, mut start) = (State::Start, self.line);
+        loop {
+            let bytes = self.reader.fill_buf().map_err(Broken::Io)?;
+            let Some(&byte) = bytes.first() else {
+                return match state {
+                    State::Quoted { opened } => Err(Broken::Open(opened)),
+                    State::Start if self.record.bytes == 0 => Ok(None),
+                    State::Start | State::Plain | State::Closed { .. } => Ok(Some(start)),
+                };
+            };
+            self.reader.consume(1);
+            self.line += usize::from(byte == b'\n');
+            let is_quoted = matches!(state, State::Quoted { .. });
+            match byte {
+                b'\n' if state == State::Start && self.record.bytes == 0 => start = self.line,
+                b'\n' if !is_quoted => return Ok(Some(start)),
+                other => state = self.step(state, other)?,
+            }
         }
-        if self.line.ends_with(b"\r\n") {
-            self.line.truncate(read - 2);
-            self.line.push(b'\n');
-        } else if read > 0 && !self.line.ends_with(b"\n") {
-            self.line.push(b'\n');
-        }
-        Ok(())
     }
-}
 
-impl<R: BufRead> Read for PlainLines<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.served == self.line.len() {
-            self.next_line()?;
-        }
-        let read = (&self.line[self.served..]).read(buffer)?;
-        self.served += read;
-        Ok(read)
+    /// Takes a byte that does not end the record.
+    fn step(&mut self, state: State, byte: u8) -> Result<State, Broken> {
+        let record = &mut self.record;
+        Ok(match (state, byte) {
+            (State::Start, b'"') => {
+                // An empty quoted field is a record.
+                record.bytes += 1;
+                State::Quoted { opened: self.line }
+            }
+            (State::Quoted { opened }, b'"') => State::Closed { opened },
+            (State::Closed { opened }, b'"') => {
+                record.push(byte);
+                State::Quoted { opened }
+            }
+            (State::Start | State::Plain | State::Closed { .. }, b',') => {
+                record.end_field();
+                State::Start
+            }
+            (State::Closed { opened }, _) if opened < self.line => {
+                return Err(Broken::Stray { opened, closed: self.line });
+            }
+            (State::Closed { .. }, _) => {
+                record.is_stray = true;
+                State::Plain
+            }
+            (State::Start | State::Plain, _) => {
+                record.push(byte);
+                State::Plain
+            }
+            (State::Quoted { opened }, _) => {
+                record.push(byte);
+                State::Quoted { opened }
+            }
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufReader, Cursor, Read};
+
+    use proptest::prelude::*;
+
     use super::super::tests::rows_of;
     use super::*;
     use crate::text::read::PlainText;
 
-    fn rows(bytes: &[u8]) -> Vec<String> {
-        rows_of("a.csv", bytes, PlainText::Running).unwrap()
+    fn rows(text: impl AsRef<[u8]>) -> Vec<String> {
+        rows_of("a.csv", text.as_ref(), PlainText::Running).unwrap()
+    }
+
+    fn message(text: &str) -> String {
+        rows_of("a.csv", text.as_bytes(), PlainText::Running).unwrap_err().to_string()
     }
 
     #[test]
     fn records_are_named_by_the_line_they_start_in() {
         let expected =
             ["a.csv:2 {\"a\":\"x\\ny\",\"b\":\"1, 2\"}", "a.csv:4 {\"a\":\"z\",\"b\":\"\\\"q\\\"\"}"];
-        assert_eq!(rows(b"a,b\n\"x\ny\",\"1, 2\"\nz,\"\"\"q\"\"\"\n"), expected);
+        assert_eq!(rows("a,b\n\"x\ny\",\"1, 2\"\nz,\"\"\"q\"\"\"\n"), expected);
     }
 
     #[test]
-    fn line_ends_of_windows_are_no_part_of_a_field() {
-        assert_eq!(rows(b"a,b\r\n1,2\r\n"), ["a.csv:2 {\"a\":\"1\",\"b\":\"2\"}"]);
+    fn line_ends_of_every_system_are_no_part_of_a_field() {
+        for end in ["\n", "\r\n", "\r"] {
+            let text = "a,b\n1,2\n\"x\ny\",3\n".replace('\n', end);
+            let expected = ["a.csv:2 {\"a\":\"1\",\"b\":\"2\"}", "a.csv:3 {\"a\":\"x\\ny\",\"b\":\"3\"}"];
+            assert_eq!(rows(text), expected);
+        }
     }
 
     #[test]
     fn blank_lines_are_no_rows_but_count_as_lines() {
-        let expected = ["a.csv:3 {\"a\":\"x\\n\\ny\"}", "a.csv:8 {\"a\":\"z\"}"];
-        for end in ["\n", "\r\n"] {
-            let text = "a\n\n\"x\n\ny\"\n\n\nz".replace('\n', end);
-            assert_eq!(rows(text.as_bytes()), expected);
+        let expected = ["a.csv:4 {\"a\":\"x\\n\\ny\"}", "a.csv:9 {\"a\":\"z\"}", "a.csv:10 {\"a\":\"\"}"];
+        for end in ["\n", "\r\n", "\r"] {
+            let text = "\na\n\n\"x\n\ny\"\n\n\nz\n\"\"".replace('\n', end);
+            assert_eq!(rows(text), expected);
         }
     }
 
     #[test]
     fn a_row_with_a_field_too_many_is_bad_and_the_others_stay() {
         let expected = ["a.csv:2 ! 3 fields; the header has 2", "a.csv:3 {\"a\":\"4\",\"b\":\"5\"}"];
-        assert_eq!(rows(b"a,b\n1,2,3\n4,5\n"), expected);
+        assert_eq!(rows("a,b\n1,2,3\n4,5\n"), expected);
+        assert_eq!(rows("a,b\n,,\n"), ["a.csv:2 ! 3 fields; the header has 2"]);
     }
 
     #[test]
     fn a_row_that_is_not_utf_8_is_bad_and_the_others_stay() {
-        let expected = ["a.csv:2 ! not UTF-8 at byte 1 of the row", "a.csv:3 {\"a\":\"4\"}"];
+        let expected =
+            ["a.csv:2 ! not UTF-8 at byte 1 of the row; save the file as UTF-8", "a.csv:3 {\"a\":\"4\"}"];
         assert_eq!(rows(b"a\n1\xff\n4\n"), expected);
     }
 
     #[test]
-    fn tabs_separate_the_fields_of_tsv() {
-        let rows = rows_of("a.tsv", b"a\tb\n1,1\t2\n", PlainText::Running).unwrap();
-        assert_eq!(rows, ["a.tsv:2 {\"a\":\"1,1\",\"b\":\"2\"}"]);
+    fn a_name_twice_in_the_header_is_an_error_but_nameless_columns_are_not() {
+        assert!(message("a,b,a\n1,2,3\n").ends_with("a.csv:1: the header names `a` twice"));
+        assert_eq!(rows("a,,\n1,2,3\n"), ["a.csv:2 {\"a\":\"1\",\"\":\"3\"}"]);
     }
 
     #[test]
-    fn a_quote_that_does_not_end_is_an_error_before_memory_is_full() {
+    fn a_quotation_mark_that_never_closes_is_named_by_its_line() {
+        for (text, line) in [
+            ("a,b\n\"x,y\nc,d\n", 2),
+            ("a,b\n1,2\n3,\"4\n5,6\n", 3),
+            ("a,b\n\n\n1,2\n\n3,\"4", 6),
+            ("a,b\n\"m\n\nn\",2\n\"3,4\n\n\n", 5),
+            ("\u{feff}a,b\n\"1\"\"\",2\n3,\"", 3),
+            ("a,b\n# a note,\"of two\nlines\"\n3,\"4", 4),
+            ("\"a,b\n1,2\n", 1),
+        ] {
+            for end in ["\n", "\r\n", "\r"] {
+                let found = message(&text.replace('\n', end));
+                assert!(found.contains(&format!("a.csv:{line}: a quotation mark opens")), "{found}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_quotation_mark_that_another_one_far_behind_closes_is_named_too() {
+        let found = message("a,b\n1,2\n\"Come in, she said,b\n\"Go out\",c\n");
+        assert!(found.contains("a.csv:3: ") && found.contains("in line 4"), "{found}");
+    }
+
+    #[test]
+    fn text_behind_a_closing_quotation_mark_of_the_same_line_is_a_bad_row() {
+        let found = rows("a,b\n\"Come in,\" she said,2\n3,4\n");
+        assert!(found[0].starts_with("a.csv:2 ! text follows the quotation mark"), "{found:?}");
+        assert_eq!(found[1..], ["a.csv:3 {\"a\":\"3\",\"b\":\"4\"}"]);
+    }
+
+    #[test]
+    fn quotation_marks_within_a_plain_field_stand_as_they_are() {
+        assert_eq!(
+            rows("a,b\n6\" by 4\",x \"y\"\n"),
+            ["a.csv:2 {\"a\":\"6\\\" by 4\\\"\",\"b\":\"x \\\"y\\\"\"}"]
+        );
+    }
+
+    #[test]
+    fn a_record_of_a_gigabyte_is_bad_without_being_held_and_the_others_stay() {
         let file = Arc::from(Path::new("a.csv"));
-        let reader = io::BufReader::new(io::Cursor::new("a\n1\n\"").chain(io::repeat(b'x')));
-        let result = read(&file, reader, b',', &mut |_| ControlFlow::Continue(()));
-        assert!(matches!(result, Err(TextError::EndlessRow { row: 2, .. })), "{result:?}");
+        let giant = Cursor::new("a\n\"").chain(io::repeat(b'x').take(1 << 26)).chain(Cursor::new("\"\n2\n"));
+        let mut found = Vec::new();
+        let _ = read(&file, BufReader::new(giant), &mut |row| {
+            found.push(row.content.is_ok());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(found, [false, true]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_csv_writer_writes_is_read_back(
+            rows in proptest::collection::vec(proptest::collection::vec("[a\",\n é]{0,6}", 3), 1..6),
+        ) {
+            let mut writer = csv::Writer::from_writer(Vec::new());
+            writer.write_record(["a", "b", "c"]).unwrap();
+            for row in &rows {
+                writer.write_record(row).unwrap();
+            }
+            let text = writer.into_inner().unwrap();
+            let mut found = Vec::new();
+            let _ = read(&Arc::from(Path::new("a.csv")), text.as_slice(), &mut |row| {
+                let super::super::Content::Record(fields) = row.content.unwrap() else { panic!("no record") };
+                found.push(fields.values().map(|value| value.as_str().unwrap().to_owned()).collect::<Vec<_>>());
+                ControlFlow::Continue(())
+            }).unwrap();
+            prop_assert_eq!(found, rows);
+        }
     }
 }

@@ -11,23 +11,24 @@ use crate::text::{BadRow, Place, RowProblem, Spot, TextError};
 /// A block of running text ends at the first good place after this many bytes.
 const BLOCK_BYTES: usize = 4 << 20;
 
-/// Lines of bounded length; `\n` and `\r\n` both end one.
-struct Lines<R> {
+/// Lines of bounded length.
+pub(super) struct Lines<R> {
     reader: R,
     bytes: Vec<u8>,
     /// Number of the last line, counted from 1.
-    line: usize,
+    pub line: usize,
     /// Whether the last line had an end.
     ended: bool,
 }
 
 impl<R: BufRead> Lines<R> {
-    fn new(reader: R) -> Self {
+    /// Reads from `reader`, in which all line ends are `\n`.
+    pub fn new(reader: R) -> Self {
         Self { reader, bytes: Vec::new(), line: 0, ended: false }
     }
 
     /// The next line without its end; the rest of one that is too long is skipped.
-    fn next(&mut self) -> io::Result<Option<Result<&str, RowProblem>>> {
+    pub fn next(&mut self) -> io::Result<Option<Result<&str, RowProblem>>> {
         self.bytes.clear();
         let limit = MAX_ROW_BYTES as u64 + 1;
         let read = self.reader.by_ref().take(limit).read_until(b'\n', &mut self.bytes)?;
@@ -40,28 +41,26 @@ impl<R: BufRead> Lines<R> {
             let found = read + self.reader.skip_until(b'\n')?;
             return Ok(Some(Err(RowProblem::TooLong { found, limit: MAX_ROW_BYTES })));
         }
-        let line = self.bytes.strip_suffix(b"\n").unwrap_or(&self.bytes);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let text = std::str::from_utf8(line).map_err(|error| RowProblem::NotUtf8(error.valid_up_to()));
-        Ok(Some(text))
+        Ok(Some(super::text(self.bytes.strip_suffix(b"\n").unwrap_or(&self.bytes))))
     }
 }
 
-/// One row for each line that is not blank; `parse` says what it holds.
+/// One row for each line that is not blank; `parse` says what it holds, given its number.
 pub(super) fn read_rows(
     file: &Arc<Path>,
     reader: impl BufRead,
-    parse: &dyn Fn(&str) -> Result<Content, RowProblem>,
+    parse: &dyn Fn(&str, usize) -> Result<Content, RowProblem>,
     sink: &mut Sink,
 ) -> Result<ControlFlow<()>, TextError> {
     let mut lines = Lines::new(reader);
     loop {
+        let number = lines.line + 1;
         let content = match lines.next().map_err(io_error(file))? {
             None => return Ok(ControlFlow::Continue(())),
             Some(Ok(line)) if line.trim().is_empty() => continue,
-            Some(line) => line.and_then(parse),
+            Some(line) => line.and_then(|line| parse(line, number)),
         };
-        let place = Place { file: Arc::clone(file), spot: Spot::Line(lines.line) };
+        let place = Place { file: Arc::clone(file), spot: Spot::Line(number) };
         if sink(Row { place, content }).is_break() {
             return Ok(ControlFlow::Break(()));
         }
@@ -99,6 +98,20 @@ pub(super) fn read_running(
     }
     let place = Place { file: Arc::clone(file), spot: Spot::Line(first) };
     Ok(sink(running(place, block)))
+}
+
+/// The same blocks of a text that is in memory.
+pub(in crate::text) fn blocks(text: &str) -> Vec<&str> {
+    let (mut blocks, mut start, mut end) = (Vec::new(), 0, 0);
+    for line in text.split_inclusive('\n') {
+        if is_full(&text[start..end], line) {
+            blocks.push(&text[start..end]);
+            start = end;
+        }
+        end += line.len();
+    }
+    blocks.push(&text[start..]);
+    blocks
 }
 
 fn running(place: Place, block: String) -> Row {
@@ -147,8 +160,23 @@ mod tests {
     }
 
     #[test]
-    fn line_ends_of_windows_become_plain_ones() {
-        assert_eq!(blocks_of("a\r\nb\r\n"), ["a\nb\n"]);
+    fn line_ends_of_other_systems_become_plain_ones() {
+        for text in ["a\r\nb\r\n", "a\rb\r", "a\nb\n"] {
+            assert_eq!(rows_of("a.txt", text.as_bytes(), PlainText::Running).unwrap(), ["a.txt:1 a\nb\n"]);
+        }
+    }
+
+    #[test]
+    fn a_row_with_a_zero_byte_is_bad_and_the_others_stay() {
+        let rows = rows_of("a.txt", b"a||b\nc||d\0\0\ne||f\n", PlainText::Lines).unwrap();
+        assert!(rows[1].starts_with("a.txt:2 ! a zero byte at byte 4 of the row"), "{rows:?}");
+        assert_eq!(rows[2], "a.txt:3 e||f");
+    }
+
+    #[test]
+    fn a_lone_return_ends_a_line_and_counts() {
+        let rows = rows_of("a.txt", b"a||b\rc||d\r\re\r\nf||g", PlainText::Lines).unwrap();
+        assert_eq!(rows, ["a.txt:1 a||b", "a.txt:2 c||d", "a.txt:4 e", "a.txt:5 f||g"]);
     }
 
     #[test]
@@ -160,6 +188,8 @@ mod tests {
             assert!(block.ends_with("three\n") || block.ends_with("five\n"));
         }
         assert_eq!(blocks.concat(), text);
+        assert_eq!(super::blocks(&text), blocks);
+        assert_eq!(super::blocks(""), [""]);
     }
 
     #[test]
@@ -171,13 +201,16 @@ mod tests {
     #[test]
     fn a_row_that_is_not_utf_8_is_named_with_its_line() {
         let rows = rows_of("a.txt", b"a||b\nc||\xff\n", PlainText::Lines).unwrap();
-        assert_eq!(rows[1], "a.txt:2 ! not UTF-8 at byte 3 of the row");
+        assert_eq!(rows[1], "a.txt:2 ! not UTF-8 at byte 3 of the row; save the file as UTF-8");
     }
 
     #[test]
     fn running_text_that_is_not_utf_8_is_an_error_with_its_line() {
         let message = rows_of("a.txt", b"a\n\xff\n", PlainText::Running).unwrap_err().to_string();
-        assert!(message.ends_with("a.txt:2: not UTF-8 at byte 0 of the row"), "{message}");
+        assert!(
+            message.ends_with("a.txt:2: not UTF-8 at byte 0 of the row; save the file as UTF-8"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -6,24 +6,38 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use parquet::basic::Compression;
+use parquet::basic::{ConvertedType, LogicalType, Type as Physical};
+use parquet::bloom_filter::Sbbf;
+use parquet::column::page::PageReader;
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::metadata::{
+    ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData,
+};
+use parquet::file::reader::RowGroupReader;
+use parquet::record::reader::{RowIter, TreeBuilder};
+use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type};
 
-use super::{Row, Sink, io_error, record};
+use super::parquet_pages::Pages;
+use super::{Row, Sink, io_error, parquet_values};
 use crate::text::{Place, Spot, TextError};
 
 /// One row for each row; lists and groups become JSON lists and objects.
 pub(super) fn read(file: &Arc<Path>, sink: &mut Sink) -> Result<ControlFlow<()>, TextError> {
-    let opened = File::open(file).map_err(io_error(file))?;
-    let reader = guarded(file, || SerializedFileReader::new(opened))?;
-    check_compression(file, &reader)?;
-    let mut rows = guarded(file, || reader.get_row_iter(None))?;
-    for row in 1.. {
-        let Some(value) = guarded(file, || rows.next().transpose())? else { break };
-        let place = Place { file: Arc::clone(file), spot: Spot::Row(row) };
-        if sink(Row { place, content: record(value.to_json_value()) }).is_break() {
-            return Ok(ControlFlow::Break(()));
+    let opened = Arc::new(File::open(file).map_err(io_error(file))?);
+    let metadata = guarded(file, || ParquetMetaDataReader::new().parse_and_finish(&*opened))?;
+    let schema = guarded(file, || schema_of_bytes(&metadata))?;
+    let mut row = 0;
+    for group in metadata.row_groups() {
+        let group = guarded(file, || Group::new(&opened, group, &schema))?;
+        let mut rows = guarded(file, || TreeBuilder::new().as_iter(Arc::clone(&schema), &group))?;
+        while let Some(content) =
+            guarded(file, || rows.next().transpose().map(|row| row.map(parquet_values::content)))?
+        {
+            row += 1;
+            let place = Place { file: Arc::clone(file), spot: Spot::Row(row) };
+            if sink(Row { place, content }).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
     }
     Ok(ControlFlow::Continue(()))
@@ -37,27 +51,105 @@ fn guarded<T>(file: &Path, parse: impl FnOnce() -> Result<T, ParquetError>) -> R
     }
 }
 
-fn check_compression(file: &Path, reader: &SerializedFileReader<File>) -> Result<(), TextError> {
-    let groups = reader.metadata().row_groups().iter();
-    let mut codecs = groups.flat_map(|group| group.columns()).map(|column| column.compression());
-    let known = |codec: &Compression| {
-        matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_))
-    };
-    match codecs.find(|codec| !known(codec)) {
-        None => Ok(()),
-        Some(codec) => Err(TextError::ParquetCodec { file: file.into(), codec }),
+/// The schema with all texts as plain bytes: so they are not copied before it is known how many they are, and bytes that
+/// are not UTF-8 are no error of the whole file.
+fn schema_of_bytes(metadata: &ParquetMetaData) -> Result<SchemaDescPtr, ParquetError> {
+    let root = metadata.file_metadata().schema();
+    if metadata.file_metadata().schema_descr().num_columns() == 0 {
+        return Err(ParquetError::General("the file has no columns".to_owned()));
+    }
+    let fields = root.get_fields().iter().map(|field| Ok(Arc::new(of_bytes(field)?)));
+    let fields = fields.collect::<Result<_, ParquetError>>()?;
+    let root = Type::group_type_builder(root.name()).with_fields(fields).build()?;
+    Ok(Arc::new(SchemaDescriptor::new(Arc::new(root))))
+}
+
+/// A type with its texts as bytes.
+fn of_bytes(of: &Type) -> Result<Type, ParquetError> {
+    let info = of.get_basic_info();
+    match of {
+        Type::GroupType { fields, .. } => {
+            let fields = fields.iter().map(|field| Ok(Arc::new(of_bytes(field)?)));
+            let mut group = Type::group_type_builder(info.name())
+                .with_converted_type(info.converted_type())
+                .with_fields(fields.collect::<Result<_, ParquetError>>()?);
+            if info.has_repetition() {
+                group = group.with_repetition(info.repetition());
+            }
+            group.build()
+        }
+        Type::PrimitiveType { physical_type, type_length, .. } => {
+            let is_bytes = matches!(physical_type, Physical::BYTE_ARRAY | Physical::FIXED_LEN_BYTE_ARRAY);
+            let is_number = info.converted_type() == ConvertedType::DECIMAL
+                || info.logical_type_ref() == Some(&LogicalType::Float16);
+            if !is_bytes || is_number {
+                return Ok(of.clone());
+            }
+            Type::primitive_type_builder(info.name(), *physical_type)
+                .with_repetition(info.repetition())
+                .with_length(*type_length)
+                .build()
+        }
+    }
+}
+
+/// A row group as the record reader wants it, with pages that are unpacked here.
+struct Group<'a> {
+    file: &'a Arc<File>,
+    columns: &'a [ColumnChunkMetaData],
+    /// Says no more than which type each column has.
+    metadata: RowGroupMetaData,
+}
+
+impl<'a> Group<'a> {
+    fn new(
+        file: &'a Arc<File>,
+        group: &'a RowGroupMetaData,
+        schema: &SchemaDescPtr,
+    ) -> Result<Self, ParquetError> {
+        let columns =
+            schema.columns().iter().map(|column| ColumnChunkMetaData::builder(column.clone()).build());
+        let metadata = RowGroupMetaData::builder(Arc::clone(schema))
+            .set_num_rows(group.num_rows())
+            .set_column_metadata(columns.collect::<Result<_, ParquetError>>()?)
+            .build()?;
+        Ok(Self { file, columns: group.columns(), metadata })
+    }
+}
+
+impl RowGroupReader for Group<'_> {
+    fn metadata(&self) -> &RowGroupMetaData {
+        &self.metadata
+    }
+
+    fn num_columns(&self) -> usize {
+        self.columns.len()
+    }
+
+    fn get_column_page_reader(&self, column: usize) -> Result<Box<dyn PageReader>, ParquetError> {
+        Ok(Box::new(Pages::new(Arc::clone(self.file), &self.columns[column])?))
+    }
+
+    fn get_column_bloom_filter(&self, _column: usize) -> Option<&Sbbf> {
+        None
+    }
+
+    fn get_row_iter(&self, projection: Option<Type>) -> Result<RowIter<'_>, ParquetError> {
+        RowIter::from_row_group(projection, self)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use parquet::basic::GzipLevel;
+    use parquet::basic::{Compression, GzipLevel};
     use parquet::data_type::{ByteArray, ByteArrayType, Int32Type};
     use parquet::file::properties::WriterProperties;
     use parquet::file::writer::SerializedFileWriter;
     use parquet::schema::parser::parse_message_type;
+    use serde_json::{Map, Value, json};
 
     use super::super::tests::rows_of;
+    use super::super::{Content, type_of};
     use super::*;
     use crate::text::read::PlainText;
 
@@ -93,6 +185,19 @@ mod tests {
         rows_of("a.parquet", bytes, PlainText::Refused)
     }
 
+    fn records(bytes: &[u8]) -> Vec<Map<String, Value>> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let mut rows = Vec::new();
+        let _ = read(&Arc::from(file.path()), &mut |row| {
+            let Ok(Content::Record(fields)) = row.content else { panic!("{:?}", row.content) };
+            rows.push(fields);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        rows
+    }
+
     #[test]
     fn rows_have_texts_numbers_and_lists_in_every_compression() {
         let expected = [
@@ -103,6 +208,87 @@ mod tests {
         {
             assert_eq!(rows(&file(codec)).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn what_pyarrow_and_polars_write_is_read_in_every_compression() {
+        for bytes in [
+            include_bytes!("parquet/snappy-1.parquet").as_slice(),
+            include_bytes!("parquet/snappy-2.parquet"),
+            include_bytes!("parquet/gzip-1.parquet"),
+            include_bytes!("parquet/gzip-2.parquet"),
+            include_bytes!("parquet/brotli-1.parquet"),
+            include_bytes!("parquet/brotli-2.parquet"),
+            include_bytes!("parquet/zstd-1.parquet"),
+            include_bytes!("parquet/zstd-2.parquet"),
+            include_bytes!("parquet/lz4-1.parquet"),
+            include_bytes!("parquet/lz4-2.parquet"),
+            include_bytes!("parquet/polars-zstd.parquet"),
+            include_bytes!("parquet/polars-lz4.parquet"),
+        ] {
+            let expected = [
+                "a.parquet row 1 {\"prompt\":\"day one\",\"completion\":\" red\"}",
+                "a.parquet row 2 {\"prompt\":\"day two é\",\"completion\":\" blue\"}",
+            ];
+            assert_eq!(rows(bytes).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn lists_groups_maps_and_dictionaries_are_read_as_pyarrow_reads_them() {
+        let expected = [
+            json!({
+                "messages": [
+                    {"role": "user", "content": "hi", "tools": []},
+                    {"role": "assistant", "content": "yo", "tools": ["a", "b"]},
+                ],
+                "grid": [["a"], []], "map": {"k": 1}, "dictionary": "x", "group": {"a": true},
+            }),
+            json!({"messages": [], "grid": [], "map": {}, "dictionary": "y", "group": {"a": null}}),
+            json!({"messages": null, "grid": null, "map": null, "dictionary": null, "group": null}),
+            json!({
+                "messages": [{"role": null, "content": "x", "tools": null}, null],
+                "grid": [null, ["b", null, "c"]], "map": {"l": null, "m": 2}, "dictionary": "x", "group": {"a": false},
+            }),
+        ];
+        for (row, expected) in records(include_bytes!("parquet/nested.parquet")).into_iter().zip(expected) {
+            assert_eq!(Value::Object(row), expected);
+        }
+    }
+
+    #[test]
+    fn bytes_are_text_if_they_are_utf_8_and_named_for_what_they_are_if_not() {
+        let rows = records(include_bytes!("parquet/types.parquet"));
+        assert_eq!([&rows[0]["bytes"], &rows[2]["bytes"]], ["day one", "é"]);
+        assert_eq!([&rows[0]["large"], &rows[0]["fixed"]], ["a", "ab"]);
+        for name in ["bytes", "large", "fixed"] {
+            assert_eq!(type_of(&rows[1][name]), "bytes that are not UTF-8 text", "{name}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_numbers_and_dates_and_decimals_are_named_for_what_they_are() {
+        let rows = records(include_bytes!("parquet/types.parquet"));
+        for (name, expected) in [("half", 0.5), ("int", 1.0), ("unsigned", 255.0), ("float", 0.5)] {
+            assert_eq!(rows[0][name].as_f64(), Some(expected), "{name}");
+        }
+        assert_eq!([&rows[1]["float"], &rows[1]["half"]], [&Value::Null, &Value::Null]);
+        for (name, expected) in [
+            ("decimal", "a decimal number"),
+            ("date", "a date"),
+            ("time", "a time of day"),
+            ("milli", "a timestamp"),
+            ("micro", "a timestamp"),
+        ] {
+            assert_eq!(type_of(&rows[0][name]), expected);
+        }
+    }
+
+    #[test]
+    fn rows_that_all_point_at_one_long_text_are_bad_one_by_one_without_being_held() {
+        let rows = rows(include_bytes!("parquet/bomb.parquet")).unwrap();
+        assert_eq!(rows.len(), 20);
+        assert_eq!(rows[19], "a.parquet row 20 ! 33554440 bytes; a row may have 16777216");
     }
 
     #[test]
