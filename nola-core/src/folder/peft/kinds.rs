@@ -59,8 +59,8 @@ pub(super) fn check(file: &Path, settings: &Value) -> Result<(), Error> {
     match unknown_use(settings) {
         Some((key, value)) => {
             let problem = format!(
-                "`{key}` is `{value}`, which this program does not know; {}",
-                "merge the adapter into its base with PEFT (`merge_and_unload`) and use that model"
+                "`{key}` is `{value}`, which this program does not know; merge the adapter into its base with PEFT \
+                 (`merge_and_unload`) and use that model"
             );
             Err(Error::Invalid { file: file.to_owned(), problems: vec![problem] })
         }
