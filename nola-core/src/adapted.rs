@@ -358,11 +358,7 @@ impl SiteFactors {
     }
 
     /// The same, and what of it is left once `stored` has rounded it again.
-    fn merged_counting(
-        &self,
-        weight: &[f32],
-        stored: &(dyn Fn(f32) -> f32 + Sync),
-    ) -> (Vec<f32>, Survivors) {
+    fn merged_counting(&self, weight: &[f32], stored: &(dyn Fn(f32) -> f32 + Sync)) -> (Vec<f32>, Survivors) {
         let (d_out, rank) = (self.site.d_out, self.rank);
         let mut merged = weight.to_vec();
         let row = |(row, weights): (usize, &mut [f32])| {

@@ -16,9 +16,9 @@ mod lora_config;
 mod matching;
 mod matrix;
 mod read;
-mod settings;
 #[cfg(test)]
 mod reading_tests;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod write;
