@@ -78,7 +78,9 @@ fn warning(Survivors { changed, left }: Survivors, dtype: WeightDtype) -> Option
     let (is_much, cure) = match dtype {
         // Some of an update is always too small for its weight.
         WeightDtype::F32 => (2 * left < changed, "f32 holds no more: keep the adapter beside its base"),
-        WeightDtype::Bf16 | WeightDtype::F16 => (left < changed, "merge with --dtype f32 to keep all of it"),
+        WeightDtype::Bf16 | WeightDtype::F16 => {
+            (10 * left < 9 * changed, "merge with --dtype f32 to keep all of it")
+        }
     };
     match left {
         0 if is_much => Some(format!(
