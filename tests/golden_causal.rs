@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_models::generate::{Cached, Generated, GenerationConfig, Prompt, generate};
-use nola_models::{CausalLm, Checkpoint, KeyValueCache, Sight, StoredDtype};
+use nola_models::{CausalLm, Checkpoint, KeyValueCache, Sight, WeightDtype};
 
 use crate::devices::{device, precise, tolerance, values};
 use crate::fixtures::{self, Tensors, assert_close};
@@ -198,7 +198,7 @@ impl Case {
     fn check_saved(&self, checkpoint: &Checkpoint) {
         let scratch = tempfile::tempdir().expect("a temporary folder");
         let folder = scratch.path().join("saved");
-        self.model.save(&folder, StoredDtype::F32).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        self.model.save(&folder, WeightDtype::F32).unwrap_or_else(|error| panic!("{}: {error}", self.name));
         let saved = Checkpoint::open(&folder).expect("a whole folder");
         let bare = |name: &str| name.trim_start_matches("transformer.").to_owned();
         let is_buffer = |name: &str| name.ends_with(".attn.bias");

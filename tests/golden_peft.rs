@@ -191,6 +191,7 @@ impl<M: Subject> Case<M> {
             name: "base".to_owned(),
             config_sha256: "c".to_owned(),
             weights_sha256: "w".to_owned(),
+            tensors_sha256: None,
         };
         let description = Description { base, labels: Vec::new(), summary: String::new() };
         let modules = |path: &str| self.base.model.foreign_module(path);

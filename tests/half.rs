@@ -175,7 +175,7 @@ fn all_weights_but_the_head_of_a_vit_are_held_in_the_type_that_was_asked_for() {
     let (scratch, device) = (tempfile::tempdir().expect("a temporary folder"), Device::flex());
     let folder = scratch.path().join("vit");
     let preprocessor = nola_models::Preprocessor::standard(8);
-    let saved = crate::tiny::vit(&device).save(&folder, &preprocessor, nola_models::StoredDtype::F32);
+    let saved = crate::tiny::vit(&device).save(&folder, &preprocessor, nola_models::WeightDtype::F32);
     saved.expect("a free folder");
     let checkpoint = Checkpoint::open(&folder).expect("a whole folder");
     let loaded = Vit::load_as(&checkpoint, WeightDtype::Bf16, &device).expect("a ViT");
@@ -192,7 +192,7 @@ fn weights_beyond_the_range_of_f16_are_refused_by_name() {
     let CausalLm::Gpt2(mut gpt2) = tiny else { panic!("no GPT-2") };
     gpt2.norm.gamma = gpt2.norm.gamma.map(|gamma| gamma * 70_000.0);
     let folder = scratch.path().join("large");
-    CausalLm::Gpt2(gpt2).save(&folder, nola_models::StoredDtype::F32).expect("a free folder");
+    CausalLm::Gpt2(gpt2).save(&folder, nola_models::WeightDtype::F32).expect("a free folder");
     let checkpoint = Checkpoint::open(&folder).expect("a whole folder");
     let message =
         CausalLm::load_as(&checkpoint, WeightDtype::F16, &device).expect_err("too large").to_string();

@@ -62,7 +62,12 @@ fn assert_near(what: &str, left: &[f32], right: &[f32], tolerance: f32) {
 }
 
 fn identity() -> BaseIdentity {
-    BaseIdentity { name: "tiny".to_owned(), config_sha256: "c".to_owned(), weights_sha256: "w".to_owned() }
+    BaseIdentity {
+        name: "tiny".to_owned(),
+        config_sha256: "c".to_owned(),
+        weights_sha256: "w".to_owned(),
+        tensors_sha256: Some("t".to_owned()),
+    }
 }
 
 fn description() -> Description {

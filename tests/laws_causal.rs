@@ -9,8 +9,8 @@ use burn::tensor::{Device, Int, Tensor};
 use nola_core::adapter::LoraConfig;
 use nola_core::folder::peft::{Layout, Part};
 use nola_core::{AdapterConfig, float_params};
-use nola_models::checkpoint::{NamedTensor, save};
-use nola_models::{CausalLm, Checkpoint, Error, KeyValueCache, Sight, StoredDtype};
+use nola_models::checkpoint::{ModelFolder, NamedTensor, save};
+use nola_models::{CausalLm, Checkpoint, Error, KeyValueCache, Sight, WeightDtype};
 use serde_json::{Value, json};
 
 use crate::devices::values;
@@ -149,10 +149,11 @@ fn random_projections_into_the_stream_of_gpt2_are_smaller() {
 }
 
 /// Writes a checkpoint of `tensors` and loads it.
-fn written(json: &Value, tensors: &[NamedTensor], dtype: StoredDtype) -> Result<CausalLm, Error> {
+fn written(json: &Value, tensors: &[NamedTensor], dtype: WeightDtype) -> Result<CausalLm, Error> {
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let folder = scratch.path().join("model");
-    save(&folder, json, None, tensors, dtype).expect("a free folder");
+    let model = ModelFolder { config: json, preprocessor: None, tensors, dtype, companions: &[] };
+    save(&folder, &model).expect("a free folder");
     CausalLm::load(&Checkpoint::open(&folder).expect("a whole folder"), &Device::flex())
 }
 
@@ -167,7 +168,7 @@ fn a_tied_matrix_may_be_stored_under_either_name_or_both() {
         let other =
             tensors.iter().map(|tensor| if tensor.name == name { renamed(tensor) } else { tensor.clone() });
         for stored in [both, other.collect()] {
-            let loaded = written(&json, &stored, StoredDtype::F32).expect("one matrix");
+            let loaded = written(&json, &stored, WeightDtype::F32).expect("one matrix");
             assert_eq!(loaded.to_tensors(), tensors, "{name}");
         }
     }
@@ -182,7 +183,7 @@ fn a_tied_matrix_stored_twice_and_unequal_is_an_error_that_names_both() {
         let mut head = NamedTensor { name: "lm_head.weight".to_owned(), ..tied.clone() };
         head.values[0] += 1.0;
         tensors.push(head);
-        let message = written(&json, &tensors, StoredDtype::F32).expect_err("two heads").to_string();
+        let message = written(&json, &tensors, WeightDtype::F32).expect_err("two heads").to_string();
         assert!(message.contains(name) && message.contains("lm_head.weight"), "{message}");
     }
 }
@@ -192,10 +193,10 @@ fn an_untied_head_is_loaded_and_its_absence_told() {
     for json in [gpt2_json(), llama_json()] {
         let json = with(json, "tie_word_embeddings", false);
         let mut tensors = causal(&json, &Device::flex()).to_tensors();
-        let loaded = written(&json, &tensors, StoredDtype::F32).expect("a head");
+        let loaded = written(&json, &tensors, WeightDtype::F32).expect("a head");
         assert_eq!(loaded.to_tensors(), tensors);
         tensors.retain(|tensor| tensor.name != "lm_head.weight");
-        let message = written(&json, &tensors, StoredDtype::F32).expect_err("no head").to_string();
+        let message = written(&json, &tensors, WeightDtype::F32).expect_err("no head").to_string();
         assert!(message.contains("missing: lm_head.weight"), "{message}");
     }
 }
@@ -207,7 +208,7 @@ fn a_fused_matrix_of_another_shape_is_told_once() {
     let fused = tensors.iter_mut().find(|tensor| tensor.name == name).expect(name);
     fused.shape.reverse();
     let message =
-        written(&gpt2_json(), &tensors, StoredDtype::F32).expect_err("a linear layer's").to_string();
+        written(&gpt2_json(), &tensors, WeightDtype::F32).expect_err("a linear layer's").to_string();
     assert_eq!(message.matches(name).count(), 1, "{message}");
     assert!(message.contains("[48, 16], expected [16, 48]"), "{message}");
 }
@@ -216,7 +217,7 @@ fn a_fused_matrix_of_another_shape_is_told_once() {
 fn a_tensor_the_model_has_no_place_for_is_told() {
     let mut tensors = causal(&llama_json(), &Device::flex()).to_tensors();
     tensors.push(NamedTensor { name: "score.weight".to_owned(), shape: vec![1], values: vec![0.0] });
-    let message = written(&llama_json(), &tensors, StoredDtype::F32).expect_err("a classifier").to_string();
+    let message = written(&llama_json(), &tensors, WeightDtype::F32).expect_err("a classifier").to_string();
     assert!(message.contains("not used by this model: score.weight"), "{message}");
 }
 
@@ -236,7 +237,7 @@ fn masks_and_frequencies_stored_with_the_weights_are_left_out() {
             shape: vec![1],
             values: vec![1.0],
         }));
-        written(&json, &tensors, StoredDtype::F32).expect("buffers are no weights");
+        written(&json, &tensors, WeightDtype::F32).expect("buffers are no weights");
     }
 }
 
@@ -244,7 +245,7 @@ fn masks_and_frequencies_stored_with_the_weights_are_left_out() {
 fn weights_stored_in_16_bits_are_loaded_rounded() {
     for json in [gpt2_json(), llama_json()] {
         let tensors = causal(&json, &Device::flex()).to_tensors();
-        let loaded = written(&json, &tensors, StoredDtype::Bf16).expect("half precision").to_tensors();
+        let loaded = written(&json, &tensors, WeightDtype::Bf16).expect("half precision").to_tensors();
         for (found, stored) in loaded.iter().zip(&tensors) {
             let rounded: Vec<f32> =
                 stored.values.iter().map(|&value| half::bf16::from_f32(value).to_f32()).collect();
@@ -277,7 +278,7 @@ fn a_saved_configuration_is_the_one_that_was_read_but_for_its_type() {
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let json = with(with(llama_json(), "initializer_range", 0.4), "unknown_to_us", "kept");
     let folder = scratch.path().join("saved");
-    causal(&json, &Device::flex()).save(&folder, StoredDtype::Bf16).expect("a free folder");
+    causal(&json, &Device::flex()).save(&folder, WeightDtype::Bf16).expect("a free folder");
     let saved = Checkpoint::open(&folder).expect("a whole folder");
     assert_eq!(saved.config(), &with(json, "torch_dtype", "bfloat16"));
 }
@@ -307,7 +308,7 @@ fn an_adapter_is_saved_merged() {
         let adapted = tiny.perturbed(&lora());
         let scratch = tempfile::tempdir().expect("a temporary folder");
         let folder = scratch.path().join("saved");
-        adapted.model.save(&folder, StoredDtype::F32).expect("a free folder");
+        adapted.model.save(&folder, WeightDtype::F32).expect("a free folder");
         let saved = Checkpoint::open(&folder).expect("a whole folder");
         let saved = CausalLm::load(&saved, &device).expect("a language model");
         let expected = wide(&tiny.logits(&adapted.model));

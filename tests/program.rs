@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use burn::tensor::Device;
 use image::{Rgb, RgbImage};
-use nola_models::{Preprocessor, StoredDtype};
+use nola_models::{Preprocessor, WeightDtype};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -59,7 +59,7 @@ impl Workshop {
     pub fn new() -> Self {
         let workshop = Self::empty();
         let base = crate::tiny::vit(&Device::flex());
-        base.save(&workshop.at("base"), &Preprocessor::standard(8), StoredDtype::F32).expect("a free folder");
+        base.save(&workshop.at("base"), &Preprocessor::standard(8), WeightDtype::F32).expect("a free folder");
         for (class, colour) in [("blue", [0, 0, 255]), ("green", [0, 255, 0]), ("red", [255, 0, 0])] {
             for number in 0..6 {
                 workshop.picture(&format!("train/{class}/{number}.png"), colour, number);

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use burn::tensor::Device;
-use nola_models::{CausalLm, StoredDtype};
+use nola_models::{CausalLm, WeightDtype};
 use serde_json::{Map, Value, json};
 
 use crate::program::{Outcome, Workshop, device};
@@ -82,7 +82,7 @@ pub fn run_with_input(workshop: &Workshop, input: &str, arguments: &[&str]) -> O
 pub fn model(workshop: &Workshop, name: &str, config: &Value) {
     workshop.write(&format!("{name}-sizes/config.json"), config.to_string());
     let random = CausalLm::init(&workshop.at(&format!("{name}-sizes")), 5, &Device::flex());
-    random.expect("a model").save(&workshop.at(name), StoredDtype::F32).expect("a free folder");
+    random.expect("a model").save(&workshop.at(name), WeightDtype::F32).expect("a free folder");
     std::fs::remove_dir_all(workshop.at(&format!("{name}-sizes"))).expect("the folder just made");
     workshop.write(&format!("{name}/tokenizer.json"), tokenizer_json(&[]).to_string());
     workshop.write(&format!("{name}/tokenizer_config.json"), tokenizer_config_json().to_string());

@@ -295,13 +295,23 @@ impl<M: Module> Adapted<M> {
     /// # Errors
     /// If a merged weight would not be finite.
     pub fn merge(self) -> Result<M, Error> {
+        Ok(self.merge_counting(&|weight| weight)?.0)
+    }
+
+    /// The same, and how much of the update is left once `stored` has rounded the weights for a file.
+    ///
+    /// # Errors
+    /// As [`Adapted::merge`].
+    pub fn merge_counting(self, stored: &(dyn Fn(f32) -> f32 + Sync)) -> Result<(M, Survivors), Error> {
+        let mut survivors = Survivors::default();
         let bases: Vec<ParamId> = self.attached.ids.iter().map(|ids| ids[0]).collect();
         let mut weights = read_params(&self.model, &bases);
         let mut values = BTreeMap::new();
         for (factors, ids) in self.factors().into_iter().zip(&self.attached.ids) {
             let site = &factors.site;
             let weight = floats(weights.remove(&ids[0]).expect("every site has a weight"));
-            let merged = factors.merged(&weight);
+            let (merged, left) = factors.merged_counting(&weight, stored);
+            survivors = survivors + left;
             let count = merged.iter().filter(|value| !value.is_finite()).count();
             if count > 0 {
                 return Err(Error::NotFinite { name: site.weight_path(), count });
@@ -310,7 +320,7 @@ impl<M: Module> Adapted<M> {
             let nothing = vec![0.0_f32; factors.rank * site.d_out];
             values.insert(ids[2], TensorData::new(nothing, [factors.rank, site.d_out]));
         }
-        Ok(write_params(self.model, values).materialize())
+        Ok((write_params(self.model, values).materialize(), survivors))
     }
 
     /// What the optimizer changes in the model itself: not the factors that are regenerated from coefficients.
@@ -344,17 +354,46 @@ pub struct SiteFactors {
 impl SiteFactors {
     /// `W + scale · A·B`, summed in `f64` over the rank in ascending order and rounded once.
     pub(crate) fn merged(&self, weight: &[f32]) -> Vec<f32> {
+        self.merged_counting(weight, &|weight| weight).0
+    }
+
+    /// The same, and what of it is left once `stored` has rounded it again.
+    fn merged_counting(&self, weight: &[f32], stored: &(dyn Fn(f32) -> f32 + Sync)) -> (Vec<f32>, Survivors) {
         let (d_out, rank) = (self.site.d_out, self.rank);
         let mut merged = weight.to_vec();
-        merged.par_chunks_mut(d_out).enumerate().for_each(|(row, weights)| {
+        let row = |(row, weights): (usize, &mut [f32])| {
             let a = &self.a[row * rank..(row + 1) * rank];
+            let mut survivors = Survivors::default();
             for (column, weight) in weights.iter_mut().enumerate() {
                 let products = (a.iter().enumerate())
                     .map(|(r, &a)| f64::from(a) * f64::from(self.b[r * d_out + column]));
-                *weight = (f64::from(*weight) + self.scale * products.sum::<f64>()) as f32;
+                let (before, update) = (*weight, self.scale * products.sum::<f64>());
+                *weight = (f64::from(before) + update) as f32;
+                survivors.changed += usize::from(update != 0.0);
+                survivors.left += usize::from(update != 0.0 && stored(before) != stored(*weight));
             }
-        });
-        merged
+            survivors
+        };
+        let survivors =
+            merged.par_chunks_mut(d_out).enumerate().map(row).reduce(Survivors::default, std::ops::Add::add);
+        (merged, survivors)
+    }
+}
+
+/// How many weights an update changes, and how many of them still differ from the base's in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Survivors {
+    /// Weights whose update is not zero.
+    pub changed: usize,
+    /// Those of them that differ once both are rounded.
+    pub left: usize,
+}
+
+impl std::ops::Add for Survivors {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { changed: self.changed + other.changed, left: self.left + other.left }
     }
 }
 

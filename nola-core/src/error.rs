@@ -133,7 +133,7 @@ pub enum Error {
     },
 
     /// The file cannot be read or written.
-    #[error("{}: cannot {action}", file.display())]
+    #[error("{}: cannot {action}{}", file.display(), cure(action))]
     Io {
         /// The file or folder.
         file: PathBuf,
@@ -142,4 +142,12 @@ pub enum Error {
         /// What the system says.
         source: std::io::Error,
     },
+}
+
+/// What helps where `action` failed.
+fn cure(action: &str) -> &'static str {
+    match action {
+        "write" | "create" => "; make room there, or choose another folder",
+        _ => "",
+    }
 }

@@ -22,7 +22,7 @@ pub mod philox;
 mod product;
 pub mod targets;
 
-pub use adapted::{Adapted, SiteFactors, TrainedNumbers, TrainedState};
+pub use adapted::{Adapted, SiteFactors, Survivors, TrainedNumbers, TrainedState};
 pub use adapter::{AdapterConfig, adapted};
 pub use error::Error;
 pub use folder::BaseIdentity;

@@ -2,18 +2,17 @@
 
 mod module;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use nola_core::folder::peft::ForeignModule;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::checkpoint::{NamedTensor, parse_json, read_bounded, save};
+use crate::checkpoint::{ModelFolder, NamedTensor, parse_json, read_bounded, save};
 use crate::fields::Fields;
 use crate::{
-    Checkpoint, Error, Gpt2, HiddenStates, KeyValueCache, Llama, Sight, Stage, StoredDtype, WeightDtype,
-    gpt2, llama,
+    Checkpoint, Error, Gpt2, HiddenStates, KeyValueCache, Llama, Sight, Stage, WeightDtype, gpt2, llama,
 };
 
 /// A random model with more numbers than this is refused: it is a typo or an attack.
@@ -260,14 +259,22 @@ impl CausalLm {
     ///
     /// # Errors
     /// If `folder` exists and is not empty, or cannot be written.
-    pub fn save(&self, folder: &Path, dtype: StoredDtype) -> Result<(), Error> {
+    pub fn save(&self, folder: &Path, dtype: WeightDtype) -> Result<(), Error> {
+        self.save_with(folder, dtype, &[])
+    }
+
+    /// The same with copies of the files `companions`, such as those of the tokenizer.
+    ///
+    /// # Errors
+    /// As [`CausalLm::save`], or if one of them cannot be read.
+    pub fn save_with(&self, folder: &Path, dtype: WeightDtype, companions: &[PathBuf]) -> Result<(), Error> {
         let mut config = self.json().clone();
-        // Transformers 5 writes `dtype`, but reads the older name too.
-        let key = if config["dtype"].is_string() { "dtype" } else { "torch_dtype" };
-        config[key] = match dtype {
-            StoredDtype::F32 => json!("float32"),
-            StoredDtype::Bf16 => json!("bfloat16"),
-        };
-        save(folder, &config, None, &self.to_tensors(), dtype)
+        dtype.name_in(&mut config);
+        match self {
+            Self::Gpt2(_) => {}
+            Self::Llama(model) => model.config().rotary.write_to(&mut config),
+        }
+        let tensors = &self.to_tensors();
+        save(folder, &ModelFolder { config: &config, preprocessor: None, tensors, dtype, companions })
     }
 }

@@ -5,6 +5,7 @@
 //! back. What a tensor means is told by the [`KeyMap`] of a model; this module knows no model by name.
 
 mod collect;
+mod companions;
 mod key_map;
 mod mapped;
 mod numbers;
@@ -15,11 +16,12 @@ use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use nola_core::BaseIdentity;
 use nola_core::foreign_json::MAX_CONFIG_BYTES;
+use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -32,10 +34,14 @@ pub use collect::collect;
 pub use key_map::{KeyMap, Part, Source};
 use mapped::MappedFile;
 pub use mapped::MappedFiles;
-pub use writer::{NamedTensor, StoredDtype, save};
+pub use writer::{ModelFolder, NamedTensor, save};
 
 /// An index larger than this is refused, in bytes; the largest honest ones have 9 MB.
 pub(crate) const MAX_INDEX_BYTES: u64 = 32 << 20;
+/// Key of the hash over all tensors in the metadata of a `model.safetensors` that this program wrote.
+const WRITTEN_SHA256: &str = "nola_tensors_sha256";
+/// Bytes that one thread hashes at a time; part of what the hash is.
+const HASHED_AT_ONCE: usize = 1 << 20;
 /// A tensor longer than this is hashed by samples, in bytes.
 const HASHED_WHOLE_BYTES: usize = 4096;
 /// Number and length (in bytes) of the samples that stand for a longer tensor.
@@ -51,6 +57,9 @@ pub struct Checkpoint {
     shards: Vec<Bytes>,
     files: MappedFiles,
     tensors: BTreeMap<String, Stored>,
+    /// Hash over all tensors, if this program wrote the file.
+    written_sha256: Option<String>,
+    identity: OnceLock<BaseIdentity>,
 }
 
 /// Where a tensor lies.
@@ -86,6 +95,8 @@ impl Checkpoint {
             shards: Vec::new(),
             files: MappedFiles::default(),
             tensors: BTreeMap::new(),
+            written_sha256: None,
+            identity: OnceLock::new(),
         };
         let single = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");
@@ -129,29 +140,43 @@ impl Checkpoint {
         self.tensors.get(name).map(|stored| stored.shape.as_slice())
     }
 
-    /// What an adapter remembers of its base: name, and hashes of the configuration and of sampled weights.
+    /// What an adapter remembers of its base: name, and hashes of the configuration and of the weights. Reads every
+    /// byte, but only once.
     ///
-    /// The weights' hash covers name, type, shape and sampled bytes of every tensor in name order, so it does not
-    /// depend on how the tensors are spread over files.
-    pub fn identity(&self) -> BaseIdentity {
+    /// The hashes of the weights cover name, type and shape of every tensor in name order and its bytes (all of them,
+    /// and, for adapters written before there was such a hash, some of them), so they do not depend on how the tensors
+    /// are spread over files.
+    pub fn identity(&self) -> &BaseIdentity {
+        self.identity.get_or_init(|| BaseIdentity {
+            name: self.name(),
+            config_sha256: self.config_sha256.clone(),
+            weights_sha256: self.hash(sampled),
+            tensors_sha256: Some(self.hash(whole)),
+        })
+    }
+
+    /// Compares the weights with the hash that this program wrote beside them; nothing is read where there is none.
+    ///
+    /// # Errors
+    /// If they are no longer what was written.
+    pub fn check_intact(&self) -> Result<(), Error> {
+        let (Some(written), folder) = (self.written_sha256.clone(), self.folder.clone()) else {
+            return Ok(());
+        };
+        match self.identity().tensors_sha256.clone().unwrap_or_default() {
+            found if found == written => Ok(()),
+            found => Err(Error::Damaged { folder, written, found }),
+        }
+    }
+
+    /// A hash over all tensors, of whose bytes `bytes` takes up what it wants.
+    fn hash(&self, bytes: fn(&mut Sha256, &[u8])) -> String {
         let mut hash = Sha256::new();
         for (name, stored) in &self.tensors {
             hash.update(format!("{name} {} {:?}\n", stored.dtype, stored.shape));
-            let bytes = self.bytes(stored);
-            if bytes.len() <= HASHED_WHOLE_BYTES {
-                hash.update(bytes);
-                continue;
-            }
-            for sample in 0..SAMPLES {
-                let start = (bytes.len() - SAMPLE_BYTES) * sample / (SAMPLES - 1);
-                hash.update(&bytes[start..start + SAMPLE_BYTES]);
-            }
+            bytes(&mut hash, self.bytes(stored));
         }
-        BaseIdentity {
-            name: self.name(),
-            config_sha256: self.config_sha256.clone(),
-            weights_sha256: hex(&hash.finalize()),
-        }
+        hex(&hash.finalize())
     }
 
     /// `_name_or_path` where it is a name, else the name of the folder.
@@ -191,6 +216,8 @@ impl Checkpoint {
             (name, Stored { shard, dtype: info.dtype, shape: info.shape.clone(), bytes })
         };
         let tensors = metadata.tensors().into_iter().map(stored).collect();
+        self.written_sha256 =
+            metadata.metadata().as_ref().and_then(|texts| texts.get(WRITTEN_SHA256)).cloned();
         self.shards.push(map);
         self.files.0.push(Arc::downgrade(&mapped));
         Ok(tensors)
@@ -219,6 +246,8 @@ impl Checkpoint {
             twice.extend(found.keys().filter(|tensor| self.tensors.contains_key(*tensor)).cloned());
             self.tensors.extend(found);
         }
+        // A hash that came with one shard is not that of all.
+        self.written_sha256 = None;
         let problems = vec![
             ("missing shards", missing_shards),
             ("tensors absent from their shard", absent),
@@ -293,6 +322,121 @@ fn no_weights(folder: &Path, expected: PathBuf) -> Error {
     }
 }
 
+/// All bytes of a tensor: the hashes of its pieces, which threads share out.
+fn whole(hash: &mut Sha256, bytes: &[u8]) {
+    let pieces: Vec<_> = bytes.par_chunks(HASHED_AT_ONCE).map(Sha256::digest).collect();
+    pieces.iter().for_each(|piece| hash.update(piece));
+}
+
+/// A short tensor as it is, and of a longer one some bytes, spread evenly.
+fn sampled(hash: &mut Sha256, bytes: &[u8]) {
+    if bytes.len() <= HASHED_WHOLE_BYTES {
+        return hash.update(bytes);
+    }
+    for sample in 0..SAMPLES {
+        let start = (bytes.len() - SAMPLE_BYTES) * sample / (SAMPLES - 1);
+        hash.update(&bytes[start..start + SAMPLE_BYTES]);
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::WeightDtype;
+
+    const FILE: &str = "model.safetensors";
+
+    /// A folder with a long and a short tensor.
+    fn written() -> TempDir {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let long: Vec<f32> = (0..600_000).map(|n| (n as f32).sin()).collect();
+        let tensor = |name: &str, values: Vec<f32>| NamedTensor {
+            name: name.to_owned(),
+            shape: vec![values.len()],
+            values,
+        };
+        let tensors = [tensor("long", long), tensor("short", vec![1.0, 2.0])];
+        let config = json!({"model_type": "llama"});
+        let dtype = WeightDtype::F32;
+        let model =
+            ModelFolder { config: &config, preprocessor: None, tensors: &tensors, dtype, companions: &[] };
+        save(folder.path(), &model).expect("an empty folder");
+        folder
+    }
+
+    fn edit(folder: &TempDir, edit: impl FnOnce(&mut Vec<u8>)) {
+        let file = folder.path().join(FILE);
+        let mut bytes = std::fs::read(&file).expect("a file");
+        edit(&mut bytes);
+        std::fs::write(&file, bytes).expect("a written file");
+    }
+
+    /// The same weights, in a file that says nothing of them.
+    fn foreign() -> TempDir {
+        let folder = written();
+        edit(&folder, |bytes| {
+            let place =
+                bytes.windows(WRITTEN_SHA256.len()).position(|text| text == WRITTEN_SHA256.as_bytes());
+            bytes[place.expect("the key")] = b'x';
+        });
+        folder
+    }
+
+    fn opened(folder: &TempDir) -> Checkpoint {
+        Checkpoint::open(folder.path()).expect("a whole folder")
+    }
+
+    fn identity(folder: &TempDir) -> BaseIdentity {
+        opened(folder).identity().clone()
+    }
+
+    #[test]
+    fn every_byte_of_the_weights_decides_the_identity() {
+        let before = BaseIdentity { name: String::new(), ..identity(&foreign()) };
+        let written = BaseIdentity { name: String::new(), ..identity(&written()) };
+        assert_eq!(before, written, "the same tensors");
+        // Bytes from the end: of the short tensor, and of the long one at places that are no samples.
+        for place in [1, 8, 9, 1000, 100_000, 1_234_567, 2_399_000] {
+            let folder = foreign();
+            edit(&folder, |bytes| {
+                let place = bytes.len() - place;
+                bytes[place] ^= 1;
+            });
+            opened(&folder).check_intact().expect("nothing says what they were");
+            let after = identity(&folder);
+            assert_ne!(after.tensors_sha256, before.tensors_sha256, "{place} bytes before the end");
+            assert_eq!(after.config_sha256, before.config_sha256);
+        }
+    }
+
+    #[test]
+    fn weights_that_are_not_those_that_were_written_are_damaged() {
+        opened(&written()).check_intact().expect("whole weights");
+        for place in [1, 50_000, 1_000_000] {
+            let folder = written();
+            edit(&folder, |bytes| {
+                let end = bytes.len() - place;
+                bytes[end] ^= 0x55;
+            });
+            let error = opened(&folder).check_intact().expect_err("a byte was changed").to_string();
+            assert!(error.contains("damaged") && error.contains("fetch or merge the model again"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_hash_is_the_same_for_every_number_of_threads() {
+        let folder = written();
+        let hashed = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+            pool.install(|| identity(&folder))
+        };
+        assert_eq!(hashed(1), hashed(3));
+    }
 }

@@ -29,7 +29,7 @@ pub enum Error {
     },
 
     /// A model folder cannot be written.
-    #[error("{}: cannot be written; name another folder", file.display())]
+    #[error("{}: cannot be written; make room there, or name another folder", file.display())]
     Write {
         /// The file or folder.
         file: PathBuf,
@@ -161,6 +161,36 @@ pub enum Error {
         tensors: Vec<(String, usize)>,
     },
 
+    /// The weights are not those that were written.
+    #[error(
+        "{}: the weights are damaged: their hash is {found}, and {written} when they were written; fetch or merge the model again",
+        folder.display()
+    )]
+    Damaged {
+        /// Folder of the checkpoint.
+        folder: PathBuf,
+        /// SHA-256 over all tensors when they were written.
+        written: String,
+        /// SHA-256 over all tensors now.
+        found: String,
+    },
+
+    /// Some numbers are larger than the type they are to be stored in can be.
+    #[error("{}: not finite as {dtype}: {}; nothing was written, store it as f32", folder.display(), tensors.iter()
+        .map(|(name, count)| format!("{count} values of `{name}`")).collect::<Vec<_>>().join(", "))]
+    NotStorable {
+        /// The folder that was to be written.
+        folder: PathBuf,
+        /// The type.
+        dtype: &'static str,
+        /// Each such tensor with the number of those values.
+        tensors: Vec<(String, usize)>,
+    },
+
+    /// A model folder cannot be begun or finished.
+    #[error(transparent)]
+    Folder(nola_core::Error),
+
     /// Some weights are larger than f16 can be.
     #[error("{}: beyond the range of f16, which ends at 65504: {}; hold the weights in bf16 or f32", folder.display(), tensors.iter()
         .map(|(name, count)| format!("{count} values of `{name}`")).collect::<Vec<_>>().join(", "))]
@@ -169,13 +199,6 @@ pub enum Error {
         folder: PathBuf,
         /// Each such tensor with the number of those values.
         tensors: Vec<(String, usize)>,
-    },
-
-    /// The folder to write to holds something.
-    #[error("{}: exists and is not empty; nothing was written, name another folder", folder.display())]
-    OutputExists {
-        /// The folder.
-        folder: PathBuf,
     },
 
     /// The image cannot be decoded.

@@ -33,7 +33,7 @@ pub use attention::{KeyValueCache, Sight};
 pub use augment::Augmentation;
 pub use caught::caught;
 pub use causal::CausalLm;
-pub use checkpoint::{Checkpoint, StoredDtype};
+pub use checkpoint::Checkpoint;
 pub use error::Error;
 pub use fused::cross_entropy;
 pub use gpt2::{Gpt2, Gpt2Config};

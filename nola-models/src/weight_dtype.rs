@@ -4,7 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use burn::tensor::{DType, Device};
+use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The number type that the weights of a model are held in, and on GPUs what flows between its layers too.
 ///
@@ -32,6 +34,27 @@ impl WeightDtype {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::F16 => "f16",
+        }
+    }
+
+    /// The number of this type nearest to `value`; infinite where there is none.
+    pub fn rounded(self, value: f32) -> f32 {
+        match self {
+            Self::F32 => value,
+            Self::Bf16 => bf16::from_f32(value).to_f32(),
+            Self::F16 => f16::from_f32(value).to_f32(),
+        }
+    }
+
+    /// Names it in a configuration of transformers: under the key that version 5 reads, and that of the versions before.
+    pub(crate) fn name_in(self, config: &mut Value) {
+        let name = match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+        };
+        for key in ["dtype", "torch_dtype"] {
+            config[key] = name.into();
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use burn::module::Module;
 use burn::tensor::Device;
-use nola_models::{CausalLm, Checkpoint, StoredDtype, WeightDtype};
+use nola_models::{CausalLm, Checkpoint, WeightDtype};
 use serde_json::{Value, json};
 
 /// What beside numbers a load may take: names, shapes, threads.
@@ -51,7 +51,7 @@ fn llama() -> Value {
 }
 
 /// Numbers of a model and of its largest tensor, stored as `dtype` in `folder`.
-fn write(config: &Value, folder: &Path, dtype: StoredDtype) -> [usize; 2] {
+fn write(config: &Value, folder: &Path, dtype: WeightDtype) -> [usize; 2] {
     let source = folder.join("source");
     fs::create_dir(&source).expect("a free folder");
     fs::write(source.join("config.json"), config.to_string()).expect("a free folder");
@@ -65,12 +65,12 @@ fn write(config: &Value, folder: &Path, dtype: StoredDtype) -> [usize; 2] {
 fn loading_takes_the_memory_of_the_model_and_of_one_tensor_at_most() {
     let device = Device::flex();
     for (config, stored, held) in [
-        (gpt2(), StoredDtype::F32, WeightDtype::F32),
-        (llama(), StoredDtype::F32, WeightDtype::F32),
-        (llama(), StoredDtype::Bf16, WeightDtype::F32),
-        (llama(), StoredDtype::Bf16, WeightDtype::Bf16),
-        (llama(), StoredDtype::F32, WeightDtype::Bf16),
-        (gpt2(), StoredDtype::F32, WeightDtype::F16),
+        (gpt2(), WeightDtype::F32, WeightDtype::F32),
+        (llama(), WeightDtype::F32, WeightDtype::F32),
+        (llama(), WeightDtype::Bf16, WeightDtype::F32),
+        (llama(), WeightDtype::Bf16, WeightDtype::Bf16),
+        (llama(), WeightDtype::F32, WeightDtype::Bf16),
+        (gpt2(), WeightDtype::F32, WeightDtype::F16),
     ] {
         let scratch = tempfile::tempdir().expect("a temporary folder");
         let [whole, largest] = write(&config, scratch.path(), stored).map(|numbers| numbers * held.bytes());
@@ -80,11 +80,11 @@ fn loading_takes_the_memory_of_the_model_and_of_one_tensor_at_most() {
         let model = CausalLm::load_as(&checkpoint, held, &device).expect("a model");
         let (peak, kept) = (PEAK.load(Relaxed) - before, HELD.load(Relaxed) - before);
         match (stored, held) {
-            (StoredDtype::F32, WeightDtype::F32) | (StoredDtype::Bf16, WeightDtype::Bf16) => {
+            (WeightDtype::F32, WeightDtype::F32) | (WeightDtype::Bf16, WeightDtype::Bf16) => {
                 assert!(kept < whole, "tables are mapped, not copied");
             }
-            (StoredDtype::F32, WeightDtype::Bf16 | WeightDtype::F16)
-            | (StoredDtype::Bf16, WeightDtype::F32 | WeightDtype::F16) => {
+            (WeightDtype::F32, WeightDtype::Bf16 | WeightDtype::F16)
+            | (WeightDtype::Bf16, WeightDtype::F32 | WeightDtype::F16) => {
                 assert!(kept >= whole, "the model is not on the host");
             }
         }

@@ -4,18 +4,19 @@ mod pictures;
 mod text;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::tensor::Device;
 use nola_core::folder::{BaseIdentity, peft};
 use nola_core::{Adapted, Error as AdapterError};
-use nola_models::StoredDtype;
+use nola_models::{Checkpoint, WeightDtype};
 
 pub use pictures::PictureBase;
 pub use text::{Template, TextBase};
 
-use crate::Error;
 use crate::learner::Learner;
 use crate::recipe::ModelRecipe;
+use crate::{Error, first_sight};
 
 /// A loaded base model of one kind.
 pub trait Base: Clone {
@@ -36,6 +37,12 @@ pub trait Base: Clone {
 
     /// What an adapter remembers of it.
     fn identity(&self) -> &BaseIdentity;
+
+    /// Compares the weights with the hash that was written beside them, if one was.
+    ///
+    /// # Errors
+    /// If they are damaged.
+    fn check_intact(&self) -> Result<(), Error>;
 
     /// Where PEFT finds the module that we call `site`.
     fn foreign_module(&self, site: &str) -> peft::ForeignModule;
@@ -62,7 +69,7 @@ pub trait Base: Clone {
     ///
     /// # Errors
     /// If `folder` exists and is not empty, or cannot be written.
-    fn save(&self, model: &Self::Model, folder: &Path, dtype: StoredDtype) -> Result<(), Error>;
+    fn save(&self, model: &Self::Model, folder: &Path, dtype: WeightDtype) -> Result<(), Error>;
 
     /// Whether PEFT can hold an adapter of this base.
     ///
@@ -74,6 +81,31 @@ pub trait Base: Clone {
     fn fixed_logits(&self, model: &Self::Model, device: &Device) -> Vec<f32>;
 }
 
+/// Where the weights of a base come from.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// A model folder, which is hashed when an adapter asks for it.
+    Stored(Arc<Checkpoint>),
+    /// Random numbers.
+    Drawn(BaseIdentity),
+}
+
+impl Origin {
+    fn identity(&self) -> &BaseIdentity {
+        match self {
+            Self::Stored(checkpoint) => checkpoint.identity(),
+            Self::Drawn(identity) => identity,
+        }
+    }
+
+    fn check_intact(&self) -> Result<(), Error> {
+        match self {
+            Self::Stored(checkpoint) => Ok(checkpoint.check_intact()?),
+            Self::Drawn(_) => Ok(()),
+        }
+    }
+}
+
 /// Attaches an adapter folder to `model`; `foreign` says where PEFT finds the modules of ours, and `tied` which two of
 /// them are one matrix, if the base has such.
 ///
@@ -81,7 +113,7 @@ pub trait Base: Clone {
 /// If the adapter is damaged, of another base, or does not fit.
 fn attach<M: Learner>(
     adapter: &Path,
-    identity: &BaseIdentity,
+    origin: &Origin,
     foreign: peft::Modules,
     tied: Option<peft::TiedHead>,
     device: &Device,
@@ -90,7 +122,7 @@ fn attach<M: Learner>(
     if peft::is_peft(adapter) {
         let read = peft::read(adapter)?;
         if let Some(expected) = read.base() {
-            nola_core::folder::check_base(&adapter.join("adapter_config.json"), expected, identity)?;
+            nola_core::folder::check_base(&adapter.join("adapter_config.json"), expected, origin.identity())?;
         }
         let read = tied.into_iter().fold(read, peft::PeftAdapter::for_tied);
         let model = model(&AdapterFolder {
@@ -98,12 +130,21 @@ fn attach<M: Learner>(
             head_outputs: read.head_outputs(foreign),
             unties: read.unties(foreign),
         });
+        origin.check_intact()?;
         return Ok(read.attach(model, foreign, device)?);
     }
     let saved = nola_core::folder::read(adapter)?;
+    first_sight::check(adapter, &saved.manifest)?;
     let labels = saved.manifest.labels.clone();
     let head_outputs = (!labels.is_empty()).then_some(labels.len());
-    Ok(saved.attach(model(&AdapterFolder { labels, head_outputs, unties: false }), identity, device)?)
+    let adapted = saved.attach(
+        model(&AdapterFolder { labels, head_outputs, unties: false }),
+        origin.identity(),
+        device,
+    )?;
+    // An adapter that was written before every byte was hashed may fit a damaged base.
+    origin.check_intact()?;
+    Ok(adapted)
 }
 
 /// What an adapter folder says of the model it hangs on.

@@ -23,6 +23,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use nola_models::WeightDtype;
 
 use crate::Error;
+use crate::adapter_argument::AdapterArgument;
 use crate::chosen::Named;
 use crate::device::DeviceChoice;
 use crate::fit::Terms;
@@ -117,8 +118,8 @@ pub struct ModelArgs {
     /// A model folder with config.json and safetensors, or a model's name on the hub.
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
-    /// An adapter folder for that model: ours, or a LoRA of PEFT's.
-    #[arg(long, value_name = "FOLDER", requires = "model")]
+    /// An adapter folder for that model: ours, or a LoRA of PEFT's; a name before it, as `generate` takes, is left out.
+    #[arg(long, value_name = "[NAME=]FOLDER", requires = "model")]
     adapter: Option<PathBuf>,
 }
 
@@ -135,7 +136,10 @@ impl ModelArgs {
     fn named(&self) -> Result<Named, Error> {
         match (&self.run, &self.model) {
             (Some(run), _) => Named::of_run(run),
-            (None, Some(model)) => Ok(Named::of_folders(model, self.adapter.as_deref())),
+            (None, Some(model)) => {
+                let adapter = self.adapter.as_deref().map(AdapterArgument::parse).transpose()?;
+                Ok(Named::of_folders(model, adapter.map(|adapter| adapter.folder).as_deref()))
+            }
             (None, None) => unreachable!("clap requires --run or --model"),
         }
     }

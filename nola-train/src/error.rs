@@ -305,7 +305,11 @@ impl Error {
             Self::Generate(error) if error.is_usage() => 2,
             Self::Hub(_) | Self::Tokenizer(_) | Self::Chat(_) | Self::Generate(_) => 5,
             Self::NonFiniteAnswer { .. } => 5,
-            Self::Model(nola_models::Error::OutputExists { .. } | nola_models::Error::Write { .. })
+            Self::Model(
+                nola_models::Error::Folder(_)
+                | nola_models::Error::NotStorable { .. }
+                | nola_models::Error::Write { .. },
+            )
             | Self::Adapter(nola_core::Error::Exists { .. }) => 9,
             Self::Adapter(nola_core::Error::Io { action: "write" | "create", .. }) => 9,
             Self::Model(_) => 5,
@@ -345,6 +349,11 @@ impl Error {
     pub(crate) fn about_output(self) -> Self {
         match self {
             Self::Adapter(nola_core::Error::Io { file: path, action: "write" | "create", source })
+            | Self::Model(nola_models::Error::Folder(nola_core::Error::Io {
+                file: path,
+                action: "write" | "create",
+                source,
+            }))
             | Self::Model(nola_models::Error::Write { file: path, source }) => Self::Output { path, source },
             other => other,
         }

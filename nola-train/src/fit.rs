@@ -95,6 +95,9 @@ pub fn fit<T: Task>(
     keeper: &impl Keeper<T>,
 ) -> Result<Fitted<T>, Error> {
     let started = Instant::now();
+    // Hashed before anything is learned on it, and damage is told now.
+    task.base().identity();
+    task.base().check_intact()?;
     let on_device = terms.device.clone().autodiff();
     let model = attach(task.model().train(), &recipe.method, task.trained_beside(), &on_device)?;
     let trained = model.trained_numbers();

@@ -4,6 +4,7 @@
 //! ([`data`]) or [`text`]; [`fit`] trains a method through the loop in [`train`]; [`run`] leaves a run folder with the
 //! adapter, its scores and a [`report`]. [`mod@bench`] measures how fast all that is.
 
+mod adapter_argument;
 pub mod base;
 pub mod bench;
 pub mod chosen;
@@ -13,6 +14,7 @@ pub mod device;
 pub mod divergence;
 mod error;
 pub mod evaluate;
+mod first_sight;
 pub mod fit;
 pub mod learner;
 pub mod memory;

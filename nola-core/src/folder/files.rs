@@ -1,13 +1,20 @@
-//! Files that are there whole or not at all.
+//! Files and folders that are there whole or not at all.
 
-use std::fs::File;
-use std::io::{Read, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 
 use crate::Error;
 use crate::foreign_json::MAX_CONFIG_BYTES;
+
+/// In the name of everything that is not whole yet.
+const PARTIAL: &str = ".partial-";
+/// Key under which a safetensors header holds texts about the whole file.
+const HEADER_METADATA: &str = "__metadata__";
 
 /// SHA-256 in hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
@@ -16,7 +23,7 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 
 /// The bytes of `file`.
 pub(super) fn read(file: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(file).map_err(|source| Error::Io { file: file.to_owned(), action: "read", source })
+    fs::read(file).map_err(|source| Error::Io { file: file.to_owned(), action: "read", source })
 }
 
 /// The bytes of the settings of an adapter, if they are no more than those of any honest one.
@@ -46,21 +53,57 @@ fn pickle_in(folder: &Path) -> Option<PathBuf> {
         matches!(extension, Some("bin" | "pt" | "pth" | "ckpt" | "pkl"))
             && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("adapter"))
     };
-    std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).filter(is_pickle).min()
+    fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).filter(is_pickle).min()
 }
 
-/// Makes `folder`, which must not exist or be empty.
+/// Makes `folder`, which must not exist or be empty; what a killed program left half written in it is removed.
 ///
 /// # Errors
 /// If it holds something, or cannot be made.
 pub fn new_folder(folder: &Path) -> Result<(), Error> {
-    let io = |action| move |source| Error::Io { file: folder.to_owned(), action, source };
-    std::fs::create_dir_all(folder).map_err(io("create"))?;
-    let mut entries = std::fs::read_dir(folder).map_err(io("create"))?;
-    match entries.next() {
-        Some(_) => Err(Error::Exists { folder: folder.to_owned() }),
-        None => Ok(()),
+    fs::create_dir_all(folder).map_err(io_error(folder, "create"))?;
+    check_free(folder)
+}
+
+/// Refuses a folder that exists and holds something; what is only half written in it is removed.
+fn check_free(folder: &Path) -> Result<(), Error> {
+    let io = || io_error(folder, "create");
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io()(error)),
+    };
+    let entries: Vec<PathBuf> =
+        entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>().map_err(io())?;
+    if !entries.iter().all(|entry| is_partial(entry)) {
+        return Err(Error::Exists { folder: folder.to_owned() });
     }
+    for entry in entries {
+        let removed = if entry.is_dir() { fs::remove_dir_all(&entry) } else { fs::remove_file(&entry) };
+        removed.map_err(io_error(&entry, "create"))?;
+    }
+    Ok(())
+}
+
+/// Whether the name says that this is not whole.
+fn is_partial(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with('.') && name.contains(PARTIAL)
+}
+
+/// Temporary names beside the real one, which say what they are for.
+fn partial_name(path: &Path) -> String {
+    format!(".{}{PARTIAL}", path.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// The folder that `path` lies in.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn io_error(file: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Error {
+    let file = file.to_owned();
+    move |source| Error::Io { file, action, source }
 }
 
 /// Writes a file under another name, flushes it to the disk and renames it.
@@ -69,20 +112,240 @@ pub fn new_folder(folder: &Path) -> Result<(), Error> {
 /// If the folder cannot be written; an earlier file of that name is then as it was.
 pub fn write_atomically(file: &Path, bytes: &[u8]) -> Result<(), Error> {
     let io = |source| Error::Io { file: file.to_owned(), action: "write", source };
-    let folder = file.parent().unwrap_or(Path::new("."));
+    let prefix = partial_name(file);
     let mut builder = tempfile::Builder::new();
+    builder.prefix(&prefix);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-    let mut temporary = builder.tempfile_in(folder).map_err(io)?;
+    let mut temporary = builder.tempfile_in(parent(file)).map_err(io)?;
     temporary.write_all(bytes).map_err(io)?;
     temporary.as_file().sync_all().map_err(io)?;
     temporary.persist(file).map_err(|error| io(error.error))?;
     Ok(())
 }
 
+/// A folder on its way: filled under another name beside its place and renamed once, so that it is there whole or not
+/// at all. Dropped before that, it is removed.
+#[derive(Debug)]
+pub struct PartialFolder {
+    temporary: TempDir,
+    target: PathBuf,
+}
+
+impl PartialFolder {
+    /// Begins a folder that will be `target`, which must not exist or be empty.
+    ///
+    /// # Errors
+    /// If `target` holds something, or nothing can be written beside it.
+    pub fn beside(target: &Path) -> Result<Self, Error> {
+        check_free(target)?;
+        let parent = parent(target);
+        fs::create_dir_all(parent).map_err(io_error(parent, "create"))?;
+        let prefix = partial_name(target);
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix);
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755));
+        let temporary = builder.tempdir_in(parent).map_err(io_error(target, "create"))?;
+        Ok(Self { temporary, target: target.to_owned() })
+    }
+
+    /// Where its files lie until it is whole.
+    pub fn path(&self) -> &Path {
+        self.temporary.path()
+    }
+
+    /// Writes a file into it and flushes it to the disk.
+    ///
+    /// # Errors
+    /// If the disk does not take it; the error names the file as it would have been called.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let write = || {
+            let mut file = File::create(self.path().join(name))?;
+            file.write_all(bytes)?;
+            file.sync_all()
+        };
+        write().map_err(io_error(&self.target.join(name), "write"))
+    }
+
+    /// Gives it its name: from now on it is there as a whole.
+    ///
+    /// # Errors
+    /// If something took the name meanwhile.
+    pub fn finish(self) -> Result<(), Error> {
+        let Self { temporary, target } = self;
+        let finish = || {
+            if target.exists() {
+                // Only an empty folder can be removed so.
+                fs::remove_dir(&target)?;
+            }
+            sync_folder(temporary.path())?;
+            fs::rename(temporary.path(), &target)?;
+            sync_folder(parent(&target))
+        };
+        finish().map_err(io_error(&target, "write"))?;
+        // It has another name now: there is nothing left to remove.
+        let _ = temporary.keep();
+        Ok(())
+    }
+}
+
+/// Flushes names to the disk, where folders can be opened.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+/// Puts the metadata of a safetensors file in the order of its keys: the library writes them in the order of a hash
+/// map, which changes from process to process.
+///
+/// # Errors
+/// If the file cannot be read or written, or has no such header.
+pub fn order_metadata(file: &mut (impl Read + Write + Seek)) -> io::Result<()> {
+    edit_metadata(file, |metadata| metadata.sort_keys())
+}
+
+/// Puts `value` in the place of a value of equal length in the metadata of a safetensors file.
+///
+/// # Errors
+/// If the file cannot be read or written, has no such header, or the header would become longer.
+pub fn set_metadata(file: &mut (impl Read + Write + Seek), key: &str, value: &str) -> io::Result<()> {
+    edit_metadata(file, |metadata| drop(metadata.insert(key.to_owned(), value.into())))
+}
+
+/// Changes the metadata in place, which must not make the header longer.
+fn edit_metadata(
+    file: &mut (impl Read + Write + Seek),
+    edit: impl FnOnce(&mut Map<String, Value>),
+) -> io::Result<()> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut length = [0; size_of::<u64>()];
+    file.read_exact(&mut length)?;
+    let mut header = vec![0; u64::from_le_bytes(length) as usize];
+    file.read_exact(&mut header)?;
+    let mut json: Map<String, Value> = serde_json::from_slice(&header)?;
+    if let Some(Value::Object(metadata)) = json.get_mut(HEADER_METADATA) {
+        edit(metadata);
+    }
+    let mut text = serde_json::to_vec(&json)?;
+    if text.len() > header.len() {
+        return Err(io::Error::other("the header would become longer"));
+    }
+    // The library fills with spaces too.
+    text.resize(header.len(), b' ');
+    file.seek(SeekFrom::Start(length.len() as u64))?;
+    file.write_all(&text)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+    use std::io::Cursor;
+
+    use safetensors::SafeTensors;
+    use safetensors::tensor::{Dtype, TensorView};
+
     use super::*;
+
+    fn scratch() -> TempDir {
+        tempfile::tempdir().expect("a temporary folder")
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries =
+            fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").file_name());
+        let mut names: Vec<String> = entries.map(|name| name.to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_folder_is_absent_until_it_is_whole() {
+        let scratch = scratch();
+        let target = scratch.path().join("adapter");
+        let partial = PartialFolder::beside(&target).expect("a free place");
+        partial.write("one", b"1").expect("room");
+        assert!(!target.exists());
+        partial.finish().expect("a free place");
+        assert_eq!(
+            (names(scratch.path()), names(&target)),
+            (vec!["adapter".to_owned()], vec!["one".to_owned()])
+        );
+    }
+
+    #[test]
+    fn a_folder_that_is_given_up_leaves_nothing() {
+        let scratch = scratch();
+        let partial = PartialFolder::beside(&scratch.path().join("a/b")).expect("a free place");
+        partial.write("one", b"1").expect("room");
+        drop(partial);
+        assert!(names(&scratch.path().join("a")).is_empty());
+    }
+
+    #[test]
+    fn an_empty_folder_may_be_taken_but_no_other() {
+        let scratch = scratch();
+        let target = scratch.path().join("adapter");
+        fs::create_dir(&target).expect("a folder");
+        let partial = PartialFolder::beside(&target).expect("it is empty");
+        partial.write("one", b"1").expect("room");
+        partial.finish().expect("it is empty");
+        let error = PartialFolder::beside(&target).expect_err("it holds a file");
+        assert!(matches!(error, Error::Exists { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_a_killed_program_left_is_no_obstacle() {
+        let scratch = scratch();
+        fs::create_dir(scratch.path().join(".adapter.partial-x1y2z3")).expect("a folder");
+        fs::write(scratch.path().join(".recipe.toml.partial-abc"), b"half").expect("a file");
+        new_folder(scratch.path()).expect("only rubble");
+        assert!(names(scratch.path()).is_empty());
+        fs::write(scratch.path().join("partial-notes"), b"mine").expect("a file");
+        assert!(matches!(new_folder(scratch.path()), Err(Error::Exists { .. })));
+    }
+
+    #[test]
+    fn a_file_that_replaces_another_leaves_no_second_name() {
+        let scratch = scratch();
+        let file = scratch.path().join("result.json");
+        for text in ["old", "new"] {
+            write_atomically(&file, text.as_bytes()).expect("room");
+        }
+        assert_eq!(names(scratch.path()), ["result.json"]);
+        assert_eq!(fs::read(&file).expect("a file"), b"new");
+    }
+
+    fn with_metadata(keys: &[&str]) -> Vec<u8> {
+        let data = [1_u8, 2, 3, 4];
+        let view = TensorView::new(Dtype::U8, vec![4], &data).expect("four bytes");
+        let metadata: HashMap<String, String> =
+            keys.iter().map(|key| ((*key).to_owned(), format!("\"{key}\" ä"))).collect();
+        safetensors::serialize([("x", view)], Some(metadata)).expect("a tensor")
+    }
+
+    #[test]
+    fn the_order_of_metadata_is_that_of_its_keys() {
+        let keys = ["nola", "format", "a", "zeta", "base", "q"];
+        let mut files: Vec<Vec<u8>> = (0..12).map(|_| with_metadata(&keys)).collect();
+        for bytes in &mut files {
+            order_metadata(&mut Cursor::new(bytes)).expect("a header");
+        }
+        assert!(files.windows(2).all(|pair| pair[0] == pair[1]));
+        let tensors = SafeTensors::deserialize(&files[0]).expect("it is still whole");
+        assert_eq!(tensors.tensor("x").expect("a tensor").data(), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_value_of_the_metadata_is_set_in_place() {
+        let mut bytes = with_metadata(&["sha256"]);
+        let length = bytes.len();
+        set_metadata(&mut Cursor::new(&mut bytes), "sha256", "0123").expect("it is shorter");
+        let (_, header) = SafeTensors::read_metadata(&bytes).expect("a header");
+        assert_eq!(header.metadata().as_ref().expect("metadata")["sha256"], "0123");
+        assert_eq!(bytes.len(), length);
+        let long = "x".repeat(4096);
+        assert!(set_metadata(&mut Cursor::new(&mut bytes), "sha256", &long).is_err());
+    }
 
     #[test]
     fn settings_larger_than_any_honest_ones_are_refused() {

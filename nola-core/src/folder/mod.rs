@@ -8,7 +8,8 @@
 //!
 //! Coefficients are stored as `f32` (32 bits), `f16` (16), or as signed integers of 8 or 4 bits with one `bf16`
 //! scale per vector in `alpha_scale` and `beta_scale` (`[sites]`); other parameters as `f32`. Reading is strict: every tensor is
-//! used, every site is found, check words and hashes are equal, or one error lists all that differs.
+//! used, every site is found, settings, check words and hashes are those that were written, or one error lists all that
+//! differs. A folder is there whole or not at all.
 //! LoRA adapters are written as PEFT writes them; see [`peft`].
 
 mod card;
@@ -23,7 +24,7 @@ use burn::module::Module;
 use burn::tensor::{Device, TensorData};
 use serde::{Deserialize, Serialize};
 
-pub use files::{new_folder, sha256_hex, write_atomically};
+pub use files::{PartialFolder, new_folder, order_metadata, set_metadata, sha256_hex, write_atomically};
 pub use native::{FORMAT_VERSION, Manifest, check_base};
 pub use quantized::CoefficientBits;
 
@@ -41,6 +42,10 @@ pub struct BaseIdentity {
     pub config_sha256: String,
     /// SHA-256 over sampled bytes of every tensor, hexadecimal.
     pub weights_sha256: String,
+    /// SHA-256 over all bytes of every tensor, hexadecimal; none of a base that was drawn, or in a folder written before
+    /// there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensors_sha256: Option<String>,
 }
 
 /// What an adapter folder says beside the trained numbers.

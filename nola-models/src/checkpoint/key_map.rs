@@ -135,7 +135,7 @@ impl Checkpoint {
 }
 
 /// What files call `dtype`.
-fn stored_as(dtype: WeightDtype) -> Dtype {
+pub(super) fn stored_as(dtype: WeightDtype) -> Dtype {
     match dtype {
         WeightDtype::F32 => Dtype::F32,
         WeightDtype::Bf16 => Dtype::BF16,

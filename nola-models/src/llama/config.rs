@@ -142,15 +142,23 @@ impl LlamaConfig {
             "intermediate_size": self.d_mlp,
             "hidden_act": "silu",
             "rms_norm_eps": self.rms_norm_eps,
-            "rope_theta": self.rotary.theta,
             "attention_bias": self.attention_bias,
             "mlp_bias": self.mlp_bias,
             "tie_word_embeddings": self.tied_head,
             "initializer_range": self.init_deviation,
             "eos_token_id": self.eos,
         });
-        config["rope_scaling"] = match self.rotary.scaling {
-            RotaryScaling::Unscaled => Value::Null,
+        self.rotary.write_to(&mut config);
+        config
+    }
+}
+
+impl Rotary {
+    /// Writes it into a configuration in both spellings: `rope_theta` and `rope_scaling`, which is all that transformers
+    /// 4 reads, and `rope_parameters`, which transformers 5 writes.
+    pub(crate) fn write_to(&self, config: &mut Value) {
+        let scaling = match self.scaling {
+            RotaryScaling::Unscaled => json!({"rope_type": "default"}),
             RotaryScaling::Linear { factor } => {
                 json!({"rope_type": "linear", "type": "linear", "factor": factor})
             }
@@ -160,12 +168,22 @@ impl LlamaConfig {
                     "factor": factor,
                     "low_freq_factor": low_freq_factor,
                     "high_freq_factor": high_freq_factor,
-                    "original_max_position_embeddings": original_max_tokens as u64,
+                    "original_max_position_embeddings": whole(original_max_tokens),
                 })
             }
         };
-        config
+        let mut parameters = scaling.clone();
+        parameters["rope_theta"] = self.theta.into();
+        config["rope_theta"] = self.theta.into();
+        // Before transformers 4.43 there was no type `default`.
+        config["rope_scaling"] = if self.scaling == RotaryScaling::Unscaled { Value::Null } else { scaling };
+        config["rope_parameters"] = parameters;
     }
+}
+
+/// A whole number as one: transformers declares contexts so.
+fn whole(number: f64) -> Value {
+    if number.fract() == 0.0 { Value::from(number as u64) } else { Value::from(number) }
 }
 
 /// Reads `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (before).
@@ -281,6 +299,39 @@ mod tests {
         for scaling in scalings {
             let config = LlamaConfig { rotary: Rotary { theta: 5e5, scaling }, ..LlamaConfig::llama2_70b() };
             assert_eq!(read(config.to_json()).expect("our own file"), config);
+        }
+    }
+
+    #[test]
+    fn both_generations_of_rotary_settings_are_written_whatever_was_read() {
+        let linear = json!({"rope_type": "linear", "factor": 4.0});
+        let with_theta = |mut block: Value| {
+            block["rope_theta"] = json!(5e5);
+            block
+        };
+        let files = [
+            json!({"rope_theta": 5e5, "rope_scaling": llama3(json!(64))}),
+            json!({"rope_parameters": with_theta(llama3(json!(64)))}),
+            json!({"rope_theta": 5e5, "rope_scaling": linear}),
+            json!({"rope_parameters": with_theta(linear.clone())}),
+            json!({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4.0}}),
+            json!({"rope_theta": 5e5}),
+            json!({"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}, "rope_scaling": null}),
+        ];
+        for file in files {
+            let expected = rotary_of(file.clone());
+            let mut written = file.clone();
+            expected.write_to(&mut written);
+            let mut four = written.clone();
+            four.as_object_mut().expect("an object").remove("rope_parameters");
+            let mut five = written.clone();
+            let five = five.as_object_mut().expect("an object");
+            for key in ["rope_theta", "rope_scaling"] {
+                five.remove(key);
+            }
+            assert_eq!(rotary_of(four), expected, "transformers 4 of {file}");
+            assert_eq!(rotary_of(five.clone().into()), expected, "transformers 5 of {file}");
+            assert_eq!(rotary_of(written), expected, "{file}");
         }
     }
 

@@ -4,8 +4,8 @@ use nola_core::folder::peft::ForeignModule;
 use std::path::Path;
 
 use super::{Pooling, Positions, Vit, VitConfig};
-use crate::checkpoint::{Checkpoint, NamedTensor, Part, Source, StoredDtype, collect, save};
-use crate::{Error, Preprocessor};
+use crate::checkpoint::{Checkpoint, ModelFolder, NamedTensor, Part, Source, collect, save};
+use crate::{Error, Preprocessor, WeightDtype};
 
 /// Stored tensors that are no part of the classifier: the pooler of `ViTModel`, mask tokens, pretraining decoders.
 pub(super) const IGNORED: &[&str] =
@@ -203,11 +203,20 @@ impl Vit {
     ///
     /// # Errors
     /// If `folder` exists and is not empty, or cannot be written.
-    pub fn save(&self, folder: &Path, preprocessor: &Preprocessor, dtype: StoredDtype) -> Result<(), Error> {
+    pub fn save(&self, folder: &Path, preprocessor: &Preprocessor, dtype: WeightDtype) -> Result<(), Error> {
         let mut config = self.config().to_json();
         if self.config().pooling != Pooling::ClassToken {
             config["pretrained_cfg"] = preprocessor.to_timm_json();
         }
-        save(folder, &config, Some(&preprocessor.to_json()), &self.to_tensors(), dtype)
+        save(
+            folder,
+            &ModelFolder {
+                config: &config,
+                preprocessor: Some(&preprocessor.to_json()),
+                tensors: &self.to_tensors(),
+                dtype,
+                companions: &[],
+            },
+        )
     }
 }

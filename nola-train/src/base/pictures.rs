@@ -1,6 +1,7 @@
 //! Vision transformers as bases.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use nola_core::Adapted;
@@ -8,9 +9,9 @@ use nola_core::folder::{self, BaseIdentity, peft};
 use nola_models::checkpoint::MappedFiles;
 use nola_models::hub::Wanted;
 use nola_models::vit::{Pooling, Problem, peft_module};
-use nola_models::{Checkpoint, Preprocessor, StoredDtype, Vit, VitConfig, WeightDtype};
+use nola_models::{Checkpoint, Preprocessor, Vit, VitConfig, WeightDtype};
 
-use super::{AdapterFolder, Base, attach, needs_adapter};
+use super::{AdapterFolder, Base, Origin, attach, needs_adapter};
 use crate::evaluate::host_rows;
 use crate::recipe::{Init, ModelRecipe};
 use crate::terminal::err_line;
@@ -23,9 +24,9 @@ pub struct PictureBase {
     pub vit: Vit,
     /// How pictures become its input.
     pub preprocessor: Preprocessor,
-    /// What an adapter remembers of it.
-    pub identity: BaseIdentity,
-    /// Where it came from.
+    /// Where its weights come from.
+    pub origin: Origin,
+    /// Where it lies.
     pub folder: PathBuf,
     /// The files that it may still compute with where they lie.
     files: MappedFiles,
@@ -55,7 +56,11 @@ impl Base for PictureBase {
     }
 
     fn identity(&self) -> &BaseIdentity {
-        &self.identity
+        self.origin.identity()
+    }
+
+    fn check_intact(&self) -> Result<(), Error> {
+        self.origin.check_intact()
     }
 
     fn foreign_module(&self, site: &str) -> peft::ForeignModule {
@@ -67,8 +72,8 @@ impl Base for PictureBase {
     }
 
     fn with_adapter(self, adapter: &Path, device: &Device) -> Result<Adapted<Vit>, Error> {
-        let identity = self.identity.clone();
-        attach(adapter, &identity, &peft_module, None, device, |folder| with_outputs(self.vit, folder))
+        let origin = self.origin.clone();
+        attach(adapter, &origin, &peft_module, None, device, |folder| with_outputs(self.vit, folder))
     }
 
     fn without_adapter(self, device: &Device) -> Result<Adapted<Vit>, Error> {
@@ -83,7 +88,7 @@ impl Base for PictureBase {
         &vit.config().labels
     }
 
-    fn save(&self, vit: &Vit, folder: &Path, dtype: StoredDtype) -> Result<(), Error> {
+    fn save(&self, vit: &Vit, folder: &Path, dtype: WeightDtype) -> Result<(), Error> {
         Ok(vit.save(folder, &self.preprocessor, dtype)?)
     }
 
@@ -110,8 +115,9 @@ impl PictureBase {
         let checkpoint = Checkpoint::open(folder)?;
         let vit = Vit::load_as(&checkpoint, dtype, device)?;
         let preprocessor = Preprocessor::of_checkpoint(&checkpoint, vit.config().image_size)?;
-        let (identity, files) = (checkpoint.identity(), checkpoint.files().clone());
-        Ok(Self { vit, preprocessor, identity, folder: folder.to_owned(), files })
+        let files = checkpoint.files().clone();
+        let origin = Origin::Stored(Arc::new(checkpoint));
+        Ok(Self { vit, preprocessor, origin, folder: folder.to_owned(), files })
     }
 
     fn random(folder: &Path, seed: u64, dtype: WeightDtype, device: &Device) -> Result<Self, Error> {
@@ -122,10 +128,11 @@ impl PictureBase {
             name: format!("random weights, seed {seed}"),
             config_sha256: folder::sha256_hex(&text),
             weights_sha256: folder::sha256_hex(format!("seed {seed}").as_bytes()),
+            tensors_sha256: None,
         };
         let vit = Vit::init_as(&config, seed, dtype, device);
-        let files = MappedFiles::default();
-        Ok(Self { vit, preprocessor, identity, folder: folder.to_owned(), files })
+        let (origin, files) = (Origin::Drawn(identity), MappedFiles::default());
+        Ok(Self { vit, preprocessor, origin, folder: folder.to_owned(), files })
     }
 
     /// Requires a model that gives an image one of several classes, as data in folders does.

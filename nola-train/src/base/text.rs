@@ -13,9 +13,9 @@ use nola_models::checkpoint::MappedFiles;
 use nola_models::generate::GenerationConfig;
 use nola_models::hub::{TOKENIZER_FILES, Wanted};
 use nola_models::tokenizer::{Specials, Tokenizer};
-use nola_models::{CausalLm, Checkpoint, StoredDtype, WeightDtype, checkpoint};
+use nola_models::{CausalLm, Checkpoint, WeightDtype, checkpoint};
 
-use super::{Base, attach};
+use super::{Base, Origin, attach};
 use crate::evaluate::host_rows;
 use crate::recipe::{Init, ModelRecipe};
 use crate::terminal::err_line;
@@ -43,8 +43,8 @@ pub struct TextBase {
     bos: Option<u32>,
     /// The token that the tokenizer puts behind every text, if it does.
     closing: Option<u32>,
-    /// What an adapter remembers of it.
-    pub identity: BaseIdentity,
+    /// Where its weights come from.
+    pub origin: Origin,
     /// Where it came from.
     pub folder: PathBuf,
     /// The files that it may still compute with where they lie.
@@ -56,17 +56,18 @@ impl Base for TextBase {
 
     fn open(recipe: &ModelRecipe, seed: u64, device: &Device) -> Result<Self, Error> {
         device::check_dtype(device, recipe.dtype)?;
-        let (model, identity, folder, files) = match recipe.init {
+        let (model, origin, folder, files) = match recipe.init {
             Init::Pretrained => {
                 let folder = recipe.folder(Wanted::ModelAndTokenizer)?;
                 let checkpoint = Checkpoint::open(&folder)?;
                 let model = CausalLm::load_as(&checkpoint, recipe.dtype, device)?;
-                (model, checkpoint.identity(), folder, checkpoint.files().clone())
+                let files = checkpoint.files().clone();
+                (model, Origin::Stored(Arc::new(checkpoint)), folder, files)
             }
             Init::Random => {
                 let folder = recipe.folder(Wanted::Tokenizer)?;
                 let (model, identity) = random(&folder, seed, recipe.dtype, device)?;
-                (model, identity, folder, MappedFiles::default())
+                (model, Origin::Drawn(identity), folder, MappedFiles::default())
             }
         };
         let tokenizer = Tokenizer::open(&folder)?;
@@ -78,7 +79,7 @@ impl Base for TextBase {
         let [bos, closing] = around(&tokenizer)?;
         let closing = closing.filter(|&id| (id as usize) < model.facts().vocab_size);
         files.check_unchanged()?;
-        Ok(Self { model, tokenizer: Arc::new(tokenizer), chat, eos, bos, closing, identity, folder, files })
+        Ok(Self { model, tokenizer: Arc::new(tokenizer), chat, eos, bos, closing, origin, folder, files })
     }
 
     fn check_unchanged(&self) -> Result<(), Error> {
@@ -86,7 +87,11 @@ impl Base for TextBase {
     }
 
     fn identity(&self) -> &BaseIdentity {
-        &self.identity
+        self.origin.identity()
+    }
+
+    fn check_intact(&self) -> Result<(), Error> {
+        self.origin.check_intact()
     }
 
     fn foreign_module(&self, site: &str) -> peft::ForeignModule {
@@ -100,7 +105,7 @@ impl Base for TextBase {
     fn with_adapter(self, adapter: &Path, device: &Device) -> Result<Adapted<CausalLm>, Error> {
         let foreign = |site: &str| self.model.peft_module(site);
         let tied = self.model.has_tied_head().then_some(TIED);
-        attach(adapter, &self.identity, &foreign, tied, device, |folder| match folder.unties {
+        attach(adapter, &self.origin, &foreign, tied, device, |folder| match folder.unties {
             true => self.model.clone().untied(),
             false => self.model.clone(),
         })
@@ -114,9 +119,8 @@ impl Base for TextBase {
         &[]
     }
 
-    fn save(&self, model: &CausalLm, folder: &Path, dtype: StoredDtype) -> Result<(), Error> {
-        model.save(folder, dtype)?;
-        self.copy_companions(folder)
+    fn save(&self, model: &CausalLm, folder: &Path, dtype: WeightDtype) -> Result<(), Error> {
+        Ok(model.save_with(folder, dtype, &self.companions())?)
     }
 
     fn check_exportable(&self) -> Result<(), Error> {
@@ -148,15 +152,10 @@ impl TextBase {
         Ok(GenerationConfig { eos_token_id: self.eos.clone(), ..generation })
     }
 
-    /// Copies tokenizer, chat template and generation settings beside a model that was written.
-    fn copy_companions(&self, folder: &Path) -> Result<(), Error> {
-        for name in TOKENIZER_FILES.iter().chain(&[GENERATION]) {
-            let (from, to) = (self.folder.join(name), folder.join(name));
-            if from.is_file() {
-                std::fs::copy(&from, &to).map_err(|source| Error::Output { path: to, source })?;
-            }
-        }
-        Ok(())
+    /// Tokenizer, chat template and generation settings, as far as they are there.
+    fn companions(&self) -> Vec<PathBuf> {
+        let files = TOKENIZER_FILES.iter().chain(&[GENERATION]).map(|name| self.folder.join(name));
+        files.filter(|file| file.is_file()).collect()
     }
 }
 
@@ -171,6 +170,7 @@ fn random(
         name: format!("random weights, seed {seed}"),
         config_sha256: folder::sha256_hex(config.to_string().as_bytes()),
         weights_sha256: folder::sha256_hex(format!("seed {seed}").as_bytes()),
+        tensors_sha256: None,
     };
     Ok((CausalLm::init_as(folder, seed, dtype, device)?, identity))
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::Args;
 use comfy_table::Table;
-use nola_models::StoredDtype;
+use nola_models::WeightDtype;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -136,7 +136,7 @@ fn once(folder: &Path, number: usize, say: &Say<StartLine>) -> Result<Times, Ben
 fn write_files(preset: Preset, folder: &Path) -> Result<(), Error> {
     let model = cases::causal(preset, &device::cpu().device);
     let base = folder.join("base");
-    model.save(&base, StoredDtype::F32)?;
+    model.save(&base, WeightDtype::F32)?;
     let tokenizer = tokenizer_json(model.facts().vocab_size).to_string();
     let defaults = preset.defaults();
     let recipe = format!(

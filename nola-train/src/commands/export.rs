@@ -51,6 +51,9 @@ pub fn run(args: &ExportArgs, global: &Global) -> Result<(), Error> {
     Ok(())
 }
 
+/// Both compute the same products in the same order; only expanded factors go through the file.
+const TOLERANCE: f32 = 1e-5;
+
 /// What was written.
 struct Exported {
     sites: usize,
@@ -76,20 +79,81 @@ fn export<B: Base>(named: &Named, args: &ExportArgs) -> Result<Exported, Error> 
         summary: String::new(),
     };
     let modules = |site: &str| base.foreign_module(site);
+    let before = base.fixed_logits(&adapted.model, &device);
+    check_finite(&before)?;
     peft::write(&args.out, &adapted, &modules, generation, base.peft_task(), &description)?;
-    let again = base.clone().with_adapter(&args.out, &device)?;
-    let [before, after] = [&adapted, &again].map(|of| base.fixed_logits(&of.model, &device));
-    let difference = largest_difference(&before, &after);
+    let after =
+        base.clone().with_adapter(&args.out, &device).map(|again| base.fixed_logits(&again.model, &device));
     base.check_unchanged()?;
-    // Both compute the same products in the same order; only expanded factors went through the file.
-    if difference > 1e-5 {
-        return Err(Error::ExportDiffers { folder: args.out.clone(), difference });
+    match after.map(|after| largest_difference(&before, &after)) {
+        Ok(difference) if difference <= TOLERANCE => {
+            Ok(Exported { sites: adapted.sites().len(), difference })
+        }
+        // Not to be used, so not to be left; what cannot be removed is told by the error all the same.
+        wrong => {
+            let _ = std::fs::remove_dir_all(&args.out);
+            Err(wrong.map_or_else(
+                |error| error,
+                |difference| Error::ExportDiffers { folder: args.out.clone(), difference },
+            ))
+        }
     }
-    Ok(Exported { sites: adapted.sites().len(), difference })
 }
 
-/// The largest difference of two lists, relative to the largest number of the first.
+/// An adapter that makes no numbers is of no use to PEFT either.
+fn check_finite(logits: &[f32]) -> Result<(), Error> {
+    match logits.iter().filter(|logit| !logit.is_finite()).count() {
+        0 => Ok(()),
+        count => {
+            let name = format!("logits (of {}) with the adapter", logits.len());
+            Err(nola_core::Error::NotFinite { name, count }.into())
+        }
+    }
+}
+
+/// The largest difference of two lists, relative to the largest number of the first; NaN if one of them holds NaN.
 fn largest_difference(left: &[f32], right: &[f32]) -> f32 {
-    let largest = left.iter().fold(1e-6_f32, |largest, value| largest.max(value.abs()));
-    left.iter().zip(right).fold(0.0_f32, |most, (l, r)| most.max((l - r).abs() / largest))
+    // `max` would pass over what is no number.
+    let larger = |most: f32, value: f32| {
+        if value.is_nan() {
+            value
+        } else if value > most {
+            value
+        } else {
+            most
+        }
+    };
+    let largest = left.iter().fold(1e-6_f32, |largest, value| larger(largest, value.abs()));
+    left.iter().zip(right).fold(0.0_f32, |most, (l, r)| larger(most, (l - r).abs() / largest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_relative_to_the_largest_number() {
+        assert_eq!(largest_difference(&[1.0, -4.0], &[1.0, -3.0]), 0.25);
+        assert_eq!(largest_difference(&[1.0, -4.0], &[1.0, -4.0]), 0.0);
+    }
+
+    #[test]
+    fn what_is_no_number_differs_from_everything() {
+        for (left, right) in
+            [([f32::NAN, 1.0], [f32::NAN, 1.0]), ([1.0, 2.0], [f32::NAN, 2.0]), ([1.0, f32::NAN], [1.0, 2.0])]
+        {
+            assert!(largest_difference(&left, &right).is_nan(), "{left:?} and {right:?}");
+        }
+        assert!(largest_difference(&[f32::INFINITY], &[f32::INFINITY]).is_nan());
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_are_an_error_of_the_adapter() {
+        for logits in [[0.0, f32::NAN], [f32::INFINITY, 1.0]] {
+            let error = check_finite(&logits).expect_err("one is no number");
+            assert_eq!(error.exit_code(), 6);
+            assert!(error.to_string().contains("1 numbers that are not finite"), "{error}");
+        }
+        check_finite(&[0.0, -1.0]).expect("both are numbers");
+    }
 }

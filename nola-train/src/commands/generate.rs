@@ -7,13 +7,15 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use clap::Args;
-use nola_models::CausalLm;
 use nola_models::generate::{Cached, Finish, Prompt, stream};
 use nola_models::tokenizer::DecodeSpecials;
+use nola_models::{CausalLm, WeightDtype};
 use serde::Serialize;
 
 use super::decoding::DecodingArgs;
+use super::merge::warn_of_rounding;
 use super::{Global, HeldArgs, print_json, print_line};
+use crate::adapter_argument::AdapterArgument;
 use crate::base::{Base, TextBase};
 use crate::chosen::Named;
 use crate::evaluate::{Decoding, Written, write_all};
@@ -38,7 +40,7 @@ pub struct GenerateArgs {
     model: Option<PathBuf>,
     /// An adapter folder for that model; may be repeated with names, and each of them answers.
     #[arg(long, value_name = "[NAME=]FOLDER", requires = "model")]
-    adapter: Vec<String>,
+    adapter: Vec<PathBuf>,
     /// Prompts; absent: one from each line of stdin.
     prompts: Vec<String>,
     /// Read prompts as rows of this format: e2e, alpaca and so on; absent: as the run's, or as they stand.
@@ -138,23 +140,38 @@ impl GenerateArgs {
 
     fn voices(&self, named: &Named, base: &TextBase, device: &Device) -> Result<Vec<Voice>, Error> {
         let of_run = named.adapter.iter().map(|folder| (None, folder.clone()));
-        let typed = self.adapter.iter().map(|text| match text.split_once('=') {
-            Some((name, folder)) => (Some(name.to_owned()), PathBuf::from(folder)),
-            None => (Some(text.clone()).filter(|_| self.adapter.len() > 1), PathBuf::from(text)),
+        let typed: Vec<AdapterArgument> =
+            self.adapter.iter().map(|typed| AdapterArgument::parse(typed)).collect::<Result<_, Error>>()?;
+        let is_one = typed.len() == 1;
+        // Among several, one without a name is called what was typed.
+        let typed = typed.into_iter().map(|AdapterArgument { name, folder }| {
+            let typed = (!is_one).then(|| folder.display().to_string());
+            (name.or(typed), folder)
         });
         let folders: Vec<(Option<String>, PathBuf)> = of_run.chain(typed).collect();
         if folders.is_empty() {
             return Ok(vec![Voice { name: None, model: base.model.clone() }]);
         }
         let voice = |(name, folder): (Option<String>, PathBuf)| {
-            Ok(Voice { name, model: self.adapted(base, &folder, device)? })
+            Ok(Voice { name, model: self.adapted(base, named.model.dtype, &folder, device)? })
         };
         folders.into_iter().map(voice).collect()
     }
 
-    fn adapted(&self, base: &TextBase, folder: &Path, device: &Device) -> Result<CausalLm, Error> {
+    fn adapted(
+        &self,
+        base: &TextBase,
+        dtype: WeightDtype,
+        folder: &Path,
+        device: &Device,
+    ) -> Result<CausalLm, Error> {
         let adapted = base.clone().with_adapter(folder, device)?;
-        Ok(if self.merge { adapted.merge()? } else { adapted.model })
+        if !self.merge {
+            return Ok(adapted.model);
+        }
+        let (model, survivors) = adapted.merge_counting(&|weight| dtype.rounded(weight))?;
+        warn_of_rounding(survivors, dtype);
+        Ok(model)
     }
 }
 

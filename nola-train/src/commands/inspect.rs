@@ -10,6 +10,9 @@ use serde_json::{Map, Value, json};
 use super::{Global, print_json, print_line};
 use crate::{Error, run};
 
+/// Said of folders that other programs wrote, or this one before there was such a check.
+const NOT_COVERED: &str = "not covered by a hash: an edit of adapter_config.json would not be noticed";
+
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     /// A run folder, an adapter folder, a LoRA folder of PEFT's, or a model folder.
@@ -48,6 +51,7 @@ fn inside_run(folder: &Path) -> Result<PathBuf, Error> {
 }
 
 fn facts(folder: &Path) -> Result<Value, Error> {
+    // Half of an adapter is a damaged adapter, not a model.
     let is_adapter = ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"];
     if !is_adapter.iter().any(|name| folder.join(name).exists()) {
         return of_model(folder);
@@ -59,7 +63,8 @@ fn of_adapter(folder: &Path) -> Result<Value, Error> {
     let saved = folder::read(folder)?;
     let manifest = serde_json::to_value(&saved.manifest).unwrap_or_default();
     let tensors = saved.tensors().map(|(name, shape)| tensor(name, &shape)).collect();
-    let mut facts = json!({ "kind": "adapter", "hashes": "fit" });
+    let settings = if saved.manifest.settings_check.is_some() { "covered" } else { NOT_COVERED };
+    let mut facts = json!({ "kind": "adapter", "hashes": "fit", "settings": settings });
     let keys = manifest.as_object().cloned().unwrap_or_default();
     facts.as_object_mut().unwrap_or(&mut Map::new()).extend(keys);
     Ok(with_tensors(facts, tensors))
@@ -71,6 +76,7 @@ fn of_peft(folder: &Path) -> Result<Value, Error> {
     let facts = json!({
         "kind": "adapter",
         "peft_type": "LORA",
+        "settings": if adapter.covers_settings() { "covered" } else { NOT_COVERED },
         "base": adapter.base(),
         "labels": adapter.labels(),
     });
@@ -79,6 +85,7 @@ fn of_peft(folder: &Path) -> Result<Value, Error> {
 
 fn of_model(folder: &Path) -> Result<Value, Error> {
     let checkpoint = Checkpoint::open(folder)?;
+    checkpoint.check_intact()?;
     let tensors = (checkpoint.tensor_names())
         .map(|name| tensor(name, checkpoint.shape(name).unwrap_or_default()))
         .collect();

@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
-use nola_models::{StoredDtype, WeightDtype};
+use clap::Args;
+use nola_core::Survivors;
+use nola_models::WeightDtype;
+use serde_json::json;
 
 use super::{Global, ModelArgs, print_json, print_line};
 use crate::base::{Base, PictureBase, TextBase};
 use crate::chosen::Named;
 use crate::recipe::Subject;
+use crate::terminal::err_line;
 use crate::{Error, device};
 
 #[derive(Debug, Args)]
@@ -18,42 +21,106 @@ pub struct MergeArgs {
     /// Folder to write; it must not hold anything yet.
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
-    /// How weights are stored.
-    #[arg(long, value_enum, default_value_t = Dtype::F32)]
-    dtype: Dtype,
+    /// Number type of the stored weights: f32, bf16 or f16.
+    #[arg(long, value_name = "TYPE", default_value_t)]
+    dtype: WeightDtype,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Dtype {
-    F32,
-    Bf16,
+/// What was merged.
+struct Merged {
+    sites: usize,
+    survivors: Survivors,
 }
 
 /// Merging runs on the CPU and in f32, whatever `--device` and the run say: its bits are the same on every machine.
 pub fn run(args: &MergeArgs, global: &Global) -> Result<(), Error> {
     let named = args.model.named()?.held_in(Some(WeightDtype::F32));
-    let sites = match named.subject()? {
+    let Merged { sites, survivors } = match named.subject()? {
         Subject::Pictures => merge::<PictureBase>(named, args)?,
         Subject::Text => merge::<TextBase>(named, args)?,
     };
+    if sites > 0 && survivors.changed == 0 {
+        err_line("warning: the update is zero at every site: the merged weights there are those of the base");
+    }
+    warn_of_rounding(survivors, args.dtype);
     if global.json {
-        print_json(&serde_json::json!({ "folder": args.out, "sites": sites }))?;
+        let Survivors { changed, left } = survivors;
+        let json = json!({
+            "folder": args.out, "sites": sites, "changed_weights": changed, "surviving_weights": left,
+        });
+        print_json(&json)?;
         return Ok(());
     }
     print_line(&format!("merged {sites} sites into {}", args.out.display()))?;
     Ok(())
 }
 
-/// Returns the number of sites that were merged.
-fn merge<B: Base>(named: Named, args: &MergeArgs) -> Result<usize, Error> {
+fn merge<B: Base>(named: Named, args: &MergeArgs) -> Result<Merged, Error> {
     let opened = named.open::<B>(&device::cpu().device)?;
     let sites = opened.adapted.sites().len();
-    let dtype = match args.dtype {
-        Dtype::F32 => StoredDtype::F32,
-        Dtype::Bf16 => StoredDtype::Bf16,
-    };
-    let merged = opened.adapted.merge()?;
+    let dtype = args.dtype;
+    let (model, survivors) = opened.adapted.merge_counting(&|weight| dtype.rounded(weight))?;
     opened.base.check_unchanged()?;
-    opened.base.save(&merged, &args.out, dtype)?;
-    Ok(sites)
+    opened.base.save(&model, &args.out, dtype)?;
+    Ok(Merged { sites, survivors })
+}
+
+/// Says on stderr if rounding to `dtype` leaves less of an update than it should.
+pub(super) fn warn_of_rounding(survivors: Survivors, dtype: WeightDtype) {
+    if let Some(warning) = warning(survivors, dtype) {
+        err_line(&format!("warning: {warning}"));
+    }
+}
+
+/// What to say of an update of which rounding leaves less than it should.
+fn warning(Survivors { changed, left }: Survivors, dtype: WeightDtype) -> Option<String> {
+    let (name, percent) = (dtype.name(), 100.0 * left as f64 / changed as f64);
+    let (is_much, cure) = match dtype {
+        // Some of an update is always too small for its weight.
+        WeightDtype::F32 => (2 * left < changed, "f32 holds no more: keep the adapter beside its base"),
+        WeightDtype::Bf16 | WeightDtype::F16 => {
+            (10 * left < 9 * changed, "merge with --dtype f32 to keep all of it")
+        }
+    };
+    match left {
+        0 if is_much => Some(format!(
+            "nothing of the update is left in {name}: 0 of {changed} changed weights differ from the base; {cure}"
+        )),
+        _ if is_much => Some(format!(
+            "{left} of {changed} changed weights ({percent:.1} %) differ from the base in {name}, the others are lost in \
+             rounding; {cure}"
+        )),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(changed: usize, left: usize, dtype: WeightDtype) -> String {
+        warning(Survivors { changed, left }, dtype).unwrap_or_default()
+    }
+
+    #[test]
+    fn an_update_that_is_lost_in_rounding_is_told_with_the_cure() {
+        for (dtype, name) in [(WeightDtype::Bf16, "bf16"), (WeightDtype::F16, "f16")] {
+            let text = said(512, 0, dtype);
+            assert!(
+                text.contains(&format!("left in {name}: 0 of 512")) && text.contains("--dtype f32"),
+                "{text}"
+            );
+            let text = said(1000, 125, dtype);
+            assert!(text.contains("125 of 1000") && text.contains("12.5 %") && text.contains(name), "{text}");
+        }
+        assert!(said(8, 0, WeightDtype::F32).contains("keep the adapter"));
+    }
+
+    #[test]
+    fn an_update_that_is_whole_is_not_spoken_of() {
+        for dtype in [WeightDtype::F32, WeightDtype::Bf16] {
+            assert_eq!(said(512, 512, dtype), "");
+            assert_eq!(said(0, 0, dtype), "");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nola_core::Adapted;
 use nola_core::folder::{self, CoefficientBits, Description, peft};
-use nola_models::StoredDtype;
+use nola_models::WeightDtype;
 
 use super::claim::{PARTIAL, beside, old, remove};
 use super::{ADAPTER, LAST_ADAPTER, MODEL, RunFolder};
@@ -79,7 +79,7 @@ impl<T: Task> Keeping<'_, T> {
     fn write(&self, folder: &Path, model: &Adapted<Model<T>>, summary: &str) -> Result<(), Error> {
         let base = self.task.base();
         if self.is_full() {
-            return base.save(&model.model, folder, StoredDtype::F32);
+            return base.save(&model.model, folder, WeightDtype::F32);
         }
         let description = Description {
             base: base.identity().clone(),

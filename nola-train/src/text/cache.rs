@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nola_core::folder::order_metadata;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
@@ -79,8 +80,9 @@ impl Cache {
             let view = TensorView::new(Dtype::U32, vec![bytes.len() / 4], bytes);
             (*name, view.expect("four bytes a number"))
         });
-        let encoded =
+        let mut encoded =
             safetensors::serialize(views, Some(metadata)).map_err(io::Error::other).map_err(failed)?;
+        order_metadata(&mut io::Cursor::new(&mut encoded)).map_err(failed)?;
         std::fs::create_dir_all(&self.folder).map_err(failed)?;
         let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(failed)?;
         file.write_all(&encoded).map_err(failed)?;

@@ -7,12 +7,23 @@ use serde_json::{Map, Value, json};
 use super::fused::ModuleLora;
 use super::{Layout, Task};
 
+/// Which biases a folder holds beside whole modules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Biases {
+    /// None.
+    None,
+    /// Those of adapted modules: `lora_only`.
+    OfAdapted,
+    /// Those of other modules too: `all`.
+    All,
+}
+
 /// What a written configuration says beside the LoRAs.
 pub(super) struct About<'a> {
     pub base_name: &'a str,
     pub task: Task,
-    /// Whether biases of adapted modules are in the folder.
-    pub trains_biases: bool,
+    /// Which biases are in the folder under their own names.
+    pub biases: Biases,
     /// Modules that are in the folder as they are.
     pub modules_to_save: &'a BTreeSet<String>,
 }
@@ -46,7 +57,11 @@ pub(super) fn written(loras: &[ModuleLora], about: &About) -> Value {
         "use_rslora": false,
         "use_dora": false,
         "fan_in_fan_out": loras.iter().any(|lora| lora.layout == Layout::Conv1d),
-        "bias": if about.trains_biases { "lora_only" } else { "none" },
+        "bias": match about.biases {
+            Biases::None => "none",
+            Biases::OfAdapted => "lora_only",
+            Biases::All => "all",
+        },
         "init_lora_weights": true,
         "target_modules": loras.iter().map(|lora| lora.name.as_str()).collect::<Vec<_>>(),
         "rank_pattern": rank_pattern,

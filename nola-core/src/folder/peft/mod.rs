@@ -18,11 +18,15 @@ mod matrix;
 mod read;
 #[cfg(test)]
 mod reading_tests;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod write;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use read::{PeftAdapter, TiedHead, is_peft, read};
 pub use write::write;
@@ -126,6 +130,9 @@ pub enum Task {
 struct OurMetadata {
     base: BaseIdentity,
     labels: Vec<String>,
+    /// What of the configuration decides the weights; empty in older folders.
+    #[serde(default)]
+    settings: BTreeMap<String, Value>,
 }
 
 /// Key of [`OurMetadata`].

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::lora_config::PeftConfig;
 use super::matching::Matching;
-use super::{CONFIG, METADATA, Modules, OurMetadata, PREFIX, WEIGHTS};
+use super::{CONFIG, METADATA, Modules, OurMetadata, PREFIX, WEIGHTS, settings};
 use crate::Error;
 use crate::adapted::Adapted;
 use crate::adapter::Plan;
@@ -55,8 +55,9 @@ pub fn is_peft(folder: &Path) -> bool {
 /// # Errors
 /// If a file is missing or damaged, or the adapter is of a kind that is no plain LoRA.
 pub fn read(folder: &Path) -> Result<PeftAdapter, Error> {
-    let file = folder.join(CONFIG);
-    let config = PeftConfig::parse(&file, &files::read_config(&file)?)?;
+    let config_file = folder.join(CONFIG);
+    let text = files::read_config(&config_file)?;
+    let config = PeftConfig::parse(&config_file, &text)?;
     let file = folder.join(WEIGHTS);
     let bytes = files::read_weights(&file)?;
     let invalid = |problems| Error::Invalid { file: file.clone(), problems };
@@ -78,6 +79,7 @@ pub fn read(folder: &Path) -> Result<PeftAdapter, Error> {
     }
     let metadata = SafeTensors::read_metadata(&bytes).ok().and_then(|(_, header)| header.metadata().clone());
     let ours = metadata.and_then(|map| serde_json::from_str(map.get(METADATA)?).ok());
+    settings::check(&config_file, &text, ours.as_ref())?;
     Ok(PeftAdapter { config, tensors: read, tied: None, ours, folder: folder.to_owned() })
 }
 
@@ -131,6 +133,11 @@ impl PeftAdapter {
     /// The base the adapter was trained on, if this project wrote the folder.
     pub fn base(&self) -> Option<&BaseIdentity> {
         self.ours.as_ref().map(|ours| &ours.base)
+    }
+
+    /// Whether an edit of the settings would have been noticed: if this project wrote the folder.
+    pub fn covers_settings(&self) -> bool {
+        self.ours.as_ref().is_some_and(|ours| !ours.settings.is_empty())
     }
 
     /// Outputs of the head stored in the folder, if there is one under `head`'s name.

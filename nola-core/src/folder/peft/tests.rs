@@ -97,7 +97,12 @@ fn numbers(count: usize, seed: usize) -> Vec<f32> {
 
 fn description() -> Description {
     let name = "base".to_owned();
-    let base = BaseIdentity { name, config_sha256: "c".to_owned(), weights_sha256: "w".to_owned() };
+    let base = BaseIdentity {
+        name,
+        config_sha256: "c".to_owned(),
+        weights_sha256: "w".to_owned(),
+        tensors_sha256: None,
+    };
     Description { base, labels: Vec::new(), summary: String::new() }
 }
 
@@ -367,6 +372,89 @@ fn a_bias_trained_in_one_part_is_written_with_the_base_s_in_the_others() {
         tensors(&folder.path().join(WEIGHTS))[C_ATTN_BIAS],
         (vec![3 * D_MODEL], bytes(&parts.concat()))
     );
+}
+
+/// The tensors of a folder that are no factors.
+fn others(folder: &Path) -> Vec<String> {
+    tensors(&folder.join(WEIGHTS)).into_keys().filter(|name| !name.contains(".lora_")).collect()
+}
+
+#[test]
+fn biases_of_modules_without_an_adapter_are_written_under_their_own_names() {
+    let cases: [(&[&str], &str, &[&str]); 4] = [
+        (&["norm.beta"], "all", &["transformer.ln_f.bias"]),
+        (
+            &["norm.beta", "blocks.0.down.bias"],
+            "all",
+            &["transformer.h.0.mlp.c_proj.bias", "transformer.ln_f.bias"],
+        ),
+        (&["blocks.0.output.bias"], "lora_only", &["transformer.h.0.attn.c_proj.base_layer.bias"]),
+        (&[], "none", &[]),
+    ];
+    for (trained, bias, names) in cases {
+        let model =
+            hung(Toy::new(D_MODEL, 1), trained, |index, site| (index == 3).then(|| plan(site, 1, 1.0, 1)));
+        let folder = written(&model);
+        let config = config(folder.path());
+        assert_eq!(
+            (&config["bias"], &config["modules_to_save"]),
+            (&json!(bias), &Value::Null),
+            "{trained:?}"
+        );
+        assert_eq!(others(folder.path()), names);
+        let back = attached(folder.path(), Toy::new(D_MODEL, 1)).expect("a LoRA that fits");
+        for path in trained {
+            assert_eq!(values(&back.model, path), values(&model.model, path), "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_module_of_which_the_weight_was_trained_is_written_whole() {
+    let cases: [(&[&str], &str, &[&str]); 3] = [
+        (&["norm.gamma"], "transformer.ln_f", &["bias", "weight"]),
+        (&["blocks.0.down.weight"], "transformer.h.0.mlp.c_proj", &["bias", "weight"]),
+        (&["tokens"], "transformer.wte", &["weight"]),
+    ];
+    for (trained, module, leaves) in cases {
+        let model =
+            hung(Toy::new(D_MODEL, 1), trained, |index, site| (index == 3).then(|| plan(site, 1, 1.0, 1)));
+        let folder = written(&model);
+        let config = config(folder.path());
+        assert_eq!(
+            (&config["bias"], &config["modules_to_save"]),
+            (&json!("none"), &json!([module])),
+            "{trained:?}"
+        );
+        let names: Vec<String> = leaves.iter().map(|leaf| format!("{module}.{leaf}")).collect();
+        assert_eq!(others(folder.path()), names);
+    }
+}
+
+#[test]
+fn one_adapter_is_always_the_same_bytes() {
+    let model = hung(Toy::new(D_MODEL, 1), &["norm"], |_, site| Some(plan(site, 1, 1.0, 1)));
+    let bytes = || std::fs::read(written(&model).path().join(WEIGHTS)).expect("a file");
+    let first = bytes();
+    assert!((0..12).all(|_| bytes() == first));
+}
+
+#[test]
+fn a_setting_that_was_edited_after_it_was_written_is_refused() {
+    let edits = [
+        ("lora_alpha", json!(9)),
+        ("r", json!(1)),
+        ("use_rslora", json!(true)),
+        ("target_modules", json!(["c_attn"])),
+    ];
+    for (key, value) in edits {
+        let folder = written(&hung(Toy::new(D_MODEL, 1), &[], |_, site| Some(plan(site, 2, 1.0, 1))));
+        let mut config = config(folder.path());
+        config[key] = value;
+        std::fs::write(folder.path().join(CONFIG), config.to_string()).expect("a written file");
+        let error = read(folder.path()).expect_err("it was edited").to_string();
+        assert!(error.contains(&format!("adapter_config.json: `{key}` is ")), "{error}");
+    }
 }
 
 #[test]

@@ -1,18 +1,20 @@
 //! Writing an adapter as a LoRA folder of PEFT's that computes the same function.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Cursor;
 use std::path::Path;
 
 use burn::module::{Module, ParamId};
 use burn::tensor::TensorData;
 use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
 
-use super::config::{self, About};
+use super::config::{self, About, Biases};
 use super::fused::{ModuleLora, module_loras};
 use super::matrix::{beside, transposed};
 use super::{
     CONFIG, ForeignModule, Generation, Layout, METADATA, Modules, OurMetadata, PREFIX, Task, WEIGHTS,
-    foreign_leaf,
+    foreign_leaf, settings,
 };
 use crate::Error;
 use crate::adapted::{Adapted, floats, is_adapter};
@@ -36,29 +38,29 @@ pub fn write<M: Module>(
     task: Task,
     description: &Description,
 ) -> Result<u64, Error> {
-    files::new_folder(folder)?;
+    let partial = files::PartialFolder::beside(folder)?;
     let loras = module_loras(adapted.factors(), modules, generation);
     let others = others(adapted, modules, generation)?;
-    let is_adapted = |module: &str| loras.iter().any(|lora| lora.name == module);
-    let (of_adapted, to_save): (Vec<&Other>, Vec<&Other>) =
-        others.iter().partition(|other| is_adapted(&other.module));
     let about = About {
         base_name: &description.base.name,
         task,
-        trains_biases: of_adapted.iter().any(|other| other.leaf == "bias"),
-        modules_to_save: &to_save.iter().map(|other| other.module.clone()).collect(),
+        biases: Biases::of(&others, &loras),
+        modules_to_save: &others
+            .iter()
+            .filter(|other| other.is_saved_whole(&loras))
+            .map(|o| o.module.clone())
+            .collect(),
     };
     let config = config::written(&loras, &about);
     let mut tensors: Tensors = loras.iter().flat_map(lora_tensors).collect();
-    tensors.extend(of_adapted.iter().map(|other| other.tensor(".base_layer")));
-    tensors.extend(to_save.iter().map(|other| other.tensor("")));
+    tensors.extend(others.iter().map(|other| other.tensor(&loras)));
     check_finite(&tensors)?;
-    let file = folder.join(WEIGHTS);
-    let invalid = |error: String| Error::Invalid { file: file.clone(), problems: vec![error] };
-    let weights = serialized(&tensors, description).map_err(invalid)?;
+    let invalid = |error: String| Error::Invalid { file: folder.join(WEIGHTS), problems: vec![error] };
+    let weights = serialized(&tensors, description, &config).map_err(invalid)?;
     let config = serde_json::to_vec_pretty(&config).map_err(|error| invalid(error.to_string()))?;
-    files::write_atomically(&file, &weights)?;
-    files::write_atomically(&folder.join(CONFIG), &config)?;
+    partial.write(WEIGHTS, &weights)?;
+    partial.write(CONFIG, &config)?;
+    partial.finish()?;
     Ok((weights.len() + config.len()) as u64)
 }
 
@@ -72,22 +74,52 @@ fn lora_tensors(lora: &ModuleLora) -> [(String, Stored); 2] {
     [(key("lora_A"), (vec![lora.rank, lora.d_in], a)), (key("lora_B"), (vec![lora.d_out, lora.rank], b))]
 }
 
-/// A trained parameter that is no factor, as PyTorch has it.
+/// A parameter that is no factor, as PyTorch has it.
 struct Other {
     module: String,
     leaf: String,
     shape: Vec<usize>,
     values: Vec<f32>,
+    /// Whether nothing of its module but the bias was trained.
+    is_lone_bias: bool,
 }
 
 impl Other {
-    fn tensor(&self, wrapper: &str) -> (String, Stored) {
+    /// A lone bias is loaded under its own name, and so is what belongs to an adapted module; PEFT replaces any other
+    /// module as a whole.
+    fn is_saved_whole(&self, loras: &[ModuleLora]) -> bool {
+        !self.is_lone_bias && !self.is_adapted(loras)
+    }
+
+    fn is_adapted(&self, loras: &[ModuleLora]) -> bool {
+        loras.iter().any(|lora| lora.name == self.module)
+    }
+
+    /// Its name for PEFT's loader, which wraps adapted modules.
+    fn tensor(&self, loras: &[ModuleLora]) -> (String, Stored) {
+        let wrapper = if self.is_adapted(loras) { ".base_layer" } else { "" };
         let key = format!("{PREFIX}{}{wrapper}.{}", self.module, self.leaf);
         (key, (self.shape.clone(), self.values.clone()))
     }
 }
 
-/// Trained heads and biases. Where only a part of a foreign module was trained, the base's numbers stand beside it.
+impl Biases {
+    fn of(others: &[Other], loras: &[ModuleLora]) -> Self {
+        let is_bias = |other: &&Other| other.leaf == "bias" && !other.is_saved_whole(loras);
+        let adapted: Vec<bool> = others.iter().filter(is_bias).map(|other| other.is_adapted(loras)).collect();
+        match (adapted.is_empty(), adapted.contains(&false)) {
+            (true, _) => Self::None,
+            (false, true) => Self::All,
+            (false, false) => Self::OfAdapted,
+        }
+    }
+}
+
+/// A parameter of a foreign module, in as many parts as there are modules of ours in it.
+type Parts = Vec<(ForeignModule, FoundParam)>;
+
+/// Trained heads, norms and biases. Where only a part of a foreign module was trained, the base's numbers stand beside
+/// it: PEFT loads a module of `modules_to_save` only as a whole.
 fn others<M: Module>(
     adapted: &Adapted<M>,
     modules: Modules,
@@ -99,33 +131,40 @@ fn others<M: Module>(
     if let Some(name) = trained.iter().find(|path| !path.contains('.')) {
         return Err(Error::NoPeftModule { name: name.clone() });
     }
-    let mut found: BTreeMap<(String, String), Vec<(ForeignModule, FoundParam)>> = BTreeMap::new();
+    let mut found: BTreeMap<String, BTreeMap<String, Parts>> = BTreeMap::new();
     for param in float_params(&adapted.model).into_iter().filter(|param| !is_adapter(&param.path)) {
         let Some((module, leaf)) = param.path.rsplit_once('.') else { continue };
         let module = modules(module);
-        let place = (module.name(generation).to_owned(), foreign_leaf(leaf).to_owned());
-        found.entry(place).or_default().push((module, param));
+        let leaves = found.entry(module.name(generation).to_owned()).or_default();
+        leaves.entry(foreign_leaf(leaf).to_owned()).or_default().push((module, param));
     }
-    found.retain(|_, parts| parts.iter().any(|(_, param)| trained.contains(&param.path)));
-    let ids: Vec<ParamId> = found.values().flatten().map(|(_, param)| param.id).collect();
-    let values = read_params(&adapted.model, &ids);
-    Ok(found.into_iter().map(|((module, leaf), parts)| joined(module, leaf, parts, &values)).collect())
+    let is_trained = |parts: &Parts| parts.iter().any(|(_, param)| trained.contains(&param.path));
+    found.retain(|_, leaves| leaves.values().any(is_trained));
+    let is_adapted =
+        |name: &str| adapted.sites().iter().any(|site| modules(&site.path).name(generation) == name);
+    let mut others = Vec::new();
+    for (module, mut leaves) in found {
+        let is_lone_bias = leaves.iter().all(|(leaf, parts)| leaf == "bias" || !is_trained(parts));
+        if is_lone_bias || is_adapted(&module) {
+            leaves.retain(|_, parts| is_trained(parts));
+        }
+        let ids: Vec<ParamId> = leaves.values().flatten().map(|(_, param)| param.id).collect();
+        let values = read_params(&adapted.model, &ids);
+        let joined = |(leaf, parts)| Other { is_lone_bias, ..joined(module.clone(), leaf, parts, &values) };
+        others.extend(leaves.into_iter().map(joined));
+    }
+    Ok(others)
 }
 
 /// One parameter of a foreign module, from all its parts.
-fn joined(
-    module: String,
-    leaf: String,
-    mut parts: Vec<(ForeignModule, FoundParam)>,
-    values: &BTreeMap<ParamId, TensorData>,
-) -> Other {
+fn joined(module: String, leaf: String, mut parts: Parts, values: &BTreeMap<ParamId, TensorData>) -> Other {
     parts.sort_by_key(|(module, _)| module.part.index());
     let (foreign, param) = &parts[0];
     assert_eq!(parts.len(), foreign.part.of(), "`{module}.{leaf}` needs every part of it");
     let (is_of_linear, shape) = (param.is_of_linear(), param.shape.clone());
     let values: Vec<Vec<f32>> = parts.iter().map(|(_, param)| floats(values[&param.id].clone())).collect();
     if !is_of_linear {
-        return Other { module, leaf, shape, values: values.concat() };
+        return Other { module, leaf, shape, values: values.concat(), is_lone_bias: false };
     }
     let d_in = if shape.len() == 2 { shape[0] } else { 1 };
     let values: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
@@ -136,7 +175,7 @@ fn joined(
         (2, Layout::Conv1d) => (vec![d_in, d_out], whole),
         (_, Layout::Linear | Layout::Conv1d) => (vec![d_out], whole),
     };
-    Other { module, leaf, shape, values }
+    Other { module, leaf, shape, values, is_lone_bias: false }
 }
 
 fn check_finite(tensors: &Tensors) -> Result<(), Error> {
@@ -147,7 +186,7 @@ fn check_finite(tensors: &Tensors) -> Result<(), Error> {
     }
 }
 
-fn serialized(tensors: &Tensors, description: &Description) -> Result<Vec<u8>, String> {
+fn serialized(tensors: &Tensors, description: &Description, config: &Value) -> Result<Vec<u8>, String> {
     let bytes: BTreeMap<&str, Vec<u8>> = (tensors.iter())
         .map(|(name, (_, values))| (name.as_str(), values.iter().flat_map(|v| v.to_le_bytes()).collect()))
         .collect();
@@ -156,10 +195,16 @@ fn serialized(tensors: &Tensors, description: &Description) -> Result<Vec<u8>, S
             Ok((name, TensorView::new(Dtype::F32, shape.clone(), &bytes[name.as_str()])?))
         })
         .collect();
-    let ours = OurMetadata { base: description.base.clone(), labels: description.labels.clone() };
+    let ours = OurMetadata {
+        base: description.base.clone(),
+        labels: description.labels.clone(),
+        settings: settings::of(config),
+    };
     let ours = serde_json::to_string(&ours).map_err(|error| error.to_string())?;
     let metadata = [("format".to_owned(), "pt".to_owned()), (METADATA.to_owned(), ours)].into();
-    views
+    let mut bytes = views
         .and_then(|views| safetensors::serialize(views, Some(metadata)))
-        .map_err(|error: safetensors::SafeTensorError| error.to_string())
+        .map_err(|error: safetensors::SafeTensorError| error.to_string())?;
+    files::order_metadata(&mut Cursor::new(&mut bytes)).map_err(|error| error.to_string())?;
+    Ok(bytes)
 }

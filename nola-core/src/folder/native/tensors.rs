@@ -1,0 +1,176 @@
+//! What the weights file holds: coefficients, scales, check words, and other trained parameters.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::TensorData;
+use half::bf16;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::manifest::Manifest;
+use super::{WEIGHTS, check_word, invalid};
+use crate::Error;
+use crate::adapted::{Adapted, TrainedState, floats};
+use crate::folder::CoefficientBits;
+use crate::folder::quantized::Packed;
+
+/// One tensor on its way to the file.
+pub(super) struct Stored {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+/// Refuses numbers that no training leaves on purpose.
+pub(super) fn check_finite(state: &TrainedState) -> Result<(), Error> {
+    for (name, data) in state {
+        let count = floats(data.clone()).iter().filter(|value| !value.is_finite()).count();
+        if count > 0 {
+            return Err(Error::NotFinite { name: name.clone(), count });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a trained tensor holds coefficients.
+pub(super) fn is_coefficients(name: &str) -> bool {
+    ["alpha", "beta"].contains(&name)
+}
+
+/// Everything that is written, by name.
+pub(super) fn stored_tensors<M: Module>(
+    adapted: &Adapted<M>,
+    state: &TrainedState,
+    bits: CoefficientBits,
+) -> BTreeMap<String, Stored> {
+    let le_bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let mut tensors = BTreeMap::new();
+    for (name, data) in state {
+        let (shape, values) = (data.shape().to_vec(), floats(data.clone()));
+        if !is_coefficients(name) {
+            tensors.insert(name.clone(), Stored { dtype: Dtype::F32, shape, bytes: le_bytes(&values) });
+            continue;
+        }
+        let Packed { bytes, scales } = bits.pack(&values, shape[1]);
+        let (dtype, cols) = stored_form(bits, shape[1]);
+        tensors.insert(name.clone(), Stored { dtype, shape: vec![shape[0], cols], bytes });
+        if !scales.is_empty() {
+            let bytes = scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+            let scale = Stored { dtype: Dtype::BF16, shape: vec![shape[0]], bytes };
+            tensors.insert(format!("{name}_scale"), scale);
+        }
+    }
+    if !adapted.sites().is_empty() {
+        let words: Vec<u32> = adapted.plans().iter().map(check_word).collect();
+        let bytes = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let check = Stored { dtype: Dtype::U32, shape: vec![words.len()], bytes };
+        tensors.insert("check".to_owned(), check);
+    }
+    tensors
+}
+
+/// Type and columns of a stored coefficient tensor.
+fn stored_form(bits: CoefficientBits, count: usize) -> (Dtype, usize) {
+    match bits {
+        CoefficientBits::B32 => (Dtype::F32, count),
+        CoefficientBits::B16 => (Dtype::F16, count),
+        CoefficientBits::B8 => (Dtype::I8, count),
+        CoefficientBits::B4 => (Dtype::U8, bits.row_bytes(count)),
+    }
+}
+
+/// The bytes of the weights file.
+pub(super) fn serialized(folder: &Path, tensors: &BTreeMap<String, Stored>) -> Result<Vec<u8>, Error> {
+    let views: Result<Vec<_>, _> = (tensors.iter())
+        .map(|(name, t)| Ok((name, TensorView::new(t.dtype, t.shape.clone(), &t.bytes)?)))
+        .collect();
+    views
+        .and_then(|views| safetensors::serialize(views, None))
+        .map_err(|error: safetensors::SafeTensorError| invalid(&folder.join(WEIGHTS), error))
+}
+
+/// The trained state and the check words, with shapes checked against the manifest.
+pub(super) fn read_tensors(
+    tensors: &SafeTensors,
+    manifest: &Manifest,
+) -> Result<(TrainedState, Vec<u32>), Vec<String>> {
+    let mut reader = Reader { tensors, used: Vec::new(), problems: Vec::new() };
+    let mut state = TrainedState::new();
+    let sites = manifest.sites;
+    if let Some(nola) = &manifest.nola {
+        for (name, count) in [("alpha", nola.k), ("beta", nola.l)] {
+            if let Some(values) = reader.coefficients(name, sites, count, manifest.coefficient_bits) {
+                state.insert(name.to_owned(), TensorData::new(values, [sites, count]));
+            }
+        }
+    }
+    for name in &manifest.modules_to_save {
+        if let Some((shape, bytes)) = reader.take(name, Dtype::F32, None) {
+            state.insert(name.clone(), TensorData::new(f32s(&bytes), shape));
+        }
+    }
+    let mut words = Vec::new();
+    if manifest.nola.is_some()
+        && let Some((_, bytes)) = reader.take("check", Dtype::U32, Some(&[sites]))
+    {
+        words = bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+    }
+    let surplus = tensors.names().into_iter().filter(|name| !reader.used.contains(&(*name).to_owned()));
+    let surplus: Vec<String> = surplus.map(|name| format!("`{name}` is not expected")).collect();
+    reader.problems.extend(surplus);
+    if reader.problems.is_empty() { Ok((state, words)) } else { Err(reader.problems) }
+}
+
+struct Reader<'a> {
+    tensors: &'a SafeTensors<'a>,
+    used: Vec<String>,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    /// Shape and bytes of a tensor, or a problem.
+    fn take(&mut self, name: &str, dtype: Dtype, shape: Option<&[usize]>) -> Option<(Vec<usize>, Vec<u8>)> {
+        self.used.push(name.to_owned());
+        let Ok(view) = self.tensors.tensor(name) else {
+            self.problems.push(format!("`{name}` is missing"));
+            return None;
+        };
+        if view.dtype() != dtype || shape.is_some_and(|shape| shape != view.shape()) {
+            let expected = shape.map_or(String::new(), |shape| format!(" {shape:?}"));
+            self.problems.push(format!(
+                "`{name}` is {:?} {:?}, expected {dtype:?}{expected}",
+                view.dtype(),
+                view.shape()
+            ));
+            return None;
+        }
+        Some((view.shape().to_vec(), view.data().to_vec()))
+    }
+
+    fn coefficients(
+        &mut self,
+        name: &str,
+        sites: usize,
+        count: usize,
+        bits: CoefficientBits,
+    ) -> Option<Vec<f32>> {
+        let (dtype, cols) = stored_form(bits, count);
+        let bytes = self.take(name, dtype, Some(&[sites, cols]));
+        let scales = match bits {
+            CoefficientBits::B32 | CoefficientBits::B16 => Vec::new(),
+            CoefficientBits::B8 | CoefficientBits::B4 => {
+                let scales = self.take(&format!("{name}_scale"), Dtype::BF16, Some(&[sites]));
+                let bytes = scales.map_or(Vec::new(), |(_, bytes)| bytes);
+                bytes.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b)).collect()
+            }
+        };
+        let (_, bytes) = bytes?;
+        Some(bits.unpack(&Packed { bytes, scales }, count))
+    }
+}
+
+fn f32s(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
