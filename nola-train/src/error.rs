@@ -323,6 +323,11 @@ impl Error {
         text
     }
 
+    /// Whether what was trained before it is worth nothing: it is no numbers, or was trained on a base that changed meanwhile.
+    pub(crate) fn spoils_training(&self) -> bool {
+        matches!(self, Self::Diverged { .. } | Self::Model(nola_models::Error::Changed { .. }))
+    }
+
     /// The same for a file of a run: one that cannot be written names what helps there.
     pub(crate) fn about_output(self) -> Self {
         match self {

@@ -4,11 +4,11 @@ mod confusion;
 mod curves;
 mod page;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::RgbImage;
+use nola_core::folder;
 use serde::Serialize;
 
 use crate::error::Error;
@@ -149,14 +149,14 @@ pub fn write(folder: &Path, report: &RunReport) -> Result<ReportFiles, Error> {
 
 fn write_file(folder: &Path, name: &str, text: &str) -> Result<PathBuf, Error> {
     let path = folder.join(name);
-    match fs::write(&path, text) {
-        Ok(()) => Ok(path),
-        Err(source) => Err(Error::Output { path, source }),
-    }
+    folder::write_atomically(&path, text.as_bytes()).map_err(|error| Error::from(error).about_output())?;
+    Ok(path)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::progress::Target;
 

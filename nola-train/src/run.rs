@@ -242,9 +242,8 @@ impl RunFolder {
         if !self.holds_best.get() || fitted.is_rounded {
             keeping.keep_best(&fitted.unrounded, &fitted.evaluation)?;
         }
-        // What a run that diverged left last may be no numbers at all.
-        let is_full = keeping.recipe.method == (MethodRecipe::Full {});
-        if is_full || matches!(fitted.failure, Some(Error::Diverged { .. })) {
+        let is_spoilt = fitted.failure.as_ref().is_some_and(Error::spoils_training);
+        if is_spoilt || keeping.recipe.method == (MethodRecipe::Full {}) {
             return Ok(());
         }
         keeping.keep_last(&fitted.last, &self.path().join(LAST_ADAPTER))

@@ -83,28 +83,35 @@ mod ignored {
     pub struct Signals(Vec<Signal>);
 
     impl Signals {
-        /// Finds them, among those that end a program; all are ignored until somebody listens.
+        /// Finds them, among those that end a program.
         pub fn take() -> Self {
             let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
-            let was_ignored = |&signal: &Signal| matches!(ignore(signal), Some(SigHandler::SigIgn));
-            Self(signals.into_iter().filter(was_ignored).collect())
+            Self(signals.into_iter().filter(|&signal| is_ignored(signal)).collect())
         }
 
         /// Ignores them again.
         pub fn stay(self) {
             for signal in self.0 {
-                ignore(signal);
+                set(signal, &ignore());
             }
         }
     }
 
-    /// Ignores a signal, and says what was done about it before.
-    fn ignore(signal: Signal) -> Option<SigHandler> {
-        // SAFETY: no function of ours runs in a signal handler.
-        let before = unsafe {
-            sigaction(signal, &SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty()))
-        };
-        before.ok().map(|action| action.handler())
+    fn ignore() -> SigAction {
+        SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty())
+    }
+
+    /// What is done about a signal is told only when something else is to be done.
+    fn is_ignored(signal: Signal) -> bool {
+        let Some(before) = set(signal, &ignore()) else { return false };
+        set(signal, &before);
+        matches!(before.handler(), SigHandler::SigIgn)
+    }
+
+    /// Sets what is done about a signal, and returns what was done before.
+    fn set(signal: Signal, action: &SigAction) -> Option<SigAction> {
+        // SAFETY: no function of ours becomes a handler here; what was there before may become one again.
+        unsafe { sigaction(signal, action) }.ok()
     }
 }
 

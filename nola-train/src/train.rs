@@ -120,8 +120,7 @@ pub fn train<M: Learner>(
     failure = unread.tell(&optimizer, observer).err().or(failure);
     let Some(state) = best.state else {
         let failure = failure.unwrap_or(Error::Interrupted);
-        let diverged = matches!(failure, Error::Diverged { .. });
-        if !diverged && unread.told > 0 && is_finite(&model.state()) {
+        if !failure.spoils_training() && unread.told > 0 && is_finite(&model.state()) {
             observer.left_unscored(&model);
         }
         return Err(failure);

@@ -17,7 +17,7 @@ pub struct InspectArgs {
 }
 
 pub fn run(args: &InspectArgs, global: &Global) -> Result<(), Error> {
-    let facts = facts(&inside_run(&args.folder))?;
+    let facts = facts(&inside_run(&args.folder)?)?;
     if global.json {
         print_json(&facts)?;
         return Ok(());
@@ -37,10 +37,14 @@ pub fn run(args: &InspectArgs, global: &Global) -> Result<(), Error> {
 }
 
 /// The adapter or the model of a run folder; any other folder itself.
-fn inside_run(folder: &Path) -> PathBuf {
-    let is_run = folder.join(run::RECIPE).is_file();
-    let inside = [run::ADAPTER, run::MODEL].into_iter().filter_map(|name| run::whole(folder, name));
-    inside.into_iter().find(|_| is_run).unwrap_or_else(|| folder.to_owned())
+fn inside_run(folder: &Path) -> Result<PathBuf, Error> {
+    let holds = |name: &str| folder.join(name).is_file();
+    if !holds(run::RECIPE) || holds("config.json") || holds("adapter_config.json") {
+        return Ok(folder.to_owned());
+    }
+    let inside = [run::ADAPTER, run::MODEL].into_iter().find_map(|name| run::whole(folder, name));
+    let last = || run::whole(folder, run::LAST_ADAPTER);
+    inside.ok_or_else(|| Error::NoAdapter { run: folder.to_owned(), last: last() })
 }
 
 fn facts(folder: &Path) -> Result<Value, Error> {

@@ -45,6 +45,9 @@ struct Scored {
     seconds: f64,
     device: String,
     peak_memory_bytes: Option<u64>,
+    /// Why the texts could not be written to a file.
+    #[serde(skip)]
+    unsaved: Option<Error>,
 }
 
 pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<(), Error> {
@@ -66,13 +69,14 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
     };
     chosen.base.check_unchanged()?;
     let seconds = started.elapsed().as_secs_f64();
-    let scored = Scored { seconds, device: open.name, peak_memory_bytes: peak_bytes(), ..scored };
+    let mut scored = Scored { seconds, device: open.name, peak_memory_bytes: peak_bytes(), ..scored };
+    let unsaved = scored.unsaved.take();
     if global.json {
         print_json(&scored)?;
     } else {
         show(&scored)?;
     }
-    Ok(())
+    unsaved.map_or(Ok(()), Err)
 }
 
 fn of_choices(
@@ -140,13 +144,13 @@ fn of_writing(
     let bar = bar(groups.len(), global);
     let done = |done| bar.set_position(done as u64);
     let (metrics, texts) = score_written(model, base, &groups, &decoding, device, done)?;
-    if let Some((file, path)) = &mut file {
-        let lines: String = texts.iter().map(|text| format!("{}\n", text.replace('\n', " "))).collect();
+    let lines: String = texts.iter().map(|text| format!("{}\n", text.replace('\n', " "))).collect();
+    let unsaved = file.as_mut().and_then(|(file, path)| {
         let output = |source| Error::Output { path: path.to_owned(), source };
-        file.write_all(lines.as_bytes()).map_err(output)?;
-    }
+        file.write_all(lines.as_bytes()).map_err(output).err()
+    });
     let (prompts, prompts_too_long) = (Some(groups.len()), Some(asked - groups.len()));
-    Ok(Scored { prompts, prompts_too_long, metrics: Some(metrics), ..Scored::default() })
+    Ok(Scored { prompts, prompts_too_long, metrics: Some(metrics), unsaved, ..Scored::default() })
 }
 
 /// A file, made before the work whose result it is to hold, and its name.
