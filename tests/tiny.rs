@@ -4,8 +4,8 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_core::adapter::{LoraConfig, LoraVariant, NolaConfig, Preset, Sharing};
 use nola_core::basis::Law;
 use nola_core::{Adapted, AdapterConfig, Targets};
-use nola_models::vit::{Pooling, Positions};
-use nola_models::{CausalLm, Vit, VitConfig};
+use nola_models::vit::{Pooling, Positions, Problem};
+use nola_models::{Activation, CausalLm, Vit, VitConfig};
 use nola_train::learner::{ImageBatch, TextBatch};
 use nola_train::text::Sample;
 use serde_json::{Value, json};
@@ -81,11 +81,13 @@ pub fn config() -> VitConfig {
         patch_size: 4,
         channels: 3,
         layer_norm_eps: 1e-6,
+        activation: Activation::Gelu,
         qkv_bias: true,
         n_classes: 3,
         pooling: Pooling::ClassToken,
         positions: Positions::Learned,
         labels: ["one", "two", "three"].map(str::to_owned).to_vec(),
+        problem: Problem::SingleLabel,
     }
 }
 

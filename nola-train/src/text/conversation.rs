@@ -18,8 +18,8 @@ pub struct Conversation {
 }
 
 /// Fields of a message that say something, beside its words.
-const TELLING: [&str; 6] =
-    ["name", "reasoning", "reasoning_content", "thinking", "tool_call_id", "tool_calls"];
+const TELLING: [&str; 7] =
+    ["name", "reasoning", "reasoning_content", "refusal", "thinking", "tool_call_id", "tool_calls"];
 
 impl Conversation {
     /// Length of its text.
