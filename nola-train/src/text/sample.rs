@@ -335,8 +335,8 @@ mod tests {
             Some(BOS)
         }
 
-        fn eos(&self) -> Option<u32> {
-            Some(EOS)
+        fn ends(&self) -> &[u32] {
+            &[EOS]
         }
 
         fn vocab_size(&self) -> usize {
