@@ -5,7 +5,9 @@ use rayon::prelude::*;
 use super::collect::BadRows;
 use super::read::blocks;
 use super::sample::Encoder;
-use super::{Beginning, Conversation, Encode, Example, OnLong, Place, Sample, TextError, TextReport, TextSource};
+use super::{
+    Beginning, Conversation, Encode, Example, OnLong, Place, Sample, TextError, TextReport, TextSource,
+};
 
 /// Examples that are tokenised together, at most; and bytes of text after which they need not be as many.
 const CHUNK_EXAMPLES: usize = 4096;
