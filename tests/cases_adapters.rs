@@ -90,7 +90,7 @@ fn a_path_with_an_equals_sign_is_a_path() {
         case(name).run_on("cpu", &arguments).json()
     };
     let one = generate("adapter-path-with-equals", &["lr=2e-4/adapter"]);
-    assert_eq!(one["texts"][0]["text"], " \u{19} on of of of of");
+    assert_eq!(one["texts"][0]["text"], "\u{19} on of of of of");
     let two = generate("adapter-path-with-equals-named", &["plain", "k=8,r=2/adapter"]);
     assert_eq!(two["texts"][0]["text"], two["texts"][1]["text"]);
     assert_eq!(two["texts"][1]["adapter"], "k=8,r=2/adapter");

@@ -274,13 +274,16 @@ fn a_random_model_larger_than_any_machine_is_refused() {
 }
 
 #[test]
-fn a_saved_configuration_is_the_one_that_was_read_but_for_its_type() {
+fn a_saved_configuration_is_the_one_that_was_read_in_the_words_of_both_generations() {
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let json = with(with(llama_json(), "initializer_range", 0.4), "unknown_to_us", "kept");
     let folder = scratch.path().join("saved");
     causal(&json, &Device::flex()).save(&folder, WeightDtype::Bf16).expect("a free folder");
     let saved = Checkpoint::open(&folder).expect("a whole folder");
-    assert_eq!(saved.config(), &with(json, "torch_dtype", "bfloat16"));
+    let json = ["dtype", "torch_dtype"].into_iter().fold(json, |json, key| with(json, key, "bfloat16"));
+    let json = with(with(json, "rope_theta", 10_000.0), "rope_scaling", serde_json::Value::Null);
+    let rope = serde_json::json!({ "rope_type": "default", "rope_theta": 10_000.0 });
+    assert_eq!(saved.config(), &with(json, "rope_parameters", rope));
 }
 
 #[test]
