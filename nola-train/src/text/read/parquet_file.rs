@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
+use nola_models::caught;
 use parquet::basic::{ConvertedType, LogicalType, Type as Physical};
 use parquet::bloom_filter::Sbbf;
 use parquet::column::page::PageReader;
@@ -45,7 +45,7 @@ pub(super) fn read(file: &Arc<Path>, sink: &mut Sink) -> Result<ControlFlow<()>,
 
 /// Runs the parser, which panics on some damaged files.
 fn guarded<T>(file: &Path, parse: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, TextError> {
-    match catch_unwind(AssertUnwindSafe(parse)) {
+    match caught(parse) {
         Ok(result) => result.map_err(|source| TextError::Parquet { file: file.into(), source }),
         Err(_) => Err(TextError::ParquetDamaged { file: file.into() }),
     }
