@@ -80,11 +80,14 @@ fn loading_takes_the_memory_of_the_model_and_of_one_tensor_at_most() {
         let model = CausalLm::load_as(&checkpoint, held, &device).expect("a model");
         let (peak, kept) = (PEAK.load(Relaxed) - before, HELD.load(Relaxed) - before);
         match (stored, held) {
-            (WeightDtype::F32, WeightDtype::F32) | (WeightDtype::Bf16, WeightDtype::Bf16) => {
+            (WeightDtype::F32, WeightDtype::F32)
+            | (WeightDtype::Bf16, WeightDtype::Bf16)
+            | (WeightDtype::F16, WeightDtype::F16) => {
                 assert!(kept < whole, "tables are mapped, not copied");
             }
             (WeightDtype::F32, WeightDtype::Bf16 | WeightDtype::F16)
-            | (WeightDtype::Bf16, WeightDtype::F32 | WeightDtype::F16) => {
+            | (WeightDtype::Bf16, WeightDtype::F32 | WeightDtype::F16)
+            | (WeightDtype::F16, WeightDtype::F32 | WeightDtype::Bf16) => {
                 assert!(kept >= whole, "the model is not on the host");
             }
         }

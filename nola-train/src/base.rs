@@ -14,9 +14,10 @@ use nola_models::{Checkpoint, WeightDtype};
 pub use pictures::PictureBase;
 pub use text::{Template, TextBase};
 
+use crate::Error;
 use crate::learner::Learner;
 use crate::recipe::ModelRecipe;
-use crate::{Error, first_sight};
+use crate::terminal::err_line;
 
 /// A loaded base model of one kind.
 pub trait Base: Clone {
@@ -134,7 +135,12 @@ fn attach<M: Learner>(
         return Ok(read.attach(model, foreign, device)?);
     }
     let saved = nola_core::folder::read(adapter)?;
-    first_sight::check(adapter, &saved.manifest)?;
+    if saved.manifest.settings_check.is_none() {
+        let folder = adapter.display();
+        err_line(&format!(
+            "warning: {folder}: written by an older version: an edit of its settings would not be found"
+        ));
+    }
     let labels = saved.manifest.labels.clone();
     let head_outputs = (!labels.is_empty()).then_some(labels.len());
     let adapted = saved.attach(

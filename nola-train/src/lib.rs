@@ -14,7 +14,6 @@ pub mod device;
 pub mod divergence;
 mod error;
 pub mod evaluate;
-mod first_sight;
 pub mod fit;
 pub mod learner;
 pub mod memory;
