@@ -1,4 +1,5 @@
 //! The training loop against PyTorch: every variant of every case of `train/` in the fixtures.
+#![expect(clippy::result_large_err, reason = "an error of the program ends it, so none is moved about")]
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_core::adapter::{Factor, Plan};

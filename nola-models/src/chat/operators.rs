@@ -253,7 +253,8 @@ fn order(state: &State, operator: &str, a: &Value, b: &Value) -> Result<Ordering
         });
     }
     let both_text = a.kind() == ValueKind::String && b.kind() == ValueKind::String;
-    if !both_text && !(is_list(a) && is_list(b)) {
+    let both_lists = is_list(a) && is_list(b);
+    if !both_text && !both_lists {
         return Err(unsupported(operator, a, b));
     }
     pay(state, a)?;

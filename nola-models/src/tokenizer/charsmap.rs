@@ -35,7 +35,7 @@ fn problem(base64: &str) -> Option<String> {
     let length = u32::from_le_bytes(*length) as usize;
     match rest.get(..length) {
         None => Some(format!("it says that {length} bytes follow, but there are {}", rest.len())),
-        Some(_) if length == 0 || length % 4 != 0 => {
+        Some(_) if length == 0 || !length.is_multiple_of(4) => {
             Some(format!("its trie has {length} bytes, which are no whole units of 4"))
         }
         Some(_) => None,

@@ -115,13 +115,7 @@ fn check_finite(logits: &[f32]) -> Result<(), Error> {
 fn largest_difference(left: &[f32], right: &[f32]) -> f32 {
     // `max` would pass over what is no number.
     let larger = |most: f32, value: f32| {
-        if value.is_nan() {
-            value
-        } else if value > most {
-            value
-        } else {
-            most
-        }
+        if value.is_nan() || value > most { value } else { most }
     };
     let largest = left.iter().fold(1e-6_f32, |largest, value| larger(largest, value.abs()));
     left.iter().zip(right).fold(0.0_f32, |most, (l, r)| larger(most, (l - r).abs() / largest))

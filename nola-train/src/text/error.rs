@@ -130,7 +130,7 @@ pub enum TextError {
         /// File or folder.
         path: PathBuf,
         /// What became of its rows.
-        report: TextReport,
+        report: Box<TextReport>,
         /// The length that samples may have, in tokens.
         max_tokens: usize,
     },

@@ -133,7 +133,7 @@ impl TextSource<'_> {
         let report = TextReport { rows: read, bad: bad.total, ..report };
         if samples.is_empty() {
             let (path, max_tokens) = (self.path.to_path_buf(), self.settings.max_tokens);
-            return Err(TextError::NothingLeft { path, report, max_tokens });
+            return Err(TextError::NothingLeft { path, report: Box::new(report), max_tokens });
         }
         Ok((samples, report, bad.first))
     }

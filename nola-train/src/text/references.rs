@@ -54,7 +54,7 @@ pub fn references(
         }
     }
     if groups.is_empty() {
-        let report = TextReport { rows: count, ..TextReport::default() };
+        let report = Box::new(TextReport { rows: count, ..TextReport::default() });
         return Err(TextError::NothingLeft {
             path: path.to_path_buf(),
             report,

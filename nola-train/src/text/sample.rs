@@ -313,7 +313,8 @@ mod tests {
         }
 
         fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), String> {
-            let (mut ids, mut offsets) = (vec![u32::from(b'_')], vec![0..text.len().min(1)]);
+            let (mut ids, mut offsets) =
+                (vec![u32::from(b'_')], std::iter::once(0..text.len().min(1)).collect::<Vec<_>>());
             let mut at = 0;
             while at < text.len() {
                 let length = if text[at..].starts_with("ab") { 2 } else { 1 };
