@@ -35,12 +35,14 @@ pub enum PatternError {
 impl PythonPattern {
     /// A pattern for a whole text, as `re.fullmatch` takes it.
     pub(crate) fn full(pattern: &str) -> Result<Self, PatternError> {
-        Self::new(pattern, &format!("\\A(?:{})\\z", plain_classes(pattern)))
+        // In the verbose form a comment may stand at the end, and goes on to the end of its line.
+        let end = if is_verbose(pattern) { "\n" } else { "" };
+        Self::new(pattern, &format!("\\A(?:{}{end})\\z", translated(pattern)))
     }
 
     /// A pattern for the start of a text, as `re.match` takes it.
     pub(crate) fn at_start(pattern: &str) -> Result<Self, PatternError> {
-        Self::new(pattern, &format!("\\A(?:{})", plain_classes(pattern)))
+        Self::new(pattern, &format!("\\A(?:{})", translated(pattern)))
     }
 
     fn new(written: &str, pattern: &str) -> Result<Self, PatternError> {
@@ -66,6 +68,20 @@ impl PythonPattern {
         let (pattern, text, reason) = (self.written.clone(), text.to_owned(), error.to_string());
         PatternError::Endless { pattern, text, reason }
     }
+}
+
+/// The pattern in the words of our engine.
+fn translated(pattern: &str) -> String {
+    let condition = Regex::new(r"\(\?\(([A-Za-z_]\w*)\)").expect("a pattern of our own");
+    // What Python writes for "if the group matched" is a pattern to look for here.
+    condition.replace_all(&plain_classes(pattern), "(?(<$1>)").into_owned()
+}
+
+/// Whether a pattern begins with the flag `x`.
+fn is_verbose(pattern: &str) -> bool {
+    let flags = pattern.strip_prefix("(?").and_then(|rest| rest.split_once(')'));
+    flags
+        .is_some_and(|(flags, _)| flags.contains('x') && flags.chars().all(|flag| flag.is_ascii_alphabetic()))
 }
 
 /// The same pattern where `[`, `&` and `~` inside a class stand for themselves, as in Python; our engine knows nested classes,
@@ -124,6 +140,22 @@ mod tests {
         assert!(full(r"q_proj\Z", "q_proj"));
         assert!(full("^q_proj$", "q_proj"));
         assert!(full("q{,3}", "qqq"));
+    }
+
+    #[test]
+    fn a_condition_asks_whether_a_group_matched() {
+        let pattern = r"(?P<a>self_attn\.)?(?(a)q_proj|v_proj)";
+        for (text, fits) in
+            [("self_attn.q_proj", true), ("v_proj", true), ("q_proj", false), ("self_attn.v_proj", false)]
+        {
+            assert_eq!(full(pattern, text), fits, "{text}");
+        }
+        assert!(full(r"(a)?(?(1)b|c)", "ab") && !full(r"(a)?(?(1)b|c)", "b"));
+    }
+
+    #[test]
+    fn a_verbose_pattern_may_end_in_a_comment() {
+        assert!(full("(?x) .* _proj  # all of them", "q_proj"));
     }
 
     #[test]

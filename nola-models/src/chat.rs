@@ -141,7 +141,13 @@ impl ChatTemplate {
     pub fn reads(&self, field: &str) -> bool {
         let names = if THOUGHTS.contains(&field) { &THOUGHTS[..] } else { &[field] };
         let sources = self.sources();
-        names.iter().any(|name| sources.contains(name))
+        let code = sources.split("{#").enumerate().map(|(part, text)| match part {
+            0 => text,
+            // What stands behind the end of the comment.
+            _ => text.split_once("#}").map_or("", |(_, code)| code),
+        });
+        let is_word_end = |char: char| !(char.is_alphanumeric() || char == '_');
+        code.flat_map(|code| code.split(is_word_end)).any(|word| names.contains(&word))
     }
 
     /// The text of a conversation. It holds the special tokens already, so it is encoded without adding any.
@@ -365,6 +371,21 @@ mod tests {
         let loops = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}";
         let wrong = written(loops, &conversation(), Prompt::Complete);
         assert!(matches!(wrong, Err(ChatError::Endless { messages: 5, .. })), "{wrong:?}");
+    }
+
+    #[test]
+    fn a_template_at_which_the_engine_panics_is_an_error() {
+        let cycle = "{% for a in range(3) %}{{ loop.cycle() }}{% endfor %}";
+        assert!(written(cycle, &conversation(), Prompt::Complete).is_err());
+    }
+
+    #[test]
+    fn a_field_is_read_where_its_whole_name_stands_in_the_code() {
+        let reads = |source: &str, field: &str| template(source).reads(field);
+        assert!(reads("{{ messages[0].name }}", "name") && reads("{{ m['thinking'] }}", "reasoning_content"));
+        assert!(!reads("{% set ns = namespace(a=1) %}", "name"));
+        assert!(!reads("{% if enable_thinking %}{% endif %}", "thinking"));
+        assert!(!reads("{# no tools #}{{ messages }}", "tools"));
     }
 
     #[test]

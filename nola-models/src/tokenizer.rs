@@ -14,7 +14,7 @@ mod spaces;
 mod stream;
 mod surround;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -60,6 +60,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     file: PathBuf,
     names: BTreeMap<&'static str, String>,
+    /// Tokens that the files name as special, whatever the vocabulary says of them.
+    special_ids: BTreeSet<u32>,
     bos: Option<u32>,
     eos: Option<u32>,
     pad: Option<u32>,
@@ -93,6 +95,7 @@ enum Origin {
 struct Finished {
     inner: tokenizers::Tokenizer,
     names: BTreeMap<&'static str, String>,
+    special_ids: BTreeSet<u32>,
     note: Option<String>,
 }
 
@@ -106,7 +109,7 @@ impl Tokenizer {
         let settings = Settings::read(&mut files)?;
         let vocabulary = caught(folder, || read_vocabulary(&mut files, &settings))?;
         let file = vocabulary.file.clone();
-        let Finished { inner, names, note } = caught(&file, || finish(vocabulary, &settings))?;
+        let Finished { inner, names, special_ids, note } = caught(&file, || finish(vocabulary, &settings))?;
         let id = |field| names.get(field).and_then(|token| inner.token_to_id(token));
         let vocab = inner.get_vocab(true);
         let added = inner.get_added_vocabulary().get_added_tokens_decoder();
@@ -122,6 +125,7 @@ impl Tokenizer {
             sha256: files.sha256(),
             file,
             names,
+            special_ids,
             inner,
         })
     }
@@ -188,7 +192,8 @@ impl Tokenizer {
 
     fn is_special(&self, id: u32, token: &str) -> bool {
         let added = self.inner.get_added_vocabulary();
-        added.get_added_tokens_decoder().get(&id).is_some_and(|added| added.special)
+        self.special_ids.contains(&id)
+            || added.get_added_tokens_decoder().get(&id).is_some_and(|added| added.special)
             || added.is_special_token(token)
     }
 
@@ -240,7 +245,7 @@ impl Tokenizer {
     /// A token as it stands in the vocabulary, such as `Ġthe`, if there is one of this id.
     pub fn token(&self, id: u32) -> Option<String> {
         match self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&id) {
-            Some(added) if added.special => Some(added.content.clone()),
+            Some(added) if added.special || self.special_ids.contains(&id) => Some(added.content.clone()),
             Some(_) | None => self.inner.id_to_token(id),
         }
     }
@@ -329,6 +334,8 @@ fn finish(vocabulary: Vocabulary, settings: &Settings) -> Result<Finished, Token
     let unknown = special.chain(named).filter(|token| !known.contains_key(&token.content));
     let unknown: Vec<_> = unknown.collect();
     inner.add_tokens(unknown).map_err(unusable)?;
+    let special = settings.special().map(|token| &token.content).chain(names.values());
+    let special_ids = special.filter_map(|token| inner.token_to_id(token)).collect();
     let note = match origin {
         Origin::Ready => {
             surround::clear(&mut inner, settings).map_err(unusable)?;
@@ -339,7 +346,7 @@ fn finish(vocabulary: Vocabulary, settings: &Settings) -> Result<Finished, Token
             None
         }
     };
-    Ok(Finished { inner, names, note })
+    Ok(Finished { inner, names, special_ids, note })
 }
 
 /// Runs the tokenizers library, which panics on some crafted files; `file` is what the error names.
@@ -710,6 +717,20 @@ mod tests {
                 assert_eq!(tokenizer.decode(ids, DecodeSpecials::Keep).unwrap(), kept);
             }
             assert_eq!(tokenizer.token(2).as_deref(), Some("<tool>"));
+        }
+    }
+
+    #[test]
+    fn tokens_that_the_settings_name_are_special_whatever_their_marks() {
+        let mut vocabulary = normalized_specials();
+        for token in vocabulary["added_tokens"].as_array_mut().unwrap() {
+            token["special"] = false.into();
+        }
+        for extra in [json!(["<tool>"]), json!({"tool_token": "<tool>"})] {
+            let config = json!({"eos_token": "</s>", "unk_token": "<unk>", "extra_special_tokens": extra});
+            let files = [("tokenizer.json", &vocabulary), ("tokenizer_config.json", &config)];
+            let tokenizer = opened(&files).unwrap();
+            assert_eq!(tokenizer.decode(&[3, 2, 4, 0, 3, 1], DecodeSpecials::Skip).unwrap(), "b c b");
         }
     }
 

@@ -28,7 +28,11 @@ impl Named {
     /// # Errors
     /// If its recipe cannot be read.
     pub fn of_run(folder: &Path) -> Result<Self, Error> {
-        let recipe = Recipe::read(&folder.join(run::RECIPE), &[])?;
+        let recipe = folder.join(run::RECIPE);
+        if !recipe.exists() && run::is_begun(folder) {
+            return Err(Error::NoAdapter { run: folder.to_owned(), last: None });
+        }
+        let recipe = Recipe::read(&recipe, &[])?;
         let is_full = recipe.method == (MethodRecipe::Full {});
         let Some(best) = run::whole(folder, if is_full { run::MODEL } else { run::ADAPTER }) else {
             let last = run::whole(folder, run::LAST_ADAPTER);

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use nola_core::folder;
 use serde::Serialize;
 
-pub use claim::whole;
+pub use claim::{is_begun, whole};
 pub use keep::Keeping;
 pub use occupied::Occupied;
 

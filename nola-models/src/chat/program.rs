@@ -17,6 +17,8 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 use regex::{Captures, Regex};
 use self_cell::self_cell;
 
+use crate::caught::caught;
+
 use super::filters::ITERATED;
 use super::methods;
 use super::operators::{ATTRIBUTE, DICT, LIST, SET_ATTRIBUTE, SLICE, TUPLE, chained};
@@ -83,7 +85,11 @@ impl Program {
     pub fn render(&self, environment: &Environment<'_>, variables: Value) -> Result<String, Error> {
         let mut text = String::new();
         let Compiled { main, blocks } = self.borrow_dependent();
-        eval(environment, main, variables, blocks, &mut make_string_output(&mut text), AutoEscape::None)?;
+        // The engine panics on some templates that only a hostile hand would write.
+        let outcome = caught(|| {
+            eval(environment, main, variables, blocks, &mut make_string_output(&mut text), AutoEscape::None)
+        });
+        outcome.unwrap_or_else(|panic| Err(Error::new(ErrorKind::InvalidOperation, panic)))?;
         Ok(text)
     }
 

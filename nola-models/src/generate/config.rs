@@ -222,7 +222,9 @@ impl GenerationConfig {
         }
         let config: Self = serde_path_to_error::deserialize(Value::Object(stored))
             .map_err(|error| wrong(error.path().to_string(), error.into_inner()))?;
-        config.check()?;
+        let settings =
+            |source| GenerateError::Settings { file: file.to_path_buf(), source: Box::new(source) };
+        config.check().map_err(settings)?;
         Ok(config)
     }
 
@@ -427,7 +429,7 @@ mod tests {
         ];
         for (text, expected) in cases {
             let text = message(text);
-            assert!(text.starts_with(expected), "{text}");
+            assert!(text.starts_with(&format!("generation_config.json: {expected}")), "{text}");
         }
         let config = GenerationConfig { length_penalty: f64::NAN, ..GenerationConfig::default() };
         assert!(config.check().unwrap_err().to_string().starts_with("`length_penalty` is NaN"));
@@ -435,12 +437,16 @@ mod tests {
 
     #[test]
     fn settings_that_contradict_each_other_are_refused() {
-        let sampled = read(r#"{"num_beams": 2, "do_sample": true}"#);
-        assert!(matches!(sampled, Err(GenerateError::SampledBeams { num_beams: 2 })));
-        let few = read(r#"{"num_beams": 2, "num_return_sequences": 3}"#);
-        assert!(matches!(few, Err(GenerateError::TooFewBeams { wanted: 3, num_beams: 2 })));
-        let same = read(r#"{"num_return_sequences": 3}"#);
-        assert!(matches!(same, Err(GenerateError::SameSequences { wanted: 3 })));
+        let problem = |text| match read(text) {
+            Err(GenerateError::Settings { source, .. }) => *source,
+            other => panic!("{other:?}"),
+        };
+        let sampled = problem(r#"{"num_beams": 2, "do_sample": true}"#);
+        assert!(matches!(sampled, GenerateError::SampledBeams { num_beams: 2 }));
+        let few = problem(r#"{"num_beams": 2, "num_return_sequences": 3}"#);
+        assert!(matches!(few, GenerateError::TooFewBeams { wanted: 3, num_beams: 2 }));
+        let same = problem(r#"{"num_return_sequences": 3}"#);
+        assert!(matches!(same, GenerateError::SameSequences { wanted: 3 }));
     }
 
     #[test]

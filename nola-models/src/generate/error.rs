@@ -32,6 +32,15 @@ pub enum GenerateError {
         found: serde_json::Value,
     },
 
+    /// The settings of a model hold a value that cannot be, or two that do not go together.
+    #[error("{}: {source}; correct the file", file.display())]
+    Settings {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        source: Box<Self>,
+    },
+
     /// A setting is a number that cannot be.
     #[error("`{field}` is {found}; it must be {allowed}")]
     OutOfRange {
@@ -172,6 +181,7 @@ impl GenerateError {
         match self {
             Self::Json { .. }
             | Self::Unsupported { .. }
+            | Self::Settings { .. }
             | Self::Logit { .. }
             | Self::NothingLeft { .. }
             | Self::Model { .. } => false,

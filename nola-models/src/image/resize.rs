@@ -74,7 +74,7 @@ struct Window {
 /// Resizes to `width` x `height` pixels; when reducing, the filter widens with the reduction.
 ///
 /// # Source
-/// `Resample.c` of Pillow: across, then down, rounded to bytes in between.
+/// `Resample.c` of Pillow 13: across, then down, or the other way where that is less work; rounded to bytes in between.
 pub(crate) fn resize(picture: &RgbImage, width: usize, height: usize, filter: Filter) -> RgbImage {
     let (width, height) = (width.max(1), height.max(1));
     resize_part(picture, [width, height], [0..width, 0..height], filter)
@@ -89,15 +89,30 @@ pub(crate) fn resize_part(
 ) -> RgbImage {
     let (from_width, from_height) = (picture.width() as usize, picture.height() as usize);
     let (part_width, part_height) = (columns.len(), rows.len());
+    let is_as_wide = width == from_width && part_width == from_width;
+    let is_as_high = height == from_height && part_height == from_height;
+    let columns = windows(from_width, width, columns, filter);
+    let rows = windows(from_height, height, rows, filter);
     let mut pixels = Cow::Borrowed(picture.as_raw().as_slice());
-    if width != from_width || part_width != from_width {
-        pixels = across(&pixels, from_width, &windows(from_width, width, columns, filter)).into();
+    let is_down_first = is_down_first([from_width, from_height], [width, height]);
+    if is_down_first && !is_as_high {
+        pixels = down(&pixels, 3 * from_width, &rows).into();
     }
-    if height != from_height || part_height != from_height {
-        pixels = down(&pixels, 3 * part_width, &windows(from_height, height, rows, filter)).into();
+    if !is_as_wide {
+        pixels = across(&pixels, from_width, &columns).into();
+    }
+    if !is_down_first && !is_as_high {
+        pixels = down(&pixels, 3 * part_width, &rows).into();
     }
     RgbImage::from_raw(part_width as u32, part_height as u32, pixels.into_owned())
         .expect("three bytes a pixel")
+}
+
+/// Whether Pillow resizes down before it resizes across: where the height shrinks by more than twice what the width does.
+fn is_down_first([from_width, from_height]: [usize; 2], [width, height]: [usize; 2]) -> bool {
+    let shrinks = |from: usize, to: usize| from as i64 - to as i64;
+    let by_height = shrinks(from_height, height);
+    by_height > 0 && by_height > 2 * shrinks(from_width, width)
 }
 
 /// The windows of the output `places`, of `to` in all.
@@ -188,6 +203,22 @@ mod tests {
         let golden =
             [83, 120, 153, 121, 141, 133, 116, 122, 175, 121, 127, 117, 119, 139, 148, 157, 132, 137];
         assert_eq!(resize(&pattern(5, 4), 3, 2, Filter::Bilinear).into_raw(), golden);
+    }
+
+    #[test]
+    fn a_height_that_shrinks_much_more_than_the_width_is_resized_first() {
+        let bicubic = [102, 138, 129, 125, 134, 138, 122, 125, 132, 125, 135, 139];
+        assert_eq!(resize(&pattern(3, 9), 2, 2, Filter::Bicubic).into_raw(), bicubic);
+        let bilinear = [
+            82, 135, 124, 111, 124, 153, 121, 134, 151, 109, 162, 119, 108, 161, 129, 113, 149, 116, 130,
+            133, 122, 153, 120, 145, 134, 123, 144, 127, 96, 137, 119, 112, 141, 111, 164, 153,
+        ];
+        assert_eq!(resize(&pattern(3, 9), 4, 3, Filter::Bilinear).into_raw(), bilinear);
+        let lanczos = [
+            110, 129, 135, 130, 132, 155, 116, 150, 124, 137, 127, 122, 133, 112, 138, 142, 116, 140, 156,
+            114, 130, 134, 127, 107,
+        ];
+        assert_eq!(resize(&pattern(5, 13), 2, 4, Filter::Lanczos).into_raw(), lanczos);
     }
 
     #[test]

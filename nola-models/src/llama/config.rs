@@ -200,7 +200,8 @@ fn rotary(fields: &Fields, max_tokens: usize) -> Result<Rotary, Error> {
     };
     let json = &fields.json[field];
     // Settings for each kind of layer would be objects inside.
-    if json.as_object().is_none_or(|settings| settings.values().any(Value::is_object)) {
+    let is_settings = |value: &Value| value.as_object().is_some_and(|value| !value.contains_key("__float__"));
+    if json.as_object().is_none_or(|settings| settings.values().any(is_settings)) {
         return Err(fields.wrong(field, "one object with `rope_type`, for all layers, or null"));
     }
     let inside = Fields { json, file: fields.file };

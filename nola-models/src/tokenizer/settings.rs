@@ -100,6 +100,7 @@ struct Config {
     legacy: Option<bool>,
     added_tokens_decoder: BTreeMap<u32, Entry>,
     additional_special_tokens: Option<Vec<Entry>>,
+    extra_special_tokens: Option<Extra>,
     #[serde(flatten)]
     other: Map<String, Value>,
 }
@@ -109,6 +110,23 @@ struct Config {
 struct ModelConfig {
     model_type: Option<String>,
     tokenizer_class: Option<String>,
+}
+
+/// Special tokens without a name of their own, or with names of the model's.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Extra {
+    List(Vec<Entry>),
+    Named(BTreeMap<String, Entry>),
+}
+
+impl Extra {
+    fn into_list(self) -> Vec<Entry> {
+        match self {
+            Self::List(entries) => entries,
+            Self::Named(entries) => entries.into_values().collect(),
+        }
+    }
 }
 
 /// A token as the files name it.
@@ -171,6 +189,7 @@ impl Settings {
             additional: config
                 .additional_special_tokens
                 .into_iter()
+                .chain(config.extra_special_tokens.map(Extra::into_list))
                 .flatten()
                 .map(|entry| entry.token(true))
                 .collect(),

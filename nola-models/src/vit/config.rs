@@ -296,7 +296,13 @@ fn hf_labels(fields: &Fields, positions: Positions) -> Result<Vec<String>, Error
         return Ok(numbered_labels(fields.number("num_labels", 2, 1..=1_000_000)?));
     };
     let parsed: Option<BTreeMap<usize, String>> = named.as_object().and_then(|labels| {
-        labels.iter().map(|(id, name)| Some((id.parse().ok()?, name.as_str()?.to_string()))).collect()
+        // Names may be numbers, as those of digits are.
+        let text = |name: &Value| match name {
+            Value::String(name) => Some(name.clone()),
+            Value::Number(name) => Some(name.to_string()),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+        };
+        labels.iter().map(|(id, name)| Some((id.parse().ok()?, text(name)?))).collect()
     });
     let dense = parsed.filter(|labels| !labels.is_empty() && labels.keys().copied().eq(0..labels.len()));
     dense

@@ -15,13 +15,16 @@ const CURE: &str = "train with a smaller train.micro_batch, with train.gradient_
                     (model.dtype = \"bf16\"), or give the program more memory";
 
 /// What drivers and libraries say when they have no memory left, in small letters.
-const SAID: [&str; 6] = [
+const SAID: [&str; 8] = [
     "out of memory",
     "outofmemory",
     "out_of_memory",
     "not enough memory",
     "failed to allocate",
     "capacity overflow",
+    // A thread has a stack.
+    "failed to spawn thread",
+    "thread pool has not been initialized",
 ];
 
 /// The system's allocator, which ends the program with a message where it has no memory left.

@@ -123,6 +123,11 @@ pub fn whole(run: &Path, name: &str) -> Option<PathBuf> {
     [run.join(name), old(&run.join(name))].into_iter().find(|path| path.is_dir())
 }
 
+/// Whether a run began in a folder, however early it ended.
+pub fn is_begun(run: &Path) -> bool {
+    run.join(LOCK).exists()
+}
+
 /// The name of a folder while another takes its place.
 pub(super) fn old(folder: &Path) -> PathBuf {
     beside(folder, ".old")

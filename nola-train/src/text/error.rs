@@ -186,7 +186,7 @@ pub enum TextError {
     /// A token that the model does not have.
     #[error(
         "{place}: token {id}, but the model has {embeddings} embeddings (the tokenizer has {vocabulary} tokens); \
-         use the tokenizer that belongs to the model"
+         take the token out of the tokenizer's files, resize the model, or use the tokenizer that belongs to it"
     )]
     ForeignToken {
         /// The row.

@@ -263,8 +263,8 @@ mod tests {
         case.tokenizer.ends = vec![0];
         assert_eq!(
             case.message(),
-            "F/a.txt:2: token 195, but the model has 180 embeddings (the tokenizer has 258 tokens); use the tokenizer \
-             that belongs to the model"
+            "F/a.txt:2: token 195, but the model has 180 embeddings (the tokenizer has 258 tokens); take the token \
+             out of the tokenizer's files, resize the model, or use the tokenizer that belongs to it"
         );
     }
 

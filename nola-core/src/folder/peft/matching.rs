@@ -144,6 +144,14 @@ impl<'a> Matching<'a> {
             }
             return None;
         };
+        let is_target = self.adapter.config.targets(&Target { name: &name, is_inner_linear });
+        if is_inner_linear && self.asked(is_target) == Some(false) {
+            let found = key(&name, factors[0]);
+            self.note(format!(
+                "`{found}` is there, but by `target_modules` of `{CONFIG}` the module has no LoRA"
+            ));
+            return None;
+        }
         self.adapted += 1;
         let rank = self.asked(self.adapter.config.rank(&name))?;
         if rank == 0 {

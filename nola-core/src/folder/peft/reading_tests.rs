@@ -186,6 +186,20 @@ fn a_target_without_its_tensors_is_refused() {
 }
 
 #[test]
+fn tensors_of_a_module_that_the_settings_leave_out_are_refused() {
+    for settings in [
+        json!({"target_modules": ["q_proj"], "exclude_modules": ["q_proj"]}),
+        json!({"target_modules": ["q_proj"], "layers_to_transform": [0]}),
+        json!({"target_modules": r".*layers\.0\..*q_proj"}),
+        json!({"target_modules": ["query"]}),
+    ] {
+        let error = refused(&folder_of(settings.clone(), loras("q_proj")));
+        let found = "layers.1.self_attn.q_proj.lora_A.weight` is there, but by `target_modules`";
+        assert!(error.contains(found), "{settings}: {error}");
+    }
+}
+
+#[test]
 fn settings_that_name_no_layer_of_the_model_are_refused() {
     let saved = || vec![stored("lm_head.weight", &[TOKENS, WIDTH], 1)];
     for settings in [

@@ -7,7 +7,7 @@ use crate::text::read::type_of;
 use crate::text::{Conversation, Learned, Message, Role, RowProblem};
 
 /// Marks that say whether an answer is learned.
-const MARKS: [&str; 3] = ["weight", "train", "training"];
+const MARKS: [&str; 5] = ["weight", "train", "training", "loss", "loss_mask"];
 
 /// Rows with `messages` of `role` and `content`.
 pub fn openai(fields: &Fields, system: &str) -> Result<Conversation, RowProblem> {
@@ -84,15 +84,20 @@ fn content(fields: &Fields) -> Result<Option<Value>, RowProblem> {
     }
 }
 
+/// Whether a mark says that an answer is learned; absent if it says neither.
+fn learns(mark: &Value) -> Option<bool> {
+    match mark {
+        Value::Bool(wanted) => Some(*wanted),
+        _ => mark.as_f64().filter(|weight| [0.0, 1.0].contains(weight)).map(|weight| weight == 1.0),
+    }
+}
+
 /// What the marks of a message say.
 fn learned(number: usize, role: Role, fields: &Fields) -> Result<Learned, RowProblem> {
     let mut learned = Learned::Yes;
     for field in MARKS {
         let Some(found) = fields.0.get(field).filter(|value| !value.is_null()) else { continue };
-        let wanted = match found {
-            Value::Bool(wanted) => Some(*wanted),
-            _ => found.as_f64().filter(|weight| [0.0, 1.0].contains(weight)).map(|weight| weight == 1.0),
-        };
+        let wanted = learns(found);
         let unsupported =
             |cure| RowProblem::Unsupported { message: number, field, found: found.to_string(), cure };
         let wanted =
@@ -115,6 +120,12 @@ fn finish(row: &Fields, mut messages: Vec<Message>, system: &str) -> Result<Conv
     if row.telling("functions").is_some() {
         let cure = "write each as `tools`: {\"type\": \"function\", \"function\": ...}";
         return Err(RowProblem::UnsupportedField { field: "functions", cure });
+    }
+    let is_off =
+        |field: &&str| row.0.get(*field).is_some_and(|mark| !mark.is_null() && learns(mark) != Some(true));
+    if let Some(field) = MARKS.into_iter().find(is_off) {
+        let cure = "mark each answer that is not to be learned, or leave the row out";
+        return Err(RowProblem::UnsupportedField { field, cure });
     }
     if !messages.iter().any(|message| message.role == Role::Assistant) {
         return Err(RowProblem::NoAnswer);
