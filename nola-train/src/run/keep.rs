@@ -149,8 +149,7 @@ fn check_room(folder: &Path, bytes: u64) -> Result<(), Error> {
 #[cfg(unix)]
 fn free_bytes(folder: &Path) -> Option<u64> {
     let disk = nix::sys::statvfs::statvfs(folder).ok()?;
-    // Some systems count in smaller integers.
-    #[allow(clippy::useless_conversion)]
+    #[allow(clippy::useless_conversion, reason = "some systems count in smaller integers")]
     Some(u64::from(disk.blocks_available()) * u64::from(disk.fragment_size()))
 }
 

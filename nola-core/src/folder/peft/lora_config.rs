@@ -97,7 +97,7 @@ impl PeftConfig {
     pub(super) fn parse(file: &Path, bytes: &[u8]) -> Result<Self, Error> {
         let invalid = |problem: String| Error::Invalid { file: file.to_owned(), problems: vec![problem] };
         let value: Value = foreign_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
-        // Other kinds have other keys, so the kind is told before a key is missed.
+        // Other kinds have other keys, so the kind is checked before any key.
         kinds::check(file, &value)?;
         let written = Written::read(value).map_err(invalid)?;
         Self::of(written).map_err(invalid)
@@ -303,7 +303,7 @@ fn by_pattern<T>(
         let pattern = PythonPattern::at_start(&format!("(.*\\.)?({key})$"));
         let pattern = pattern.map_err(|error| format!("`{field}`: {error}"))?;
         let value =
-            value(&written).ok_or_else(|| format!("`{field}`: `{key}` is `{written}`, no number for it"))?;
+            value(&written).ok_or_else(|| format!("`{field}`: `{key}` is `{written}`; expected a number"))?;
         Ok((pattern, value))
     };
     written.unwrap_or_default().into_iter().map(entry).collect()
