@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::hollow::Hollow;
 use crate::pattern::PatternError;
 
 /// Why an adapter could not be attached, read or written.
@@ -96,11 +97,35 @@ pub enum Error {
         supported: &'static str,
     },
 
+    /// A file of an adapter that holds nothing of what its name promises.
+    #[error("{}: {what}", file.display())]
+    Hollow {
+        /// The file.
+        file: PathBuf,
+        /// What it is instead.
+        what: Hollow,
+    },
+
+    /// The folder has no settings, without which nobody knows what its tensors mean.
+    #[error(
+        "{}: no such file; an adapter folder holds it beside adapter_model.safetensors{}",
+        file.display(),
+        beside(pickle)
+    )]
+    NoSettings {
+        /// The absent file.
+        file: PathBuf,
+        /// A pickle with the weights, if one is there.
+        pickle: Option<PathBuf>,
+    },
+
     /// The folder has weights only as a Python pickle.
     #[error(
-        "{}: a pickle can run code when it is opened, so it is not read; load the adapter in Python with a PEFT of \
-         today and save it again (`model.save_pretrained(folder)`), which writes adapter_model.safetensors",
-        file.display()
+        "{}: a pickle can run code when it is opened, so it is not read; convert it in Python: \
+         `import torch, safetensors.torch as st; st.save_file({{k: v.contiguous() for k, v in torch.load(\"{}\", \
+         weights_only=True).items()}}, \"adapter_model.safetensors\")`, or load it with PEFT and save it again \
+         (`model.save_pretrained(folder)`)",
+        file.display(), file.file_name().unwrap_or_default().display()
     )]
     PickleOnly {
         /// The pickle.
@@ -142,6 +167,18 @@ pub enum Error {
         /// What the system says.
         source: std::io::Error,
     },
+}
+
+/// What to know of the weights that stand without their settings.
+fn beside(pickle: &Option<PathBuf>) -> String {
+    match pickle {
+        Some(pickle) => format!(
+            "; copy it from where the adapter came from, with the weights as adapter_model.safetensors: a pickle such as {} \
+             is not read",
+            pickle.file_name().unwrap_or_default().display()
+        ),
+        None => "; copy it from where the adapter came from, or name the folder that has it".to_owned(),
+    }
 }
 
 /// What helps where `action` failed.

@@ -12,6 +12,7 @@ mod cube;
 mod error;
 pub mod folder;
 pub mod foreign_json;
+mod hollow;
 mod low_rank;
 #[cfg(feature = "cpu")]
 pub mod matrix;
@@ -26,6 +27,7 @@ pub use adapted::{Adapted, SiteFactors, Survivors, TrainedNumbers, TrainedState}
 pub use adapter::{AdapterConfig, adapted};
 pub use error::Error;
 pub use folder::BaseIdentity;
+pub use hollow::Hollow;
 pub use params::{FoundParam, float_params, read_params, write_params};
 pub use pattern::PatternError;
 pub use product::{flow_dtype, flowing, product};

@@ -1,6 +1,12 @@
 //! Patterns as Python's `re` reads them, since PEFT's settings are written for it.
 
+mod class;
+mod source;
+mod translate;
+
 use fancy_regex::Regex;
+
+use translate::translated;
 
 /// A pattern of Python's, with look-around and back-references.
 #[derive(Debug, Clone)]
@@ -35,21 +41,23 @@ pub enum PatternError {
 impl PythonPattern {
     /// A pattern for a whole text, as `re.fullmatch` takes it.
     pub(crate) fn full(pattern: &str) -> Result<Self, PatternError> {
-        // In the verbose form a comment may stand at the end, and goes on to the end of its line.
-        let end = if is_verbose(pattern) { "\n" } else { "" };
-        Self::new(pattern, &format!("\\A(?:{}{end})\\z", translated(pattern)))
+        Self::new(pattern, |translated| format!("\\A{translated}\\z"))
     }
 
     /// A pattern for the start of a text, as `re.match` takes it.
     pub(crate) fn at_start(pattern: &str) -> Result<Self, PatternError> {
-        Self::new(pattern, &format!("\\A(?:{})", translated(pattern)))
+        Self::new(pattern, |translated| format!("\\A{translated}"))
     }
 
-    fn new(written: &str, pattern: &str) -> Result<Self, PatternError> {
-        let regex = Regex::new(pattern).map_err(|error| PatternError::NoPattern {
-            pattern: written.to_owned(),
-            reason: error.to_string(),
-        })?;
+    /// A pattern for a whole path, or for the end of one after a dot.
+    pub(crate) fn end_of_path(pattern: &str) -> Result<Self, PatternError> {
+        Self::new(pattern, |translated| format!("\\A(?:.*\\.)?{translated}\\z"))
+    }
+
+    fn new(written: &str, place: impl Fn(&str) -> String) -> Result<Self, PatternError> {
+        let none = |reason| PatternError::NoPattern { pattern: written.to_owned(), reason };
+        let translated = translated(written).map_err(none)?;
+        let regex = Regex::new(&place(&translated)).map_err(|error| none(error.to_string()))?;
         Ok(Self { regex, written: written.to_owned() })
     }
 
@@ -68,51 +76,6 @@ impl PythonPattern {
         let (pattern, text, reason) = (self.written.clone(), text.to_owned(), error.to_string());
         PatternError::Endless { pattern, text, reason }
     }
-}
-
-/// The pattern in the words of our engine.
-fn translated(pattern: &str) -> String {
-    let condition = Regex::new(r"\(\?\(([A-Za-z_]\w*)\)").expect("a pattern of our own");
-    // What Python writes for "if the group matched" is a pattern to look for here.
-    condition.replace_all(&plain_classes(pattern), "(?(<$1>)").into_owned()
-}
-
-/// Whether a pattern begins with the flag `x`.
-fn is_verbose(pattern: &str) -> bool {
-    let flags = pattern.strip_prefix("(?").and_then(|rest| rest.split_once(')'));
-    flags
-        .is_some_and(|(flags, _)| flags.contains('x') && flags.chars().all(|flag| flag.is_ascii_alphabetic()))
-}
-
-/// The same pattern where `[`, `&` and `~` inside a class stand for themselves, as in Python; our engine knows nested classes,
-/// intersections and differences.
-fn plain_classes(pattern: &str) -> String {
-    let mut written = String::new();
-    let mut chars = pattern.chars().peekable();
-    let mut is_inside = false;
-    while let Some(char) = chars.next() {
-        match char {
-            '\\' => {
-                written.push(char);
-                written.extend(chars.next());
-            }
-            '[' if !is_inside => {
-                is_inside = true;
-                written.push(char);
-                // Right after the opening, `]` stands for itself.
-                written.extend(chars.next_if_eq(&'^'));
-                if chars.next_if_eq(&']').is_some() {
-                    written.push_str("\\]");
-                }
-            }
-            '[' | '&' | '~' if is_inside => written.extend(['\\', char]),
-            _ => {
-                is_inside &= char != ']';
-                written.push(char);
-            }
-        }
-    }
-    written
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ impl Pattern {
             Self::Names(names) if names.is_empty() => "[^\\s\\S]".to_owned(),
             Self::Names(names) => names.iter().map(|name| regex::escape(name)).collect::<Vec<_>>().join("|"),
         };
-        PythonPattern::full(&format!("(?:.*\\.)?(?:{pattern})"))
+        PythonPattern::end_of_path(&pattern)
     }
 }
 

@@ -19,8 +19,8 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use nola_core::BaseIdentity;
 use nola_core::foreign_json::MAX_CONFIG_BYTES;
+use nola_core::{BaseIdentity, Hollow};
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
@@ -38,6 +38,8 @@ pub use writer::{ModelFolder, NamedTensor, save};
 
 /// An index larger than this is refused, in bytes; the largest honest ones have 9 MB.
 pub(crate) const MAX_INDEX_BYTES: u64 = 32 << 20;
+/// More than a pointer to a file takes, in bytes.
+const MAX_POINTER_BYTES: u64 = 1024;
 /// Key of the hash over all tensors in the metadata of a `model.safetensors` that this program wrote.
 const WRITTEN_SHA256: &str = "nola_tensors_sha256";
 /// Bytes that one thread hashes at a time; part of what the hash is.
@@ -201,10 +203,10 @@ impl Checkpoint {
         let opened = File::open(file).map_err(io)?;
         let bytes = opened.metadata().map_err(io)?.len();
         let damaged = |source| Error::Safetensors { file: file.to_path_buf(), bytes, source };
+        let mut start = Vec::new();
+        (&opened).take(MAX_POINTER_BYTES).read_to_end(&mut start).map_err(io)?;
         // Mapping nothing is an error of its own on some systems.
-        if bytes == 0 {
-            return Err(damaged(safetensors::SafeTensorError::HeaderTooSmall));
-        }
+        full(file, &start)?;
         let mapped = MappedFile::new(file, opened).map_err(io)?;
         let map = mapped.bytes();
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(damaged)?;
@@ -291,7 +293,13 @@ fn read_up_to(file: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     if text.len() as u64 > limit {
         return Err(Error::TooLarge { file: file.to_path_buf(), bytes, limit });
     }
+    full(file, &text)?;
     Ok(text)
+}
+
+/// Refuses a file with these first bytes if they are none of what it should hold.
+fn full(file: &Path, start: &[u8]) -> Result<(), Error> {
+    Hollow::of(start).map_or(Ok(()), |what| Err(Error::Hollow { file: file.to_path_buf(), what }))
 }
 
 /// Parses JSON; an error names the field.

@@ -44,10 +44,20 @@ pub enum Error {
         file: PathBuf,
     },
 
+    /// A file of a model that holds nothing of what its name promises.
+    #[error("{}: {what}", file.display())]
+    Hollow {
+        /// The file.
+        file: PathBuf,
+        /// What it is instead.
+        what: nola_core::Hollow,
+    },
+
     /// The folder has weights only as Python pickles.
     #[error(
         "{}: a pickle can run code when it is opened, so it is not read; convert it to model.safetensors \
-         (in Python: `model.save_pretrained(folder, safe_serialization=True)`)",
+         (in Python: `AutoModel.from_pretrained(folder).save_pretrained(folder, safe_serialization=True)`, with the \
+         class of your model)",
         file.display()
     )]
     PickleOnly {

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::Error;
 use crate::foreign_json::MAX_CONFIG_BYTES;
+use crate::hollow::Hollow;
 
 /// In the name of everything that is not whole yet.
 const PARTIAL: &str = ".partial-";
@@ -21,21 +22,38 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The bytes of `file`.
-pub(super) fn read(file: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(file).map_err(|source| Error::Io { file: file.to_owned(), action: "read", source })
+/// The bytes of `file`, if it holds some of its own.
+fn read(file: &Path) -> Result<Vec<u8>, Error> {
+    let bytes =
+        fs::read(file).map_err(|source| Error::Io { file: file.to_owned(), action: "read", source })?;
+    full(file, bytes)
+}
+
+/// The bytes, unless they are none of what `file` should hold.
+fn full(file: &Path, bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
+    match Hollow::of(&bytes) {
+        Some(what) => Err(Error::Hollow { file: file.to_owned(), what }),
+        None => Ok(bytes),
+    }
 }
 
 /// The bytes of the settings of an adapter, if they are no more than those of any honest one.
 pub(super) fn read_config(file: &Path) -> Result<Vec<u8>, Error> {
-    let io = |source| Error::Io { file: file.to_owned(), action: "read", source };
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => {
+            Error::NoSettings { file: file.to_owned(), pickle: file.parent().and_then(pickle_in) }
+        }
+        _ => Error::Io { file: file.to_owned(), action: "read", source },
+    };
     let mut text = Vec::new();
-    File::open(file).and_then(|file| file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text)).map_err(io)?;
+    File::open(file)
+        .and_then(|file| file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text))
+        .map_err(failed)?;
     if text.len() as u64 > MAX_CONFIG_BYTES {
         let problem = format!("larger than {MAX_CONFIG_BYTES} bytes, which no adapter configuration is");
         return Err(Error::Invalid { file: file.to_owned(), problems: vec![problem] });
     }
-    Ok(text)
+    full(file, text)
 }
 
 /// The bytes of the weights of an adapter; a pickle in their place is named.
@@ -358,6 +376,36 @@ mod tests {
     }
 
     #[test]
+    fn settings_that_are_not_there_are_named_beside_the_pickle_that_needs_them() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let config = folder.path().join("adapter_config.json");
+        let error = read_config(&config).expect_err("nothing").to_string();
+        assert!(error.contains("adapter_config.json: no such file") && !error.contains("pickle"), "{error}");
+        for name in ["adapter_model.pt", "adapter_model.bin"] {
+            std::fs::write(folder.path().join(name), b"pickled").expect("a written file");
+            let error = read_config(&config).expect_err("only a pickle").to_string();
+            assert!(error.contains("adapter_config.json") && error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_content_of_its_own_is_named_with_the_cure() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 3\n";
+        for (content, cure) in [("", "empty (0 bytes)"), (pointer, "git lfs pull")] {
+            let [config, weights] = ["adapter_config.json", "adapter_model.safetensors"].map(|name| {
+                let file = folder.path().join(name);
+                std::fs::write(&file, content).expect("a written file");
+                file
+            });
+            for (file, read) in [(&config, read_config(&config)), (&weights, read_weights(&weights))] {
+                let error = read.expect_err("nothing is there").to_string();
+                assert!(error.starts_with(&file.display().to_string()) && error.contains(cure), "{error}");
+            }
+        }
+    }
+
+    #[test]
     fn a_pickle_in_the_place_of_weights_is_named_with_the_cure() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let weights = folder.path().join("adapter_model.safetensors");
@@ -369,6 +417,7 @@ mod tests {
                 error.contains(name) && error.contains("pickle") && error.contains("save_pretrained"),
                 "{error}"
             );
+            assert!(error.contains(&format!("torch.load(\"{name}\", weights_only=True)")), "{error}");
         }
         std::fs::write(&weights, b"tensors").expect("a written file");
         assert_eq!(read_weights(&weights).expect("tensors beside pickles"), b"tensors");

@@ -6,9 +6,10 @@ use std::path::Path;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
+use super::TokenizerError;
 use super::files::Files;
+use super::read::{Origin, Vocabulary};
 use super::settings::{Settings, of_gpt2};
-use super::{Origin, TokenizerError, Vocabulary};
 
 /// Reads the two files; `None` if the folder has neither.
 ///
@@ -33,7 +34,14 @@ pub(super) fn read(files: &mut Files, settings: &Settings) -> Result<Option<Voca
     let spaced = settings.add_prefix_space.unwrap_or(false);
     inner.with_pre_tokenizer(Some(ByteLevel::new(spaced, true, true)));
     inner.with_decoder(Some(ByteLevel::default()));
-    Ok(Some(Vocabulary { file, inner, defaults: of_gpt2(), listed: Vec::new(), origin: Origin::Parts }))
+    Ok(Some(Vocabulary {
+        file,
+        inner,
+        defaults: of_gpt2(),
+        listed: Vec::new(),
+        origin: Origin::Parts,
+        notes: Vec::new(),
+    }))
 }
 
 /// Every byte has a token, and no two tokens share an id.

@@ -48,6 +48,15 @@ pub enum TokenizerError {
         limit: u64,
     },
 
+    /// The file holds nothing of what its name promises.
+    #[error("{}: {what}", file.display())]
+    Hollow {
+        /// The file.
+        file: PathBuf,
+        /// What it is instead.
+        what: nola_core::Hollow,
+    },
+
     /// The file is no UTF-8 text.
     #[error("{}: not UTF-8 text; fetch it again", file.display())]
     NotUtf8 {

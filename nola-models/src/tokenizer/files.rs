@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use nola_core::Hollow;
 use nola_core::foreign_json::MAX_CONFIG_BYTES;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -84,6 +85,12 @@ pub(crate) fn read_bounded(file: &Path) -> Result<Option<Vec<u8>>, TokenizerErro
     if bytes.len() as u64 > limit {
         return Err(TokenizerError::TooLarge { file: file.to_path_buf(), limit });
     }
+    match Hollow::of(&bytes) {
+        // A template may be empty.
+        Some(Hollow::Empty) if file.extension().is_some_and(|extension| extension == "jinja") => {}
+        Some(what) => return Err(TokenizerError::Hollow { file: file.to_path_buf(), what }),
+        None => {}
+    }
     Ok(Some(bytes))
 }
 
@@ -124,6 +131,24 @@ mod tests {
             File::create(&file).unwrap().set_len(limit + 1).unwrap();
             assert!(matches!(read_bounded(&file), Err(TokenizerError::TooLarge { .. })), "{name}");
         }
+    }
+
+    #[test]
+    fn a_file_without_content_of_its_own_is_named_with_the_cure() {
+        let folder = tempfile::tempdir().unwrap();
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 3\n";
+        for name in ["tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json"]
+        {
+            let file = folder.path().join(name);
+            for (content, cure) in [("", "empty (0 bytes)"), (pointer, "git lfs pull")] {
+                std::fs::write(&file, content).unwrap();
+                let message = read_bounded(&file).unwrap_err().to_string();
+                assert!(message.contains(name) && message.contains(cure), "{message}");
+            }
+        }
+        let template = folder.path().join("chat_template.jinja");
+        std::fs::write(&template, "").unwrap();
+        assert_eq!(read_bounded(&template).unwrap(), Some(Vec::new()));
     }
 
     #[test]

@@ -10,8 +10,9 @@ use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper};
 
 use super::files::Files;
+use super::read::{Origin, Vocabulary};
 use super::settings::{Listed, Named, Settings};
-use super::{Origin, TokenizerError, Vocabulary, surround};
+use super::{TokenizerError, surround};
 
 const NAME: &str = "tokenizer.model";
 /// Stands for a space inside of a piece.
@@ -117,7 +118,7 @@ pub(super) fn read(files: &mut Files, settings: &Settings) -> Result<Option<Voca
         surround::set(&mut inner, Some(bos), None).map_err(unusable)?;
     }
     let listed = listed(&file, &pieces);
-    Ok(Some(Vocabulary { listed, file, inner, defaults, origin: Origin::Parts }))
+    Ok(Some(Vocabulary { listed, file, inner, defaults, origin: Origin::Parts, notes: Vec::new() }))
 }
 
 /// The special tokens that the file names; `name` gives the piece of an id, if there is one.

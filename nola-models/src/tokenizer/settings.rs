@@ -15,6 +15,27 @@ const CONFIG: &str = "tokenizer_config.json";
 const NAMED: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
+/// Classes that transformers 5 builds from parts of its own, beside those that are told apart here.
+///
+/// # Source
+/// Those of transformers 5.24 that have an `__init__` of their own and a vocabulary with merges or scores.
+const BUILT: [&str; 14] = [
+    "AlbertTokenizer",
+    "BlenderbotTokenizer",
+    "CLIPTokenizer",
+    "CamembertTokenizer",
+    "CohereTokenizer",
+    "GemmaTokenizer",
+    "MBartTokenizer",
+    "OpenAIGPTTokenizer",
+    "Qwen3_5Tokenizer",
+    "RobertaTokenizer",
+    "T5Tokenizer",
+    "WhisperTokenizer",
+    "XGLMTokenizer",
+    "XLMRobertaTokenizer",
+];
+
 /// Field of a special token, and the token.
 pub(super) type Named = (&'static str, String);
 
@@ -24,6 +45,8 @@ pub(super) struct Settings {
     pub(super) file: PathBuf,
     /// The class of transformers that reads this tokenizer.
     pub(super) class: Class,
+    /// Its name, if a file says it.
+    pub(super) class_name: Option<String>,
     /// Whether a text starts with the first token; `None` leaves it to the vocabulary's file.
     pub(super) add_bos_token: Option<bool>,
     /// Whether a text ends with the last token; `None` leaves it to the vocabulary's file.
@@ -44,6 +67,8 @@ pub(super) struct Settings {
 pub(super) enum Class {
     /// GPT-2's.
     Gpt2,
+    /// CodeGen's, which splits a text as GPT-2's does.
+    CodeGen,
     /// Qwen2's: as GPT-2's, it sets up its byte-level pre-tokenizer itself.
     Qwen2,
     /// GPT-NeoX's: the same, and it sets what stands around a text as well.
@@ -52,7 +77,11 @@ pub(super) enum Class {
     Llama,
     /// LLaMA's, because the model is one and no class is named: transformers 5 then takes the generic one.
     LlamaUnnamed,
-    /// Any other; most of them leave `tokenizer.json` as it is.
+    /// CodeLLaMA's.
+    CodeLlama,
+    /// Another one that transformers 5 builds from parts of its own, whatever `tokenizer.json` says.
+    Built,
+    /// Any other, which leaves `tokenizer.json` as it is.
     Other,
 }
 
@@ -61,10 +90,13 @@ impl Class {
     fn of(named: Option<&str>, model_type: Option<&str>) -> Self {
         match (named.map(|class| class.strip_suffix("Fast").unwrap_or(class)), model_type) {
             (Some("GPT2Tokenizer"), _) | (None, Some("gpt2")) => Self::Gpt2,
+            (Some("CodeGenTokenizer"), _) => Self::CodeGen,
             (Some("Qwen2Tokenizer"), _) => Self::Qwen2,
             (Some("GPTNeoXTokenizer"), _) => Self::GptNeoX,
             (Some("LlamaTokenizer"), _) => Self::Llama,
+            (Some("CodeLlamaTokenizer"), _) => Self::CodeLlama,
             (None, Some("llama")) => Self::LlamaUnnamed,
+            (Some(class), _) if BUILT.contains(&class) => Self::Built,
             (Some(_) | None, _) => Self::Other,
         }
     }
@@ -73,12 +105,12 @@ impl Class {
     pub(super) fn special_tokens(self) -> Vec<Named> {
         match self {
             Self::Gpt2 => of_gpt2(),
-            Self::Llama | Self::LlamaUnnamed => {
+            Self::Llama | Self::LlamaUnnamed | Self::CodeLlama => {
                 [("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")]
                     .map(|(name, token)| (name, token.to_string()))
                     .to_vec()
             }
-            Self::Qwen2 | Self::GptNeoX | Self::Other => Vec::new(),
+            Self::CodeGen | Self::Qwen2 | Self::GptNeoX | Self::Built | Self::Other => Vec::new(),
         }
     }
 }
@@ -177,11 +209,10 @@ impl Settings {
         if let Some(map) = files.json::<Map<String, Value>>("special_tokens_map.json")? {
             state(&mut stated, &files.path("special_tokens_map.json"), &map)?;
         }
+        let class_name = config.tokenizer_class.or(model.tokenizer_class);
         let mut settings = Self {
-            class: Class::of(
-                config.tokenizer_class.as_deref().or(model.tokenizer_class.as_deref()),
-                model.model_type.as_deref(),
-            ),
+            class: Class::of(class_name.as_deref(), model.model_type.as_deref()),
+            class_name,
             add_bos_token: config.add_bos_token,
             add_eos_token: config.add_eos_token,
             add_prefix_space: config.add_prefix_space,

@@ -6,29 +6,56 @@ use tokenizers::{DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use super::settings::{Class, Settings};
 
-const SPACE: char = '▁';
+/// How SentencePiece writes a space.
+pub(super) const SPACE: char = '▁';
 
-/// Makes `add_prefix_space` true as the class does that reads the folder; others leave `tokenizer.json` as it is.
+/// Makes `add_prefix_space` true as the class does that reads the folder; what it returns is to be told.
 ///
 /// # Source
-/// Tried with transformers 4.57 and 5.24. Byte-level classes take `add_prefix_space` from `tokenizer_config.json`, absent as
-/// false, whatever `tokenizer.json` says; LLaMA's takes it where it is said.
-pub(super) fn apply(inner: &mut tokenizers::Tokenizer, settings: &Settings) -> tokenizers::Result<()> {
-    match (settings.class, settings.add_prefix_space) {
-        (Class::Gpt2 | Class::Qwen2 | Class::GptNeoX, spaced) => {
-            set_byte_level(inner, spaced.unwrap_or(false));
-            Ok(())
+/// Tried with transformers 4.57 and 5.24. Where `tokenizer.json` splits into bytes at once, transformers 4 takes
+/// `add_prefix_space` from `tokenizer_config.json`, absent as false, for every class; transformers 5 does so for some, and
+/// leaves `tokenizer.json` as it is for others. Where they differ, `tokenizer.json` is followed. LLaMA's class takes it where
+/// it is said, unless the text is split into bytes.
+pub(super) fn apply(
+    inner: &mut tokenizers::Tokenizer,
+    settings: &Settings,
+) -> tokenizers::Result<Option<String>> {
+    let Some(PreTokenizerWrapper::ByteLevel(part)) = inner.get_pre_tokenizer() else {
+        if let (Class::Llama, Some(spaced)) = (settings.class, settings.add_prefix_space) {
+            set_sentence_piece(inner, spaced, settings.legacy.unwrap_or(false))?;
         }
-        (Class::Llama, Some(spaced)) => set_sentence_piece(inner, spaced, settings.legacy.unwrap_or(false)),
-        (Class::Llama, None) | (Class::LlamaUnnamed | Class::Other, _) => Ok(()),
+        return Ok(None);
+    };
+    let part = *part;
+    let asked = match (settings.class, settings.add_prefix_space) {
+        (Class::Llama | Class::LlamaUnnamed, None) => part.add_prefix_space,
+        (_, asked) => asked.unwrap_or(false),
+    };
+    let agreed = match settings.class {
+        Class::Gpt2 | Class::CodeGen | Class::GptNeoX => true,
+        Class::Qwen2 => !asked,
+        Class::Llama | Class::LlamaUnnamed | Class::CodeLlama | Class::Built | Class::Other => {
+            part.add_prefix_space == asked
+        }
+    };
+    if agreed {
+        inner.with_pre_tokenizer(Some(part.add_prefix_space(asked)));
+        return Ok(None);
     }
+    let said = settings.add_prefix_space.map_or("absent".to_owned(), |asked| asked.to_string());
+    let [four, here] = [asked, part.add_prefix_space].map(|spaced| if spaced { "a" } else { "no" });
+    Ok(Some(format!(
+        "{}: `add_prefix_space` is {said}, so that transformers 4 puts {four} space before a text; tokenizer.json is followed, \
+         which puts {here} space there, as in transformers 5",
+        settings.file.display()
+    )))
 }
 
-fn set_byte_level(inner: &mut tokenizers::Tokenizer, spaced: bool) {
-    if let Some(PreTokenizerWrapper::ByteLevel(part)) = inner.get_pre_tokenizer() {
-        let part = part.add_prefix_space(spaced);
-        inner.with_pre_tokenizer(Some(part));
-    }
+/// Whether a part splits into bytes, or joins them.
+pub(super) fn is_byte_level(inner: &tokenizers::Tokenizer) -> tokenizers::Result<bool> {
+    let parts =
+        [serde_json::to_value(inner.get_pre_tokenizer())?, serde_json::to_value(inner.get_decoder())?];
+    Ok(parts.iter().any(|part| part.to_string().contains("\"ByteLevel\"")))
 }
 
 fn set_sentence_piece(
@@ -36,14 +63,12 @@ fn set_sentence_piece(
     spaced: bool,
     legacy: bool,
 ) -> tokenizers::Result<()> {
-    let normalizer = serde_json::to_value(inner.get_normalizer())?;
-    let decoder = serde_json::to_value(inner.get_decoder())?;
-    let is_byte_level = |part: &Value| part.to_string().contains("\"ByteLevel\"");
-    let pre_tokenizer = serde_json::to_value(inner.get_pre_tokenizer())?;
     // LLaMA 3 names this class in some folders; transformers then leaves everything as it is.
-    if is_byte_level(&pre_tokenizer) || is_byte_level(&decoder) {
+    if is_byte_level(inner)? {
         return Ok(());
     }
+    let normalizer = serde_json::to_value(inner.get_normalizer())?;
+    let decoder = serde_json::to_value(inner.get_decoder())?;
     let prepend = json!({"type": "Prepend", "prepend": SPACE});
     let scheme = match inner.get_pre_tokenizer() {
         Some(PreTokenizerWrapper::Metaspace(part)) => Some(part.get_prepend_scheme()),
@@ -128,19 +153,48 @@ mod tests {
             (class("GPT2Tokenizer"), "gpt2", true, false),
             (json!({"add_prefix_space": true}), "gpt2", false, true),
             (json!({}), "gpt2", true, false),
-            (with("Qwen2Tokenizer", true), "llama", false, true),
+            (with("CodeGenTokenizer", true), "llama", false, true),
+            (with("CodeGenTokenizerFast", true), "gpt2", false, true),
+            (class("CodeGenTokenizerFast"), "llama", true, false),
+            (with("CodeGenTokenizer", false), "llama", true, false),
+            (with("GPTNeoXTokenizer", true), "llama", false, true),
             (class("GPTNeoXTokenizerFast"), "llama", true, false),
-            (with("PreTrainedTokenizerFast", true), "gpt2", false, false),
-            (with("PreTrainedTokenizerFast", false), "gpt2", true, true),
-            (class("PreTrainedTokenizerFast"), "gpt2", true, true),
-            (with("LlamaTokenizer", true), "llama", false, false),
-            (with("LlamaTokenizer", false), "llama", true, true),
+            (class("Qwen2Tokenizer"), "llama", true, false),
+            (with("Qwen2TokenizerFast", false), "llama", true, false),
+            (class("LlamaTokenizer"), "llama", true, true),
+            (json!({}), "llama", false, false),
         ];
         for (config, model_type, stored, expected) in cases {
             let tokenizer = opened(&byte_level(stored), &config, model_type);
             let ids = tokenizer.encode("a a", Specials::AsModel).unwrap();
             assert_eq!(ids, if expected { [2, 2] } else { [0, 2] }, "{config} {model_type} {stored}");
+            assert!(!tells(&tokenizer), "{config} {model_type} {stored}");
         }
+    }
+
+    #[test]
+    fn where_the_generations_differ_the_tokenizer_is_followed_and_the_user_told() {
+        let class = |name: &str| json!({"tokenizer_class": name});
+        let with = |name: &str, spaced: bool| json!({"tokenizer_class": name, "add_prefix_space": spaced});
+        for (config, stored) in [
+            (with("PreTrainedTokenizerFast", true), false),
+            (with("PreTrainedTokenizerFast", false), true),
+            (class("PreTrainedTokenizerFast"), true),
+            (class("BloomTokenizerFast"), true),
+            (with("Qwen2Tokenizer", true), false),
+            (with("LlamaTokenizer", true), false),
+            (with("LlamaTokenizer", false), true),
+        ] {
+            let tokenizer = opened(&byte_level(stored), &config, "llama");
+            let ids = tokenizer.encode("a a", Specials::AsModel).unwrap();
+            assert_eq!(ids, if stored { [2, 2] } else { [0, 2] }, "{config} {stored}");
+            assert!(tells(&tokenizer), "{config} {stored}");
+        }
+    }
+
+    /// Whether there is something to tell of the space.
+    fn tells(tokenizer: &Tokenizer) -> bool {
+        tokenizer.notes().iter().any(|note| note.contains("`add_prefix_space`"))
     }
 
     #[test]

@@ -32,44 +32,40 @@ pub(super) fn apply(
     set(inner, bos, eos).map_err(unusable)
 }
 
-/// Takes away what a ready `tokenizer.json` puts around a text, where the class does so.
+/// Puts around a text of a ready `tokenizer.json` what both generations of transformers put there; what it returns is to be
+/// told.
 ///
 /// # Source
-/// GPT-NeoX's class sets it by two flags, which are false unless said; transformers 5 does not even read them beside a
-/// `tokenizer.json`, so if one is true, the two differ and `tokenizer.json` is followed.
-pub(super) fn clear(inner: &mut tokenizers::Tokenizer, settings: &Settings) -> tokenizers::Result<()> {
-    let asks = [settings.add_bos_token, settings.add_eos_token].contains(&Some(true));
-    if settings.class == Class::GptNeoX && !asks { set(inner, None, None) } else { Ok(()) }
-}
-
-/// What to tell of a ready `tokenizer.json` whose tokens around a text are not those that `add_bos_token` and
-/// `add_eos_token` ask for.
-///
-/// # Source
-/// Transformers 5 does not read the two beside a `tokenizer.json`. Transformers 4 reads them for LLaMA's class, where
-/// they are true and false unless said, and for no other of the classes told apart here.
-pub(super) fn note(
-    inner: &tokenizers::Tokenizer,
+/// Transformers 5 does not read `add_bos_token` and `add_eos_token` beside a `tokenizer.json`, and GPT-NeoX's class then puts
+/// nothing around a text. Transformers 4 reads them for the classes of LLaMA and CodeLLaMA, where they are true and false
+/// unless said, and for that of GPT-NeoX, where both are false. Where they differ, `tokenizer.json` is followed.
+pub(super) fn settle(
+    inner: &mut tokenizers::Tokenizer,
     settings: &Settings,
     names: &BTreeMap<&'static str, String>,
 ) -> tokenizers::Result<Option<String>> {
-    let obeys = match settings.class {
-        Class::Llama | Class::LlamaUnnamed => true,
-        Class::Gpt2 | Class::Qwen2 | Class::GptNeoX | Class::Other => false,
+    let stored = around(inner, names)?;
+    let asked = |bos| (settings.add_bos_token.unwrap_or(bos), settings.add_eos_token.unwrap_or(false));
+    let (four, five) = match settings.class {
+        Class::Llama | Class::LlamaUnnamed | Class::CodeLlama => (asked(true), stored),
+        Class::GptNeoX => (asked(false), (false, false)),
+        Class::Gpt2 | Class::CodeGen | Class::Qwen2 | Class::Built | Class::Other => (stored, stored),
     };
-    let (has_bos, has_eos) = around(inner, names)?;
-    let wants_bos = settings.add_bos_token.unwrap_or(true);
-    let wants_eos = settings.add_eos_token.unwrap_or(false);
-    if !obeys || (wants_bos, wants_eos) == (has_bos, has_eos) {
+    if four == five {
+        if settings.class == Class::GptNeoX {
+            set(inner, None, None)?;
+        }
         return Ok(None);
     }
-    let (flag, wants) = match wants_bos == has_bos {
-        true => ("add_eos_token", wants_eos),
-        false => ("add_bos_token", wants_bos),
+    let (flag, said, wants) = match four.0 == five.0 {
+        true => ("add_eos_token", settings.add_eos_token, four.1),
+        false => ("add_bos_token", settings.add_bos_token, four.0),
     };
+    let said = said.map_or("absent".to_owned(), |said| said.to_string());
+    let generation = if five == stored { ", as in transformers 5" } else { "" };
     Ok(Some(format!(
-        "{}: `{flag}` is {wants}, but tokenizer.json does otherwise and is followed, as in transformers 5; \
-         transformers 4 follows `{flag}`",
+        "{}: `{flag}` is {said}, which transformers 4 takes for {wants}; tokenizer.json is followed, which does \
+         otherwise{generation}",
         settings.file.display()
     )))
 }
@@ -113,4 +109,107 @@ pub(super) fn set(
     });
     inner.with_post_processor(Some(serde_json::from_value::<PostProcessorWrapper>(template)?));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::fixtures::{assets, copied, opened, small};
+    use super::super::{Specials, Tokenizer};
+    use super::*;
+
+    #[test]
+    fn a_ready_tokenizer_decides_alone_which_tokens_are_put_around_a_text() {
+        let template = json!({"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"</s>": {"id": "</s>", "ids": [3], "tokens": ["</s>"]}}});
+        for class in ["PreTrainedTokenizerFast", "GPT2Tokenizer", "LlamaTokenizer", "Qwen2Tokenizer"] {
+            for flags in [[None, None], [Some(false), None], [Some(true), None], [Some(false), Some(true)]] {
+                let config = json!({"tokenizer_class": class, "bos_token": "</s>", "eos_token": "</s>",
+                    "add_bos_token": flags[0], "add_eos_token": flags[1]});
+                for (post_processor, ids) in [(Value::Null, vec![2]), (template.clone(), vec![3, 2])] {
+                    let mut json = small();
+                    json["post_processor"] = post_processor;
+                    let files = [("tokenizer.json", &json), ("tokenizer_config.json", &config)];
+                    let tokenizer = opened(&files).unwrap();
+                    assert_eq!(tokenizer.encode("ab", Specials::AsModel).unwrap(), ids, "{config}");
+                    assert_eq!(tokenizer.encode("ab", Specials::None).unwrap(), [2]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_class_of_gpt_neox_puts_nothing_around_a_text() {
+        let mut json = small();
+        json["post_processor"] = json!({"type": "BertProcessing", "sep": ["</s>", 3], "cls": ["</s>", 3]});
+        for (class, expected) in
+            [("GPTNeoXTokenizerFast", vec![2]), ("PreTrainedTokenizerFast", vec![3, 2, 3])]
+        {
+            let config = json!({"tokenizer_class": class});
+            let tokenizer = opened(&[("tokenizer.json", &json), ("tokenizer_config.json", &config)]).unwrap();
+            assert_eq!(tokenizer.encode("ab", Specials::AsModel).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn where_transformers_4_puts_other_tokens_around_a_text_the_user_is_told() {
+        let note = |class: &str, bos: Option<bool>| {
+            let config = json!({"tokenizer_class": class, "bos_token": "</s>", "eos_token": "</s>",
+                "add_bos_token": bos});
+            let tokenizer = opened(&[("tokenizer.json", &small()), ("tokenizer_config.json", &config)]);
+            tokenizer.unwrap().notes().iter().find(|note| note.contains("_token`")).cloned()
+        };
+        let told = note("LlamaTokenizer", Some(true)).unwrap();
+        assert!(told.contains("tokenizer_config.json: `add_bos_token` is true"), "{told}");
+        assert!(note("LlamaTokenizerFast", None).is_some_and(|told| told.contains("is absent, which")));
+        assert!(note("CodeLlamaTokenizer", None).is_some());
+        assert_eq!(note("LlamaTokenizer", Some(false)), None);
+        for class in ["PreTrainedTokenizerFast", "GPT2Tokenizer", "Qwen2Tokenizer", "CodeGenTokenizer"] {
+            assert_eq!(note(class, Some(true)), None, "{class}");
+        }
+        assert!(note("GPTNeoXTokenizerFast", Some(true)).is_some());
+        assert_eq!(note("GPTNeoXTokenizerFast", Some(false)), None);
+    }
+
+    #[test]
+    fn the_configuration_decides_which_tokens_are_put_around_a_text_where_there_is_no_ready_tokenizer() {
+        for (folder, file, bos, flags, expected) in [
+            ("tokenizers/llama2", "tokenizer.model", "<s>", json!({}), [true, false]),
+            ("tokenizers/llama2", "tokenizer.model", "<s>", json!({"add_bos_token": false}), [false, false]),
+            ("tokenizers/llama2", "tokenizer.model", "<s>", json!({"add_eos_token": true}), [true, true]),
+            ("models/gpt2-micro-shakespeare", "vocab.json", "<|endoftext|>", json!({}), [false, false]),
+            (
+                "models/gpt2-micro-shakespeare",
+                "vocab.json",
+                "<|endoftext|>",
+                json!({"add_bos_token": true}),
+                [true, false],
+            ),
+        ] {
+            let Some(folder) = assets(folder) else { return };
+            let names: &[&str] = if file == "vocab.json" { &[file, "merges.txt"] } else { &[file] };
+            let copy = copied(&folder, names);
+            fs::write(copy.path().join("tokenizer_config.json"), flags.to_string()).unwrap();
+            let tokenizer = Tokenizer::open(copy.path()).unwrap();
+            let ids = tokenizer.encode("", Specials::AsModel).unwrap();
+            let expected: Vec<u32> = [(expected[0], tokenizer.id(bos)), (expected[1], tokenizer.eos())]
+                .into_iter()
+                .filter_map(|(is_there, id)| id.filter(|_| is_there))
+                .collect();
+            assert_eq!(ids, expected, "{file} {flags}");
+        }
+    }
+
+    #[test]
+    fn a_token_to_be_added_that_has_no_name_is_an_error() {
+        let Some(folder) = assets("models/gpt2-micro-shakespeare") else { return };
+        let copy = copied(&folder, &["vocab.json", "merges.txt"]);
+        let flags = json!({"add_bos_token": true, "bos_token": null});
+        fs::write(copy.path().join("tokenizer_config.json"), flags.to_string()).unwrap();
+        let wrong = Tokenizer::open(copy.path());
+        assert!(matches!(wrong, Err(TokenizerError::Unnamed { flag: "add_bos_token", .. })), "{wrong:?}");
+    }
 }

@@ -241,8 +241,9 @@ fn end_tokens(folder: &Path, tokenizer: &Tokenizer, model: &CausalLm) -> Result<
 /// Says once how the tokenizer's files were read, where libraries differ.
 fn tell(tokenizer: &Tokenizer) {
     static TOLD: Once = Once::new();
-    if let Some(note) = tokenizer.note() {
-        TOLD.call_once(|| err_line(&format!("tokenizer: {note}")));
+    let notes = tokenizer.notes();
+    if !notes.is_empty() {
+        TOLD.call_once(|| notes.iter().for_each(|note| err_line(&format!("tokenizer: {note}"))));
     }
 }
 

@@ -52,7 +52,8 @@ fn inside_run(folder: &Path) -> Result<PathBuf, Error> {
 
 fn facts(folder: &Path) -> Result<Value, Error> {
     // Half of an adapter is a damaged adapter, not a model.
-    let is_adapter = ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"];
+    let is_adapter =
+        ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt"];
     if !is_adapter.iter().any(|name| folder.join(name).exists()) {
         return of_model(folder);
     }

@@ -19,8 +19,6 @@ use crate::targets::{Pattern, Targets};
 pub const FORMAT_VERSION: u32 = 2;
 
 const OLDEST_VERSION: u32 = 1;
-/// A configuration larger than this is not ours; 1,000 class names fit many times.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// Hexadecimal digits that guard one setting: enough for a slip of the hand, which is all that can be told from here.
 const CHECK_DIGITS: usize = 8;
 /// Keys that decide nothing (the name of the base), or are hashes of something else.
@@ -232,13 +230,8 @@ pub(super) fn written_manifest<M: Module>(
 
 /// Reads the configuration; its settings must be those that were written.
 pub(super) fn read_manifest(file: &Path) -> Result<Manifest, Error> {
-    let io = |source| Error::Io { file: file.to_owned(), action: "read", source };
-    if std::fs::metadata(file).map_err(io)?.len() > MAX_CONFIG_BYTES {
-        let problem = format!("larger than {MAX_CONFIG_BYTES} bytes, which no adapter configuration is");
-        return Err(Error::Invalid { file: file.to_owned(), problems: vec![problem] });
-    }
     let value: serde_json::Value =
-        serde_json::from_slice(&files::read(file)?).map_err(|error| invalid(file, error))?;
+        serde_json::from_slice(&files::read_config(file)?).map_err(|error| invalid(file, error))?;
     let text = |key: &str| value.get(key).map_or("absent".to_owned(), |v| v.to_string().replace('"', ""));
     let unsupported = |field, supported| {
         Err(Error::Unsupported { file: file.to_owned(), field, found: text(field), supported })

@@ -1,6 +1,7 @@
 //! Changes of embeddings, heads and convolutions that become changes of the whole matrix when an adapter is read.
 
 use super::CONFIG;
+use super::lora_config::Layer;
 use super::matching::{Lora, Matching, Place, key};
 use super::matrix::transposed;
 use crate::SiteFactors;
@@ -24,7 +25,7 @@ impl Matching<'_> {
 
     fn of_embedding(&mut self, place: &Place, rows: usize, width: usize) -> Option<SiteFactors> {
         let [a, b] = ["lora_embedding_A", "lora_embedding_B"];
-        let lora = self.lora(&place.foreign, [a, b], false)?;
+        let lora = self.lora(place.module, &place.foreign, Layer::Other, [a, b])?;
         let a = self.take(&key(&lora.name, a), &[lora.rank, rows]);
         let b = self.take(&key(&lora.name, b), &[width, lora.rank]);
         Some(lora.update(place, [rows, width], transposed(&a?, rows), transposed(&b?, lora.rank)))
@@ -32,7 +33,7 @@ impl Matching<'_> {
 
     fn of_convolution(&mut self, place: &Place, d_out: usize, inside: &[usize]) -> Option<SiteFactors> {
         let [a, b] = ["lora_A.weight", "lora_B.weight"];
-        let lora = self.lora(&place.foreign, [a, b], false)?;
+        let lora = self.lora(place.module, &place.foreign, Layer::Other, [a, b])?;
         let a = self.take(&key(&lora.name, a), &[&[lora.rank], inside].concat());
         let b = self.take(&key(&lora.name, b), &[d_out, lora.rank, 1, 1]);
         Some(lora.update(place, [d_out, inside.iter().product()], b?, a?))

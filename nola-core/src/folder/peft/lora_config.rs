@@ -1,5 +1,7 @@
 //! `adapter_config.json` as PEFT writes it: what of it decides the meaning of the tensors.
 
+mod modules;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -10,6 +12,8 @@ use super::kinds;
 use crate::Error;
 use crate::foreign_json;
 use crate::pattern::{PatternError, PythonPattern};
+pub(super) use modules::{Layer, Target};
+use modules::{Layers, Modules, OneOrMany};
 
 /// What PEFT takes where a key is absent.
 const DEFAULT_RANK: usize = 8;
@@ -29,30 +33,9 @@ pub(super) struct PeftConfig {
     modules_to_save: Vec<String>,
     saved: Vec<PythonPattern>,
     trainable_tokens: TrainableTokens,
+    ensure_weight_tying: bool,
     /// What the adapter was made for, in PEFT's words.
     pub task_type: Option<String>,
-}
-
-/// A choice of modules.
-#[derive(Debug, Clone)]
-enum Modules {
-    /// None is named.
-    None,
-    /// Every linear layer but the head.
-    AllLinear,
-    /// Whole names, or ends of names after a dot.
-    Names(Vec<String>),
-    /// A pattern for whole names.
-    Pattern(PythonPattern),
-}
-
-/// A choice of blocks.
-#[derive(Debug, Clone)]
-struct Layers {
-    /// Empty: all.
-    indices: Vec<usize>,
-    /// Each finds the index of the block in a name.
-    patterns: Vec<PythonPattern>,
 }
 
 /// Rows of embeddings that are trained.
@@ -65,14 +48,6 @@ enum TrainableTokens {
     OfEmbedding(Vec<usize>),
     /// Of the modules whose names end so.
     ByName(BTreeMap<String, Vec<usize>>),
-}
-
-/// A string, or several.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany<T> {
-    One(T),
-    Many(Vec<T>),
 }
 
 /// The file as it is written; PEFT ignores keys it does not know, and so do we.
@@ -90,6 +65,7 @@ struct Written {
     layers_pattern: Option<OneOrMany<String>>,
     modules_to_save: Option<Vec<String>>,
     trainable_token_indices: Option<TrainableTokens>,
+    ensure_weight_tying: Option<bool>,
 }
 
 impl PeftConfig {
@@ -125,6 +101,7 @@ impl PeftConfig {
                 .map_err(field("modules_to_save"))?,
             modules_to_save,
             trainable_tokens: written.trainable_token_indices.unwrap_or(TrainableTokens::Absent),
+            ensure_weight_tying: written.ensure_weight_tying.unwrap_or_default(),
             task_type: written.task_type,
         })
     }
@@ -154,12 +131,22 @@ impl PeftConfig {
         }
         match &self.target_modules {
             Modules::None => Ok(false),
-            Modules::AllLinear => Ok(module.is_inner_linear),
+            Modules::AllLinear => Ok(match module.layer {
+                Layer::Linear => true,
+                // Where the task is named so, PEFT saves the head whole.
+                Layer::Classifier => self.task_type.as_deref() != Some("SEQ_CLS"),
+                Layer::OutputEmbedding | Layer::Other => false,
+            }),
             Modules::Names(names) if names.iter().any(|target| target == name) => Ok(true),
             named @ (Modules::Names(_) | Modules::Pattern(_)) => {
                 Ok(named.names(name)? && self.layers.contain(name)?)
             }
         }
+    }
+
+    /// Whether a LoRA of an embedding is also one of the head that is the same matrix, and the other way round.
+    pub(super) fn ties_loras(&self) -> bool {
+        self.ensure_weight_tying
     }
 
     /// Whether any module is meant to have a LoRA.
@@ -194,15 +181,6 @@ impl PeftConfig {
     }
 }
 
-/// A module that may have a LoRA.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Target<'a> {
-    /// Its name in transformers.
-    pub name: &'a str,
-    /// Whether it is a linear layer that is not the head.
-    pub is_inner_linear: bool,
-}
-
 impl Written {
     fn read(value: Value) -> Result<Self, String> {
         let written: Self = serde_path_to_error::deserialize(value)
@@ -220,75 +198,6 @@ impl Written {
             );
         }
         Ok(written)
-    }
-}
-
-impl<T> OneOrMany<T> {
-    fn into_list(self) -> Vec<T> {
-        match self {
-            Self::One(one) => vec![one],
-            Self::Many(many) => many,
-        }
-    }
-}
-
-impl Modules {
-    /// What `target_modules` says.
-    fn targets(written: Option<OneOrMany<String>>) -> Result<Self, PatternError> {
-        match written {
-            Some(OneOrMany::One(word)) if word.eq_ignore_ascii_case("all-linear") => Ok(Self::AllLinear),
-            written => Self::of(written),
-        }
-    }
-
-    fn of(written: Option<OneOrMany<String>>) -> Result<Self, PatternError> {
-        Ok(match written {
-            None => Self::None,
-            // An empty string is no choice in Python.
-            Some(OneOrMany::One(pattern)) if pattern.is_empty() => Self::None,
-            Some(OneOrMany::One(pattern)) => Self::Pattern(PythonPattern::full(&pattern)?),
-            Some(OneOrMany::Many(names)) => Self::Names(names),
-        })
-    }
-
-    /// Whether `module` is named.
-    fn names(&self, module: &str) -> Result<bool, PatternError> {
-        let is_end = |name: &String| module.strip_suffix(name).is_some_and(|left| left.ends_with('.'));
-        match self {
-            Self::None => Ok(false),
-            Self::AllLinear => Ok(true),
-            Self::Names(names) => Ok(names.iter().any(|name| module == name || is_end(name))),
-            Self::Pattern(pattern) => pattern.fits(module),
-        }
-    }
-}
-
-impl Layers {
-    fn of(
-        indices: Option<OneOrMany<usize>>,
-        patterns: Option<OneOrMany<String>>,
-    ) -> Result<Self, PatternError> {
-        let patterns: Vec<String> = patterns.map(OneOrMany::into_list).unwrap_or_default();
-        // As in PEFT: the first number that stands behind two names, or behind the name that is given.
-        let patterns: Vec<String> = match patterns.as_slice() {
-            [] => vec![r".*?\.[^.]*\.(?P<idx>\d+)\.".to_owned()],
-            names => names.iter().map(|name| format!(r"(?:^|.*?\.){name}\.(?P<idx>\d+)\.")).collect(),
-        };
-        let patterns =
-            patterns.iter().map(|pattern| PythonPattern::at_start(pattern)).collect::<Result<_, _>>()?;
-        Ok(Self { indices: indices.map(OneOrMany::into_list).unwrap_or_default(), patterns })
-    }
-
-    fn contain(&self, module: &str) -> Result<bool, PatternError> {
-        if self.indices.is_empty() {
-            return Ok(true);
-        }
-        for pattern in &self.patterns {
-            if let Some(index) = pattern.number("idx", module)? {
-                return Ok(self.indices.contains(&index));
-            }
-        }
-        Ok(false)
     }
 }
 
@@ -325,24 +234,19 @@ mod tests {
 
     use super::*;
 
-    const Q: &str = "model.layers.1.self_attn.q_proj";
-    const V: &str = "model.layers.1.self_attn.v_proj";
-    const UP: &str = "transformer.h.0.mlp.c_fc";
+    pub(super) const Q: &str = "model.layers.1.self_attn.q_proj";
+    pub(super) const V: &str = "model.layers.1.self_attn.v_proj";
+    pub(super) const UP: &str = "transformer.h.0.mlp.c_fc";
 
-    fn parsed(settings: &Value) -> Result<PeftConfig, String> {
+    pub(super) fn parsed(settings: &Value) -> Result<PeftConfig, String> {
         let mut config = json!({"peft_type": "LORA", "r": 4, "lora_alpha": 8});
         config.as_object_mut().expect("an object").extend(settings.as_object().expect("an object").clone());
         let bytes = config.to_string().into_bytes();
         PeftConfig::parse(Path::new("adapter_config.json"), &bytes).map_err(|error| error.to_string())
     }
 
-    fn config(settings: Value) -> PeftConfig {
+    pub(super) fn config(settings: Value) -> PeftConfig {
         parsed(&settings).unwrap_or_else(|error| panic!("{settings}: {error}"))
-    }
-
-    fn targets(settings: Value, name: &str) -> bool {
-        let target = Target { name, is_inner_linear: !name.ends_with("lm_head") };
-        config(settings).targets(&target).expect("patterns that end")
     }
 
     #[test]
@@ -379,65 +283,6 @@ mod tests {
         let bytes = br#"{"peft_type": "LORA", "rank_pattern": null, "bias": "all"}"#;
         let config = PeftConfig::parse(Path::new("adapter_config.json"), bytes).expect("a LoRA");
         assert_eq!((config.rank(Q), config.scale(Q, 8)), (Ok(8), Ok(1.0)));
-    }
-
-    #[test]
-    fn names_are_whole_or_ends_after_a_dot() {
-        let names = || json!({"target_modules": ["q_proj", "mlp.c_fc"]});
-        assert!(targets(names(), Q) && targets(names(), UP) && targets(names(), "q_proj"));
-        assert!(!targets(names(), V) && !targets(names(), "model.layers.0.self_attn.xq_proj"));
-    }
-
-    #[test]
-    fn a_pattern_fits_whole_names_alone() {
-        for (pattern, hits_q, hits_v) in [
-            (r".*\.(?!o_)(q|v)_proj", true, true),
-            (r".*\.q_proj", true, false),
-            ("q_proj", false, false),
-            (r"(?!.*v_proj).*", true, false),
-            (r".*\.layers\.(?:1|3)\..*_proj$", true, true),
-            (r".*\.(\w)_p(?!\1).*", true, true),
-        ] {
-            let settings = || json!({"target_modules": pattern});
-            assert_eq!([targets(settings(), Q), targets(settings(), V)], [hits_q, hits_v], "{pattern}");
-        }
-    }
-
-    #[test]
-    fn what_is_excluded_or_saved_whole_is_no_target() {
-        let all = |key: &str, value: Value| {
-            let mut settings = json!({"target_modules": ["q_proj", "v_proj", "classifier"]});
-            settings[key] = value;
-            [Q, V, "classifier"].map(|name| targets(settings.clone(), name))
-        };
-        assert_eq!(all("exclude_modules", json!(["v_proj"])), [true, false, true]);
-        assert_eq!(all("exclude_modules", json!(r".*\.(?!v_)\w+_proj")), [false, true, true]);
-        assert_eq!(all("modules_to_save", json!(["classifier"])), [true, true, false]);
-        assert_eq!(all("modules_to_save", json!(["self_attn"])), [false, false, true]);
-        assert_eq!(all("modules_to_save", json!(["attn"])), [true, true, true]);
-    }
-
-    #[test]
-    fn all_linear_is_every_inner_linear_layer() {
-        for word in ["all-linear", "ALL-LINEAR"] {
-            let settings = || json!({"target_modules": word});
-            assert!(targets(settings(), Q) && targets(settings(), UP) && !targets(settings(), "lm_head"));
-        }
-    }
-
-    #[test]
-    fn layers_are_found_behind_the_name_that_is_given_or_any() {
-        let in_layers = |layers: Value, pattern: Value| {
-            let settings = json!({"target_modules": ["q_proj", "c_fc"], "layers_to_transform": layers, "layers_pattern": pattern});
-            [targets(settings.clone(), Q), targets(settings, UP)]
-        };
-        assert_eq!(in_layers(json!([1]), Value::Null), [true, false]);
-        assert_eq!(in_layers(json!(0), Value::Null), [false, true]);
-        assert_eq!(in_layers(json!([]), Value::Null), [true, true]);
-        assert_eq!(in_layers(json!([0, 1]), json!("h")), [false, true]);
-        assert_eq!(in_layers(json!([0, 1]), json!(["layers", "h"])), [true, true]);
-        assert_eq!(in_layers(json!([5]), json!([])), [false, false]);
-        assert!(targets(json!({"target_modules": [Q], "layers_to_transform": [7]}), Q), "a whole name");
     }
 
     #[test]
@@ -478,13 +323,6 @@ mod tests {
             let error = parsed(&json!({key: value})).expect_err(key);
             assert!(error.contains(&format!("`{key}`")), "{error}");
         }
-    }
-
-    #[test]
-    fn layers_beside_a_pattern_are_refused_as_by_peft() {
-        let error =
-            parsed(&json!({"target_modules": ".*q_proj", "layers_to_transform": [0]})).expect_err("both");
-        assert!(error.contains("`layers_to_transform`"), "{error}");
     }
 
     #[test]

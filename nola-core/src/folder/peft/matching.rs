@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::tensor::TensorData;
 
 use super::dense::TOKEN_ROWS;
-use super::lora_config::Target;
+use super::lora_config::{Layer, Target};
 use super::matrix::{columns, transposed};
 use super::read::PeftAdapter;
 use super::{CONFIG, ForeignModule, Layout, Modules, PREFIX, foreign_leaf};
@@ -32,6 +32,8 @@ pub(super) struct Matching<'a> {
     problems: Vec<String>,
     /// How many modules of ours have a LoRA.
     adapted: usize,
+    /// What the head makes.
+    head: Layer,
 }
 
 /// The LoRA of a module: its name there, and what the settings say of it.
@@ -58,14 +60,17 @@ impl<'a> Matching<'a> {
         let generation = names
             .filter(|names| names[0] != names[1])
             .find_map(|names| names.iter().position(|name| adapter.holds(name)));
-        Self { adapter, modules, generation, used: BTreeSet::new(), problems: Vec::new(), adapted: 0 }
+        let has_tokens = params.iter().any(FoundParam::is_of_embedding);
+        let head = if has_tokens { Layer::OutputEmbedding } else { Layer::Classifier };
+        Self { adapter, modules, generation, used: BTreeSet::new(), problems: Vec::new(), adapted: 0, head }
     }
 
     /// The LoRA of a linear layer, if there is one.
     pub(super) fn plan(&mut self, site: &Site) -> Option<Plan> {
         let module = (self.modules)(&site.path);
+        let layer = if site.path == HEAD { self.head } else { Layer::Linear };
         let Lora { name, rank, scale } =
-            self.lora(&module, ["lora_A.weight", "lora_B.weight"], site.path != HEAD)?;
+            self.lora(&site.path, &module, layer, ["lora_A.weight", "lora_B.weight"])?;
         let d_out = site.d_out * module.part.of();
         let a = self.take(&key(&name, "lora_A.weight"), &[rank, site.d_in]);
         let b = self.take(&key(&name, "lora_B.weight"), &[d_out, rank]);
@@ -124,28 +129,24 @@ impl<'a> Matching<'a> {
         Some(values)
     }
 
-    /// Name, rank and scale of the LoRA of `module`, if there is one; a target without one is noted.
+    /// Name, rank and scale of the LoRA of a module, if there is one; a target without one is noted, and one without a target.
     pub(super) fn lora(
         &mut self,
+        path: &str,
         module: &ForeignModule,
+        layer: Layer,
         factors: [&str; 2],
-        is_inner_linear: bool,
     ) -> Option<Lora> {
         let names = self.names(module).to_vec();
         let is_there = |name: &&String| factors.iter().any(|factor| self.has(&key(name, factor)));
         let Some(name) = names.iter().find(is_there).cloned() else {
-            for name in names {
-                let is_target = self.adapter.config.targets(&Target { name: &name, is_inner_linear });
-                if self.asked(is_target) == Some(true) {
-                    let missing = key(&name, factors[0]);
-                    self.note(format!("`{missing}` is missing, though the module is a target"));
-                    break;
-                }
+            if let Some(name) = names.iter().find(|name| self.is_target(name, layer) == Some(true)) {
+                self.note(format!("`{}` is missing, though the module is a target", key(name, factors[0])));
             }
             return None;
         };
-        let is_target = self.adapter.config.targets(&Target { name: &name, is_inner_linear });
-        if is_inner_linear && self.asked(is_target) == Some(false) {
+        if self.is_target(&name, layer) == Some(false) && !self.is_tied_target(path) {
+            self.used.extend(factors.map(|factor| key(&name, factor)));
             let found = key(&name, factors[0]);
             self.note(format!(
                 "`{found}` is there, but by `target_modules` of `{CONFIG}` the module has no LoRA"
@@ -160,6 +161,19 @@ impl<'a> Matching<'a> {
         }
         let scale = self.asked(self.adapter.config.scale(&name, rank))?;
         Some(Lora { name, rank, scale })
+    }
+
+    /// Whether the settings give the module `name` a LoRA; nothing if they do not say, which is noted.
+    fn is_target(&mut self, name: &str, layer: Layer) -> Option<bool> {
+        let is_target = self.adapter.config.targets(&Target { name, layer });
+        self.asked(is_target)
+    }
+
+    /// Whether the module is one matrix with a target, and the settings want one LoRA for both.
+    fn is_tied_target(&mut self, path: &str) -> bool {
+        let partner = self.partner(path).filter(|_| self.adapter.config.ties_loras());
+        let names = partner.map(|partner| self.names(&partner).to_vec()).unwrap_or_default();
+        names.iter().any(|name| self.is_target(name, Layer::Other) == Some(true))
     }
 
     /// The key of a whole copy of the module for this adapter alone; a copy that should be there and is not is noted.

@@ -295,6 +295,53 @@ fn a_lora_of_an_embedding_becomes_a_change_of_its_table() {
 }
 
 #[test]
+fn a_lora_of_an_embedding_a_head_or_a_convolution_that_is_no_target_is_refused() {
+    let head = || {
+        vec![
+            stored("lm_head.lora_A.weight", &[2, WIDTH], 1),
+            stored("lm_head.lora_B.weight", &[TOKENS, 2], 2),
+        ]
+    };
+    let kernel = || {
+        vec![
+            stored("vision.projection.lora_A.weight", &[2, 2, 2, 2], 3),
+            stored("vision.projection.lora_B.weight", &[WIDTH, 2, 1, 1], 4),
+        ]
+    };
+    for (tensors, found) in [
+        (embedding_lora(), "model.embed_tokens.lora_embedding_A"),
+        (head(), "lm_head.lora_A.weight"),
+        (kernel(), "vision.projection.lora_A.weight"),
+    ] {
+        for settings in [
+            json!({}),
+            json!({"target_modules": r".*\.q_proj"}),
+            json!({"target_modules": ["q_proj", "embed_tokens", "lm_head", "projection"],
+                "exclude_modules": ["embed_tokens", "lm_head", "projection"]}),
+        ] {
+            let error = refused(&folder(settings.clone(), tensors.clone()));
+            let expected = format!("{found}` is there, but by `target_modules`");
+            assert!(error.contains(&expected), "{settings}: {error}");
+        }
+        let both = [tensors, loras("v_proj")].concat();
+        let error = refused(&folder(json!({"target_modules": "all-linear"}), both));
+        assert!(error.contains(&format!("{found}` is there, but")), "{error}");
+    }
+}
+
+#[test]
+fn with_weight_tying_a_lora_of_the_embedding_is_one_of_the_head_too() {
+    let head = [("lm_head.lora_A.weight", [2, WIDTH]), ("lm_head.lora_B.weight", [TOKENS, 2])]
+        .map(|(name, shape)| stored(name, &shape, 7));
+    for (ties, targets) in [(true, "embed_tokens"), (true, "model.embed_tokens"), (false, "embed_tokens")] {
+        let settings = json!({"target_modules": ["q_proj", targets], "ensure_weight_tying": ties});
+        let tensors = [embedding_lora(), head.to_vec()].concat();
+        let read = on_tied(&folder(settings, tensors), Toy::once_tied());
+        assert_eq!(read.map(|model| model.sites().len()).ok(), ties.then_some(3));
+    }
+}
+
+#[test]
 fn half_a_lora_of_an_embedding_is_refused() {
     let settings = || json!({"target_modules": ["q_proj", "embed_tokens"]});
     assert!(refused(&folder(settings(), Vec::new())).contains("embed_tokens.lora_embedding_A` is missing"));
