@@ -27,6 +27,7 @@ mod laws_kernels;
 #[cfg(target_os = "linux")]
 mod memory;
 mod program;
+mod program_adapter_data;
 mod program_bench;
 mod program_cut_off;
 mod program_generate;

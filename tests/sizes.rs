@@ -140,6 +140,11 @@ fn check_folder<M: Module + ModuleDisplay>(name: &str, model: M, pattern: &str, 
         },
         labels: Vec::new(),
         summary: "Validation loss 1.2345 nats per token.".to_owned(),
+        data: serde_json::json!({
+            "format": "prompt-completion", "max_tokens": 512, "loss": "completion",
+            "columns": {"prompt": "question", "completion": "answer", "text": "text"}, "system": "",
+            "chat_template_sha256": "0".repeat(64),
+        }),
     };
     let model = Adapted::attach(model, &nola_of_rank_1(k), &targets(pattern), &[], &Device::flex());
     let model = model.expect("linear layers");

@@ -16,7 +16,7 @@ pub use text::{Template, TextBase};
 
 use crate::Error;
 use crate::learner::Learner;
-use crate::recipe::ModelRecipe;
+use crate::recipe::{AdapterData, DataRecipe, ModelRecipe};
 use crate::terminal::err_line;
 
 /// A loaded base model of one kind.
@@ -77,6 +77,9 @@ pub trait Base: Clone {
     /// # Errors
     /// With the reason, if it cannot.
     fn check_exportable(&self) -> Result<(), Error>;
+
+    /// What an adapter has to remember of the data it is trained on; none for images, which the base alone prepares.
+    fn adapter_data(&self, recipe: &DataRecipe) -> Option<AdapterData>;
 
     /// Logits for a fixed input, to compare two models of this base.
     fn fixed_logits(&self, model: &Self::Model, device: &Device) -> Vec<f32>;

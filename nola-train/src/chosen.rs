@@ -8,7 +8,7 @@ use nola_models::WeightDtype;
 
 use crate::Error;
 use crate::base::Base;
-use crate::recipe::{CheckedRecipe, MethodRecipe, ModelRecipe, Recipe, Subject};
+use crate::recipe::{AdapterData, CheckedRecipe, MethodRecipe, ModelRecipe, Recipe, Subject};
 use crate::run;
 
 /// A base and an adapter, as folders.
@@ -66,6 +66,18 @@ impl Named {
             Some(recipe) => Ok(recipe.data.format.subject()),
             None => Subject::of_model(&self.model),
         }
+    }
+
+    /// How the text was written that the adapter was trained on: what its folder says, else the recipe of its run; none if
+    /// neither is there, or it is about images.
+    ///
+    /// # Errors
+    /// If the adapter's configuration cannot be read.
+    pub fn data(&self) -> Result<Option<AdapterData>, Error> {
+        let of_folder = self.adapter.as_deref().map(AdapterData::of_folder).transpose()?.flatten();
+        let of_text = |recipe: &&CheckedRecipe| recipe.data.format.subject() == Subject::Text;
+        let of_recipe = || Some(AdapterData::of_recipe(&self.recipe.as_ref().filter(of_text)?.data, None));
+        Ok(of_folder.or_else(of_recipe))
     }
 
     /// Loads the base alone.

@@ -2,6 +2,7 @@
 //!
 //! Precedence: defaults < the file < `--set key=value`. Relative paths count from the working directory.
 
+mod adapter_data;
 mod data;
 mod error;
 mod format;
@@ -16,6 +17,7 @@ use std::path::Path;
 use nola_models::WeightDtype;
 use serde::{Deserialize, Serialize};
 
+pub use adapter_data::AdapterData;
 pub use data::{DataRecipe, OnBadImage};
 pub use error::{Finding, Place, Problem, RecipeError};
 pub use format::{DataFormat, PictureFormat, Subject};

@@ -23,6 +23,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::{Device, TensorData};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use files::{PartialFolder, new_folder, order_metadata, set_metadata, sha256_hex, write_atomically};
 pub use native::{FORMAT_VERSION, Manifest, check_base};
@@ -57,6 +58,9 @@ pub struct Description {
     pub labels: Vec<String>,
     /// A line about the result, for the card, such as the accuracy.
     pub summary: String,
+    /// What the program that trained it has to know to write samples as they were written then, such as the format of the
+    /// data; null if nothing. It is kept as it is.
+    pub data: Value,
 }
 
 /// An adapter folder that was read and whose hashes fit, not yet attached to a model.
@@ -105,6 +109,15 @@ pub fn as_stored<M: Module>(adapted: Adapted<M>, bits: CoefficientBits) -> Resul
 /// If a file is missing, damaged, or of another method or version.
 pub fn read(folder: &Path) -> Result<SavedAdapter, Error> {
     native::read(folder)
+}
+
+/// What an adapter folder says of the data that it was trained on ([`Description::data`]), without reading its weights; null
+/// if it says nothing.
+///
+/// # Errors
+/// If its configuration is missing or damaged.
+pub fn read_data(folder: &Path) -> Result<Value, Error> {
+    if peft::is_peft(folder) { Ok(peft::read_data(folder)) } else { native::read_data(folder) }
 }
 
 impl SavedAdapter {

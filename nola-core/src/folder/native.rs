@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::Device;
 use safetensors::SafeTensors;
+use serde_json::Value;
 
 pub(super) use manifest::changed_setting;
 pub use manifest::{FORMAT_VERSION, Manifest};
@@ -74,6 +75,10 @@ pub(super) fn read(folder: &Path) -> Result<SavedAdapter, Error> {
     let (state, check_words) = read_tensors(&tensors, &manifest)
         .map_err(|problems| Error::Invalid { file: weights_file, problems })?;
     Ok(SavedAdapter { manifest, state, check_words, file: config_file })
+}
+
+pub(super) fn read_data(folder: &Path) -> Result<Value, Error> {
+    Ok(read_manifest(&folder.join(CONFIG))?.data)
 }
 
 pub(super) fn attach<M: Module>(

@@ -13,7 +13,7 @@ use nola_models::{Checkpoint, Preprocessor, Vit, VitConfig, WeightDtype};
 
 use super::{AdapterFolder, Base, Origin, attach, needs_adapter};
 use crate::evaluate::host_rows;
-use crate::recipe::{Init, ModelRecipe};
+use crate::recipe::{AdapterData, DataRecipe, Init, ModelRecipe};
 use crate::terminal::err_line;
 use crate::{Error, device};
 
@@ -99,6 +99,10 @@ impl Base for PictureBase {
                 problem: "the base averages its patches, which no ViT of transformers does, so PEFT cannot hold it",
             }),
         }
+    }
+
+    fn adapter_data(&self, _recipe: &DataRecipe) -> Option<AdapterData> {
+        None
     }
 
     fn fixed_logits(&self, vit: &Vit, device: &Device) -> Vec<f32> {

@@ -17,7 +17,7 @@ use nola_models::{CausalLm, Checkpoint, WeightDtype, checkpoint};
 
 use super::{Base, Origin, attach};
 use crate::evaluate::host_rows;
-use crate::recipe::{Init, ModelRecipe};
+use crate::recipe::{AdapterData, DataFormat, DataRecipe, Init, ModelRecipe};
 use crate::terminal::err_line;
 use crate::text::{self, ChatRender, Encode, EndedBy, Said};
 use crate::{Error, device};
@@ -127,6 +127,11 @@ impl Base for TextBase {
         Ok(())
     }
 
+    fn adapter_data(&self, recipe: &DataRecipe) -> Option<AdapterData> {
+        let chat = self.chat.as_deref().filter(|_| is_conversation(recipe.format));
+        Some(AdapterData::of_recipe(recipe, chat.map(|chat| Template(chat).fingerprint())))
+    }
+
     fn fixed_logits(&self, model: &CausalLm, device: &Device) -> Vec<f32> {
         let tokens = model.facts().max_tokens.min(16);
         let ids: Vec<i64> =
@@ -152,11 +157,27 @@ impl TextBase {
         Ok(GenerationConfig { eos_token_id: self.eos.clone(), ..generation })
     }
 
+    /// Says so if conversations are written by another template than those that the adapter `name` was trained on.
+    pub fn warn_of_template(&self, data: Option<&AdapterData>, name: &Path) {
+        let Some(trained) = data.and_then(|data| data.chat_template_sha256.as_ref()) else { return };
+        let found = self.chat.as_deref().map(|chat| Template(chat).fingerprint());
+        if found.as_ref() != Some(trained) {
+            err_line(&format!(
+                "warning: {}: trained with another chat template than the model has now; restore the model's template",
+                name.display()
+            ));
+        }
+    }
+
     /// Tokenizer, chat template and generation settings, as far as they are there.
     fn companions(&self) -> Vec<PathBuf> {
         let files = TOKENIZER_FILES.iter().chain(&[GENERATION]).map(|name| self.folder.join(name));
         files.filter(|file| file.is_file()).collect()
     }
+}
+
+fn is_conversation(format: DataFormat) -> bool {
+    matches!(format, DataFormat::Text(format) if format.is_conversation())
 }
 
 fn random(

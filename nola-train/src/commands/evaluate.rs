@@ -22,7 +22,7 @@ pub struct EvaluateArgs {
     /// Labelled pictures or a file of text; absent: the validation data of the run.
     #[arg(long, value_name = "PATH", required_unless_present_any = ["run", "choices"])]
     data: Option<PathBuf>,
-    /// Layout of the data; absent: that of the run, else `folder` for pictures and `text` for text.
+    /// Layout of the data; absent: that of the run or the adapter, else `folder` for pictures and `text` for text.
     #[arg(long, value_name = "FORMAT")]
     format: Option<DataFormat>,
     /// Write a text after each prompt of the data and compare it with the references: BLEU, NIST, METEOR (exact and
@@ -68,9 +68,9 @@ pub fn run(args: &EvaluateArgs, global: &Global) -> Result<(), Error> {
 }
 
 impl EvaluateArgs {
-    /// The data that was typed, else that of the run.
-    fn data_recipe(&self, of_run: Option<&DataRecipe>, subject: Subject) -> DataRecipe {
-        let mut recipe = of_run.cloned().unwrap_or_else(|| DataRecipe {
+    /// What was typed, else what is known of the data of the run or the adapter.
+    fn data_recipe(&self, known: Option<DataRecipe>, subject: Subject) -> DataRecipe {
+        let mut recipe = known.unwrap_or_else(|| DataRecipe {
             format: match subject {
                 Subject::Pictures => DataFormat::Pictures(PictureFormat::Folder),
                 Subject::Text => DataFormat::Text(crate::text::TextFormat::Text),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use nola_core::folder::{Description, peft};
 use nola_models::WeightDtype;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Global, ModelArgs, print_json, print_line};
 use crate::base::{Base, PictureBase, TextBase};
@@ -77,6 +77,7 @@ fn export<B: Base>(named: &Named, args: &ExportArgs) -> Result<Exported, Error> 
         base: base.identity().clone(),
         labels: B::labels(&adapted.model).to_vec(),
         summary: String::new(),
+        data: named.data()?.map_or(Value::Null, |data| data.to_value()),
     };
     let modules = |site: &str| base.foreign_module(site);
     let before = base.fixed_logits(&adapted.model, &device);

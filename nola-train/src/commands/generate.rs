@@ -21,7 +21,7 @@ use crate::chosen::Named;
 use crate::evaluate::{Decoding, Written, write_all};
 use crate::memory::peak_bytes;
 use crate::prompt::{self, Reading};
-use crate::recipe::{DataFormat, Subject};
+use crate::recipe::{AdapterData, DataFormat, Subject};
 use crate::terminal::{err_line, print_part};
 use crate::text::TextError;
 use crate::{Error, device};
@@ -43,18 +43,19 @@ pub struct GenerateArgs {
     adapter: Vec<PathBuf>,
     /// Prompts; absent: one from each line of stdin.
     prompts: Vec<String>,
-    /// Read prompts as rows of this format: e2e, alpaca and so on; absent: as the run's, or as they stand.
+    /// Read prompts as rows of this format: e2e, alpaca and so on; absent: as the run or the adapter was trained, or as they
+    /// stand.
     #[arg(long, value_name = "FORMAT", conflicts_with_all = ["raw", "chat"])]
     format: Option<DataFormat>,
-    /// Take prompts as they stand, whatever the run was trained on.
+    /// Take prompts as they stand, whatever the adapter was trained on.
     #[arg(long, conflicts_with = "chat")]
     raw: bool,
     /// Take a prompt as what a user says, through the model's chat template.
     #[arg(long)]
     chat: bool,
-    /// What stands before a conversation.
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-    system: String,
+    /// System prompt of conversations; absent: that of the run or the adapter.
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
     /// Bake adapters into the weights first: the same text up to rounding, and faster for long ones.
     #[arg(long)]
     merge: bool,
@@ -83,10 +84,12 @@ struct Text {
     finish: &'static str,
 }
 
-/// A model that answers, under the name of its adapter.
-struct Voice {
+/// A model with an adapter, under the adapter's name.
+struct AdaptedModel {
     name: Option<String>,
     model: CausalLm,
+    /// The tokens of each prompt, written as the adapter was trained.
+    prompts: Vec<Vec<u32>>,
 }
 
 pub fn run(args: &GenerateArgs, global: &Global) -> Result<(), Error> {
@@ -94,21 +97,20 @@ pub fn run(args: &GenerateArgs, global: &Global) -> Result<(), Error> {
     if named.subject()? == Subject::Pictures {
         return Err(Error::WrongSubject { command: "generate", found: Subject::Pictures });
     }
-    let reading = args.reading(&named)?;
+    let chosen = args.chosen(&named)?;
     let prompts =
         if args.prompts.is_empty() { lines_of(std::io::stdin().lock())? } else { args.prompts.clone() };
     let open = device::open(global.device)?;
     let base: TextBase = named.base(&open.device)?;
-    let voices = args.voices(&named, &base, &open.device)?;
-    let tokens = |text: &String| prompt::tokens(text, reading, &args.system, &base);
-    let tokens: Vec<Vec<u32>> = prompts.iter().map(tokens).collect::<Result<_, Error>>()?;
+    let adapted = |chosen| args.adapted(chosen, &prompts, &base, named.model.dtype, &open.device);
+    let models: Vec<AdaptedModel> = chosen.into_iter().map(adapted).collect::<Result<_, Error>>()?;
     let decoding = args.decoding.over(&base.generation()?);
     let started = Instant::now();
-    let is_one = prompts.len() == 1 && voices.len() == 1 && decoding.generation.num_return_sequences == 1;
+    let is_one = prompts.len() == 1 && models.len() == 1 && decoding.generation.num_return_sequences == 1;
     let texts = if is_one && decoding.generation.num_beams == 1 && !global.json {
-        vec![spoken(&voices[0], &base, &prompts[0], &tokens[0], &decoding, &open.device)?]
+        vec![streamed(&models[0], &base, &prompts[0], &decoding, &open.device)?]
     } else {
-        written(&voices, &base, &prompts, &tokens, &decoding, &open.device, global)?
+        written(&models, &base, &prompts, &decoding, &open.device, global)?
     };
     base.check_unchanged()?;
     report(texts, started.elapsed().as_secs_f64(), open.name, global)
@@ -124,12 +126,31 @@ impl GenerateArgs {
         }
     }
 
-    fn reading(&self, named: &Named) -> Result<Reading, Error> {
+    /// The adapter of the run, or those that were typed; the base alone if there is none.
+    fn chosen(&self, named: &Named) -> Result<Vec<Chosen>, Error> {
+        if self.adapter.is_empty() {
+            let data = named.data()?;
+            return Ok(vec![Chosen { name: None, adapter: named.adapter.clone(), data }]);
+        }
+        let is_one = self.adapter.len() == 1;
+        let chosen = |typed: &PathBuf| {
+            let AdapterArgument { name, folder } = AdapterArgument::parse(typed)?;
+            let data = AdapterData::of_folder(&folder)?;
+            self.tell_format(data.as_ref(), &folder);
+            // Among several, one without a name is called what was typed.
+            let typed = (!is_one).then(|| folder.display().to_string());
+            Ok(Chosen { name: name.or(typed), adapter: Some(folder), data })
+        };
+        self.adapter.iter().map(chosen).collect()
+    }
+
+    /// How prompts are read: as typed, else as the adapter was trained, else as they stand.
+    fn reading(&self, data: Option<&AdapterData>) -> Result<Reading, Error> {
         if self.chat {
             return Ok(Reading::Chat);
         }
-        let of_run = named.recipe.as_ref().map(|recipe| recipe.data.format);
-        match self.format.or(of_run.filter(|_| !self.raw)) {
+        let trained = data.map(|data| data.format).filter(|_| !self.raw);
+        match self.format.or(trained) {
             Some(DataFormat::Text(format)) => Ok(Reading::Row(format)),
             Some(format @ DataFormat::Pictures(_)) => {
                 Err(TextError::NoText { format: format.to_string() }.into())
@@ -138,27 +159,45 @@ impl GenerateArgs {
         }
     }
 
-    fn voices(&self, named: &Named, base: &TextBase, device: &Device) -> Result<Vec<Voice>, Error> {
-        let of_run = named.adapter.iter().map(|folder| (None, folder.clone()));
-        let typed: Vec<AdapterArgument> =
-            self.adapter.iter().map(|typed| AdapterArgument::parse(typed)).collect::<Result<_, Error>>()?;
-        let is_one = typed.len() == 1;
-        // Among several, one without a name is called what was typed.
-        let typed = typed.into_iter().map(|AdapterArgument { name, folder }| {
-            let typed = (!is_one).then(|| folder.display().to_string());
-            (name.or(typed), folder)
-        });
-        let folders: Vec<(Option<String>, PathBuf)> = of_run.chain(typed).collect();
-        if folders.is_empty() {
-            return Ok(vec![Voice { name: None, model: base.model.clone() }]);
-        }
-        let voice = |(name, folder): (Option<String>, PathBuf)| {
-            Ok(Voice { name, model: self.adapted(base, named.model.dtype, &folder, device)? })
+    /// Says how prompts are read where an adapter's folder decides it or is overruled.
+    fn tell_format(&self, data: Option<&AdapterData>, folder: &Path) {
+        let Some(trained) = data.map(|data| data.format) else { return };
+        let typed = if self.chat {
+            "a conversation".to_owned()
+        } else if self.raw {
+            "they stand".to_owned()
+        } else {
+            self.format.unwrap_or(trained).to_string()
         };
-        folders.into_iter().map(voice).collect()
+        let folder = folder.display();
+        err_line(&match typed == trained.to_string() {
+            true => format!("prompts: read as {typed}, which {folder} was trained on; --raw takes them as they stand"),
+            false => format!("prompts: read as {typed}, as asked; {folder} was trained on {trained}"),
+        });
     }
 
     fn adapted(
+        &self,
+        chosen: Chosen,
+        prompts: &[String],
+        base: &TextBase,
+        dtype: WeightDtype,
+        device: &Device,
+    ) -> Result<AdaptedModel, Error> {
+        let Chosen { name, adapter, data } = chosen;
+        let reading = self.reading(data.as_ref())?;
+        base.warn_of_template(data.as_ref(), adapter.as_deref().unwrap_or(Path::new("")));
+        let system = self.system.clone().or(data.map(|data| data.system)).unwrap_or_default();
+        let tokens = |text: &String| prompt::tokens(text, reading, &system, base);
+        let prompts = prompts.iter().map(tokens).collect::<Result<_, Error>>()?;
+        let model = match &adapter {
+            Some(folder) => self.with_adapter(base, dtype, folder, device)?,
+            None => base.model.clone(),
+        };
+        Ok(AdaptedModel { name, model, prompts })
+    }
+
+    fn with_adapter(
         &self,
         base: &TextBase,
         dtype: WeightDtype,
@@ -173,6 +212,13 @@ impl GenerateArgs {
         warn_of_rounding(survivors, dtype);
         Ok(model)
     }
+}
+
+/// An adapter that was named, or none, and what is known of the data it was trained on.
+struct Chosen {
+    name: Option<String>,
+    adapter: Option<PathBuf>,
+    data: Option<AdapterData>,
 }
 
 /// One prompt from each line that is not blank.
@@ -200,15 +246,15 @@ fn lines_of(mut input: impl BufRead) -> Result<Vec<String>, Error> {
     if prompts.is_empty() { Err(Error::NoPrompt) } else { Ok(prompts) }
 }
 
-/// Goes on with one prompt, and shows each word as soon as it is there.
-fn spoken(
-    voice: &Voice,
+/// Completes one prompt, and shows each word as soon as it is there.
+fn streamed(
+    adapted: &AdaptedModel,
     base: &TextBase,
     prompt: &str,
-    tokens: &[u32],
     decoding: &Decoding,
     device: &Device,
 ) -> Result<Text, Error> {
+    let tokens = &adapted.prompts[0];
     let mut shown = base.tokenizer.stream(tokens, DecodeSpecials::Skip);
     let (mut text, mut failed) = (String::new(), None);
     let mut show = |part: Option<String>| -> Result<(), Error> {
@@ -216,8 +262,8 @@ fn spoken(
         text.push_str(&part);
         Ok(print_part(&part)?)
     };
-    let prompts = [Prompt { row: 0, tokens: tokens.to_vec() }];
-    let mut decoder = Cached::new(&voice.model, device);
+    let prompts = [Prompt { row: 0, tokens: tokens.clone() }];
+    let mut decoder = Cached::new(&adapted.model, device);
     let generated = stream(&mut decoder, &prompts, &decoding.generation, |new| {
         if decoding.generation.eos_token_id.contains(&new.token) {
             return ControlFlow::Continue(());
@@ -237,7 +283,7 @@ fn spoken(
     print_line("")?;
     let generated = &generated[0][0];
     Ok(Text {
-        adapter: voice.name.clone(),
+        adapter: adapted.name.clone(),
         prompt: prompt.to_owned(),
         text,
         tokens: generated.tokens.len(),
@@ -245,26 +291,25 @@ fn spoken(
     })
 }
 
-/// Goes on with every prompt in every voice.
+/// Completes every prompt with every adapter.
 fn written(
-    voices: &[Voice],
+    models: &[AdaptedModel],
     base: &TextBase,
     prompts: &[String],
-    tokens: &[Vec<u32>],
     decoding: &Decoding,
     device: &Device,
     global: &Global,
 ) -> Result<Vec<Text>, Error> {
     let mut texts = Vec::new();
-    for voice in voices {
-        let all = write_all(&voice.model, base, tokens, decoding, device, |_| ())?;
+    for adapted in models {
+        let all = write_all(&adapted.model, base, &adapted.prompts, decoding, device, |_| ())?;
         for (prompt, written) in prompts.iter().zip(all) {
             for Written { text, tokens, finish: end } in written {
                 if !global.json {
-                    let name = voice.name.as_ref().map_or(String::new(), |name| format!("[{name}] "));
+                    let name = adapted.name.as_ref().map_or(String::new(), |name| format!("[{name}] "));
                     print_line(&format!("== {name}{prompt}\n{}", text.trim()))?;
                 }
-                let (adapter, prompt) = (voice.name.clone(), prompt.clone());
+                let (adapter, prompt) = (adapted.name.clone(), prompt.clone());
                 texts.push(Text { adapter, prompt, text, tokens, finish: finish(end) });
             }
         }

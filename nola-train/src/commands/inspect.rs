@@ -80,6 +80,7 @@ fn of_peft(folder: &Path) -> Result<Value, Error> {
         "settings": if adapter.covers_settings() { "covered" } else { NOT_COVERED },
         "base": adapter.base(),
         "labels": adapter.labels(),
+        "data": folder::read_data(folder)?,
     });
     Ok(with_tensors(facts, tensors))
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nola_core::Adapted;
 use nola_core::folder::{self, CoefficientBits, Description, peft};
 use nola_models::WeightDtype;
+use serde_json::Value;
 
 use super::claim::{PARTIAL, beside, old, remove};
 use super::{ADAPTER, LAST_ADAPTER, MODEL, RunFolder};
@@ -85,6 +86,7 @@ impl<T: Task> Keeping<'_, T> {
             base: base.identity().clone(),
             labels: T::Base::labels(&model.model).to_vec(),
             summary: summary.to_owned(),
+            data: base.adapter_data(&self.recipe.data).map_or(Value::Null, |data| data.to_value()),
         };
         // The numbers are rounded only once, when they are stored.
         let (_, bits, _) = rounded(model, self.recipe);

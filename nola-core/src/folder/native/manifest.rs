@@ -15,8 +15,9 @@ use crate::basis::{GENERATOR, Law};
 use crate::folder::{BaseIdentity, CoefficientBits, Description, files};
 use crate::targets::{Pattern, Targets};
 
-/// Version of the folder's layout. Version 1, which is still read, had no `settings_check` and no `base_tensors_sha256`.
-pub const FORMAT_VERSION: u32 = 2;
+/// Version of the folder's layout. Older ones are still read: version 1 had no `settings_check` and no
+/// `base_tensors_sha256`, and version 2 no `data`.
+pub const FORMAT_VERSION: u32 = 3;
 
 const OLDEST_VERSION: u32 = 1;
 /// Hexadecimal digits that guard one setting: enough for a slip of the hand, which is all that can be told from here.
@@ -62,6 +63,9 @@ pub struct Manifest {
     pub modules_to_save: Vec<String>,
     /// Names of the classes, if the head is new.
     pub labels: Vec<String>,
+    /// How the samples were written; see [`Description::data`].
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub data: Value,
     /// SHA-256 of `adapter_model.safetensors`.
     pub model_sha256: String,
     /// The first digits of the SHA-256 of every setting above; version 1 had none.
@@ -133,7 +137,7 @@ impl Manifest {
                 _ if UNCHECKED.contains(&key.as_str()) => {}
                 Value::Object(inside) => {
                     settings
-                        .extend(inside.iter().map(|(inner, v)| (format!("{key}.{inner}"), v.to_string())));
+                        .extend(inside.iter().map(|(inner, v)| (format!("{key}.{inner}"), canonical(v))));
                 }
                 value => settings.push((key.clone(), value.to_string())),
             }
@@ -172,6 +176,13 @@ impl Manifest {
         let changed = settings.into_iter().enumerate().filter(|(index, _)| differs(*index));
         changed.map(|(_, (key, value))| changed_setting(&key, &value)).collect()
     }
+}
+
+/// A value as text, whatever the order of its keys.
+fn canonical(value: &Value) -> String {
+    let mut value = value.clone();
+    value.sort_all_objects();
+    value.to_string()
 }
 
 /// What is said of a setting that was edited after training.
@@ -221,6 +232,7 @@ pub(super) fn written_manifest<M: Module>(
         coefficient_bits: bits,
         modules_to_save: (state.keys()).filter(|name| !is_coefficients(name)).cloned().collect(),
         labels: description.labels.clone(),
+        data: description.data.clone(),
         model_sha256: files::sha256_hex(weights),
         settings_check: None,
     };
@@ -248,7 +260,7 @@ pub(super) fn read_manifest(file: &Path) -> Result<Manifest, Error> {
     }
     let is_known = |version: u32| text("format_version") == version.to_string();
     if !(OLDEST_VERSION..=FORMAT_VERSION).any(is_known) {
-        return unsupported("format_version", "versions 1 and 2; update nola-train for newer ones");
+        return unsupported("format_version", "versions 1 to 3; update nola-train for newer ones");
     }
     if text("generator") != GENERATOR {
         return unsupported("generator", GENERATOR);
@@ -290,7 +302,7 @@ mod tests {
                 "sharing": "separate", "seed": "18446744073709551615",
             },
             "target_modules": "all-linear", "exclude_modules": ["head"], "layers_to_transform": [], "sites": 36,
-            "sites_sha256": "s", "coefficient_bits": 8, "modules_to_save": ["head.bias"], "labels": ["a", "b"],
+            "sites_sha256": "s", "data": {"format": "text", "max_tokens": 64}, "coefficient_bits": 8, "modules_to_save": ["head.bias"], "labels": ["a", "b"],
             "model_sha256": "m",
         })
     }
@@ -339,6 +351,7 @@ mod tests {
             ("/coefficient_bits", "coefficient_bits", json!(16)),
             ("/modules_to_save", "modules_to_save", json!([])),
             ("/labels", "labels", json!(["b", "a"])),
+            ("/data/format", "data.format", json!("alpaca")),
             ("/base_config_sha256", "base_config_sha256", json!("d")),
             ("/base_weights_sha256", "base_weights_sha256", json!("x")),
             ("/format_version", "format_version", json!(1)),
@@ -376,11 +389,11 @@ mod tests {
 
     #[test]
     fn a_version_that_is_not_known_is_refused_by_name() {
-        for version in [0, 3] {
+        for version in [0, FORMAT_VERSION + 1] {
             let mut newer = checked();
             newer["format_version"] = json!(version);
             let error = read(&newer).expect_err("no such version");
-            assert!(error.contains("`format_version`") && error.contains("versions 1 and 2"), "{error}");
+            assert!(error.contains("`format_version`") && error.contains("versions 1 to 3"), "{error}");
         }
     }
 }

@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub(in crate::folder) use read::read_data;
 pub use read::{PeftAdapter, TiedHead, is_peft, read};
 pub use write::write;
 
@@ -133,6 +134,9 @@ struct OurMetadata {
     /// What of the configuration decides the weights; empty in older folders.
     #[serde(default)]
     settings: BTreeMap<String, Value>,
+    /// How the samples were written.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    data: Value,
 }
 
 /// Key of [`OurMetadata`].

@@ -77,10 +77,21 @@ pub fn read(folder: &Path) -> Result<PeftAdapter, Error> {
     if !problems.is_empty() {
         return Err(invalid(problems));
     }
-    let metadata = SafeTensors::read_metadata(&bytes).ok().and_then(|(_, header)| header.metadata().clone());
-    let ours = metadata.and_then(|map| serde_json::from_str(map.get(METADATA)?).ok());
+    let ours = our_metadata(&bytes);
     settings::check(&config_file, &text, ours.as_ref())?;
     Ok(PeftAdapter { config, tensors: read, tied: None, ours, folder: folder.to_owned() })
+}
+
+/// What this project added to a safetensors file that begins with `header`, if it wrote it.
+fn our_metadata(header: &[u8]) -> Option<OurMetadata> {
+    let (_, metadata) = SafeTensors::read_metadata(header).ok()?;
+    serde_json::from_str(metadata.metadata().as_ref()?.get(METADATA)?).ok()
+}
+
+/// How the samples were written, if this project wrote the folder.
+pub(in crate::folder) fn read_data(folder: &Path) -> Value {
+    let header = files::read_header(&folder.join(WEIGHTS)).unwrap_or_default();
+    our_metadata(&header).map_or(Value::Null, |ours| ours.data)
 }
 
 impl PeftAdapter {

@@ -103,7 +103,7 @@ fn description() -> Description {
         weights_sha256: "w".to_owned(),
         tensors_sha256: None,
     };
-    Description { base, labels: Vec::new(), summary: String::new() }
+    Description { base, labels: Vec::new(), summary: String::new(), data: serde_json::Value::Null }
 }
 
 fn plan(site: &Site, rank: usize, scale: f64, seed: usize) -> Plan {

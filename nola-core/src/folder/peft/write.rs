@@ -199,6 +199,7 @@ fn serialized(tensors: &Tensors, description: &Description, config: &Value) -> R
         base: description.base.clone(),
         labels: description.labels.clone(),
         settings: settings::of(config),
+        data: description.data.clone(),
     };
     let ours = serde_json::to_string(&ours).map_err(|error| error.to_string())?;
     let metadata = [("format".to_owned(), "pt".to_owned()), (METADATA.to_owned(), ours)].into();

@@ -15,9 +15,9 @@ use crate::chosen::{Named, Opened};
 use crate::commands::{Global, print_json, print_line};
 use crate::evaluate::{ChoiceScores, TextScores, answer_choices, evaluate_text, score_written, with_room};
 use crate::memory::peak_bytes;
-use crate::recipe::{DataRecipe, Subject};
+use crate::recipe::{AdapterData, DataFormat, DataRecipe, Subject};
 use crate::task::{open_text, text_format};
-use crate::terminal::StdoutError;
+use crate::terminal::{StdoutError, err_line};
 use crate::text::{References, choices, questions, references};
 use crate::{Error, device};
 
@@ -51,15 +51,20 @@ struct Scored {
 }
 
 pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<(), Error> {
+    let (data, adapter) = (named.data()?, named.adapter.clone().unwrap_or_default());
     let open = device::open(global.device)?;
     let chosen = named.open::<TextBase>(&open.device)?;
+    chosen.base.warn_of_template(data.as_ref(), &adapter);
     let started = Instant::now();
     let scored = match &args.choices {
         Some(file) => of_choices(file, &chosen, args, &open.device, global)?,
         None => {
-            let of_run = chosen.recipe.as_ref().map(|recipe| &recipe.data);
-            let mut data = args.data_recipe(of_run, Subject::Text);
-            if of_run.is_none() {
+            tell_format(args.format, data.as_ref(), chosen.recipe.is_some());
+            let is_known = data.is_some();
+            let of_run = chosen.recipe.as_ref().map(|recipe| recipe.data.clone());
+            let of_adapter = data.map(|data| data.recipe());
+            let mut data = args.data_recipe(of_run.or(of_adapter), Subject::Text);
+            if !is_known {
                 // Nobody chose the length, and nobody could choose another.
                 let context = chosen.base.model.facts().max_tokens;
                 data.text.max_tokens = data.text.max_tokens.min(context);
@@ -77,6 +82,20 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
         show(&scored)?;
     }
     unsaved.map_or(Ok(()), Err)
+}
+
+/// Says which format the data is read in, where the adapter's folder decides it or is overruled.
+fn tell_format(typed: Option<DataFormat>, known: Option<&AdapterData>, is_run: bool) {
+    let Some(trained) = known.map(|data| data.format) else { return };
+    match typed {
+        Some(typed) if typed != trained => {
+            err_line(&format!("data: read as {typed}, as asked; the adapter was trained on {trained}"));
+        }
+        None if !is_run => {
+            err_line(&format!("data: read as {trained}, which the adapter was trained on; --format reads it otherwise"));
+        }
+        Some(_) | None => {}
+    }
 }
 
 fn of_choices(

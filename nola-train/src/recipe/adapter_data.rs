@@ -1,0 +1,102 @@
+//! What an adapter folder says of the text that it was trained on.
+
+use std::path::Path;
+
+use nola_core::Error as AdapterError;
+use nola_core::folder;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{DataFormat, DataRecipe};
+use crate::Error;
+use crate::text::{Columns, Loss, TextSettings};
+
+/// How the samples of an adapter were written: kept in its folder, so that its prompts are written likewise wherever the
+/// folder goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdapterData {
+    /// Layout of the rows.
+    pub format: DataFormat,
+    /// Longest sample, in tokens.
+    pub max_tokens: usize,
+    /// Which tokens were learned.
+    pub loss: Loss,
+    /// Names of the columns.
+    pub columns: Columns,
+    /// System message of conversations that have none.
+    pub system: String,
+    /// SHA-256 of the chat template; absent where none was used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template_sha256: Option<String>,
+}
+
+impl AdapterData {
+    /// What of a recipe an adapter has to remember.
+    pub fn of_recipe(recipe: &DataRecipe, chat_template_sha256: Option<String>) -> Self {
+        Self {
+            format: recipe.format,
+            max_tokens: recipe.text.max_tokens,
+            loss: recipe.text.loss,
+            columns: recipe.text.columns.clone(),
+            system: recipe.text.system.clone(),
+            chat_template_sha256,
+        }
+    }
+
+    /// What an adapter folder says; none if it says nothing: another program wrote it, or an older version, or it is about
+    /// images.
+    ///
+    /// # Errors
+    /// If its configuration is damaged.
+    pub fn of_folder(folder: &Path) -> Result<Option<Self>, Error> {
+        let value = folder::read_data(folder)?;
+        if value.is_null() {
+            return Ok(None);
+        }
+        serde_json::from_value(value).map(Some).map_err(|error| {
+            let problem = format!("`data`: {error}; restore the file from its source, or update nola-train");
+            AdapterError::Invalid { file: folder.join("adapter_config.json"), problems: vec![problem] }.into()
+        })
+    }
+
+    /// The recipe of data that is written the same way.
+    pub fn recipe(&self) -> DataRecipe {
+        let text = TextSettings {
+            max_tokens: self.max_tokens,
+            loss: self.loss,
+            columns: self.columns.clone(),
+            system: self.system.clone(),
+            ..TextSettings::default()
+        };
+        DataRecipe { format: self.format, text, ..DataRecipe::default() }
+    }
+
+    /// As an adapter folder keeps it.
+    pub fn to_value(&self) -> Value {
+        serde_json::to_value(self).expect("numbers and text")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::TextFormat;
+
+    #[test]
+    fn what_an_adapter_remembers_gives_the_settings_it_was_trained_with() {
+        let text = TextSettings {
+            max_tokens: 96,
+            loss: Loss::All,
+            columns: Columns { prompt: "question".to_owned(), ..Columns::default() },
+            system: "Be brief.".to_owned(),
+            ..TextSettings::default()
+        };
+        let recipe =
+            DataRecipe { format: DataFormat::Text(TextFormat::Chat), text, ..DataRecipe::default() };
+        let kept = AdapterData::of_recipe(&recipe, Some("5e".to_owned())).to_value();
+        let read: AdapterData = serde_json::from_value(kept).expect("what was written");
+        assert_eq!(read.recipe(), recipe);
+        assert_eq!(read.chat_template_sha256.as_deref(), Some("5e"));
+    }
+}
