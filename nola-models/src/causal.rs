@@ -130,7 +130,12 @@ impl CausalLm {
             let expected = format!("sizes of a model of at most {MAX_FRESH_NUMBERS} numbers");
             return Err(Fields { json: &config, file: &file }.wrong(field, &expected));
         }
-        Ok(map_any!(model, model => model.with_fresh_weights(seed, dtype)))
+        Ok(model.with_fresh_weights(seed, dtype))
+    }
+
+    /// The same model with random weights: the same numbers on every device.
+    pub fn with_fresh_weights(self, seed: u64, dtype: WeightDtype) -> Self {
+        map_any!(self, model => model.with_fresh_weights(seed, dtype))
     }
 
     /// What a caller may have to know.
