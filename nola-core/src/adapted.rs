@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use burn::module::{Module, Param, ParamId, Reparameterizer};
-use burn::optim::GradientsParams;
+use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::module::{Module, ModuleDisplay, Param, ParamId, Reparameterizer};
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
@@ -17,12 +18,8 @@ use crate::targets::{Site, Targets};
 /// A model whose base is frozen and whose adapters are trained; also a linear probe, or a model trained in full.
 ///
 /// The factors A and B of every adapter are plain leaves of the autodiff graph. If they are mixtures (NOLA), they depend
-/// on the coefficients alone, which are constant within an optimizer step; so one step is, for every adapter:
-///
-/// 1. passes over any number of micro-batches, whose gradients are added up;
-/// 2. [`Adapted::project`]: gradients of the factors become gradients of the coefficients;
-/// 3. the optimizer's update;
-/// 4. [`Adapted::expand`]: new coefficients become new factors.
+/// on the coefficients alone, which are constant within an optimizer step. So one step is, for every adapter, passes over any
+/// number of micro-batches, whose gradients are added up, and [`Adapted::step`] with their sum.
 #[derive(Module, Debug)]
 pub struct Adapted<M: Module> {
     /// The model, adapters hung on its weights.
@@ -166,8 +163,31 @@ impl<M: Module> Adapted<M> {
         TrainedNumbers { adapter: self.attached.plans.iter().map(Plan::trained_numbers).sum(), other }
     }
 
-    /// Gradients of the factors become gradients of the coefficients; called once per optimizer step, after the
-    /// gradients of all its passes are added up, and before they are clipped.
+    /// The model after an optimizer step with the gradients of all its passes, added up.
+    pub fn step(
+        self,
+        optimizer: &mut ModuleOptimizer,
+        learning_rate: impl Into<ModuleLearningRate>,
+        gradients: GradientsParams,
+    ) -> Self
+    where
+        M: ModuleDisplay,
+    {
+        self.step_with(gradients, |model, gradients| optimizer.step(learning_rate, model, gradients))
+    }
+
+    /// The same with any update, which gets the gradients of what is trained: it may clip or measure them.
+    pub fn step_with(
+        self,
+        gradients: GradientsParams,
+        update: impl FnOnce(Self, GradientsParams) -> Self,
+    ) -> Self {
+        let gradients = self.project(gradients);
+        update(self, gradients).expand()
+    }
+
+    /// Gradients of the factors become gradients of the coefficients: the first part of [`Adapted::step`], after the
+    /// gradients of all passes are added up, and before they are clipped.
     ///
     /// # Source
     /// NOLA, section 2: dL/dalpha_i = ⟨A_i, dL/dA⟩; exact for sums over passes, since the map is linear.
@@ -183,7 +203,7 @@ impl<M: Module> Adapted<M> {
         gradients
     }
 
-    /// The coefficients become factors again; called once per optimizer step, after the update.
+    /// The coefficients become factors again: the last part of [`Adapted::step`], after the update.
     pub fn expand(mut self) -> Self {
         let mut factors = BTreeMap::new();
         for (coefficients, mixtures, side) in self.sides() {
@@ -194,6 +214,22 @@ impl<M: Module> Adapted<M> {
             self.model = replace_params(self.model, factors);
         }
         self
+    }
+
+    /// Refuses a model whose factors are not what its coefficients give: it was trained without [`Adapted::step`], and what
+    /// it learned would be lost in a folder that holds coefficients.
+    pub(crate) fn check_factors(&self) -> Result<(), Error> {
+        for (coefficients, mixtures, side) in self.sides() {
+            let ids: Vec<ParamId> = self.attached.ids.iter().map(|ids| ids[side]).collect();
+            let found = read_params(&self.model, &ids);
+            let expanded = mixtures.expand(coefficients.val());
+            for ((id, expanded), site) in ids.iter().zip(expanded).zip(&self.attached.sites) {
+                if floats(found[id].clone()) != floats(expanded.into_data()) {
+                    return Err(Error::StaleFactors { site: site.path.clone() });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Coefficients, mixtures, and the index among a site's ids, of A and of B if they are mixtures.
@@ -293,7 +329,7 @@ impl<M: Module> Adapted<M> {
     /// The model with its adapters baked into dense weights, the same bits on every machine.
     ///
     /// # Errors
-    /// If a merged weight would not be finite.
+    /// If a merged weight would not be finite, or the factors are not what the coefficients give.
     pub fn merge(self) -> Result<M, Error> {
         Ok(self.merge_counting(&|weight| weight)?.0)
     }
@@ -303,6 +339,7 @@ impl<M: Module> Adapted<M> {
     /// # Errors
     /// As [`Adapted::merge`].
     pub fn merge_counting(self, stored: &(dyn Fn(f32) -> f32 + Sync)) -> Result<(M, Survivors), Error> {
+        self.check_factors()?;
         let mut survivors = Survivors::default();
         let bases: Vec<ParamId> = self.attached.ids.iter().map(|ids| ids[0]).collect();
         let mut weights = read_params(&self.model, &bases);

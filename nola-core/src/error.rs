@@ -141,6 +141,16 @@ pub enum Error {
         count: usize,
     },
 
+    /// Coefficients and factors of a mixture do not belong together.
+    #[error(
+        "`{site}`: the factors are not what the coefficients give, so what was learned would be lost; make every optimizer \
+         step through `Adapted::step`"
+    )]
+    StaleFactors {
+        /// Path of the first such site.
+        site: String,
+    },
+
     /// PEFT stores what belongs to a module, and this does not.
     #[error(
         "`{name}` is trained, but is no module's, so no PEFT folder can hold it; train without it, or merge"

@@ -1,8 +1,10 @@
-//! Adapters for any burn module: NOLA, LoRA, and the seam for others.
+#![doc = include_str!("../README.md")]
 //!
-//! The story in order: [`basis`] regenerates frozen random matrices from a seed; [`adapter`] turns settings into what
-//! hangs on a weight; [`targets`] chooses the weights; [`Adapted`] is a model with its adapters, trained
-//! through two calls per optimizer step; [`folder`] writes and reads the result.
+//! ## The story in order
+//!
+//! [`basis`] regenerates frozen random matrices from a seed; [`adapter`] turns settings into what is attached to a weight;
+//! [`targets`] chooses the weights; [`Adapted`] is a model with its adapters, trained through one call per optimizer step;
+//! [`folder`] writes and reads the result.
 
 mod adapted;
 pub mod adapter;
@@ -28,7 +30,7 @@ pub use adapter::{AdapterConfig, adapted};
 pub use error::Error;
 pub use folder::BaseIdentity;
 pub use hollow::Hollow;
-pub use params::{FoundParam, float_params, read_params, write_params};
+pub use params::{FoundParam, float_params, read_params, unadaptable_weights, write_params};
 pub use pattern::PatternError;
 pub use product::{flow_dtype, flowing, product};
 pub use targets::{Site, Targets};

@@ -1,4 +1,4 @@
-//! Models as burn modules that take adapters, and what stands between them and files: checkpoints, the hub, images, text.
+#![doc = include_str!("../README.md")]
 //!
 //! Each model is told top to bottom by its own module; [`checkpoint`] knows none of them by name, and [`causal`] is the one
 //! list of language models.

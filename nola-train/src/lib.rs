@@ -5,6 +5,7 @@
 //! adapter, its scores and a [`report`]. [`mod@bench`] measures how fast all that is.
 
 mod adapter_argument;
+pub mod assets;
 pub mod base;
 pub mod bench;
 pub mod chosen;

@@ -24,6 +24,7 @@ use burn::module::Module;
 use burn::tensor::{Device, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 pub use files::{PartialFolder, new_folder, order_metadata, set_metadata, sha256_hex, write_atomically};
 pub use native::{FORMAT_VERSION, Manifest, check_base};
@@ -32,6 +33,7 @@ pub use quantized::CoefficientBits;
 use crate::Error;
 use crate::adapted::{Adapted, TrainedState, floats};
 use crate::adapter::AdapterConfig;
+use crate::params::{float_params, read_params};
 use crate::targets::Targets;
 
 /// What identifies the base weights an adapter was trained on.
@@ -47,6 +49,29 @@ pub struct BaseIdentity {
     /// there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tensors_sha256: Option<String>,
+}
+
+impl BaseIdentity {
+    /// The identity of a model that is in memory: every name, shape and number of its float parameters counts. To be asked
+    /// before adapters are attached.
+    pub fn of<M: Module>(name: &str, model: &M) -> Self {
+        let params = float_params(model);
+        let shapes = params.iter().map(|param| format!("{} {:?}\n", param.path, param.shape));
+        let config_sha256 = sha256_hex(shapes.collect::<String>().as_bytes());
+        let mut hash = Sha256::new();
+        for param in &params {
+            // One at a time: a copy of the whole model may not fit beside it.
+            let values = read_params(model, &[param.id]);
+            values.into_values().for_each(|data| hash.update(data.as_bytes()));
+        }
+        let tensors: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Self {
+            name: name.to_owned(),
+            config_sha256,
+            weights_sha256: tensors.clone(),
+            tensors_sha256: Some(tensors),
+        }
+    }
 }
 
 /// What an adapter folder says beside the trained numbers.

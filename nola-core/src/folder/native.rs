@@ -44,6 +44,7 @@ pub(super) fn write<M: Module>(
     }
     let state = adapted.state();
     check_finite(&state)?;
+    adapted.check_factors()?;
     let partial = files::PartialFolder::beside(folder)?;
     let weights = serialized(folder, &stored_tensors(adapted, &state, bits))?;
     let manifest = written_manifest(adapted, &state, description, bits, &weights);

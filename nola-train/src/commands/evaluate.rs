@@ -69,7 +69,10 @@ pub fn run(args: &EvaluateArgs, global: &Global) -> Result<(), Error> {
 
 impl EvaluateArgs {
     /// What was typed, else what is known of the data of the run or the adapter.
-    fn data_recipe(&self, known: Option<DataRecipe>, subject: Subject) -> DataRecipe {
+    ///
+    /// # Errors
+    /// If it is shipped and cannot be unpacked.
+    fn data_recipe(&self, known: Option<DataRecipe>, subject: Subject) -> Result<DataRecipe, Error> {
         let mut recipe = known.unwrap_or_else(|| DataRecipe {
             format: match subject {
                 Subject::Pictures => DataFormat::Pictures(PictureFormat::Folder),
@@ -83,7 +86,7 @@ impl EvaluateArgs {
         if let Some(format) = self.format {
             recipe.format = format;
         }
-        recipe
+        recipe.located()
     }
 
     /// Settings for reading questions.

@@ -12,7 +12,7 @@ use crate::chosen::Opened;
 use crate::data::{DataError, decoded};
 use crate::evaluate::host_rows;
 use crate::recipe::Subject;
-use crate::{Error, device};
+use crate::{Error, assets, device};
 
 #[derive(Debug, Args)]
 pub struct PredictArgs {
@@ -73,7 +73,7 @@ pub fn run(args: &PredictArgs, global: &Global) -> Result<(), Error> {
 fn answer(picture: &Path, model: &Opened<PictureBase>, top: usize, device: &Device) -> Result<Answer, Error> {
     let (vit, preprocessor) = (&model.adapted.model, &model.base.preprocessor);
     let [height, width] = preprocessor.output_size();
-    let pixels = preprocessor.evaluate(&decoded(picture).map_err(DataError::from)?);
+    let pixels = preprocessor.evaluate(&decoded(&assets::located(picture)?).map_err(DataError::from)?);
     let pixels = Tensor::from_data(TensorData::new(pixels, [1, 3, height, width]), device);
     let probabilities = host_rows(vit.probabilities(vit.forward(pixels))).concat();
     if let Some(&value) = probabilities.iter().find(|probability| !probability.is_finite()) {

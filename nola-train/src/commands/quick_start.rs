@@ -30,9 +30,7 @@ struct QuickStart {
 }
 
 pub fn run(global: &Global) -> Result<(), Error> {
-    let assets = assets();
-    let recipes: Vec<CheckedRecipe> =
-        METHODS.iter().map(|method| recipe(method, &assets)).collect::<Result<_, Error>>()?;
+    let recipes: Vec<CheckedRecipe> = METHODS.iter().map(|method| recipe(method)).collect::<Result<_, Error>>()?;
     let last = recipes.last().expect("there are three methods");
     let folder = RunFolder::create_numbered(Path::new("runs/quick-start"))?;
     let open = device::open(global.device)?;
@@ -93,31 +91,16 @@ fn show(quick_start: &QuickStart, run: &Path, splits: &Splits, global: &Global) 
     print_line(&format!("adapter   {}", quick_start.adapter.display()))?;
     print_line(&format!("report    {}", quick_start.report.display()))?;
     print_line("classify  a picture with the adapter:")?;
-    print_line(&format!(
-        "          cargo run --release -p nola-train -- predict --run {} {}",
-        run.display(),
-        splits.validation.name(0)
-    ))
+    let program = started_as();
+    print_line(&format!("          {program} predict --run {} {}", run.display(), splits.validation.name(0)))
 }
 
-/// A shipped recipe, with the shipped files wherever they are.
-fn recipe(method: &str, assets: &Path) -> Result<CheckedRecipe, Error> {
+/// How the user started the program; cargo tells what it starts its own path.
+fn started_as() -> &'static str {
+    if std::env::var_os("CARGO").is_some() { "cargo run --release -p nola-train --" } else { "nola-train" }
+}
+
+fn recipe(method: &str) -> Result<CheckedRecipe, Error> {
     let name = format!("vit-digits-{method}");
-    let at = |key: &str, path: &str| format!("{key}={}", assets.join(path).display());
-    let overrides = [
-        at("model.path", "vit-micro"),
-        at("data.train", "digits/train"),
-        at("data.validation", "digits/val"),
-    ];
-    Ok(Recipe::from_text(shipped(&name)?, Path::new(&name), &overrides)?)
-}
-
-/// The folder of the shipped files: below the working directory, or where this program was built.
-fn assets() -> PathBuf {
-    let here = PathBuf::from("assets");
-    if here.join("vit-micro/config.json").is_file() {
-        here
-    } else {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets")
-    }
+    Ok(Recipe::from_text(shipped(&name)?, Path::new(&name), &[])?)
 }

@@ -9,6 +9,7 @@ use super::error::{Findings, Problem};
 use super::format::{DataFormat, PictureFormat, Subject};
 use super::{MAX_SAMPLES, require_path};
 use crate::text::TextSettings;
+use crate::{Error, assets};
 
 /// `[data]`: pictures or text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,6 +62,15 @@ impl Default for DataRecipe {
 }
 
 impl DataRecipe {
+    /// The same with the places of shipped files, where the working directory does not have them.
+    ///
+    /// # Errors
+    /// If the shipped files cannot be unpacked.
+    pub fn located(&self) -> Result<Self, Error> {
+        let [train, validation] = [&self.train, &self.validation].map(|path| assets::located(path));
+        Ok(Self { train: train?, validation: validation?, ..self.clone() })
+    }
+
     pub(super) fn check(&self, findings: &mut Findings) {
         require_path("data.train", &self.train, "what to learn from", findings);
         require_path("data.validation", &self.validation, "what to score with", findings);

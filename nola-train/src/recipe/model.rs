@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Findings;
 use super::require_path;
-use crate::Error;
+use crate::{Error, assets};
 use crate::progress::Downloads;
 
 /// `[model]`: the base model.
@@ -56,6 +56,7 @@ impl ModelRecipe {
     /// # Errors
     /// If there is no such folder and the hub does not give one.
     pub fn folder(&self, wanted: Wanted) -> Result<PathBuf, Error> {
-        Ok(hub::resolve(&self.path.to_string_lossy(), wanted, &Downloads::default())?)
+        let path = assets::located(&self.path)?;
+        Ok(hub::resolve(&path.to_string_lossy(), wanted, &Downloads::default())?)
     }
 }

@@ -79,7 +79,7 @@ impl Task for Pictures {
     const TARGET: Target = Target::Picture;
 
     fn open(recipe: &Recipe, device: &Device) -> Result<Self, Error> {
-        let splits = Splits::open(&recipe.data)?;
+        let splits = Splits::open(&recipe.data.located()?)?;
         let base = PictureBase::open(&recipe.model, recipe.train.seed, device)?;
         base.check_one_class_each(&base.vit.clone().with_head(splits.train.classes()))?;
         Ok(Self { base, splits })

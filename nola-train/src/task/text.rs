@@ -11,6 +11,7 @@ use nola_models::generate::GenerationConfig;
 use nola_models::tokenizer::DecodeSpecials;
 
 use super::{LargestPass, Task};
+use crate::assets;
 use crate::Error;
 use crate::base::{Base, Template, TextBase};
 use crate::data::{Ahead, Order};
@@ -52,12 +53,12 @@ impl Task for Text {
 
     fn open(recipe: &Recipe, device: &Device) -> Result<Self, Error> {
         let base = TextBase::open(&recipe.model, recipe.train.seed, device)?;
-        let format = text_format(&recipe.data)?;
-        let open = |name, path| open_text(name, path, format, &recipe.data, &base);
-        let train = open("training", &recipe.data.train)?;
-        let validation = open("validation", &recipe.data.validation)?;
+        let (format, data) = (text_format(&recipe.data)?, recipe.data.located()?);
+        let open = |name, path| open_text(name, path, format, &data, &base);
+        let train = open("training", &data.train)?;
+        let validation = open("validation", &data.validation)?;
         show_first(&train, &base);
-        let prompts = text::references(&recipe.data.validation, format, &recipe.data.text);
+        let prompts = text::references(&data.validation, format, &data.text);
         // Documents and conversations have no prompts to show.
         let prompts = with_room(prompts.unwrap_or_default(), &base).take(SHOWN_PROMPTS);
         let prompts = prompts.collect::<Result<_, Error>>()?;
@@ -128,7 +129,7 @@ impl Task for Text {
         file: &Path,
         recipe: &Recipe,
     ) -> Result<Option<TextScores>, Error> {
-        let groups = text::references(file, text_format(&recipe.data)?, &recipe.data.text)?;
+        let groups = text::references(&assets::located(file)?, text_format(&recipe.data)?, &recipe.data.text)?;
         let groups: Vec<References> = with_room(groups, &self.base).collect::<Result<_, Error>>()?;
         let device = model.devices().into_iter().next().expect("a model has weights, and they lie somewhere");
         let decoding = self.greedy(WRITTEN_TOKENS, WRITTEN_PROMPTS);

@@ -38,6 +38,7 @@ pub fn write<M: Module>(
     task: Task,
     description: &Description,
 ) -> Result<u64, Error> {
+    adapted.check_factors()?;
     let partial = files::PartialFolder::beside(folder)?;
     let loras = module_loras(adapted.factors(), modules, generation);
     let others = others(adapted, modules, generation)?;

@@ -63,7 +63,7 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
             let is_known = data.is_some();
             let of_run = chosen.recipe.as_ref().map(|recipe| recipe.data.clone());
             let of_adapter = data.map(|data| data.recipe());
-            let mut data = args.data_recipe(of_run.or(of_adapter), Subject::Text);
+            let mut data = args.data_recipe(of_run.or(of_adapter), Subject::Text)?;
             if !is_known {
                 // Nobody chose the length, and nobody could choose another.
                 let context = chosen.base.model.facts().max_tokens;
