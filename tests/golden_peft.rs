@@ -193,7 +193,8 @@ impl<M: Subject> Case<M> {
             weights_sha256: "w".to_owned(),
             tensors_sha256: None,
         };
-        let description = Description { base, labels: Vec::new(), summary: String::new(), data: serde_json::Value::Null };
+        let description =
+            Description { base, labels: Vec::new(), summary: String::new(), data: serde_json::Value::Null };
         let modules = |path: &str| self.base.model.foreign_module(path);
         let written = peft::write(folder.path(), model, &modules, generation, M::TASK, &description);
         written.unwrap_or_else(|error| panic!("{}: {error}", self.name));

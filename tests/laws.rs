@@ -71,7 +71,12 @@ fn identity() -> BaseIdentity {
 }
 
 fn description() -> Description {
-    Description { base: identity(), labels: vec!["one".to_owned(); 3], summary: String::new(), data: serde_json::Value::Null }
+    Description {
+        base: identity(),
+        labels: vec!["one".to_owned(); 3],
+        summary: String::new(),
+        data: serde_json::Value::Null,
+    }
 }
 
 /// A NOLA of the default preset.

@@ -41,7 +41,10 @@ fn an_adapter_folder_alone_is_scored_as_its_run_was() {
         for (folder, of_run) in HANDED_ON.into_iter().zip([nola, lora, nola]) {
             let (found, stderr) = evaluate(&workshop, folder, data, &[]);
             assert!((found - of_run).abs() < 1e-4 * of_run, "{folder}: {found}, but {of_run} in the run");
-            assert!(stderr.contains(&format!("read as {format}, which the adapter was trained on")), "{stderr}");
+            assert!(
+                stderr.contains(&format!("read as {format}, which the adapter was trained on")),
+                "{stderr}"
+            );
         }
     }
 }
@@ -56,7 +59,11 @@ fn prompts_of_an_adapter_folder_alone_are_written_as_its_run_writes_them() {
         let raw = texts(&workshop, &["--run", "runs/nola", prompt, "--raw"]);
         assert_ne!(of_run, raw, "{format}: the prompt says nothing");
         for folder in ["runs/nola/adapter", "exported"] {
-            assert_eq!(texts(&workshop, &["--model", "base", "--adapter", folder, prompt]), of_run, "{folder}");
+            assert_eq!(
+                texts(&workshop, &["--model", "base", "--adapter", folder, prompt]),
+                of_run,
+                "{folder}"
+            );
         }
         let [a, b] = ["a=runs/nola/adapter", "b=exported"];
         let both = texts(&workshop, &["--model", "base", "--adapter", a, "--adapter", b, prompt]);
@@ -72,7 +79,10 @@ fn a_flag_overrules_the_folder_and_says_so() {
     assert!(stderr.contains("read as text, as asked; the adapter was trained on e2e"), "{stderr}");
     let generate = ["generate", "--model", "base", "--adapter", HANDED_ON[0], "A", "--max-new-tokens", "2"];
     let stderr = workshop.run(&[&generate[..], &["--raw"]].concat()).stderr;
-    assert!(stderr.contains("read as they stand, as asked; runs/nola/adapter was trained on e2e"), "{stderr}");
+    assert!(
+        stderr.contains("read as they stand, as asked; runs/nola/adapter was trained on e2e"),
+        "{stderr}"
+    );
 }
 
 #[test]

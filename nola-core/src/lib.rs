@@ -33,4 +33,4 @@ pub use hollow::Hollow;
 pub use params::{FoundParam, float_params, read_params, unadaptable_weights, write_params};
 pub use pattern::PatternError;
 pub use product::{flow_dtype, flowing, product};
-pub use targets::{Site, Targets};
+pub use targets::{Site, Targets, Unmatched};

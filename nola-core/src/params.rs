@@ -90,7 +90,8 @@ pub(crate) fn linear_sites<M: Module>(module: &M) -> Vec<Site> {
 /// Paths of the weights of `module` that no adapter can be attached to: those of convolutions, embeddings and other layers
 /// that are not linear.
 pub fn unadaptable_weights<M: Module>(module: &M) -> Vec<String> {
-    let others = float_params(module).into_iter().filter(|param| param.shape.len() > 1 && !param.is_of_linear());
+    let others =
+        float_params(module).into_iter().filter(|param| param.shape.len() > 1 && !param.is_of_linear());
     others.map(|param| param.path).collect()
 }
 

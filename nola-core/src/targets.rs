@@ -47,6 +47,16 @@ impl Pattern {
         Self::Names(Vec::new())
     }
 
+    /// What is written in it: every name, or the one expression, each as a pattern of its own.
+    fn parts(&self) -> Vec<(String, Self)> {
+        match self {
+            Self::Regex(pattern) => vec![(pattern.clone(), self.clone())],
+            Self::Names(names) => {
+                names.iter().map(|name| (name.clone(), Self::Names(vec![name.clone()]))).collect()
+            }
+        }
+    }
+
     fn compile(&self) -> Result<PythonPattern, PatternError> {
         let pattern = match self {
             Self::Regex(pattern) if pattern == "all-linear" => ".*".to_owned(),
@@ -118,6 +128,38 @@ impl Targets {
     }
 }
 
+/// Parts of a [`Targets`] that fit no linear layer of a model: typing errors, most likely.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Unmatched {
+    /// Of the layers to adapt.
+    pub modules: Vec<String>,
+    /// Of the layers to leave alone.
+    pub exclude: Vec<String>,
+}
+
+impl Targets {
+    /// What of it fits no linear layer of `model`, whatever the block.
+    ///
+    /// # Errors
+    /// If a pattern is no regular expression or matches without end.
+    pub fn unmatched<M: burn::module::Module>(&self, model: &M) -> Result<Unmatched, Error> {
+        let all = linear_sites(model);
+        let missing = |pattern: &Pattern| -> Result<Vec<String>, Error> {
+            let mut missing = Vec::new();
+            for (written, part) in pattern.parts() {
+                let compiled = part.compile()?;
+                let mut fits = false;
+                for site in &all {
+                    fits = fits || compiled.fits(&site.path)?;
+                }
+                missing.extend((!fits).then_some(written));
+            }
+            Ok(missing)
+        };
+        Ok(Unmatched { modules: missing(&self.modules)?, exclude: missing(&self.exclude)? })
+    }
+}
+
 impl fmt::Display for Targets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "targets {}", self.modules)?;
@@ -152,6 +194,22 @@ mod tests {
     #[test]
     fn a_dot_in_a_name_is_a_dot() {
         assert!(!matches(Pattern::Names(vec!["mlp.up".to_owned()]), "mlpxup"));
+    }
+
+    #[test]
+    fn names_that_fit_nothing_are_told() {
+        let device = burn::tensor::Device::flex();
+        let layer = burn::nn::LinearConfig::new(2, 2).init(&device);
+        let model = vec![layer.clone(), layer];
+        let of = |modules: &[&str], exclude: Pattern| {
+            let modules = Pattern::Names(modules.iter().map(|name| (*name).to_owned()).collect());
+            let targets = Targets { modules, exclude, layers: Vec::new() };
+            targets.unmatched(&model).expect("names are patterns")
+        };
+        assert_eq!(of(&["0", "1"], Pattern::nothing()), Unmatched::default());
+        let found = of(&["0", "2", "valu"], Pattern::Regex("x|y".to_owned()));
+        assert_eq!(found.modules, ["2", "valu"]);
+        assert_eq!(found.exclude, ["x|y"]);
     }
 
     #[test]

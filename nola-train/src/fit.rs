@@ -9,6 +9,7 @@ use nola_core::targets::Pattern;
 use nola_core::{Adapted, AdapterConfig, Targets, TrainedNumbers, adapter};
 
 use crate::base::Base;
+use crate::diagnostics;
 use crate::divergence::Divergence;
 use crate::learner::Learner;
 use crate::progress::{self, Progress, Style};
@@ -21,7 +22,7 @@ use crate::train::{Observer, StepReport, pass_loss, train};
 use crate::{Error, memory};
 
 /// Name of the head's module in every model of this project.
-const HEAD: &str = "head";
+pub(crate) const HEAD: &str = "head";
 
 /// A trained model with its scores.
 pub struct Fitted<T: Task> {
@@ -104,6 +105,8 @@ pub fn fit<T: Task>(
     if trained.adapter + trained.other == 0 {
         return Err(Error::NothingTrained { method: recipe.method.kind().to_owned() });
     }
+    let mut warnings = diagnostics::before_training(task, recipe, &model)?;
+    warnings.iter().for_each(|warning| err_line(&format!("warning: {warning}")));
     keeper.prepare(&Module::valid(&model))?;
     let largest = task.largest_pass(recipe);
     if largest.step > 0 {
@@ -120,6 +123,12 @@ pub fn fit<T: Task>(
     let best = Module::valid(&done.last.clone().with_state(done.best).map_err(|_| diverged)?);
     let stored = stored(task, recipe, terms.device, &best, evaluation);
     watcher.finish(&stored.evaluation);
+    if !done.interrupted && done.failure.is_none() {
+        let note = diagnostics::early_stop(done.steps, done.best_step, recipe);
+        note.iter().for_each(|note| err_line(note));
+        warnings.extend(note);
+    }
+    warnings.extend(watcher.divergence.warnings);
     Ok(Fitted {
         best: stored.model,
         unrounded: best,
@@ -132,7 +141,7 @@ pub fn fit<T: Task>(
         steps: done.steps,
         seconds: started.elapsed().as_secs_f64(),
         interrupted: done.interrupted,
-        warnings: watcher.divergence.warnings,
+        warnings,
         failure: done.failure.or(stored.failure),
     })
 }
@@ -230,6 +239,15 @@ pub(crate) fn attach<M: Module>(
         MethodRecipe::Full {} => Adapted::full(model),
     };
     Ok(adapted)
+}
+
+/// The choice of sites of a method that has one.
+pub(crate) fn chosen_targets(method: &MethodRecipe) -> Option<Targets> {
+    match method {
+        MethodRecipe::Nola(nola) => Some(targets(&nola.targets, &nola.exclude, &nola.layers)),
+        MethodRecipe::Lora(lora) => Some(targets(&lora.targets, &lora.exclude, &lora.layers)),
+        MethodRecipe::Linear {} | MethodRecipe::Full {} => None,
+    }
 }
 
 fn targets(modules: &TargetsRecipe, exclude: &[String], layers: &[usize]) -> Targets {

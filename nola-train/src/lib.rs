@@ -12,6 +12,7 @@ pub mod chosen;
 pub mod commands;
 pub mod data;
 pub mod device;
+pub mod diagnostics;
 pub mod divergence;
 mod error;
 pub mod evaluate;

@@ -168,7 +168,8 @@ impl Bench<'_> {
 
     fn save(&self, folder: &Path, adapted: &Adapted<CausalLm>) -> Result<u64, Error> {
         let (labels, summary) = (Vec::new(), "Random numbers.".to_owned());
-        let description = Description { base: self.identity(), labels, summary, data: serde_json::Value::Null };
+        let description =
+            Description { base: self.identity(), labels, summary, data: serde_json::Value::Null };
         let modules = |site: &str| self.base.peft_module(site);
         Ok(match adapted.config().map(|config| config.kind()) {
             Some("lora") => {

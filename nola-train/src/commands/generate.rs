@@ -171,7 +171,9 @@ impl GenerateArgs {
         };
         let folder = folder.display();
         err_line(&match typed == trained.to_string() {
-            true => format!("prompts: read as {typed}, which {folder} was trained on; --raw takes them as they stand"),
+            true => format!(
+                "prompts: read as {typed}, which {folder} was trained on; --raw takes them as they stand"
+            ),
             false => format!("prompts: read as {typed}, as asked; {folder} was trained on {trained}"),
         });
     }

@@ -30,7 +30,8 @@ struct QuickStart {
 }
 
 pub fn run(global: &Global) -> Result<(), Error> {
-    let recipes: Vec<CheckedRecipe> = METHODS.iter().map(|method| recipe(method)).collect::<Result<_, Error>>()?;
+    let recipes: Vec<CheckedRecipe> =
+        METHODS.iter().map(|method| recipe(method)).collect::<Result<_, Error>>()?;
     let last = recipes.last().expect("there are three methods");
     let folder = RunFolder::create_numbered(Path::new("runs/quick-start"))?;
     let open = device::open(global.device)?;

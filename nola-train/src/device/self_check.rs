@@ -144,7 +144,10 @@ mod tests {
     #[test]
     fn every_part_moves_in_these_steps_and_holds_numbers() {
         for part in computed(&Device::flex()) {
-            assert!(part.numbers.len() > 1 && part.numbers.iter().all(|number| number.is_finite()), "{part:?}");
+            assert!(
+                part.numbers.len() > 1 && part.numbers.iter().all(|number| number.is_finite()),
+                "{part:?}"
+            );
             assert!(part.numbers.windows(2).any(|pair| pair[0] != pair[1]), "{part:?}");
         }
     }

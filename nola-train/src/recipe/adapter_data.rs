@@ -92,8 +92,7 @@ mod tests {
             system: "Be brief.".to_owned(),
             ..TextSettings::default()
         };
-        let recipe =
-            DataRecipe { format: DataFormat::Text(TextFormat::Chat), text, ..DataRecipe::default() };
+        let recipe = DataRecipe { format: DataFormat::Text(TextFormat::Chat), text, ..DataRecipe::default() };
         let kept = AdapterData::of_recipe(&recipe, Some("5e".to_owned())).to_value();
         let read: AdapterData = serde_json::from_value(kept).expect("what was written");
         assert_eq!(read.recipe(), recipe);

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Findings;
 use super::require_path;
-use crate::{Error, assets};
 use crate::progress::Downloads;
+use crate::{Error, assets};
 
 /// `[model]`: the base model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -11,8 +11,8 @@ use nola_models::generate::GenerationConfig;
 use nola_models::tokenizer::DecodeSpecials;
 
 use super::{LargestPass, Task};
-use crate::assets;
 use crate::Error;
+use crate::assets;
 use crate::base::{Base, Template, TextBase};
 use crate::data::{Ahead, Order};
 use crate::evaluate::{Decoding, TextEvaluation, TextScores, evaluate_text, score_written, with_room};
@@ -129,7 +129,8 @@ impl Task for Text {
         file: &Path,
         recipe: &Recipe,
     ) -> Result<Option<TextScores>, Error> {
-        let groups = text::references(&assets::located(file)?, text_format(&recipe.data)?, &recipe.data.text)?;
+        let groups =
+            text::references(&assets::located(file)?, text_format(&recipe.data)?, &recipe.data.text)?;
         let groups: Vec<References> = with_room(groups, &self.base).collect::<Result<_, Error>>()?;
         let device = model.devices().into_iter().next().expect("a model has weights, and they lie somewhere");
         let decoding = self.greedy(WRITTEN_TOKENS, WRITTEN_PROMPTS);

@@ -136,8 +136,7 @@ impl Manifest {
             match value {
                 _ if UNCHECKED.contains(&key.as_str()) => {}
                 Value::Object(inside) => {
-                    settings
-                        .extend(inside.iter().map(|(inner, v)| (format!("{key}.{inner}"), canonical(v))));
+                    settings.extend(inside.iter().map(|(inner, v)| (format!("{key}.{inner}"), canonical(v))));
                 }
                 value => settings.push((key.clone(), value.to_string())),
             }

@@ -31,7 +31,8 @@ struct Scored {
 pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<(), Error> {
     let open = device::open(global.device)?;
     let chosen = named.open::<PictureBase>(&open.device)?;
-    let data = args.data_recipe(chosen.recipe.as_ref().map(|recipe| recipe.data.clone()), Subject::Pictures)?;
+    let data =
+        args.data_recipe(chosen.recipe.as_ref().map(|recipe| recipe.data.clone()), Subject::Pictures)?;
     let vit = &chosen.adapted.model;
     chosen.base.check_one_class_each(vit)?;
     let matched = Dataset::open(&data, Split::Validation)?.matched_to(&vit.config().labels)?;

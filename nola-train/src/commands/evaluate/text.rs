@@ -92,7 +92,9 @@ fn tell_format(typed: Option<DataFormat>, known: Option<&AdapterData>, is_run: b
             err_line(&format!("data: read as {typed}, as asked; the adapter was trained on {trained}"));
         }
         None if !is_run => {
-            err_line(&format!("data: read as {trained}, which the adapter was trained on; --format reads it otherwise"));
+            err_line(&format!(
+                "data: read as {trained}, which the adapter was trained on; --format reads it otherwise"
+            ));
         }
         Some(_) | None => {}
     }

@@ -1,0 +1,140 @@
+//! What a user should hear about a run that works, but hardly as it was meant.
+
+use std::path::Path;
+
+use nola_core::{Adapted, Site};
+
+use crate::Error;
+use crate::fit::{HEAD, chosen_targets};
+use crate::recipe::{DataFormat, DataRecipe, MethodRecipe, PictureFormat, Recipe};
+use crate::task::{Model, Task};
+
+/// What can be told before the first step.
+///
+/// # Errors
+/// If a pattern of the recipe cannot be asked.
+pub(crate) fn before_training<T: Task>(
+    task: &T,
+    recipe: &Recipe,
+    model: &Adapted<Model<T>>,
+) -> Result<Vec<String>, Error> {
+    let mut found = Vec::new();
+    if let Some(targets) = chosen_targets(&recipe.method) {
+        let mut unmatched = targets.unmatched(&task.model())?;
+        // The program itself leaves the head out, whether there is one or not.
+        unmatched.exclude.retain(|name| name != HEAD);
+        found.extend(fits_nothing("targets", &unmatched.modules));
+        found.extend(fits_nothing("exclude", &unmatched.exclude));
+    }
+    found.extend(same_data(&recipe.data.located()?));
+    found.extend(larger_than_lora(&recipe.method, model.trained_numbers().adapter, model.sites()));
+    Ok(found)
+}
+
+fn fits_nothing(key: &str, names: &[String]) -> Option<String> {
+    let names = (!names.is_empty()).then(|| names.join("`, `"))?;
+    Some(format!("`method.{key}` names `{names}`, which no linear layer of the model is called"))
+}
+
+/// Scores on what was learned say nothing of what was not.
+fn same_data(data: &DataRecipe) -> Option<String> {
+    let is_one_file = match data.format {
+        // In these the split is chosen by the file inside.
+        DataFormat::Pictures(
+            PictureFormat::Cifar10
+            | PictureFormat::Cifar100
+            | PictureFormat::Mnist
+            | PictureFormat::FashionMnist,
+        ) => false,
+        DataFormat::Pictures(PictureFormat::Folder) | DataFormat::Text(_) => true,
+    };
+    let same = is_one_file && is_same(&data.train, &data.validation);
+    same.then(|| {
+        format!(
+            "`data.train` and `data.validation` are both {}: the scores are those of learning by heart",
+            data.train.display()
+        )
+    })
+}
+
+fn is_same(left: &Path, right: &Path) -> bool {
+    match (left.canonicalize(), right.canonicalize()) {
+        (Ok(left), Ok(right)) => left == right,
+        (Err(_), _) | (_, Err(_)) => left == right,
+    }
+}
+
+/// NOLA is for fewer numbers than LoRA has.
+fn larger_than_lora(method: &MethodRecipe, coefficients: usize, sites: &[Site]) -> Option<String> {
+    let MethodRecipe::Nola(nola) = method else { return None };
+    let of_lora: usize = sites.iter().map(|site| nola.rank * (site.d_in + site.d_out)).sum();
+    (coefficients > of_lora).then(|| {
+        format!(
+            "NOLA trains {coefficients} coefficients, more than the {of_lora} parameters of LoRA with rank {}: lower \
+             method.k, or use LoRA",
+            nola.rank
+        )
+    })
+}
+
+/// Why a run made fewer steps than its recipe has.
+pub(crate) fn early_stop(steps: usize, best_step: usize, recipe: &Recipe) -> Option<String> {
+    (steps < recipe.train.steps).then(|| {
+        format!(
+            "stopped early after step {steps} of {}: train.early_stop = {} evaluations were not better than that after step \
+             {best_step}",
+            recipe.train.steps, recipe.train.early_stop
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::NolaRecipe;
+    use crate::text::TextFormat;
+
+    #[test]
+    fn names_that_fit_nothing_are_told_together() {
+        assert_eq!(fits_nothing("targets", &[]), None);
+        let told = fits_nothing("targets", &["valu".to_owned(), "keey".to_owned()]).expect("two");
+        assert!(told.starts_with("`method.targets` names `valu`, `keey`, which no linear layer"), "{told}");
+    }
+
+    #[test]
+    fn one_file_for_both_splits_is_told_however_it_is_written() {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let file = scratch.path().join("rows.jsonl");
+        std::fs::write(&file, "{}").expect("a file");
+        let data = |format, validation: &Path| DataRecipe {
+            format,
+            train: file.clone(),
+            validation: validation.to_owned(),
+            ..DataRecipe::default()
+        };
+        let text = DataFormat::Text(TextFormat::Chat);
+        let otherwise = scratch.path().join(".").join("rows.jsonl");
+        assert!(same_data(&data(text, &otherwise)).expect("the same").contains("learning by heart"));
+        assert_eq!(same_data(&data(text, Path::new("other.jsonl"))), None);
+        assert_eq!(same_data(&data(DataFormat::Pictures(PictureFormat::Cifar10), &file)), None);
+    }
+
+    #[test]
+    fn an_adapter_larger_than_lora_is_told_with_both_sizes() {
+        let method = MethodRecipe::Nola(NolaRecipe { rank: 2, ..NolaRecipe::default() });
+        let site = Site { path: "up".to_owned(), d_in: 10, d_out: 20 };
+        assert_eq!(larger_than_lora(&method, 60, std::slice::from_ref(&site)), None);
+        let told = larger_than_lora(&method, 61, &[site]).expect("one more");
+        assert!(told.contains("61 coefficients") && told.contains("the 60 parameters"), "{told}");
+        assert_eq!(larger_than_lora(&MethodRecipe::Full {}, 61, &[]), None);
+    }
+
+    #[test]
+    fn a_run_that_ends_early_says_why() {
+        let mut recipe = Recipe::default();
+        recipe.train.early_stop = 3;
+        assert_eq!(early_stop(recipe.train.steps, 5, &recipe), None);
+        let told = early_stop(40, 10, &recipe).expect("it ended early");
+        assert!(told.contains("after step 40") && told.contains("after step 10"), "{told}");
+    }
+}
