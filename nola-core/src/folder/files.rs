@@ -15,7 +15,7 @@ use crate::hollow::Hollow;
 /// In the name of everything that is not whole yet.
 const PARTIAL: &str = ".partial-";
 /// Key under which a safetensors header holds texts about the whole file.
-const HEADER_METADATA: &str = "__metadata__";
+pub(super) const HEADER_METADATA: &str = "__metadata__";
 
 /// SHA-256 in hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {

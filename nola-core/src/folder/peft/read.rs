@@ -16,6 +16,7 @@ use super::{CONFIG, METADATA, Modules, OurMetadata, PREFIX, WEIGHTS, settings};
 use crate::Error;
 use crate::adapted::Adapted;
 use crate::adapter::Plan;
+use crate::folder::files::HEADER_METADATA;
 use crate::folder::{BaseIdentity, files};
 use crate::foreign_json;
 use crate::params::linear_sites;
@@ -82,10 +83,12 @@ pub fn read(folder: &Path) -> Result<PeftAdapter, Error> {
     Ok(PeftAdapter { config, tensors: read, tied: None, ours, folder: folder.to_owned() })
 }
 
-/// What this project added to a safetensors file that begins with `header`, if it wrote it.
-fn our_metadata(header: &[u8]) -> Option<OurMetadata> {
-    let (_, metadata) = SafeTensors::read_metadata(header).ok()?;
-    serde_json::from_str(metadata.metadata().as_ref()?.get(METADATA)?).ok()
+/// What this project added to a safetensors file, if it wrote it; of the file no more than its header is needed.
+fn our_metadata(file: &[u8]) -> Option<OurMetadata> {
+    let (length, rest) = file.split_first_chunk()?;
+    let header = rest.get(..usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    let header: Value = serde_json::from_slice(header).ok()?;
+    serde_json::from_str(header[HEADER_METADATA][METADATA].as_str()?).ok()
 }
 
 /// How the samples were written, if this project wrote the folder.
