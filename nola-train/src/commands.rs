@@ -67,7 +67,7 @@ impl Global {
 
     /// How a run goes on this device.
     fn terms<'a>(&'a self, device: &'a Device) -> Terms<'a> {
-        Terms { device, style: self.style(), stop: &self.stop }
+        Terms { device, style: self.style(), stop: &self.stop, label: "" }
     }
 
     /// How a run ended whose files are written.

@@ -62,6 +62,8 @@ pub struct Terms<'a> {
     pub style: Style,
     /// What ends it before its time.
     pub stop: &'a Stop,
+    /// What it is called where it shows; empty: its method.
+    pub label: &'a str,
 }
 
 /// Where a run keeps what it learned while it goes on, so that whatever ends it costs little.
@@ -299,12 +301,13 @@ impl<'a, T: Task, K: Keeper<T>> Watcher<'a, T, K> {
         keeper: &'a K,
     ) -> Self {
         let name = recipe.method.kind().to_owned();
+        let label = if terms.label.is_empty() { &name } else { terms.label };
         Self {
             task,
             terms,
             keeper,
             largest,
-            progress: Progress::start(name.clone(), 0..recipe.train.steps, T::TARGET, terms.style),
+            progress: Progress::start(label, 0..recipe.train.steps, T::TARGET, terms.style),
             history: History { name, points: Vec::new() },
             targets: 0,
             best: None,

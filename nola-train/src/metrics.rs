@@ -21,7 +21,7 @@ mod words;
 
 use std::collections::HashMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use bleu::{
     BleuScore, Case, NgramOrders, SacreBleu, Smoothing, Tokens, mteval_bleu, mteval_sentence_bleu,
@@ -122,7 +122,7 @@ fn numbered(segments: Vec<Segment<String>>) -> Vec<Segment<usize>> {
 }
 
 /// The figures of the E2E challenge; each is better when higher.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct E2eScores {
     /// Corpus BLEU-4, 0 to 1; published as percent.
     pub bleu: f64,

@@ -16,7 +16,7 @@ use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use nola_core::folder;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use claim::{is_begun, whole};
 pub use keep::Keeping;
@@ -42,7 +42,7 @@ pub const LAST_ADAPTER: &str = "adapter-last";
 /// The best model, where all of it was trained.
 pub const MODEL: &str = "model";
 /// What the run came to.
-const RESULT: &str = "result.json";
+pub const RESULT: &str = "result.json";
 
 /// A folder that one run alone writes to.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub struct RunFolder {
 }
 
 /// What a run came to; the JSON object of `train --json`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunResult {
     /// What was trained: `nola`, `lora`, `linear` or `full`.
     pub method: String,
@@ -68,7 +68,7 @@ pub struct RunResult {
     /// Mean validation cross-entropy of the best adapter, in nats per picture or token.
     pub loss: f32,
     /// e to the loss, for text; absent for pictures.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub perplexity: Option<f64>,
     /// Optimizer steps made.
     pub steps: usize,
@@ -89,7 +89,7 @@ pub struct RunResult {
     /// Whether an interrupt ended the run.
     pub interrupted: bool,
     /// What makes the run doubtful; absent where nothing does.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 

@@ -1,22 +1,30 @@
 //! `nola-train compare`: methods side by side over several seeds.
 
-use std::path::{Path, PathBuf};
+mod done;
+mod page;
+mod plan;
+mod table;
+
+use std::path::PathBuf;
 
 use clap::Args;
-use comfy_table::{Table, presets};
-use serde::Serialize;
+use nola_core::folder::write_atomically;
 
-use super::{Global, print_json, print_line};
-use crate::data::DataError;
+use super::{Global, print_json};
+use crate::assets::located;
+use crate::chosen::Named;
 use crate::device::OpenDevice;
 use crate::evaluate::TextScores;
-use crate::fit::fit;
+use crate::fit::{Terms, fit};
 use crate::memory::peak_bytes;
-use crate::recipe::{CheckedRecipe, MethodRecipe, Recipe, Subject};
+use crate::recipe::{CheckedRecipe, Subject};
 use crate::run::{RunFolder, RunResult};
 use crate::task::{Pictures, Task, Text};
-use crate::terminal::{StdoutError, err_line};
+use crate::terminal::err_line;
 use crate::{Error, device};
+use done::Found;
+use plan::Planned;
+use table::{Compared, Comparison, show, summary};
 
 #[derive(Debug, Args)]
 pub struct CompareArgs {
@@ -32,58 +40,23 @@ pub struct CompareArgs {
     /// Write a text after each prompt of this file, greedily, and compare it with the references (text only).
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
+    /// Folder of the comparison: every run, `compare.json` and `compare.html`; runs that are finished there are not made
+    /// again.
+    #[arg(long, value_name = "FOLDER", default_value = "runs/compare")]
+    out: PathBuf,
 }
 
-/// The JSON object of `compare --json`.
-#[derive(Debug, Serialize)]
-struct Comparison {
-    rows: Vec<ComparedRow>,
-    seeds: u64,
-    device: String,
-    threads: usize,
-    peak_memory_bytes: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
-struct ComparedRow {
-    recipe: String,
-    method: String,
-    trainable: usize,
-    adapter_numbers: usize,
-    adapter_bytes: u64,
-    accuracy_mean: f64,
-    accuracy_deviation: f64,
-    loss_mean: f64,
-    loss_deviation: f64,
-    /// mteval BLEU, 0 to 1; absent without `--metrics`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bleu_mean: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bleu_deviation: Option<f64>,
-    seconds_median: f64,
-    accuracies: Vec<f64>,
-    losses: Vec<f64>,
-    /// One per seed; absent without `--metrics`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    metrics: Vec<TextScores>,
-}
-
+/// Checks everything, then makes the runs that are not there yet; the table is written after each of them.
+///
+/// # Errors
+/// If something cannot be used, before anything is trained; later, what cut the comparison off.
 pub fn run(args: &CompareArgs, global: &Global) -> Result<(), Error> {
-    if let Some(path) = &args.metrics {
-        // Found missing only after the first training, it would have been for nothing.
-        std::fs::metadata(path).map_err(|source| DataError::Io { path: path.clone(), source })?;
-    }
+    let planned = plan::plan(args)?;
     let open = device::open(global.device)?;
     let _running = global.stop.run();
     let mut comparing = Comparing { args, open: &open, global, rows: Vec::new() };
-    let ended = comparing.run();
-    let comparison = Comparison {
-        rows: comparing.rows,
-        seeds: args.seeds,
-        device: open.name.clone(),
-        threads: rayon::current_num_threads(),
-        peak_memory_bytes: peak_bytes(),
-    };
+    let ended = comparing.run(&planned);
+    let comparison = comparing.comparison();
     // What was finished is shown whatever cut off the rest.
     if ended.is_ok() || !comparison.rows.is_empty() {
         if global.json {
@@ -91,6 +64,7 @@ pub fn run(args: &CompareArgs, global: &Global) -> Result<(), Error> {
         } else {
             show(&comparison)?;
         }
+        err_line(&format!("compare: {} holds every run, compare.json and compare.html", args.out.display()));
     }
     ended
 }
@@ -101,57 +75,74 @@ struct Comparing<'a> {
     open: &'a OpenDevice,
     global: &'a Global,
     /// Recipes with runs that are finished.
-    rows: Vec<ComparedRow>,
+    rows: Vec<Compared>,
 }
 
 impl Comparing<'_> {
     /// Makes all runs, up to the first that is cut off.
-    fn run(&mut self) -> Result<(), Error> {
-        for (index, file) in self.args.recipes.iter().enumerate() {
+    fn run(&mut self, planned: &[Planned]) -> Result<(), Error> {
+        let count: usize = planned.iter().map(|recipe| recipe.seeds.len()).sum();
+        let mut number = 0;
+        for (index, recipe) in planned.iter().enumerate() {
             let mut runs = Vec::new();
-            let ended = self.runs_of(file, &mut runs);
-            let finished = runs.len();
-            if finished > 0 {
-                self.rows.push(summary(file, runs));
+            for (seed, of_seed) in recipe.seeds.iter().enumerate() {
+                number += 1;
+                let label = format!("{} seed {seed} ({number} of {count})", recipe.name);
+                let once = self.one(of_seed, &label);
+                if once.is_err() {
+                    let (finished, seeds, others) =
+                        (runs.len(), recipe.seeds.len(), planned.len() - index - 1);
+                    let (name, out) = (&recipe.name, self.args.out.display());
+                    err_line(&format!(
+                        "cut off: {name} after {finished} of {seeds} seeds; {others} recipes were not begun; the same command \
+                         goes on from here, since what is finished is kept in {out}"
+                    ));
+                }
+                runs.push(once?);
+                // The line of this recipe is replaced with each of its runs.
+                self.rows.truncate(index);
+                self.rows.push(summary(&recipe.name, &runs));
+                self.write()?;
             }
-            if ended.is_err() {
-                let (recipe, seeds) = (file.display(), self.args.seeds);
-                let others = self.args.recipes.len() - index - 1;
-                err_line(&format!(
-                    "cut off: {recipe} after {finished} of {seeds} seeds; {others} recipes were not begun"
-                ));
-            }
-            ended?;
         }
         Ok(())
     }
 
-    /// Makes the runs of one recipe, one for each seed.
-    fn runs_of(&self, file: &Path, runs: &mut Vec<Once>) -> Result<(), Error> {
-        let scratch =
-            tempfile::tempdir().map_err(|source| Error::Output { path: std::env::temp_dir(), source })?;
-        for seed in 0..self.args.seeds {
-            if self.global.stop.is_asked() {
-                return Err(Error::Interrupted);
-            }
-            let recipe = seeded(file, &self.args.set, seed)?;
-            let folder = scratch.path().join(seed.to_string());
-            runs.push(match recipe.data.format.subject() {
-                Subject::Pictures => self.once::<Pictures>(&recipe, &folder)?,
-                Subject::Text => self.once::<Text>(&recipe, &folder)?,
-            });
+    fn one(&self, recipe: &CheckedRecipe, label: &str) -> Result<Once, Error> {
+        if self.global.stop.is_asked() {
+            return Err(Error::Interrupted);
         }
-        Ok(())
+        match recipe.data.format.subject() {
+            Subject::Pictures => self.once::<Pictures>(recipe, label),
+            Subject::Text => self.once::<Text>(recipe, label),
+        }
     }
 
-    /// One run of a recipe.
-    fn once<T: Task>(&self, recipe: &CheckedRecipe, folder: &Path) -> Result<Once, Error> {
+    /// One run of a recipe, or what is known of it.
+    fn once<T: Task>(&self, recipe: &CheckedRecipe, label: &str) -> Result<Once, Error> {
+        let result = match done::find(recipe)? {
+            Found::Nothing => return self.trained::<T>(recipe, label),
+            Found::Finished(result) => *result,
+        };
+        err_line(&format!("{label}: finished before"));
+        let Some(file) = &self.args.metrics else { return Ok(Once { result, metrics: None }) };
+        if let Some(scores) = done::metrics(&recipe.output.dir, file) {
+            return Ok(Once { result, metrics: Some(scores) });
+        }
+        let task = T::open(recipe, &self.open.device)?;
+        let kept = Named::of_run(&recipe.output.dir)?.open::<T::Base>(&self.open.device)?;
+        let metrics = self.metrics(&task, &kept.adapted.model, recipe)?;
+        Ok(Once { result, metrics })
+    }
+
+    fn trained<T: Task>(&self, recipe: &CheckedRecipe, label: &str) -> Result<Once, Error> {
         let device = &self.open.device;
         let task = T::open(recipe, device)?;
         let recipe = &recipe.clone().for_samples(task.samples());
-        let folder = RunFolder::create(folder)?;
-        let keeper = folder.keeper(&task, recipe);
-        let mut fitted = fit(&task, recipe, &self.global.terms(device), &keeper)?;
+        let folder = RunFolder::create(&recipe.output.dir)?;
+        folder.begin(recipe)?;
+        let terms = Terms { label, ..self.global.terms(device) };
+        let mut fitted = fit(&task, recipe, &terms, &folder.keeper(&task, recipe))?;
         let saved = folder.save(&task, recipe, &fitted, &self.open.name)?;
         let failure = fitted.failure.take().or(saved.failure);
         match failure {
@@ -159,59 +150,45 @@ impl Comparing<'_> {
             None if saved.result.interrupted => return Err(Error::Interrupted),
             None => {}
         }
-        let metrics =
-            match &self.args.metrics {
-                Some(file) => Some(task.score_writing(&fitted.best.model, file, recipe)?.ok_or(
-                    Error::WrongSubject { command: "compare --metrics", found: recipe.data.format.subject() },
-                )?),
-                None => None,
-            };
+        let metrics = self.metrics(&task, &fitted.best.model, recipe)?;
         Ok(Once { result: saved.result, metrics })
     }
-}
 
-/// A recipe with the seed of one of its runs.
-fn seeded(file: &Path, set: &[String], seed: u64) -> Result<CheckedRecipe, Error> {
-    let mut recipe = Recipe::read(file, set)?.into_inner();
-    recipe.train.seed = seed;
-    recipe.data.shots_seed = seed;
-    match &mut recipe.method {
-        MethodRecipe::Nola(nola) => nola.seed = seed,
-        MethodRecipe::Lora(lora) => lora.seed = seed,
-        MethodRecipe::Linear {} | MethodRecipe::Full {} => {}
+    /// Scores of what a run writes, kept beside it; none if nobody asked for them.
+    fn metrics<T: Task>(
+        &self,
+        task: &T,
+        model: &crate::task::Model<T>,
+        recipe: &CheckedRecipe,
+    ) -> Result<Option<TextScores>, Error> {
+        let Some(file) = &self.args.metrics else { return Ok(None) };
+        let scores = task.score_writing(model, &located(file)?, recipe)?;
+        if let Some(scores) = scores {
+            done::keep_metrics(&recipe.output.dir, file, scores)?;
+        }
+        Ok(scores)
     }
-    Ok(recipe.check()?)
-}
 
-/// What the runs of one recipe came to.
-fn summary(file: &Path, runs: Vec<Once>) -> ComparedRow {
-    let of =
-        |value: fn(&RunResult) -> f64| -> Vec<f64> { runs.iter().map(|run| value(&run.result)).collect() };
-    let (accuracies, losses) = (of(|run| run.accuracy), of(|run| run.loss.into()));
-    let mut seconds = of(|run| run.seconds);
-    seconds.sort_by(f64::total_cmp);
-    let metrics: Vec<TextScores> = runs.iter().filter_map(|run| run.metrics).collect();
-    let bleu: Vec<f64> = metrics.iter().map(|scores| scores.e2e.bleu).collect();
-    let bleu = (!bleu.is_empty()).then(|| mean_and_deviation(&bleu));
-    let (accuracy_mean, accuracy_deviation) = mean_and_deviation(&accuracies);
-    let (loss_mean, loss_deviation) = mean_and_deviation(&losses);
-    let first = &runs[0].result;
-    ComparedRow {
-        recipe: file.file_stem().map_or(String::new(), |name| name.to_string_lossy().into_owned()),
-        method: first.method.clone(),
-        trainable: first.trainable,
-        adapter_numbers: first.adapter_numbers,
-        adapter_bytes: first.adapter_bytes,
-        accuracy_mean,
-        accuracy_deviation,
-        loss_mean,
-        loss_deviation,
-        bleu_mean: bleu.map(|(mean, _)| mean),
-        bleu_deviation: bleu.map(|(_, deviation)| deviation),
-        seconds_median: seconds[seconds.len() / 2],
-        accuracies,
-        losses,
-        metrics,
+    fn comparison(&self) -> Comparison<'_> {
+        Comparison {
+            rows: &self.rows,
+            seeds: self.args.seeds,
+            device: &self.open.name,
+            threads: rayon::current_num_threads(),
+            peak_memory_bytes: peak_bytes(),
+        }
+    }
+
+    /// Writes what is finished.
+    fn write(&self) -> Result<(), Error> {
+        let comparison = self.comparison();
+        let json = serde_json::to_vec_pretty(&comparison).expect("numbers and text");
+        let page = page::render(&comparison);
+        for (name, bytes) in [("compare.json", json), ("compare.html", page.into_bytes())] {
+            let written = write_atomically(&self.args.out.join(name), &bytes);
+            written.map_err(|error| Error::from(error).about_output())?;
+        }
+        Ok(())
     }
 }
 
@@ -219,49 +196,4 @@ fn summary(file: &Path, runs: Vec<Once>) -> ComparedRow {
 struct Once {
     result: RunResult,
     metrics: Option<TextScores>,
-}
-
-fn show(comparison: &Comparison) -> Result<(), StdoutError> {
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN);
-    let with_bleu = comparison.rows.iter().any(|row| row.bleu_mean.is_some());
-    let mut header = vec!["recipe", "trained numbers", "without head", "adapter bytes", "accuracy %", "loss"];
-    header.extend(with_bleu.then_some("BLEU %"));
-    table.set_header(header.into_iter().chain(["seconds"]));
-    for row in &comparison.rows {
-        let mut cells = vec![
-            row.recipe.clone(),
-            row.trainable.to_string(),
-            row.adapter_numbers.to_string(),
-            row.adapter_bytes.to_string(),
-            format!("{:.1} ± {:.1}", 100.0 * row.accuracy_mean, 100.0 * row.accuracy_deviation),
-            format!("{:.4} ± {:.4}", row.loss_mean, row.loss_deviation),
-        ];
-        if let (Some(mean), Some(deviation)) = (row.bleu_mean, row.bleu_deviation) {
-            cells.push(format!("{:.2} ± {:.2}", 100.0 * mean, 100.0 * deviation));
-        }
-        cells.push(format!("{:.1}", row.seconds_median));
-        table.add_row(cells);
-    }
-    print_line(&table.to_string())?;
-    print_line(&format!("{} seeds, {}, {} threads", comparison.seeds, comparison.device, comparison.threads))
-}
-
-/// Mean and sample standard deviation; the latter is 0 for one value.
-fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
-    let count = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    (mean, (squares / (count - 1.0).max(1.0)).sqrt())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_deviation_is_that_of_a_sample() {
-        assert_eq!(mean_and_deviation(&[1.0, 2.0, 3.0]), (2.0, 1.0));
-        assert_eq!(mean_and_deviation(&[4.0]), (4.0, 0.0));
-    }
 }

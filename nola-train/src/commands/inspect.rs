@@ -8,6 +8,7 @@ use nola_models::Checkpoint;
 use serde_json::{Map, Value, json};
 
 use super::{Global, print_json, print_line};
+use crate::assets::located;
 use crate::{Error, run};
 
 /// Said of folders that other programs wrote, or this one before there was such a check.
@@ -20,7 +21,7 @@ pub struct InspectArgs {
 }
 
 pub fn run(args: &InspectArgs, global: &Global) -> Result<(), Error> {
-    let facts = facts(&inside_run(&args.folder)?)?;
+    let facts = facts(&inside_run(&located(&args.folder)?)?)?;
     if global.json {
         print_json(&facts)?;
         return Ok(());

@@ -4,7 +4,7 @@ use burn::tensor::Device;
 use nola_models::CausalLm;
 use nola_models::generate::{Cached, Finish, Generated, GenerationConfig, Prompt, generate};
 use nola_models::tokenizer::DecodeSpecials;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::base::TextBase;
@@ -12,7 +12,7 @@ use crate::metrics::{Corpus, E2eScores, MetricsError, SacreBleu, chrf, e2e_score
 use crate::text::{Beginning, References, prompt_ids};
 
 /// How texts compare with what people wrote; each score is defined in [`metrics`](crate::metrics).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TextScores {
     /// The five figures of the E2E challenge.
     #[serde(flatten)]

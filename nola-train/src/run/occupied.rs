@@ -17,6 +17,8 @@ pub enum Occupied {
     Finished,
     /// A run that was cut off, and where its best model lies, or its last.
     CutOff(PathBuf),
+    /// A run of another recipe than the one that is to be made there.
+    OtherRecipe,
     /// Something else.
     Foreign,
 }
@@ -39,6 +41,12 @@ impl fmt::Display for Occupied {
                  {another}, or remove that run",
                 kept.display()
             ),
+            Self::OtherRecipe => {
+                write!(
+                    f,
+                    "holds a run of another recipe; choose another place with --out FOLDER, or remove it"
+                )
+            }
             Self::Foreign => write!(f, "is not empty; {another}"),
         }
     }

@@ -1,0 +1,115 @@
+//! Everything that a comparison will do, checked before anything is trained.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use nola_models::hub::Wanted;
+
+use super::CompareArgs;
+use crate::Error;
+use crate::assets::located;
+use crate::data::{DataError, Dataset, Split};
+use crate::recipe::{CheckedRecipe, DataRecipe, Init, MethodRecipe, Recipe, Subject};
+use crate::task::text_format;
+use crate::text::references;
+
+/// One recipe with the runs that are made of it.
+#[derive(Debug)]
+pub struct Planned {
+    /// What it is called in tables and folders: the name of its file.
+    pub name: String,
+    /// The recipe for each seed, its output in the folder of the comparison.
+    pub seeds: Vec<CheckedRecipe>,
+}
+
+/// The runs of every recipe.
+///
+/// # Errors
+/// If a recipe is wrong, its model or data is not there, or the texts of `--metrics` cannot be compared with.
+pub fn plan(args: &CompareArgs) -> Result<Vec<Planned>, Error> {
+    let names = names(&args.recipes);
+    let plan = |(file, name): (&PathBuf, String)| {
+        let folder = args.out.join(&name);
+        let seed = |seed| seeded(file, &args.set, seed, folder.join(format!("seed-{seed}")));
+        let seeds = (0..args.seeds).map(seed).collect::<Result<Vec<_>, Error>>()?;
+        check(&seeds[0], args.metrics.as_deref())?;
+        Ok(Planned { name, seeds })
+    };
+    args.recipes.iter().zip(names).map(plan).collect()
+}
+
+/// The names of recipe files without their folders; of several that are alike the later ones have a number.
+fn names(files: &[PathBuf]) -> Vec<String> {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let name = |file: &PathBuf| {
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let count = seen.entry(stem.clone()).or_default();
+        *count += 1;
+        if *count == 1 { stem } else { format!("{stem}-{count}") }
+    };
+    files.iter().map(name).collect()
+}
+
+/// A recipe with the seed of one of its runs.
+fn seeded(file: &Path, set: &[String], seed: u64, out: PathBuf) -> Result<CheckedRecipe, Error> {
+    let mut recipe = Recipe::read(file, set)?.into_inner();
+    recipe.output.dir = out;
+    recipe.train.seed = seed;
+    recipe.data.shots_seed = seed;
+    match &mut recipe.method {
+        MethodRecipe::Nola(nola) => nola.seed = seed,
+        MethodRecipe::Lora(lora) => lora.seed = seed,
+        MethodRecipe::Linear {} | MethodRecipe::Full {} => {}
+    }
+    Ok(recipe.check()?)
+}
+
+/// Whether a run could begin, as far as that is cheap to find out.
+fn check(recipe: &CheckedRecipe, metrics: Option<&Path>) -> Result<(), Error> {
+    let (model, data) = (&recipe.model, recipe.data.located()?);
+    match data.format.subject() {
+        Subject::Pictures => {
+            if metrics.is_some() {
+                let found = Subject::Pictures;
+                return Err(Error::WrongSubject { command: "compare --metrics", found });
+            }
+            model.folder(Wanted::Model)?;
+            Ok(check_images(&data)?)
+        }
+        Subject::Text => {
+            model.folder(match model.init {
+                Init::Pretrained => Wanted::ModelAndTokenizer,
+                Init::Random => Wanted::Tokenizer,
+            })?;
+            check_text(&data, metrics)
+        }
+    }
+}
+
+fn check_images(data: &DataRecipe) -> Result<(), DataError> {
+    let (train, validation) = (Dataset::open(data, Split::Train)?, Dataset::open(data, Split::Validation)?);
+    train.check_learnable()?;
+    validation.check_learnable()?;
+    Dataset::check_same_classes(&train, &validation)
+}
+
+fn check_text(data: &DataRecipe, metrics: Option<&Path>) -> Result<(), Error> {
+    for path in [&data.train, &data.validation] {
+        std::fs::metadata(path).map_err(|source| DataError::Io { path: path.clone(), source })?;
+    }
+    if let Some(file) = metrics {
+        references(&located(file)?, text_format(data)?, &data.text)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_one_name_get_numbers() {
+        let files = ["a/nola.toml", "lora.toml", "b/nola.toml", "c/nola.toml"].map(PathBuf::from);
+        assert_eq!(names(&files), ["nola", "lora", "nola-2", "nola-3"]);
+    }
+}
