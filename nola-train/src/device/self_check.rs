@@ -113,7 +113,7 @@ fn model(config: &Value, device: &Device) -> CausalLm {
 /// Two texts of different lengths, of which most tokens are learned.
 fn batch(device: &Device) -> TextBatch {
     let sample = |tokens: Range<u32>| Sample {
-        trained: vec![2..tokens.len()],
+        trained: std::iter::once(2..tokens.len()).collect(),
         ids: tokens.map(|token| token * 7 % 61).collect(),
     };
     let samples = [sample(0..14), sample(20..30)];
