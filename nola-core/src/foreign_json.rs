@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 /// A configuration larger than this is refused, in bytes; the largest honest ones, with names of 22,000 classes, have 2 MB.
 pub const MAX_CONFIG_BYTES: u64 = 8 << 20;
@@ -76,6 +77,12 @@ fn number(text: &[u8]) -> (usize, Option<String>) {
     (length, word.map(tagged))
 }
 
+/// A value as JSON for a message, with numbers that are not finite as they were written.
+pub fn shown(value: &Value) -> String {
+    let of = |text: String, word: &str| text.replace(&format!("{{\"__float__\":\"{word}\"}}"), word);
+    WORDS.into_iter().fold(value.to_string(), of)
+}
+
 fn tagged(word: &str) -> String {
     format!("{{\"__float__\": \"{word}\"}}")
 }
@@ -115,7 +122,7 @@ fn escape(text: &[u8]) -> (u32, usize) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -167,6 +174,13 @@ mod tests {
     #[test]
     fn a_number_that_is_not_finite_is_of_the_wrong_type_where_a_number_is_needed() {
         assert!(from_slice::<f64>(b"NaN").is_err());
+    }
+
+    #[test]
+    fn a_message_shows_a_number_as_it_was_written() {
+        for text in ["NaN", "-Infinity", r#"{"a":[Infinity,1],"b":"NaN"}"#] {
+            assert_eq!(shown(&read(text)), text);
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod operators;
 mod print;
 mod program;
 mod turns;
+mod view;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

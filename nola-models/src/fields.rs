@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use nola_core::foreign_json;
 use serde_json::Value;
 
 use crate::Error;
@@ -18,7 +19,7 @@ pub(crate) struct Fields<'a> {
 
 impl Fields<'_> {
     pub(crate) fn wrong(&self, field: &'static str, expected: &str) -> Error {
-        let found = self.json.get(field).map_or("absent".to_string(), Value::to_string);
+        let found = self.json.get(field).map_or("absent".to_string(), foreign_json::shown);
         Error::Field { file: self.file.to_path_buf(), field, found, expected: expected.to_string() }
     }
 

@@ -1,6 +1,7 @@
 //! Text of others without what commands a terminal.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 /// The text with its control characters written out, but for line ends and tabs.
 ///
@@ -14,6 +15,31 @@ pub fn printable(text: &str) -> Cow<'_, str> {
         if is_harmful(char) { shown.extend(char.escape_unicode()) } else { shown.push(char) }
     }
     Cow::Owned(shown)
+}
+
+/// A name as a part of a line: line ends and tabs are written out as well.
+pub fn name(text: &str) -> Cow<'_, str> {
+    let is_odd = |char| is_harmful(char) || matches!(char, '\n' | '\t');
+    if !text.contains(is_odd) {
+        return Cow::Borrowed(text);
+    }
+    let shown = |char: char| match char {
+        '\n' => "\\n".to_owned(),
+        '\t' => "\\t".to_owned(),
+        _ if is_harmful(char) => char.escape_unicode().to_string(),
+        _ => char.to_string(),
+    };
+    Cow::Owned(text.chars().map(shown).collect())
+}
+
+/// The name of a file or folder as a part of a line.
+pub fn path_name(path: &Path) -> String {
+    name(&path.to_string_lossy()).into_owned()
+}
+
+/// Names as a part of a line.
+pub fn names<T: AsRef<str>>(names: &[T]) -> String {
+    names.iter().map(|text| name(text.as_ref())).collect::<Vec<_>>().join(", ")
 }
 
 /// One line of JSON with those of its characters escaped that JSON leaves as they are; it means the same.
@@ -58,6 +84,14 @@ mod tests {
     fn other_text_stays_as_it_is() {
         let text = "pêche 桃\tplum\n\u{1f351}";
         assert!(matches!(printable(text), Cow::Borrowed(same) if same == text));
+    }
+
+    #[test]
+    fn a_name_stays_on_its_line() {
+        assert_eq!(name("cat\nerror: gone\t!\r\u{1b}[2J"), "cat\\nerror: gone\\t!\\u{d}\\u{1b}[2J");
+        assert_eq!(path_name(Path::new("a\nb/c.png")), "a\\nb/c.png");
+        assert_eq!(names(&["a\nb", "pêche"]), "a\\nb, pêche");
+        assert!(matches!(name("pêche 桃"), Cow::Borrowed(_)));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub use downloads::Downloads;
 use indicatif::{FormattedDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::printable::printable;
+use crate::printable::name;
 use crate::terminal::{err_line, line_to};
 
 /// Time between two lines where there is no bar.
@@ -164,7 +164,7 @@ impl Progress {
         bar.set_style(
             ProgressStyle::with_template(template).expect("the template is a constant").progress_chars("━━─"),
         );
-        bar.set_prefix(printable(&label).into_owned());
+        bar.set_prefix(name(&label).into_owned());
         bar.set_position(steps.start as u64);
         let now = Instant::now();
         Self { label, steps, style, started: now, last_line: now, last_scores: None, target, bar, out }

@@ -12,6 +12,7 @@ use nola_core::folder;
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::printable::printable;
 use crate::progress::Scores;
 
 /// Name of the page.
@@ -149,7 +150,9 @@ pub fn write(folder: &Path, report: &RunReport) -> Result<ReportFiles, Error> {
 
 fn write_file(folder: &Path, name: &str, text: &str) -> Result<PathBuf, Error> {
     let path = folder.join(name);
-    folder::write_atomically(&path, text.as_bytes()).map_err(|error| Error::from(error).about_output())?;
+    // Names of classes and files, and what a model wrote, may hold anything.
+    folder::write_atomically(&path, printable(text).as_bytes())
+        .map_err(|error| Error::from(error).about_output())?;
     Ok(path)
 }
 

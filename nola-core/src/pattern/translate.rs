@@ -367,3 +367,79 @@ fn bounds(source: &mut Source) -> Option<Result<String, String>> {
 fn engine_name(index: usize, name: Option<&str>) -> String {
     name.map_or_else(|| format!("group_{}_", index + 1), str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::PythonPattern;
+
+    /// Whether each text fits.
+    fn fits(pattern: &str, texts: &[&str]) -> Vec<bool> {
+        let compiled = PythonPattern::full(pattern).unwrap_or_else(|error| panic!("{error}"));
+        texts.iter().map(|text| compiled.fits(text).expect("it ends")).collect()
+    }
+
+    #[test]
+    fn flags_hold_for_all_or_for_their_group() {
+        for (pattern, expected) in [
+            (r"\w+", [true, true, false]),
+            (r"(?a)\w+", [true, false, false]),
+            (r"(?a:\w)+", [true, false, false]),
+            (r"(?ai)[A-Z]+", [true, false, false]),
+            (r"(?i)Q(?-i:a)b", [true, false, false]),
+            (r"(?a)[^\W_]+", [true, false, false]),
+            (r"(?x) q \w b  # three", [true, true, false]),
+            (r"(?a)\S+\b", [true, true, true]),
+        ] {
+            assert_eq!(fits(pattern, &["qab", "qéb", "q-b"]), expected, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn escapes_are_those_of_python() {
+        for (pattern, text) in [
+            (r"\101\x42\u0043\U00000044", "ABCD"),
+            (r"\0101", "\u{8}1"),
+            (r"[\101-\103]+", "CAB"),
+            (r"[\1]", "\u{1}"),
+            (r"a[\b]", "a\u{8}"),
+            (r"(a)(b)\2\1", "abba"),
+            (r"(?P<n>a)\1", "aa"),
+            (r"\<a\>\-\#", "<a>-#"),
+            ("{a}{", "{a}{"),
+            ("a{,2}", "aa"),
+            ("(?#words)a(?#more)+", "aa"),
+            ("a++b", "aab"),
+        ] {
+            assert_eq!(fits(pattern, &[text]), [true], "{pattern}");
+        }
+    }
+
+    #[test]
+    fn what_python_refuses_is_refused_with_its_reason() {
+        for (pattern, reason) in [
+            (r"\p{L}", "bad escape \\p"),
+            (r"\K", "bad escape \\K"),
+            (r"\400", "outside of range"),
+            (r"[\8]", "bad escape \\8"),
+            (r"\1(a)", "invalid group reference"),
+            (r"(a\1)", "open group"),
+            ("(?<n>a)", "unknown extension ?<n"),
+            ("(?P<n>a)(?P<n>b)", "redefinition"),
+            ("a**", "multiple repeat"),
+            ("^*", "nothing to repeat"),
+            ("a{3,2}", "min repeat"),
+            ("[z-a]", "bad character range"),
+            (r"[a-\d]", "bad character range"),
+            ("a(?i)b", "write `(?i:...)`"),
+            ("(?L)a", "'L' flag"),
+            ("(?au)a", "incompatible"),
+            ("(a", "missing )"),
+            ("a)", "unbalanced"),
+            (r"\N{DIGIT ONE}", "names of characters"),
+        ] {
+            let error = PythonPattern::full(pattern).expect_err(pattern).to_string();
+            assert!(error.contains(reason), "{pattern}: {error}");
+        }
+        assert!(PythonPattern::full(&"(".repeat(10_000)).is_err());
+    }
+}

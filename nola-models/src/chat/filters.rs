@@ -1,13 +1,16 @@
 //! Filters and tests of Jinja2: the engine's where they agree with it, measured before and after; ours where they do not.
 
+mod text;
+
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
-use minijinja::{Environment, Error, State, Value, filters};
+use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 
 use super::guard::{count, invalid, kept, pay, pay_bytes};
 use super::json::tojson;
 use super::methods::options;
+use super::namespace::is_namespace;
 use super::operators::COMPARISONS;
-use super::{methods, print};
+use super::{methods, print, view};
 
 /// Makes filters and tests known.
 pub(super) fn add_to(environment: &mut Environment) {
@@ -16,15 +19,24 @@ pub(super) fn add_to(environment: &mut Environment) {
             measured(state, &filter, arguments.into_values())
         });
     }
+    for (name, filter) in engine_generators() {
+        environment.add_filter(name, move |state: &mut State, arguments: Rest<ValueOrKwargs>| {
+            let result = measured(state, &filter, arguments.into_values())?;
+            view::generated(state, result)
+        });
+    }
     for (name, filter) in engine_counts() {
         environment.add_filter(name, move |state: &mut State, arguments: Rest<ValueOrKwargs>| {
             let arguments = arguments.into_values();
             for number in arguments.iter().skip(1).filter_map(Value::as_i64) {
                 count(number)?;
             }
-            measured(state, &filter, arguments)
+            let result = measured(state, &filter, arguments)?;
+            view::generated(state, result)
         });
     }
+    text::add_to(environment);
+    environment.add_filter(UNKNOWN, unknown);
     environment.add_filter("tojson", tojson);
     environment.add_filter("string", |state: &State, value: &Value| print::text(state, value));
     environment.add_filter("indent", indent);
@@ -43,9 +55,9 @@ pub(super) fn add_to(environment: &mut Environment) {
         )
     });
     // Only a loop calls it: Python iterates over no value that is none.
-    environment.add_filter(ITERATED, |value: Value| match value.kind() {
+    environment.add_filter(ITERATED, |state: &State, value: Value| match value.kind() {
         ValueKind::None => Err(invalid("None is no list to loop over")),
-        _ => Ok(value),
+        _ => view::listed(state, value),
     });
     environment.remove_filter("pprint");
     environment.remove_global("debug");
@@ -54,6 +66,71 @@ pub(super) fn add_to(environment: &mut Environment) {
 
 /// What a loop calls with what it loops over.
 pub(super) const ITERATED: &str = "iter()";
+/// What stands for a filter that is not known.
+pub(super) const UNKNOWN: &str = "unknown()";
+
+/// The filters of Jinja2 that there are.
+const KNOWN: [&str; 50] = [
+    "abs",
+    "attr",
+    "batch",
+    "capitalize",
+    "center",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "e",
+    "escape",
+    "filesizeformat",
+    "first",
+    "float",
+    "forceescape",
+    "format",
+    "groupby",
+    "indent",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "string",
+    "striptags",
+    "sum",
+    "title",
+    "tojson",
+    "trim",
+    "truncate",
+    "unique",
+    "upper",
+    "urlencode",
+    "wordcount",
+    "xmlattr",
+];
+/// Filters that Jinja2 does not have, but the engine.
+const OF_ENGINE: [&str; 5] = ["bool", "chain", "lines", "split", "zip"];
+
+/// Whether there is a filter of this name; names of the operators that stand for instructions are no words.
+pub(super) fn is_known(name: &str) -> bool {
+    KNOWN.contains(&name)
+        || OF_ENGINE.contains(&name)
+        || !name.starts_with(|char: char| char.is_alphabetic() || char == '_')
+}
 
 fn measured(state: &mut State, filter: &Value, arguments: Vec<Value>) -> Result<Value, Error> {
     arguments.iter().try_for_each(|argument| pay(state, argument))?;
@@ -71,8 +148,6 @@ fn engine_filters() -> Vec<(&'static str, Value)> {
         ("length", Value::from_function(filters::length)),
         ("count", Value::from_function(filters::length)),
         ("dictsort", Value::from_function(filters::dictsort)),
-        ("items", Value::from_function(filters::items)),
-        ("reverse", Value::from_function(filters::reverse)),
         ("trim", Value::from_function(filters::trim)),
         ("join", Value::from_function(filters::join)),
         ("split", Value::from_function(filters::split)),
@@ -86,17 +161,32 @@ fn engine_filters() -> Vec<(&'static str, Value)> {
         ("sort", Value::from_function(filters::sort)),
         ("list", Value::from_function(filters::list)),
         ("sum", Value::from_function(filters::sum)),
-        ("select", Value::from_function(filters::select)),
-        ("reject", Value::from_function(filters::reject)),
-        ("selectattr", Value::from_function(filters::selectattr)),
-        ("rejectattr", Value::from_function(filters::rejectattr)),
-        ("map", Value::from_function(filters::map)),
         ("groupby", Value::from_function(filters::groupby)),
-        ("unique", Value::from_function(filters::unique)),
         ("chain", Value::from_function(filters::chain)),
         ("zip", Value::from_function(filters::zip)),
         ("format", Value::from_function(filters::format)),
     ]
+}
+
+/// Those that Python gives out bit by bit.
+fn engine_generators() -> Vec<(&'static str, Value)> {
+    vec![
+        ("items", Value::from_function(filters::items)),
+        ("map", Value::from_function(filters::map)),
+        ("reject", Value::from_function(filters::reject)),
+        ("rejectattr", Value::from_function(filters::rejectattr)),
+        ("reverse", Value::from_function(filters::reverse)),
+        ("select", Value::from_function(filters::select)),
+        ("selectattr", Value::from_function(filters::selectattr)),
+        ("unique", Value::from_function(filters::unique)),
+    ]
+}
+
+/// Refuses a filter that is not known, and says which are.
+fn unknown(given: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let given = given.into_values();
+    let (name, known) = (given.last().and_then(Value::as_str).unwrap_or_default(), KNOWN.join(", "));
+    Err(Error::new(ErrorKind::UnknownFilter, format!("there is no filter `{name}` here; there are: {known}")))
 }
 
 /// Filters of the engine whose numbers say how much is made.
@@ -224,9 +314,21 @@ fn add_tests(environment: &mut Environment) {
             ValueKind::Undefined | ValueKind::String | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map
         )
     };
-    environment.add_test("sequence", has_parts);
+    environment.add_test("sequence", move |value: &Value| has_parts(value) && !view::is_view(value));
     environment.add_test("iterable", has_parts);
-    environment.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
+    environment.add_test("callable", |value: &Value| match value.kind() {
+        ValueKind::Plain => !is_namespace(value),
+        kind => kind == ValueKind::Undefined,
+    });
+    environment.add_test("lower", |state: &State, value: &Value| has_case(state, value, char::is_uppercase));
+    environment.add_test("upper", |state: &State, value: &Value| has_case(state, value, char::is_lowercase));
+}
+
+/// Whether the text of a value has letters of one case and none of the `other`.
+fn has_case(state: &State, value: &Value, other: fn(char) -> bool) -> Result<bool, Error> {
+    let text = print::text(state, value)?;
+    let is_cased = |char: char| char.is_lowercase() || char.is_uppercase();
+    Ok(text.contains(is_cased) && !text.contains(other))
 }
 
 #[cfg(test)]
@@ -251,6 +353,17 @@ mod tests {
             ("true is number", "True"),
             ("3 is in [3]", "True"),
             ("raise_exception is callable", "True"),
+            ("nope is callable", "True"),
+            ("namespace() is callable", "False"),
+            ("namespace is callable", "True"),
+            ("(1, 2) is sequence", "True"),
+            ("(1, 2) is iterable", "True"),
+            ("(1, 2) is mapping", "False"),
+            ("'ab' is lower", "True"),
+            ("'Ab' is lower", "False"),
+            ("'1' is lower", "False"),
+            ("none is upper", "False"),
+            ("{'a': 1} is lower", "True"),
         ]);
     }
 
@@ -272,6 +385,23 @@ mod tests {
             ("{'b': 1, 'a': 2}|dictsort(by='value')", "[('b', 1), ('a', 2)]"),
             ("[1.5, 2]|join(';')", "1.5;2"),
         ]);
+    }
+
+    #[test]
+    fn every_filter_that_is_named_is_there_and_others_are_refused_with_the_list() {
+        for name in super::KNOWN.iter().chain(&super::OF_ENGINE) {
+            assert_eq!(rendered(&format!("{{{{ '{name}' is filter }}}}")).as_deref(), Ok("True"), "{name}");
+        }
+        for name in ["nope", "urlize", "wordwrap", "random", "pprint"] {
+            for call in [name.to_owned(), format!("{name}(1, x=2)")] {
+                let message = rendered(&format!("{{{{ 'a'|{call} }}}}")).unwrap_err();
+                assert!(
+                    message.contains(&format!("no filter `{name}`")) && message.contains("upper"),
+                    "{message}"
+                );
+            }
+        }
+        assert_eq!(rendered("{% if false %}{{ 'a'|nope }}{% endif %}ok").as_deref(), Ok("ok"));
     }
 
     #[test]

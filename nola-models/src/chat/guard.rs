@@ -5,6 +5,8 @@
 use minijinja::value::{Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
+use super::view::is_view;
+
 /// Lists within lists beyond this are refused.
 pub(super) const MAX_DEPTH: usize = 200;
 /// A value may have this many bytes with all its parts, counted as often as they occur.
@@ -46,7 +48,7 @@ pub(super) fn pay_bytes(state: &State, bytes: u64) -> Result<(), Error> {
 /// As [`pay`].
 pub(super) fn kept(state: &State, value: Value) -> Result<Value, Error> {
     let value = match value.kind() {
-        ValueKind::Iterable if !value.is_tuple() => Value::from(items(state, &value)?),
+        ValueKind::Iterable if !value.is_tuple() && !is_view(&value) => Value::from(items(state, &value)?),
         _ => value,
     };
     pay(state, &value)?;

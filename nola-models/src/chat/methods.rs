@@ -10,6 +10,7 @@ use minijinja::{Error, ErrorKind, State, Value};
 pub(super) use text::call as of_text;
 
 use super::guard::{IsTuple, invalid, items, kept, list, pay};
+use super::view::{Kind, view};
 
 const DICT: [&str; 5] = ["copy", "get", "items", "keys", "values"];
 const LIST: [&str; 3] = ["copy", "count", "index"];
@@ -81,10 +82,15 @@ fn of_dict(value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Erro
             let (key, default): (&Value, Option<Value>) = from_args(arguments)?;
             Ok(object.get_value(key).or(default).unwrap_or(Value::from(())))
         }
-        "keys" => from_args::<()>(arguments).map(|()| pairs().map(|(key, _)| key).collect()),
-        "values" => from_args::<()>(arguments).map(|()| pairs().map(|(_, value)| value).collect()),
-        "items" => from_args::<()>(arguments)
-            .map(|()| pairs().map(|(key, value)| Value::from(Tuple::from([key, value]))).collect()),
+        "keys" => {
+            from_args::<()>(arguments).map(|()| view(pairs().map(|(key, _)| key).collect(), Kind::Keys))
+        }
+        "values" => {
+            from_args::<()>(arguments).map(|()| view(pairs().map(|(_, value)| value).collect(), Kind::Values))
+        }
+        "items" => from_args::<()>(arguments).map(|()| {
+            view(pairs().map(|(key, value)| Value::from(Tuple::from([key, value]))).collect(), Kind::Items)
+        }),
         "copy" => from_args::<()>(arguments).map(|()| value.clone()),
         _ => Err(Error::from(ErrorKind::UnknownMethod)),
     }

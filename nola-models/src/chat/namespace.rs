@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use minijinja::value::{Kwargs, Object, ObjectRepr};
+use minijinja::value::{Kwargs, Object, ObjectRepr, ValueKind};
 use minijinja::{Error, State, Value};
 
-use super::guard::{invalid, kept};
+use super::guard::{invalid, items, kept};
 use super::print;
 
 /// What `namespace()` makes: the only value whose fields can be set.
@@ -35,6 +35,11 @@ impl Object for Namespace {
     }
 }
 
+/// Whether `namespace()` made it.
+pub(super) fn is_namespace(value: &Value) -> bool {
+    value.downcast_object_ref::<Namespace>().is_some()
+}
+
 /// `namespace(...)`.
 pub(super) fn namespace(state: &State, from: Option<Value>, fields: Kwargs) -> Result<Value, Error> {
     let namespace = Namespace::default();
@@ -49,8 +54,19 @@ pub(super) fn namespace(state: &State, from: Option<Value>, fields: Kwargs) -> R
 pub(super) fn dict(state: &State, from: Option<Value>, fields: Kwargs) -> Result<Value, Error> {
     let mut pairs: Vec<(Value, Value)> = Vec::new();
     if let Some(from) = from {
-        let wrong = || invalid(format!("a mapping is wanted, not {}", print::type_name(&from)));
-        pairs.extend(from.as_object().and_then(|map| map.try_iter_pairs()).ok_or_else(wrong)?);
+        let wrong = || invalid(format!("a mapping or pairs are wanted, not {}", print::type_name(&from)));
+        match from.kind() {
+            ValueKind::Map => {
+                pairs.extend(from.as_object().and_then(|map| map.try_iter_pairs()).ok_or_else(wrong)?)
+            }
+            ValueKind::Seq | ValueKind::Iterable => {
+                for both in items(state, &from)? {
+                    let both: [Value; 2] = items(state, &both)?.try_into().map_err(|_| wrong())?;
+                    pairs.push(both.into());
+                }
+            }
+            _ => return Err(wrong()),
+        }
     }
     for name in fields.args() {
         pairs.push((Value::from(name), kept(state, fields.peek(name)?)?));

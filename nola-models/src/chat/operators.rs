@@ -8,6 +8,7 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use super::guard::{IsTuple, count, invalid, items, kept, list, pay, pay_bytes};
 use super::namespace::{dict, namespace, set_attribute};
+use super::view::is_view;
 use super::{methods, print};
 
 pub(super) const LIST: &str = "[]";
@@ -151,7 +152,7 @@ fn unsupported(operator: &str, a: &Value, b: &Value) -> Error {
 }
 
 fn is_list(value: &Value) -> bool {
-    matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable)
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) && !is_view(value)
 }
 
 fn add(state: &State, a: &Value, b: &Value) -> Result<Value, Error> {

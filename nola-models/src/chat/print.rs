@@ -6,6 +6,7 @@ use minijinja::value::ValueKind;
 use minijinja::{Error, Output, State, Value};
 
 use super::guard::{invalid, pay, pay_bytes};
+use super::view;
 
 /// Writes what a template prints.
 ///
@@ -37,6 +38,9 @@ pub(super) fn text(state: &State, value: &Value) -> Result<String, Error> {
 
 /// `repr(value)`.
 fn write(out: &mut String, value: &Value) -> Result<(), Error> {
+    if let Some(written) = view::write(out, value, |out, parts| write(out, &parts)) {
+        return written;
+    }
     match value.kind() {
         ValueKind::Undefined => out.push_str("Undefined"),
         ValueKind::Number if !value.is_integer() => out.push_str(&float(value)),

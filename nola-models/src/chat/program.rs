@@ -19,7 +19,7 @@ use self_cell::self_cell;
 
 use crate::caught::caught;
 
-use super::filters::ITERATED;
+use super::filters::{ITERATED, UNKNOWN, is_known};
 use super::methods;
 use super::operators::{ATTRIBUTE, DICT, LIST, SET_ATTRIBUTE, SLICE, TUPLE, chained};
 
@@ -205,6 +205,9 @@ fn replacement<'source>(instruction: &Instruction<'source>) -> Vec<Instruction<'
             Ok(parts) => vec![call(DICT, parts)],
             Err(_) => vec![instruction.clone()],
         },
+        Instruction::ApplyFilter(name, Some(arguments), _) if !is_known(name) => {
+            vec![constant(name), call(UNKNOWN, arguments + 1)]
+        }
         Instruction::Lookup(OPEN) => written(SAID[0]),
         Instruction::Lookup(CLOSE) => written(SAID[1]),
         Instruction::PushLoop(_) => vec![call(ITERATED, 1), instruction.clone()],

@@ -117,7 +117,7 @@ fn check_arguments(stated: &Map<String, Value>, file: &Path) -> Result<(), Error
         let wrong = |expected: String| Error::Argument {
             file: file.to_owned(),
             argument: name.clone(),
-            found: value.to_string(),
+            found: nola_core::foreign_json::shown(value),
             expected,
         };
         match fixed {

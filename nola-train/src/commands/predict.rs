@@ -11,6 +11,7 @@ use crate::base::{Base, PictureBase};
 use crate::chosen::Opened;
 use crate::data::{DataError, decoded};
 use crate::evaluate::host_rows;
+use crate::printable::{name, path_name};
 use crate::recipe::Subject;
 use crate::{Error, assets, device};
 
@@ -64,8 +65,9 @@ pub fn run(args: &PredictArgs, global: &Global) -> Result<(), Error> {
         return Ok(());
     }
     for answer in predictions {
-        let classes = answer.classes.iter().map(|c| format!("{} {:.1} %", c.name, 100.0 * c.probability));
-        print_line(&format!("{}: {}", answer.picture.display(), classes.collect::<Vec<_>>().join(", ")))?;
+        let classes =
+            answer.classes.iter().map(|c| format!("{} {:.1} %", name(&c.name), 100.0 * c.probability));
+        print_line(&format!("{}: {}", path_name(&answer.picture), classes.collect::<Vec<_>>().join(", ")))?;
     }
     Ok(())
 }
@@ -82,8 +84,8 @@ fn answer(picture: &Path, model: &Opened<PictureBase>, top: usize, device: &Devi
     let labels = &vit.config().labels;
     let mut classes: Vec<Class> = (probabilities.into_iter().enumerate())
         .map(|(index, probability)| {
-            let name = labels.get(index).cloned().unwrap_or_else(|| format!("class {index}"));
-            Class { name, probability }
+            let label = labels.get(index).cloned().unwrap_or_else(|| format!("class {index}"));
+            Class { name: label, probability }
         })
         .collect();
     classes.sort_by(|left, right| right.probability.total_cmp(&left.probability));

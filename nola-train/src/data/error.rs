@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::printable::{self, path_name};
 use crate::recipe::DataFormat;
 
 /// Why a data set cannot be used.
@@ -9,7 +10,7 @@ use crate::recipe::DataFormat;
 #[non_exhaustive]
 pub enum DataError {
     /// The file or folder cannot be read.
-    #[error("{}: cannot be read", path.display())]
+    #[error("{}: cannot be read", path_name(path))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -27,7 +28,10 @@ pub enum DataError {
     },
 
     /// A folder without class folders.
-    #[error("{}: has no class folders; expected one folder for each class, with its pictures inside", root.display())]
+    #[error(
+        "{}: has no class folders; expected one folder for each class, with its pictures inside",
+        path_name(root)
+    )]
     NoClasses {
         /// The folder.
         root: PathBuf,
@@ -36,7 +40,8 @@ pub enum DataError {
     /// Class folders without pictures.
     #[error(
         "{}: no images in {}; add some or remove the folder (links that leave the data folder are not followed)",
-        root.display(), classes.join(", ")
+        path_name(root),
+        printable::names(classes)
     )]
     EmptyClasses {
         /// The folder of the class folders.
@@ -63,8 +68,8 @@ pub enum DataError {
 
     /// All images are of one class, of which a model learns nothing.
     #[error(
-        "{}: all images are of one class, `{class}`, so there is nothing to learn; {}",
-        root.display(), level(folders, &root.join(class), "a data set needs images of two classes or more")
+        "{}: all images are of one class, `{}`, so there is nothing to learn; {}",
+        path_name(root), printable::name(class), level(folders, &root.join(class), "a data set needs images of two classes or more")
     )]
     OneClass {
         /// Where the images lie.
@@ -78,7 +83,7 @@ pub enum DataError {
     /// Two folders with one name.
     #[error(
         "{}: two folders have the same name in different Unicode forms, `{}` and `{}`; rename one, or move its images to the other",
-        root.display(), in_numbers(&names[0]), in_numbers(&names[1])
+        path_name(root), in_numbers(&names[0]), in_numbers(&names[1])
     )]
     SameName {
         /// The folder of both.
@@ -90,7 +95,7 @@ pub enum DataError {
     /// Images of classes that the model does not know.
     #[error(
         "{}: the model does not know {}; it knows {}; {}",
-        root.display(), few(unknown), few(labels),
+        path_name(root), few(unknown), few(labels),
         level(folders, &root.join(&unknown[0]), "rename the folders as the model's classes, or name an adapter for these")
     )]
     ForeignClasses {
@@ -105,7 +110,11 @@ pub enum DataError {
     },
 
     /// A class that stands for two outputs of the model.
-    #[error("{}: the model has two classes called `{class}`, so nobody can say which is right; rename one in its config.json", root.display())]
+    #[error(
+        "{}: the model has two classes called `{}`, so nobody can say which is right; rename one in its config.json",
+        path_name(root),
+        printable::name(class)
+    )]
     RepeatedLabel {
         /// Where the images lie.
         root: PathBuf,
@@ -118,7 +127,11 @@ pub enum DataError {
     Image(#[from] BadImage),
 
     /// A class with fewer pictures than the recipe takes of each.
-    #[error("{}: class `{class}` has {found} pictures, data.shots = {wanted}; lower data.shots or add pictures", root.display())]
+    #[error(
+        "{}: class `{}` has {found} pictures, data.shots = {wanted}; lower data.shots or add pictures",
+        path_name(root),
+        printable::name(class)
+    )]
     TooFewShots {
         /// Where the pictures lie.
         root: PathBuf,
@@ -135,7 +148,7 @@ pub enum DataError {
     BadImages(Vec<BadImage>),
 
     /// A folder without the files that the format has.
-    #[error("{}: none of the format's files is here; expected {expected}", folder.display())]
+    #[error("{}: none of the format's files is here; expected {expected}", path_name(folder))]
     MissingFiles {
         /// The folder.
         folder: PathBuf,
@@ -144,7 +157,10 @@ pub enum DataError {
     },
 
     /// A file whose length does not fit its format.
-    #[error("{}: {found} bytes, {expected}; it is cut short or of another format: get it again", file.display())]
+    #[error(
+        "{}: {found} bytes, {expected}; it is cut short or of another format: get it again",
+        path_name(file)
+    )]
     WrongLength {
         /// The file.
         file: PathBuf,
@@ -157,7 +173,7 @@ pub enum DataError {
     /// A file that does not start as its format does.
     #[error(
         "{}: starts with {found:#010x}, not {expected:#010x} (IDX bytes, {dimensions}-dimensional); is it the right file?",
-        file.display()
+        path_name(file)
     )]
     WrongMagic {
         /// The file.
@@ -171,7 +187,10 @@ pub enum DataError {
     },
 
     /// A file that claims to be larger than we unpack.
-    #[error("{}: claims {count} pictures of {height} x {width}; the limit is {limit} bytes in all", file.display())]
+    #[error(
+        "{}: claims {count} pictures of {height} x {width}; the limit is {limit} bytes in all",
+        path_name(file)
+    )]
     TooLarge {
         /// The file.
         file: PathBuf,
@@ -186,7 +205,10 @@ pub enum DataError {
     },
 
     /// A label that is no class of the format.
-    #[error("{}: record {record} has label {label}, but there are {classes} classes; is data.format right?", file.display())]
+    #[error(
+        "{}: record {record} has label {label}, but there are {classes} classes; is data.format right?",
+        path_name(file)
+    )]
     WrongLabel {
         /// The file.
         file: PathBuf,
@@ -199,7 +221,11 @@ pub enum DataError {
     },
 
     /// A file of pictures and its file of labels do not belong together.
-    #[error("{}: {labels} labels for the {images} pictures of {}", labels_file.display(), images_file.display())]
+    #[error(
+        "{}: {labels} labels for the {images} pictures of {}",
+        path_name(labels_file),
+        path_name(images_file)
+    )]
     CountsDiffer {
         /// The file of pictures.
         images_file: PathBuf,
@@ -227,7 +253,7 @@ pub enum ExpectedLength {
 #[derive(Debug, thiserror::Error)]
 pub enum BadImage {
     /// It cannot be read.
-    #[error("{}: cannot be read: {source}", file.display())]
+    #[error("{}: cannot be read: {source}", path_name(file))]
     Read {
         /// The file.
         file: PathBuf,
@@ -235,13 +261,13 @@ pub enum BadImage {
         source: std::io::Error,
     },
     /// There is nothing in it.
-    #[error("{}: the file is empty", file.display())]
+    #[error("{}: the file is empty", path_name(file))]
     Empty {
         /// The file.
         file: PathBuf,
     },
     /// The file itself is larger than any picture should be.
-    #[error("{}: {bytes} bytes; the limit is {limit}", file.display())]
+    #[error("{}: {bytes} bytes; the limit is {limit}", path_name(file))]
     TooLarge {
         /// The file.
         file: PathBuf,
@@ -263,7 +289,7 @@ fn level(folders: &[String], class: &std::path::Path, otherwise: &str) -> String
     let inside = few(folders);
     format!(
         "the folder may be one level too high: the class holds the folders {inside}, so name {}",
-        class.display()
+        path_name(class)
     )
 }
 
@@ -271,20 +297,22 @@ fn level(folders: &[String], class: &std::path::Path, otherwise: &str) -> String
 pub fn few(names: &[String]) -> String {
     const SHOWN: usize = 20;
     let rest = names.len().saturating_sub(SHOWN);
-    let shown = names[..names.len() - rest].join(", ");
+    let shown = printable::names(&names[..names.len() - rest]);
     if rest > 0 { format!("{shown} and {rest} more") } else { shown }
 }
 
 /// A name with the letters that look alike in two forms as numbers.
 fn in_numbers(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii() { c.to_string() } else { c.escape_unicode().to_string() }).collect()
+    name.chars()
+        .map(|c| if c.is_ascii() && !c.is_control() { c.to_string() } else { c.escape_unicode().to_string() })
+        .collect()
 }
 
 fn only(classes: &[String], root: &std::path::Path) -> String {
     if classes.is_empty() {
-        return format!("nothing is in {} alone", root.display());
+        return format!("nothing is in {} alone", path_name(root));
     }
-    format!("only in {}: {}", root.display(), classes.join(", "))
+    format!("only in {}: {}", path_name(root), printable::names(classes))
 }
 
 fn list(bad: &[BadImage]) -> String {

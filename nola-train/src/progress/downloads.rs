@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use indicatif::{ProgressBar, ProgressStyle};
 use nola_models::hub::{Note, Progress};
 
-use crate::printable::printable;
+use crate::printable::name;
 use crate::terminal::err_line;
 
 /// A bar for each file on a terminal; elsewhere a line when it begins.
@@ -25,7 +25,7 @@ impl Progress for Downloads {
         let style = ProgressStyle::with_template(template).expect("the template is a constant");
         let bar = ProgressBar::new(total_bytes)
             .with_style(style.progress_chars("━━─"))
-            .with_prefix(printable(file).into_owned());
+            .with_prefix(name(file).into_owned());
         // A file that begins again takes the place of its first try.
         if let Some(old) = self.bar.replace(Some(bar)) {
             old.finish_and_clear();

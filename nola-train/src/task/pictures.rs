@@ -13,6 +13,7 @@ use crate::base::{Base, PictureBase};
 use crate::data::{Ahead, Dataset, HostBatch, Images, Order, Split, TrainingPlan, training_batches};
 use crate::evaluate::{Evaluation, TextScores, evaluate};
 use crate::learner::ImageBatch;
+use crate::printable::path_name;
 use crate::progress::{Scores, Target};
 use crate::recipe::{DataRecipe, Recipe};
 use crate::report::{self, Details, Misclassified};
@@ -62,7 +63,7 @@ pub fn load(dataset: Dataset, recipe: &DataRecipe) -> Result<Arc<Images>, Error>
         err_line(&format!(
             "data: {} links that leave {} were not followed",
             dataset.links_outside,
-            dataset.root.display()
+            path_name(&dataset.root)
         ));
     }
     let (images, bad) = Images::load(dataset, recipe.on_bad_image, (recipe.cache_mib as u64) << 20)?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::Error;
+use crate::foreign_json;
 
 /// How an adapter that is not read becomes a model that is.
 const MERGED: &str =
@@ -44,7 +45,7 @@ const CONVERTIBLE: [&str; 4] = ["pissa", "corda", "olora", "lora_ga"];
 /// Whether the settings in `file` are those of a LoRA that this program computes.
 pub(super) fn check(file: &Path, settings: &Value) -> Result<(), Error> {
     let refused = |field, found: &Value, supported| {
-        let found = found.as_str().map_or_else(|| found.to_string(), str::to_owned);
+        let found = found.as_str().map_or_else(|| foreign_json::shown(found), str::to_owned);
         Err(Error::Unsupported { file: file.to_owned(), field, found, supported })
     };
     if settings["peft_type"] != "LORA" {

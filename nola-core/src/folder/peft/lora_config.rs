@@ -183,8 +183,11 @@ impl PeftConfig {
 
 impl Written {
     fn read(value: Value) -> Result<Self, String> {
-        let written: Self = serde_path_to_error::deserialize(value)
-            .map_err(|error| format!("`{}`: {}", error.path(), error.inner()))?;
+        let written: Self = serde_path_to_error::deserialize(&value).map_err(|error| {
+            let path = error.path().to_string();
+            let found = value.get(&path).map(foreign_json::shown).unwrap_or_default();
+            format!("`{path}` is `{found}`: {}", error.inner())
+        })?;
         let has_layers = match &written.layers_to_transform {
             None => false,
             Some(OneOrMany::One(_)) => true,
@@ -211,8 +214,9 @@ fn by_pattern<T>(
         // As PEFT writes it, so that a back-reference in the key counts the same groups.
         let pattern = PythonPattern::at_start(&format!("(.*\\.)?({key})$"));
         let pattern = pattern.map_err(|error| format!("`{field}`: {error}"))?;
-        let value =
-            value(&written).ok_or_else(|| format!("`{field}`: `{key}` is `{written}`; expected a number"))?;
+        let shown = || foreign_json::shown(&written);
+        let value = value(&written)
+            .ok_or_else(|| format!("`{field}`: `{key}` is `{}`; expected a number", shown()))?;
         Ok((pattern, value))
     };
     written.unwrap_or_default().into_iter().map(entry).collect()
@@ -322,6 +326,10 @@ mod tests {
         ] {
             let error = parsed(&json!({key: value})).expect_err(key);
             assert!(error.contains(&format!("`{key}`")), "{error}");
+        }
+        for key in ["lora_alpha", "r", "use_rslora"] {
+            let error = parsed(&json!({key: {"__float__": "NaN"}})).expect_err(key);
+            assert!(error.contains(&format!("`{key}` is `NaN`")), "{error}");
         }
     }
 

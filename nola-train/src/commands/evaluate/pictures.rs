@@ -9,6 +9,7 @@ use crate::commands::{Global, print_json, print_line};
 use crate::data::{Dataset, Matched, Split, few};
 use crate::evaluate::evaluate;
 use crate::memory::peak_bytes;
+use crate::printable;
 use crate::recipe::Subject;
 use crate::task::load;
 use crate::terminal::err_line;
@@ -71,7 +72,7 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
 fn say_classes(matched: &Matched) {
     let Matched { dataset, missing, by_order } = matched;
     if *by_order {
-        let order = dataset.classes.join(", ");
+        let order = printable::names(&dataset.classes);
         err_line(&format!(
             "data: the model has numbers for names; its classes are taken to be, in this order: {order}"
         ));
