@@ -1,12 +1,13 @@
 //! Filters and tests of Jinja2: the engine's where they agree with it, measured before and after; ours where they do not.
 
+use minijinja::formatting::FormatStyle;
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, State, Value, filters};
 
-use super::guard::{count, invalid, kept, pay, pay_bytes};
+use super::guard::{count, invalid, kept, pay, pay_bytes, pay_parts};
 use super::json::tojson;
 use super::methods::options;
-use super::operators::COMPARISONS;
+use super::operators::{COMPARISONS, formatted};
 use super::{methods, print};
 
 /// Makes filters and tests known.
@@ -25,6 +26,16 @@ pub(super) fn add_to(environment: &mut Environment) {
             measured(state, &filter, arguments)
         });
     }
+    for (name, filter) in engine_splits() {
+        environment.add_filter(name, move |state: &mut State, arguments: Rest<ValueOrKwargs>| {
+            let arguments = arguments.into_values();
+            pay_parts(state, arguments.first().and_then(Value::as_str).map_or(0, str::len))?;
+            measured(state, &filter, arguments)
+        });
+    }
+    environment.add_filter("format", |state: &State, text: &Value, values: Rest<ValueOrKwargs>| {
+        formatted(state, FormatStyle::Printf, &print::text(state, text)?, &values.into_values())
+    });
     environment.add_filter("tojson", tojson);
     environment.add_filter("string", |state: &State, value: &Value| print::text(state, value));
     environment.add_filter("indent", indent);
@@ -75,8 +86,6 @@ fn engine_filters() -> Vec<(&'static str, Value)> {
         ("reverse", Value::from_function(filters::reverse)),
         ("trim", Value::from_function(filters::trim)),
         ("join", Value::from_function(filters::join)),
-        ("split", Value::from_function(filters::split)),
-        ("lines", Value::from_function(filters::lines)),
         ("abs", Value::from_function(filters::abs)),
         ("attr", Value::from_function(filters::attr)),
         ("first", Value::from_function(filters::first)),
@@ -95,8 +104,12 @@ fn engine_filters() -> Vec<(&'static str, Value)> {
         ("unique", Value::from_function(filters::unique)),
         ("chain", Value::from_function(filters::chain)),
         ("zip", Value::from_function(filters::zip)),
-        ("format", Value::from_function(filters::format)),
     ]
+}
+
+/// Filters of the engine that make a list of the parts of a text, in one go.
+fn engine_splits() -> Vec<(&'static str, Value)> {
+    vec![("split", Value::from_function(filters::split)), ("lines", Value::from_function(filters::lines))]
 }
 
 /// Filters of the engine whose numbers say how much is made.
@@ -271,6 +284,10 @@ mod tests {
             ("[1, 2, 3]|batch(2)|list", "[[1, 2], [3]]"),
             ("{'b': 1, 'a': 2}|dictsort(by='value')", "[('b', 1), ('a', 2)]"),
             ("[1.5, 2]|join(';')", "1.5;2"),
+            ("'%s and %04d'|format('a', 7)", "a and 0007"),
+            ("'%(a)s'|format(a='b')", "b"),
+            ("'%*d|%.2f'|format(3, 1, 2.5)", "  1|2.50"),
+            ("'a b'|split|length ~ 'a,b'|split(',')|last", "2b"),
         ]);
     }
 
