@@ -286,7 +286,7 @@ mod tests {
             ("[1.5, 2]|join(';')", "1.5;2"),
             ("'%s and %04d'|format('a', 7)", "a and 0007"),
             ("'%(a)s'|format(a='b')", "b"),
-            ("'%*d|%.2f'|format(3, 1, 2.5)", "  1|2.50"),
+            ("'%3d|%.2f'|format(1, 2.5)", "  1|2.50"),
             ("'a b'|split|length ~ 'a,b'|split(',')|last", "2b"),
         ]);
     }

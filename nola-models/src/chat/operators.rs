@@ -223,7 +223,7 @@ pub(super) fn formatted(
     }
     // Each placeholder may be as wide as that, or name the longest of the values.
     let placeholders = text.matches(['%', '{']).count() as u64;
-    if placeholders.saturating_mul(largest.max(widest(style, text, values)?)) > MAX_BYTES {
+    if placeholders.saturating_mul(largest.max(widest(text)?)) > MAX_BYTES {
         return Err(too_large());
     }
     let text = format(style, text, values)?;
@@ -231,8 +231,8 @@ pub(super) fn formatted(
     Ok(Value::from(text))
 }
 
-/// The most characters that a placeholder asks for.
-fn widest(style: FormatStyle, text: &str, values: &[Value]) -> Result<u64, Error> {
+/// The most characters that a placeholder asks for; the engine takes no width from a value.
+fn widest(text: &str) -> Result<u64, Error> {
     let mut widest = MAX_NUMBER_CHARS;
     for digits in text.split(|char: char| !char.is_ascii_digit()).filter(|digits| !digits.is_empty()) {
         let wide = digits.parse().ok().filter(|_| digits.len() <= 4);
@@ -240,13 +240,6 @@ fn widest(style: FormatStyle, text: &str, values: &[Value]) -> Result<u64, Error
             invalid(format!("a width of {digits} in a text that is filled; at most 9999 is read"))
         })?;
         widest = widest.max(wide);
-    }
-    if style == FormatStyle::Printf && text.contains('*') {
-        for value in values.iter().filter(|value| value.is_integer()) {
-            let wide = value.as_i64().unwrap_or(i64::MAX).saturating_abs();
-            count(wide.saturating_mul(100))?;
-            widest = widest.max(wide as u64);
-        }
     }
     Ok(widest)
 }

@@ -34,6 +34,12 @@ use source::open;
 /// A row may have this many bytes.
 pub const MAX_ROW_BYTES: usize = 16 << 20;
 
+/// What a field or a value costs besides its text, in bytes.
+const VALUE_BYTES: usize = 32;
+
+/// A row may have this many fields, or values in its lists.
+const MAX_ROW_VALUES: usize = MAX_ROW_BYTES / VALUE_BYTES;
+
 /// What a file holds, as its name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {

@@ -8,18 +8,12 @@ use parquet::basic::{Encoding, Type as Physical};
 use parquet::column::page::Page;
 use parquet::schema::types::ColumnDescPtr;
 
-use super::MAX_ROW_BYTES;
+use super::VALUE_BYTES;
 use super::parquet_packed::{deltas, level_runs, plain_levels};
 
 /// The pages that are in use at once, one for each column with its dictionary, may hold this many bytes: writers put a
 /// thousand rows in a page, however long they are.
 pub(super) const MAX_HELD_BYTES: usize = 256 << 20;
-
-/// What a value costs besides its text.
-const VALUE_BYTES: usize = 32;
-
-/// A row may have this many values in its lists.
-pub(super) const MAX_ROW_VALUES: usize = MAX_ROW_BYTES / VALUE_BYTES;
 
 /// Bytes that the columns of a row group hold together.
 pub(super) type Held = Arc<AtomicUsize>;

@@ -17,9 +17,9 @@ use parquet::file::reader::RowGroupReader;
 use parquet::record::reader::{RowIter, TreeBuilder};
 use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type, TypePtr};
 
-use super::parquet_bounds::{Bounds, Held, MAX_ROW_VALUES};
+use super::parquet_bounds::{Bounds, Held};
 use super::parquet_pages::Pages;
-use super::{Row, Sink, UsedColumns, io_error, parquet_values};
+use super::{MAX_ROW_VALUES, Row, Sink, UsedColumns, io_error, parquet_values};
 use crate::text::{Place, Spot, TextError};
 
 /// One row for each row; lists and groups become JSON lists and objects, and what is not in a wanted column is null.
