@@ -113,6 +113,18 @@ pub enum Error {
         bytes: u64,
     },
 
+    /// Standard input holds more prompts than are held at once.
+    #[error(
+        "standard input has more than {prompts} prompts or {bytes} bytes, which is what is held at once; give them in \
+         several runs"
+    )]
+    ManyPrompts {
+        /// Prompts that are read at most.
+        prompts: usize,
+        /// Bytes that are read at most.
+        bytes: u64,
+    },
+
     /// There is nothing to go on from.
     #[error("no prompt: write one behind the command, or one on each line of standard input")]
     NoPrompt,
@@ -300,6 +312,7 @@ impl Error {
             | Self::Prompt { .. }
             | Self::NoPrompt
             | Self::LongInput { .. }
+            | Self::ManyPrompts { .. }
             | Self::NothingWritten
             | Self::Input { .. } => 2,
             Self::Generate(error) if error.is_usage() => 2,

@@ -65,6 +65,8 @@ fn conversation(text: &str, system: &str, base: &TextBase) -> Result<Vec<u32>, E
     let system = (!system.is_empty()).then(|| Message::new("system", system));
     let messages = system.into_iter().chain([Message::new("user", text)]).collect();
     let conversation = Conversation::new(messages);
+    let rendered = template.render(&conversation, Prompt::Generation)?;
+    check_length(&rendered, base)?;
     // A template writes the start token itself.
-    Ok(base.tokenizer.encode(&template.render(&conversation, Prompt::Generation)?, Specials::None)?)
+    Ok(base.tokenizer.encode(&rendered, Specials::None)?)
 }

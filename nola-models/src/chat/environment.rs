@@ -1,13 +1,17 @@
 //! Jinja as Hugging Face's tokenizers set it up.
 
 use jiff::Zoned;
-use minijinja::{AutoEscape, Environment, Error};
+use minijinja::{AutoEscape, Environment, Error, State};
 
-use super::guard::invalid;
+use super::guard::{invalid, pay_bytes};
 use super::{filters, methods, operators, print};
 
 /// Macros within macros beyond this are refused.
 const MAX_DEPTH: usize = 100;
+/// So much is shown of what a template says as it gives up.
+const MAX_RAISED_CHARS: usize = 1000;
+/// No part of a date is longer: its width is a byte.
+const MAX_DATE_CHARS: u64 = 255;
 /// The environment of a template.
 ///
 /// # Source
@@ -31,11 +35,12 @@ pub(super) fn new() -> Environment<'static> {
 fn raise_exception(message: String) -> Result<String, Error> {
     let char =
         |char: char| if char.is_control() { char.escape_default().to_string() } else { char.to_string() };
-    Err(invalid(message.chars().map(char).collect::<String>()))
+    Err(invalid(message.chars().take(MAX_RAISED_CHARS).map(char).collect::<String>()))
 }
 
 /// Today, as the `strftime` of Python and C writes it.
-fn strftime_now(format: &str) -> Result<String, Error> {
+fn strftime_now(state: &State, format: &str) -> Result<String, Error> {
+    pay_bytes(state, (format.matches('%').count() as u64).saturating_mul(MAX_DATE_CHARS))?;
     let wrong = |source| invalid("no such date format").with_source(source);
     jiff::fmt::strtime::format(format, &Zoned::now()).map_err(wrong)
 }

@@ -2,14 +2,15 @@
 
 mod text;
 
+use minijinja::formatting::FormatStyle;
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 
-use super::guard::{count, invalid, kept, pay, pay_bytes};
+use super::guard::{count, invalid, kept, pay, pay_bytes, pay_parts};
 use super::json::tojson;
 use super::methods::options;
 use super::namespace::is_namespace;
-use super::operators::COMPARISONS;
+use super::operators::{COMPARISONS, formatted};
 use super::{methods, print, view};
 
 /// Makes filters and tests known.
@@ -37,6 +38,16 @@ pub(super) fn add_to(environment: &mut Environment) {
     }
     text::add_to(environment);
     environment.add_filter(UNKNOWN, unknown);
+    for (name, filter) in engine_splits() {
+        environment.add_filter(name, move |state: &mut State, arguments: Rest<ValueOrKwargs>| {
+            let arguments = arguments.into_values();
+            pay_parts(state, arguments.first().and_then(Value::as_str).map_or(0, str::len))?;
+            measured(state, &filter, arguments)
+        });
+    }
+    environment.add_filter("format", |state: &State, text: &Value, values: Rest<ValueOrKwargs>| {
+        formatted(state, FormatStyle::Printf, &print::text(state, text)?, &values.into_values())
+    });
     environment.add_filter("tojson", tojson);
     environment.add_filter("string", |state: &State, value: &Value| print::text(state, value));
     environment.add_filter("indent", indent);
@@ -150,8 +161,6 @@ fn engine_filters() -> Vec<(&'static str, Value)> {
         ("dictsort", Value::from_function(filters::dictsort)),
         ("trim", Value::from_function(filters::trim)),
         ("join", Value::from_function(filters::join)),
-        ("split", Value::from_function(filters::split)),
-        ("lines", Value::from_function(filters::lines)),
         ("abs", Value::from_function(filters::abs)),
         ("attr", Value::from_function(filters::attr)),
         ("first", Value::from_function(filters::first)),
@@ -164,7 +173,6 @@ fn engine_filters() -> Vec<(&'static str, Value)> {
         ("groupby", Value::from_function(filters::groupby)),
         ("chain", Value::from_function(filters::chain)),
         ("zip", Value::from_function(filters::zip)),
-        ("format", Value::from_function(filters::format)),
     ]
 }
 
@@ -187,6 +195,9 @@ fn unknown(given: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     let given = given.into_values();
     let (name, known) = (given.last().and_then(Value::as_str).unwrap_or_default(), KNOWN.join(", "));
     Err(Error::new(ErrorKind::UnknownFilter, format!("there is no filter `{name}` here; there are: {known}")))
+/// Filters of the engine that make a list of the parts of a text, in one go.
+fn engine_splits() -> Vec<(&'static str, Value)> {
+    vec![("split", Value::from_function(filters::split)), ("lines", Value::from_function(filters::lines))]
 }
 
 /// Filters of the engine whose numbers say how much is made.
@@ -384,6 +395,10 @@ mod tests {
             ("[1, 2, 3]|batch(2)|list", "[[1, 2], [3]]"),
             ("{'b': 1, 'a': 2}|dictsort(by='value')", "[('b', 1), ('a', 2)]"),
             ("[1.5, 2]|join(';')", "1.5;2"),
+            ("'%s and %04d'|format('a', 7)", "a and 0007"),
+            ("'%(a)s'|format(a='b')", "b"),
+            ("'%3d|%.2f'|format(1, 2.5)", "  1|2.50"),
+            ("'a b'|split|length ~ 'a,b'|split(',')|last", "2b"),
         ]);
     }
 

@@ -26,11 +26,29 @@ pub(super) fn pay(state: &State, value: &Value) -> Result<(), Error> {
     if value.as_object().is_none() {
         return Ok(());
     }
+    let bytes = size(state, value)?;
+    pay_bytes(state, bytes)
+}
+
+/// The bytes of a value with all its parts, for which nothing is paid.
+///
+/// # Errors
+/// If it is too deep or too large, or if the fuel would not do; what was walked is paid then.
+pub(super) fn size(state: &State, value: &Value) -> Result<u64, Error> {
     let fuel = state.fuel_levels().map_or(u64::MAX, |(_, left)| left.saturating_mul(FUEL_BYTES));
     let mut walk = Walk { bytes: 0, most: MAX_BYTES.min(fuel) };
-    let walked = walk.visit(value, 0);
-    pay_bytes(state, walk.bytes)?;
-    walked
+    match walk.visit(value, 0) {
+        Ok(()) => Ok(walk.bytes),
+        Err(error) => pay_bytes(state, walk.bytes).and(Err(error)),
+    }
+}
+
+/// Pays for a list of so many parts that is about to be made.
+///
+/// # Errors
+/// If they are too many, or if the fuel is used up.
+pub(super) fn pay_parts(state: &State, parts: usize) -> Result<(), Error> {
+    pay_bytes(state, (parts as u64).saturating_mul(PART_BYTES))
 }
 
 /// Pays for text that is about to be written.
@@ -115,7 +133,7 @@ pub(super) fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
-fn too_large() -> Error {
+pub(super) fn too_large() -> Error {
     invalid(format!("a value of more than {MAX_BYTES} bytes, counted with all its parts"))
 }
 
@@ -233,6 +251,26 @@ mod tests {
             "('\\t' * 1000000).expandtabs(10**6)",
             "'%1000000000d' % 1",
             "'%*d' % (1000000000, 1)",
+            "'%1000000000d'|format(1)",
+            "'%.1000000000f'|format(1.5)",
+            "'%*d'|format(1000000000, 1)",
+            "['%1000000000d']|map('format', 1)|list",
+            "('%9999d' * 100000) % ((1,) * 100000)",
+            "('{0:>9999}' * 100000).format('a')",
+            "('{0}' * 1000).format('a' * 1000000)",
+            "('%(a)s' * 1000) % {'a': 'b' * 1000000}",
+            "('{0}' * 1000).format(['a' * 1000000])",
+            "('%s' * 8)|format(*(('a' * 10000000,) * 8))",
+            "('a,' * 20000000).split(',')",
+            "('a ' * 20000000).split()",
+            "('a ' * 20000000).rsplit()",
+            "('\n' * 20000000).splitlines()",
+            "('a' * 20000000)|list",
+            "('a' * 20000000)|sort",
+            "('a,' * 20000000)|split(',')|list",
+            "('\n' * 20000000)|lines",
+            "('a' * 20000000)|batch(1)|list",
+            "strftime_now('%255Y' * 1000000)",
             "'{:>1000000000}'.format('a')",
             "[1]|batch(10**9, 0)|list",
             "[1]|slice(10**9)|list",

@@ -26,9 +26,11 @@ use crate::terminal::{err_line, print_part};
 use crate::text::TextError;
 use crate::{Error, device};
 
-/// A line of standard input may have so many bytes, and all lines together so many.
+/// A line of standard input may have so many bytes, and all lines together so many; all prompts are held at once.
 const MOST_LINE_BYTES: u64 = 16 << 20;
-const MOST_INPUT_BYTES: u64 = 256 << 20;
+const MOST_INPUT_BYTES: u64 = 64 << 20;
+/// Standard input may hold so many prompts.
+const MOST_PROMPTS: usize = 100_000;
 
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
@@ -226,17 +228,21 @@ struct Chosen {
 /// One prompt from each line that is not blank.
 fn lines_of(mut input: impl BufRead) -> Result<Vec<String>, Error> {
     let mut prompts = Vec::new();
-    let mut left = MOST_INPUT_BYTES;
+    let mut all = 0;
     for line in 1.. {
-        let most = MOST_LINE_BYTES.min(left);
         let mut bytes = Vec::new();
-        let read = input.by_ref().take(most + 1).read_until(b'\n', &mut bytes);
+        let read = input.by_ref().take(MOST_LINE_BYTES + 1).read_until(b'\n', &mut bytes);
         let read = read.map_err(|source| Error::Input { source })? as u64;
         if read == 0 {
             break;
         }
-        left =
-            left.checked_sub(read).filter(|_| read <= most).ok_or(Error::LongInput { line, bytes: most })?;
+        if read > MOST_LINE_BYTES {
+            return Err(Error::LongInput { line, bytes: MOST_LINE_BYTES });
+        }
+        all += read;
+        if prompts.len() == MOST_PROMPTS || all > MOST_INPUT_BYTES {
+            return Err(Error::ManyPrompts { prompts: MOST_PROMPTS, bytes: MOST_INPUT_BYTES });
+        }
         let no_text = |error| Error::Input { source: std::io::Error::new(ErrorKind::InvalidData, error) };
         let text = String::from_utf8(bytes).map_err(no_text)?;
         let prompt = text.strip_suffix('\n').unwrap_or(&text);
@@ -356,6 +362,17 @@ mod tests {
         assert_eq!(read(" a \r\n\n  \nb").unwrap(), [" a ", "b"]);
         assert!(matches!(read("\n \n"), Err(Error::NoPrompt)));
         assert!(matches!(lines_of(Cursor::new(b"a\n\xff\n")), Err(Error::Input { .. })));
+    }
+
+    #[test]
+    fn more_prompts_than_can_be_held_are_refused() {
+        let read = |line: &str, lines: usize| lines_of(Cursor::new(line.repeat(lines)));
+        assert_eq!(read("a\n", MOST_PROMPTS).unwrap().len(), MOST_PROMPTS);
+        let long = format!("{}\n", "a".repeat(1 << 20));
+        for error in [read("a\n", MOST_PROMPTS + 1), read(&long, 65)].map(Result::unwrap_err) {
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains("give them in several runs"), "{error}");
+        }
     }
 
     #[test]

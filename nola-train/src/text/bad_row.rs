@@ -71,6 +71,9 @@ pub enum RowProblem {
         /// Bytes allowed.
         limit: usize,
     },
+    /// More fields and elements of lists than any row should have.
+    #[error("more than {0} values; a row may have so many, so leave out what is not used")]
+    ManyValues(usize),
     /// Not JSON, or nested too deep.
     #[error("not JSON: {problem} (line {line}, column {column})")]
     Json {

@@ -10,8 +10,11 @@ use serde_json::Value;
 
 use super::collect::Rows;
 use super::format::Fields;
-use super::read::{Content, PlainText, type_of};
+use super::read::{Content, PlainText, UsedColumns, type_of};
 use super::{RowProblem, TextError, TextSettings};
+
+/// Fields that a row may have.
+const FIELDS: [&str; 6] = ["subject", "input", "output", "question", "choices", "answer"];
 
 /// A question as it stands in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +48,8 @@ pub struct Choice {
 /// # Errors
 /// If a file cannot be read, or rows are bad and are not to be skipped.
 pub fn questions(path: &Path, settings: &TextSettings) -> Result<Vec<Question>, TextError> {
-    Rows::of(path, PlainText::Refused, settings.limit, settings.on_bad_row)?.all(question)
+    let columns = UsedColumns::named(FIELDS);
+    Rows::of(path, PlainText::Refused, columns, settings)?.all(question)
 }
 
 /// Puts each question after the first `shots` examples of its subject, with their answers; 0: none.

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::read::{Content, PlainText, Row, files_of, read};
-use super::{BAD_ROWS_LISTED, BadRow, OnBadRow, Place, RowProblem, TextError};
+use super::read::{Content, PlainText, Row, UsedColumns, files_of, read};
+use super::{BAD_ROWS_LISTED, BadRow, OnBadRow, Place, RowProblem, TextError, TextSettings};
 
 /// Which rows are read.
 pub(super) struct Rows {
@@ -13,6 +13,8 @@ pub(super) struct Rows {
     pub files: Vec<Arc<Path>>,
     /// How plain text is read.
     pub plain_text: PlainText,
+    /// UsedColumns that are used.
+    pub columns: UsedColumns,
     /// Rows read at most; 0: all.
     pub limit: usize,
     /// What happens to bad rows.
@@ -46,10 +48,11 @@ impl Rows {
     pub fn of(
         path: &Path,
         plain_text: PlainText,
-        limit: usize,
-        on_bad_row: OnBadRow,
+        columns: UsedColumns,
+        settings: &TextSettings,
     ) -> Result<Self, TextError> {
-        Ok(Self { files: files_of(path)?, plain_text, limit, on_bad_row })
+        let (limit, on_bad_row) = (settings.limit, settings.on_bad_row);
+        Ok(Self { files: files_of(path)?, plain_text, columns, limit, on_bad_row })
     }
 
     /// Hands what `convert` makes of each row to `take`; what is wrong with a row alone goes to `bad`.
@@ -76,7 +79,7 @@ impl Rows {
             if is_done { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         for file in &self.files {
-            if read(file, self.plain_text, &mut sink)?.is_break() {
+            if read(file, self.plain_text, &self.columns, &mut sink)?.is_break() {
                 break;
             }
         }

@@ -10,7 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::read::{Content, PlainText};
+use super::read::{Content, PlainText, UsedColumns};
 use super::{Conversation, MAX_ROW_BYTES, RowProblem, TextSettings};
 pub(super) use fields::Fields;
 
@@ -50,6 +50,23 @@ impl TextFormat {
             | Self::Chat
             | Self::Dart
             | Self::WebNlg => PlainText::Refused,
+        }
+    }
+
+    /// The fields of a row that it looks at; what it does not look at need not be read.
+    pub(super) fn columns(self, settings: &TextSettings) -> UsedColumns {
+        let columns = &settings.columns;
+        match self {
+            Self::Text => UsedColumns::named([columns.text.as_str()]),
+            Self::PromptCompletion => {
+                UsedColumns::named([&columns.prompt, &columns.completion].map(String::as_str))
+            }
+            Self::Alpaca => UsedColumns::named(alpaca::fields()),
+            Self::ShareGpt | Self::Chat => UsedColumns::named(chat::fields()),
+            Self::E2e => UsedColumns::named(e2e::FIELDS),
+            Self::Dart => UsedColumns::named(triples::DART_FIELDS),
+            // The only field of a row may have any name.
+            Self::WebNlg => UsedColumns::All,
         }
     }
 
@@ -207,8 +224,12 @@ pub(super) mod tests {
 
     /// The examples of a record, or what is wrong with it.
     pub fn convert(format: TextFormat, value: serde_json::Value) -> Result<Vec<Example>, String> {
-        let serde_json::Value::Object(fields) = value else { panic!("not an object") };
+        let serde_json::Value::Object(mut fields) = value else { panic!("not an object") };
         let settings = TextSettings { system: "be brief".to_owned(), ..TextSettings::default() };
+        // As a column that is not read.
+        let columns = format.columns(&settings);
+        let unread = fields.iter_mut().filter(|(name, _)| !columns.contain(name));
+        unread.for_each(|(_, value)| *value = serde_json::Value::Null);
         format.examples(Content::Record(fields), &settings).map_err(|problem| problem.to_string())
     }
 

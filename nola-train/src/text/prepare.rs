@@ -77,8 +77,8 @@ impl TextSource<'_> {
     pub fn prepare(&self) -> Result<TextData, TextError> {
         self.settings.check(self.context)?;
         self.check_tokenizer()?;
-        let TextSettings { limit, on_bad_row, .. } = *self.settings;
-        let rows = Rows::of(self.path, self.format.plain_text(), limit, on_bad_row)?;
+        let columns = self.format.columns(self.settings);
+        let rows = Rows::of(self.path, self.format.plain_text(), columns, self.settings)?;
         let Some(cache) = Cache::open(self, &rows.files)? else {
             let (samples, report, bad_rows) = self.make(&rows)?;
             return Ok(self.data(samples, report, bad_rows, CacheUse::Off));

@@ -8,7 +8,9 @@ mod foreign;
 mod json_document;
 mod json_file;
 mod lines;
+mod parquet_bounds;
 mod parquet_file;
+mod parquet_packed;
 mod parquet_pages;
 mod parquet_values;
 mod python_json;
@@ -31,6 +33,12 @@ use source::open;
 
 /// A row may have this many bytes.
 pub const MAX_ROW_BYTES: usize = 16 << 20;
+
+/// What a field or a value costs besides its text, in bytes.
+const VALUE_BYTES: usize = 32;
+
+/// A row may have this many fields, or values in its lists.
+const MAX_ROW_VALUES: usize = MAX_ROW_BYTES / VALUE_BYTES;
 
 /// What a file holds, as its name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +98,30 @@ pub(super) enum PlainText {
     Refused,
 }
 
+/// The columns of a file that are read; the others are null, where leaving them out saves work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum UsedColumns {
+    /// All.
+    All,
+    /// Those of these names.
+    Named(Vec<String>),
+}
+
+impl UsedColumns {
+    /// UsedColumns of these names.
+    pub fn named<T: Into<String>>(names: impl IntoIterator<Item = T>) -> Self {
+        Self::Named(names.into_iter().map(Into::into).collect())
+    }
+
+    /// Whether a column is read.
+    pub fn contain(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(names) => names.iter().any(|known| known == name),
+        }
+    }
+}
+
 /// A row as it stands in its file.
 #[derive(Debug)]
 pub(super) struct Row {
@@ -144,6 +176,7 @@ pub(super) fn files_of(path: &Path) -> Result<Vec<Arc<Path>>, TextError> {
 pub(super) fn read(
     file: &Arc<Path>,
     plain_text: PlainText,
+    columns: &UsedColumns,
     sink: &mut Sink,
 ) -> Result<ControlFlow<()>, TextError> {
     let kind = FileKind::of(file).ok_or_else(|| TextError::UnknownKind { file: file.to_path_buf() })?;
@@ -157,7 +190,7 @@ pub(super) fn read(
         (FileKind::Json, _) => json_file::read(file, open(file)?, sink),
         (FileKind::Csv, _) => csv_file::read(file, open(file)?, sink),
         (FileKind::Tsv, _) => tsv_file::read(file, open(file)?, sink),
-        (FileKind::Parquet, _) => parquet_file::read(file, sink),
+        (FileKind::Parquet, _) => parquet_file::read(file, columns, sink),
     }
 }
 
@@ -210,7 +243,7 @@ pub(super) mod tests {
         let file: Arc<Path> = folder.path().join(name).into();
         std::fs::write(&file, bytes).unwrap();
         let mut rows = Vec::new();
-        let _ = read(&file, plain_text, &mut |row| {
+        let _ = read(&file, plain_text, &UsedColumns::All, &mut |row| {
             let place = row.place.to_string();
             let place = place.rsplit('/').next().unwrap().to_owned();
             rows.push(match row.content {

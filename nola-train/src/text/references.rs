@@ -40,7 +40,7 @@ pub fn references(
     if format.is_conversation() || format == TextFormat::Text {
         return Err(TextError::NoPrompts { path: path.to_path_buf(), format });
     }
-    let rows = Rows::of(path, format.plain_text(), settings.limit, settings.on_bad_row)?;
+    let rows = Rows::of(path, format.plain_text(), format.columns(settings), settings)?;
     let examples = rows.all(|content| format.examples(content, settings))?;
     let count = examples.len();
     let mut places: HashMap<String, usize> = HashMap::new();

@@ -5,7 +5,7 @@ use minijinja::value::{Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
 use super::options;
-use crate::chat::guard::{count, invalid, items, pay_bytes};
+use crate::chat::guard::{count, invalid, items, pay_bytes, pay_parts};
 use crate::chat::operators::formatted;
 use crate::chat::print;
 
@@ -76,8 +76,8 @@ pub(in crate::chat) fn call(
             let (suffix,): (&str,) = from_args(arguments)?;
             Ok(text.strip_suffix(suffix).unwrap_or(text).into())
         }
-        "split" | "rsplit" => split(text, name, arguments),
-        "splitlines" => splitlines(text, arguments),
+        "split" | "rsplit" => split(state, text, name, arguments),
+        "splitlines" => splitlines(state, text, arguments),
         "partition" | "rpartition" => partition(text, name, arguments),
         "startswith" | "endswith" => starts(state, text, name, arguments),
         "find" | "rfind" | "index" | "rindex" | "count" => find(text, name, arguments),
@@ -152,16 +152,20 @@ fn strip(text: &str, name: &str, arguments: &[Value]) -> Result<Value, Error> {
     Ok(if name == "lstrip" { text } else { text.trim_end_matches(goes) }.into())
 }
 
-fn split(text: &str, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+fn split(state: &State, text: &str, name: &str, arguments: &[Value]) -> Result<Value, Error> {
     let [separator, most] = options(arguments, ["sep", "maxsplit"])?;
     let most =
         most.map_or(Some(-1), |most| most.as_i64()).ok_or_else(|| invalid("maxsplit is a whole number"))?;
     let most = usize::try_from(most).unwrap_or(usize::MAX - 1);
     let is_right = name == "rsplit";
-    let Some(separator) = separator else { return Ok(texts(words(text, most, is_right))) };
+    let Some(separator) = separator else {
+        pay_parts(state, text.split(is_space).count().min(most + 1))?;
+        return Ok(texts(words(text, most, is_right)));
+    };
     let separator = separator.as_str().filter(|separator| !separator.is_empty());
     let separator =
         separator.ok_or_else(|| invalid(format!("`{name}` splits at a text that is not empty")))?;
+    pay_parts(state, text.split(separator).count().min(most + 1))?;
     let parts: Vec<&str> = if is_right {
         let mut parts: Vec<&str> = text.rsplitn(most + 1, separator).collect();
         parts.reverse();
@@ -201,10 +205,11 @@ fn words(text: &str, most: usize, is_right: bool) -> Vec<&str> {
     words
 }
 
-fn splitlines(text: &str, arguments: &[Value]) -> Result<Value, Error> {
+fn splitlines(state: &State, text: &str, arguments: &[Value]) -> Result<Value, Error> {
     let [keeps] = options(arguments, ["keepends"])?;
     let keeps = keeps.is_some_and(|keeps| keeps.is_true());
     let is_end = |char: char| "\n\r\u{b}\u{c}\u{1c}\u{1d}\u{1e}\u{85}\u{2028}\u{2029}".contains(char);
+    pay_parts(state, text.split(is_end).count())?;
     let (mut lines, mut rest) = (Vec::new(), text);
     while let Some(at) = rest.find(is_end) {
         let end = if rest[at..].starts_with("\r\n") {

@@ -21,6 +21,11 @@ const ADDED: [&str; 13] = [
     "audios",
 ];
 
+/// All fields that are looked at.
+pub fn fields() -> impl Iterator<Item = &'static str> {
+    ["instruction", "input", "output"].into_iter().chain(ADDED)
+}
+
 /// The pair of a row with `instruction`, `output` and, often empty or absent, `input`.
 pub fn pair(fields: &Fields) -> Result<Pair, RowProblem> {
     check_added(fields)?;

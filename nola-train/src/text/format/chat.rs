@@ -9,6 +9,15 @@ use crate::text::{Conversation, Learned, Message, Role, RowProblem};
 /// Marks that say whether an answer is learned.
 const MARKS: [&str; 5] = ["weight", "train", "training", "loss", "loss_mask"];
 
+/// Fields of a row besides its marks.
+const FIELDS: [&str; 7] =
+    ["messages", "conversations", "system", "functions", "tools", "documents", "chat_template_kwargs"];
+
+/// All fields of a row that are looked at.
+pub fn fields() -> impl Iterator<Item = &'static str> {
+    FIELDS.into_iter().chain(MARKS)
+}
+
 /// Rows with `messages` of `role` and `content`.
 pub fn openai(fields: &Fields, system: &str) -> Result<Conversation, RowProblem> {
     let messages = fields.objects("messages")?;

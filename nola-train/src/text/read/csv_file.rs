@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{MAX_ROW_BYTES, Row, Sink, io_error, table};
+use super::{MAX_ROW_BYTES, MAX_ROW_VALUES, Row, Sink, io_error, table};
 use crate::text::{Place, RowProblem, Spot, TextError};
 
 /// One row for each record; all fields are text.
@@ -73,6 +73,8 @@ enum State {
 #[derive(Default)]
 struct Record {
     fields: Vec<Vec<u8>>,
+    /// Fields that ended, those with them that were not kept because there are too many.
+    count: usize,
     /// Bytes, those with them that were not kept because there are too many.
     bytes: usize,
     /// Whether text follows a closing quotation mark.
@@ -89,7 +91,8 @@ impl Record {
 
     fn end_field(&mut self) {
         self.bytes += 1;
-        if self.bytes <= MAX_ROW_BYTES {
+        self.count += 1;
+        if self.bytes <= MAX_ROW_BYTES && self.count <= MAX_ROW_VALUES {
             self.fields.push(Vec::new());
         }
     }
@@ -97,6 +100,9 @@ impl Record {
     fn fields(&self) -> Result<Vec<String>, RowProblem> {
         if self.bytes > MAX_ROW_BYTES {
             return Err(RowProblem::TooLong { found: self.bytes, limit: MAX_ROW_BYTES });
+        }
+        if self.count > MAX_ROW_VALUES {
+            return Err(RowProblem::ManyValues(MAX_ROW_VALUES));
         }
         if self.is_stray {
             return Err(RowProblem::StrayQuote);
@@ -288,6 +294,15 @@ mod tests {
         })
         .unwrap();
         assert_eq!(found, [false, true]);
+    }
+
+    #[test]
+    fn a_row_of_millions_of_fields_is_bad_without_being_held_and_the_others_stay() {
+        let expected = ["a.csv:2 ! more than 524288 values", "a.csv:3 {\"a\":\"2\"}"];
+        let found = rows(format!("a\n{}\n2\n", ",".repeat(3 << 20)));
+        assert_eq!(found.len(), 2);
+        assert!(found.iter().zip(expected).all(|(found, expected)| found.starts_with(expected)), "{found:?}");
+        assert!(message(&",".repeat(3 << 20)).contains("a.csv:1: more than 524288 values"));
     }
 
     proptest! {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::json_document::{Broken, Document, LISTS, Position, Text};
-use super::{Content, MAX_ROW_BYTES, Row, Sink, io_error, lines, python_json, record};
+use super::{Content, MAX_ROW_BYTES, MAX_ROW_VALUES, Row, Sink, io_error, lines, python_json, record};
 use crate::text::{Place, RowProblem, Spot, TextError};
 
 /// One object a line.
@@ -41,14 +41,30 @@ pub(super) fn read(
     if is_row { read_lines(file, whole, sink) } else { read_document(file, whole, sink) }
 }
 
-/// Whether a line is an object without a list of rows.
+/// Whether a line is an object without a list of rows; one with more values than a row may have is a document.
 fn is_row(line: &[u8]) -> bool {
-    match std::str::from_utf8(line).map(python_json::parse) {
-        Ok(Ok(Value::Object(fields))) => {
-            !LISTS.iter().any(|list| fields.get(*list).is_some_and(Value::is_array))
-        }
+    let Ok(text) = std::str::from_utf8(line) else { return false };
+    if !text.trim_start().starts_with('{') || check_values(text).is_err() {
+        return false;
+    }
+    match python_json::parse(text) {
+        Ok(Value::Object(fields)) => !LISTS.iter().any(|list| fields.get(*list).is_some_and(Value::is_array)),
         Ok(_) | Err(_) => false,
     }
+}
+
+/// Requires that a text holds no more values than a row may have: each takes more memory than its text.
+fn check_values(text: &str) -> Result<(), RowProblem> {
+    if text.len() <= MAX_ROW_VALUES {
+        return Ok(());
+    }
+    let (mut values, mut in_string, mut is_escaped) = (0, false, false);
+    for byte in text.bytes() {
+        values += usize::from(!in_string && matches!(byte, b',' | b'[' | b'{'));
+        in_string ^= byte == b'"' && !is_escaped;
+        is_escaped = in_string && byte == b'\\' && !is_escaped;
+    }
+    if values > MAX_ROW_VALUES { Err(RowProblem::ManyValues(MAX_ROW_VALUES)) } else { Ok(()) }
 }
 
 fn read_document(
@@ -96,6 +112,7 @@ fn row(text: &str, start: Position) -> Result<Content, RowProblem> {
             column: before + error.column(),
         }
     };
+    check_values(text)?;
     record(python_json::parse(text).map_err(wrong)?)
 }
 
@@ -113,6 +130,33 @@ mod tests {
 
     fn message(text: &str) -> String {
         rows("a.json", text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_row_of_more_values_than_it_may_have_is_bad_and_the_others_stay() {
+        let many = |value: &str| format!("{{\"a\":[{}1]}}", value.repeat(600_000));
+        for row in [many("1,"), many("{},"), many("[],"), many("\"\\\"\",")] {
+            for text in [format!("{row}\n{{\"a\":2}}\n"), format!("[{row},\n{{\"a\":2}}]")] {
+                let name = if text.starts_with('[') { "a.json" } else { "a.jsonl" };
+                let found = rows_of(name, text.as_bytes(), PlainText::Refused).unwrap();
+                assert!(found[0].contains("! more than 524288 values"), "{}", &found[0][..80]);
+                assert!(found[1].ends_with("{\"a\":2}"), "{}", found[1]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_text_with_commas_and_brackets_is_one_value() {
+        let text = format!("{{\"a\":\"{}\"}}\n", ",[{\\\"".repeat(600_000));
+        let found = rows_of("a.jsonl", text.as_bytes(), PlainText::Refused).unwrap();
+        assert!(found[0].starts_with("a.jsonl:1 {"), "{}", &found[0][..80]);
+    }
+
+    #[test]
+    fn a_document_in_one_line_may_have_more_values_than_a_row() {
+        let rows: Vec<String> = (0..200_000).map(|row| format!("{{\"a\":{row},\"b\":[]}}")).collect();
+        let text = format!("{{\"data\":[{}]}}", rows.join(","));
+        assert_eq!(rows_of("a.json", text.as_bytes(), PlainText::Refused).unwrap().len(), 200_000);
     }
 
     #[test]

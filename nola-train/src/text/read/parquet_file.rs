@@ -15,32 +15,58 @@ use parquet::file::metadata::{
 };
 use parquet::file::reader::RowGroupReader;
 use parquet::record::reader::{RowIter, TreeBuilder};
-use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type};
+use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type, TypePtr};
 
+use super::parquet_bounds::{Bounds, Held};
 use super::parquet_pages::Pages;
-use super::{Row, Sink, io_error, parquet_values};
+use super::{MAX_ROW_VALUES, Row, Sink, UsedColumns, io_error, parquet_values};
 use crate::text::{Place, Spot, TextError};
 
-/// One row for each row; lists and groups become JSON lists and objects.
-pub(super) fn read(file: &Arc<Path>, sink: &mut Sink) -> Result<ControlFlow<()>, TextError> {
+/// One row for each row; lists and groups become JSON lists and objects, and what is not in a wanted column is null.
+pub(super) fn read(
+    file: &Arc<Path>,
+    columns: &UsedColumns,
+    sink: &mut Sink,
+) -> Result<ControlFlow<()>, TextError> {
     let opened = Arc::new(File::open(file).map_err(io_error(file))?);
     let metadata = guarded(file, || ParquetMetaDataReader::new().parse_and_finish(&*opened))?;
-    let schema = guarded(file, || schema_of_bytes(&metadata))?;
+    let wanted = Wanted::of(metadata.file_metadata().schema(), columns);
+    let schema = guarded(file, || schema_of_bytes(&metadata, &wanted))?;
     let mut row = 0;
     for group in metadata.row_groups() {
-        let group = guarded(file, || Group::new(&opened, group, &schema))?;
-        let mut rows = guarded(file, || TreeBuilder::new().as_iter(Arc::clone(&schema), &group))?;
-        while let Some(content) =
-            guarded(file, || rows.next().transpose().map(|row| row.map(parquet_values::content)))?
-        {
+        let group = guarded(file, || Group::new(&opened, group, &schema, row))?;
+        // Row by row, so that no more is built than one.
+        let builder = TreeBuilder::new().with_batch_size(1);
+        let mut rows = guarded(file, || builder.as_iter(Arc::clone(&schema), &group))?;
+        while let Some(found) = guarded(file, || rows.next().transpose())? {
             row += 1;
             let place = Place { file: Arc::clone(file), spot: Spot::Row(row) };
+            let content = parquet_values::content(&found, &wanted.unread);
             if sink(Row { place, content }).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
     }
     Ok(ControlFlow::Continue(()))
+}
+
+/// The fields of a file by whether they are read.
+struct Wanted {
+    read: Vec<TypePtr>,
+    /// Names of those that are not.
+    unread: Vec<String>,
+}
+
+impl Wanted {
+    /// The fields that are columns which are wanted; one at least, since it tells how many rows there are.
+    fn of(root: &Type, columns: &UsedColumns) -> Self {
+        let (mut read, mut unread): (Vec<TypePtr>, Vec<TypePtr>) =
+            root.get_fields().iter().cloned().partition(|field| columns.contain(field.name()));
+        if read.is_empty() && !unread.is_empty() {
+            read.push(unread.remove(0));
+        }
+        Self { read, unread: unread.iter().map(|field| field.name().to_owned()).collect() }
+    }
 }
 
 /// Runs the parser, which panics on some damaged files.
@@ -51,14 +77,14 @@ fn guarded<T>(file: &Path, parse: impl FnOnce() -> Result<T, ParquetError>) -> R
     }
 }
 
-/// The schema with all texts as plain bytes: so they are not copied before it is known how many they are, and bytes that
-/// are not UTF-8 are no error of the whole file.
-fn schema_of_bytes(metadata: &ParquetMetaData) -> Result<SchemaDescPtr, ParquetError> {
+/// The schema of what is read, with all texts as plain bytes: so they are not copied before it is known how many they are,
+/// and bytes that are not UTF-8 are no error of the whole file.
+fn schema_of_bytes(metadata: &ParquetMetaData, wanted: &Wanted) -> Result<SchemaDescPtr, ParquetError> {
     let root = metadata.file_metadata().schema();
     if metadata.file_metadata().schema_descr().num_columns() == 0 {
         return Err(ParquetError::General("the file has no columns".to_owned()));
     }
-    let fields = root.get_fields().iter().map(|field| Ok(Arc::new(of_bytes(field)?)));
+    let fields = wanted.read.iter().map(|field| Ok(Arc::new(of_bytes(field)?)));
     let fields = fields.collect::<Result<_, ParquetError>>()?;
     let root = Type::group_type_builder(root.name()).with_fields(fields).build()?;
     Ok(Arc::new(SchemaDescriptor::new(Arc::new(root))))
@@ -93,12 +119,16 @@ fn of_bytes(of: &Type) -> Result<Type, ParquetError> {
     }
 }
 
-/// A row group as the record reader wants it, with pages that are unpacked here.
+/// A row group as the record reader wants it, with pages that are unpacked and measured here.
 struct Group<'a> {
     file: &'a Arc<File>,
-    columns: &'a [ColumnChunkMetaData],
+    /// The columns that are read.
+    columns: Vec<&'a ColumnChunkMetaData>,
     /// Says no more than which type each column has.
     metadata: RowGroupMetaData,
+    held: Held,
+    /// Rows of the groups before it.
+    first_row: usize,
 }
 
 impl<'a> Group<'a> {
@@ -106,14 +136,29 @@ impl<'a> Group<'a> {
         file: &'a Arc<File>,
         group: &'a RowGroupMetaData,
         schema: &SchemaDescPtr,
+        first_row: usize,
     ) -> Result<Self, ParquetError> {
-        let columns =
+        let read = |column: &&ColumnChunkMetaData| {
+            schema.columns().iter().any(|wanted| wanted.path() == column.column_path())
+        };
+        let columns: Vec<_> = group.columns().iter().filter(read).collect();
+        if columns.len() != schema.num_columns() {
+            return Err(ParquetError::General("a row group has not the columns of the schema".to_owned()));
+        }
+        let types =
             schema.columns().iter().map(|column| ColumnChunkMetaData::builder(column.clone()).build());
         let metadata = RowGroupMetaData::builder(Arc::clone(schema))
             .set_num_rows(group.num_rows())
-            .set_column_metadata(columns.collect::<Result<_, ParquetError>>()?)
+            .set_column_metadata(types.collect::<Result<_, ParquetError>>()?)
             .build()?;
-        Ok(Self { file, columns: group.columns(), metadata })
+        Ok(Self { file, columns, metadata, held: Held::default(), first_row })
+    }
+
+    fn bounds(&self, column: usize) -> Bounds {
+        let columns = self.metadata.columns();
+        let lists = columns.iter().filter(|column| column.column_descr().max_rep_level() > 0).count();
+        let most_values = MAX_ROW_VALUES / lists.max(1);
+        Bounds::new(columns[column].column_descr_ptr(), &self.held, most_values, self.first_row)
     }
 }
 
@@ -127,7 +172,8 @@ impl RowGroupReader for Group<'_> {
     }
 
     fn get_column_page_reader(&self, column: usize) -> Result<Box<dyn PageReader>, ParquetError> {
-        Ok(Box::new(Pages::new(Arc::clone(self.file), &self.columns[column])?))
+        let bounds = self.bounds(column);
+        Ok(Box::new(Pages::new(Arc::clone(self.file), self.columns[column], bounds)?))
     }
 
     fn get_column_bloom_filter(&self, _column: usize) -> Option<&Sbbf> {
@@ -141,9 +187,9 @@ impl RowGroupReader for Group<'_> {
 
 #[cfg(test)]
 mod tests {
-    use parquet::basic::{Compression, GzipLevel};
+    use parquet::basic::{Compression, Encoding, GzipLevel};
     use parquet::data_type::{ByteArray, ByteArrayType, Int32Type};
-    use parquet::file::properties::WriterProperties;
+    use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, WriterVersion};
     use parquet::file::writer::SerializedFileWriter;
     use parquet::schema::parser::parse_message_type;
     use serde_json::{Map, Value, json};
@@ -189,7 +235,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
         let mut rows = Vec::new();
-        let _ = read(&Arc::from(file.path()), &mut |row| {
+        let _ = read(&Arc::from(file.path()), &UsedColumns::All, &mut |row| {
             let Ok(Content::Record(fields)) = row.content else { panic!("{:?}", row.content) };
             rows.push(fields);
             ControlFlow::Continue(())
@@ -289,6 +335,105 @@ mod tests {
         let rows = rows(include_bytes!("parquet/bomb.parquet")).unwrap();
         assert_eq!(rows.len(), 20);
         assert_eq!(rows[19], "a.parquet row 20 ! 33554440 bytes; a row may have 16777216");
+    }
+
+    /// Rows of two columns: a list of numbers, with `lengths` of them in each row, and a text.
+    fn lists(lengths: &[usize], properties: WriterProperties) -> Vec<u8> {
+        let schema = "message rows { repeated int32 xs; required binary text (UTF8); }";
+        let schema = Arc::new(parse_message_type(schema).unwrap());
+        let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties)).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let repeated: Vec<i16> =
+            lengths.iter().flat_map(|&length| (0..length).map(|at| i16::from(at > 0))).collect();
+        let (values, defined) = (vec![7; repeated.len()], vec![1; repeated.len()]);
+        column.typed::<Int32Type>().write_batch(&values, Some(&defined), Some(&repeated)).unwrap();
+        column.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let texts = vec![ByteArray::from("x"); lengths.len()];
+        column.typed::<ByteArrayType>().write_batch(&texts, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.into_inner().unwrap()
+    }
+
+    #[test]
+    fn a_list_of_millions_of_values_in_one_row_is_refused_with_its_column_and_row() {
+        for codec in [Compression::UNCOMPRESSED, Compression::SNAPPY] {
+            for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+                let properties =
+                    WriterProperties::builder().set_compression(codec).set_writer_version(version);
+                let bomb = lists(&[1, 2, MAX_ROW_VALUES + 1, 1], properties.build());
+                assert!(bomb.len() < 20_000);
+                let error = rows(&bomb).unwrap_err();
+                let told = std::error::Error::source(&error).unwrap().to_string();
+                assert!(told.contains("column `xs`: row 3 has more than 524288 values"), "{told}");
+            }
+        }
+    }
+
+    #[test]
+    fn many_short_lists_and_one_long_one_are_read() {
+        let mut lengths = vec![3; 3000];
+        lengths.push(100_000);
+        assert_eq!(rows(&lists(&lengths, WriterProperties::default())).unwrap().len(), 3001);
+    }
+
+    #[test]
+    fn columns_that_are_not_wanted_are_null_and_their_pages_are_not_opened() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), lists(&[MAX_ROW_VALUES + 1, 1], WriterProperties::default())).unwrap();
+        let columns = UsedColumns::named(["text"]);
+        let mut found = Vec::new();
+        let _ = read(&Arc::from(file.path()), &columns, &mut |row| {
+            let Ok(Content::Record(fields)) = row.content else { panic!("{:?}", row.content) };
+            found.push(Value::Object(fields));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(found, [json!({"text": "x", "xs": null}), json!({"text": "x", "xs": null})]);
+    }
+
+    #[test]
+    fn where_no_column_is_wanted_each_row_still_says_what_there_is() {
+        let two = file(Compression::UNCOMPRESSED);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), two).unwrap();
+        let columns = UsedColumns::named(["prompt"]);
+        let mut names = Vec::new();
+        let _ = read(&Arc::from(file.path()), &columns, &mut |row| {
+            let Ok(Content::Record(fields)) = row.content else { panic!("{:?}", row.content) };
+            names.push(fields.keys().cloned().collect::<Vec<_>>());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(names, [["text", "answer", "choices"], ["text", "answer", "choices"]]);
+    }
+
+    #[test]
+    fn prefixes_that_grow_a_list_beyond_what_may_be_held_are_refused() {
+        let properties = || {
+            WriterProperties::builder().set_dictionary_enabled(false).set_encoding(Encoding::DELTA_BYTE_ARRAY)
+        };
+        let schema = "message rows { repeated binary texts (UTF8); }";
+        let written = |count: usize, properties: WriterPropertiesBuilder| {
+            let schema = Arc::new(parse_message_type(schema).unwrap());
+            let mut writer =
+                SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties.build())).unwrap();
+            let mut group = writer.next_row_group().unwrap();
+            let mut column = group.next_column().unwrap().unwrap();
+            let texts = vec![ByteArray::from(vec![b'a'; 1 << 20]); count];
+            let repeated: Vec<i16> = (0..count).map(|at| i16::from(at > 0)).collect();
+            let levels = (vec![1; count], repeated);
+            column.typed::<ByteArrayType>().write_batch(&texts, Some(&levels.0), Some(&levels.1)).unwrap();
+            column.close().unwrap();
+            group.close().unwrap();
+            writer.into_inner().unwrap()
+        };
+        assert_eq!(rows(&written(10, properties())).unwrap().len(), 1);
+        let error = rows(&written(300, properties())).unwrap_err();
+        let told = std::error::Error::source(&error).unwrap().to_string();
+        assert!(told.contains("column `texts`") && told.contains("fewer rows in a row group"), "{told}");
     }
 
     #[test]

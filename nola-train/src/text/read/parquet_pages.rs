@@ -12,8 +12,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::SerializedPageReader;
 
-/// A page may have this many bytes: writers put a thousand rows in one, however long they are.
-const MAX_PAGE_BYTES: usize = 512 << 20;
+use super::parquet_bounds::{Bounds, MAX_HELD_BYTES, too_large};
 
 /// The largest ratio in which LZ4 packs.
 const LZ4_RATIO: usize = 255;
@@ -23,37 +22,44 @@ pub(super) struct Pages {
     /// Gives them as they stand in the file.
     packed: SerializedPageReader<File>,
     codec: Compression,
-    /// The column's name.
-    column: String,
+    bounds: Bounds,
 }
 
 impl Pages {
     /// The pages of a column of `file`.
-    pub fn new(file: Arc<File>, column: &ColumnChunkMetaData) -> Result<Self, ParquetError> {
+    pub fn new(file: Arc<File>, column: &ColumnChunkMetaData, bounds: Bounds) -> Result<Self, ParquetError> {
         let as_stored = column.clone().into_builder().set_compression(Compression::UNCOMPRESSED).build()?;
         let packed = SerializedPageReader::new(file, &as_stored, 0, None)?;
-        Ok(Self { packed, codec: column.compression(), column: column.column_path().string() })
+        Ok(Self { packed, codec: column.compression(), bounds })
     }
 
-    fn unpacked(&self, mut page: Page) -> Result<Page, ParquetError> {
-        let failed = |problem| ParquetError::General(format!("column `{}`: {problem}", self.column));
-        match &mut page {
+    /// A page as it is read: unpacked, and measured.
+    fn admitted(&mut self, mut page: Page) -> Result<Page, ParquetError> {
+        self.unpack(&mut page)
+            .map_err(|problem| self.bounds.problem(problem))
+            .map_err(ParquetError::General)?;
+        self.bounds.take(&page).map_err(ParquetError::General)?;
+        Ok(page)
+    }
+
+    fn unpack(&self, page: &mut Page) -> Result<(), String> {
+        let most = self.bounds.room();
+        match page {
             Page::DataPage { buf, .. } | Page::DictionaryPage { buf, .. } => {
-                *buf = unpack(self.codec, buf, MAX_PAGE_BYTES).map_err(failed)?.into();
+                *buf = unpack(self.codec, buf, most)?.into();
             }
             Page::DataPageV2 {
                 buf, is_compressed: true, def_levels_byte_len, rep_levels_byte_len, ..
             } => {
                 // Levels are never packed.
-                let levels = (*def_levels_byte_len + *rep_levels_byte_len) as usize;
-                let (levels, values) = buf
-                    .split_at_checked(levels)
-                    .ok_or_else(|| failed("a page is shorter than its levels".to_owned()))?;
-                *buf = [levels, &unpack(self.codec, values, MAX_PAGE_BYTES).map_err(failed)?].concat().into();
+                let levels = *def_levels_byte_len as usize + *rep_levels_byte_len as usize;
+                let (levels, values) =
+                    buf.split_at_checked(levels).ok_or("a page is shorter than its levels")?;
+                *buf = [levels, &unpack(self.codec, values, most)?].concat().into();
             }
             Page::DataPageV2 { .. } => {}
         }
-        Ok(page)
+        Ok(())
     }
 }
 
@@ -67,7 +73,7 @@ impl Iterator for Pages {
 
 impl PageReader for Pages {
     fn get_next_page(&mut self) -> Result<Option<Page>, ParquetError> {
-        self.packed.get_next_page()?.map(|page| self.unpacked(page)).transpose()
+        self.packed.get_next_page()?.map(|page| self.admitted(page)).transpose()
     }
 
     fn peek_next_page(&mut self) -> Result<Option<PageMetadata>, ParquetError> {
@@ -115,9 +121,7 @@ fn bounded(reader: impl Read, most: usize) -> Result<Vec<u8>, String> {
 
 fn check(bytes: usize, most: usize) -> Result<(), String> {
     if bytes > most {
-        return Err(format!(
-            "a page holds more than {most} bytes; write the file with fewer rows in a row group"
-        ));
+        return Err(too_large(MAX_HELD_BYTES));
     }
     Ok(())
 }

@@ -8,92 +8,81 @@ use super::foreign::Foreign;
 use super::{Content, MAX_ROW_BYTES};
 use crate::text::RowProblem;
 
-/// The fields of a row; it is measured before anything of it is copied.
-pub(super) fn content(row: Row) -> Result<Content, RowProblem> {
-    let found = bytes_of_group(&row);
-    if found > MAX_ROW_BYTES {
-        return Err(RowProblem::TooLong { found, limit: MAX_ROW_BYTES });
+/// The fields of a row; those that were not read are null.
+///
+/// # Errors
+/// If its texts are longer than a row may be.
+pub(super) fn content(row: &Row, unread: &[String]) -> Result<Content, RowProblem> {
+    let mut built = Built { bytes: 0 };
+    let fields = built.object(row);
+    if built.bytes > MAX_ROW_BYTES {
+        return Err(RowProblem::TooLong { found: built.bytes, limit: MAX_ROW_BYTES });
     }
-    Ok(Content::Record(object(&row)))
+    let unread = unread.iter().map(|name| (name.clone(), Value::Null));
+    Ok(Content::Record(fields.into_iter().chain(unread).collect()))
 }
 
-/// Bytes of all texts.
-fn bytes_of(field: &Field) -> usize {
-    match field {
-        Field::Bytes(bytes) => text_of(bytes).map_or(0, str::len),
-        Field::Str(text) => text.len(),
-        Field::Group(row) => bytes_of_group(row),
-        Field::ListInternal(list) => list.elements().iter().map(bytes_of).sum(),
-        Field::MapInternal(map) => {
-            map.entries().iter().map(|(key, value)| bytes_of(key) + bytes_of(value)).sum()
-        }
-        Field::Null
-        | Field::Bool(_)
-        | Field::Byte(_)
-        | Field::Short(_)
-        | Field::Int(_)
-        | Field::Long(_)
-        | Field::UByte(_)
-        | Field::UShort(_)
-        | Field::UInt(_)
-        | Field::ULong(_)
-        | Field::Float16(_)
-        | Field::Float(_)
-        | Field::Double(_)
-        | Field::Decimal(_)
-        | Field::Date(_)
-        | Field::TimeMillis(_)
-        | Field::TimeMicros(_)
-        | Field::TimestampMillis(_)
-        | Field::TimestampMicros(_) => 0,
+/// What was built of a row: what is beyond the bound is counted, but not copied.
+struct Built {
+    /// Bytes of names and texts.
+    bytes: usize,
+}
+
+impl Built {
+    fn object(&mut self, row: &Row) -> Map<String, Value> {
+        let field =
+            |(name, field): (&String, &Field)| (self.kept(name).unwrap_or_default(), self.value(field));
+        row.get_column_iter().map(field).collect()
     }
-}
 
-fn bytes_of_group(row: &Row) -> usize {
-    row.get_column_iter().map(|(name, field)| name.len() + bytes_of(field)).sum()
-}
-
-fn object(row: &Row) -> Map<String, Value> {
-    row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect()
-}
-
-fn value(field: &Field) -> Value {
-    match field {
-        Field::Bytes(bytes) => text_of(bytes).map_or_else(|| Foreign::Bytes.value(), Value::from),
-        Field::Group(row) => Value::Object(object(row)),
-        Field::ListInternal(list) => list.elements().iter().map(value).collect(),
-        Field::MapInternal(map) => {
-            Value::Object(map.entries().iter().map(|(key, of)| (name(key), value(of))).collect())
+    fn value(&mut self, field: &Field) -> Value {
+        match field {
+            Field::Bytes(bytes) => self.bytes_value(bytes),
+            Field::Group(row) => Value::Object(self.object(row)),
+            Field::ListInternal(list) => list.elements().iter().map(|element| self.value(element)).collect(),
+            Field::MapInternal(map) => {
+                let entry = |(key, value): &(Field, Field)| (name(self.value(key)), self.value(value));
+                Value::Object(map.entries().iter().map(entry).collect())
+            }
+            Field::Decimal(_) => Foreign::Decimal.value(),
+            Field::Date(_) => Foreign::Date.value(),
+            Field::TimeMillis(_) | Field::TimeMicros(_) => Foreign::Time.value(),
+            Field::TimestampMillis(_) | Field::TimestampMicros(_) => Foreign::Timestamp.value(),
+            Field::Null
+            | Field::Bool(_)
+            | Field::Byte(_)
+            | Field::Short(_)
+            | Field::Int(_)
+            | Field::Long(_)
+            | Field::UByte(_)
+            | Field::UShort(_)
+            | Field::UInt(_)
+            | Field::ULong(_)
+            | Field::Float16(_)
+            | Field::Float(_)
+            | Field::Double(_)
+            | Field::Str(_) => field.to_json_value(),
         }
-        Field::Decimal(_) => Foreign::Decimal.value(),
-        Field::Date(_) => Foreign::Date.value(),
-        Field::TimeMillis(_) | Field::TimeMicros(_) => Foreign::Time.value(),
-        Field::TimestampMillis(_) | Field::TimestampMicros(_) => Foreign::Timestamp.value(),
-        Field::Null
-        | Field::Bool(_)
-        | Field::Byte(_)
-        | Field::Short(_)
-        | Field::Int(_)
-        | Field::Long(_)
-        | Field::UByte(_)
-        | Field::UShort(_)
-        | Field::UInt(_)
-        | Field::ULong(_)
-        | Field::Float16(_)
-        | Field::Float(_)
-        | Field::Double(_)
-        | Field::Str(_) => field.to_json_value(),
+    }
+
+    fn bytes_value(&mut self, bytes: &ByteArray) -> Value {
+        match std::str::from_utf8(bytes.data()) {
+            Ok(text) => self.kept(text).map_or(Value::Null, Value::from),
+            Err(_) => Foreign::Bytes.value(),
+        }
+    }
+
+    /// A copy of a text, as long as there is room.
+    fn kept(&mut self, text: &str) -> Option<String> {
+        self.bytes += text.len();
+        (self.bytes <= MAX_ROW_BYTES).then(|| text.to_owned())
     }
 }
 
 /// A key of a map as the name of a field.
-fn name(key: &Field) -> String {
-    match value(key) {
+fn name(key: Value) -> String {
+    match key {
         Value::String(text) => text,
         other => other.to_string(),
     }
-}
-
-fn text_of(bytes: &ByteArray) -> Option<&str> {
-    std::str::from_utf8(bytes.data()).ok()
 }

@@ -1,5 +1,7 @@
 //! What CSV and TSV share: a header, and rows of as many fields.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::Content;
@@ -11,8 +13,8 @@ use crate::text::{BadRow, Place, RowProblem, TextError};
 /// If they are not UTF-8, or one is there twice; columns without a name may be many.
 pub(super) fn header(names: Result<Vec<String>, RowProblem>, place: Place) -> Result<Vec<String>, TextError> {
     let twice = |names: &[String]| {
-        let is_twice = |(at, name): (usize, &String)| !name.is_empty() && names[..at].contains(name);
-        names.iter().enumerate().position(is_twice).map(|at| names[at].clone())
+        let mut seen = HashSet::new();
+        names.iter().find(|name| !name.is_empty() && !seen.insert(name.as_str())).cloned()
     };
     let checked = names.and_then(|names| match twice(&names) {
         Some(field) => Err(RowProblem::TwiceInHeader { field }),

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::lines::Lines;
-use super::{Content, Row, Sink, io_error, table};
+use super::{Content, MAX_ROW_VALUES, Row, Sink, io_error, table};
 use crate::text::{Place, RowProblem, Spot, TextError};
 
 /// One row for each line that is not blank; all fields are text.
@@ -32,7 +32,7 @@ pub(super) fn read(
         };
         let place = Place { file: Arc::clone(file), spot: Spot::Line(lines.line) };
         let Some(header) = &header else {
-            header = Some(table::header(line.map(|line| line.split('\t').map(unquoted).collect()), place)?);
+            header = Some(table::header(line.and_then(|line| fields(&line)), place)?);
             continue;
         };
         let content = line.and_then(|line| content(header, &line));
@@ -43,12 +43,19 @@ pub(super) fn read(
 }
 
 fn content(header: &[String], line: &str) -> Result<Content, RowProblem> {
-    let fields: Vec<String> = line.split('\t').map(unquoted).collect();
+    let fields = fields(line)?;
     // Where lines are no longer told apart by their tabs, an open mark may have been meant to hold several of them.
     if (fields.len() < header.len() || header.len() == 1) && line.split('\t').any(is_open) {
         return Err(RowProblem::OpenInLine { found: fields.len(), expected: header.len() });
     }
     table::content(header, fields)
+}
+
+fn fields(line: &str) -> Result<Vec<String>, RowProblem> {
+    if line.split('\t').count() > MAX_ROW_VALUES {
+        return Err(RowProblem::ManyValues(MAX_ROW_VALUES));
+    }
+    Ok(line.split('\t').map(unquoted).collect())
 }
 
 /// A field without the quotation marks around it.
@@ -129,6 +136,13 @@ mod tests {
             assert!(found[0].starts_with("a.tsv:2 ! a quotation mark opens a field"), "{found:?}");
             assert!(found[0].contains("save it as CSV"), "{found:?}");
         }
+    }
+
+    #[test]
+    fn a_row_of_millions_of_fields_is_bad_without_being_held_and_the_others_stay() {
+        let found = rows(&format!("a\n{}\n2\n", "\t".repeat(3 << 20)));
+        assert!(found[0].starts_with("a.tsv:2 ! more than 524288 values"), "{found:?}");
+        assert_eq!(found[1..], ["a.tsv:3 {\"a\":\"2\"}"]);
     }
 
     #[test]
