@@ -16,13 +16,16 @@ pub struct ManArgs {
 }
 
 pub fn run(args: &ManArgs) -> Result<(), Error> {
+    // The pages are the help.
+    let command = Cli::command().disable_help_subcommand(true);
+    let command = command.mut_subcommands(|command| command.disable_help_subcommand(true));
     let Some(folder) = &args.out else {
         let mut page = Vec::new();
-        Man::new(Cli::command()).render(&mut page).expect("memory takes every page");
+        Man::new(command).render(&mut page).expect("memory takes every page");
         return Ok(print_part(&String::from_utf8_lossy(&page))?);
     };
     let output = |source| Error::Output { path: folder.clone(), source };
     std::fs::create_dir_all(folder).map_err(output)?;
-    clap_mangen::generate_to(Cli::command(), folder).map_err(output)?;
+    clap_mangen::generate_to(command, folder).map_err(output)?;
     Ok(print_line(&format!("manual pages  {}", folder.display()))?)
 }

@@ -220,7 +220,7 @@ fn known(wrong: &str, expected: &[String], elsewhere: &[String]) -> String {
 
 /// "did you mean", where something is alike.
 fn guess(wrong: &str, expected: &[String]) -> String {
-    likely(wrong, expected).map_or(String::new(), |likely| format!("; did you mean `{likely}`?"))
+    likely(wrong, expected).map_or(String::new(), |likely| format!(" (did you mean `{likely}`?)"))
 }
 
 /// The name that was probably meant.
