@@ -299,7 +299,7 @@ fn completions_exist_for_every_shell() {
     let workshop = Workshop::new();
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = workshop.run(&["completions", shell]).stdout;
-        assert!(script.contains("evaluate"), "{shell}");
+        assert!(script.contains("nola-train") && script.contains("NOLA_TRAIN_COMPLETE"), "{shell}: {script}");
     }
 }
 

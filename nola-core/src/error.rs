@@ -13,12 +13,14 @@ use crate::pattern::PatternError;
 #[non_exhaustive]
 pub enum Error {
     /// Nothing would be adapted.
-    #[error("{targets} match no linear weight; the model has: {}", available.join(", "))]
+    #[error("{targets} match no linear weight; {}the model has {available}", same_names(.names))]
     NoTarget {
         /// The patterns as the user wrote them.
         targets: String,
-        /// Paths of the linear weights that exist.
-        available: Vec<String>,
+        /// What the model calls those that are known by other names.
+        names: Vec<&'static str>,
+        /// The linear weights that exist, the same ones of all blocks together.
+        available: String,
     },
 
     /// A pattern is no regular expression, or matches without end.
@@ -197,4 +199,8 @@ fn cure(action: &str) -> &'static str {
         "write" | "create" => "; make room there, or choose another folder",
         _ => "",
     }
+}
+
+fn same_names(names: &[&str]) -> String {
+    if names.is_empty() { String::new() } else { format!("here they are called `{}`; ", names.join("`, `")) }
 }

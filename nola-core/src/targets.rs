@@ -72,9 +72,80 @@ impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Regex(pattern) => write!(f, "`{pattern}`"),
-            Self::Names(names) => write!(f, "`{}`", names.join("`, `")),
+            Self::Names(names) => f.write_str(&beginning(names.iter().map(|name| format!("`{name}`")))),
         }
     }
+}
+
+/// The first few of many, and how many more there are.
+fn beginning(all: impl ExactSizeIterator<Item = String>) -> String {
+    /// As many as a message can hold.
+    const FEW: usize = 8;
+    let more = all.len().saturating_sub(FEW);
+    let shown = all.take(FEW).collect::<Vec<_>>().join(", ");
+    if more == 0 { shown } else { format!("{shown} and {more} more") }
+}
+
+/// What other programs call the weights of a block, with our names.
+const ELSEWHERE: [(&str, &[&str]); 21] = [
+    ("q_proj", &["query"]),
+    ("k_proj", &["key"]),
+    ("v_proj", &["value"]),
+    ("qkv", &["query", "key", "value"]),
+    ("qkv_proj", &["query", "key", "value"]),
+    ("query_key_value", &["query", "key", "value"]),
+    ("c_attn", &["query", "key", "value"]),
+    ("attn.c_proj", &["output"]),
+    ("mlp.c_proj", &["down"]),
+    ("c_proj", &["output", "down"]),
+    ("o_proj", &["output"]),
+    ("out_proj", &["output"]),
+    ("attention.output.dense", &["output"]),
+    ("intermediate.dense", &["up"]),
+    ("attn.proj", &["output"]),
+    ("gate_proj", &["gate"]),
+    ("up_proj", &["up"]),
+    ("down_proj", &["down"]),
+    ("c_fc", &["up"]),
+    ("fc1", &["up"]),
+    ("fc2", &["down"]),
+];
+
+/// Our names for what a pattern names as other programs do, as far as the model has them.
+fn our_names(pattern: &Pattern, sites: &[Site]) -> Vec<&'static str> {
+    let is_named = |theirs: &str| match pattern {
+        Pattern::Names(names) => {
+            names.iter().any(|name| name == theirs || name.ends_with(&format!(".{theirs}")))
+        }
+        // Longer names hold shorter ones, such as `qkv` in `qkv_proj`; they mean the same.
+        Pattern::Regex(pattern) => pattern.contains(theirs),
+    };
+    let mut found: Vec<&str> = Vec::new();
+    let known = ELSEWHERE.iter().filter(|(theirs, _)| is_named(theirs)).flat_map(|(_, ours)| ours.iter());
+    for name in known {
+        let is_there = sites.iter().any(|site| site.path.rsplit('.').next() == Some(name));
+        if is_there && !found.contains(name) {
+            found.push(name);
+        }
+    }
+    found
+}
+
+/// The weights of a model, those of all blocks together.
+fn overview(sites: &[Site]) -> String {
+    let mut paths: Vec<String> = Vec::new();
+    for site in sites {
+        let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        let parts: Vec<&str> =
+            site.path.split('.').map(|part| if is_number(part) { "*" } else { part }).collect();
+        let path = parts.join(".");
+        if !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    let blocks = sites.iter().filter_map(Site::layer).max();
+    let blocks = blocks.map_or(String::new(), |last| format!(" (blocks are 0 to {last})"));
+    format!("{}{blocks}", paths.join(", "))
 }
 
 /// The choice of sites, in PEFT's vocabulary.
@@ -121,8 +192,8 @@ impl Targets {
             }
         }
         if chosen.is_empty() {
-            let available = all.into_iter().map(|site| site.path).collect();
-            return Err(Error::NoTarget { targets: self.to_string(), available });
+            let (names, available) = (our_names(&self.modules, &all), overview(&all));
+            return Err(Error::NoTarget { targets: self.to_string(), names, available });
         }
         Ok(chosen)
     }
@@ -167,7 +238,7 @@ impl fmt::Display for Targets {
             write!(f, " without {}", self.exclude)?;
         }
         if !self.layers.is_empty() {
-            write!(f, " in layers {:?}", self.layers)?;
+            write!(f, " in layers {}", beginning(self.layers.iter().map(usize::to_string)))?;
         }
         Ok(())
     }
@@ -224,6 +295,42 @@ mod tests {
         let pattern = || Pattern::Regex(r"attention\.(?!key)\w+".to_owned());
         assert!(matches(pattern(), "blocks.3.attention.value"));
         assert!(!matches(pattern(), "blocks.3.attention.key"));
+    }
+
+    fn sites() -> Vec<Site> {
+        let paths = (0..12).flat_map(|block| {
+            ["attention.query", "attention.key", "attention.value", "attention.output", "mlp.up", "mlp.down"]
+                .map(|name| format!("blocks.{block}.{name}"))
+        });
+        paths.chain(["head".to_owned()]).map(|path| Site { path, d_in: 4, d_out: 4 }).collect()
+    }
+
+    #[test]
+    fn names_of_other_programs_are_known_as_far_as_the_model_has_them() {
+        let names = |names: &[&str]| {
+            our_names(&Pattern::Names(names.iter().map(|&name| name.to_owned()).collect()), &sites())
+        };
+        assert_eq!(names(&["q_proj", "v_proj"]), ["query", "value"]);
+        assert_eq!(names(&["model.layers.0.self_attn.q_proj"]), ["query"]);
+        assert_eq!(names(&["c_attn", "q_proj"]), ["query", "key", "value"]);
+        assert_eq!(names(&["attn.c_proj"]), ["output"]);
+        assert_eq!(names(&["gate_proj", "seq_proj"]), [""; 0], "this model has no gate");
+        assert_eq!(our_names(&Pattern::Regex(r".*\.(q_proj|up_proj)".to_owned()), &sites()), ["query", "up"]);
+    }
+
+    #[test]
+    fn a_message_lists_the_weights_once_for_all_blocks() {
+        let listed = overview(&sites());
+        assert!(listed.starts_with("blocks.*.attention.query, blocks.*.attention.key, "), "{listed}");
+        assert!(listed.ends_with("blocks.*.mlp.down, head (blocks are 0 to 11)"), "{listed}");
+    }
+
+    #[test]
+    fn a_message_holds_the_first_of_many_targets() {
+        let names = (0..500).map(|block| format!("blocks.{block}.attention.qurey")).collect();
+        let shown = Pattern::Names(names).to_string();
+        assert!(shown.len() < 300 && shown.ends_with("` and 492 more"), "{shown}");
+        assert_eq!(Pattern::Names(vec!["a".to_owned(), "b".to_owned()]).to_string(), "`a`, `b`");
     }
 
     #[test]

@@ -3,36 +3,57 @@
 use image::{Rgb, RgbImage, imageops};
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// How training pictures are changed, in this order; nothing by default.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// How training images are changed, in this order; nothing by default.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augmentation {
-    /// A random part of the picture, resized to the model's input, instead of the whole.
+    /// A random part of the image, resized to the model's input, in place of the whole.
+    #[schemars(extend("x-default" = "the whole image"))]
     pub resized_crop: Option<ResizedCrop>,
-    /// A random window of the input after black has been added on every side, for small pictures.
+    /// A random window of the input after black has been added on every side, for small images.
+    #[schemars(extend("x-default" = "no window"))]
     pub padded_crop: Option<PaddedCrop>,
     /// Other brightness, contrast, saturation and hue.
+    #[schemars(extend("x-default" = "the colours of the image"))]
     pub jitter: Option<Jitter>,
     /// Probability that colour is taken away.
+    #[schemars(range(min = 0.0, max = 1.0), example = 0.2, extend("x-unit" = "probability"))]
     pub grey_probability: f64,
     /// Gaussian blur.
+    #[schemars(extend("x-default" = "no blur"))]
     pub blur: Option<Blur>,
     /// Probability that left and right are exchanged.
+    #[schemars(range(min = 0.0, max = 1.0), example = 0.5, extend("x-unit" = "probability"))]
     pub flip_probability: f64,
 }
 
-/// A random part of the picture, resized to the model's input.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A random part of the image, resized to the model's input.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResizedCrop {
-    /// Least and greatest part of the picture's area.
+    /// Least and greatest part of the image's area.
+    #[schemars(
+        example = [0.2, 1.0],
+        extend(
+            "items" = { "type": "number", "exclusiveMinimum": 0, "maximum": 1 },
+            "x-range" = "each above 0 and at most 1, the first at most the second"
+        )
+    )]
     pub scale: [f64; 2],
     /// Least and greatest width divided by height.
     #[serde(default = "ResizedCrop::common_ratio")]
+    #[schemars(
+        example = [0.75, 1.333],
+        extend(
+            "items" = { "type": "number", "exclusiveMinimum": 0, "maximum": 100 },
+            "x-range" = "each above 0 and at most 100, the first at most the second"
+        )
+    )]
     pub ratio: [f64; 2],
 }
 
@@ -42,43 +63,58 @@ impl ResizedCrop {
     }
 }
 
-/// A random window of a padded picture.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A random window of a padded image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PaddedCrop {
-    /// Black added on each side, in pixels of the model's input.
+    /// Black added on each side.
+    #[schemars(range(max = 1024), example = 4, extend("x-unit" = "pixels of the model's input"))]
     pub padding: u32,
 }
 
 /// Random colours, as by torchvision's `ColorJitter`: the four changes come in random order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Jitter {
-    /// Greatest change of the factor 1.
+    /// Greatest change of the factor of brightness, which is 1 without it.
     #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0), example = 0.4)]
     pub brightness: f64,
-    /// Greatest change of the factor 1.
+    /// Greatest change of the factor of contrast, which is 1 without it.
     #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0), example = 0.4)]
     pub contrast: f64,
-    /// Greatest change of the factor 1.
+    /// Greatest change of the factor of saturation, which is 1 without it.
     #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0), example = 0.4)]
     pub saturation: f64,
-    /// Greatest turn, in parts of the circle; at most 0.5.
+    /// Greatest shift of the hue, either way.
     #[serde(default)]
+    #[schemars(range(min = 0.0, max = 0.5), example = 0.1, extend("x-unit" = "parts of the colour circle"))]
     pub hue: f64,
-    /// Probability that a picture is changed at all.
+    /// Probability that an image is changed at all.
     #[serde(default = "always")]
+    #[schemars(range(min = 0.0, max = 1.0), example = 0.8, extend("x-unit" = "probability"))]
     pub probability: f64,
 }
 
 /// Gaussian blur.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Blur {
-    /// Least and greatest standard deviation, in pixels of the model's input.
+    /// Least and greatest standard deviation.
+    #[schemars(
+        example = [0.1, 2.0],
+        extend(
+            "items" = { "type": "number", "exclusiveMinimum": 0, "maximum": 100 },
+            "x-unit" = "pixels of the model's input",
+            "x-range" = "each above 0 and at most 100, the first at most the second"
+        )
+    )]
     pub sigma: [f64; 2],
-    /// Probability that a picture is blurred.
+    /// Probability that an image is blurred.
     #[serde(default = "always")]
+    #[schemars(range(min = 0.0, max = 1.0), example = 0.5, extend("x-unit" = "probability"))]
     pub probability: f64,
 }
 

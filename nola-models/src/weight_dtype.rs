@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use burn::tensor::{DType, Device};
 use half::{bf16, f16};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -12,7 +13,7 @@ use serde_json::Value;
 ///
 /// On the CPU activations flow in f32. Norms, softmax and losses compute in f32 whatever it is, logits come as f32, and
 /// so stays the head of a ViT.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightDtype {
     /// 32 bits.

@@ -2,11 +2,13 @@
 
 mod bench;
 mod compare;
+mod completions;
 mod decoding;
 mod evaluate;
 mod export;
 mod generate;
 mod inspect;
+mod man;
 mod merge;
 mod predict;
 mod quick_start;
@@ -17,16 +19,19 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use clap::{Args, CommandFactory, Parser, Subcommand};
-use clap_complete::Shell;
+use clap::{Args, Parser, Subcommand, ValueHint};
+use clap_complete::{ArgValueCandidates, Shell};
 use comfy_table::{CellAlignment, Table, presets};
 use nola_models::WeightDtype;
+
+pub use completions::answered;
 
 use crate::Error;
 use crate::adapter_argument::AdapterArgument;
 use crate::chosen::Named;
 use crate::device::DeviceChoice;
 use crate::fit::Terms;
+use crate::option_values::{devices, dtype};
 use crate::progress::Style;
 use crate::report::ResultRow;
 use crate::stop::Stop;
@@ -46,10 +51,10 @@ pub struct Cli {
 #[derive(Debug, Args)]
 pub struct Global {
     /// Where to compute: auto, cpu, wgpu, wgpu:N, cuda or cuda:N; merge and export always take the CPU.
-    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE", add = ArgValueCandidates::new(devices))]
     device: DeviceChoice,
-    /// End with one JSON object on stdout instead of text, `bench` with one for each measurement (all commands but recipes and
-    /// completions).
+    /// End with one JSON object on stdout instead of text, `bench` with one for each measurement (all commands but completions
+    /// and man).
     #[arg(long, global = true)]
     json: bool,
     /// Show no progress.
@@ -96,38 +101,46 @@ enum Command {
     Merge(merge::MergeArgs),
     /// Write an adapter as a LoRA folder that PEFT loads, and compare what it computes.
     Export(export::ExportArgs),
-    /// List the shipped recipes, or print one.
+    /// List the shipped recipes or print one; say what the keys of a recipe mean.
     Recipes(recipes::RecipesArgs),
     /// Train recipes side by side over several seeds.
     Compare(compare::CompareArgs),
     /// Measure how fast this program is here: steps, kernels, start, adapters; and put two results side by side.
     Bench(bench::BenchArgs),
-    /// Print a completion script for a shell.
+    /// Print a completion script for a shell, as in `source <(nola-train completions bash)`.
     Completions {
         /// The shell.
         shell: Shell,
     },
+    /// Print the manual page, or write one for each command.
+    Man(man::ManArgs),
 }
 
 /// A base model, with or without an adapter.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
     /// A run folder: its base and its best adapter.
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["model", "adapter"], required_unless_present = "model")]
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        value_hint = ValueHint::DirPath,
+        conflicts_with_all = ["model", "adapter"],
+        required_unless_present = "model"
+    )]
     run: Option<PathBuf>,
     /// A model folder with config.json and safetensors, or a model's name on the hub.
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, value_name = "MODEL", value_hint = ValueHint::DirPath)]
     model: Option<PathBuf>,
     /// An adapter folder for that model: ours, or a LoRA of PEFT's; a name before it, as `generate` takes, is left out.
-    #[arg(long, value_name = "[NAME=]FOLDER", requires = "model")]
+    #[arg(long, value_name = "[NAME=]FOLDER", value_hint = ValueHint::DirPath, requires = "model")]
     adapter: Option<PathBuf>,
 }
 
 /// How the weights of a model are held.
 #[derive(Debug, Args)]
 pub struct HeldArgs {
-    /// Number type of the weights in memory: f32, bf16 or f16; absent: that of the run, else f32.
-    #[arg(long, value_name = "TYPE")]
+    /// Number type of the weights in memory; absent: that of the run, else f32.
+    #[arg(long, value_name = "TYPE", value_parser = dtype())]
     dtype: Option<WeightDtype>,
 }
 
@@ -162,10 +175,11 @@ pub fn run(stop: Stop) -> Result<(), Error> {
         Some(Command::Inspect(args)) => inspect::run(&args, global),
         Some(Command::Merge(args)) => merge::run(&args, global),
         Some(Command::Export(args)) => export::run(&args, global),
-        Some(Command::Recipes(args)) => recipes::run(&args),
+        Some(Command::Recipes(args)) => recipes::run(&args, global),
         Some(Command::Compare(args)) => compare::run(&args, global),
         Some(Command::Bench(args)) => bench::run(&args, global),
-        Some(Command::Completions { shell }) => print_completions(shell),
+        Some(Command::Completions { shell }) => completions::run(shell),
+        Some(Command::Man(args)) => man::run(&args),
     }
 }
 
@@ -179,13 +193,6 @@ fn parsed() -> Result<Cli, Error> {
         written(told.print())?;
     }
     told.exit()
-}
-
-fn print_completions(shell: Shell) -> Result<(), Error> {
-    // Into memory first: the library panics where a script cannot be written.
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "nola-train", &mut script);
-    Ok(print_part(&String::from_utf8_lossy(&script))?)
 }
 
 /// The table of methods, as every command prints it.

@@ -21,6 +21,7 @@ pub mod learner;
 pub mod memory;
 pub mod metrics;
 pub mod optimizer;
+mod option_values;
 mod printable;
 pub mod program;
 pub mod progress;

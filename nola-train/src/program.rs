@@ -8,6 +8,9 @@ use crate::{Error, commands, memory};
 
 /// Runs the command line; `main` does no more than this.
 pub fn run() -> ExitCode {
+    if commands::answered() {
+        return ExitCode::SUCCESS;
+    }
     memory::keep_freed();
     memory::watch_panics();
     memory::explain_cut_files();

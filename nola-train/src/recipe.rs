@@ -3,27 +3,40 @@
 //! Precedence: defaults < the file < `--set key=value`. Relative paths count from the working directory.
 
 mod adapter_data;
+mod check;
 mod data;
 mod error;
+mod explain;
 mod format;
+mod keys;
 mod method;
 mod model;
+mod node;
+mod schema;
 mod sections;
+mod shipped;
 mod source;
 
 use std::ops::Deref;
 use std::path::Path;
 
 use nola_models::WeightDtype;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use toml::Table;
 
 pub use adapter_data::AdapterData;
 pub use data::{DataRecipe, OnBadImage};
 pub use error::{Finding, Place, Problem, RecipeError};
+pub use explain::{explained, keys_of, reference};
 pub use format::{DataFormat, PictureFormat, Subject};
+pub use keys::{Key, KeyDefault, Section, sections};
 pub use method::{LoraRecipe, MethodRecipe, NolaRecipe, TargetsRecipe};
 pub use model::{Init, ModelRecipe};
+pub use schema::{schema, schema_text};
 pub use sections::{Optimizer, OutputRecipe, Period, ScheduleKind, TrainRecipe};
+
+pub use shipped::{ShippedRecipe, Summary};
 
 use error::Findings;
 use source::Source;
@@ -31,15 +44,16 @@ use source::Source;
 /// More samples than any step or class has; a larger number is a typo.
 const MAX_SAMPLES: usize = 1 << 20;
 
-/// One run, as typed.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// One run of nola-train: a base model, data, a method, how it is trained and where the result goes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["model", "data"]))]
 pub struct Recipe {
     /// The base model.
     pub model: ModelRecipe,
-    /// Pictures or text.
+    /// Images or text.
     pub data: DataRecipe,
-    /// What is trained.
+    /// The method: what is trained.
     pub method: MethodRecipe,
     /// How it is trained.
     pub train: TrainRecipe,
@@ -58,6 +72,22 @@ impl Recipe {
         Self::from_text(&text, file, overrides)
     }
 
+    /// As [`Recipe::read`], for a file or the name of a shipped recipe; a file of that name wins.
+    ///
+    /// # Errors
+    /// If there is neither, or as [`Recipe::read`].
+    pub fn named(typed: &Path, overrides: &[String]) -> Result<CheckedRecipe, RecipeError> {
+        if typed.is_file() {
+            return Self::read(typed, overrides);
+        }
+        let name = typed.to_string_lossy();
+        match ShippedRecipe::named(&name) {
+            Ok(shipped) => shipped.read(overrides),
+            Err(_) if typed.exists() => Self::read(typed, overrides),
+            Err(_) => Err(RecipeError::NoRecipe { name: name.into_owned(), shipped: shipped::names() }),
+        }
+    }
+
     /// As [`Recipe::read`], for a text at hand; `name` stands for the file in messages.
     ///
     /// # Errors
@@ -72,23 +102,28 @@ impl Recipe {
     /// What only some tasks and methods have.
     fn check_together(&self, findings: &mut Findings) {
         if self.method == (MethodRecipe::Full {}) && self.model.dtype != WeightDtype::F32 {
-            let (found, range) = (
-                self.model.dtype.to_string(),
-                "f32 with method.kind = \"full\": half precision would round small updates of weights away",
-            );
+            let found = self.model.dtype.to_string();
+            let range =
+                "f32 with method.kind = \"full\": half precision would round small updates of weights away"
+                    .to_owned();
             findings.add("model.dtype", Problem::NotAllowed { found, range });
         }
         if self.data.format.subject() == Subject::Pictures {
             return;
         }
         if self.method == (MethodRecipe::Linear {}) {
-            let (found, range) =
-                ("linear".to_owned(), "nola, lora or full: a language model has no new head");
+            let found = "linear".to_owned();
+            let range = "nola, lora or full: a language model has no new head".to_owned();
             findings.add("method.kind", Problem::NotAllowed { found, range });
         }
         if self.model.image_size.is_some() {
             findings.add("model.image_size", Problem::NoEffect { because: "a format of text" });
         }
+    }
+
+    /// The recipe as it would be read.
+    fn table(&self) -> Table {
+        Table::try_from(self).expect("a recipe is made of tables, numbers and text")
     }
 
     /// Checks every value and fills in those that follow from others.
@@ -97,7 +132,7 @@ impl Recipe {
     /// [`RecipeError::Invalid`] with everything that is wrong.
     pub fn check(mut self) -> Result<CheckedRecipe, RecipeError> {
         let mut findings = Findings::default();
-        self.model.check(&mut findings);
+        check::check(&self.table(), &mut findings);
         self.data.check(&mut findings);
         self.method.check(&mut findings);
         self.train.check(&mut findings);
@@ -140,12 +175,6 @@ impl Deref for CheckedRecipe {
 
     fn deref(&self) -> &Recipe {
         &self.0
-    }
-}
-
-fn require_path(key: &'static str, path: &Path, cure: &'static str, findings: &mut Findings) {
-    if path.as_os_str().is_empty() {
-        findings.add(key, Problem::Missing { cure });
     }
 }
 
@@ -298,7 +327,7 @@ steps = 200
     fn a_value_of_the_wrong_type_names_its_key() {
         let text = SMALL.replace("200", "\"many\"");
         let message = message(&text, &[]);
-        assert!(message.starts_with("my.toml:10: `train.steps`: invalid type: string \"many\""), "{message}");
+        assert_eq!(message, "my.toml:10: `train.steps` is the text \"many\"; expected a whole number");
     }
 
     #[test]
@@ -350,15 +379,22 @@ steps = 200
 
     #[test]
     fn every_shipped_recipe_is_accepted() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/recipes");
-        let mut count = 0;
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let file = entry.unwrap().path();
-            if file.extension().is_some_and(|extension| extension == "toml") {
-                Recipe::read(&file, &[]).unwrap();
-                count += 1;
-            }
+        for shipped in ShippedRecipe::all() {
+            Recipe::from_text(shipped.text, Path::new(shipped.name), &[]).unwrap();
         }
-        assert!(count >= 6, "found {count} recipes");
+    }
+
+    #[test]
+    fn a_file_wins_over_a_shipped_recipe_and_neither_suggests_a_name() {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = scratch.path().join("vit-digits-nola");
+        std::fs::write(&file, SMALL).unwrap();
+        assert_eq!(Recipe::named(&file, &[]).unwrap().train.steps, 200);
+        assert_eq!(
+            Recipe::named(Path::new("text-museum-nola"), &[]).unwrap().output.dir,
+            Path::new("runs/text-museum-nola")
+        );
+        let error = Recipe::named(Path::new("vit-digit-nola.toml"), &[]).unwrap_err().to_string();
+        assert!(error.contains("did you mean `vit-digits-nola`?"), "{error}");
     }
 }

@@ -3,6 +3,7 @@
 //! # Source
 //! Hu et al., *LoRA* (ICLR 2022); Kalajdzievski, *rsLoRA* (2023) for the other scale.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Factor, MAX_RANK, Plan, check_number, kaiming_uniform};
@@ -10,7 +11,7 @@ use crate::Error;
 use crate::targets::Site;
 
 /// How LoRA's update is scaled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum LoraVariant {
     /// alpha / rank.

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Factor, MAX_COEFFICIENTS, MAX_RANK, Mixed, Plan, check_number, kaiming_uniform};
@@ -16,7 +17,7 @@ use crate::philox::fnv1a_32;
 use crate::targets::Site;
 
 /// Which published setting of NOLA: entry scale, offset, initial coefficients and scale of the update.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
     /// Ours: entries U(±1)/√k, A drawn with LoRA's variance, B zero, nothing stored; scale alpha/rank.
@@ -34,7 +35,7 @@ pub enum Preset {
 }
 
 /// Whether sites of one shape mix the same matrices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Sharing {
     /// Every site has a basis of its own.

@@ -1,5 +1,6 @@
 //! The random entries themselves: laws, streams, and the words of a block.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 #[cfg(target_arch = "x86_64")]
@@ -10,7 +11,7 @@ use crate::philox::philox4x32_10_lanes;
 const LANES: usize = 8;
 
 /// Distribution of the basis entries before their scale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Law {
     /// Uniform in (−1, 1), in steps of 2⁻¹⁵.

@@ -12,6 +12,7 @@ use super::rows::{Row, StepsLine};
 use super::statistics::rounded;
 use super::{BenchError, Say, machine};
 use crate::Error;
+use crate::option_values::dtype;
 use crate::terminal::print_json;
 
 /// Options of `bench steps`; their names and defaults are those of the PyTorch script.
@@ -65,8 +66,8 @@ pub struct StepsArgs {
     /// Make the inside of every block again in the backward pass instead of keeping it.
     #[arg(long)]
     pub(super) gradient_checkpointing: bool,
-    /// Number type that frozen weights are held in: f32, bf16 or f16.
-    #[arg(long, value_name = "TYPE", default_value_t = WeightDtype::F32)]
+    /// Number type that frozen weights are held in.
+    #[arg(long, value_name = "TYPE", value_parser = dtype(), default_value_t = WeightDtype::F32)]
     dtype: WeightDtype,
     /// Put the single samples, in seconds, into the JSON too.
     #[arg(long)]

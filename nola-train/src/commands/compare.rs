@@ -8,8 +8,10 @@ mod table;
 use std::path::PathBuf;
 
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 use nola_core::folder::write_atomically;
 
+use super::completions::{recipes_and_files, settings};
 use super::{Global, print_json};
 use crate::assets::located;
 use crate::chosen::Named;
@@ -28,11 +30,11 @@ use table::{Compared, Comparison, show, summary};
 
 #[derive(Debug, Args)]
 pub struct CompareArgs {
-    /// Recipe files, one line of the table each.
-    #[arg(required = true)]
+    /// Recipe files or names of shipped recipes, one line of the table each.
+    #[arg(required = true, add = recipes_and_files())]
     recipes: Vec<PathBuf>,
     /// Change a value of every recipe, as in `--set train.steps=100`; may be repeated.
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", add = ArgValueCompleter::new(settings))]
     set: Vec<String>,
     /// Runs of each recipe, with seeds 0, 1, …: of the few shots, the order, the basis.
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]

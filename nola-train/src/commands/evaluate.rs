@@ -10,6 +10,7 @@ use clap::Args;
 use super::decoding::DecodingArgs;
 use super::{Global, HeldArgs, ModelArgs};
 use crate::Error;
+use crate::option_values::format;
 use crate::recipe::{DataFormat, DataRecipe, PictureFormat, Subject};
 use crate::text::TextSettings;
 
@@ -23,7 +24,7 @@ pub struct EvaluateArgs {
     #[arg(long, value_name = "PATH", required_unless_present_any = ["run", "choices"])]
     data: Option<PathBuf>,
     /// Layout of the data; absent: that of the run or the adapter, else `folder` for pictures and `text` for text.
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", value_parser = format())]
     format: Option<DataFormat>,
     /// Write a text after each prompt of the data and compare it with the references: BLEU, NIST, METEOR (exact and
     /// stem matches), ROUGE-L, CIDEr, chrF, TER.

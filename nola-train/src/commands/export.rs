@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, ValueHint};
 use nola_core::folder::{Description, peft};
 use nola_models::WeightDtype;
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ pub struct ExportArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Folder to write; it must not hold anything yet.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     out: PathBuf,
     /// Names of modules that PEFT will look for: those of transformers 5, or of 4 and before.
     #[arg(long, value_enum, default_value_t = Names::Transformers5)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::Device;
-use clap::Args;
+use clap::{Args, ValueHint};
 use nola_models::generate::{Cached, Finish, Prompt, stream};
 use nola_models::tokenizer::DecodeSpecials;
 use nola_models::{CausalLm, WeightDtype};
@@ -20,6 +20,7 @@ use crate::base::{Base, TextBase};
 use crate::chosen::Named;
 use crate::evaluate::{Decoding, Written, write_all};
 use crate::memory::peak_bytes;
+use crate::option_values::format;
 use crate::prompt::{self, Reading};
 use crate::recipe::{AdapterData, DataFormat, Subject};
 use crate::terminal::{err_line, print_part};
@@ -35,19 +36,25 @@ const MOST_PROMPTS: usize = 100_000;
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
     /// A run folder: its base and its best adapter.
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["model", "adapter"], required_unless_present = "model")]
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        value_hint = ValueHint::DirPath,
+        conflicts_with_all = ["model", "adapter"],
+        required_unless_present = "model"
+    )]
     run: Option<PathBuf>,
     /// A model folder, or a model's name on the hub.
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, value_name = "MODEL", value_hint = ValueHint::DirPath)]
     model: Option<PathBuf>,
     /// An adapter folder for that model; may be repeated with names, and each of them answers.
-    #[arg(long, value_name = "[NAME=]FOLDER", requires = "model")]
+    #[arg(long, value_name = "[NAME=]FOLDER", value_hint = ValueHint::DirPath, requires = "model")]
     adapter: Vec<PathBuf>,
     /// Prompts; absent: one from each line of stdin.
     prompts: Vec<String>,
     /// Read prompts as rows of this format: e2e, alpaca and so on; absent: as the run or the adapter was trained, or as they
     /// stand.
-    #[arg(long, value_name = "FORMAT", conflicts_with_all = ["raw", "chat"])]
+    #[arg(long, value_name = "FORMAT", value_parser = format(), conflicts_with_all = ["raw", "chat"])]
     format: Option<DataFormat>,
     /// Take prompts as they stand, whatever the adapter was trained on.
     #[arg(long, conflicts_with = "chat")]

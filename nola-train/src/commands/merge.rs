@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use nola_core::Survivors;
 use nola_models::WeightDtype;
 use serde_json::json;
@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{Global, ModelArgs, print_json, print_line};
 use crate::base::{Base, PictureBase, TextBase};
 use crate::chosen::Named;
+use crate::option_values::dtype;
 use crate::recipe::Subject;
 use crate::terminal::err_line;
 use crate::{Error, device};
@@ -19,10 +20,10 @@ pub struct MergeArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Folder to write; it must not hold anything yet.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     out: PathBuf,
-    /// Number type of the stored weights: f32, bf16 or f16.
-    #[arg(long, value_name = "TYPE", default_value_t)]
+    /// Number type of the stored weights.
+    #[arg(long, value_name = "TYPE", value_parser = dtype(), default_value_t)]
     dtype: WeightDtype,
 }
 

@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::recipes::shipped;
 use super::{Global, print_json, print_line, print_rows};
 use crate::fit::{Fitted, fit};
 use crate::memory::peak_bytes;
-use crate::recipe::{CheckedRecipe, Recipe};
+use crate::recipe::{CheckedRecipe, ShippedRecipe};
 use crate::report::ResultRow;
 use crate::run::{ReportParts, RunFolder, RunResult};
 use crate::task::{Pictures, Splits, Task};
@@ -30,8 +29,8 @@ struct QuickStart {
 }
 
 pub fn run(global: &Global) -> Result<(), Error> {
-    let recipes: Vec<CheckedRecipe> =
-        METHODS.iter().map(|method| recipe(method)).collect::<Result<_, Error>>()?;
+    let recipe = |method: &&str| ShippedRecipe::named(&format!("vit-digits-{method}"))?.read(&[]);
+    let recipes: Vec<CheckedRecipe> = METHODS.iter().map(recipe).collect::<Result<_, _>>()?;
     let last = recipes.last().expect("there are three methods");
     let folder = RunFolder::create_numbered(Path::new("runs/quick-start"))?;
     let open = device::open(global.device)?;
@@ -99,9 +98,4 @@ fn show(quick_start: &QuickStart, run: &Path, splits: &Splits, global: &Global) 
 /// How the user started the program; cargo tells what it starts its own path.
 fn started_as() -> &'static str {
     if std::env::var_os("CARGO").is_some() { "cargo run --release -p nola-train --" } else { "nola-train" }
-}
-
-fn recipe(method: &str) -> Result<CheckedRecipe, Error> {
-    let name = format!("vit-digits-{method}");
-    Ok(Recipe::from_text(shipped(&name)?, Path::new(&name), &[])?)
 }

@@ -1,92 +1,78 @@
-//! `nola-train recipes`: the shipped recipes.
+//! `nola-train recipes`: the shipped recipes, and what can be written in one.
 
 use clap::Args;
+use clap_complete::ArgValueCandidates;
+use serde::Serialize;
 
-use super::print_line;
+use super::completions::{keys, recipes};
+use super::{Global, print_json, print_line, print_part};
 use crate::Error;
-use crate::recipe::RecipeError;
-
-/// Every recipe in `assets/recipes`, by name; a test compares the list with the folder.
-pub const SHIPPED: &[(&str, &str)] = &[
-    ("gpt2-large-dart-nola-mlp", include_str!("../../../assets/recipes/gpt2-large-dart-nola-mlp.toml")),
-    ("gpt2-large-dart-nola-qv", include_str!("../../../assets/recipes/gpt2-large-dart-nola-qv.toml")),
-    ("gpt2-large-e2e-nola-mlp", include_str!("../../../assets/recipes/gpt2-large-e2e-nola-mlp.toml")),
-    ("gpt2-large-e2e-nola-qv", include_str!("../../../assets/recipes/gpt2-large-e2e-nola-qv.toml")),
-    ("gpt2-large-webnlg-nola-mlp", include_str!("../../../assets/recipes/gpt2-large-webnlg-nola-mlp.toml")),
-    ("gpt2-large-webnlg-nola-qv", include_str!("../../../assets/recipes/gpt2-large-webnlg-nola-qv.toml")),
-    ("gpt2-medium-dart-nola-mlp", include_str!("../../../assets/recipes/gpt2-medium-dart-nola-mlp.toml")),
-    ("gpt2-medium-dart-nola-qv", include_str!("../../../assets/recipes/gpt2-medium-dart-nola-qv.toml")),
-    ("gpt2-medium-e2e-nola-mlp", include_str!("../../../assets/recipes/gpt2-medium-e2e-nola-mlp.toml")),
-    ("gpt2-medium-e2e-nola-qv", include_str!("../../../assets/recipes/gpt2-medium-e2e-nola-qv.toml")),
-    ("gpt2-medium-webnlg-nola-mlp", include_str!("../../../assets/recipes/gpt2-medium-webnlg-nola-mlp.toml")),
-    ("gpt2-medium-webnlg-nola-qv", include_str!("../../../assets/recipes/gpt2-medium-webnlg-nola-qv.toml")),
-    ("llama2-13b-alpaca-nola", include_str!("../../../assets/recipes/llama2-13b-alpaca-nola.toml")),
-    ("llama2-7b-alpaca-nola", include_str!("../../../assets/recipes/llama2-7b-alpaca-nola.toml")),
-    ("text-museum-full", include_str!("../../../assets/recipes/text-museum-full.toml")),
-    ("text-museum-lora", include_str!("../../../assets/recipes/text-museum-lora.toml")),
-    ("text-museum-nola", include_str!("../../../assets/recipes/text-museum-nola.toml")),
-    ("text-world-pretrain", include_str!("../../../assets/recipes/text-world-pretrain.toml")),
-    ("vit-cifar10-pretrain", include_str!("../../../assets/recipes/vit-cifar10-pretrain.toml")),
-    ("vit-digits-full", include_str!("../../../assets/recipes/vit-digits-full.toml")),
-    ("vit-digits-linear", include_str!("../../../assets/recipes/vit-digits-linear.toml")),
-    ("vit-digits-lora", include_str!("../../../assets/recipes/vit-digits-lora.toml")),
-    ("vit-digits-nola", include_str!("../../../assets/recipes/vit-digits-nola.toml")),
-    ("vit-large-cifar10-nola", include_str!("../../../assets/recipes/vit-large-cifar10-nola.toml")),
-];
+use crate::recipe::{ShippedRecipe, Summary, explained, keys_of, schema, schema_text};
 
 #[derive(Debug, Args)]
 pub struct RecipesArgs {
-    /// Print this one.
+    /// Print this recipe.
+    #[arg(conflicts_with_all = ["schema", "explain"], add = ArgValueCandidates::new(recipes))]
     name: Option<String>,
+    /// Print the JSON schema of recipes, by which editors complete and check them.
+    #[arg(long, conflicts_with = "explain")]
+    schema: bool,
+    /// Say what a key of recipes means, such as `train.warmup`, or list those of a section, such as `train`.
+    #[arg(long, value_name = "KEY", add = ArgValueCandidates::new(keys))]
+    explain: Option<String>,
 }
 
-pub fn run(args: &RecipesArgs) -> Result<(), Error> {
-    match &args.name {
-        Some(name) => print_line(shipped(name)?.trim_end())?,
-        None => {
-            for (name, text) in SHIPPED {
-                print_line(&format!("{name:30} {}", purpose(text)))?;
-            }
+/// The JSON object of `recipes --json`.
+#[derive(Debug, Serialize)]
+struct List {
+    recipes: Vec<Summary>,
+}
+
+/// The JSON object of `recipes NAME --json`.
+#[derive(Debug, Serialize)]
+struct Printed {
+    #[serde(flatten)]
+    summary: Summary,
+    text: &'static str,
+}
+
+/// The JSON object of `recipes --explain KEY --json`.
+#[derive(Debug, Serialize)]
+struct Explained {
+    sections: Vec<crate::recipe::Section>,
+}
+
+pub fn run(args: &RecipesArgs, global: &Global) -> Result<(), Error> {
+    match args {
+        RecipesArgs { schema: true, .. } if global.json => print_json(schema())?,
+        RecipesArgs { schema: true, .. } => print_part(&schema_text())?,
+        RecipesArgs { explain: Some(key), .. } if global.json => {
+            print_json(&Explained { sections: keys_of(key)? })?;
         }
+        RecipesArgs { explain: Some(key), .. } => print_part(&explained(key)?)?,
+        RecipesArgs { name: Some(name), .. } => print(ShippedRecipe::named(name)?, global)?,
+        RecipesArgs { name: None, .. } if global.json => {
+            print_json(&List { recipes: ShippedRecipe::all().map(ShippedRecipe::summary).collect() })?;
+        }
+        RecipesArgs { name: None, .. } => list()?,
     }
     Ok(())
 }
 
-/// The text of a shipped recipe.
-///
-/// # Errors
-/// If there is none of that name.
-pub fn shipped(name: &str) -> Result<&'static str, Error> {
-    let found = SHIPPED.iter().find(|(known, _)| *known == name);
-    let names = || SHIPPED.iter().map(|(name, _)| (*name).to_owned()).collect();
-    let text = found.map(|(_, text)| *text);
-    text.ok_or_else(|| RecipeError::NotShipped { name: name.to_owned(), shipped: names() }.into())
-}
-
-/// The first line of a recipe, which says what it is for.
-fn purpose(text: &str) -> &str {
-    text.lines().next().unwrap_or_default().trim_start_matches(['#', ' '])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_recipe_in_the_folder_is_shipped() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/recipes");
-        let mut names: Vec<String> = std::fs::read_dir(folder)
-            .expect("the recipes")
-            .map(|entry| entry.expect("a file").file_name().to_string_lossy().replace(".toml", ""))
-            .collect();
-        names.sort();
-        assert_eq!(names, SHIPPED.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+fn print(recipe: ShippedRecipe, global: &Global) -> Result<(), Error> {
+    if global.json {
+        return Ok(print_json(&Printed { summary: recipe.summary(), text: recipe.text })?);
     }
+    Ok(print_line(recipe.text.trim_end())?)
+}
 
-    #[test]
-    fn every_recipe_says_first_what_it_is_for() {
-        for (name, text) in SHIPPED {
-            assert!(text.starts_with("# ") && purpose(text).len() > 10, "{name}");
+fn list() -> Result<(), Error> {
+    for summary in ShippedRecipe::all().map(ShippedRecipe::summary) {
+        print_line(&format!("{:28} {}", summary.name, summary.purpose))?;
+        if !summary.needs.is_empty() {
+            let needs: Vec<String> = summary.needs.iter().map(|path| path.display().to_string()).collect();
+            print_line(&format!("{:28} needs {}", "", needs.join(", ")))?;
         }
     }
+    Ok(())
 }

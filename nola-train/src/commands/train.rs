@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap_complete::ArgValueCompleter;
 
+use super::completions::{recipes_and_files, settings};
 use super::{Global, print_json, print_line, print_rows};
 use crate::fit::fit;
 use crate::recipe::{CheckedRecipe, Recipe, Subject};
@@ -14,15 +16,16 @@ use crate::{Error, device};
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
-    /// A recipe file; `nola-train recipes` lists those that are shipped.
+    /// A recipe file, or the name of a shipped recipe; `nola-train recipes` lists those.
+    #[arg(add = recipes_and_files())]
     recipe: PathBuf,
     /// Change a value of the recipe, as in `--set train.steps=100`; may be repeated.
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", add = ArgValueCompleter::new(settings))]
     set: Vec<String>,
 }
 
 pub fn run(args: &TrainArgs, global: &Global) -> Result<(), Error> {
-    let recipe = Recipe::read(&args.recipe, &args.set)?;
+    let recipe = Recipe::named(&args.recipe, &args.set)?;
     match recipe.data.format.subject() {
         Subject::Pictures => train::<Pictures>(&recipe, global),
         Subject::Text => train::<Text>(&recipe, global),

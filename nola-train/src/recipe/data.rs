@@ -3,47 +3,59 @@
 use std::path::PathBuf;
 
 use nola_models::Augmentation;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::MAX_SAMPLES;
 use super::error::{Findings, Problem};
 use super::format::{DataFormat, PictureFormat, Subject};
-use super::{MAX_SAMPLES, require_path};
 use crate::text::TextSettings;
 use crate::{Error, assets};
 
-/// `[data]`: pictures or text.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The data: images or text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["train", "validation"]))]
 pub struct DataRecipe {
-    /// Layout of the files.
+    /// Layout of the files; it also says whether they hold images or text.
+    #[schemars(example = &"alpaca")]
     pub format: DataFormat,
-    /// What is learned from: a folder, or a file of the format.
+    /// Training data: a folder, or a file of the format.
+    #[schemars(length(min = 1), example = &"images/train", extend("x-unit" = "file or folder"))]
     pub train: PathBuf,
-    /// What scores are made with, likewise.
+    /// Validation data, likewise: scores are computed on it.
+    #[schemars(length(min = 1), example = &"images/val", extend("x-unit" = "file or folder"))]
     pub validation: PathBuf,
-    /// Training pictures of each class; 0: all.
+    /// Training images taken of each class; 0 takes all. Images only; for text there is `data.text.limit`.
+    #[schemars(range(max = MAX_SAMPLES), example = 10, extend("x-unit" = "images of a class"))]
     pub shots: usize,
-    /// Seed of the choice of these pictures.
+    /// Seed of the choice of these images.
+    #[schemars(example = 1)]
     pub shots_seed: u64,
-    /// What happens to a picture that cannot be decoded.
+    /// What happens to an image that cannot be decoded.
+    #[schemars(example = &"skip")]
     pub on_bad_image: OnBadImage,
-    /// Host memory for decoded pictures, in MiB; the others are decoded each time they are needed.
+    /// Host memory for decoded images; those beyond it are decoded each time they are needed.
+    #[schemars(range(max = MAX_MIB), example = 4096, extend("x-unit" = "MiB"))]
     pub cache_mib: usize,
-    /// Random changes of the training pictures.
+    /// Random changes of the training images; each is off unless it is named.
     pub augment: Augmentation,
-    /// How rows of text become samples.
+    /// How rows of text become samples; text only.
     pub text: TextSettings,
 }
 
-/// What happens to a picture that cannot be decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What happens to an image that cannot be decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnBadImage {
-    /// The run does not start; all of them are listed.
+    /// The run does not start; all such images are listed.
     Fail,
-    /// They are left out; all of them are listed.
+    /// Such images are left out; all of them are listed.
     Skip,
 }
+
+/// 1 PiB; a larger number is a typo.
+const MAX_MIB: usize = 1 << 30;
 
 impl Default for DataRecipe {
     fn default() -> Self {
@@ -72,28 +84,25 @@ impl DataRecipe {
     }
 
     pub(super) fn check(&self, findings: &mut Findings) {
-        require_path("data.train", &self.train, "what to learn from", findings);
-        require_path("data.validation", &self.validation, "what to score with", findings);
         match self.format.subject() {
             Subject::Pictures => self.check_no_text(findings),
             Subject::Text => self.check_no_pictures(findings),
         }
-        findings.require("data.shots", self.shots as f64, self.shots <= MAX_SAMPLES, "at most 1048576");
         match self.augment.check() {
             Ok(()) => {}
             Err(nola_models::Error::Setting { setting, found, expected }) => {
-                findings.add(setting, Problem::NotAllowed { found, range: expected });
+                findings.add(setting, Problem::NotAllowed { found, range: expected.to_owned() });
             }
             Err(other) => {
-                findings
-                    .add("data.augment", Problem::NotAllowed { found: other.to_string(), range: "usable" });
+                let (found, range) = (other.to_string(), "usable".to_owned());
+                findings.add("data.augment", Problem::NotAllowed { found, range });
             }
         }
     }
 
     fn check_no_text(&self, findings: &mut Findings) {
         if self.text != TextSettings::default() {
-            findings.add("data.text", Problem::NoEffect { because: "a format of pictures" });
+            findings.add("data.text", Problem::NoEffect { because: "a format of images" });
         }
     }
 

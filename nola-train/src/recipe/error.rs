@@ -17,7 +17,7 @@ pub enum RecipeError {
     },
 
     /// No recipe of that name is shipped.
-    #[error("no recipe `{name}` is shipped; there are {}", shipped.join(", "))]
+    #[error("no recipe `{name}` is shipped{}; `nola-train recipes` lists those that are", guess(.name, .shipped))]
     NotShipped {
         /// The name asked for.
         name: String,
@@ -41,50 +41,34 @@ pub enum RecipeError {
         text: String,
     },
 
-    /// A key that recipes do not have.
-    #[error("{place}: unknown key `{key}`; {}", hint(.name, .expected))]
-    UnknownKey {
-        /// Where.
-        place: Place,
-        /// The whole key.
-        key: String,
-        /// Its last part, the unknown one.
+    /// No key of that name.
+    #[error("there is no key `{name}`{}; `nola-train recipes --explain train` lists those of a section", guess(.name, .expected))]
+    NoSuchKey {
+        /// The key asked for.
         name: String,
-        /// The keys that could stand there.
+        /// The keys there are.
         expected: Vec<String>,
     },
 
-    /// A choice that the key does not offer.
-    #[error("{place}: `{key}` cannot be `{value}`; {}", hint(.value, .expected))]
-    UnknownChoice {
-        /// Where.
-        place: Place,
-        /// The whole key.
-        key: String,
-        /// What was written.
-        value: String,
-        /// What can be written.
-        expected: Vec<String>,
+    /// Neither a file nor a shipped recipe.
+    #[error(
+        "{name}: no such file, and no recipe of that name is shipped{}; `nola-train recipes` lists those that are",
+        guess(.name, .shipped)
+    )]
+    NoRecipe {
+        /// What was typed.
+        name: String,
+        /// The names there are.
+        shipped: Vec<String>,
     },
 
-    /// A value of a wrong type.
-    #[error("{place}: `{key}`: {problem}")]
-    Type {
-        /// Where.
-        place: Place,
-        /// The whole key.
-        key: String,
-        /// What the parser said.
-        problem: String,
-    },
-
-    /// Values that are well-formed and still cannot be meant.
+    /// Keys and values that cannot be meant.
     #[error("{}", list(.0))]
     Invalid(Vec<Finding>),
 }
 
 /// Where in the user's text something stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// A line of the recipe, counted from 1; without one where the key is absent.
     File {
@@ -113,7 +97,7 @@ pub struct Finding {
     /// Where it stands, if the recipe came from a text.
     pub place: Option<Place>,
     /// The whole key.
-    pub key: &'static str,
+    pub key: String,
     /// What is wrong.
     pub problem: Problem,
 }
@@ -123,7 +107,10 @@ impl fmt::Display for Finding {
         if let Some(place) = &self.place {
             write!(f, "{place}: ")?;
         }
-        write!(f, "`{}` {}", self.key, self.problem)
+        match &self.problem {
+            Problem::UnknownKey { .. } => write!(f, "unknown key `{}`; {}", self.key, self.problem),
+            problem => write!(f, "`{}` {problem}", self.key),
+        }
     }
 }
 
@@ -131,27 +118,48 @@ impl fmt::Display for Finding {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Problem {
     /// A key that has no default was left out.
-    #[error("is missing; give {cure}")]
+    #[error("is missing; write it, as in {example}")]
     Missing {
         /// What to write.
-        cure: &'static str,
+        example: String,
     },
-    /// A number outside its range.
-    #[error("is {value}; it must be {range}")]
-    OutOfRange {
+    /// A key that recipes do not have.
+    #[error("{}", known(.name, .expected, .elsewhere))]
+    UnknownKey {
+        /// Its last part, the unknown one.
+        name: String,
+        /// The keys that could stand there.
+        expected: Vec<String>,
+        /// The keys of that name in other tables.
+        elsewhere: Vec<String>,
+    },
+    /// A choice that the key does not offer.
+    #[error("cannot be `{value}`; {}", hint(.value, .expected))]
+    UnknownChoice {
         /// What was written.
-        value: f64,
+        value: String,
         /// What can be written.
-        range: &'static str,
+        expected: Vec<String>,
     },
-    /// Anything else outside what it may be.
+    /// A value of a wrong type.
+    #[error("is {found}; expected {expected}")]
+    Type {
+        /// What was written.
+        found: String,
+        /// What can be written.
+        expected: String,
+    },
+    /// A value outside what it may be.
     #[error("is {found}; it must be {range}")]
     NotAllowed {
         /// What was written.
         found: String,
         /// What can be written.
-        range: &'static str,
+        range: String,
     },
+    /// Whatever else keeps a recipe from being read.
+    #[error("cannot be read: {0}")]
+    Unreadable(String),
     /// A part that does not fill the whole evenly.
     #[error("is {value}, which does not divide `{whole_key}` = {whole}")]
     NotADivisor {
@@ -175,15 +183,20 @@ pub enum Problem {
 pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
-    pub(super) fn add(&mut self, key: &'static str, problem: Problem) {
-        self.0.push(Finding { place: None, key, problem });
+    /// Adds what is wrong with a key; the first thing that is found is told.
+    pub(super) fn add(&mut self, key: impl Into<String>, problem: Problem) {
+        let key = key.into();
+        if self.0.iter().all(|finding| finding.key != key) {
+            self.0.push(Finding { place: None, key, problem });
+        }
     }
 
-    /// Requires a number to be in `allowed`, described by `range`.
-    pub(super) fn require(&mut self, key: &'static str, value: f64, allowed: bool, range: &'static str) {
-        if !allowed {
-            self.add(key, Problem::OutOfRange { value, range });
-        }
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn into_vec(self) -> Vec<Finding> {
+        self.0
     }
 
     pub(super) fn into_result(self) -> Result<(), RecipeError> {
@@ -193,15 +206,30 @@ impl Findings {
 
 /// "did you mean", then everything that is possible.
 fn hint(wrong: &str, expected: &[String]) -> String {
+    let all = format!("possible: {}", expected.join(", "));
+    likely(wrong, expected).map_or(all.clone(), |likely| format!("did you mean `{likely}`? ({all})"))
+}
+
+/// What an unknown key could be.
+fn known(wrong: &str, expected: &[String], elsewhere: &[String]) -> String {
+    match elsewhere {
+        [] => hint(wrong, expected),
+        found => format!("there is {} (possible here: {})", found.join(" and "), expected.join(", ")),
+    }
+}
+
+/// "did you mean", where something is alike.
+fn guess(wrong: &str, expected: &[String]) -> String {
+    likely(wrong, expected).map_or(String::new(), |likely| format!(" (did you mean `{likely}`?)"))
+}
+
+/// The name that was probably meant.
+fn likely<'a>(wrong: &str, expected: &'a [String]) -> Option<&'a String> {
     /// Similarity above which a name is worth suggesting; clap's value.
     const SIMILAR: f64 = 0.7;
-    let all = format!("possible: {}", expected.join(", "));
-    expected
-        .iter()
-        .map(|candidate| (strsim::jaro(wrong, candidate), candidate))
-        .filter(|(similarity, _)| *similarity > SIMILAR)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map_or(all.clone(), |(_, likely)| format!("did you mean `{likely}`? ({all})"))
+    let similar = expected.iter().map(|candidate| (strsim::jaro(wrong, candidate), candidate));
+    let similar = similar.filter(|(similarity, _)| *similarity > SIMILAR);
+    similar.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, likely)| likely)
 }
 
 fn list(findings: &[Finding]) -> String {

@@ -1,10 +1,12 @@
 //! Layouts of data sets, of pictures and of text, under one key.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
 use nola_models::hub::Wanted;
 use nola_models::{CausalLm, VitConfig};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::ModelRecipe;
@@ -51,10 +53,11 @@ pub enum DataFormat {
     Text(TextFormat),
 }
 
-/// Layout of labelled pictures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Layout of labelled images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
 pub enum PictureFormat {
-    /// One folder for each class, pictures at any depth in it.
+    /// One folder for each class, images at any depth in it.
     Folder,
     /// CIFAR-10, binary version.
     Cifar10,
@@ -62,7 +65,7 @@ pub enum PictureFormat {
     Cifar100,
     /// MNIST's IDX files, plain or gzipped.
     Mnist,
-    /// The same for Fashion-MNIST.
+    /// Fashion-MNIST's IDX files, plain or gzipped.
     FashionMnist,
 }
 
@@ -100,6 +103,20 @@ impl fmt::Display for DataFormat {
     }
 }
 
+impl JsonSchema for DataFormat {
+    fn schema_name() -> Cow<'static, str> {
+        "DataFormat".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let images = PictureFormat::json_schema(generator);
+        let text = TextFormat::json_schema(generator);
+        let choices = [images, text].into_iter().filter_map(|mut schema| schema.remove("oneOf"));
+        let choices: Vec<_> = choices.filter_map(|choices| choices.as_array().cloned()).flatten().collect();
+        json_schema!({ "oneOf": choices })
+    }
+}
+
 impl From<DataFormat> for String {
     fn from(format: DataFormat) -> Self {
         format.to_string()
@@ -112,9 +129,8 @@ impl FromStr for DataFormat {
     fn from_str(text: &str) -> Result<Self, String> {
         let named = Self::ALL.iter().find(|(name, _)| *name == text);
         named.map(|(_, format)| *format).ok_or_else(|| {
-            // In serde's words, from which the recipe's reader makes its suggestion.
-            let names: Vec<String> = Self::ALL.iter().map(|(name, _)| format!("`{name}`")).collect();
-            format!("unknown variant `{text}`, expected one of {}", names.join(", "))
+            let names = Self::ALL.map(|(name, _)| format!("`{name}`"));
+            format!("there is no format `{text}`; the formats are {}", names.join(", "))
         })
     }
 }
@@ -137,6 +153,15 @@ mod tests {
             assert_eq!(format.to_string(), name);
             assert_eq!(name.parse(), Ok(format));
         }
+    }
+
+    #[test]
+    fn every_format_is_in_the_schema_with_what_it_is() {
+        let schema = schemars::schema_for!(DataFormat).to_value();
+        let choices = schema["oneOf"].as_array().expect("choices");
+        let names: Vec<_> = choices.iter().map(|choice| choice["const"].as_str().expect("a name")).collect();
+        assert_eq!(names, DataFormat::ALL.map(|(name, _)| name));
+        assert!(choices.iter().all(|choice| choice["description"].is_string()));
     }
 
     #[test]

@@ -2,21 +2,22 @@
 
 use nola_core::adapter::{LoraVariant, Preset, Sharing};
 use nola_core::basis::Law;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Findings, Problem};
 
-/// What is trained; `kind` chooses.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// What is trained; `kind` chooses the method.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum MethodRecipe {
-    /// Coefficients that mix random matrices into low-rank updates, and the head.
+    /// NOLA: coefficients that combine random matrices into low-rank updates, and the head.
     Nola(NolaRecipe),
-    /// Low-rank updates, and the head.
+    /// LoRA: the two factors of low-rank updates, and the head.
     Lora(LoraRecipe),
     /// The head alone.
     Linear {},
-    /// Every weight.
+    /// Every weight of the model.
     Full {},
 }
 
@@ -27,30 +28,53 @@ impl Default for MethodRecipe {
 }
 
 /// NOLA on the chosen weights.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NolaRecipe {
-    /// Rank of the update.
+    /// Rank of the update; it costs no trainable parameter.
+    #[schemars(range(min = 1, max = MAX_RANK), example = 8)]
     pub rank: usize,
-    /// Random matrices that are mixed into A, and so the coefficients of A in each weight.
+    /// Random matrices that are combined into the factor A, and so the trainable coefficients of A in each weight.
+    #[schemars(range(min = 1, max = MAX_COEFFICIENTS), example = 1024, extend("x-unit" = "matrices"))]
     pub k: usize,
-    /// The same for B; absent: as `k`.
+    /// Random matrices that are combined into the factor B, and so the trainable coefficients of B in each weight.
+    #[schemars(
+        range(min = 1, max = MAX_COEFFICIENTS),
+        example = 512,
+        extend("x-unit" = "matrices", "x-default" = "as `k`")
+    )]
     pub l: Option<usize>,
-    /// Numerator of the update's factor `alpha / rank`; absent: what the preset says, see [`NolaRecipe::alpha`].
+    /// Numerator of the update's factor `alpha / rank`.
+    #[schemars(
+        example = 4.0,
+        extend(
+            "not" = { "enum": [0] },
+            "x-range" = "any number but 0",
+            "x-default" = "as `rank`, for a factor of 1; 1 with the presets paper-2023 and vit-2024"
+        )
+    )]
     pub alpha: Option<f64>,
-    /// Which published setting decides offset and first coefficients.
+    /// Published setting that decides scale, offset and first coefficients.
+    #[schemars(example = &"code-2024")]
     pub preset: Preset,
-    /// Law of the random entries.
+    /// Distribution of the random entries.
+    #[schemars(example = &"sign")]
     pub basis: Law,
     /// Whether weights of one shape share one basis.
+    #[schemars(example = &"shared")]
     pub sharing: Sharing,
     /// Seed of the basis; part of the adapter.
+    #[schemars(example = 1)]
     pub seed: u64,
-    /// Which weights are adapted.
+    /// Weights that are adapted: names or ends of names, one pattern (Python's regular expressions) for the whole name, or
+    /// `all-linear` for every linear layer but the head.
+    #[schemars(example = ["query", "value"])]
     pub targets: TargetsRecipe,
-    /// Weights among the targets that are left alone; names or suffixes.
+    /// Weights among the targets that are left alone; names or ends of names.
+    #[schemars(example = ["blocks.0.attention.query"])]
     pub exclude: Vec<String>,
-    /// Blocks that are adapted, counted from 0; empty: all.
+    /// Blocks that are adapted, counted from 0; an empty list adapts all.
+    #[schemars(example = [0, 1, 2])]
     pub layers: Vec<usize>,
 }
 
@@ -88,22 +112,33 @@ impl NolaRecipe {
 }
 
 /// LoRA on the chosen weights.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoraRecipe {
     /// Rank of the update.
+    #[schemars(range(min = 1, max = MAX_RANK), example = 16)]
     pub rank: usize,
-    /// Numerator of the update's factor; absent: what gives a factor of 1.
+    /// Numerator of the update's factor, which `variant` computes.
+    #[schemars(
+        example = 16.0,
+        extend("not" = { "enum": [0] }, "x-range" = "any number but 0", "x-default" = "what gives a factor of 1")
+    )]
     pub alpha: Option<f64>,
-    /// The factor's denominator.
+    /// How the update's factor is computed.
+    #[schemars(example = &"rslora")]
     pub variant: LoraVariant,
     /// Seed of A's first values.
+    #[schemars(example = 1)]
     pub seed: u64,
-    /// Which weights are adapted.
+    /// Weights that are adapted: names or ends of names, one pattern (Python's regular expressions) for the whole name, or
+    /// `all-linear` for every linear layer but the head.
+    #[schemars(example = ["query", "value"])]
     pub targets: TargetsRecipe,
-    /// Weights among the targets that are left alone; names or suffixes.
+    /// Weights among the targets that are left alone; names or ends of names.
+    #[schemars(example = ["blocks.0.attention.query"])]
     pub exclude: Vec<String>,
-    /// Blocks that are adapted, counted from 0; empty: all.
+    /// Blocks that are adapted, counted from 0; an empty list adapts all.
+    #[schemars(example = [0, 1, 2])]
     pub layers: Vec<usize>,
 }
 
@@ -132,12 +167,14 @@ impl LoraRecipe {
     }
 }
 
+/// Largest rank, and largest number of coefficients of a factor; a larger number is a typo.
+const MAX_RANK: usize = 1 << 16;
+const MAX_COEFFICIENTS: usize = 1 << 20;
+
 /// Which weights are adapted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected a list of names, as [\"query\", \"value\"], one pattern, or \"all-linear\""
-)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(extend("x-type" = "a list of names, one pattern, or \"all-linear\""))]
 pub enum TargetsRecipe {
     /// Names or suffixes of names.
     Names(Vec<String>),
@@ -174,22 +211,16 @@ impl MethodRecipe {
         }
     }
 
+    /// What depends on more than one key; ranges are checked as the schema states them.
     pub(super) fn check(&self, findings: &mut Findings) {
         match self {
             Self::Nola(nola) => {
-                check_rank(nola.rank, nola.alpha, &nola.targets, findings);
-                findings.require("method.k", nola.k as f64, (1..=1 << 20).contains(&nola.k), "1 to 1048576");
-                findings.require(
-                    "method.l",
-                    nola.l() as f64,
-                    (1..=1 << 20).contains(&nola.l()),
-                    "1 to 1048576",
-                );
+                check_targets(&nola.targets, findings);
                 if nola.preset == Preset::Vit2024 && nola.alpha.is_some_and(|alpha| alpha != 1.0) {
                     findings.add("method.alpha", Problem::NoEffect { because: "preset = \"vit-2024\"" });
                 }
             }
-            Self::Lora(lora) => check_rank(lora.rank, lora.alpha, &lora.targets, findings),
+            Self::Lora(lora) => check_targets(&lora.targets, findings),
             Self::Linear {} | Self::Full {} => {}
         }
     }
@@ -207,15 +238,9 @@ impl MethodRecipe {
     }
 }
 
-fn check_rank(rank: usize, alpha: Option<f64>, targets: &TargetsRecipe, findings: &mut Findings) {
-    findings.require("method.rank", rank as f64, (1..=1 << 16).contains(&rank), "1 to 65536");
-    if let Some(alpha) = alpha {
-        findings.require("method.alpha", alpha, alpha.is_finite() && alpha != 0.0, "finite and not 0");
-    }
+fn check_targets(targets: &TargetsRecipe, findings: &mut Findings) {
     if targets.is_empty() {
-        findings.add(
-            "method.targets",
-            Problem::Missing { cure: "names as [\"query\", \"value\"], or \"all-linear\"" },
-        );
+        let example = "targets = [\"query\", \"value\"] or targets = \"all-linear\"".to_owned();
+        findings.add("method.targets", Problem::Missing { example });
     }
 }

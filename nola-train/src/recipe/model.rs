@@ -4,30 +4,38 @@ use std::path::PathBuf;
 
 use nola_models::WeightDtype;
 use nola_models::hub::{self, Wanted};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::error::Findings;
-use super::require_path;
 use crate::progress::Downloads;
 use crate::{Error, assets};
 
-/// `[model]`: the base model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The base model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["path"]))]
 pub struct ModelRecipe {
-    /// Folder with `config.json` and the weights, or the model's name on the hub, such as `openai-community/gpt2`.
+    /// Folder with `config.json` and the weights, or the model's name on the Hugging Face hub.
+    #[schemars(length(min = 1), example = &"openai-community/gpt2", extend("x-unit" = "folder or hub name"))]
     pub path: PathBuf,
     /// Where the weights come from.
+    #[schemars(example = &"random")]
     pub init: Init,
-    /// Side of the model's input in pixels; absent: the model's own. Position embeddings are interpolated.
+    /// Side of the model's input; position embeddings are interpolated. Images only.
+    #[schemars(
+        range(min = 1, max = 4096),
+        example = 224,
+        extend("x-unit" = "pixels", "x-default" = "the model's own")
+    )]
     pub image_size: Option<usize>,
-    /// The number type that the frozen weights are held in, and so the activations; adapters, a head that is trained beside
-    /// them, optimizer and loss are f32 whatever it is.
+    /// The number type that the frozen weights are held in, and on GPUs the activations too; adapters, a head that is trained
+    /// beside them, optimizer and loss are f32 whatever it is.
+    #[schemars(example = &"bf16")]
     pub dtype: WeightDtype,
 }
 
 /// Where the base weights come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Init {
     /// The files of the folder.
@@ -43,14 +51,6 @@ impl Default for ModelRecipe {
 }
 
 impl ModelRecipe {
-    pub(super) fn check(&self, findings: &mut Findings) {
-        require_path("model.path", &self.path, "a folder with config.json and model.safetensors", findings);
-        if let Some(size) = self.image_size {
-            let allowed = (1..=4096).contains(&size);
-            findings.require("model.image_size", size as f64, allowed, "between 1 and 4096 pixels");
-        }
-    }
-
     /// The folder of the model, fetched from the hub if it is none on this machine.
     ///
     /// # Errors

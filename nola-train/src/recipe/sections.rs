@@ -2,61 +2,97 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::MAX_SAMPLES;
 use super::error::{Findings, Problem};
-use super::{MAX_SAMPLES, require_path};
 
-/// `[train]`: the optimisation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// How it is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainRecipe {
-    /// Optimizer steps.
+    /// Length of the run; `epochs` says the same in another way.
+    #[schemars(range(min = 1, max = 1_000_000_000), example = 300, extend("x-unit" = "optimizer steps"))]
     pub steps: usize,
     /// Passes over the training data, in place of `steps`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        range(max = 1_000_000),
+        example = 3,
+        extend("exclusiveMinimum" = 0, "x-unit" = "passes over the data", "x-default" = "what `steps` says")
+    )]
     pub epochs: Option<f64>,
     /// Samples of an optimizer step.
+    #[schemars(range(min = 1, max = MAX_SAMPLES), example = 16, extend("x-unit" = "samples"))]
     pub batch: usize,
-    /// Samples of a pass; divides `batch`; absent: all of them.
+    /// Samples of a forward and backward pass: a step makes as many passes as it needs, which saves memory.
+    #[schemars(
+        range(min = 1, max = MAX_SAMPLES),
+        example = 4,
+        extend("x-unit" = "samples", "x-default" = "as `batch`", "x-range" = "a divisor of `batch`")
+    )]
     pub micro_batch: Option<usize>,
-    /// The optimizer.
+    /// What turns gradients into updates.
+    #[schemars(example = &"adam")]
     pub optimizer: Optimizer,
     /// Learning rate after the warm-up.
+    #[schemars(example = 5e-3, extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
-    /// The same for the head; absent: as `learning_rate`.
+    /// Learning rate of the head after the warm-up.
+    #[schemars(example = 1e-3, extend("exclusiveMinimum" = 0, "x-default" = "as `learning_rate`"))]
     pub head_learning_rate: Option<f64>,
-    /// Weight decay per step and unit of learning rate; absent: torch's, 0.01 for AdamW and 0 for the others.
+    /// Weight decay: the part of a weight that a step takes away, times the learning rate.
+    #[schemars(
+        range(min = 0.0),
+        example = 0.05,
+        extend("x-default" = "torch's: 0.01 with adamw, 0 with adam and sgd")
+    )]
     pub weight_decay: Option<f64>,
     /// Decay of Adam's running means of the gradient and of its square.
+    #[schemars(
+        example = [0.9, 0.95],
+        extend("items" = { "type": "number", "minimum": 0, "exclusiveMaximum": 1 }, "x-range" = "each at least 0 and below 1")
+    )]
     pub betas: [f64; 2],
-    /// Added to Adam's denominator.
+    /// Number added to Adam's denominator.
+    #[schemars(example = 1e-6, extend("exclusiveMinimum" = 0))]
     pub eps: f64,
-    /// Momentum of SGD.
+    /// Momentum of the optimizer `sgd`.
+    #[schemars(range(min = 0.0), example = 0.9, extend("exclusiveMaximum" = 1))]
     pub momentum: f64,
-    /// Course of the learning rate after the warm-up.
+    /// How the learning rate changes after the warm-up.
+    #[schemars(example = &"linear")]
     pub schedule: ScheduleKind,
-    /// Optimizer steps from 0 to the full learning rate.
+    /// Length of the warm-up: steps in which the learning rate rises from 0 to its full value.
+    #[schemars(example = 100, extend("x-unit" = "optimizer steps"))]
     pub warmup: usize,
-    /// Learning rate at which the course ends.
+    /// Learning rate at which `schedule` ends.
+    #[schemars(range(min = 0.0), example = 1e-5, extend("x-range" = "0 to `learning_rate`"))]
     pub min_learning_rate: f64,
-    /// Largest 2-norm of all gradients together; absent: not limited.
+    /// Largest 2-norm of all gradients together; larger ones are scaled down to it.
+    #[schemars(example = 1.0, extend("exclusiveMinimum" = 0, "x-default" = "not limited"))]
     pub clip_norm: Option<f64>,
-    /// Probability spread over all classes in the target distribution.
+    /// Probability that is spread over all classes in the target distribution.
+    #[schemars(range(min = 0.0), example = 0.1, extend("exclusiveMaximum" = 1, "x-unit" = "probability"))]
     pub label_smoothing: f64,
-    /// Whether the backward pass makes the inside of every block again instead of keeping it: a third more work, for a
+    /// Whether the backward pass recomputes the inside of every block instead of keeping it: a third more work, for a
     /// memory in which one block's activations take the place of all blocks'.
+    #[schemars(example = true)]
     pub gradient_checkpointing: bool,
-    /// Optimizer steps between evaluations; 0: only at the end.
+    /// Distance between evaluations; 0 evaluates only at the end.
+    #[schemars(example = 50, extend("x-unit" = "optimizer steps"))]
     pub evaluate_every: Period,
-    /// Evaluations without a better accuracy after which the run ends; 0: never.
+    /// Evaluations in a row without a better accuracy after which the run ends; 0 never ends it early.
+    #[schemars(example = 5, extend("x-unit" = "evaluations"))]
     pub early_stop: usize,
     /// Seed of the order of samples, of augmentation and of new weights.
+    #[schemars(example = 1)]
     pub seed: u64,
 }
 
 /// The optimizer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Optimizer {
     /// Adam with decoupled weight decay.
@@ -69,14 +105,14 @@ pub enum Optimizer {
 }
 
 /// Course of the learning rate after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScheduleKind {
-    /// Half a cosine.
+    /// It falls to `min_learning_rate` along half a cosine.
     Cosine,
-    /// A straight line.
+    /// It falls to `min_learning_rate` in a straight line.
     Linear,
-    /// No change.
+    /// It stays as it is.
     Constant,
 }
 
@@ -127,65 +163,23 @@ impl TrainRecipe {
         })
     }
 
+    /// What depends on more than one key; ranges are checked as the schema states them.
     pub(super) fn check(&self, findings: &mut Findings) {
-        let allowed = (1..=1_000_000_000).contains(&self.steps);
-        findings.require("train.steps", self.steps as f64, allowed, "1 to 1000000000");
-        if let Some(epochs) = self.epochs {
-            let allowed = epochs > 0.0 && epochs <= 1e6;
-            findings.require("train.epochs", epochs, allowed, "above 0 and at most 1000000");
+        let micro_batch = self.micro_batch();
+        if micro_batch > 0 && !self.batch.is_multiple_of(micro_batch) {
+            let problem =
+                Problem::NotADivisor { value: micro_batch, whole_key: "train.batch", whole: self.batch };
+            findings.add("train.micro_batch", problem);
         }
-        self.check_batches(findings);
-        self.check_rates(findings);
-        let [first, second] = self.betas;
-        for beta in [first, second] {
-            findings.require("train.betas", beta, (0.0..1.0).contains(&beta), "at least 0 and below 1");
+        if self.min_learning_rate > self.learning_rate {
+            let (found, range) = (self.min_learning_rate.to_string(), "at most the learning rate".to_owned());
+            findings.add("train.min_learning_rate", Problem::NotAllowed { found, range });
         }
-        findings.require("train.eps", self.eps, self.eps > 0.0 && self.eps.is_finite(), "above 0");
-        findings.require(
-            "train.momentum",
-            self.momentum,
-            (0.0..1.0).contains(&self.momentum),
-            "at least 0 and below 1",
-        );
-        let smoothing = self.label_smoothing;
-        findings.require(
-            "train.label_smoothing",
-            smoothing,
-            (0.0..1.0).contains(&smoothing),
-            "at least 0 and below 1",
-        );
         if self.momentum != 0.0 && self.optimizer != Optimizer::Sgd {
             findings.add("train.momentum", Problem::NoEffect { because: "an optimizer other than \"sgd\"" });
         }
         if self.early_stop > 0 && self.evaluate_every == Period::NEVER {
             findings.add("train.early_stop", Problem::NoEffect { because: "evaluate_every = 0" });
-        }
-    }
-
-    fn check_batches(&self, findings: &mut Findings) {
-        let allowed = (1..=MAX_SAMPLES).contains(&self.batch);
-        findings.require("train.batch", self.batch as f64, allowed, "1 to 1048576");
-        let micro_batch = self.micro_batch();
-        if self.batch > 0 && (micro_batch == 0 || !self.batch.is_multiple_of(micro_batch)) {
-            let problem =
-                Problem::NotADivisor { value: micro_batch, whole_key: "train.batch", whole: self.batch };
-            findings.add("train.micro_batch", problem);
-        }
-    }
-
-    fn check_rates(&self, findings: &mut Findings) {
-        let positive = |value: f64| value > 0.0 && value.is_finite();
-        let rate = self.learning_rate;
-        let head_rate = self.head_learning_rate();
-        findings.require("train.learning_rate", rate, positive(rate), "above 0");
-        findings.require("train.head_learning_rate", head_rate, positive(head_rate), "above 0");
-        let least = self.min_learning_rate;
-        let range = "at least 0 and at most the learning rate";
-        findings.require("train.min_learning_rate", least, (0.0..=rate).contains(&least), range);
-        let decay = self.weight_decay();
-        findings.require("train.weight_decay", decay, decay >= 0.0 && decay.is_finite(), "at least 0");
-        if let Some(norm) = self.clip_norm {
-            findings.require("train.clip_norm", norm, positive(norm), "above 0");
         }
     }
 
@@ -198,7 +192,7 @@ impl TrainRecipe {
 }
 
 /// A number of optimizer steps after which something is due again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Period(pub usize);
 
@@ -212,13 +206,18 @@ impl Period {
     }
 }
 
-/// `[output]`: where the result goes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Where the result goes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OutputRecipe {
-    /// Folder of the run; absent: `runs/` and the recipe's name.
+    /// Folder of the run.
+    #[schemars(
+        example = &"runs/first",
+        extend("x-unit" = "folder", "x-default" = "`runs/` and the recipe's name without `.toml`")
+    )]
     pub dir: PathBuf,
-    /// Bits of a stored coefficient: 32, 16, 8 or 4.
+    /// Size of a stored coefficient.
+    #[schemars(example = 8, extend("enum" = [32, 16, 8, 4], "x-unit" = "bits"))]
     pub coefficient_bits: u8,
 }
 
@@ -237,14 +236,9 @@ impl OutputRecipe {
     }
 
     pub(super) fn check(&self, findings: &mut Findings) {
-        require_path("output.dir", &self.dir, "the folder of the run", findings);
-        let bits = self.coefficient_bits;
-        findings.require(
-            "output.coefficient_bits",
-            bits.into(),
-            [32, 16, 8, 4].contains(&bits),
-            "32, 16, 8 or 4",
-        );
+        if self.dir.as_os_str().is_empty() {
+            findings.add("output.dir", Problem::Missing { example: "dir = \"runs/first\"".to_owned() });
+        }
     }
 }
 

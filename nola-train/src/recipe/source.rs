@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
-use super::Recipe;
-use super::error::{Finding, Place, Problem, RecipeError};
+use super::check::check;
+use super::error::{Finding, Findings, Place, Problem, RecipeError};
+use super::node::TAG;
+use super::{Recipe, keys};
 
 /// Keys of which a recipe gives one: each pair says the same in two ways.
 const RIVALS: [[&str; 2]; 1] = [["train.steps", "train.epochs"]];
@@ -28,11 +30,7 @@ struct Override {
 impl<'a> Source<'a> {
     /// Parses the text and the overrides; says nothing yet about keys and values.
     pub(super) fn new(text: &'a str, file: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
-        let lines = DeTable::parse(text).map_err(|error| {
-            let line = error.span().map(|span| line_at(text, span.start));
-            let place = Place::File { file: file.into(), line };
-            RecipeError::Syntax { place, problem: error.message().to_owned() }
-        })?;
+        let lines = DeTable::parse(text).map_err(|error| syntax(text, file, &error))?;
         let overrides = overrides.iter().map(|text| Override::parse(text)).collect::<Result<_, _>>()?;
         Ok(Self { text, file: file.into(), lines, overrides })
     }
@@ -40,7 +38,7 @@ impl<'a> Source<'a> {
     /// The recipe, with the overrides applied.
     pub(super) fn recipe(&self) -> Result<Recipe, RecipeError> {
         let mut table: Table =
-            toml::from_str(self.text).map_err(|error| self.explain("", error.message()))?;
+            toml::from_str(self.text).map_err(|error| syntax(self.text, &self.file, &error))?;
         for change in &self.overrides {
             forget_rival(&mut table, &change.key);
         }
@@ -48,8 +46,18 @@ impl<'a> Source<'a> {
             change.apply(&mut table)?;
         }
         self.check_rivals(&table)?;
-        serde_path_to_error::deserialize(table)
-            .map_err(|error| self.explain(&error.path().to_string(), error.inner().message()))
+        let read = serde_path_to_error::deserialize(table.clone());
+        read.map_err(|error: serde_path_to_error::Error<toml::de::Error>| {
+            let mut findings = Findings::default();
+            check(&table, &mut findings);
+            if findings.is_empty() {
+                findings.add(
+                    error.path().to_string(),
+                    Problem::Unreadable(error.inner().message().trim().to_owned()),
+                );
+            }
+            self.located(RecipeError::Invalid(findings.into_vec()))
+        })
     }
 
     /// Refuses two keys that say the same in two ways: one of them would have no effect.
@@ -57,56 +65,26 @@ impl<'a> Source<'a> {
         let is_given = |key: &str| value_at(table, key).is_some();
         let both = RIVALS.iter().filter(|keys| keys.iter().all(|key| is_given(key)));
         let findings: Vec<Finding> = (both)
-            .map(|&[because, key]| Finding { place: None, key, problem: Problem::NoEffect { because } })
+            .map(|&[because, key]| {
+                let problem = Problem::NoEffect { because };
+                Finding { place: None, key: key.to_owned(), problem }
+            })
             .collect();
         if findings.is_empty() { Ok(()) } else { Err(self.located(RecipeError::Invalid(findings))) }
     }
 
-    /// Adds to each finding where its key was written.
+    /// Adds to each finding where its key was written, in the order of the file.
     pub(super) fn located(&self, error: RecipeError) -> RecipeError {
         match error {
-            RecipeError::Invalid(findings) => RecipeError::Invalid(
-                findings
-                    .into_iter()
-                    .map(|finding| Finding { place: Some(self.place(finding.key)), ..finding })
-                    .collect(),
-            ),
+            RecipeError::Invalid(mut findings) => {
+                for finding in &mut findings {
+                    finding.place = Some(self.place(&finding.key));
+                }
+                findings.sort_by(|a, b| a.place.cmp(&b.place));
+                RecipeError::Invalid(findings)
+            }
             other => other,
         }
-    }
-
-    /// Turns serde's message about a key into an error of ours.
-    ///
-    /// serde writes names in back-ticks: first the unknown one, then the possible ones.
-    fn explain(&self, path: &str, message: &str) -> RecipeError {
-        let mut quoted = message.split('`').skip(1).step_by(2).map(str::to_owned);
-        let path = if path == "." { "" } else { path };
-        if message.starts_with("unknown field") {
-            let name = quoted.next().unwrap_or_default();
-            let key = match path.rsplit('.').next() {
-                Some(last) if last == name => path.to_owned(),
-                _ if path.is_empty() => name.clone(),
-                _ => format!("{path}.{name}"),
-            };
-            return RecipeError::UnknownKey {
-                place: self.place(&key),
-                key,
-                name,
-                expected: quoted.collect(),
-            };
-        }
-        if message.starts_with("unknown variant") {
-            let value = quoted.next().unwrap_or_default();
-            let key = if path == "method" { "method.kind".to_owned() } else { path.to_owned() };
-            return RecipeError::UnknownChoice {
-                place: self.place(&key),
-                key,
-                value,
-                expected: quoted.collect(),
-            };
-        }
-        let problem = message.trim().to_owned();
-        RecipeError::Type { place: self.place(path), key: path.to_owned(), problem }
     }
 
     /// Where `key` was written; the last override wins, as it does for the value.
@@ -122,7 +100,7 @@ impl<'a> Source<'a> {
     fn line(&self, key: &str) -> Option<usize> {
         let mut table = self.lines.get_ref();
         let mut line = None;
-        for part in key.split('.') {
+        for part in key.split(['.', '[']) {
             let Some((name, value)) = table.iter().find(|(name, _)| name.get_ref() == part) else {
                 break;
             };
@@ -184,19 +162,21 @@ fn forget_rival(table: &mut Table, chosen: &str) {
 ///
 /// The factor `alpha` means another thing to each method and goes back to its default.
 fn forget_other_method(method: &mut Table) {
-    let kept: &[&str] = match method.get("kind").and_then(Value::as_str) {
-        Some("nola" | "lora") => &["kind", "rank", "seed", "targets", "exclude", "layers"],
-        Some("linear" | "full") => &["kind"],
-        // An unknown kind is reported later, with the kinds there are.
-        Some(_) | None => return,
-    };
-    method.retain(|key, _| kept.contains(&key));
+    // An unknown kind is reported later, with the kinds there are.
+    let Some(known) = method.get(TAG).and_then(Value::as_str).and_then(keys::of_method) else { return };
+    method.retain(|key, _| known.iter().any(|name| name == key) && key != "alpha");
 }
 
 /// A TOML value; a shell takes quotes away, so what is not TOML counts as text.
 fn parse_value(text: &str) -> Value {
     let parsed = toml::from_str::<Table>(&format!("value = {text}"));
     parsed.ok().and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+fn syntax(text: &str, file: &Path, error: &toml::de::Error) -> RecipeError {
+    let line = error.span().map(|span| line_at(text, span.start));
+    let place = Place::File { file: file.into(), line };
+    RecipeError::Syntax { place, problem: error.message().to_owned() }
 }
 
 /// The line of a byte, counted from 1.

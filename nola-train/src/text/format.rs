@@ -8,6 +8,7 @@ mod triples;
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::read::{Content, PlainText, UsedColumns};
@@ -15,7 +16,7 @@ use super::{Conversation, MAX_ROW_BYTES, RowProblem, TextSettings};
 pub(super) use fields::Fields;
 
 /// How the rows of a data set are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TextFormat {
     /// Documents: plain text, or a column of them.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::TextError;
@@ -10,28 +11,41 @@ use super::TextError;
 const MOST_TOKENS: usize = 1 << 20;
 
 /// How rows of text become samples.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TextSettings {
-    /// Tokens the model is fed with at most in one row of a batch; a sample has one more, which is only predicted.
+    /// Most tokens that the model is given in one row of a batch; a sample has one more, which is only predicted.
+    #[schemars(
+        range(min = 1, max = MOST_TOKENS),
+        example = 1024,
+        extend("x-unit" = "tokens", "x-range" = "1 to 1048576, and at most the positions of the model")
+    )]
     pub max_tokens: usize,
-    /// Which tokens are learned.
+    /// Which tokens the loss is computed on.
+    #[schemars(example = &"all")]
     pub loss: Loss,
     /// What happens to a row that cannot be used.
+    #[schemars(example = &"skip")]
     pub on_bad_row: OnBadRow,
     /// What happens to a sample longer than `max_tokens`.
+    #[schemars(example = &"drop")]
     pub on_long: OnLong,
     /// Whether samples are put together until `max_tokens` are full; plain text always is.
+    #[schemars(example = &"on")]
     pub packing: Packing,
     /// Whether the samples of a step are of about the same length, which saves padding.
+    #[schemars(example = true)]
     pub group_by_length: bool,
-    /// Names of the columns.
+    /// Names of the columns that a format reads.
     pub columns: Columns,
     /// System message of conversations that have none; empty: they keep none.
+    #[schemars(example = &"You are a helpful assistant.")]
     pub system: String,
-    /// Rows read at most, counted over all files; 0: all.
+    /// Most rows that are read, counted over all files; 0 reads all.
+    #[schemars(example = 1000, extend("x-unit" = "rows"))]
     pub limit: usize,
     /// Folder in which tokenised data is kept for the next run; empty: it is not kept.
+    #[schemars(example = &"cache", extend("x-unit" = "folder"))]
     pub cache: PathBuf,
 }
 
@@ -66,8 +80,8 @@ impl TextSettings {
     }
 }
 
-/// Which tokens are learned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Which tokens the loss is computed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Loss {
     /// Those of the completion, or of the assistant's messages, and the end token after them.
@@ -77,17 +91,17 @@ pub enum Loss {
 }
 
 /// What happens to a row that cannot be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnBadRow {
-    /// The run does not start; the first of them are listed.
+    /// The run does not start; the first of such rows are listed.
     Fail,
-    /// They are left out; they are counted, and the first are listed.
+    /// Such rows are left out; they are counted, and the first are listed.
     Skip,
 }
 
 /// What happens to a sample that is too long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnLong {
     /// Its end is cut off.
@@ -97,7 +111,7 @@ pub enum OnLong {
 }
 
 /// Whether several samples share a row of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Packing {
     /// Each has a row of its own.
@@ -107,14 +121,17 @@ pub enum Packing {
 }
 
 /// Names of the columns that a format reads.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Columns {
-    /// Of the prompt, in `prompt-completion`.
+    /// Column of the prompt, in the format `prompt-completion`.
+    #[schemars(example = &"question", extend("x-unit" = "name of a column"))]
     pub prompt: String,
-    /// Of what is learned, in `prompt-completion`.
+    /// Column of the completion, in the format `prompt-completion`.
+    #[schemars(example = &"answer", extend("x-unit" = "name of a column"))]
     pub completion: String,
-    /// Of the document, in `text`.
+    /// Column of the document, in the format `text`.
+    #[schemars(example = &"body", extend("x-unit" = "name of a column"))]
     pub text: String,
 }
 

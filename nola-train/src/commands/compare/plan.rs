@@ -52,7 +52,7 @@ fn names(files: &[PathBuf]) -> Vec<String> {
 
 /// A recipe with the seed of one of its runs.
 fn seeded(file: &Path, set: &[String], seed: u64, out: PathBuf) -> Result<CheckedRecipe, Error> {
-    let mut recipe = Recipe::read(file, set)?.into_inner();
+    let mut recipe = Recipe::named(file, set)?.into_inner();
     recipe.output.dir = out;
     recipe.train.seed = seed;
     recipe.data.shots_seed = seed;

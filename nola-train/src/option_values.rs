@@ -1,0 +1,29 @@
+//! Options whose value is one of a list: how clap parses them and what shells complete.
+
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap_complete::CompletionCandidate;
+use nola_models::WeightDtype;
+
+use crate::recipe::DataFormat;
+
+/// The number types of weights.
+pub fn dtype() -> impl TypedValueParser<Value = WeightDtype> {
+    PossibleValuesParser::new(WeightDtype::ALL.map(WeightDtype::name)).try_map(|name| name.parse())
+}
+
+/// The layouts of data.
+pub fn format() -> impl TypedValueParser<Value = DataFormat> {
+    let names = DataFormat::ALL.map(|(name, _)| PossibleValue::new(name));
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<DataFormat>())
+}
+
+/// The devices; each GPU beyond the first is typed with its number.
+pub fn devices() -> Vec<CompletionCandidate> {
+    let devices = [
+        ("auto", "the best device that computes rightly"),
+        ("cpu", "the CPU"),
+        ("wgpu", "a GPU through Vulkan, Metal or DX12"),
+        ("cuda", "an NVIDIA GPU"),
+    ];
+    devices.map(|(name, told)| CompletionCandidate::new(name).help(Some(told.into()))).into()
+}

@@ -1,0 +1,143 @@
+//! The recipes that the program brings along.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use include_dir::File;
+use nola_assets::FOLDERS;
+use serde::Serialize;
+
+use super::{CheckedRecipe, Recipe, RecipeError};
+
+/// Where shipped recipes look for what is shipped beside them.
+const ASSETS: &str = "assets";
+
+/// A recipe that is shipped.
+#[derive(Debug, Clone, Copy)]
+pub struct ShippedRecipe {
+    /// Its name.
+    pub name: &'static str,
+    /// Its text.
+    pub text: &'static str,
+}
+
+/// What a shipped recipe is about, in short.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is for.
+    pub purpose: &'static str,
+    /// Folder of the base model, or its name on the Hugging Face hub.
+    pub model: PathBuf,
+    /// Layout of the data.
+    pub format: String,
+    /// Training data.
+    pub train: PathBuf,
+    /// Validation data.
+    pub validation: PathBuf,
+    /// What is trained.
+    pub method: &'static str,
+    /// What it needs that is not shipped: a model, files or folders.
+    pub needs: Vec<PathBuf>,
+}
+
+impl ShippedRecipe {
+    /// All of them, by name.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let folder = FOLDERS.iter().find(|folder| folder.name == "recipes").expect("recipes are shipped");
+        let recipe = |file: &'static File<'static>| {
+            let name = file.path().file_stem().and_then(OsStr::to_str).expect("a name in UTF-8");
+            Self { name, text: file.contents_utf8().expect("a recipe is text") }
+        };
+        let mut recipes: Vec<Self> = folder.dir.files().map(recipe).collect();
+        recipes.sort_by_key(|recipe| recipe.name);
+        recipes.into_iter()
+    }
+
+    /// The one of that name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn named(name: &str) -> Result<Self, RecipeError> {
+        let not_shipped = || RecipeError::NotShipped { name: name.to_owned(), shipped: names() };
+        Self::all().find(|recipe| recipe.name == name).ok_or_else(not_shipped)
+    }
+
+    /// The recipe with `overrides`.
+    ///
+    /// # Errors
+    /// As [`Recipe::from_text`].
+    pub fn read(self, overrides: &[String]) -> Result<CheckedRecipe, RecipeError> {
+        Recipe::from_text(self.text, Path::new(self.name), overrides)
+    }
+
+    /// What it is about.
+    pub fn summary(self) -> Summary {
+        let recipe = self.recipe();
+        let paths = [&recipe.model.path, &recipe.data.train, &recipe.data.validation];
+        let mut needs: Vec<PathBuf> =
+            paths.into_iter().filter(|path| !path.starts_with(ASSETS)).cloned().collect();
+        needs.dedup();
+        Summary {
+            name: self.name,
+            purpose: self.purpose(),
+            model: recipe.model.path.clone(),
+            format: recipe.data.format.to_string(),
+            train: recipe.data.train.clone(),
+            validation: recipe.data.validation.clone(),
+            method: recipe.method.kind(),
+            needs,
+        }
+    }
+
+    /// Its first line, which says what it is for.
+    fn purpose(self) -> &'static str {
+        self.text.lines().next().unwrap_or_default().trim_start_matches(['#', ' '])
+    }
+
+    fn recipe(self) -> CheckedRecipe {
+        self.read(&[]).expect("a test reads every shipped recipe")
+    }
+}
+
+/// The names of all.
+pub(super) fn names() -> Vec<String> {
+    ShippedRecipe::all().map(|recipe| recipe.name.to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    }
+
+    #[test]
+    fn every_recipe_in_the_folder_is_shipped() {
+        let mut names: Vec<String> = std::fs::read_dir(folder().join("assets/recipes"))
+            .expect("the recipes")
+            .map(|entry| entry.expect("a file").file_name().to_string_lossy().replace(".toml", ""))
+            .collect();
+        names.sort();
+        assert_eq!(names, super::names());
+    }
+
+    #[test]
+    fn every_recipe_says_first_what_it_is_for() {
+        for recipe in ShippedRecipe::all() {
+            assert!(recipe.text.starts_with("# ") && recipe.purpose().len() > 10, "{}", recipe.name);
+        }
+    }
+
+    #[test]
+    fn what_a_recipe_does_not_need_is_there() {
+        for summary in ShippedRecipe::all().map(ShippedRecipe::summary) {
+            for path in [&summary.model, &summary.train, &summary.validation] {
+                let is_there = folder().join(path).exists();
+                assert_eq!(is_there, !summary.needs.contains(path), "{}: {}", summary.name, path.display());
+            }
+        }
+    }
+}
