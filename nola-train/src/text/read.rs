@@ -11,7 +11,6 @@ mod lines;
 mod parquet_file;
 mod parquet_pages;
 mod parquet_values;
-mod python_json;
 mod source;
 mod table;
 mod tsv_file;
@@ -175,6 +174,16 @@ pub(super) fn type_of(value: &Value) -> &'static str {
         Value::Array(_) => "a list",
         Value::Object(fields) => foreign::kind_of(fields).map_or("an object", Foreign::description),
     }
+}
+
+/// What a value holds that no text can be made of, for messages.
+pub(super) fn foreign_in(value: &Value) -> Option<&'static str> {
+    foreign::within(value).map(Foreign::description)
+}
+
+/// The value of a JSON text that a field holds.
+pub(super) fn json_in(text: &str) -> Option<Value> {
+    foreign::parse(text).ok()
 }
 
 /// Bytes as text.
