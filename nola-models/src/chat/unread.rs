@@ -31,21 +31,26 @@ impl ChatTemplate {
     /// The names of what a conversation says and its template does not read: `text`, which it made of it, would be the same
     /// without. As names stand fields, roles, and the types of parts.
     pub fn unread(&self, conversation: &Conversation, text: &str) -> Vec<String> {
-        let unread = besides(conversation).into_iter().filter(|it| !self.reads(it, conversation, text));
-        unread.map(|beside| beside.name().to_owned()).collect()
+        let besides = besides(conversation);
+        let others: Vec<&Beside> = besides.iter().filter(|it| !self.may_read(it)).collect();
+        // Most of what a template does not mention changes nothing, so all of it is left out at once first.
+        let are_unread = !others.is_empty() && self.is_same_without(&others, conversation, text);
+        let is_unread = |it: &&Beside| match others.contains(it) {
+            // A list that is printed as it stands is not read.
+            true if are_unread || matches!(it, Beside::Parts(_)) => true,
+            true | false => self.is_same_without(&[it], conversation, text),
+        };
+        besides.iter().filter(is_unread).map(|beside| beside.name().to_owned()).collect()
     }
 
-    fn reads(&self, beside: &Beside, conversation: &Conversation, text: &str) -> bool {
-        let is_mentioned = beside.words().is_none_or(|words| words.iter().any(|word| self.mentions(word)));
-        // A template that fails without it does read it.
-        is_mentioned && self.without(beside, conversation).is_none_or(|without| without != text)
+    fn may_read(&self, beside: &Beside) -> bool {
+        beside.words().is_none_or(|words| words.iter().any(|word| self.mentions(word)))
     }
 
-    /// What the template makes of a conversation that does not say something, if it makes a text of it.
-    fn without(&self, beside: &Beside, conversation: &Conversation) -> Option<String> {
-        let other = beside.removed_from(conversation);
-        let text = self.tried(&other, Prompt::Complete).ok()?;
-        Some(self.unmarked(text, &other))
+    /// Whether the template makes the same text of a conversation that does not say some things; one that fails does not.
+    fn is_same_without(&self, besides: &[&Beside], conversation: &Conversation, text: &str) -> bool {
+        let other = besides.iter().fold(conversation.clone(), |other, beside| beside.removed_from(other));
+        self.tried(&other, Prompt::Complete).is_ok_and(|written| self.unmarked(written, &other) == text)
     }
 }
 
@@ -93,8 +98,7 @@ impl Beside {
     }
 
     /// The conversation without it.
-    fn removed_from(&self, conversation: &Conversation) -> Conversation {
-        let mut other = conversation.clone();
+    fn removed_from(&self, mut other: Conversation) -> Conversation {
         match self {
             Self::Tools => other.tools = Value::Null,
             Self::Documents => other.documents = Value::Null,
@@ -150,6 +154,8 @@ mod tests {
         let reads =
             "{{ tools }}{{ enable_thinking }}{% for m in messages %}{{ m.name }}{{ m.id }}{% endfor %}";
         assert_eq!(unread(reads, messages.clone()), [""; 0]);
+        let prints = "{{ tools }}{{ enable_thinking }}{{ messages[0]|tojson }}";
+        assert_eq!(unread(prints, messages.clone()), [""; 0]);
         let needs = "{% if not tools %}{{ raise_exception('no') }}{% endif %}{{ enable_thinking }}";
         assert_eq!(unread(needs, messages), ["id", "name"]);
     }

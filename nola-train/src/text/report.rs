@@ -62,7 +62,7 @@ impl Note {
     fn said(self) -> &'static str {
         match self {
             Self::Unused => "not used",
-            Self::Unread => "not written by the chat template",
+            Self::Unread => "not read by the chat template",
             Self::AsSystem => "written as `system`, since the chat template does not mention it",
             Self::AsText => "written as plain text, since the chat template does not mention `tool_calls`",
         }
@@ -136,7 +136,7 @@ mod tests {
             report.to_string(),
             "9 rows read, 1 bad; 7 samples, 2 cut at the end, 3 dropped as too long, 5 dropped with too long a prompt, \
              4 dropped with nothing to learn, 6 dropped with no answer that is to be learned; 70 tokens, 35 of them learned; longest sample more than 12 tokens; \
-             `name` of 5 rows is not written by the chat template"
+             `name` of 5 rows is not read by the chat template"
         );
     }
 
