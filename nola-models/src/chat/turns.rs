@@ -345,6 +345,56 @@ mod tests {
         assert_eq!(said(spaced, &talk(&["a", "b", "c", "d"])).unwrap(), ["b<end>", "d<end>"]);
     }
 
+    /// Writes lists of parts, and a mark before the last answer, so that answers are found by marks.
+    const PARTS: &str = "{% for m in messages %}<{{ m.role }}>{% if loop.last and m.role == 'assistant' %}<last>{% endif %}\
+        {% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}\
+        {% else %}<{{ p.type }}>{% endif %}{% endfor %}{% endif %}<end>{% endfor %}{% if add_generation_prompt %}<assistant>\
+        {% endif %}";
+
+    /// A conversation of messages whose contents are these, the assistant's in turn.
+    fn of_contents(contents: serde_json::Value) -> Conversation {
+        let mut talk = talk(&vec![""; contents.as_array().unwrap().len()]);
+        for (message, content) in talk.messages.iter_mut().zip(contents.as_array().unwrap()) {
+            let mut fields = message.fields().clone();
+            fields.insert("content".to_owned(), content.clone());
+            *message = Message::of_fields(fields);
+        }
+        talk
+    }
+
+    #[test]
+    fn answers_that_are_lists_of_parts_are_found_in_whole() {
+        let [text, image] =
+            [|text: &str| json!({"type": "text", "text": text}), |_: &str| json!({"type": "image"})];
+        for (contents, expected) in [
+            (json!([[text("a")], [text("b"), text("c")], "d", "e"]), ["bc<end>", "<last>e<end>"]),
+            (
+                json!([[image("")], [image(""), text("b")], [image("")], [text("e")]]),
+                ["<image>b<end>", "<last>e<end>"],
+            ),
+            (
+                json!([[text("a"), image("")], [text("b"), image("")], [text("d")], [text("e"), image("")]]),
+                ["b<image><end>", "<last>e<image><end>"],
+            ),
+            (
+                json!(["a", [text("b"), {"type": "reasoning"}], "d", [image("")]]),
+                ["b<reasoning><end>", "<last><image><end>"],
+            ),
+        ] {
+            assert_eq!(said(PARTS, &of_contents(contents.clone())).unwrap(), expected, "{contents}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_printed_as_it_stands_is_an_answer_too() {
+        let prints = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}\
+            {% if add_generation_prompt %}<assistant>{% endif %}";
+        let talk = of_contents(json!(["a", [{"type": "text", "text": "it's"}]]));
+        assert_eq!(said(prints, &talk).unwrap(), ["[{'type': 'text', 'text': \"it's\"}]<end>"]);
+        let joins = prints.replace("m.content", "m.content + ''");
+        assert!(matches!(said(&joins, &talk), Err(ChatError::Refused { .. })));
+    }
+
     #[test]
     fn blocks_of_the_template_say_what_is_said() {
         let blocks = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<end>\

@@ -223,7 +223,9 @@ fn numbers_of(bytes: &[u8]) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fake::{Case, Template};
     use super::*;
+    use crate::text::{CacheUse, TextFormat};
 
     fn cache(folder: &Path) -> Cache {
         Cache { folder: folder.to_owned(), key: "k".to_owned() }
