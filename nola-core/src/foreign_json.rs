@@ -4,6 +4,7 @@
 //! Our own files hold neither and are read strictly.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -13,6 +14,19 @@ pub const MAX_CONFIG_BYTES: u64 = 8 << 20;
 
 /// Words that Python writes for numbers which JSON does not have.
 const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+
+/// What stands in strict JSON for what Python writes beyond it.
+#[derive(Debug, Clone, Copy)]
+pub struct Substitutes {
+    /// The value for a number that is not finite, of which Python's word and the length in the text are given.
+    pub number: fn(&str, usize) -> String,
+    /// The escape for half a surrogate pair.
+    pub half_pair: &'static str,
+}
+
+/// A number as transformers 5 writes it, and the character that stands for what cannot be read.
+const TAGGED: Substitutes =
+    Substitutes { number: |word, _| format!("{{\"__float__\": \"{word}\"}}"), half_pair: "\\ufffd" };
 
 /// Parses `text`.
 ///
@@ -33,37 +47,85 @@ pub fn from_slice<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Err
 
 /// The same text as strict JSON; borrowed if it needs no change.
 pub fn strict(text: &[u8]) -> Cow<'_, [u8]> {
-    let mut made: Vec<u8> = Vec::new();
-    let mut copied = 0;
-    let mut at = 0;
-    while at < text.len() {
-        let (length, instead) = match text[at] {
-            b'"' => (1, None),
-            b'-' | b'0'..=b'9' | b'I' | b'N' => number(&text[at..]),
-            _ => (1, None),
-        };
-        if let Some(instead) = instead {
-            made.extend_from_slice(&text[copied..at]);
-            made.extend_from_slice(instead.as_bytes());
-            copied = at + length;
-        }
-        let is_string = text[at] == b'"';
-        at += length;
-        if is_string {
-            at = string_end(text, at, &mut copied, &mut made);
-        }
-    }
-    if copied == 0 {
-        return Cow::Borrowed(text);
-    }
-    made.extend_from_slice(&text[copied..]);
-    Cow::Owned(made)
+    rewritten(text, TAGGED)
 }
 
-/// Length of the number or word that `text` starts with, and what stands for it if it is not finite.
-fn number(text: &[u8]) -> (usize, Option<String>) {
+/// The same text with other values in place of those that are no JSON; borrowed if it needs no change.
+pub fn rewritten(text: &[u8], substitutes: Substitutes) -> Cow<'_, [u8]> {
+    let mut made = Made { text, substitutes, bytes: Vec::new(), copied: 0 };
+    let mut at = 0;
+    while at < text.len() {
+        at = match text[at] {
+            b'"' => made.string_end(at + 1),
+            b'-' | b'0'..=b'9' | b'I' | b'N' => made.number_end(at),
+            _ => at + 1,
+        };
+    }
+    made.finish()
+}
+
+/// A text in the making.
+struct Made<'a> {
+    text: &'a [u8],
+    substitutes: Substitutes,
+    bytes: Vec<u8>,
+    /// So much of the text is in it already, or left out.
+    copied: usize,
+}
+
+impl<'a> Made<'a> {
+    /// Puts something else in place of a part of the text.
+    fn replace(&mut self, part: Range<usize>, instead: &str) {
+        self.bytes.extend_from_slice(&self.text[self.copied..part.start]);
+        self.bytes.extend_from_slice(instead.as_bytes());
+        self.copied = part.end;
+    }
+
+    /// Where the number or word ends that starts at `at`.
+    fn number_end(&mut self, at: usize) -> usize {
+        let (length, word) = number(&self.text[at..]);
+        if let Some(word) = word {
+            self.replace(at..at + length, &(self.substitutes.number)(word, length));
+        }
+        at + length
+    }
+
+    /// Where the string ends whose text starts at `at`; halves of surrogate pairs in it are replaced.
+    fn string_end(&mut self, mut at: usize) -> usize {
+        while at < self.text.len() {
+            match self.text[at] {
+                b'"' => return at + 1,
+                b'\\' => match escape(&self.text[at..]) {
+                    (0xd800..0xdc00, length)
+                        if matches!(escape(&self.text[at + length..]), (0xdc00..0xe000, _)) =>
+                    {
+                        at += 2 * length;
+                    }
+                    (0xd800..0xe000, length) => {
+                        self.replace(at..at + length, self.substitutes.half_pair);
+                        at += length;
+                    }
+                    (_, length) => at += length,
+                },
+                _ => at += 1,
+            }
+        }
+        self.text.len()
+    }
+
+    fn finish(mut self) -> Cow<'a, [u8]> {
+        if self.copied == 0 {
+            return Cow::Borrowed(self.text);
+        }
+        self.replace(self.text.len()..self.text.len(), "");
+        Cow::Owned(self.bytes)
+    }
+}
+
+/// Length of the number or word that `text` starts with, and Python's word for it if it is not finite.
+fn number(text: &[u8]) -> (usize, Option<&'static str>) {
     if let Some(word) = WORDS.iter().find(|word| text.starts_with(word.as_bytes())) {
-        return (word.len(), Some(tagged(word)));
+        return (word.len(), Some(word));
     }
     let part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
     let length = text.iter().take_while(|byte| part(byte)).count().max(1);
@@ -74,40 +136,13 @@ fn number(text: &[u8]) -> (usize, Option<String>) {
         Some(f64::NEG_INFINITY) => Some("-Infinity"),
         Some(_) | None => None,
     };
-    (length, word.map(tagged))
+    (length, word)
 }
 
 /// A value as JSON for a message, with numbers that are not finite as they were written.
 pub fn shown(value: &Value) -> String {
     let of = |text: String, word: &str| text.replace(&format!("{{\"__float__\":\"{word}\"}}"), word);
     WORDS.into_iter().fold(value.to_string(), of)
-}
-
-fn tagged(word: &str) -> String {
-    format!("{{\"__float__\": \"{word}\"}}")
-}
-
-/// Where the string ends whose text starts at `at`; halves of surrogate pairs in it are replaced.
-fn string_end(text: &[u8], mut at: usize, copied: &mut usize, made: &mut Vec<u8>) -> usize {
-    while at < text.len() {
-        match text[at] {
-            b'"' => return at + 1,
-            b'\\' => match escape(&text[at..]) {
-                (0xd800..0xdc00, length) if matches!(escape(&text[at + length..]), (0xdc00..0xe000, _)) => {
-                    at += 2 * length;
-                }
-                (0xd800..0xe000, length) => {
-                    made.extend_from_slice(&text[*copied..at]);
-                    made.extend_from_slice(b"\\ufffd");
-                    at += length;
-                    *copied = at;
-                }
-                (_, length) => at += length,
-            },
-            _ => at += 1,
-        }
-    }
-    text.len()
 }
 
 /// The code unit of the escape `\uXXXX` that `text` starts with (0 for any other) and its length.

@@ -11,24 +11,24 @@ mod namespace;
 mod operators;
 mod print;
 mod program;
+mod stored;
 mod turns;
+mod unread;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value, context};
-use serde::Deserialize;
 
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer::files::{Files, read_bounded, utf8};
-use conversation::THOUGHTS;
 pub use conversation::{Conversation, Message};
 pub use error::ChatError;
 use program::Program;
+use stored::Stored;
 pub use turns::{KnownBy, Rendered, Turn};
 
 /// Steps that a template may take; 64 bytes of text count as one.
@@ -55,30 +55,12 @@ pub struct ChatTemplate {
     program: Program,
     /// The one for conversations with tools, where a folder has it.
     with_tools: Option<Program>,
+    /// All words of their code.
+    words: HashSet<String>,
     file: PathBuf,
     names: BTreeMap<&'static str, String>,
     /// Conversations on which it failed after a long time: not all rows of a data set can be tried with such a template.
     slow_failures: AtomicUsize,
-}
-
-/// The template as `tokenizer_config.json` holds it.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Stored {
-    One(String),
-    Several(Vec<NamedTemplate>),
-}
-
-#[derive(Deserialize)]
-struct NamedTemplate {
-    name: String,
-    template: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Config {
-    chat_template: Option<Stored>,
 }
 
 impl ChatTemplate {
@@ -87,21 +69,8 @@ impl ChatTemplate {
     /// # Errors
     /// If a file cannot be read, or if the template is no Jinja.
     pub fn of_folder(folder: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>, ChatError> {
-        let mut files = Files::open(folder)?;
-        let names = tokenizer.special_tokens();
-        if let Some(template) = files.text("chat_template.jinja")? {
-            let with_tools = files.text("additional_chat_templates/tool_use.jinja")?;
-            let several = Several { default: template, with_tools };
-            return Self::new(several, files.path("chat_template.jinja"), names).map(Some);
-        }
-        // `chat_template.json` is where processors of several media kept it.
-        for name in ["tokenizer_config.json", "chat_template.json"] {
-            let config: Option<Config> = files.json(name)?;
-            let Some(stored) = config.and_then(|config| config.chat_template) else { continue };
-            let file = files.path(name);
-            return Self::new(Several::of(stored, &file)?, file, names).map(Some);
-        }
-        Ok(None)
+        let stored = Stored::of_folder(folder)?;
+        stored.map(|stored| Self::new(stored, tokenizer.special_tokens())).transpose()
     }
 
     /// The template of one file, to be used instead of the model's own.
@@ -109,22 +78,18 @@ impl ChatTemplate {
     /// # Errors
     /// If the file cannot be read, or if it is no Jinja.
     pub fn of_file(file: &Path, tokenizer: &Tokenizer) -> Result<Self, ChatError> {
-        let bytes = read_bounded(file)?.ok_or_else(|| ChatError::Missing { file: file.to_path_buf() })?;
-        let template = Several { default: utf8(file, bytes)?, with_tools: None };
-        Self::new(template, file.to_path_buf(), tokenizer.special_tokens())
+        Self::new(Stored::of_file(file)?, tokenizer.special_tokens())
     }
 
-    fn new(
-        templates: Several,
-        file: PathBuf,
-        names: &BTreeMap<&'static str, String>,
-    ) -> Result<Self, ChatError> {
-        let program = compile(&templates.default, &file)?;
-        let with_tools = templates.with_tools.map(|template| compile(&template, &file)).transpose()?;
+    fn new(stored: Stored, names: &BTreeMap<&'static str, String>) -> Result<Self, ChatError> {
+        let Stored { file, default, with_tools } = stored;
+        let program = compile(&default, &file)?;
+        let with_tools = with_tools.map(|template| compile(&template, &file)).transpose()?;
         let mut environment = environment::new();
         environment.set_fuel(Some(FUEL));
+        let words = [Some(&program), with_tools.as_ref()].into_iter().flatten().flat_map(words_of).collect();
         let (names, slow_failures) = (names.clone(), AtomicUsize::new(0));
-        Ok(Self { environment, program, with_tools, file, names, slow_failures })
+        Ok(Self { environment, program, with_tools, words, file, names, slow_failures })
     }
 
     /// The file that holds the template, for error messages.
@@ -138,17 +103,9 @@ impl ChatTemplate {
         format!("{}\n{with_tools}", self.program.source())
     }
 
-    /// Whether the template mentions a field of messages or a variable; what it does not mention it cannot write.
-    pub fn reads(&self, field: &str) -> bool {
-        let names = if THOUGHTS.contains(&field) { &THOUGHTS[..] } else { &[field] };
-        let sources = self.sources();
-        let code = sources.split("{#").enumerate().map(|(part, text)| match part {
-            0 => text,
-            // What stands behind the end of the comment.
-            _ => text.split_once("#}").map_or("", |(_, code)| code),
-        });
-        let is_word_end = |char: char| !(char.is_alphanumeric() || char == '_');
-        code.flat_map(|code| code.split(is_word_end)).any(|word| names.contains(&word))
+    /// Whether the template mentions a word, such as the name of a field or a role; what it does not mention it cannot read.
+    pub fn mentions(&self, word: &str) -> bool {
+        self.words.contains(word)
     }
 
     /// The text of a conversation. It holds the special tokens already, so it is encoded without adding any.
@@ -159,11 +116,15 @@ impl ChatTemplate {
     /// # Source
     /// `apply_chat_template` of transformers.
     pub fn render(&self, conversation: &Conversation, prompt: Prompt) -> Result<String, ChatError> {
-        let mut text = self.written(conversation, prompt)?;
+        Ok(self.unmarked(self.written(conversation, prompt)?, conversation))
+    }
+
+    /// A text without the marks of `{% generation %}` blocks.
+    fn unmarked(&self, mut text: String, conversation: &Conversation) -> String {
         if self.has_blocks(conversation) {
             text.retain(|char| !program::SAID.contains(&char));
         }
-        Ok(text)
+        text
     }
 
     /// The text with the marks of `{% generation %}` blocks.
@@ -172,13 +133,6 @@ impl ChatTemplate {
             return Err(ChatError::GivenUp { file: self.file.clone(), failures: MAX_SLOW_FAILURES });
         }
         let start = Instant::now();
-        let variables = context! {
-            messages => Serde(&conversation.messages),
-            tools => Serde(&conversation.tools),
-            documents => Serde(&conversation.documents),
-            add_generation_prompt => prompt == Prompt::Generation,
-            ..context! { ..Value::from(Serde(&conversation.variables)), ..Value::from(self.names.clone()) }
-        };
         let failed = |source: minijinja::Error| {
             let (file, messages) = (self.file.clone(), conversation.messages.len());
             let is_slow = start.elapsed() >= SLOW;
@@ -188,7 +142,19 @@ impl ChatTemplate {
                 _ => ChatError::Refused { file, messages, line: source.line().unwrap_or(1), source },
             }
         };
-        self.program_for(conversation).render(&self.environment, variables).map_err(failed)
+        self.tried(conversation, prompt).map_err(failed)
+    }
+
+    /// The same, whatever comes of it.
+    fn tried(&self, conversation: &Conversation, prompt: Prompt) -> Result<String, minijinja::Error> {
+        let variables = context! {
+            messages => Serde(&conversation.messages),
+            tools => Serde(&conversation.tools),
+            documents => Serde(&conversation.documents),
+            add_generation_prompt => prompt == Prompt::Generation,
+            ..context! { ..Value::from(Serde(&conversation.variables)), ..Value::from(self.names.clone()) }
+        };
+        self.program_for(conversation).render(&self.environment, variables)
     }
 
     fn program_for(&self, conversation: &Conversation) -> &Program {
@@ -204,6 +170,17 @@ impl ChatTemplate {
     }
 }
 
+/// The words of a template's code, without those of its comments.
+fn words_of(program: &Program) -> impl Iterator<Item = String> {
+    let code = program.source().split("{#").enumerate().map(|(part, text)| match part {
+        0 => text,
+        // What stands behind the end of the comment.
+        _ => text.split_once("#}").map_or("", |(_, code)| code),
+    });
+    let is_word_end = |char: char| !(char.is_alphanumeric() || char == '_');
+    code.flat_map(move |code| code.split(is_word_end)).map(str::to_owned)
+}
+
 /// Compiles a template, which `file` holds.
 fn compile(template: &str, file: &Path) -> Result<Program, ChatError> {
     if template.len() > MAX_TEMPLATE_BYTES {
@@ -215,35 +192,6 @@ fn compile(template: &str, file: &Path) -> Result<Program, ChatError> {
         ChatError::Syntax { file: file.to_path_buf(), line, source }
     };
     Program::compile(template).map_err(syntax)
-}
-
-/// The templates of a folder that are used.
-struct Several {
-    default: String,
-    with_tools: Option<String>,
-}
-
-impl Several {
-    /// The template that is used unless another is asked for, and the one for tools.
-    fn of(stored: Stored, file: &Path) -> Result<Self, ChatError> {
-        let mut several = match stored {
-            Stored::One(default) => return Ok(Self { default, with_tools: None }),
-            Stored::Several(several) => several,
-        };
-        let mut taken = |name: &str| {
-            let at = several.iter().position(|it| it.name == name)?;
-            Some(several.swap_remove(at).template)
-        };
-        let (default, with_tools) = (taken("default"), taken("tool_use"));
-        match default {
-            Some(default) => Ok(Self { default, with_tools }),
-            None => {
-                let rest = several.into_iter().map(|it| it.name);
-                let names = with_tools.map(|_| "tool_use".to_owned()).into_iter().chain(rest).collect();
-                Err(ChatError::NoDefault { file: file.to_path_buf(), names })
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -283,8 +231,8 @@ mod tests {
 
     pub fn template(source: &str) -> ChatTemplate {
         let names = BTreeMap::from([("bos_token", "<s>".to_string()), ("eos_token", "</s>".to_string())]);
-        let templates = Several { default: source.to_owned(), with_tools: None };
-        ChatTemplate::new(templates, PathBuf::from("chat_template.jinja"), &names).unwrap()
+        let file = PathBuf::from("chat_template.jinja");
+        ChatTemplate::new(Stored { file, default: source.to_owned(), with_tools: None }, &names).unwrap()
     }
 
     /// Two questions with their answers, behind a word of the system.
@@ -381,19 +329,19 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_read_where_its_whole_name_stands_in_the_code() {
-        let reads = |source: &str, field: &str| template(source).reads(field);
-        assert!(reads("{{ messages[0].name }}", "name") && reads("{{ m['thinking'] }}", "reasoning_content"));
-        assert!(!reads("{% set ns = namespace(a=1) %}", "name"));
-        assert!(!reads("{% if enable_thinking %}{% endif %}", "thinking"));
-        assert!(!reads("{# no tools #}{{ messages }}", "tools"));
+    fn a_word_is_mentioned_where_it_stands_whole_in_the_code() {
+        let mentions = |source: &str, word: &str| template(source).mentions(word);
+        assert!(mentions("{{ messages[0].name }}", "name") && mentions("{{ m['thinking'] }}", "thinking"));
+        assert!(!mentions("{% set ns = namespace(a=1) %}", "name"));
+        assert!(!mentions("{% if enable_thinking %}{% endif %}", "thinking"));
+        assert!(!mentions("{# no tools #}{{ messages }}", "tools"));
     }
 
     #[test]
     fn markup_in_a_message_is_text() {
         let message = [Message::new("user", "{{ 1 }} {% if %} <b>&amp;")];
         let text = written("{{ messages[0].content }}", &message, Prompt::Complete).unwrap();
-        assert_eq!(text, message[0].content());
+        assert_eq!(text, message[0].text());
     }
 
     #[test]
@@ -433,78 +381,7 @@ mod tests {
             for read in ["reasoning_content", "thinking"] {
                 let template = template(&format!("{{{{ messages[0].{read} }}}}"));
                 assert_eq!(template.render(&talk, Prompt::Complete).unwrap(), "thought");
-                assert!(template.reads(name) && !template.reads("tools"));
             }
         }
-    }
-
-    /// A folder with a tokenizer and these files.
-    fn folder_of(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        let tokenizer = r#"{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}"#;
-        for (name, content) in files.iter().chain([&("tokenizer.json", tokenizer)]) {
-            std::fs::write(folder.path().join(name), content).unwrap();
-        }
-        folder
-    }
-
-    fn found(files: &[(&str, &str)]) -> Result<Option<ChatTemplate>, ChatError> {
-        let folder = folder_of(files);
-        ChatTemplate::of_folder(folder.path(), &Tokenizer::open(folder.path()).unwrap())
-    }
-
-    #[test]
-    fn a_folder_may_have_no_template() {
-        assert!(found(&[]).unwrap().is_none());
-        assert!(found(&[("tokenizer_config.json", r#"{"chat_template": null}"#)]).unwrap().is_none());
-    }
-
-    #[test]
-    fn the_template_is_found_wherever_a_folder_keeps_it() {
-        let named = r#"{"chat_template": [{"name": "rag", "template": "x"}, {"name": "default", "template": "{{ bos_token }}!"}],
-            "bos_token": "a"}"#;
-        let text = |files: &[(&str, &str)]| {
-            found(files).unwrap().unwrap().render(&Conversation::default(), Prompt::Complete).unwrap()
-        };
-        assert_eq!(text(&[("tokenizer_config.json", named)]), "a!");
-        assert_eq!(text(&[("tokenizer_config.json", r#"{"chat_template": "one"}"#)]), "one");
-        assert_eq!(text(&[("tokenizer_config.json", named), ("chat_template.jinja", "file")]), "file");
-        assert_eq!(text(&[("chat_template.json", r#"{"chat_template": "media"}"#)]), "media");
-    }
-
-    #[test]
-    fn a_conversation_with_tools_has_the_template_for_them() {
-        let named = r#"{"chat_template": [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]}"#;
-        let found = found(&[("tokenizer_config.json", named)]).unwrap().unwrap();
-        let with_tools = Conversation { tools: json!([{}]), ..Conversation::default() };
-        assert_eq!(found.render(&with_tools, Prompt::Complete).unwrap(), "tools");
-        assert_eq!(found.render(&Conversation::default(), Prompt::Complete).unwrap(), "plain");
-    }
-
-    #[test]
-    fn a_template_that_is_no_jinja_or_too_long_is_refused() {
-        let of = |template: &str| found(&[("chat_template.jinja", template)]);
-        assert!(matches!(of("a\nb\n{% if %}"), Err(ChatError::Syntax { line: 3, .. })));
-        assert!(matches!(of(&"x".repeat(MAX_TEMPLATE_BYTES + 1)), Err(ChatError::TooLarge { .. })));
-    }
-
-    #[test]
-    fn several_templates_without_a_default_are_named() {
-        let named =
-            r#"{"chat_template": [{"name": "rag", "template": "x"}, {"name": "tools", "template": "y"}]}"#;
-        let Err(ChatError::NoDefault { names, .. }) = found(&[("tokenizer_config.json", named)]) else {
-            panic!()
-        };
-        assert_eq!(names, ["rag", "tools"]);
-    }
-
-    #[test]
-    fn a_template_file_can_be_chosen() {
-        let folder = folder_of(&[("own.jinja", "own\n")]);
-        let tokenizer = Tokenizer::open(folder.path()).unwrap();
-        let template = ChatTemplate::of_file(&folder.path().join("own.jinja"), &tokenizer).unwrap();
-        assert_eq!(template.render(&Conversation::default(), Prompt::Complete).unwrap(), "own");
-        let missing = ChatTemplate::of_file(&folder.path().join("none.jinja"), &tokenizer);
-        assert!(matches!(missing, Err(ChatError::Missing { .. })));
     }
 }

@@ -26,11 +26,13 @@ mod settings;
 
 use std::ops::Range;
 
+use nola_models::chat::{Conversation, Rendered};
+
 pub use bad_row::{BAD_ROWS_LISTED, BadRow, Place, RowProblem, Spot};
 pub use batch::{NO_TARGET, TokenBatch};
 pub use beginning::{Beginning, End, encode_end};
 pub use choice::{Choice, Question, choices, questions};
-pub use conversation::{Conversation, EndedBy, Learned, Message, Rendered, Role, Said};
+pub use conversation::Dialogue;
 pub use error::TextError;
 pub use format::{Example, Joint, Pair, Part, TextFormat};
 pub use order::LengthGroups;
@@ -38,7 +40,7 @@ pub use prepare::{CacheUse, TextData, TextSource};
 pub use preview::{Paint, preview};
 pub use read::{FileKind, MAX_ROW_BYTES};
 pub use references::{References, references};
-pub use report::TextReport;
+pub use report::{Note, TextReport};
 pub use sample::{Sample, prompt_ids};
 pub use settings::{Columns, Loss, OnBadRow, OnLong, Packing, TextSettings};
 
@@ -87,15 +89,17 @@ pub trait ChatRender: Sync {
     /// What the template said.
     fn text(&self, conversation: &Conversation) -> Result<String, String>;
 
-    /// The conversation as one text, and what of it the assistant says: its words, and what the model must say to end its
-    /// turn, if that is something else than the tokenizer's end token.
+    /// The conversation as one text, and what of it the assistant says: its words, and what the template ends its turn with.
     ///
     /// # Errors
     /// What the template said.
     fn render(&self, conversation: &Conversation) -> Result<Rendered, String>;
 
-    /// Whether the template can write a field of messages or rows.
-    fn reads(&self, field: &str) -> bool;
+    /// Whether the template mentions a word, such as the name of a field or a role.
+    fn mentions(&self, word: &str) -> bool;
+
+    /// The names of what a conversation says and the template, which made `text` of it, does not read.
+    fn unread(&self, conversation: &Conversation, text: &str) -> Vec<String>;
 
     /// A text that differs between templates that render differently.
     fn fingerprint(&self) -> String;

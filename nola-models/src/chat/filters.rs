@@ -195,6 +195,8 @@ fn unknown(given: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     let given = given.into_values();
     let (name, known) = (given.last().and_then(Value::as_str).unwrap_or_default(), KNOWN.join(", "));
     Err(Error::new(ErrorKind::UnknownFilter, format!("there is no filter `{name}` here; there are: {known}")))
+}
+
 /// Filters of the engine that make a list of the parts of a text, in one go.
 fn engine_splits() -> Vec<(&'static str, Value)> {
     vec![("split", Value::from_function(filters::split)), ("lines", Value::from_function(filters::lines))]

@@ -7,10 +7,8 @@
 use std::ops::Range;
 
 use super::program::SAID;
-use super::{ChatError, ChatTemplate, Conversation, Prompt};
+use super::{ChatError, ChatTemplate, Conversation, Message, Prompt};
 
-/// Role of the one whose words are learned.
-const ASSISTANT: &str = "assistant";
 /// Marks put into messages; Unicode keeps these for the use of programs.
 const BEFORE: char = '\u{fdd2}';
 const WITHIN: char = '\u{fdd3}';
@@ -54,8 +52,7 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::render`]; and if the template does not let an answer be found.
     pub fn assistant_spans(&self, conversation: &Conversation) -> Result<Rendered, ChatError> {
-        let answers =
-            conversation.messages.iter().enumerate().filter(|(_, message)| message.role() == ASSISTANT);
+        let answers = conversation.messages.iter().enumerate().filter(|(_, message)| message.is_answer());
         let answers: Vec<usize> = answers.map(|(index, _)| index).collect();
         if self.has_blocks(conversation) {
             let marked = self.written(conversation, Prompt::Complete)?;
@@ -78,7 +75,7 @@ impl ChatTemplate {
             && text.starts_with(through.as_str())
             && let Some(said) = through.strip_prefix(before.as_str())
         {
-            let length = turn_bytes(said, conversation.messages[index].content());
+            let length = turn_bytes(said, conversation.messages[index].last_words());
             return Ok(before.len()..before.len() + length);
         }
         let marked = Marked { template: self, conversation, text, index };
@@ -102,7 +99,11 @@ impl Marked<'_> {
         }
         let start = self.start()?;
         let said = self.text.get(start..self.end(start)?)?;
-        Some(start..start + turn_bytes(said, self.conversation.messages[self.index].content()))
+        Some(start..start + turn_bytes(said, self.answer().last_words()))
+    }
+
+    fn answer(&self) -> &Message {
+        &self.conversation.messages[self.index]
     }
 
     /// Where the answer starts: behind the head of an answer that a prompt ends with, if the text has it there; else as far
@@ -110,7 +111,8 @@ impl Marked<'_> {
     fn start(&self) -> Option<usize> {
         let marked = self.behind_the_message_before(self.conversation.clone());
         let tail = self.tail_in_text(&marked)?;
-        let other = self.behind_the_message_before(self.conversation.with(self.index, WITHIN.to_string()));
+        let other = self.conversation.with(self.index, self.answer().saying(&WITHIN.to_string()));
+        let other = self.behind_the_message_before(other);
         let other = behind(BEFORE, &self.written(&other, Prompt::Complete)?)?;
         let before = &other[..common(tail, &other)];
         let head = self.head();
@@ -146,8 +148,7 @@ impl Marked<'_> {
         if self.index + 1 == self.conversation.messages.len() {
             return Some(self.text.len());
         }
-        let content = self.conversation.messages[self.index].content();
-        let marked = self.conversation.with(self.index, with_mark(content, WITHIN));
+        let marked = self.conversation.with(self.index, self.answer().marked(WITHIN));
         let tail = behind(WITHIN, &self.written(&marked, Prompt::Complete)?)?;
         let alone = self.written(&marked.first(self.index + 1), Prompt::Complete);
         let alone = alone.and_then(|text| behind(WITHIN, &text)).unwrap_or_default();
@@ -161,10 +162,7 @@ impl Marked<'_> {
     fn behind_the_message_before(&self, conversation: Conversation) -> Conversation {
         match self.index.checked_sub(1) {
             None => conversation,
-            Some(before) => {
-                let content = with_mark(conversation.messages[before].content(), BEFORE);
-                conversation.with(before, content)
-            }
+            Some(before) => conversation.with(before, conversation.messages[before].marked(BEFORE)),
         }
     }
 
@@ -202,12 +200,6 @@ fn behind(mark: char, text: &str) -> Option<String> {
     }
 }
 
-/// Words with a mark behind the last of them.
-fn with_mark(content: &str, mark: char) -> String {
-    let (words, space) = content.split_at(content.trim_end().len());
-    format!("{words}{mark}{space}")
-}
-
 /// Length of what two texts have in common from their start.
 fn common(a: &str, b: &str) -> usize {
     a.char_indices().zip(b.chars()).find(|((_, a), b)| a != b).map_or(a.len().min(b.len()), |((at, _), _)| at)
@@ -228,9 +220,9 @@ fn agreed(tail: &str, alone: &str) -> usize {
 }
 
 /// Length of a turn in bytes, without space behind the mark that ends it; space alone is such a mark, too.
-fn turn_bytes(said: &str, content: &str) -> usize {
-    let (trimmed, content) = (said.trim_end(), content.trim_end());
-    let has_mark = if content.is_empty() { !trimmed.is_empty() } else { !trimmed.ends_with(content) };
+fn turn_bytes(said: &str, words: &str) -> usize {
+    let (trimmed, words) = (said.trim_end(), words.trim_end());
+    let has_mark = if words.is_empty() { !trimmed.is_empty() } else { !trimmed.ends_with(words) };
     if has_mark { trimmed.len() } else { said.len() }
 }
 
@@ -257,7 +249,6 @@ fn of_blocks(marked: &str, answers: &[usize]) -> Rendered {
 mod tests {
     use serde_json::json;
 
-    use super::super::Message;
     use super::super::tests::{said, template};
     use super::*;
 
@@ -352,6 +343,56 @@ mod tests {
         let spaced = "{% for m in messages %}\n\n    <{{ m.role }}>\n{{ m.content }}<end>\n{% endfor %}\n\n\
             {% if add_generation_prompt %}\n  {{ '<assistant>\n' }}{% endif %}";
         assert_eq!(said(spaced, &talk(&["a", "b", "c", "d"])).unwrap(), ["b<end>", "d<end>"]);
+    }
+
+    /// Writes lists of parts, and a mark before the last answer, so that answers are found by marks.
+    const PARTS: &str = "{% for m in messages %}<{{ m.role }}>{% if loop.last and m.role == 'assistant' %}<last>{% endif %}\
+        {% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}\
+        {% else %}<{{ p.type }}>{% endif %}{% endfor %}{% endif %}<end>{% endfor %}{% if add_generation_prompt %}<assistant>\
+        {% endif %}";
+
+    /// A conversation of messages whose contents are these, the assistant's in turn.
+    fn of_contents(contents: serde_json::Value) -> Conversation {
+        let mut talk = talk(&vec![""; contents.as_array().unwrap().len()]);
+        for (message, content) in talk.messages.iter_mut().zip(contents.as_array().unwrap()) {
+            let mut fields = message.fields().clone();
+            fields.insert("content".to_owned(), content.clone());
+            *message = Message::of_fields(fields);
+        }
+        talk
+    }
+
+    #[test]
+    fn answers_that_are_lists_of_parts_are_found_in_whole() {
+        let [text, image] =
+            [|text: &str| json!({"type": "text", "text": text}), |_: &str| json!({"type": "image"})];
+        for (contents, expected) in [
+            (json!([[text("a")], [text("b"), text("c")], "d", "e"]), ["bc<end>", "<last>e<end>"]),
+            (
+                json!([[image("")], [image(""), text("b")], [image("")], [text("e")]]),
+                ["<image>b<end>", "<last>e<end>"],
+            ),
+            (
+                json!([[text("a"), image("")], [text("b"), image("")], [text("d")], [text("e"), image("")]]),
+                ["b<image><end>", "<last>e<image><end>"],
+            ),
+            (
+                json!(["a", [text("b"), {"type": "reasoning"}], "d", [image("")]]),
+                ["b<reasoning><end>", "<last><image><end>"],
+            ),
+        ] {
+            assert_eq!(said(PARTS, &of_contents(contents.clone())).unwrap(), expected, "{contents}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_printed_as_it_stands_is_an_answer_too() {
+        let prints = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}\
+            {% if add_generation_prompt %}<assistant>{% endif %}";
+        let talk = of_contents(json!(["a", [{"type": "text", "text": "it's"}]]));
+        assert_eq!(said(prints, &talk).unwrap(), ["[{'type': 'text', 'text': \"it's\"}]<end>"]);
+        let joins = prints.replace("m.content", "m.content + ''");
+        assert!(matches!(said(&joins, &talk), Err(ChatError::Refused { .. })));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_core::Adapted;
 use nola_core::folder::{self, BaseIdentity, peft};
 use nola_models::Sight;
-use nola_models::chat::{ChatError, ChatTemplate, Conversation, KnownBy, Message, Prompt};
+use nola_models::chat::{ChatError, ChatTemplate, Conversation, Prompt, Rendered};
 use nola_models::checkpoint::MappedFiles;
 use nola_models::generate::GenerationConfig;
 use nola_models::hub::{TOKENIZER_FILES, Wanted};
@@ -19,7 +19,7 @@ use super::{Base, Origin, attach};
 use crate::evaluate::host_rows;
 use crate::recipe::{AdapterData, DataFormat, DataRecipe, Init, ModelRecipe};
 use crate::terminal::err_line;
-use crate::text::{self, ChatRender, Encode, EndedBy, Said};
+use crate::text::{ChatRender, Encode};
 use crate::{Error, device};
 
 /// How a model's makers let it generate.
@@ -291,29 +291,23 @@ impl Encode for TextBase {
         &self.eos
     }
 
+    fn eos(&self) -> Option<u32> {
+        // Of several tokens, the tokenizer's own ends a text.
+        let own = self.tokenizer.eos().filter(|id| self.eos.contains(id));
+        own.or_else(|| self.eos.first().copied())
+    }
+
     fn vocab_size(&self) -> usize {
         self.tokenizer.vocab_size()
     }
 
     fn fingerprint(&self) -> String {
-        format!("{} {:?} {:?}", self.tokenizer.sha256(), self.bos, self.ends())
+        format!("{} {:?} {:?} {:?}", self.tokenizer.sha256(), self.bos, self.ends(), self.eos())
     }
 }
 
 /// The chat template of a base, as the data set wants it.
 pub struct Template<'a>(pub &'a ChatTemplate);
-
-impl Template<'_> {
-    /// The conversation as the model's own template takes it.
-    fn conversation(of: &text::Conversation) -> Conversation {
-        Conversation {
-            messages: of.messages.iter().map(|message| Message::of_fields(message.fields.clone())).collect(),
-            tools: of.tools.clone(),
-            documents: of.documents.clone(),
-            variables: of.variables.clone(),
-        }
-    }
-}
 
 /// An error with all its reasons, which tell what the template itself said.
 fn reasons(error: ChatError) -> String {
@@ -322,23 +316,20 @@ fn reasons(error: ChatError) -> String {
 }
 
 impl ChatRender for Template<'_> {
-    fn text(&self, conversation: &text::Conversation) -> Result<String, String> {
-        self.0.render(&Self::conversation(conversation), Prompt::Complete).map_err(reasons)
+    fn text(&self, conversation: &Conversation) -> Result<String, String> {
+        self.0.render(conversation, Prompt::Complete).map_err(reasons)
     }
 
-    fn render(&self, conversation: &text::Conversation) -> Result<text::Rendered, String> {
-        let rendered = self.0.assistant_spans(&Self::conversation(conversation)).map_err(reasons)?;
-        let said =
-            rendered.assistant.into_iter().map(|turn| Said { message: turn.message, bytes: turn.bytes });
-        let ended_by = match rendered.known_by {
-            KnownBy::Blocks => EndedBy::Template,
-            KnownBy::Text => EndedBy::EndToken,
-        };
-        Ok(text::Rendered { text: rendered.text, said: said.collect(), ended_by })
+    fn render(&self, conversation: &Conversation) -> Result<Rendered, String> {
+        self.0.assistant_spans(conversation).map_err(reasons)
     }
 
-    fn reads(&self, field: &str) -> bool {
-        self.0.reads(field)
+    fn mentions(&self, word: &str) -> bool {
+        self.0.mentions(word)
+    }
+
+    fn unread(&self, conversation: &Conversation, text: &str) -> Vec<String> {
+        self.0.unread(conversation, text)
     }
 
     fn fingerprint(&self) -> String {

@@ -145,7 +145,10 @@ pub enum RowProblem {
     #[error("`mr` is not `name[value], name[value], ...` at `{0}`")]
     Meaning(String),
     /// A speaker that conversations do not have.
-    #[error("message {message} is by `{role}`; expected system, user (human), assistant (gpt) or tool")]
+    #[error(
+        "message {message} is by `{role}`; expected system, developer, user (human), assistant (gpt, model), function_call \
+         (a call by the assistant), tool or observation (what a tool answered), or a role that the chat template mentions"
+    )]
     UnknownRole {
         /// The message, counted from 1.
         message: usize,

@@ -99,6 +99,10 @@ impl Encode for Beginning<'_> {
         self.tokenizer.closing()
     }
 
+    fn eos(&self) -> Option<u32> {
+        self.tokenizer.eos()
+    }
+
     fn ends(&self) -> &[u32] {
         self.tokenizer.ends()
     }

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::{Packing, Sample, TextError, TextReport, TextSettings, TextSource};
 
 /// Changes whenever the same data would become other samples.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The place of one data set in the cache folder.
 pub(super) struct Cache {
@@ -223,7 +223,9 @@ fn numbers_of(bytes: &[u8]) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fake::{Case, Template};
     use super::*;
+    use crate::text::{CacheUse, TextFormat};
 
     fn cache(folder: &Path) -> Cache {
         Cache { folder: folder.to_owned(), key: "k".to_owned() }
@@ -289,5 +291,57 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let message = cache(&file).save(&samples(), &TextReport::default()).unwrap_err().to_string();
         assert!(message.contains("data.text.cache"), "{message}");
+    }
+
+    fn cached(text: &str) -> Case {
+        let mut case = Case::new("a.txt", text, TextFormat::E2e);
+        case.settings.cache = case.folder.path().join("cache");
+        case
+    }
+
+    #[test]
+    fn the_second_run_takes_the_same_samples_from_the_cache() {
+        let case = cached("a||b\nc||de\n");
+        let (first, second) = (case.prepare().unwrap(), case.prepare().unwrap());
+        assert_eq!((first.cache, second.cache), (CacheUse::Made, CacheUse::Hit));
+        assert_eq!((first.samples, first.report), (second.samples, second.report));
+    }
+
+    #[test]
+    fn what_samples_depend_on_makes_them_anew() {
+        let mut case = cached("a||b\nc||de\n");
+        case.prepare().unwrap();
+        case.settings.max_tokens = 4;
+        assert_eq!(case.prepare().unwrap().cache, CacheUse::Made);
+        case.tokenizer.fingerprint = "other";
+        assert_eq!(case.prepare().unwrap().cache, CacheUse::Made);
+        case.chat = Some(Template { end: "." });
+        assert_eq!(case.prepare().unwrap().cache, CacheUse::Made);
+        std::fs::write(&case.file, "a||b\nc||dd\n").unwrap();
+        assert_eq!(case.prepare().unwrap().cache, CacheUse::Made);
+        assert_eq!(case.prepare().unwrap().cache, CacheUse::Hit);
+    }
+
+    #[test]
+    fn what_samples_do_not_depend_on_keeps_them() {
+        let mut case = cached("a||b\nc||de\n");
+        case.prepare().unwrap();
+        case.settings.packing = Packing::On;
+        case.settings.group_by_length = true;
+        let renamed = case.folder.path().join("renamed.txt");
+        std::fs::rename(&case.file, &renamed).unwrap();
+        case.file = renamed;
+        assert_eq!(case.prepare().unwrap().cache, CacheUse::Hit);
+    }
+
+    #[test]
+    fn a_damaged_cache_is_repaired() {
+        let case = cached("a||b\n");
+        let first = case.prepare().unwrap();
+        let file = std::fs::read_dir(&case.settings.cache).unwrap().next().unwrap().unwrap().path();
+        std::fs::write(&file, "nonsense").unwrap();
+        let second = case.prepare().unwrap();
+        assert_eq!((second.cache, second.samples), (CacheUse::Repaired, first.samples));
+        assert_eq!(case.prepare().unwrap().cache, CacheUse::Hit);
     }
 }

@@ -245,6 +245,12 @@ fn reasons(report: &TextReport, max_tokens: &usize) -> String {
             report.dropped_empty,
             "dropped because there is nothing to learn in them; are the texts empty?".to_owned(),
         ),
+        (
+            report.dropped_marked,
+            "dropped because all their answers are marked as not to be learned (a `weight` of 0, or `train` that is false); \
+             mark those that are, or set data.text.loss = \"all\""
+                .to_owned(),
+        ),
     ];
     let of_them =
         of_them.into_iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}"));

@@ -1,4 +1,8 @@
-//! A tokenizer and a chat template for tests: one token a byte.
+//! A tokenizer, a chat template and data for tests: one token a byte.
+
+use std::path::PathBuf;
+
+use nola_models::chat::{KnownBy, Turn};
 
 use super::*;
 
@@ -77,26 +81,32 @@ impl ChatRender for Template {
         if self.end == Self::UNCLEAR {
             return Err("no answer is found".to_owned());
         }
-        let (mut text, mut said) = (String::new(), Vec::new());
+        let (mut text, mut assistant) = (String::new(), Vec::new());
         for (index, message) in conversation.messages.iter().enumerate() {
-            let content = message.content();
-            match message.role {
-                Role::System => text.push_str(&format!("S:{content}|")),
-                Role::User => text.push_str(&format!("U:{content}|")),
-                Role::Assistant => {
+            let content = message.text();
+            match message.role() {
+                "system" => text.push_str(&format!("S:{content}|")),
+                "user" => text.push_str(&format!("U:{content}|")),
+                "assistant" => {
                     text.push_str("A:");
-                    said.push(Said { message: Some(index), bytes: text.len()..text.len() + content.len() });
-                    text.push_str(content);
+                    let bytes = text.len()..text.len() + content.len();
+                    assistant.push(Turn { message: Some(index), bytes });
+                    text.push_str(&content);
                     text.push_str(self.end);
                 }
-                Role::Tool => return Err("no tools".to_owned()),
+                role => return Err(format!("no {role}s")),
             }
         }
-        Ok(Rendered { text, said, ended_by: EndedBy::EndToken })
+        Ok(Rendered { text, assistant, known_by: KnownBy::Text })
     }
 
-    fn reads(&self, _field: &str) -> bool {
+    fn mentions(&self, _word: &str) -> bool {
         false
+    }
+
+    fn unread(&self, conversation: &Conversation, _text: &str) -> Vec<String> {
+        let keys = conversation.messages.iter().flat_map(|message| message.fields().keys());
+        keys.filter(|key| !["role", "content"].contains(&key.as_str())).cloned().collect()
     }
 
     fn fingerprint(&self) -> String {
@@ -112,4 +122,48 @@ pub fn text_of(ids: &[u32]) -> String {
         byte => char::from(byte as u8),
     };
     ids.iter().map(char_of).collect()
+}
+
+/// A folder with one file, and what is asked of it.
+pub struct Case {
+    pub folder: tempfile::TempDir,
+    pub file: PathBuf,
+    pub format: TextFormat,
+    pub settings: TextSettings,
+    pub tokenizer: Bytes,
+    pub chat: Option<Template>,
+    pub embeddings: usize,
+}
+
+impl Case {
+    pub fn new(name: &str, text: impl AsRef<[u8]>, format: TextFormat) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        let settings = TextSettings { max_tokens: 16, ..TextSettings::default() };
+        let (tokenizer, chat) = (Bytes::default(), Some(Template { end: "</s>" }));
+        Self { folder, file, format, settings, tokenizer, chat, embeddings: 258 }
+    }
+
+    pub fn prepare(&self) -> Result<TextData, TextError> {
+        let source = TextSource {
+            path: &self.file,
+            format: self.format,
+            settings: &self.settings,
+            tokenizer: &self.tokenizer,
+            chat: self.chat.as_ref().map(|chat| chat as &dyn ChatRender),
+            embeddings: self.embeddings,
+            context: 64,
+        };
+        source.prepare()
+    }
+
+    pub fn message(&self) -> String {
+        self.prepare().unwrap_err().to_string().replace(self.folder.path().to_str().unwrap(), "F")
+    }
+
+    /// The samples as text.
+    pub fn texts(&self) -> Vec<String> {
+        self.prepare().unwrap().samples.iter().map(|sample| text_of(&sample.ids)).collect()
+    }
 }

@@ -5,6 +5,7 @@ mod chat;
 mod e2e;
 mod fields;
 mod triples;
+mod unused;
 
 use std::fmt;
 
@@ -12,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::read::{Content, PlainText, UsedColumns};
-use super::{Conversation, MAX_ROW_BYTES, RowProblem, TextSettings};
+use super::{ChatRender, Dialogue, MAX_ROW_BYTES, Note, RowProblem, TextSettings};
 pub(super) use fields::Fields;
 
 /// How the rows of a data set are written.
@@ -54,21 +55,9 @@ impl TextFormat {
         }
     }
 
-    /// The fields of a row that it looks at; what it does not look at need not be read.
+    /// The fields of a row that it looks at; of what it does not look at the names are enough.
     pub(super) fn columns(self, settings: &TextSettings) -> UsedColumns {
-        let columns = &settings.columns;
-        match self {
-            Self::Text => UsedColumns::named([columns.text.as_str()]),
-            Self::PromptCompletion => {
-                UsedColumns::named([&columns.prompt, &columns.completion].map(String::as_str))
-            }
-            Self::Alpaca => UsedColumns::named(alpaca::fields()),
-            Self::ShareGpt | Self::Chat => UsedColumns::named(chat::fields()),
-            Self::E2e => UsedColumns::named(e2e::FIELDS),
-            Self::Dart => UsedColumns::named(triples::DART_FIELDS),
-            // The only field of a row may have any name.
-            Self::WebNlg => UsedColumns::All,
-        }
+        unused::looked_at(self, &settings.columns).map_or(UsedColumns::All, UsedColumns::named)
     }
 
     /// Whether its rows are conversations, which a chat template turns into text.
@@ -81,47 +70,73 @@ impl TextFormat {
         }
     }
 
-    /// The examples in a row; a row of DART or WebNLG has one for each of its sentences.
-    pub(super) fn examples(
+    /// The examples in a row; a row of DART or WebNLG has one for each of its sentences. `chat` writes those of conversations.
+    pub(super) fn converted(
         self,
         content: Content,
         settings: &TextSettings,
-    ) -> Result<Vec<Example>, RowProblem> {
+        chat: Option<&dyn ChatRender>,
+    ) -> Result<Converted, RowProblem> {
         let fields = match content {
-            Content::Text(text) if self == Self::E2e => return Ok(vec![Example::Pair(e2e::line(&text)?)]),
-            Content::Text(text) => return Ok(vec![Example::Document(text)]),
-            Content::More(text) => return Ok(vec![Example::More(text)]),
+            Content::Text(text) if self == Self::E2e => return Ok(Example::Pair(e2e::line(&text)?).into()),
+            Content::Text(text) => return Ok(Example::Document(text).into()),
+            Content::More(text) => return Ok(Example::More(text).into()),
             Content::Record(fields) => fields,
         };
         let fields = Fields(&fields);
         let columns = &settings.columns;
-        let examples = match self {
+        let mut converted = match self {
             Self::Text => {
-                vec![Example::Document(
-                    fields.named_text(&columns.text, "data.text.columns.text")?.to_owned(),
-                )]
+                let text = fields.named_text(&columns.text, "data.text.columns.text")?;
+                Example::Document(text.to_owned()).into()
             }
             Self::PromptCompletion => {
                 let prompt = fields.named_text(&columns.prompt, "data.text.columns.prompt")?;
                 let completion = fields.named_text(&columns.completion, "data.text.columns.completion")?;
-                vec![Example::Pair(Pair::new(prompt, completion, Joint::None))]
+                Example::Pair(Pair::new(prompt, completion, Joint::None)).into()
             }
-            Self::Alpaca => vec![Example::Pair(alpaca::pair(&fields)?)],
-            Self::ShareGpt => vec![Example::Chat(chat::sharegpt(&fields, &settings.system)?)],
-            Self::Chat => vec![Example::Chat(chat::openai(&fields, &settings.system)?)],
-            Self::E2e => vec![Example::Pair(e2e::record(&fields)?)],
-            Self::Dart => triples::dart(&fields)?.into_iter().map(Example::Pair).collect(),
-            Self::WebNlg => triples::webnlg(&fields)?.into_iter().map(Example::Pair).collect(),
+            Self::Alpaca => Example::Pair(alpaca::pair(&fields)?).into(),
+            Self::ShareGpt | Self::Chat => {
+                let chat = chat.expect("conversations are only read with a chat template");
+                let keys = if self == Self::Chat { chat::OPENAI } else { chat::SHAREGPT };
+                chat::conversation(&fields, &keys, &settings.system, chat)?
+            }
+            Self::E2e => Example::Pair(e2e::record(&fields)?).into(),
+            Self::Dart => triples::dart(&fields)?.into(),
+            Self::WebNlg => triples::webnlg(&fields)?.into(),
         };
-        check_length(examples)
+        let unused = unused::unused(self, &fields, columns)?;
+        converted.notes.extend(unused.into_iter().map(|field| (Note::Unused, field)));
+        check_length(&converted.examples)?;
+        Ok(converted)
+    }
+}
+
+/// What becomes of a row.
+#[derive(Debug, Default)]
+pub(super) struct Converted {
+    pub examples: Vec<Example>,
+    /// What of the row is not in them as it stands there.
+    pub notes: Vec<(Note, String)>,
+}
+
+impl From<Example> for Converted {
+    fn from(example: Example) -> Self {
+        Self { examples: vec![example], ..Self::default() }
+    }
+}
+
+impl From<Vec<Pair>> for Converted {
+    fn from(pairs: Vec<Pair>) -> Self {
+        Self { examples: pairs.into_iter().map(Example::Pair).collect(), ..Self::default() }
     }
 }
 
 /// A row of a column format has no line that could be measured, so its examples are.
-fn check_length(examples: Vec<Example>) -> Result<Vec<Example>, RowProblem> {
+fn check_length(examples: &[Example]) -> Result<(), RowProblem> {
     match examples.iter().map(Example::bytes).max() {
         Some(found) if found > MAX_ROW_BYTES => Err(RowProblem::TooLong { found, limit: MAX_ROW_BYTES }),
-        Some(_) | None => Ok(examples),
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -150,7 +165,7 @@ pub enum Example {
     /// A prompt, and what is learned to follow it.
     Pair(Pair),
     /// A conversation; the assistant's messages are learned.
-    Chat(Conversation),
+    Chat(Box<Dialogue>),
 }
 
 impl Example {
@@ -159,7 +174,7 @@ impl Example {
         match self {
             Self::Document(text) | Self::More(text) => text.len(),
             Self::Pair(pair) => pair.prompt.len() + pair.completion.len(),
-            Self::Chat(conversation) => conversation.bytes(),
+            Self::Chat(dialogue) => dialogue.conversation.bytes(),
         }
     }
 }
@@ -222,16 +237,29 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::text::fake::Template;
 
     /// The examples of a record, or what is wrong with it.
     pub fn convert(format: TextFormat, value: serde_json::Value) -> Result<Vec<Example>, String> {
-        let serde_json::Value::Object(mut fields) = value else { panic!("not an object") };
+        Ok(converted(format, value)?.examples)
+    }
+
+    /// The same, with what is not used.
+    pub fn converted(format: TextFormat, value: serde_json::Value) -> Result<Converted, String> {
+        converted_for(&Template { end: "" }, format, value)
+    }
+
+    /// The same, for another chat template.
+    pub fn converted_for(
+        chat: &dyn ChatRender,
+        format: TextFormat,
+        value: serde_json::Value,
+    ) -> Result<Converted, String> {
+        let serde_json::Value::Object(fields) = value else { panic!("not an object") };
         let settings = TextSettings { system: "be brief".to_owned(), ..TextSettings::default() };
-        // As a column that is not read.
-        let columns = format.columns(&settings);
-        let unread = fields.iter_mut().filter(|(name, _)| !columns.contain(name));
-        unread.for_each(|(_, value)| *value = serde_json::Value::Null);
-        format.examples(Content::Record(fields), &settings).map_err(|problem| problem.to_string())
+        format
+            .converted(Content::Record(fields), &settings, Some(chat))
+            .map_err(|problem| problem.to_string())
     }
 
     #[test]

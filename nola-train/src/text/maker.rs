@@ -3,10 +3,11 @@
 use rayon::prelude::*;
 
 use super::collect::BadRows;
+use super::format::Converted;
 use super::read::blocks;
-use super::sample::Encoder;
+use super::sample::{Encoded, Encoder};
 use super::{
-    Beginning, Conversation, Encode, Example, OnLong, Place, Sample, TextError, TextReport, TextSource,
+    Beginning, Encode, Example, Loss, Note, OnLong, Place, Sample, TextError, TextReport, TextSource,
 };
 
 /// Examples that are tokenised together, at most; and bytes of text after which they need not be as many.
@@ -39,6 +40,11 @@ impl<'a> Maker<'a> {
         }
     }
 
+    /// Counts what of a row is not in its examples as it stands there.
+    pub fn note(&mut self, converted: &Converted) {
+        converted.notes.iter().for_each(|(note, name)| self.report.count(*note, name));
+    }
+
     /// Adds an example; what tokenizer or template refuse goes to `bad`.
     ///
     /// # Errors
@@ -68,12 +74,13 @@ impl<'a> Maker<'a> {
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting_bytes = 0;
         let encoded: Vec<_> =
-            waiting.par_iter().map(|(_, example)| self.encoder(example).sample(example)).collect();
-        for ((place, example), sample) in waiting.into_iter().zip(encoded) {
-            match sample {
+            waiting.par_iter().map(|(_, example)| self.encoder(example).encoded(example)).collect();
+        for ((place, example), encoded) in waiting.into_iter().zip(encoded) {
+            match encoded {
                 Err(problem) => bad.push(place, problem),
-                Ok(sample) => {
+                Ok(Encoded { sample, unread }) => {
                     self.check_tokens(&place, &sample)?;
+                    unread.iter().for_each(|name| self.report.count(Note::Unread, name));
                     self.keep(&example, sample)?;
                 }
             }
@@ -133,20 +140,16 @@ impl<'a> Maker<'a> {
             }
             Example::More(_) => self.stream.extend(sample.ids),
             Example::Pair(_) => self.keep_sample(sample),
-            Example::Chat(conversation) => {
-                self.count_unread(conversation);
-                self.keep_sample(sample);
+            Example::Chat(dialogue) if self.loss() == Loss::Completion && dialogue.is_all_left_out() => {
+                self.report.dropped_marked += 1;
             }
+            Example::Chat(_) => self.keep_sample(sample),
         }
         Ok(())
     }
 
-    /// Counts what a conversation says and its template does not write.
-    fn count_unread(&mut self, conversation: &Conversation) {
-        let Some(chat) = self.source.chat else { return };
-        for field in conversation.telling().into_iter().filter(|field| !chat.reads(field)) {
-            *self.report.unread.entry(field.to_owned()).or_default() += 1;
-        }
+    fn loss(&self) -> Loss {
+        self.source.settings.loss
     }
 
     fn keep_sample(&mut self, mut sample: Sample) {
@@ -179,9 +182,13 @@ fn windows(stream: &[u32], positions: usize) -> impl Iterator<Item = Sample> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
+    use super::super::fake::Case;
     use super::*;
+    use crate::text::{OnBadRow, TextFormat};
 
     proptest! {
         #[test]
@@ -194,5 +201,136 @@ mod tests {
             prop_assert_eq!(learned, stream.get(1..).unwrap_or_default());
             prop_assert!(windows.iter().all(|window| (1..=positions).contains(&window.positions())));
         }
+    }
+
+    #[test]
+    fn what_the_template_does_not_write_is_counted_by_name() {
+        let row = |extra: &str| {
+            format!(
+                r#"{{"messages": [{{"role": "user", "content": "a"}}, {{"role": "assistant", "content": "b"{extra}}}]}}"#
+            )
+        };
+        let text = [row(r#", "thinking": "c""#), row(r#", "thinking": "d", "name": "e", "id": 7"#), row("")]
+            .join("\n");
+        let report = Case::new("a.jsonl", text, TextFormat::Chat).prepare().unwrap().report;
+        let counts = [("id", 1), ("name", 1), ("thinking", 2)].map(|(name, rows)| (name.to_owned(), rows));
+        assert_eq!(report.notes, BTreeMap::from([(Note::Unread, BTreeMap::from(counts))]));
+    }
+
+    #[test]
+    fn fields_that_a_format_does_not_read_are_counted_by_name() {
+        let text = "prompt,completion,id\na,b,1\nc,d,2\ne,f,\n";
+        let report = Case::new("a.csv", text, TextFormat::PromptCompletion).prepare().unwrap().report;
+        assert!(report.to_string().ends_with("; `id` of 2 rows is not used"), "{report}");
+    }
+
+    #[test]
+    fn rows_whose_answers_are_all_marked_say_so() {
+        let row = |weight: u8| {
+            format!(
+                r#"{{"messages": [{{"role": "user", "content": "a"}}, {{"role": "assistant", "content": "b", "weight": {weight}}}]}}"#
+            )
+        };
+        let case = Case::new("a.jsonl", row(0), TextFormat::Chat);
+        assert!(
+            case.message().contains("1 dropped because all their answers are marked as not to be learned")
+        );
+        let report =
+            Case::new("a.jsonl", [row(0), row(1)].join("\n"), TextFormat::Chat).prepare().unwrap().report;
+        assert_eq!((report.dropped_marked, report.dropped_empty, report.samples), (1, 0, 1));
+        let mut all = Case::new("a.jsonl", row(0), TextFormat::Chat);
+        all.settings.loss = Loss::All;
+        assert_eq!(all.prepare().unwrap().report.samples, 1);
+    }
+
+    #[test]
+    fn a_token_that_the_model_lacks_is_named_with_its_row() {
+        // As bytes, é is 195 and 169.
+        let mut case = Case::new("a.txt", "a||b\na||é\n", TextFormat::E2e);
+        case.embeddings = 180;
+        case.tokenizer.ends = vec![0];
+        assert_eq!(
+            case.message(),
+            "F/a.txt:2: token 195, but the model has 180 embeddings (the tokenizer has 258 tokens); take the token \
+             out of the tokenizer's files, resize the model, or use the tokenizer that belongs to it"
+        );
+    }
+
+    #[test]
+    fn a_long_completion_is_cut_or_its_sample_dropped() {
+        let mut case = Case::new("a.txt", "in||short\nin||a very long completion\n", TextFormat::E2e);
+        assert_eq!(case.texts(), ["in> short>", "in> a very long c"]);
+        assert_eq!(case.prepare().unwrap().report.cut, 1);
+        case.settings.on_long = OnLong::Drop;
+        assert_eq!(case.texts(), ["in> short>"]);
+        let report = case.prepare().unwrap().report;
+        assert_eq!((report.cut, report.dropped_long, report.longest), (0, 1, 26));
+    }
+
+    #[test]
+    fn a_sample_of_which_only_the_prompt_remains_is_dropped() {
+        let case = Case::new("a.txt", "a||b\na context of many words||b\n", TextFormat::E2e);
+        assert_eq!(case.texts(), ["a> b>"]);
+        let report = case.prepare().unwrap().report;
+        assert_eq!((report.dropped_unlearned, report.dropped_empty), (1, 0));
+    }
+
+    #[test]
+    fn data_of_which_nothing_remains_says_why_and_what_to_do() {
+        let mut case = Case::new("a.txt", "a context of many words||b\n", TextFormat::E2e);
+        assert_eq!(
+            case.message(),
+            "F/a.txt: nothing to learn from: 1 rows read; 1 dropped because their prompt alone fills \
+             data.text.max_tokens = 16 (the longest row has 26 tokens), so that all that is learned would be cut off; raise \
+             it as far as the model allows, or shorten the prompts"
+        );
+        case.settings.on_long = OnLong::Drop;
+        assert_eq!(
+            case.message(),
+            "F/a.txt: nothing to learn from: 1 rows read; 1 dropped as longer than data.text.max_tokens = 16 (the longest \
+             has 26 tokens); raise it as far as the model allows, or set data.text.on_long = \"cut\""
+        );
+        let mut case = Case::new("a.jsonl", "{\"text\":\"\"}\n{}\n", TextFormat::Text);
+        case.settings.on_bad_row = OnBadRow::Skip;
+        assert_eq!(
+            case.message(),
+            "F/a.jsonl: nothing to learn from: 2 rows read; 1 cannot be used, and data.text.on_bad_row = \"skip\" leaves them \
+             out; 1 dropped because there is nothing to learn in them; are the texts empty?"
+        );
+    }
+
+    #[test]
+    fn a_row_of_megabytes_is_cut_or_dropped_without_being_tokenised_whole() {
+        let rows = |prompt: &str, completion: &str| {
+            let row = serde_json::json!({"prompt": prompt, "completion": completion});
+            format!("{row}\n{{\"prompt\":\"a\",\"completion\":\"b\"}}\n")
+        };
+        let long = "long ".repeat(1 << 20);
+        let mut case = Case::new("a.jsonl", rows("in", &long), TextFormat::PromptCompletion);
+        assert_eq!(case.texts(), ["inlong long long ", "ab>"]);
+        let report = case.prepare().unwrap().report;
+        assert_eq!((report.cut, report.shortened), (1, 1));
+        assert!((16..1 << 17).contains(&report.longest), "{report:?}");
+        case.settings.on_long = OnLong::Drop;
+        assert_eq!(case.texts(), ["ab>"]);
+        let case = Case::new("a.jsonl", rows(&long, "out"), TextFormat::PromptCompletion);
+        assert_eq!(case.texts(), ["ab>"]);
+        assert_eq!(case.prepare().unwrap().report.dropped_unlearned, 1);
+    }
+
+    #[test]
+    fn a_conversation_of_megabytes_is_cut_without_being_tokenised_whole() {
+        let long = "long ".repeat(1 << 20);
+        let row = serde_json::json!({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": long}]});
+        let case = Case::new("a.jsonl", row.to_string(), TextFormat::Chat);
+        assert_eq!(case.texts(), ["U:hi|A:long long "]);
+        assert_eq!(case.prepare().unwrap().report.shortened, 1);
+    }
+
+    #[test]
+    fn running_text_of_megabytes_is_learned_whole() {
+        let row = serde_json::json!({"text": "long ".repeat(1 << 18)});
+        let case = Case::new("a.jsonl", row.to_string(), TextFormat::Text);
+        assert_eq!(case.prepare().unwrap().report.targets, 5 * (1 << 18) - 1);
     }
 }

@@ -123,9 +123,11 @@ impl TextSource<'_> {
     fn make(&self, rows: &Rows) -> Result<(Vec<Sample>, TextReport, Vec<BadRow>), TextError> {
         let mut maker = Maker::new(self);
         let mut bad = BadRows::default();
-        let convert = |content| self.format.examples(content, self.settings);
-        let read = rows.each(&mut bad, convert, |place, examples, bad| {
-            examples.into_iter().try_for_each(|example| maker.add(place.clone(), example, bad))
+        let convert = |content| self.format.converted(content, self.settings, self.chat);
+        let read = rows.each(&mut bad, convert, |place, converted, bad| {
+            maker.note(&converted);
+            let mut examples = converted.examples.into_iter();
+            examples.try_for_each(|example| maker.add(place.clone(), example, bad))
         })?;
         maker.encode_waiting(&mut bad)?;
         let bad = rows.judge(bad)?;
@@ -143,53 +145,9 @@ impl TextSource<'_> {
 mod tests {
     use std::path::PathBuf;
 
-    use super::super::fake::{BOS, Bytes, Template, text_of};
+    use super::super::fake::{BOS, Case};
     use super::*;
-    use crate::text::{OnBadRow, OnLong};
-
-    /// A folder with one file, and what is asked of it.
-    struct Case {
-        folder: tempfile::TempDir,
-        file: PathBuf,
-        format: TextFormat,
-        settings: TextSettings,
-        tokenizer: Bytes,
-        chat: Option<Template>,
-        embeddings: usize,
-    }
-
-    impl Case {
-        fn new(name: &str, text: impl AsRef<[u8]>, format: TextFormat) -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            let file = folder.path().join(name);
-            std::fs::write(&file, text).unwrap();
-            let settings = TextSettings { max_tokens: 16, ..TextSettings::default() };
-            let (tokenizer, chat) = (Bytes::default(), Some(Template { end: "</s>" }));
-            Self { folder, file, format, settings, tokenizer, chat, embeddings: 258 }
-        }
-
-        fn prepare(&self) -> Result<TextData, TextError> {
-            let source = TextSource {
-                path: &self.file,
-                format: self.format,
-                settings: &self.settings,
-                tokenizer: &self.tokenizer,
-                chat: self.chat.as_ref().map(|chat| chat as &dyn ChatRender),
-                embeddings: self.embeddings,
-                context: 64,
-            };
-            source.prepare()
-        }
-
-        fn message(&self) -> String {
-            self.prepare().unwrap_err().to_string().replace(self.folder.path().to_str().unwrap(), "F")
-        }
-
-        /// The samples as text.
-        fn texts(&self) -> Vec<String> {
-            self.prepare().unwrap().samples.iter().map(|sample| text_of(&sample.ids)).collect()
-        }
-    }
+    use crate::text::{Loss, OnBadRow};
 
     #[test]
     fn every_line_of_e2e_becomes_a_sample() {
@@ -242,76 +200,6 @@ mod tests {
     }
 
     #[test]
-    fn what_the_template_does_not_write_is_counted_by_name() {
-        let row = |extra: &str| {
-            format!(
-                r#"{{"messages": [{{"role": "user", "content": "a"}}, {{"role": "assistant", "content": "b"{extra}}}]}}"#
-            )
-        };
-        let text = [row(r#", "thinking": "c""#), row(r#", "thinking": "d", "name": "e", "id": 7"#), row("")]
-            .join("\n");
-        let report = Case::new("a.jsonl", text, TextFormat::Chat).prepare().unwrap().report;
-        let unread: Vec<_> = report.unread.iter().map(|(field, rows)| (field.as_str(), *rows)).collect();
-        assert_eq!(unread, [("name", 1), ("thinking", 2)]);
-    }
-
-    #[test]
-    fn a_token_that_the_model_lacks_is_named_with_its_row() {
-        // As bytes, é is 195 and 169.
-        let mut case = Case::new("a.txt", "a||b\na||é\n", TextFormat::E2e);
-        case.embeddings = 180;
-        case.tokenizer.ends = vec![0];
-        assert_eq!(
-            case.message(),
-            "F/a.txt:2: token 195, but the model has 180 embeddings (the tokenizer has 258 tokens); take the token \
-             out of the tokenizer's files, resize the model, or use the tokenizer that belongs to it"
-        );
-    }
-
-    #[test]
-    fn a_long_completion_is_cut_or_its_sample_dropped() {
-        let mut case = Case::new("a.txt", "in||short\nin||a very long completion\n", TextFormat::E2e);
-        assert_eq!(case.texts(), ["in> short>", "in> a very long c"]);
-        assert_eq!(case.prepare().unwrap().report.cut, 1);
-        case.settings.on_long = OnLong::Drop;
-        assert_eq!(case.texts(), ["in> short>"]);
-        let report = case.prepare().unwrap().report;
-        assert_eq!((report.cut, report.dropped_long, report.longest), (0, 1, 26));
-    }
-
-    #[test]
-    fn a_sample_of_which_only_the_prompt_remains_is_dropped() {
-        let case = Case::new("a.txt", "a||b\na context of many words||b\n", TextFormat::E2e);
-        assert_eq!(case.texts(), ["a> b>"]);
-        let report = case.prepare().unwrap().report;
-        assert_eq!((report.dropped_unlearned, report.dropped_empty), (1, 0));
-    }
-
-    #[test]
-    fn data_of_which_nothing_remains_says_why_and_what_to_do() {
-        let mut case = Case::new("a.txt", "a context of many words||b\n", TextFormat::E2e);
-        assert_eq!(
-            case.message(),
-            "F/a.txt: nothing to learn from: 1 rows read; 1 dropped because their prompt alone fills \
-             data.text.max_tokens = 16 (the longest row has 26 tokens), so that all that is learned would be cut off; raise \
-             it as far as the model allows, or shorten the prompts"
-        );
-        case.settings.on_long = OnLong::Drop;
-        assert_eq!(
-            case.message(),
-            "F/a.txt: nothing to learn from: 1 rows read; 1 dropped as longer than data.text.max_tokens = 16 (the longest \
-             has 26 tokens); raise it as far as the model allows, or set data.text.on_long = \"cut\""
-        );
-        let mut case = Case::new("a.jsonl", "{\"text\":\"\"}\n{}\n", TextFormat::Text);
-        case.settings.on_bad_row = OnBadRow::Skip;
-        assert_eq!(
-            case.message(),
-            "F/a.jsonl: nothing to learn from: 2 rows read; 1 cannot be used, and data.text.on_bad_row = \"skip\" leaves them \
-             out; 1 dropped because there is nothing to learn in them; are the texts empty?"
-        );
-    }
-
-    #[test]
     fn data_without_rows_says_so() {
         for (name, text, format) in [
             ("a.txt", "", TextFormat::Text),
@@ -325,41 +213,6 @@ mod tests {
             let message = Case::new(name, text, format).message();
             assert!(message.contains(": there are no rows in it"), "{message}");
         }
-    }
-
-    #[test]
-    fn a_row_of_megabytes_is_cut_or_dropped_without_being_tokenised_whole() {
-        let rows = |prompt: &str, completion: &str| {
-            let row = serde_json::json!({"prompt": prompt, "completion": completion});
-            format!("{row}\n{{\"prompt\":\"a\",\"completion\":\"b\"}}\n")
-        };
-        let long = "long ".repeat(1 << 20);
-        let mut case = Case::new("a.jsonl", rows("in", &long), TextFormat::PromptCompletion);
-        assert_eq!(case.texts(), ["inlong long long ", "ab>"]);
-        let report = case.prepare().unwrap().report;
-        assert_eq!((report.cut, report.shortened), (1, 1));
-        assert!((16..1 << 17).contains(&report.longest), "{report:?}");
-        case.settings.on_long = OnLong::Drop;
-        assert_eq!(case.texts(), ["ab>"]);
-        let case = Case::new("a.jsonl", rows(&long, "out"), TextFormat::PromptCompletion);
-        assert_eq!(case.texts(), ["ab>"]);
-        assert_eq!(case.prepare().unwrap().report.dropped_unlearned, 1);
-    }
-
-    #[test]
-    fn a_conversation_of_megabytes_is_cut_without_being_tokenised_whole() {
-        let long = "long ".repeat(1 << 20);
-        let row = serde_json::json!({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": long}]});
-        let case = Case::new("a.jsonl", row.to_string(), TextFormat::Chat);
-        assert_eq!(case.texts(), ["U:hi|A:long long "]);
-        assert_eq!(case.prepare().unwrap().report.shortened, 1);
-    }
-
-    #[test]
-    fn running_text_of_megabytes_is_learned_whole() {
-        let row = serde_json::json!({"text": "long ".repeat(1 << 18)});
-        let case = Case::new("a.jsonl", row.to_string(), TextFormat::Text);
-        assert_eq!(case.prepare().unwrap().report.targets, 5 * (1 << 18) - 1);
     }
 
     #[test]
@@ -426,58 +279,6 @@ mod tests {
         assert_eq!(batch.target_count(), data.report.targets);
     }
 
-    fn cached(text: &str) -> Case {
-        let mut case = Case::new("a.txt", text, TextFormat::E2e);
-        case.settings.cache = case.folder.path().join("cache");
-        case
-    }
-
-    #[test]
-    fn the_second_run_takes_the_same_samples_from_the_cache() {
-        let case = cached("a||b\nc||de\n");
-        let (first, second) = (case.prepare().unwrap(), case.prepare().unwrap());
-        assert_eq!((first.cache, second.cache), (CacheUse::Made, CacheUse::Hit));
-        assert_eq!((first.samples, first.report), (second.samples, second.report));
-    }
-
-    #[test]
-    fn what_samples_depend_on_makes_them_anew() {
-        let mut case = cached("a||b\nc||de\n");
-        case.prepare().unwrap();
-        case.settings.max_tokens = 4;
-        assert_eq!(case.prepare().unwrap().cache, CacheUse::Made);
-        case.tokenizer.fingerprint = "other";
-        assert_eq!(case.prepare().unwrap().cache, CacheUse::Made);
-        case.chat = Some(Template { end: "." });
-        assert_eq!(case.prepare().unwrap().cache, CacheUse::Made);
-        std::fs::write(&case.file, "a||b\nc||dd\n").unwrap();
-        assert_eq!(case.prepare().unwrap().cache, CacheUse::Made);
-        assert_eq!(case.prepare().unwrap().cache, CacheUse::Hit);
-    }
-
-    #[test]
-    fn what_samples_do_not_depend_on_keeps_them() {
-        let mut case = cached("a||b\nc||de\n");
-        case.prepare().unwrap();
-        case.settings.packing = Packing::On;
-        case.settings.group_by_length = true;
-        let renamed = case.folder.path().join("renamed.txt");
-        std::fs::rename(&case.file, &renamed).unwrap();
-        case.file = renamed;
-        assert_eq!(case.prepare().unwrap().cache, CacheUse::Hit);
-    }
-
-    #[test]
-    fn a_damaged_cache_is_repaired() {
-        let case = cached("a||b\n");
-        let first = case.prepare().unwrap();
-        let file = std::fs::read_dir(&case.settings.cache).unwrap().next().unwrap().unwrap().path();
-        std::fs::write(&file, "nonsense").unwrap();
-        let second = case.prepare().unwrap();
-        assert_eq!((second.cache, second.samples), (CacheUse::Repaired, first.samples));
-        assert_eq!(case.prepare().unwrap().cache, CacheUse::Hit);
-    }
-
     fn shared(file: &str) -> Option<PathBuf> {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/assets/text").join(file);
         if !file.exists() {
@@ -504,7 +305,7 @@ mod tests {
     fn published_alpaca_rows_have_no_bad_row() {
         let mut case = Case::new("a.txt", "", TextFormat::Alpaca);
         case.settings.max_tokens = 64;
-        case.settings.loss = crate::text::Loss::All;
+        case.settings.loss = Loss::All;
         let Some(file) = shared("alpaca/alpaca_en_demo.json") else { return };
         case.file = file;
         let report = case.prepare().unwrap().report;

@@ -13,7 +13,6 @@ mod parquet_file;
 mod parquet_packed;
 mod parquet_pages;
 mod parquet_values;
-mod python_json;
 mod source;
 mod table;
 mod tsv_file;
@@ -39,6 +38,9 @@ const VALUE_BYTES: usize = 32;
 
 /// A row may have this many fields, or values in its lists.
 const MAX_ROW_VALUES: usize = MAX_ROW_BYTES / VALUE_BYTES;
+
+/// What stands in a row for a column that is not read: something, so that its name is told to be of no use.
+const UNREAD: &str = "(not read)";
 
 /// What a file holds, as its name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +100,7 @@ pub(super) enum PlainText {
     Refused,
 }
 
-/// The columns of a file that are read; the others are null, where leaving them out saves work.
+/// The columns of a file that are read; the others are [`UNREAD`], where leaving them out saves work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum UsedColumns {
     /// All.
@@ -108,7 +110,7 @@ pub(super) enum UsedColumns {
 }
 
 impl UsedColumns {
-    /// UsedColumns of these names.
+    /// Those of these names.
     pub fn named<T: Into<String>>(names: impl IntoIterator<Item = T>) -> Self {
         Self::Named(names.into_iter().map(Into::into).collect())
     }
@@ -208,6 +210,16 @@ pub(super) fn type_of(value: &Value) -> &'static str {
         Value::Array(_) => "a list",
         Value::Object(fields) => foreign::kind_of(fields).map_or("an object", Foreign::description),
     }
+}
+
+/// What a value holds that no text can be made of, for messages.
+pub(super) fn foreign_in(value: &Value) -> Option<&'static str> {
+    foreign::within(value).map(Foreign::description)
+}
+
+/// The value of a JSON text that a field holds.
+pub(super) fn json_in(text: &str) -> Option<Value> {
+    foreign::parse(text).ok()
 }
 
 /// Bytes as text.

@@ -41,7 +41,7 @@ pub fn references(
         return Err(TextError::NoPrompts { path: path.to_path_buf(), format });
     }
     let rows = Rows::of(path, format.plain_text(), format.columns(settings), settings)?;
-    let examples = rows.all(|content| format.examples(content, settings))?;
+    let examples = rows.all(|content| Ok(format.converted(content, settings, None)?.examples))?;
     let count = examples.len();
     let mut places: HashMap<String, usize> = HashMap::new();
     let mut groups: Vec<References> = Vec::new();

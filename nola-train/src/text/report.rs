@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::printable::printable;
+
 /// What became of the rows of a data set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,12 +33,50 @@ pub struct TextReport {
     pub longest: usize,
     /// Texts so long that only their first tokens were made.
     pub shortened: usize,
-    /// Fields that say something and that the chat template does not write, with the number of rows that have them.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub unread: BTreeMap<String, usize>,
+    /// Samples dropped because each of their answers is marked as not to be learned.
+    pub dropped_marked: usize,
+    /// What of the rows is not learned from as it stands there: names, each with the number of rows that have it.
+    pub notes: BTreeMap<Note, BTreeMap<String, usize>>,
+}
+
+/// Names of one kind that are told; the others are counted together.
+const TOLD_NAMES: usize = 24;
+const OTHERS: &str = "others";
+
+/// Why something of a row is not learned from as it stands there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Note {
+    /// A field that the format does not read.
+    Unused,
+    /// A field, a role or a part of a message that the chat template does not read.
+    Unread,
+    /// A role that the chat template does not mention.
+    AsSystem,
+    /// A call of a tool, which the chat template has no place for.
+    AsText,
+}
+
+impl Note {
+    /// What is to be said of the names.
+    fn said(self) -> &'static str {
+        match self {
+            Self::Unused => "not used",
+            Self::Unread => "not read by the chat template",
+            Self::AsSystem => "written as `system`, since the chat template does not mention it",
+            Self::AsText => "written as plain text, since the chat template does not mention `tool_calls`",
+        }
+    }
 }
 
 impl TextReport {
+    /// Counts a row that has `name`.
+    pub(super) fn count(&mut self, note: Note, name: &str) {
+        let names = self.notes.entry(note).or_default();
+        let name = if names.len() < TOLD_NAMES || names.contains_key(name) { name } else { OTHERS };
+        *names.entry(name.to_owned()).or_default() += 1;
+    }
+
     /// The length of the longest sample, for messages.
     pub(super) fn longest_sample(&self) -> String {
         let more = if self.shortened > 0 { "more than " } else { "" };
@@ -53,14 +93,17 @@ impl fmt::Display for TextReport {
             (self.dropped_long, "dropped as too long"),
             (self.dropped_unlearned, "dropped with too long a prompt"),
             (self.dropped_empty, "dropped with nothing to learn"),
+            (self.dropped_marked, "dropped with no answer that is to be learned"),
         ] {
             if count > 0 {
                 write!(f, ", {count} {what}")?;
             }
         }
         write!(f, "; {tokens} tokens, {targets} of them learned; longest sample {}", self.longest_sample())?;
-        for (field, rows) in &self.unread {
-            write!(f, "; `{field}` of {rows} rows is not written by the chat template")?;
+        for (note, names) in &self.notes {
+            let listed = names.iter().map(|(name, rows)| format!("`{}` of {rows} rows", printable(name)));
+            let listed = listed.collect::<Vec<_>>().join(", ");
+            write!(f, "; {listed} {} {}", if names.len() == 1 { "is" } else { "are" }, note.said())?;
         }
         Ok(())
     }
@@ -85,14 +128,32 @@ mod tests {
             dropped_unlearned: 5,
             dropped_empty: 4,
             shortened: 1,
-            unread: BTreeMap::from([("name".to_owned(), 5)]),
+            dropped_marked: 6,
+            notes: BTreeMap::from([(Note::Unread, BTreeMap::from([("name".to_owned(), 5)]))]),
             ..report
         };
         assert_eq!(
             report.to_string(),
             "9 rows read, 1 bad; 7 samples, 2 cut at the end, 3 dropped as too long, 5 dropped with too long a prompt, \
-             4 dropped with nothing to learn; 70 tokens, 35 of them learned; longest sample more than 12 tokens; \
-             `name` of 5 rows is not written by the chat template"
+             4 dropped with nothing to learn, 6 dropped with no answer that is to be learned; 70 tokens, 35 of them learned; longest sample more than 12 tokens; \
+             `name` of 5 rows is not read by the chat template"
         );
+    }
+
+    #[test]
+    fn names_are_counted_and_the_many_are_counted_together() {
+        let mut report = TextReport::default();
+        (0..100).for_each(|name| report.count(Note::Unused, &name.to_string()));
+        report.count(Note::AsSystem, "developer");
+        let names = &report.notes[&Note::Unused];
+        assert_eq!((names.len(), names[OTHERS]), (TOLD_NAMES + 1, 100 - TOLD_NAMES));
+        let told = report.to_string();
+        assert!(
+            told.contains("`0` of 1 rows, `1` of 1 rows, `10`")
+                && told.contains(" are not used; `developer`"),
+            "{told}"
+        );
+        let stored = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<TextReport>(&stored).unwrap(), report);
     }
 }

@@ -4,44 +4,10 @@ use super::fields::Fields;
 use super::{Joint, Pair};
 use crate::text::RowProblem;
 
-/// What other trainers add to the form; its prompt has no place for it.
-const ADDED: [&str; 13] = [
-    "history",
-    "system",
-    "system_prompt",
-    "tools",
-    "functions",
-    "function_call",
-    "thinking",
-    "reasoning",
-    "reasoning_content",
-    "image",
-    "images",
-    "videos",
-    "audios",
-];
-
-/// All fields that are looked at.
-pub fn fields() -> impl Iterator<Item = &'static str> {
-    ["instruction", "input", "output"].into_iter().chain(ADDED)
-}
-
 /// The pair of a row with `instruction`, `output` and, often empty or absent, `input`.
 pub fn pair(fields: &Fields) -> Result<Pair, RowProblem> {
-    check_added(fields)?;
     let (instruction, output) = (fields.text("instruction")?, fields.text("output")?);
     Ok(Pair::new(prompt(instruction, fields.text_or_empty("input")?), output, Joint::None))
-}
-
-/// Refuses a row that says more than a prompt and what follows it.
-fn check_added(fields: &Fields) -> Result<(), RowProblem> {
-    match ADDED.into_iter().find(|field| fields.telling(field).is_some()) {
-        None => Ok(()),
-        Some(field) => {
-            let cure = "the prompt of this form has no place for it; write the row as a conversation (`messages`, format `chat`)";
-            Err(RowProblem::UnsupportedField { field, cure })
-        }
-    }
 }
 
 /// The prompt for an instruction; an empty `input` has a prompt of its own.

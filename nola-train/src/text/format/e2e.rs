@@ -10,9 +10,6 @@ pub fn line(line: &str) -> Result<Pair, RowProblem> {
     Ok(Pair::new(context, completion, Joint::EndAndSpace))
 }
 
-/// Fields of a record.
-pub const FIELDS: [&str; 2] = ["mr", "ref"];
-
 /// A row of the published CSV; its meaning representation is rewritten as the context of the other form.
 pub fn record(fields: &Fields) -> Result<Pair, RowProblem> {
     Ok(Pair::new(context(fields.text("mr")?)?, fields.text("ref")?.trim(), Joint::EndAndSpace))

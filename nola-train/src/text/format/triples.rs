@@ -24,9 +24,6 @@ const SEEN: [&str; 10] = [
     "WrittenWork",
 ];
 
-/// Fields of a row of DART.
-pub const DART_FIELDS: [&str; 2] = ["tripleset", "annotations"];
-
 /// One pair for each annotation; relations are lower-cased.
 pub fn dart(fields: &Fields) -> Result<Vec<Pair>, RowProblem> {
     let triples = fields.list("tripleset")?.iter().map(dart_triple).collect::<Result<Vec<_>, _>>()?;

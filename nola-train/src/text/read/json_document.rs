@@ -7,7 +7,7 @@ use std::io::{self, BufRead};
 
 use serde_json::Value;
 
-use super::{MAX_ROW_BYTES, python_json};
+use super::{MAX_ROW_BYTES, foreign};
 
 /// Names of the list of rows in a document that is an object; `entries` is WebNLG's.
 pub(super) const LISTS: [&str; 2] = ["data", "entries"];
@@ -173,7 +173,7 @@ impl<R: BufRead> Document<R> {
         if text.bytes > text.kept.len() {
             return Ok(Value::Null);
         }
-        let parsed = std::str::from_utf8(&text.kept).ok().and_then(|text| python_json::parse(text).ok());
+        let parsed = std::str::from_utf8(&text.kept).ok().and_then(|text| foreign::parse(text).ok());
         parsed.ok_or_else(|| Broken::Json {
             line: text.start.line,
             problem: "what begins here is no JSON value".to_owned(),

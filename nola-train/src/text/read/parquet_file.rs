@@ -22,7 +22,7 @@ use super::parquet_pages::Pages;
 use super::{MAX_ROW_VALUES, Row, Sink, UsedColumns, io_error, parquet_values};
 use crate::text::{Place, Spot, TextError};
 
-/// One row for each row; lists and groups become JSON lists and objects, and what is not in a wanted column is null.
+/// One row for each row; lists and groups become JSON lists and objects, and a column that is not wanted has its name alone.
 pub(super) fn read(
     file: &Arc<Path>,
     columns: &UsedColumns,
@@ -195,7 +195,7 @@ mod tests {
     use serde_json::{Map, Value, json};
 
     use super::super::tests::rows_of;
-    use super::super::{Content, type_of};
+    use super::super::{Content, UNREAD, type_of};
     use super::*;
     use crate::text::read::PlainText;
 
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_that_are_not_wanted_are_null_and_their_pages_are_not_opened() {
+    fn columns_that_are_not_wanted_are_named_and_their_pages_are_not_opened() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), lists(&[MAX_ROW_VALUES + 1, 1], WriterProperties::default())).unwrap();
         let columns = UsedColumns::named(["text"]);
@@ -391,7 +391,7 @@ mod tests {
             ControlFlow::Continue(())
         })
         .unwrap();
-        assert_eq!(found, [json!({"text": "x", "xs": null}), json!({"text": "x", "xs": null})]);
+        assert_eq!(found, [json!({"text": "x", "xs": UNREAD}), json!({"text": "x", "xs": UNREAD})]);
     }
 
     #[test]

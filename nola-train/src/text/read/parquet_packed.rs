@@ -139,7 +139,11 @@ mod tests {
         // Three times 1, then 8 packed ones of two bits: 0 1 2 3 0 1 2 3.
         let bytes = [3 << 1, 1, 1 << 1 | 1, 0b1110_0100, 0b1110_0100];
         let mut found = Vec::new();
-        level_runs(&bytes, 3, 10, |level, times| Ok::<_, ()>(found.push((level, times)))).unwrap();
+        let mut take = |level, times| {
+            found.push((level, times));
+            Ok::<_, ()>(())
+        };
+        level_runs(&bytes, 3, 10, &mut take).unwrap();
         assert_eq!(found, [(1, 3), (0, 1), (1, 1), (2, 1), (3, 1), (0, 1), (1, 1), (2, 1)]);
     }
 

@@ -5,7 +5,7 @@ use parquet::record::{Field, Row};
 use serde_json::{Map, Value};
 
 use super::foreign::Foreign;
-use super::{Content, MAX_ROW_BYTES};
+use super::{Content, MAX_ROW_BYTES, UNREAD};
 use crate::text::RowProblem;
 
 /// The fields of a row; those that were not read are null.
@@ -18,7 +18,7 @@ pub(super) fn content(row: &Row, unread: &[String]) -> Result<Content, RowProble
     if built.bytes > MAX_ROW_BYTES {
         return Err(RowProblem::TooLong { found: built.bytes, limit: MAX_ROW_BYTES });
     }
-    let unread = unread.iter().map(|name| (name.clone(), Value::Null));
+    let unread = unread.iter().map(|name| (name.clone(), UNREAD.into()));
     Ok(Content::Record(fields.into_iter().chain(unread).collect()))
 }
 
