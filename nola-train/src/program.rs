@@ -21,6 +21,10 @@ pub fn run() -> ExitCode {
     }
     match commands::run(stop) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if memory::has_ended(&error) => {
+            err_line(&format!("error: memory has ended: {}; {}", error.with_sources(), memory::CURE));
+            ExitCode::from(memory::EXIT_CODE)
+        }
         Err(error) => {
             // Where nobody reads any more, the exit code still tells.
             err_line(&format!("error: {}", error.with_sources()));

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::panic::resume_unwind;
 use std::sync::LazyLock;
 use std::thread;
@@ -62,6 +63,8 @@ impl Program {
         // The compiler calls itself for each part of an expression.
         let compiler = thread::Builder::new().stack_size(COMPILER_STACK_BYTES);
         let compiler = compiler.spawn(|| Self::compiled(template)).map_err(|error| {
+            // A thread has a stack.
+            let error = io::Error::new(io::ErrorKind::OutOfMemory, error);
             Error::new(ErrorKind::InvalidOperation, "no thread for the compiler").with_source(error)
         })?;
         compiler.join().unwrap_or_else(|panic| resume_unwind(panic))

@@ -2,16 +2,17 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::any::Any;
-use std::io::Write;
+use std::error::Error;
+use std::io::{self, Write};
 use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The exit code of a device that cannot be used.
-const EXIT_CODE: i32 = 7;
+pub const EXIT_CODE: u8 = 7;
 
 /// What to do about it.
-const CURE: &str = "train with a smaller train.micro_batch, with train.gradient_checkpointing = true or with half types \
+pub const CURE: &str = "train with a smaller train.micro_batch, with train.gradient_checkpointing = true or with half types \
                     (model.dtype = \"bf16\"), or give the program more memory";
 
 /// What drivers and libraries say when they have no memory left, in small letters.
@@ -73,6 +74,13 @@ pub fn watch_panics() {
     }));
 }
 
+/// Whether what caused an error is that the system had no memory left, as for a file that is mapped.
+pub fn has_ended(error: &(dyn Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::OutOfMemory)
+}
+
 fn message_of(payload: &dyn Any) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or_default()
@@ -102,13 +110,13 @@ fn end(why: std::fmt::Arguments) -> ! {
 #[cfg(unix)]
 fn exit() -> ! {
     // SAFETY: `_exit` ends the process and touches none of its memory.
-    unsafe { nix::libc::_exit(EXIT_CODE) }
+    unsafe { nix::libc::_exit(EXIT_CODE.into()) }
 }
 
 /// Leaves at once.
 #[cfg(not(unix))]
 fn exit() -> ! {
-    std::process::exit(EXIT_CODE)
+    std::process::exit(EXIT_CODE.into())
 }
 
 #[cfg(test)]
@@ -130,6 +138,18 @@ mod tests {
         for message in ["index out of bounds", "memory: 3 MiB", ""] {
             assert!(!is_about_memory(message), "{message}");
         }
+    }
+
+    #[test]
+    fn an_error_of_the_system_about_memory_is_known_wherever_it_is_in_the_chain() {
+        let of = |kind| {
+            let source =
+                nola_core::Error::Io { file: "m".into(), action: "read", source: io::Error::from(kind) };
+            crate::Error::Model(nola_models::Error::Folder(source))
+        };
+        assert!(has_ended(&of(io::ErrorKind::OutOfMemory)));
+        assert!(!has_ended(&of(io::ErrorKind::NotFound)));
+        assert!(!has_ended(&crate::Error::NoPrompt));
     }
 
     #[test]
