@@ -76,9 +76,15 @@ pub fn watch_panics() {
 
 /// Whether what caused an error is that the system had no memory left, as for a file that is mapped.
 pub fn has_ended(error: &(dyn Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source())
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|cause| cause.kind() == io::ErrorKind::OutOfMemory)
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let of_system = error.downcast_ref::<io::Error>();
+        if of_system.is_some_and(|error| error.kind() == io::ErrorKind::OutOfMemory) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn message_of(payload: &dyn Any) -> &str {
