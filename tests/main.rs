@@ -34,6 +34,7 @@ mod program_compare;
 mod program_cut_off;
 mod program_generate;
 mod program_hub;
+mod program_report;
 mod program_text;
 mod sizes;
 mod subject;

@@ -16,7 +16,7 @@ const ROW_HEIGHT: f64 = 18.0;
 /// Room for the title, and for the labels below the plot and on its right.
 const HEAD: f64 = 22.0;
 const FOOT: f64 = 38.0;
-const RIGHT: f64 = WIDTH - 14.0;
+const RIGHT: f64 = WIDTH - 20.0;
 /// Pixels of a character, and of the sign before an entry of the legend.
 pub(super) const CHARACTER: f64 = 6.7;
 const SIGN: f64 = 28.0;

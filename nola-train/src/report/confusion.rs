@@ -156,7 +156,7 @@ impl Layout {
         let widest = names.iter().map(|name| measure_text_width(name)).max().unwrap_or(0);
         let label = CHARACTER * widest as f64;
         let left = label + 10.0;
-        let fitting = (WIDTH - left - 1.0) / count;
+        let fitting = (WIDTH - left - 2.0) / count;
         let cell = if fitting >= WITH_PERCENT {
             fitting.min(110.0)
         } else {
@@ -173,7 +173,9 @@ impl Layout {
     }
 
     fn width(&self) -> f64 {
-        (self.left + self.side() + 1.0).max(WIDTH)
+        // The label of the last column may be wider than its cell.
+        let beyond = if self.cell < WITH_PERCENT { 12.0 } else { 1.0 };
+        (self.left + self.side() + beyond).max(WIDTH)
     }
 
     /// The labels of rows or columns that begin here: all, or as many as do not overlap.
