@@ -35,6 +35,7 @@ mod program_cut_off;
 mod program_generate;
 mod program_hub;
 mod program_recipes;
+mod program_report;
 mod program_text;
 mod sizes;
 mod subject;

@@ -16,6 +16,12 @@ pub struct Divergence {
     first: Option<f32>,
     /// The lowest validation loss so far, or the loss of the first step.
     lowest: f32,
+    /// Mean training loss before that evaluation.
+    at_lowest: f32,
+    /// Sum and number of the training losses since the last evaluation.
+    since: (f32, usize),
+    /// Their mean, or that before the last evaluation.
+    recent: f32,
     /// What was found.
     pub warnings: Vec<String>,
 }
@@ -24,25 +30,39 @@ impl Divergence {
     /// Of a model that chooses among so many answers.
     pub fn among(choices: usize) -> Self {
         let guessing = (choices.max(2) as f32).ln();
-        Self { guessing, first: None, lowest: f32::INFINITY, warnings: Vec::new() }
+        let highest = f32::INFINITY;
+        Self {
+            guessing,
+            first: None,
+            lowest: highest,
+            at_lowest: highest,
+            since: (0.0, 0),
+            recent: highest,
+            warnings: Vec::new(),
+        }
     }
 
     /// Takes the training loss of a step.
     pub fn stepped(&mut self, loss: f32) {
         if self.first.is_none() {
             self.first = Some(loss);
-            self.lowest = loss;
+            (self.lowest, self.at_lowest) = (loss, loss);
         }
+        self.since = (self.since.0 + loss, self.since.1 + 1);
+        self.recent = self.since.0 / self.since.1 as f32;
     }
 
     /// Takes a validation loss, and says what is wrong with it; once, or a run that went wrong would say nothing else.
     pub fn evaluated(&mut self, step: usize, loss: f32) -> Option<&str> {
-        let lowest = self.lowest;
-        self.lowest = lowest.min(loss);
+        let (lowest, learns) = (self.lowest, self.recent < self.at_lowest);
+        self.since = (0.0, 0);
+        if loss < lowest {
+            (self.lowest, self.at_lowest) = (loss, self.recent);
+        }
         let start = self.guessing.max(self.first.unwrap_or(0.0));
         let above = if loss > (TIMES_GUESSING * start).max(start + NATS_ABOVE_GUESSING) {
             format!("far above that of guessing ({:.4})", self.guessing)
-        } else if loss > (TIMES_LOWEST * lowest).max(lowest + NATS_ABOVE_LOWEST) {
+        } else if !learns && loss > (TIMES_LOWEST * lowest).max(lowest + NATS_ABOVE_LOWEST) {
             format!("far above the lowest before ({lowest:.4})")
         } else {
             return None;
@@ -50,10 +70,12 @@ impl Divergence {
         if !self.warnings.is_empty() {
             return None;
         }
-        self.warnings.push(format!(
-            "the validation loss after step {step} is {loss:.4}, {above}: training diverges; lower train.learning_rate or set \
-             train.clip_norm = 1.0"
-        ));
+        let why = if learns {
+            ", though the training loss falls: it overfits; train fewer steps, or on more data"
+        } else {
+            ": training diverges; lower train.learning_rate or set train.clip_norm = 1.0"
+        };
+        self.warnings.push(format!("the validation loss after step {step} is {loss:.4}, {above}{why}"));
         self.warnings.last().map(String::as_str)
     }
 }
@@ -91,5 +113,19 @@ mod tests {
         assert_eq!(warned(2, 0.7, &[1.6]), [false]);
         // A model that was worse than guessing when it began, and got better.
         assert_eq!(warned(96, 12.0, &[11.0, 8.0, 5.0]), [false; 3]);
+    }
+
+    #[test]
+    fn a_loss_that_rises_while_the_training_loss_falls_is_no_divergence() {
+        let mut divergence = Divergence::among(100);
+        for (step, (training, validation)) in
+            [(4.0, 3.5), (2.0, 0.8), (0.2, 2.0), (0.01, 3.93)].into_iter().enumerate()
+        {
+            divergence.stepped(training);
+            assert_eq!(divergence.evaluated(step, validation), None, "overfitting is told at the end");
+        }
+        divergence.stepped(0.001);
+        let said = divergence.evaluated(5, 9.0).expect("far above guessing");
+        assert!(said.contains("it overfits") && !said.contains("diverges"), "{said}");
     }
 }

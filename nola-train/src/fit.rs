@@ -9,6 +9,7 @@ use nola_core::targets::Pattern;
 use nola_core::{Adapted, AdapterConfig, Targets, TrainedNumbers, adapter};
 
 use crate::base::Base;
+use crate::baseline::Baseline;
 use crate::diagnostics;
 use crate::divergence::Divergence;
 use crate::learner::Learner;
@@ -19,7 +20,7 @@ use crate::stop::Stop;
 use crate::task::{LargestPass, Model, Task};
 use crate::terminal::err_line;
 use crate::train::{Observer, StepReport, pass_loss, train};
-use crate::{Error, memory};
+use crate::{Error, memory, overfitting};
 
 /// Name of the head's module in every model of this project.
 pub(crate) const HEAD: &str = "head";
@@ -116,7 +117,12 @@ pub fn fit<T: Task>(
         let passes = passes.transpose()?.unwrap_or_default();
         rehearse(&model.model, &passes, &recipe.train, &largest, terms.device);
     }
-    let mut watcher = Watcher::new(task, recipe, &largest, terms, keeper);
+    let name = recipe.method.kind().to_owned();
+    let label = if terms.label.is_empty() { &name } else { terms.label };
+    let mut progress = Progress::start(label, 0..recipe.train.steps, T::TARGET, terms.style);
+    let baseline = baseline(task, recipe, &model, terms.device, &mut progress)?;
+    let history = History { name, points: Vec::new(), kept_step: 0, baseline };
+    let mut watcher = Watcher::new(task, &largest, terms, keeper, progress, history);
     let steps = task.steps(recipe, 0..recipe.train.steps, &on_device);
     let done = train(model, &recipe.train, steps, &mut watcher)?;
     let evaluation = watcher.best.take().expect("a best state comes from an evaluation");
@@ -124,7 +130,7 @@ pub fn fit<T: Task>(
     let diverged = Error::Diverged { step: done.best_step, loss: T::scores(&evaluation).loss };
     let best = Module::valid(&done.last.clone().with_state(done.best).map_err(|_| diverged)?);
     let stored = stored(task, recipe, terms.device, &best, evaluation);
-    watcher.finish(&stored.evaluation);
+    watcher.finish(done.best_step, &stored.evaluation, recipe);
     if !done.interrupted && done.failure.is_none() {
         let note = diagnostics::early_stop(done.steps, done.best_step, recipe);
         note.iter().for_each(|note| err_line(note));
@@ -146,6 +152,24 @@ pub fn fit<T: Task>(
         warnings,
         failure: done.failure.or(stored.failure),
     })
+}
+
+/// What the trained model has to be better than, measured before the first step.
+fn baseline<T: Task>(
+    task: &T,
+    recipe: &Recipe,
+    model: &Adapted<Model<T>>,
+    device: &Device,
+    progress: &mut Progress,
+) -> Result<Baseline, Error> {
+    progress.evaluating();
+    task.base().check_unchanged()?;
+    let baseline = task.baseline(recipe, &Module::valid(model).model, device)?;
+    task.base().check_unchanged()?;
+    if let Some(scores) = baseline.scores() {
+        progress.evaluated(0, scores);
+    }
+    Ok(baseline)
 }
 
 /// A model as its folder will hold it, with its scores.
@@ -295,28 +319,25 @@ struct Watcher<'a, T: Task, K> {
 impl<'a, T: Task, K: Keeper<T>> Watcher<'a, T, K> {
     fn new(
         task: &'a T,
-        recipe: &Recipe,
         largest: &'a LargestPass,
         terms: &'a Terms<'a>,
         keeper: &'a K,
+        progress: Progress,
+        history: History,
     ) -> Self {
-        let name = recipe.method.kind().to_owned();
-        let label = if terms.label.is_empty() { &name } else { terms.label };
-        Self {
-            task,
-            terms,
-            keeper,
-            largest,
-            progress: Progress::start(label, 0..recipe.train.steps, T::TARGET, terms.style),
-            history: History { name, points: Vec::new() },
-            targets: 0,
-            best: None,
-            divergence: Divergence::among(task.choices()),
-        }
+        let divergence = Divergence::among(task.choices());
+        Self { task, terms, keeper, largest, progress, history, targets: 0, best: None, divergence }
     }
 
-    fn finish(&self, evaluation: &T::Evaluation) {
-        self.progress.busy(&format!("best {}", T::scores(evaluation)));
+    /// Says what is kept, and whether it is better than what the last steps left.
+    fn finish(&mut self, kept_step: usize, evaluation: &T::Evaluation, recipe: &Recipe) {
+        self.history.kept_step = kept_step;
+        let kept = if recipe.method == (MethodRecipe::Full {}) { "model" } else { "adapter" };
+        self.progress.kept(kept, kept_step, &T::scores(evaluation));
+        if let Some(warning) = overfitting::warning(&self.history, kept) {
+            self.progress.note(&format!("warning: {warning}"));
+            self.divergence.warnings.push(warning);
+        }
     }
 
     /// Says what could not be kept; the run is worth more than a folder that may be written later.
@@ -341,6 +362,7 @@ impl<T: Task, K: Keeper<T>> Observer<Model<T>> for Watcher<'_, T, K> {
 
     fn evaluate(&mut self, step: usize, model: &Model<T>) -> Result<f64, Error> {
         self.task.base().check_unchanged()?;
+        self.progress.evaluating();
         let evaluation = self.task.evaluate(model, self.terms.device)?;
         self.task.base().check_unchanged()?;
         let scores = T::scores(&evaluation);

@@ -5,8 +5,10 @@
 //! adapter, its scores and a [`report`]. [`mod@bench`] measures how fast all that is.
 
 mod adapter_argument;
+mod amounts;
 pub mod assets;
 pub mod base;
+pub mod baseline;
 pub mod bench;
 pub mod chosen;
 pub mod commands;
@@ -17,11 +19,13 @@ pub mod divergence;
 mod error;
 pub mod evaluate;
 pub mod fit;
+mod interval;
 pub mod learner;
 pub mod memory;
 pub mod metrics;
 pub mod optimizer;
 mod option_values;
+mod overfitting;
 mod printable;
 pub mod program;
 pub mod progress;

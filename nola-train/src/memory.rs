@@ -67,14 +67,18 @@ pub fn explain_cut_files() {
     use nix::libc::{_exit, STDERR_FILENO, c_int, write};
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
+    use crate::terminal::line_end;
+
     /// The exit code of a base model that cannot be used.
     const EXIT_CODE: c_int = 5;
     const SAID: &[u8] =
         b"error: a file of the base model was cut short while it was in use, so the program cannot go on; \
         put the file back and start again; what a training run had kept lies in its folder\n";
     extern "C" fn explain(_signal: c_int) {
+        let before = line_end();
         // SAFETY: both functions may be called in a signal handler, and the text lives as long as the program.
         unsafe {
+            write(STDERR_FILENO, before.as_ptr().cast(), before.len());
             write(STDERR_FILENO, SAID.as_ptr().cast(), SAID.len());
             _exit(EXIT_CODE)
         }

@@ -1,9 +1,10 @@
 //! The program from its first line to its exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use crate::stop::Stop;
-use crate::terminal::err_line;
+use crate::terminal::{err_line, line_end};
 use crate::{Error, commands, memory};
 
 /// Runs the command line; `main` does no more than this.
@@ -15,7 +16,11 @@ pub fn run() -> ExitCode {
     memory::watch_panics();
     memory::explain_cut_files();
     let stop = Stop::default();
-    let end = || std::process::exit(i32::from(Error::Interrupted.exit_code()));
+    let end = || {
+        // Where nobody reads any more, the exit code still tells.
+        let _ = std::io::stderr().write_all(line_end().as_bytes());
+        std::process::exit(i32::from(Error::Interrupted.exit_code()))
+    };
     if let Err(error) = stop.listen(end) {
         err_line(&format!("warning: interrupts end the program at once: {error}"));
     }

@@ -1,19 +1,21 @@
 //! How a run shows on stderr: a bar on a terminal, now and then a line elsewhere, or nothing.
 //!
-//! Colours follow `NO_COLOR` (the console crate under indicatif sees to it).
+//! On a terminal evaluations and notes stay as lines above the bar. Colours follow `NO_COLOR`.
 
+mod counted;
 mod downloads;
+mod scores;
 
-use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+pub use counted::Counted;
 pub use downloads::Downloads;
-use indicatif::{FormattedDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+pub use scores::{Scores, Target};
 
-use crate::printable::name;
-use crate::terminal::{err_line, line_to};
+use crate::amounts::duration;
+use crate::terminal::{Rank, Status, StatusLine, err_line, line_to};
 
 /// Time between two lines where there is no bar.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
@@ -42,7 +44,7 @@ impl Style {
 pub struct StepReport {
     /// Optimizer steps taken.
     pub step: usize,
-    /// Pictures or tokens learned from by this process.
+    /// Images or tokens learned from by this process.
     pub targets: usize,
     /// Mean training loss, in nats.
     pub loss: f32,
@@ -50,95 +52,18 @@ pub struct StepReport {
     pub learning_rate: f64,
 }
 
-/// What a model answers: the class of a picture, or the next token of a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// One class for each picture.
-    Picture,
-    /// One token for each place of a text.
-    Token,
-}
-
-impl Target {
-    /// Many of them, for people.
-    pub fn plural(self) -> &'static str {
-        match self {
-            Self::Picture => "pictures",
-            Self::Token => "tokens",
-        }
-    }
-}
-
-/// How well a model does on the validation data.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Scores {
-    /// What was answered.
-    pub target: Target,
-    /// Mean cross entropy, in nats per picture or token.
-    pub loss: f32,
-    /// Share of the answers that are right, from 0 to 1.
-    pub accuracy: f64,
-}
-
-impl Scores {
-    /// What the best evaluation has most of: right answers of a classifier, probability of a text.
-    pub fn rank(&self) -> f64 {
-        match self.target {
-            Target::Picture => self.accuracy,
-            Target::Token => -f64::from(self.loss),
-        }
-    }
-
-    /// Whether they mean anything: where the model answers with NaN, some accuracy may still be counted.
-    pub fn is_finite(&self) -> bool {
-        self.loss.is_finite() && self.accuracy.is_finite()
-    }
-
-    /// e to the loss: among so many equally likely tokens the model is undecided.
-    pub fn perplexity(&self) -> f64 {
-        f64::from(self.loss).exp()
-    }
-
-    /// One sentence, for the card of an adapter.
-    pub fn summary(&self) -> String {
-        match self.target {
-            Target::Picture => format!("Validation accuracy {:.2} %.", 100.0 * self.accuracy),
-            Target::Token => format!("Best evaluation: {self}."),
-        }
-    }
-
-    /// The score that a line of progress has room for.
-    fn short(&self) -> String {
-        match self.target {
-            Target::Picture => format!("accuracy {:.1} %", 100.0 * self.accuracy),
-            Target::Token => format!("validation loss {:.4}", self.loss),
-        }
-    }
-}
-
-impl fmt::Display for Scores {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "validation loss {:.4}, ", self.loss)?;
-        match self.target {
-            Target::Picture => write!(f, "accuracy {:.1} %", 100.0 * self.accuracy),
-            Target::Token => {
-                let (perplexity, right) = (self.perplexity(), 100.0 * self.accuracy);
-                write!(f, "perplexity {perplexity:.2}, next token right {right:.1} %")
-            }
-        }
-    }
-}
-
 /// Shows one run.
 pub struct Progress {
     label: String,
     steps: Range<usize>,
     style: Style,
+    /// When the first step began.
     started: Instant,
     last_line: Instant,
+    last_step: Option<StepReport>,
     last_scores: Option<Scores>,
     target: Target,
-    bar: ProgressBar,
+    status: Option<Status>,
     out: Box<dyn Write + Send>,
 }
 
@@ -155,37 +80,39 @@ impl Progress {
         style: Style,
         out: Box<dyn Write + Send>,
     ) -> Self {
-        let label = label.into();
-        let bar = match style {
-            Style::Bar => ProgressBar::with_draw_target(Some(steps.end as u64), ProgressDrawTarget::stderr()),
-            Style::Lines | Style::Quiet => ProgressBar::hidden(),
+        let status = match style {
+            Style::Bar => Some(Status::open()),
+            Style::Lines | Style::Quiet => None,
         };
-        let template = "{prefix:>8.bold} {bar:28.cyan/dim} {pos:>5}/{len} {wide_msg}";
-        bar.set_style(
-            ProgressStyle::with_template(template).expect("the template is a constant").progress_chars("━━─"),
-        );
-        bar.set_prefix(name(&label).into_owned());
-        bar.set_position(steps.start as u64);
-        let now = Instant::now();
-        Self { label, steps, style, started: now, last_line: now, last_scores: None, target, bar, out }
+        let (label, now) = (label.into(), Instant::now());
+        Self {
+            label,
+            steps,
+            style,
+            started: now,
+            last_line: now,
+            last_step: None,
+            last_scores: None,
+            target,
+            status,
+            out,
+        }
     }
 
     /// Shows an optimizer step.
     pub fn step(&mut self, report: &StepReport) {
-        let pace = self.pace(report);
-        let scores = self.last_scores.map_or(String::new(), |scores| format!("  {}", scores.short()));
+        self.last_step = Some(*report);
         match self.style {
-            Style::Bar => {
-                self.bar.set_position(report.step as u64);
-                self.bar.set_message(format!("loss {:.4}{scores}  {pace}", report.loss));
-            }
+            Style::Bar => self.show(self.bar(report)),
             Style::Lines => {
                 let is_last = report.step >= self.steps.end;
                 if is_last || self.last_line.elapsed() >= BETWEEN_LINES {
                     let StepReport { step, loss, learning_rate, .. } = report;
-                    let steps = self.steps.end;
+                    let scores =
+                        self.last_scores.map_or(String::new(), |scores| format!("  {}", scores.short()));
+                    let (steps, pace, left) = (self.steps.end, self.pace(report), self.left(report));
                     self.line(&format!(
-                        "step {step}/{steps}  loss {loss:.4}  rate {learning_rate:.2e}{scores}  {pace}"
+                        "step {step}/{steps}  loss {loss:.4}  rate {learning_rate:.2e}{scores}  {pace}  {left}"
                     ));
                 }
             }
@@ -193,35 +120,66 @@ impl Progress {
         }
     }
 
-    /// Shows an evaluation after `step` optimizer steps.
-    pub fn evaluated(&mut self, step: usize, scores: &Scores) {
-        self.last_scores = Some(*scores);
-        match self.style {
-            Style::Bar => self.bar.tick(),
-            Style::Lines => self.line(&format!("step {step}/{}  {scores}", self.steps.end)),
-            Style::Quiet => {}
+    /// The bar of a step.
+    fn bar(&self, report: &StepReport) -> StatusLine {
+        let scores = self.last_scores.map_or(String::new(), |scores| scores.short());
+        self.position(report.step)
+            .text(Rank::Main, &format!("loss {:.4}", report.loss))
+            .text(Rank::Further, &format!("lr {:.1e}", report.learning_rate))
+            .text(Rank::Score, &scores)
+            .text(Rank::Pace, &self.pace(report))
+            .text(Rank::TimeLeft, &self.left(report))
+    }
+
+    fn position(&self, step: usize) -> StatusLine {
+        StatusLine::default().label(&self.label).done(step as u64, self.steps.end as u64)
+    }
+
+    fn show(&self, line: StatusLine) {
+        if let Some(status) = &self.status {
+            status.set(line);
         }
     }
 
-    /// Shows what is going on while no steps are taken, for instance "evaluating".
-    pub fn busy(&self, what: &str) {
-        self.bar.set_message(what.to_owned());
+    /// Shows that the model is being evaluated.
+    pub fn evaluating(&self) {
+        let step = self.last_step.map_or(self.steps.start, |report| report.step);
+        self.show(self.position(step).text(Rank::Main, "evaluating"));
+    }
+
+    /// Shows an evaluation after `step` optimizer steps.
+    pub fn evaluated(&mut self, step: usize, scores: &Scores) {
+        self.last_scores = Some(*scores);
+        let text = format!("step {step}/{}  {scores}", self.steps.end);
+        match self.style {
+            Style::Bar => err_line(&format!("{}: {text}", self.label)),
+            Style::Lines => self.line(&text),
+            Style::Quiet => {}
+        }
+        if step == self.steps.start {
+            // What was spent before the first step says nothing about the steps.
+            self.started = Instant::now();
+        }
+        if let Some(report) = self.last_step {
+            self.show(self.bar(&report));
+        }
+    }
+
+    /// Says what is kept of the run: the adapter or the model of a step.
+    pub fn kept(&mut self, what: &str, step: usize, scores: &Scores) {
+        let text = format!("the {what} of step {step} is kept: {scores}");
+        match self.style {
+            Style::Bar => err_line(&format!("{}: {text}", self.label)),
+            Style::Lines => self.line(&text),
+            Style::Quiet => {}
+        }
     }
 
     /// Says something that is worth a line of its own whatever the style.
     pub fn note(&mut self, text: &str) {
         match self.style {
-            Style::Bar => self.bar.suspend(|| err_line(text)),
+            Style::Bar => err_line(text),
             Style::Lines | Style::Quiet => self.line(text),
-        }
-    }
-
-    /// Ends with a last line about the run.
-    pub fn finish(mut self, summary: &str) {
-        match self.style {
-            Style::Bar => self.bar.finish_with_message(summary.to_owned()),
-            Style::Lines => self.line(summary),
-            Style::Quiet => {}
         }
     }
 
@@ -231,24 +189,21 @@ impl Progress {
         self.last_line = Instant::now();
     }
 
-    /// Pictures or tokens a second, and the time left.
+    /// Images or tokens a second.
     fn pace(&self, report: &StepReport) -> String {
-        let elapsed = self.started.elapsed().as_secs_f64().max(1e-9);
+        let targets = report.targets as f64 / self.elapsed();
+        format!("{targets:.0} {}/s", self.target.plural())
+    }
+
+    /// The time left.
+    fn left(&self, report: &StepReport) -> String {
         let taken = report.step.saturating_sub(self.steps.start).max(1);
         let left = self.steps.end.saturating_sub(report.step);
-        let seconds_left = elapsed * left as f64 / taken as f64;
-        let left = FormattedDuration(Duration::from_secs_f64(seconds_left.min(1e9)));
-        let targets = report.targets as f64 / elapsed;
-        format!("{targets:.0} {}/s  {left} left", self.target.plural())
+        format!("{} left", duration(self.elapsed() * left as f64 / taken as f64))
     }
-}
 
-impl Drop for Progress {
-    /// An abandoned bar must not stand in front of an error message.
-    fn drop(&mut self) {
-        if !self.bar.is_finished() {
-            self.bar.abandon();
-        }
+    fn elapsed(&self) -> f64 {
+        self.started.elapsed().as_secs_f64().max(1e-9)
     }
 }
 
@@ -288,7 +243,10 @@ mod tests {
     fn lines_tell_the_last_step_and_every_evaluation() {
         let text = shown(Style::Lines, |progress| {
             (1..=199).for_each(|step| progress.step(&report(step)));
-            progress.evaluated(100, &Scores { target: Target::Picture, loss: 0.5, accuracy: 0.724 });
+            progress.evaluated(
+                100,
+                &Scores { target: Target::Picture, loss: 0.5, accuracy: 0.724, answers: 500 },
+            );
             progress.step(&report(200));
         });
         let lines: Vec<&str> = text.lines().collect();
@@ -302,17 +260,11 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_judged_by_its_loss() {
-        let scores = Scores { target: Target::Token, loss: 0.5, accuracy: 0.7 };
-        assert_eq!(scores.to_string(), "validation loss 0.5000, perplexity 1.65, next token right 70.0 %");
-        assert!(scores.rank() > Scores { loss: 0.6, accuracy: 0.9, ..scores }.rank());
-    }
-
-    #[test]
     fn quiet_tells_notes_only() {
         let text = shown(Style::Quiet, |progress| {
             progress.step(&report(200));
-            progress.evaluated(200, &Scores { target: Target::Picture, loss: 0.5, accuracy: 0.7 });
+            progress
+                .evaluated(200, &Scores { target: Target::Picture, loss: 0.5, accuracy: 0.7, answers: 10 });
             progress.note("2 pictures were left out");
         });
         assert_eq!(text, "nola: 2 pictures were left out\n");
@@ -322,7 +274,8 @@ mod tests {
     fn a_resumed_run_estimates_from_its_own_steps() {
         let mut progress = Progress::start("nola", 100..200, Target::Picture, Style::Quiet);
         progress.started = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
-        let pace = progress.pace(&StepReport { targets: 640, ..report(110) });
-        assert_eq!(pace, "64 pictures/s  00:01:30 left");
+        let report = StepReport { targets: 640, ..report(110) };
+        assert_eq!(progress.pace(&report), "64 pictures/s");
+        assert_eq!(progress.left(&report), "00:01:30 left");
     }
 }

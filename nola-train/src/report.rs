@@ -1,5 +1,7 @@
 //! What a run leaves for people: curves and confusion matrix as SVG, and one HTML page that needs no other file.
 
+mod chart;
+mod colour;
 mod confusion;
 mod curves;
 mod page;
@@ -11,9 +13,11 @@ use image::RgbImage;
 use nola_core::folder;
 use serde::Serialize;
 
+use crate::baseline::Baseline;
 use crate::error::Error;
 use crate::printable::printable;
 use crate::progress::Scores;
+use confusion::Key;
 
 /// Name of the page.
 pub const PAGE: &str = "report.html";
@@ -28,6 +32,10 @@ pub struct RunReport {
     pub title: String,
     /// What was used: name and value, for instance the device, the model, the data.
     pub facts: Vec<(String, String)>,
+    /// What makes the run doubtful.
+    pub warnings: Vec<String>,
+    /// Scores of what is kept.
+    pub scores: Scores,
     /// The resolved recipe.
     pub recipe_toml: String,
     /// The course of the run, or of each of the runs compared.
@@ -73,6 +81,10 @@ pub struct History {
     pub name: String,
     /// Its points, by step.
     pub points: Vec<HistoryPoint>,
+    /// The step of the evaluation that is kept.
+    pub kept_step: usize,
+    /// What the trained model has to be better than.
+    pub baseline: Baseline,
 }
 
 /// The state of a run after an optimizer step.
@@ -108,12 +120,15 @@ pub struct Misclassified {
 pub struct ResultRow {
     /// The method.
     pub method: String,
-    /// Trained numbers, head included.
+    /// Trainable parameters, head included.
     pub trainable: usize,
     /// Bytes of the adapter folder.
     pub adapter_bytes: u64,
     /// Share of the validation pictures, or tokens, that are right, from 0 to 1.
     pub accuracy: f64,
+    /// Where that share lies with a confidence of 95 %; absent for text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy_interval: Option<[f64; 2]>,
     /// e to the validation loss, for text; absent for pictures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub perplexity: Option<f64>,
@@ -138,11 +153,11 @@ pub struct ReportFiles {
 /// If a file cannot be written.
 pub fn write(folder: &Path, report: &RunReport) -> Result<ReportFiles, Error> {
     let curves = curves::draw(&report.histories);
-    let confusion = confusion::draw(&report.details.classes, &report.details.confusion);
-    let page = page::render(report, &curves, confusion.as_deref());
-    let confusion = confusion.map(|svg| write_file(folder, "confusion.svg", &svg)).transpose()?;
+    let confusion = |key| confusion::draw(&report.details.classes, &report.details.confusion, key);
+    let page = page::render(report, &curves.charts, confusion(Key::Beside).as_deref());
+    let confusion = confusion(Key::Below).map(|svg| write_file(folder, "confusion.svg", &svg)).transpose()?;
     Ok(ReportFiles {
-        curves: write_file(folder, "curves.svg", &curves)?,
+        curves: write_file(folder, "curves.svg", &curves.all)?,
         confusion,
         page: write_file(folder, PAGE, &page)?,
     })
@@ -173,6 +188,7 @@ mod tests {
                     target: Target::Picture,
                     loss: 2.0 * (-(step as f32) / 80.0).exp() + 0.3,
                     accuracy: (peak * (1.0 - (-(step as f32) / 40.0).exp())).into(),
+                    answers: 500,
                 }),
             };
             (1..=200).map(point).collect()
@@ -182,6 +198,7 @@ mod tests {
             trainable,
             adapter_bytes: 4 * trainable as u64 + 2048,
             accuracy,
+            accuracy_interval: Some([accuracy - 0.04, accuracy + 0.04]),
             perplexity: None,
             seconds: 12.3,
         };
@@ -200,9 +217,16 @@ mod tests {
                 ("device".to_owned(), "CPU (2 cores)".to_owned()),
                 ("model".to_owned(), "vit-micro".to_owned()),
             ],
+            warnings: vec!["the validation loss rose from 0.80 to 3.93 after step 180".to_owned()],
+            scores: Scores { target: Target::Picture, loss: 0.8, accuracy: 0.724, answers: 500 },
             recipe_toml: "[train]\nsteps = 200 # <fast>\n".to_owned(),
             histories: ["nola", "lora", "linear"]
-                .map(|name| History { name: name.to_owned(), points: points(0.8) })
+                .map(|name| History {
+                    name: name.to_owned(),
+                    points: points(0.8),
+                    kept_step: 180,
+                    baseline: Baseline::MostFrequentClass { accuracy: 0.1 },
+                })
                 .to_vec(),
             details: Details {
                 classes: (0..10).map(|digit| format!("digit {digit}")).collect(),
@@ -234,7 +258,7 @@ mod tests {
     #[test]
     fn the_page_needs_no_other_file() {
         let report = sample();
-        let page = page::render(&report, &curves::draw(&report.histories), None);
+        let page = page::render(&report, &curves::draw(&report.histories).charts, None);
         let without_namespace = page.replace("http://www.w3.org/2000/svg", "");
         for link in ["src=\"http", "href=", "http://", "https://", "url(", "@import", "<script"] {
             assert!(!without_namespace.contains(link), "{link}");
@@ -244,7 +268,7 @@ mod tests {
 
     #[test]
     fn at_most_64_mistakes_are_shown_the_most_confident_first() {
-        let page = page::render(&sample(), "", None);
+        let page = page::render(&sample(), &[], None);
         assert_eq!(page.matches("data:image/png;base64,").count(), 64);
         assert!(page.contains("0079.png") && !page.contains("0015.png"));
     }
@@ -262,7 +286,43 @@ mod tests {
         let mut report = sample();
         report.histories[0].points[3].train_loss = f32::NAN;
         report.histories[0].points[5].train_loss = f32::INFINITY;
-        assert!(!curves::draw(&report.histories).contains("NaN"));
+        assert!(!curves::draw(&report.histories).all.contains("NaN"));
+    }
+
+    #[test]
+    fn scores_come_with_their_interval_and_what_they_have_to_beat() {
+        let page = page::render(&sample(), &[], None);
+        for part in [
+            "<strong>72.4\u{a0}%</strong>",
+            "of the validation images recognised (362 of 500)",
+            "95\u{a0}% interval 68.3 to 76.1\u{a0}%",
+            "most frequent class: 10.0\u{a0}%",
+            "64.9\u{a0}%",
+            "60.9 to 68.9\u{a0}%",
+        ] {
+            assert!(page.contains(part), "{part}");
+        }
+    }
+
+    #[test]
+    fn warnings_and_overfitting_stand_in_the_page() {
+        let page = page::render(&sample(), &[String::new()], None);
+        assert!(page.contains("rose from 0.80 to 3.93 after step 180"));
+        assert!(page.contains(
+            "lora: No overfitting was seen: after step 180, which is kept, the validation loss fell"
+        ));
+    }
+
+    #[test]
+    fn the_class_table_has_the_numbers_of_the_matrix() {
+        let mut report = sample();
+        report.details.classes[9] = "a name that is too long for a row of the matrix".to_owned();
+        let page = |report: &RunReport| {
+            let confusion = confusion::draw(&report.details.classes, &report.details.confusion, Key::Beside);
+            page::render(report, &[], confusion.as_deref())
+        };
+        assert!(page(&report).contains("<td class=\"number\">10</td>"));
+        assert!(!page(&sample()).contains("class=\"number\""), "short names stand at the matrix");
     }
 
     #[test]

@@ -23,7 +23,9 @@ pub use keep::Keeping;
 pub use occupied::Occupied;
 
 use crate::Error;
+use crate::amounts::thousands;
 use crate::base::Base;
+use crate::baseline::BaselineScores;
 use crate::fit::{Fitted, Keeper};
 use crate::memory::peak_bytes;
 use crate::progress::Target;
@@ -65,11 +67,16 @@ pub struct RunResult {
     pub adapter_bytes: u64,
     /// Share of validation pictures, or tokens, that the best adapter gets right, 0 to 1.
     pub accuracy: f64,
+    /// Where that share lies with a confidence of 95 %; absent for text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy_interval: Option<[f64; 2]>,
     /// Mean validation cross-entropy of the best adapter, in nats per picture or token.
     pub loss: f32,
     /// e to the loss, for text; absent for pictures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub perplexity: Option<f64>,
+    /// What it has to be better than.
+    pub baseline: BaselineScores,
     /// Optimizer steps made.
     pub steps: usize,
     /// Optimizer steps after which the best adapter was found.
@@ -194,6 +201,8 @@ impl RunFolder {
             adapter_numbers: fitted.trained.adapter,
             adapter_bytes: folder_bytes(&adapter)?,
             accuracy: scores.accuracy,
+            accuracy_interval: scores.interval(),
+            baseline: fitted.history.baseline.to_json(),
             loss: scores.loss,
             perplexity: match scores.target {
                 Target::Picture => None,
@@ -221,14 +230,15 @@ impl RunFolder {
         let facts = [
             ("base", parts.task.base().identity().name.clone()),
             ("device", parts.device.to_owned()),
-            ("trained numbers of the adapters", parts.fitted.trained.adapter.to_string()),
-            ("best after step", parts.fitted.best_step.to_string()),
+            ("trainable parameters of the adapters", thousands(parts.fitted.trained.adapter as u64)),
+            ("kept step", thousands(parts.fitted.best_step as u64)),
         ];
-        let warnings = parts.fitted.warnings.iter().map(|warning| ("warning".to_owned(), warning.clone()));
-        let facts = facts.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(warnings);
+        let facts = facts.map(|(name, value)| (name.to_owned(), value)).into_iter();
         let report = RunReport {
             title: format!("{} on {}", parts.fitted.history.name, details.subject),
             facts: facts.chain(details.facts.clone()).collect(),
+            warnings: parts.fitted.warnings.clone(),
+            scores: T::scores(&parts.fitted.evaluation),
             recipe_toml: parts.toml.clone(),
             histories: parts.histories.clone(),
             details,
@@ -286,6 +296,7 @@ impl RunResult {
             trainable: self.trainable,
             adapter_bytes: self.adapter_bytes,
             accuracy: self.accuracy,
+            accuracy_interval: self.accuracy_interval,
             perplexity: self.perplexity,
             seconds: self.seconds,
         }

@@ -13,6 +13,7 @@ pub use text::{Text, open_text, text_format};
 
 use crate::Error;
 use crate::base::Base;
+use crate::baseline::Baseline;
 use crate::evaluate::TextScores;
 use crate::learner::Learner;
 use crate::progress::{Scores, Target};
@@ -78,6 +79,12 @@ pub trait Task: Sized {
 
     /// The pass that takes the most memory.
     fn largest_pass(&self, recipe: &Recipe) -> LargestPass;
+
+    /// What a trained model has to be better than, given the `model` before the first step.
+    ///
+    /// # Errors
+    /// If that model answers the validation data with what is not finite.
+    fn baseline(&self, recipe: &Recipe, model: &Model<Self>, device: &Device) -> Result<Baseline, Error>;
 
     /// Runs `model` on the validation data.
     ///

@@ -5,9 +5,12 @@
 //! run is worth more than the words about it. Names and words of others come with their control characters written out,
 //! since a file must not command the terminal.
 
+mod status;
+
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use serde::Serialize;
+pub use status::{Rank, Status, StatusLine, line_end};
 
 use crate::printable::{in_json, printable};
 
@@ -42,15 +45,15 @@ pub fn print_json(value: &impl Serialize) -> Result<(), StdoutError> {
     print_line(&in_json(&text))
 }
 
-/// Writes a line to stderr, if it can be written.
+/// Writes a line to stderr, if it can be written, above the status line.
 pub fn err_line(text: &str) {
     // There is nowhere left to say that it could not.
-    let _ = line_to(&mut io::stderr(), text);
+    let _ = status::above(|| line_to(&mut io::stderr(), text));
 }
 
 /// Writes a line to stderr that holds colours of this program's own, and of others only what is printable.
 pub fn err_painted(text: &str) {
-    let _ = part_to(&mut io::stderr(), &format!("{text}\n"));
+    let _ = status::above(|| part_to(&mut io::stderr(), &format!("{text}\n")));
 }
 
 /// Writes a line to wherever the words of this program go.

@@ -66,9 +66,10 @@ pub fn evaluate(
         }
     }
     let right = predictions.iter().filter(|p| p.label == p.predicted).count();
-    let count = predictions.len().max(1) as f64;
-    let scores =
-        Scores { target: Target::Picture, loss: (loss / count) as f32, accuracy: right as f64 / count };
+    let answers = predictions.len();
+    let count = answers.max(1) as f64;
+    let (loss, accuracy) = ((loss / count) as f32, right as f64 / count);
+    let scores = Scores { target: Target::Picture, loss, accuracy, answers };
     Ok(Evaluation { scores, confusion, predictions })
 }
 

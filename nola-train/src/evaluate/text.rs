@@ -39,8 +39,8 @@ pub fn evaluate_text(
         done(finished);
     }
     let count = tokens.max(1) as f64;
-    let scores =
-        Scores { target: Target::Token, loss: (-sum / count) as f32, accuracy: right as f64 / count };
+    let (loss, accuracy) = ((-sum / count) as f32, right as f64 / count);
+    let scores = Scores { target: Target::Token, loss, accuracy, answers: tokens };
     TextEvaluation { scores, tokens }
 }
 

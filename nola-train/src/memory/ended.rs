@@ -8,6 +8,8 @@ use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::terminal::line_end;
+
 /// The exit code of a device that cannot be used.
 pub const EXIT_CODE: u8 = 7;
 
@@ -70,6 +72,8 @@ pub fn watch_panics() {
         if is_about_memory(message_of(told.payload())) {
             end(format_args!("{}", message_of(told.payload())));
         }
+        // Below a status line; where nobody reads any more, there is nothing to say.
+        let _ = write!(std::io::stderr(), "{}", line_end());
         usual(told);
     }));
 }
@@ -108,7 +112,7 @@ fn end(why: std::fmt::Arguments) -> ! {
         }
     }
     // Where nobody reads any more, the exit code still tells.
-    let _ = writeln!(std::io::stderr(), "error: memory has ended: {why}; {CURE}");
+    let _ = writeln!(std::io::stderr(), "{}error: memory has ended: {why}; {CURE}", line_end());
     exit()
 }
 

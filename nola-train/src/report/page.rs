@@ -5,43 +5,61 @@ use base64::engine::general_purpose::STANDARD;
 use image::ImageFormat;
 use image::RgbImage;
 use image::imageops::thumbnail;
+use minijinja::Value;
 use minijinja::value::Serde;
-use minijinja::{Environment, Value};
 use serde::Serialize;
 
-use super::{Continuation, MISTAKES, Misclassified, RunReport};
+use super::chart::rendered;
+use super::confusion::is_numbered;
+use super::{Continuation, History, MISTAKES, Misclassified, RunReport};
+use crate::amounts::{bytes, percent, thousands};
+use crate::baseline::Baseline;
+use crate::overfitting;
+use crate::progress::Target;
 
 /// Pairs of confused classes shown at most.
 const PAIRS: usize = 8;
 
-/// Longest side of a picture in the page, in pixels; larger ones are scaled down to keep the page small.
-const PICTURE_SIDE: u32 = 160;
+/// Longest side of an image in the page, in pixels; larger ones are scaled down to keep the page small.
+const IMAGE_SIDE: u32 = 160;
+
+/// Classes beyond which their table stands below the matrix.
+const BESIDE: usize = 14;
 
 /// What the template is filled with.
 #[derive(Serialize)]
 struct Page<'a> {
     title: &'a str,
     facts: &'a [(String, String)],
+    warnings: &'a [String],
     recipe: &'a str,
-    curves: Option<&'a str>,
+    charts: &'a [String],
+    overfitting: Vec<String>,
     confusion: Option<&'a str>,
-    accuracy: Option<String>,
-    right: u32,
-    pictures: u32,
+    headline: Option<Headline>,
     rows: Vec<Row<'a>>,
+    is_numbered: bool,
+    is_wide: bool,
     classes: Vec<ClassScore<'a>>,
     pairs: Vec<Pair<'a>>,
     mistakes: Vec<Mistake<'a>>,
     mistakes_in_all: u32,
     has_perplexity: bool,
+    has_interval: bool,
     continuations: &'a [Continuation],
+}
+
+#[derive(Serialize)]
+struct Headline {
+    strong: String,
+    parts: Vec<String>,
 }
 
 #[derive(Serialize)]
 struct ClassScore<'a> {
     name: &'a str,
     right: u32,
-    pictures: u32,
+    images: u32,
     percent: f64,
 }
 
@@ -49,7 +67,7 @@ struct ClassScore<'a> {
 struct Pair<'a> {
     label: &'a str,
     predicted: &'a str,
-    pictures: u32,
+    images: u32,
 }
 
 #[derive(Serialize)]
@@ -67,37 +85,83 @@ struct Row<'a> {
     trainable: String,
     adapter: String,
     percent: String,
+    interval: Option<String>,
     perplexity: Option<String>,
     seconds: String,
 }
 
-/// Fills the template; the two plots are put into it as they are.
-pub(super) fn render(report: &RunReport, curves: &str, confusion: Option<&str>) -> String {
-    let mut environment = Environment::new();
-    environment
-        .add_template("page.html", include_str!("page.html"))
-        .expect("the template is part of the program");
-    let template = environment.get_template("page.html").expect("it was just added");
-    let right: u32 = report.details.confusion.iter().enumerate().map(|(class, counts)| counts[class]).sum();
-    let pictures: u32 = report.details.confusion.iter().flatten().sum();
+/// Fills the template; the pictures are put into it as they are.
+pub(super) fn render(report: &RunReport, charts: &[String], confusion: Option<&str>) -> String {
+    let details = &report.details;
+    let right: u32 = details.confusion.iter().enumerate().map(|(class, counts)| counts[class]).sum();
+    let images: u32 = details.confusion.iter().flatten().sum();
     let page = Page {
         title: &report.title,
         facts: &report.facts,
+        warnings: &report.warnings,
         recipe: &report.recipe_toml,
-        curves: (!report.histories.is_empty()).then_some(curves),
+        charts: if report.histories.is_empty() { &[] } else { charts },
+        overfitting: overfitting(&report.histories),
         confusion,
-        accuracy: (pictures > 0).then(|| percent(f64::from(right) / f64::from(pictures))),
-        right,
-        pictures,
+        headline: headline(report),
         rows: rows(report),
+        is_numbered: confusion.is_some() && is_numbered(&details.classes),
+        is_wide: details.classes.len() > BESIDE,
         classes: class_scores(report),
         pairs: confused_pairs(report),
         mistakes: mistakes(report),
-        mistakes_in_all: pictures - right,
+        mistakes_in_all: images - right,
         has_perplexity: report.rows.iter().any(|row| row.perplexity.is_some()),
-        continuations: &report.details.continuations,
+        has_interval: report.rows.iter().any(|row| row.accuracy_interval.is_some()),
+        continuations: &details.continuations,
     };
-    template.render(Value::from(Serde(page))).expect("the template uses only what it is given")
+    rendered("page.html", Value::from(Serde(page)))
+}
+
+/// The scores of what is kept, and of what it has to be better than.
+fn headline(report: &RunReport) -> Option<Headline> {
+    let (scores, baseline) = (&report.scores, &report.histories.first()?.baseline);
+    let (strong, mut parts) = match scores.target {
+        Target::Picture => {
+            let right = (scores.accuracy * scores.answers as f64).round();
+            (
+                percent(scores.accuracy),
+                vec![format!("of the validation images recognised ({right} of {})", scores.answers)],
+            )
+        }
+        Target::Token => {
+            let right = format!("next token right {}", percent(scores.accuracy));
+            (
+                format!("{:.2}", scores.perplexity()),
+                vec!["perplexity of the validation data".to_owned(), right],
+            )
+        }
+    };
+    if let Some([low, high]) = scores.interval() {
+        parts.push(format!("95 % interval {}", interval([low, high])));
+    }
+    parts.push(match baseline {
+        Baseline::MostFrequentClass { accuracy } => format!("{}: {}", baseline.name(), percent(*accuracy)),
+        Baseline::BeforeTraining(before) => {
+            format!(
+                "{}: {:.2}, next token right {}",
+                baseline.name(),
+                before.perplexity(),
+                percent(before.accuracy)
+            )
+        }
+    });
+    Some(Headline { strong, parts })
+}
+
+/// A sentence for each run, with its name where there are several.
+fn overfitting(histories: &[History]) -> Vec<String> {
+    let several = histories.len() > 1;
+    let sentence = |history: &History| {
+        let sentence = overfitting::sentence(history);
+        if several { format!("{}: {sentence}", history.name) } else { sentence }
+    };
+    histories.iter().map(sentence).collect()
 }
 
 fn rows(report: &RunReport) -> Vec<Row<'_>> {
@@ -106,22 +170,23 @@ fn rows(report: &RunReport) -> Vec<Row<'_>> {
         trainable: thousands(row.trainable as u64),
         adapter: bytes(row.adapter_bytes),
         percent: percent(row.accuracy),
+        interval: row.accuracy_interval.map(interval),
         perplexity: row.perplexity.map(|perplexity| format!("{perplexity:.2}")),
-        seconds: format!("{:.1}", row.seconds),
+        seconds: format!("{:.1} s", row.seconds),
     });
     rows.collect()
+}
+
+/// `67.0 to 77.2 %`.
+fn interval([low, high]: [f64; 2]) -> String {
+    format!("{:.1} to {}", 100.0 * low, percent(high))
 }
 
 fn class_scores(report: &RunReport) -> Vec<ClassScore<'_>> {
     let scores = report.details.classes.iter().zip(&report.details.confusion).enumerate().map(
         |(class, (name, counts))| {
-            let (right, pictures): (u32, u32) = (counts[class], counts.iter().sum());
-            ClassScore {
-                name,
-                right,
-                pictures,
-                percent: 100.0 * f64::from(right) / f64::from(pictures.max(1)),
-            }
+            let (right, images): (u32, u32) = (counts[class], counts.iter().sum());
+            ClassScore { name, right, images, percent: 100.0 * f64::from(right) / f64::from(images.max(1)) }
         },
     );
     scores.collect()
@@ -130,17 +195,17 @@ fn class_scores(report: &RunReport) -> Vec<ClassScore<'_>> {
 fn confused_pairs(report: &RunReport) -> Vec<Pair<'_>> {
     let mut pairs: Vec<Pair<'_>> = Vec::new();
     for (label, counts) in report.details.confusion.iter().enumerate() {
-        for (predicted, &pictures) in counts.iter().enumerate() {
-            if label != predicted && pictures > 0 {
+        for (predicted, &images) in counts.iter().enumerate() {
+            if label != predicted && images > 0 {
                 pairs.push(Pair {
                     label: &report.details.classes[label],
                     predicted: &report.details.classes[predicted],
-                    pictures,
+                    images,
                 });
             }
         }
     }
-    pairs.sort_by_key(|pair| std::cmp::Reverse(pair.pictures));
+    pairs.sort_by_key(|pair| std::cmp::Reverse(pair.images));
     pairs.truncate(PAIRS);
     pairs
 }
@@ -160,8 +225,8 @@ fn mistakes(report: &RunReport) -> Vec<Mistake<'_>> {
 
 fn png(image: &RgbImage) -> Vec<u8> {
     let largest = image.width().max(image.height());
-    let scaled = (largest > PICTURE_SIDE).then(|| {
-        let side = |side: u32| (side * PICTURE_SIDE / largest).max(1);
+    let scaled = (largest > IMAGE_SIDE).then(|| {
+        let side = |side: u32| (side * IMAGE_SIDE / largest).max(1);
         thumbnail(image, side(image.width()), side(image.height()))
     });
     let mut bytes = std::io::Cursor::new(Vec::new());
@@ -173,45 +238,9 @@ fn png(image: &RgbImage) -> Vec<u8> {
     bytes.into_inner()
 }
 
-fn percent(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
-}
-
-/// `1234567` as `1,234,567`.
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A size in the largest unit that keeps it above one.
-fn bytes(size: u64) -> String {
-    match size {
-        0..1024 => format!("{size} B"),
-        1024..1_048_576 => format!("{:.1} KiB", size as f64 / 1024.0),
-        1_048_576.. => format!("{:.1} MiB", size as f64 / 1_048_576.0),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn large_numbers_are_grouped() {
-        assert_eq!([0, 999, 1000, 1234567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
-    }
-
-    #[test]
-    fn sizes_have_a_unit_that_fits() {
-        assert_eq!([1023, 1536, 3 << 20].map(bytes), ["1023 B", "1.5 KiB", "3.0 MiB"]);
-    }
 
     #[test]
     fn a_large_picture_is_scaled_down_keeping_its_shape() {

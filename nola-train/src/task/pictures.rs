@@ -10,6 +10,7 @@ use nola_models::Vit;
 use super::{LargestPass, Task};
 use crate::Error;
 use crate::base::{Base, PictureBase};
+use crate::baseline::Baseline;
 use crate::data::{Ahead, Dataset, HostBatch, Images, Order, Split, TrainingPlan, training_batches};
 use crate::evaluate::{Evaluation, TextScores, evaluate};
 use crate::learner::ImageBatch;
@@ -129,6 +130,11 @@ impl Task for Pictures {
         LargestPass { step: 0, size: format!("{} pictures", recipe.train.micro_batch()) }
     }
 
+    fn baseline(&self, _recipe: &Recipe, _vit: &Vit, _device: &Device) -> Result<Baseline, Error> {
+        let validation = &self.splits.validation;
+        Ok(Baseline::most_frequent((0..validation.len()).map(|index| validation.label(index))))
+    }
+
     fn evaluate(&self, vit: &Vit, device: &Device) -> Result<Evaluation, Error> {
         evaluate(vit, &self.splits.validation, &self.base.preprocessor, device)
     }
@@ -144,8 +150,8 @@ impl Task for Pictures {
     fn details(&self, _vit: &Vit, evaluation: &Evaluation) -> Result<Details, Error> {
         let classes = self.splits.validation.classes().to_vec();
         let facts = [
-            ("training pictures", self.splits.train.len().to_string()),
-            ("validation pictures", self.splits.validation.len().to_string()),
+            ("training images", self.splits.train.len().to_string()),
+            ("validation images", self.splits.validation.len().to_string()),
         ];
         Ok(Details {
             subject: format!("{} classes", classes.len()),

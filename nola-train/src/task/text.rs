@@ -14,6 +14,7 @@ use super::{LargestPass, Task};
 use crate::Error;
 use crate::assets;
 use crate::base::{Base, Template, TextBase};
+use crate::baseline::Baseline;
 use crate::data::{Ahead, Order};
 use crate::evaluate::{Decoding, TextEvaluation, TextScores, evaluate_text, score_written, with_room};
 use crate::learner::TextBatch;
@@ -113,6 +114,15 @@ impl Task for Text {
             }
         }
         LargestPass { step: widest, size: format!("{} x {tokens} tokens", recipe.train.micro_batch()) }
+    }
+
+    fn baseline(&self, recipe: &Recipe, model: &CausalLm, device: &Device) -> Result<Baseline, Error> {
+        let scores = self.evaluate(model, device)?.scores;
+        if !scores.is_finite() {
+            let what = recipe.data.validation.display().to_string();
+            return Err(Error::NonFiniteAnswer { value: scores.loss, what });
+        }
+        Ok(Baseline::BeforeTraining(scores))
     }
 
     fn evaluate(&self, model: &CausalLm, device: &Device) -> Result<TextEvaluation, Error> {

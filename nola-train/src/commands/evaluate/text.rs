@@ -6,7 +6,6 @@ use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::EvaluateArgs;
@@ -15,6 +14,7 @@ use crate::chosen::{Named, Opened};
 use crate::commands::{Global, print_json, print_line};
 use crate::evaluate::{ChoiceScores, TextScores, answer_choices, evaluate_text, score_written, with_room};
 use crate::memory::peak_bytes;
+use crate::progress::Counted;
 use crate::recipe::{AdapterData, DataFormat, DataRecipe, Subject};
 use crate::task::{open_text, text_format};
 use crate::terminal::{StdoutError, err_line};
@@ -113,9 +113,9 @@ fn of_choices(
         None => Vec::new(),
     };
     let put = choices(&asked, &examples, args.shots)?;
-    let bar = bar(put.len(), global);
+    let bar = Counted::start(put.len(), global.style());
     let model = &chosen.adapted.model;
-    let scores = answer_choices(model, &chosen.base, &put, device, |done| bar.set_position(done as u64))?;
+    let scores = answer_choices(model, &chosen.base, &put, device, |done| bar.show(done))?;
     Ok(Scored { choices: Some(scores), ..Scored::default() })
 }
 
@@ -133,8 +133,8 @@ fn of_data(
     let mut data = data.clone();
     data.text.limit = args.limit.unwrap_or(data.text.limit);
     let text = open_text("validation", &data.validation, format, &data, base)?;
-    let bar = bar(text.len(), global);
-    let evaluation = evaluate_text(model, &text, device, |rows| bar.set_position(rows as u64));
+    let bar = Counted::start(text.len(), global.style());
+    let evaluation = evaluate_text(model, &text, device, |rows| bar.show(rows));
     if !evaluation.scores.loss.is_finite() {
         let (value, what) = (evaluation.scores.loss, data.validation.display().to_string());
         return Err(Error::NonFiniteAnswer { value, what });
@@ -162,9 +162,8 @@ fn of_writing(
     let groups: Vec<References> = with_room(groups, base).collect::<Result<_, Error>>()?;
     let mut file = args.save_texts.as_deref().map(create).transpose()?;
     let decoding = args.decoding.over(&base.generation()?);
-    let bar = bar(groups.len(), global);
-    let done = |done| bar.set_position(done as u64);
-    let (metrics, texts) = score_written(model, base, &groups, &decoding, device, done)?;
+    let bar = Counted::start(groups.len(), global.style());
+    let (metrics, texts) = score_written(model, base, &groups, &decoding, device, |done| bar.show(done))?;
     let lines: String = texts.iter().map(|text| format!("{}\n", text.replace('\n', " "))).collect();
     let unsaved = file.as_mut().and_then(|(file, path)| {
         let output = |source| Error::Output { path: path.to_owned(), source };
@@ -178,11 +177,6 @@ fn of_writing(
 fn create(path: &Path) -> Result<(File, &Path), Error> {
     let output = |source| Error::Output { path: path.to_owned(), source };
     File::create(path).map(|file| (file, path)).map_err(output)
-}
-
-/// A bar of so many prompts, questions or rows.
-fn bar(count: usize, global: &Global) -> ProgressBar {
-    if global.quiet { ProgressBar::hidden() } else { ProgressBar::new(count as u64) }
 }
 
 fn show(scored: &Scored) -> Result<(), StdoutError> {
