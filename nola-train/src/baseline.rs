@@ -1,6 +1,6 @@
 //! What a trained model has to be better than.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::progress::Scores;
 
@@ -17,9 +17,9 @@ pub enum Baseline {
 }
 
 /// A baseline as JSON.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BaselineScores {
-    what: &'static str,
+    what: String,
     accuracy: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     loss: Option<f32>,
@@ -68,7 +68,7 @@ impl Baseline {
     pub fn to_json(self) -> BaselineScores {
         let scores = self.scores();
         BaselineScores {
-            what: self.name(),
+            what: self.name().to_owned(),
             accuracy: self.accuracy(),
             loss: scores.map(|scores| scores.loss),
             perplexity: scores.map(Scores::perplexity),
