@@ -69,7 +69,7 @@ pub enum RecipeError {
 }
 
 /// Where in the user's text something stands.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// A line of the recipe, counted from 1; without one where the key is absent.
     File {
