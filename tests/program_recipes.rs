@@ -117,10 +117,9 @@ fn every_wrong_type_of_a_recipe_is_listed_with_its_line() {
 fn targets_that_the_model_calls_otherwise_suggest_its_names() {
     let workshop = text_workshop();
     let train = |set: &str| workshop.run(&["train", "food.toml", "--set", set]);
-    train("method.targets=[\"q_proj\", \"v_proj\"]").assert_refused(
-        6,
-        &["`q_proj`, `v_proj` match no linear weight; here they are called `query`, `value`"],
-    );
+    let named =
+        ["targets `q_proj`, `v_proj`", "match no linear weight; here they are called `query`, `value`"];
+    train("method.targets=[\"q_proj\", \"v_proj\"]").assert_refused(6, &named);
     let many: Vec<String> = (0..300).map(|block| format!("\"h.{block}.c_attn\"")).collect();
     let refused = train(&format!("method.targets=[{}]", many.join(", ")));
     refused.assert_refused(6, &["`h.0.c_attn`", "and 292 more", "`query`, `key`, `value`"]);

@@ -1,7 +1,8 @@
 //! What can be wrong with a recipe.
 
+use std::ffi::OsStr;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a recipe cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +54,7 @@ pub enum RecipeError {
     /// Neither a file nor a shipped recipe.
     #[error(
         "{name}: no such file, and no recipe of that name is shipped{}; `nola-train recipes` lists those that are",
-        guess(.name, .shipped)
+        guess(stem(.name), .shipped)
     )]
     NoRecipe {
         /// What was typed.
@@ -68,7 +69,7 @@ pub enum RecipeError {
 }
 
 /// Where in the user's text something stands.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// A line of the recipe, counted from 1; without one where the key is absent.
     File {
@@ -221,6 +222,11 @@ fn known(wrong: &str, expected: &[String], elsewhere: &[String]) -> String {
 /// "did you mean", where something is alike.
 fn guess(wrong: &str, expected: &[String]) -> String {
     likely(wrong, expected).map_or(String::new(), |likely| format!(" (did you mean `{likely}`?)"))
+}
+
+/// The name of a file without its folder and ending.
+fn stem(path: &str) -> &str {
+    Path::new(path).file_stem().and_then(OsStr::to_str).unwrap_or(path)
 }
 
 /// The name that was probably meant.

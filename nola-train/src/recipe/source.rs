@@ -80,7 +80,12 @@ impl<'a> Source<'a> {
                 for finding in &mut findings {
                     finding.place = Some(self.place(&finding.key));
                 }
-                findings.sort_by(|a, b| a.place.cmp(&b.place));
+                // What is not written anywhere comes last.
+                findings.sort_by_key(|finding| match &finding.place {
+                    Some(Place::File { line: Some(line), .. }) => (0, *line),
+                    Some(Place::Override(_)) => (1, 0),
+                    Some(Place::File { line: None, .. }) | None => (2, 0),
+                });
                 RecipeError::Invalid(findings)
             }
             other => other,
