@@ -125,7 +125,7 @@ fn on_terminal(workshop: &Workshop, columns: u16, variables: &[(&str, &str)]) ->
 
 /// The drawings of the status line, without colours.
 fn drawings(written: &str) -> Vec<String> {
-    let drawn = written.split("\r\u{1b}[J").skip(1).filter_map(|rest| rest.split(['\r', '\n']).next());
+    let drawn = written.split("\u{1b}[J\r").filter_map(|before| before.rsplit(['\r', '\n']).next());
     drawn.filter(|drawn| drawn.contains("left")).map(without_colours).collect()
 }
 

@@ -39,16 +39,41 @@ pub fn duration(seconds: f64) -> String {
     FormattedDuration(Duration::from_secs_f64(seconds)).to_string()
 }
 
+/// What stays on one line with the number before it.
+const UNITS: [&str; 18] = [
+    "%",
+    "s",
+    "B",
+    "KiB",
+    "MiB",
+    "GiB",
+    "bits",
+    "bytes",
+    "nats",
+    "images",
+    "tokens",
+    "classes",
+    "parameters",
+    "samples",
+    "steps",
+    "epochs",
+    "cores",
+    "threads",
+];
+
 /// Text in which numbers stay on one line with their units.
 pub fn unbroken(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
-    let mut chars = text.chars().peekable();
-    let mut last = None;
-    while let Some(char) = chars.next() {
-        let before = last.is_some_and(|last: char| last.is_ascii_digit());
-        let is_unit = chars.peek().is_some_and(|next| next.is_alphabetic() || *next == '%');
-        shown.push(if char == ' ' && before && is_unit { '\u{a0}' } else { char });
-        last = Some(char);
+    for (place, word) in text.split(' ').enumerate() {
+        let is_unit = UNITS.contains(&word.trim_end_matches([',', ';', '.', ':', ')']));
+        if place > 0 {
+            shown.push(if is_unit && shown.ends_with(|last: char| last.is_ascii_digit()) {
+                '\u{a0}'
+            } else {
+                ' '
+            });
+        }
+        shown.push_str(word);
     }
     shown
 }
@@ -76,7 +101,9 @@ mod tests {
 
     #[test]
     fn units_stay_with_their_numbers() {
-        let text = unbroken("CPU (2 cores), 72.4 % of 10 images in 3 days; 5 4");
-        assert_eq!(text, "CPU (2\u{a0}cores), 72.4\u{a0}% of 10\u{a0}images in 3\u{a0}days; 5 4");
+        let text = unbroken("CPU (2 cores), 72.4 % of 10 images;  from 0.80 to 3.93 after 5 steps");
+        let expected =
+            "CPU (2\u{a0}cores), 72.4\u{a0}% of 10\u{a0}images;  from 0.80 to 3.93 after 5\u{a0}steps";
+        assert_eq!(text, expected);
     }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::chart::{CHARACTER, WIDTH, rendered};
 use super::colour::Colour;
-use crate::printable::printable;
+use crate::printable::name;
 
 /// The shades of a cell: next to nothing of its row, and all of it.
 const LEAST: Colour = Colour(0xdb, 0xea, 0xfe);
@@ -95,7 +95,7 @@ struct KeyLine {
 
 /// Whether classes of these names are numbered.
 pub(super) fn is_numbered(classes: &[String]) -> bool {
-    classes.iter().any(|class| measure_text_width(&printable(class)) > SHORT_NAME)
+    classes.iter().any(|class| measure_text_width(&name(class)) > SHORT_NAME)
 }
 
 /// Draws the matrix, unless it has no classes or too many.
@@ -150,7 +150,7 @@ impl Layout {
         let count = classes.len() as f64;
         let is_numbered = is_numbered(classes);
         let name = |(index, class): (usize, &String)| {
-            if is_numbered { (index + 1).to_string() } else { printable(class).into_owned() }
+            if is_numbered { (index + 1).to_string() } else { name(class).into_owned() }
         };
         let names: Vec<String> = classes.iter().enumerate().map(name).collect();
         let widest = names.iter().map(|name| measure_text_width(name)).max().unwrap_or(0);
@@ -213,7 +213,7 @@ fn cells(classes: &[String], confusion: &[Vec<u32>], layout: &Layout, top: f64) 
             let share = f64::from(images) / f64::from(total);
             let fill = shade(share);
             let (x, y) = (layout.left + layout.cell * column as f64, top + layout.cell * row as f64);
-            let names = (printable(&classes[row]), printable(&classes[column]));
+            let names = (name(&classes[row]), name(&classes[column]));
             cells.push(Cell {
                 x,
                 y,
@@ -255,7 +255,7 @@ fn key_lines(classes: &[String], width: f64, bottom: f64) -> Vec<KeyLine> {
     let lines = classes
         .iter()
         .enumerate()
-        .flat_map(|(class, name)| wrapped(&format!("{}  {}", class + 1, printable(name)), characters));
+        .flat_map(|(number, class)| wrapped(&format!("{}  {}", number + 1, name(class)), characters));
     let place =
         |(number, text): (usize, String)| KeyLine { x: 0.0, y: bottom + LINE * (number + 1) as f64, text };
     lines.enumerate().map(place).collect()
@@ -280,9 +280,9 @@ fn description(classes: &[String], confusion: &[Vec<u32>]) -> String {
     let right: u32 = confusion.iter().enumerate().map(|(class, counts)| counts[class]).sum();
     let images: u32 = confusion.iter().flatten().sum();
     let mut text = format!("{right} of {images} images are recognised. By class:");
-    for (class, (name, counts)) in classes.iter().zip(confusion).enumerate() {
+    for (number, (class, counts)) in classes.iter().zip(confusion).enumerate() {
         let total: u32 = counts.iter().sum();
-        text.push_str(&format!(" {}: {} of {total};", printable(name), counts[class]));
+        text.push_str(&format!(" {}: {} of {total};", name(class), counts[number]));
     }
     text.pop();
     text.push('.');

@@ -22,8 +22,10 @@ const GAP: &str = "  ";
 const BAR: std::ops::RangeInclusive<usize> = 8..=28;
 /// Columns where the terminal does not say.
 const USUAL_COLUMNS: usize = 80;
-/// Back to the start of the line, and erases it and what it was broken into.
-const ERASE: &str = "\r\x1b[J";
+/// Erases the rest of the line, and the lines below, into which it may have been broken; back to its start.
+///
+/// Not from the start itself: there, on top of the screen, tmux takes it for clearing all, and keeps a copy.
+const ERASE_REST: &str = "\x1b[J\r";
 
 /// What a status line is made of, in the order in which it is shown.
 #[derive(Debug, Clone, Default)]
@@ -206,7 +208,7 @@ impl Drawn {
         if line.is_empty() {
             return;
         }
-        write(&format!("{ERASE}{line}\r"));
+        write(&format!("\r{line}{ERASE_REST}"));
         (self.columns, self.at) = (Some(columns), Some(Instant::now()));
         IS_SHOWN.store(true, Ordering::SeqCst);
     }
@@ -218,7 +220,7 @@ fn columns() -> usize {
 
 fn erase() {
     if IS_SHOWN.swap(false, Ordering::SeqCst) {
-        write(ERASE);
+        write(&format!("\r {ERASE_REST}"));
     }
 }
 
