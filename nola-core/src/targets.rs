@@ -113,16 +113,22 @@ const ELSEWHERE: [(&str, &[&str]); 21] = [
 
 /// Our names for what a pattern names as other programs do, as far as the model has them.
 fn our_names(pattern: &Pattern, sites: &[Site]) -> Vec<&'static str> {
-    let is_named = |theirs: &str| match pattern {
-        Pattern::Names(names) => {
-            names.iter().any(|name| name == theirs || name.ends_with(&format!(".{theirs}")))
-        }
+    let ends = |name: &str, theirs: &str| name == theirs || name.ends_with(&format!(".{theirs}"));
+    let known: Vec<&[&str]> = match pattern {
+        // The longest ending says most: `attn.c_proj` is not every `c_proj`.
+        Pattern::Names(names) => (names.iter())
+            .filter_map(|name| {
+                let fit = ELSEWHERE.iter().filter(|(theirs, _)| ends(name, theirs));
+                fit.max_by_key(|(theirs, _)| theirs.len()).map(|(_, ours)| *ours)
+            })
+            .collect(),
         // Longer names hold shorter ones, such as `qkv` in `qkv_proj`; they mean the same.
-        Pattern::Regex(pattern) => pattern.contains(theirs),
+        Pattern::Regex(pattern) => {
+            ELSEWHERE.iter().filter(|(theirs, _)| pattern.contains(theirs)).map(|(_, ours)| *ours).collect()
+        }
     };
     let mut found: Vec<&str> = Vec::new();
-    let known = ELSEWHERE.iter().filter(|(theirs, _)| is_named(theirs)).flat_map(|(_, ours)| ours.iter());
-    for name in known {
+    for name in known.into_iter().flatten() {
         let is_there = sites.iter().any(|site| site.path.rsplit('.').next() == Some(name));
         if is_there && !found.contains(name) {
             found.push(name);

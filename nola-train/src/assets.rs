@@ -81,14 +81,17 @@ fn unpack(target: &Path) -> Result<(), nola_core::Error> {
         let file = file.to_owned();
         move |source| nola_core::Error::Io { file, action: "write", source }
     };
-    let partial = PartialFolder::beside(target)?;
+    let partial = match PartialFolder::beside(target) {
+        // Another program was faster, with the same files.
+        Err(nola_core::Error::Exists { .. }) => return Ok(()),
+        begun => begun?,
+    };
     for shipped in &FOLDERS {
         let folder = partial.path().join(shipped.name);
         std::fs::create_dir_all(&folder).map_err(io(&folder))?;
         shipped.dir.extract(&folder).map_err(io(&folder))?;
     }
     match partial.finish() {
-        // Another program was faster, with the same files.
         Err(_) if target.is_dir() => Ok(()),
         finished => finished,
     }
