@@ -85,9 +85,12 @@ impl Message {
         let has_words = |part: &Value| text_of(part).is_some_and(|text| !text.trim().is_empty());
         let last = parts.iter().rposition(has_words);
         let last = last.or_else(|| parts.iter().rposition(|part| text_of(part).is_some()));
-        match last.and_then(|last| text_in(&mut parts[last])) {
-            Some(text) => text.insert(text.trim_end().len(), mark),
-            None => return self.saying(&mark.to_string()),
+        if let Some(text) = last.and_then(|last| text_in(&mut parts[last])) {
+            text.insert(text.trim_end().len(), mark);
+        } else if let Value::Array(parts) = &mut content {
+            parts.push(json!({"type": "text", "text": mark}));
+        } else {
+            return self.saying(&mark.to_string());
         }
         self.with_content(content)
     }
@@ -221,7 +224,8 @@ mod tests {
             (json!([text("a"), image, thoughts]), json!([text("a|"), image, thoughts])),
             (json!(["a", {"text": "b"}]), json!(["a", {"text": "b|"}])),
             (json!([text("")]), json!([text("|")])),
-            (json!([image]), json!([text("|")])),
+            (json!([image]), json!([image, text("|")])),
+            (json!([]), json!([text("|")])),
         ] {
             assert_eq!(content(&saying(said).marked('|')), &marked);
         }
