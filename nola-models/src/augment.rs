@@ -176,14 +176,14 @@ impl Augmentation {
                 return outside(
                     "data.augment.resized_crop.scale",
                     format!("{:?}", crop.scale),
-                    "two rising parts of the area, above 0, at most 1",
+                    "two rising parts of the area, each above 0 and at most 1",
                 );
             }
             if !rising(crop.ratio, 0.0, 100.0) {
                 return outside(
                     "data.augment.resized_crop.ratio",
                     format!("{:?}", crop.ratio),
-                    "two rising ratios, above 0, at most 100",
+                    "two rising ratios, each above 0 and at most 100",
                 );
             }
         }
@@ -198,7 +198,7 @@ impl Augmentation {
             return outside(
                 "data.augment.blur.sigma",
                 format!("{:?}", blur.sigma),
-                "two rising deviations, above 0, at most 100 pixels",
+                "two rising deviations in pixels, each above 0 and at most 100",
             );
         }
         let Some(jitter) = &self.jitter else { return Ok(()) };
