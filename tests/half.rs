@@ -277,7 +277,7 @@ fn training_all_weights_in_half_precision_is_refused() {
 fn an_unknown_number_type_is_refused_with_the_known_ones() {
     let workshop = text_workshop();
     let outcome = workshop.run(&["generate", "--model", "base", "--dtype", "fp8", "Zizzi"]);
-    outcome.assert_refused(2, &["`fp8` is no number type of weights; use f32, bf16 or f16"]);
+    outcome.assert_refused(2, &["invalid value 'fp8'", "possible values: f32, bf16, f16"]);
 }
 
 #[test]

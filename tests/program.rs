@@ -280,7 +280,7 @@ fn few_shots_take_as_many_of_each_class() {
     let trained = workshop.run(&["train", "colours.toml", "--set", "data.shots=2", "--json"]);
     trained.json();
     let page = String::from_utf8(bytes_of(&workshop.at("runs/colours/report.html"))).expect("text");
-    assert!(page.contains("training pictures") && page.contains("<td>6</td>"), "3 classes, 2 shots");
+    assert!(page.contains("training images <b>6</b>"), "3 classes, 2 shots");
 }
 
 #[test]

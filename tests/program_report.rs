@@ -114,7 +114,9 @@ fn long_names_of_forty_classes_are_in_the_table_and_numbered_in_the_matrix() {
 fn on_terminal(workshop: &Workshop, columns: u16, variables: &[(&str, &str)]) -> Option<String> {
     let script = ["/usr/bin/script", "/bin/script"].into_iter().find(|path| Path::new(path).is_file())?;
     let program = env!("CARGO_BIN_EXE_nola-train-under-test");
-    let line = format!("stty rows 24 cols {columns}; {program} --device cpu train colours.toml --set train.steps=40");
+    let line = format!(
+        "stty rows 24 cols {columns}; {program} --device cpu train colours.toml --set train.steps=40"
+    );
     let mut command = std::process::Command::new(script);
     command.current_dir(workshop.at("")).env_remove("NO_COLOR").env("TERM", "xterm-256color");
     command.envs(variables.iter().copied()).args(["-qec", &line, "/dev/null"]);
