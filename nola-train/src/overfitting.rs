@@ -5,6 +5,8 @@ use crate::report::{History, HistoryPoint};
 /// A validation loss that has risen by so many nats, and by such a share, has risen by a lot.
 const NATS: f32 = 0.2;
 const SHARE: f32 = 0.2;
+/// One that has risen by less than this share has hardly risen.
+const HARDLY: f32 = 0.01;
 
 /// The losses of the evaluation that is kept, and of the last one.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,8 +48,12 @@ pub fn sentence(history: &History) -> String {
     match (last.validation > best.validation, last.training < best.training) {
         (false, _) => format!("No overfitting was seen: {moved}."),
         (true, true) => {
-            let how = if has_risen_a_lot(best.validation, last.validation) { "" } else { " a little" };
-            format!("It overfits{how}: {moved}, while the training loss {training}.")
+            let how = match (last.validation - best.validation) / best.validation {
+                _ if has_risen_a_lot(best.validation, last.validation) => "It overfits",
+                share if share < HARDLY => "It hardly overfits",
+                _ => "It overfits a little",
+            };
+            format!("{how}: {moved}, while the training loss {training}.")
         }
         (true, false) => {
             format!("It got worse without overfitting: {moved}, and the training loss {training}.")
@@ -134,8 +140,11 @@ mod tests {
     fn a_small_rise_is_said_in_the_report_alone() {
         let history = run(20, &[2.0, 0.5, 0.2], &[1.5, 0.8, 0.804]);
         let said = sentence(&history);
-        assert!(said.starts_with("It overfits a little: "), "{said}");
+        assert!(said.starts_with("It hardly overfits: "), "{said}");
         assert!(said.contains("rose by 0.0040 nats, from 0.8000 to 0.8040"), "{said}");
+        assert_eq!(warning(&history, "adapter"), None);
+        let history = run(20, &[2.0, 0.5, 0.2], &[1.5, 0.8, 0.9]);
+        assert!(sentence(&history).starts_with("It overfits a little: "), "{}", sentence(&history));
         assert_eq!(warning(&history, "adapter"), None);
     }
 
