@@ -78,7 +78,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 #[test]
 fn a_picture_with_another_formats_ending_is_read_all_the_same() {
     let workshop = Workshop::new();
-    fs::rename(workshop.at("train/red/0.png"), workshop.at("train/red/0.jpg")).expect("a picture");
+    fs::rename(workshop.at("train/red/0.png"), workshop.at("train/red/0.jpg")).expect("an image");
     assert_eq!(workshop.run(&TRAIN).code, 0);
 }
 

@@ -272,7 +272,7 @@ fn data_that_is_not_there_or_of_an_unknown_kind() {
 #[test]
 fn a_format_of_pictures_for_text() {
     let workshop = text_workshop();
-    let parts = ["`folder` is a format of pictures", "such as `e2e`"];
+    let parts = ["`folder` is a format of images", "such as `e2e`"];
     for command in [&["generate", "Hi"][..], &["evaluate", "--data", "val.txt"]] {
         workshop
             .run(&[command, &["--model", "base", "--format", "folder"]].concat())

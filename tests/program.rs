@@ -83,7 +83,7 @@ impl Workshop {
         std::fs::create_dir_all(path.parent().expect("a class folder")).expect("a class folder");
         let noise = |x: u32, y: u32| ((x * 37 + y * 101 + seed * 53) % 60) as u8;
         let pixel = |x, y| Rgb(colour.map(|value: u8| value.abs_diff(noise(x, y))));
-        RgbImage::from_fn(8, 8, pixel).save(path).expect("a picture");
+        RgbImage::from_fn(8, 8, pixel).save(path).expect("an image");
     }
 
     /// Writes a file, and the folders around it.

@@ -179,7 +179,7 @@ fn a_validation_picture_that_vanishes_costs_no_training() {
             let arguments: Vec<&str> = ["train", "colours.toml"].into_iter().chain(sets).collect();
             let mut running = Running::start(&workshop, &arguments);
             running.wait_for(if every == "0" { "memory: " } else { "validation loss" }, 1);
-            fs::remove_file(workshop.at("val/red/0.png")).expect("a picture");
+            fs::remove_file(workshop.at("val/red/0.png")).expect("an image");
             let (code, said) = running.ended();
             assert_eq!(code, Some(4), "{said}");
             let folder = format!("runs/colours/{kept}");

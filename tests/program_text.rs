@@ -242,8 +242,8 @@ fn each_command_keeps_to_its_kind_of_model() {
     let text = text_workshop();
     trained(&text);
     for named in [["--model", "base"], ["--run", "runs/food"]] {
-        let run = text.run(&[&["predict"], &named[..], &["picture.png"]].concat());
-        run.assert_refused(2, &["`predict` needs a model of pictures", "use `generate`"]);
+        let run = text.run(&[&["predict"], &named[..], &["image.png"]].concat());
+        run.assert_refused(2, &["`predict` needs a model of images", "use `generate`"]);
     }
 }
 

@@ -89,9 +89,9 @@ impl Global {
 enum Command {
     /// Train the method of a recipe and leave a run folder.
     Train(train::TrainArgs),
-    /// Score a model, with or without an adapter, on labelled pictures or on text.
+    /// Score a model, with or without an adapter, on labelled images or on text.
     Evaluate(evaluate::EvaluateArgs),
-    /// Say what is on pictures.
+    /// Say what is on images.
     Predict(predict::PredictArgs),
     /// Go on with a text.
     Generate(generate::GenerateArgs),
@@ -208,7 +208,7 @@ fn print_rows(rows: &[ResultRow]) -> Result<(), StdoutError> {
     });
     let of_text = rows.iter().any(|row| row.perplexity.is_some());
     let score = if of_text { "perplexity" } else { "accuracy %" };
-    table.set_header(["method", "trained numbers", "adapter bytes", score, "seconds"]);
+    table.set_header(["method", "trainable parameters", "adapter bytes", score, "seconds"]);
     for row in rows {
         table.add_row([
             row.method.clone(),

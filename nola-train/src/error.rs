@@ -290,13 +290,13 @@ fn offered(last: &Option<PathBuf>) -> String {
 fn needed(found: &Subject) -> &'static str {
     match found {
         Subject::Pictures => "text",
-        Subject::Text => "pictures",
+        Subject::Text => "images",
     }
 }
 
 fn instead(found: &Subject) -> &'static str {
     match found {
-        Subject::Pictures => "this one is about pictures: use `predict`",
+        Subject::Pictures => "this one is about images: use `predict`",
         Subject::Text => "this one goes on with text: use `generate`",
     }
 }

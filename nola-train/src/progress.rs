@@ -256,7 +256,7 @@ mod tests {
             lines[1].starts_with("nola: step 200/200  loss 1.2500  rate 1.00e-3  accuracy 72.4 %  "),
             "{text}"
         );
-        assert!(lines[1].ends_with("pictures/s  00:00:00 left"), "{text}");
+        assert!(lines[1].ends_with("images/s  00:00:00 left"), "{text}");
     }
 
     #[test]
@@ -265,9 +265,9 @@ mod tests {
             progress.step(&report(200));
             progress
                 .evaluated(200, &Scores { target: Target::Picture, loss: 0.5, accuracy: 0.7, answers: 10 });
-            progress.note("2 pictures were left out");
+            progress.note("2 images were left out");
         });
-        assert_eq!(text, "nola: 2 pictures were left out\n");
+        assert_eq!(text, "nola: 2 images were left out\n");
     }
 
     #[test]
@@ -275,7 +275,7 @@ mod tests {
         let mut progress = Progress::start("nola", 100..200, Target::Picture, Style::Quiet);
         progress.started = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
         let report = StepReport { targets: 640, ..report(110) };
-        assert_eq!(progress.pace(&report), "64 pictures/s");
+        assert_eq!(progress.pace(&report), "64 images/s");
         assert_eq!(progress.left(&report), "00:01:30 left");
     }
 }

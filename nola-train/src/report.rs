@@ -212,7 +212,7 @@ mod tests {
             name: format!("assets/digits/val/{}/{index:04}.png", index % 10),
         };
         RunReport {
-            title: "Digits from ten pictures each".to_owned(),
+            title: "Digits from ten images each".to_owned(),
             facts: vec![
                 ("device".to_owned(), "CPU (2 cores)".to_owned()),
                 ("model".to_owned(), "vit-micro".to_owned()),

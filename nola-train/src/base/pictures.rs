@@ -169,7 +169,7 @@ impl PictureBase {
             Err(nola_models::Error::Field { file, field, found, expected }.into())
         };
         if config.channels != 3 {
-            let expected = "3: pictures are read as red, green and blue".to_owned();
+            let expected = "3: images are read as red, green and blue".to_owned();
             return wrong("config.json", "num_channels", config.channels.to_string(), expected);
         }
         if [height, width] != [config.image_size; 2] {

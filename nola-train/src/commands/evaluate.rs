@@ -20,10 +20,10 @@ pub struct EvaluateArgs {
     model: ModelArgs,
     #[command(flatten)]
     held: HeldArgs,
-    /// Labelled pictures or a file of text; absent: the validation data of the run.
+    /// Labelled images or a file of text; absent: the validation data of the run.
     #[arg(long, value_name = "PATH", required_unless_present_any = ["run", "choices"])]
     data: Option<PathBuf>,
-    /// Layout of the data; absent: that of the run or the adapter, else `folder` for pictures and `text` for text.
+    /// Layout of the data; absent: that of the run or the adapter, else `folder` for images and `text` for text.
     #[arg(long, value_name = "FORMAT", value_parser = format())]
     format: Option<DataFormat>,
     /// Write a text after each prompt of the data and compare it with the references: BLEU, NIST, METEOR (exact and

@@ -1,4 +1,4 @@
-//! `nola-train predict`: what is on pictures.
+//! `nola-train predict`: what is on images.
 
 use std::path::{Path, PathBuf};
 
@@ -21,10 +21,10 @@ pub struct PredictArgs {
     model: ModelArgs,
     #[command(flatten)]
     held: HeldArgs,
-    /// Picture files.
+    /// Image files.
     #[arg(required = true)]
-    pictures: Vec<PathBuf>,
-    /// Classes to name for each picture, the most probable first.
+    images: Vec<PathBuf>,
+    /// Classes to name for each image, the most probable first.
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     top: u16,
 }
@@ -55,7 +55,7 @@ pub fn run(args: &PredictArgs, global: &Global) -> Result<(), Error> {
     }
     let open = device::open(global.device)?;
     let model = named.open::<PictureBase>(&open.device)?;
-    let answers: Result<Vec<Answer>, Error> = (args.pictures.iter())
+    let answers: Result<Vec<Answer>, Error> = (args.images.iter())
         .map(|picture| answer(picture, &model, usize::from(args.top), &open.device))
         .collect();
     let predictions = answers?;

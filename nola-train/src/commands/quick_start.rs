@@ -1,4 +1,4 @@
-//! The quick start: three methods on a few shipped pictures, and how to go on.
+//! The quick start: three methods on a few shipped images, and how to go on.
 
 use std::path::{Path, PathBuf};
 
@@ -37,7 +37,7 @@ pub fn run(global: &Global) -> Result<(), Error> {
     let task = Pictures::open(last, &open.device)?;
     let splits = &task.splits;
     err_line(&format!(
-        "quick start: {} pictures of {} classes, scored on {} others",
+        "quick start: {} images of {} classes, scored on {} others",
         splits.train.len(),
         splits.train.classes().len(),
         splits.validation.len()
@@ -90,7 +90,7 @@ fn show(quick_start: &QuickStart, run: &Path, splits: &Splits, global: &Global) 
     print_rows(&quick_start.rows)?;
     print_line(&format!("adapter   {}", quick_start.adapter.display()))?;
     print_line(&format!("report    {}", quick_start.report.display()))?;
-    print_line("classify  a picture with the adapter:")?;
+    print_line("classify  an image with the adapter:")?;
     let program = started_as();
     print_line(&format!("          {program} predict --run {} {}", run.display(), splits.validation.name(0)))
 }

@@ -19,9 +19,7 @@ pub enum DataError {
     },
 
     /// Pictures are wanted, and the format is one of text.
-    #[error(
-        "`{format}` is a format of text, but pictures are wanted; name one of pictures, such as `folder`"
-    )]
+    #[error("`{format}` is a format of text, but images are wanted; name one of images, such as `folder`")]
     NoPictures {
         /// The format.
         format: DataFormat,
@@ -29,7 +27,7 @@ pub enum DataError {
 
     /// A folder without class folders.
     #[error(
-        "{}: has no class folders; expected one folder for each class, with its pictures inside",
+        "{}: has no class folders; expected one folder for each class, with its images inside",
         path_name(root)
     )]
     NoClasses {
@@ -128,7 +126,7 @@ pub enum DataError {
 
     /// A class with fewer pictures than the recipe takes of each.
     #[error(
-        "{}: class `{}` has {found} pictures, data.shots = {wanted}; lower data.shots or add pictures",
+        "{}: class `{}` has {found} images, data.shots = {wanted}; lower data.shots or add images",
         path_name(root),
         printable::name(class)
     )]
@@ -188,7 +186,7 @@ pub enum DataError {
 
     /// A file that claims to be larger than we unpack.
     #[error(
-        "{}: claims {count} pictures of {height} x {width}; the limit is {limit} bytes in all",
+        "{}: claims {count} images of {height} x {width}; the limit is {limit} bytes in all",
         path_name(file)
     )]
     TooLarge {
@@ -222,7 +220,7 @@ pub enum DataError {
 
     /// A file of pictures and its file of labels do not belong together.
     #[error(
-        "{}: {labels} labels for the {images} pictures of {}",
+        "{}: {labels} labels for the {images} images of {}",
         path_name(labels_file),
         path_name(images_file)
     )]
@@ -318,7 +316,7 @@ fn only(classes: &[String], root: &std::path::Path) -> String {
 fn list(bad: &[BadImage]) -> String {
     /// Lines before the rest is counted only.
     const SHOWN: usize = 20;
-    let mut lines = vec![format!("{} pictures cannot be used:", bad.len())];
+    let mut lines = vec![format!("{} images cannot be used:", bad.len())];
     lines.extend(bad.iter().take(SHOWN).map(|image| format!("  {image}")));
     if bad.len() > SHOWN {
         lines.push(format!("  and {} more", bad.len() - SHOWN));

@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn labels_of_another_file_are_refused() {
-        assert!(message(&images(2, 3), &labels(&[7])).contains("1 labels for the 2 pictures"));
+        assert!(message(&images(2, 3), &labels(&[7])).contains("1 labels for the 2 images"));
     }
 
     #[test]

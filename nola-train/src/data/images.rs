@@ -220,7 +220,7 @@ mod tests {
             ("b/text.png", b"hello"),
         ]);
         let message = Images::load(dataset, OnBadImage::Fail, 1 << 20).unwrap_err().to_string();
-        for part in ["3 pictures", "cut.png", "empty.png: the file is empty", "text.png", "on_bad_image"] {
+        for part in ["3 images", "cut.png", "empty.png: the file is empty", "text.png", "on_bad_image"] {
             assert!(message.contains(part), "{message}");
         }
     }

@@ -17,7 +17,7 @@ impl Target {
     /// Many of them, for people.
     pub fn plural(self) -> &'static str {
         match self {
-            Self::Picture => "pictures",
+            Self::Picture => "images",
             Self::Token => "tokens",
         }
     }

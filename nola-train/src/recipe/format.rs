@@ -36,7 +36,7 @@ impl Subject {
         if VitConfig::is_named_by(&config) {
             return Ok(Self::Pictures);
         }
-        let expected = "`gpt2` or `llama` for text, `vit`, `vit_mae` or timm's `architecture` for pictures";
+        let expected = "`gpt2` or `llama` for text, `vit`, `vit_mae` or timm's `architecture` for images";
         let (file, found) = (folder.join("config.json"), config["model_type"].to_string());
         Err(nola_models::Error::Field { file, field: "model_type", found, expected: expected.to_owned() }
             .into())

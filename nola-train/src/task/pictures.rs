@@ -127,7 +127,7 @@ impl Task for Pictures {
     }
 
     fn largest_pass(&self, recipe: &Recipe) -> LargestPass {
-        LargestPass { step: 0, size: format!("{} pictures", recipe.train.micro_batch()) }
+        LargestPass { step: 0, size: format!("{} images", recipe.train.micro_batch()) }
     }
 
     fn baseline(&self, _recipe: &Recipe, _vit: &Vit, _device: &Device) -> Result<Baseline, Error> {

@@ -149,7 +149,7 @@ pub enum TextError {
 
     /// The model goes on with text, and the format is one of pictures.
     #[error(
-        "`{format}` is a format of pictures, but text is wanted; name one of text, such as `e2e` or `alpaca`"
+        "`{format}` is a format of images, but text is wanted; name one of text, such as `e2e` or `alpaca`"
     )]
     NoText {
         /// The format.

@@ -1,4 +1,4 @@
-//! Labelled pictures.
+//! Labelled images.
 
 use serde::Serialize;
 
@@ -57,7 +57,7 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
         print_json(&scored)?;
     } else {
         print_line(&format!(
-            "accuracy {:.2} %, loss {:.4} nats, {} pictures, {:.1} s on {}",
+            "accuracy {:.2} %, loss {:.4} nats, {} images, {:.1} s on {}",
             100.0 * scored.accuracy,
             scored.loss,
             scored.pictures,
