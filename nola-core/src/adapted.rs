@@ -32,6 +32,9 @@ pub struct Adapted<M: Module> {
     attached: Arc<Attached>,
 }
 
+/// Largest difference of two expansions of the same coefficients, as a part of the largest entry.
+const FACTOR_TOLERANCE: f32 = 1e-5;
+
 /// The host's side of the adapters.
 #[derive(Debug)]
 struct Attached {
@@ -224,7 +227,7 @@ impl<M: Module> Adapted<M> {
             let found = read_params(&self.model, &ids);
             let expanded = mixtures.expand(coefficients.val());
             for ((id, expanded), site) in ids.iter().zip(expanded).zip(&self.attached.sites) {
-                if floats(found[id].clone()) != floats(expanded.into_data()) {
+                if !are_near(&floats(found[id].clone()), &floats(expanded.into_data())) {
                     return Err(Error::StaleFactors { site: site.path.clone() });
                 }
             }
@@ -450,6 +453,13 @@ impl Reparameterizer for Hang {
     }
 }
 
+/// Whether two expansions of the same coefficients differ by no more than an order of summation can: a GPU has another one
+/// than the host, which makes the first factors.
+fn are_near(left: &[f32], right: &[f32]) -> bool {
+    let largest = left.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    left.iter().zip(right).all(|(left, right)| (left - right).abs() <= FACTOR_TOLERANCE * largest)
+}
+
 /// Whether `path` is that of a factor.
 pub(crate) fn is_adapter(path: &str) -> bool {
     path.contains(".weight.adapter.")
@@ -534,4 +544,54 @@ fn host_values(tensor: Tensor<2>) -> Vec<f32> {
 pub(crate) fn floats(data: TensorData) -> Vec<f32> {
     let data = data.convert::<f32>();
     data.try_into_vec::<f32>().expect("it was converted to f32")
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::nn::{Linear, LinearConfig};
+    use burn::optim::SgdConfig;
+    use burn::tensor::Distribution;
+
+    use super::*;
+    use crate::adapter::{NolaConfig, adapted};
+
+    fn model() -> (Adapted<Vec<Linear>>, GradientsParams) {
+        let device = Device::flex().autodiff();
+        let base = vec![LinearConfig::new(6, 5).init(&device)];
+        let nola = AdapterConfig::Nola(NolaConfig { rank: 2, k: 9, l: 7, ..NolaConfig::default() });
+        let model = Adapted::attach(base, &nola, &Targets::matching("0"), &[], &device).expect("a layer");
+        let x = Tensor::<2>::random([4, 6], Distribution::Default, &device);
+        let loss = adapted(&model.model[0], x).powi_scalar(2).mean();
+        let gradients = GradientsParams::from_grads(loss.backward(), &model);
+        (model, gradients)
+    }
+
+    #[test]
+    fn a_step_keeps_factors_and_coefficients_together() {
+        let (model, gradients) = model();
+        let before = model.state();
+        let stepped = model.step(&mut SgdConfig::new().init(), 1e-3, gradients);
+        assert_ne!(stepped.state(), before, "something was trained");
+        stepped.check_factors().expect("they belong together");
+        stepped.merge().expect("and can be merged");
+    }
+
+    #[test]
+    fn training_without_projecting_or_expanding_is_refused_when_it_is_to_be_kept() {
+        let (model, gradients) = model();
+        let unprojected = SgdConfig::new().init().step(1e-3, model, gradients);
+        assert!(matches!(unprojected.check_factors(), Err(Error::StaleFactors { .. })));
+        assert!(unprojected.merge().expect_err("it would be lost").to_string().contains("`0`"));
+        let (model, gradients) = self::model();
+        let projected = model.project(gradients);
+        let unexpanded = SgdConfig::new().init().step(1e-3, model, projected);
+        assert!(matches!(unexpanded.check_factors(), Err(Error::StaleFactors { .. })));
+    }
+
+    #[test]
+    fn another_order_of_summation_is_no_difference() {
+        assert!(are_near(&[1.0, 1e-6], &[1.0 + 2e-7, 1.1e-6]));
+        assert!(!are_near(&[1.0, 1e-6], &[1.0, 1e-4]));
+        assert!(!are_near(&[1.0], &[f32::NAN]));
+    }
 }
