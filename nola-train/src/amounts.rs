@@ -34,7 +34,7 @@ pub fn bytes(size: u64) -> String {
 
 /// Seconds as hours, minutes and seconds, and days where there are any.
 pub fn duration(seconds: f64) -> String {
-    // What never ends, or is no number, is cut off far beyond what anybody waits.
+    // Infinity and NaN are cut off far beyond what anybody waits.
     let seconds = if seconds.is_finite() { seconds.clamp(0.0, 1e9) } else { 1e9 };
     FormattedDuration(Duration::from_secs_f64(seconds)).to_string()
 }

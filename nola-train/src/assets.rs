@@ -2,7 +2,7 @@
 
 use std::env;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Once;
+use std::sync::{LazyLock, Once};
 
 use include_dir::{Dir, DirEntry};
 use nola_assets::FOLDERS;
@@ -43,7 +43,9 @@ fn folder() -> Result<PathBuf, Error> {
     if let Some(beside) = beside_program() {
         return Ok(beside);
     }
-    let cached = cache().join(format!("assets-{}", &hash()[..HASH_DIGITS]));
+    // All that is shipped is hashed, which is enough once.
+    static HASH: LazyLock<String> = LazyLock::new(hash);
+    let cached = cache().join(format!("assets-{}", &HASH[..HASH_DIGITS]));
     if !cached.is_dir() {
         unpack(&cached).map_err(|error| Error::from(error).about_output())?;
         static TOLD: Once = Once::new();

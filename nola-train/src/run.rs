@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use nola_core::folder;
 use serde::{Deserialize, Serialize};
 
-pub use claim::{is_begun, whole};
+pub use claim::{is_begun, remove_cut_off, whole};
 pub use keep::Keeping;
 pub use occupied::Occupied;
 

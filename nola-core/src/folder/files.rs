@@ -67,10 +67,10 @@ pub(super) fn read_weights(file: &Path) -> Result<Vec<u8>, Error> {
 /// The header of a safetensors file, with the length before it.
 pub(super) fn read_header(file: &Path) -> io::Result<Vec<u8>> {
     let mut file = File::open(file)?;
-    let mut header = vec![0; 8];
-    file.read_exact(&mut header)?;
-    let length = u64::from_le_bytes(header[..8].try_into().expect("8 bytes"));
-    file.take(length.min(MAX_CONFIG_BYTES)).read_to_end(&mut header)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let mut header = length.to_vec();
+    file.take(u64::from_le_bytes(length).min(MAX_CONFIG_BYTES)).read_to_end(&mut header)?;
     Ok(header)
 }
 

@@ -36,13 +36,7 @@ impl Claim {
         }
         let lock = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let lock = lock.map_err(output)?;
-        let is_free = match lock.try_lock() {
-            Ok(()) => path.exists(),
-            Err(TryLockError::WouldBlock) => false,
-            // Without locks nobody knows whether the other run lives.
-            Err(TryLockError::Error(_)) => !was_claimed,
-        };
-        if !is_free {
+        if !is_free(&lock, &path, was_claimed) {
             return Err(occupied(Occupied::Running { by: claimant(&lock), lock: path }));
         }
         let Some(rubble) = rubble(folder).map_err(output)? else { return Err(occupied(holding(folder))) };
@@ -70,6 +64,33 @@ impl Drop for Claim {
         }
         let _ = fs::remove_file(self.folder.join(LOCK));
     }
+}
+
+/// Whether nobody else holds a lock; this file holds it from now on.
+fn is_free(lock: &File, path: &Path, was_claimed: bool) -> bool {
+    match lock.try_lock() {
+        Ok(()) => path.exists(),
+        Err(TryLockError::WouldBlock) => false,
+        // Without locks nobody knows whether the other run lives.
+        Err(TryLockError::Error(_)) => !was_claimed,
+    }
+}
+
+/// Removes the folder of a run that was cut off.
+///
+/// # Errors
+/// If the run still goes on, or the folder cannot be removed.
+pub fn remove_cut_off(folder: &Path) -> Result<(), Error> {
+    let output = |source| Error::Output { path: folder.to_owned(), source };
+    let path = folder.join(LOCK);
+    if path.exists() {
+        let lock = File::options().read(true).write(true).open(&path).map_err(output)?;
+        if !is_free(&lock, &path, true) {
+            let holds = Occupied::Running { by: claimant(&lock), lock: path };
+            return Err(Error::Occupied { folder: folder.to_owned(), holds });
+        }
+    }
+    remove(folder).map_err(output)
 }
 
 /// Who wrote a lock.
@@ -182,6 +203,19 @@ mod tests {
         }
         drop(first);
         assert!(Claim::of(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn a_run_that_goes_on_is_not_removed_as_one_that_was_cut_off() {
+        let (folder, running) = claimed(&[]);
+        let running = running.expect("an empty folder");
+        fs::create_dir(folder.path().join(ADAPTER)).expect("a folder");
+        let error = remove_cut_off(folder.path()).expect_err("it goes on");
+        assert!(error.to_string().contains("is in use by another run"), "{error}");
+        assert!(folder.path().join(ADAPTER).exists());
+        drop(running);
+        remove_cut_off(folder.path()).expect("nobody holds it");
+        assert!(!folder.path().exists());
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub enum Occupied {
     Finished,
     /// A run that was cut off, and where its best model lies, or its last.
     CutOff(PathBuf),
-    /// A run of another recipe than the one that is to be made there.
+    /// A run of another recipe than the one that is to be made there, or one that another version made.
     OtherRecipe,
     /// Something else.
     Foreign,
@@ -44,7 +44,7 @@ impl fmt::Display for Occupied {
             Self::OtherRecipe => {
                 write!(
                     f,
-                    "holds a run of another recipe; choose another place with --out FOLDER, or remove it"
+                    "holds a run of another recipe, or of another version; choose another place with --out FOLDER, or remove it"
                 )
             }
             Self::Foreign => write!(f, "is not empty; {another}"),

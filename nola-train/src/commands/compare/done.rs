@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::evaluate::TextScores;
 use crate::recipe::CheckedRecipe;
-use crate::run::{Occupied, RECIPE, RESULT, RunResult};
+use crate::run::{Occupied, RECIPE, RESULT, RunResult, remove_cut_off};
 
 /// How the texts of a run were scored.
 const METRICS: &str = "metrics.json";
@@ -38,18 +38,22 @@ pub fn find(recipe: &CheckedRecipe) -> Result<Found, Error> {
     let folder = &recipe.output.dir;
     let Some(written) = fs::read_to_string(folder.join(RECIPE)).ok() else { return Ok(Found::Nothing) };
     if !is_same(&written, recipe) {
-        return Err(Error::Occupied { folder: folder.clone(), holds: Occupied::OtherRecipe });
+        return Err(other_recipe(folder));
     }
-    let result = fs::read(folder.join(RESULT)).ok();
-    let result = result.and_then(|bytes| serde_json::from_slice::<RunResult>(&bytes).ok());
-    match result.filter(|result| !result.interrupted && result.adapter.is_dir()) {
-        Some(result) => Ok(Found::Finished(Box::new(result))),
-        None => {
-            let output = |source| Error::Output { path: folder.clone(), source };
-            fs::remove_dir_all(folder).map_err(output)?;
-            Ok(Found::Nothing)
+    if let Ok(bytes) = fs::read(folder.join(RESULT)) {
+        let result = serde_json::from_slice::<RunResult>(&bytes);
+        // What cannot be read is no reason to remove a run.
+        let result = result.map_err(|_| other_recipe(folder))?;
+        if !result.interrupted && result.adapter.is_dir() {
+            return Ok(Found::Finished(Box::new(result)));
         }
     }
+    remove_cut_off(folder)?;
+    Ok(Found::Nothing)
+}
+
+fn other_recipe(folder: &Path) -> Error {
+    Error::Occupied { folder: folder.to_owned(), holds: Occupied::OtherRecipe }
 }
 
 /// Whether the recipe of a run is `recipe`; passes over the data have become steps in it.
