@@ -112,7 +112,8 @@ fn filesizeformat(state: &State, value: &Value, given: Rest<ValueOrKwargs>) -> R
     let (base, names) =
         if binary.is_some_and(|binary| binary.is_true()) { (1024.0, BINARY) } else { (1000.0, DECIMAL) };
     let text = print::text(state, value)?;
-    let bytes: f64 = text.trim().parse().map_err(|_| invalid(format!("`{text}` is not a number of bytes")))?;
+    let bytes: f64 =
+        text.trim().parse().map_err(|_| invalid(format!("`{text}` is not a number of bytes")))?;
     if bytes == 1.0 {
         return Ok("1 Byte".to_owned());
     }
