@@ -42,7 +42,7 @@ CASES
 }
 
 cases | while read -r model ours theirs batch tokens; do
-    # Models that read pictures have their number of tokens already.
+    # Models that read images have their number of tokens already.
     length=$([ "${model#vit}" != "$model" ] || echo "--seq $tokens")
     # Both sides of a case run one after the other, so that a slow minute of the machine hits both.
     # shellcheck disable=SC2086

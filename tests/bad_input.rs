@@ -17,8 +17,8 @@ pub fn edit_json(file: &Path, edit: impl FnOnce(&mut Value)) {
     fs::write(file, value.to_string()).expect("a file that can be written");
 }
 
-/// Writes `bytes` as a training picture and returns what `train` says.
-fn with_picture(name: &str, bytes: &[u8], parts: &[&str]) {
+/// Writes `bytes` as a training image and returns what `train` says.
+fn with_image(name: &str, bytes: &[u8], parts: &[&str]) {
     let workshop = Workshop::new();
     fs::write(workshop.at("train/red").join(name), bytes).expect("a file");
     workshop.run(&TRAIN).assert_refused(4, &[&[name, "on_bad_image"], parts].concat());
@@ -29,43 +29,43 @@ fn with_picture(name: &str, bytes: &[u8], parts: &[&str]) {
 
 fn png(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
-    let picture = RgbImage::from_fn(width, height, |x, y| Rgb([x as u8, y as u8, 7]));
-    picture.write_to(&mut bytes, image::ImageFormat::Png).expect("writing into memory");
+    let image = RgbImage::from_fn(width, height, |x, y| Rgb([x as u8, y as u8, 7]));
+    image.write_to(&mut bytes, image::ImageFormat::Png).expect("writing into memory");
     bytes.into_inner()
 }
 
 #[test]
-fn a_corrupt_picture() {
+fn a_corrupt_image() {
     let mut bytes = png(8, 8);
     let middle = bytes.len() / 2;
     bytes[middle..middle + 8].fill(0xEE);
-    with_picture("corrupt.png", &bytes, &[]);
+    with_image("corrupt.png", &bytes, &[]);
 }
 
 #[test]
-fn a_truncated_picture() {
+fn a_truncated_image() {
     let bytes = png(64, 64);
-    with_picture("cut.png", &bytes[..bytes.len() / 2], &[]);
+    with_image("cut.png", &bytes[..bytes.len() / 2], &[]);
 }
 
 #[test]
-fn an_empty_picture() {
-    with_picture("empty.png", b"", &["the file is empty"]);
+fn an_empty_image() {
+    with_image("empty.png", b"", &["the file is empty"]);
 }
 
 #[test]
-fn a_text_that_is_called_a_picture() {
-    with_picture("text.jpg", b"<html>no such page</html>", &[]);
+fn a_text_that_is_called_an_image() {
+    with_image("text.jpg", b"<html>no such page</html>", &[]);
 }
 
 #[test]
-fn a_picture_that_says_it_is_enormous() {
+fn an_image_that_says_it_is_enormous() {
     let mut bytes = png(8, 8);
     // Width and height of a PNG stand after its signature and the header's length and name; then comes a checksum.
     bytes[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
     let checksum = crc32(&bytes[12..29]);
     bytes[29..33].copy_from_slice(&checksum.to_be_bytes());
-    with_picture("bomb.png", &bytes, &["larger than 16384 pixels"]);
+    with_image("bomb.png", &bytes, &["larger than 16384 pixels"]);
 }
 
 /// The checksum of PNG chunks (ISO 3309).
@@ -76,7 +76,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn a_picture_with_another_formats_ending_is_read_all_the_same() {
+fn an_image_with_another_formats_ending_is_read_all_the_same() {
     let workshop = Workshop::new();
     fs::rename(workshop.at("train/red/0.png"), workshop.at("train/red/0.jpg")).expect("an image");
     assert_eq!(workshop.run(&TRAIN).code, 0);
@@ -97,7 +97,7 @@ fn classes_that_differ() {
 }
 
 #[test]
-fn pictures_of_other_classes_than_the_adapters() {
+fn images_of_other_classes_than_the_adapters() {
     let workshop = Workshop::new();
     workshop.trained();
     fs::rename(workshop.at("val/red"), workshop.at("val/pink")).expect("a class");

@@ -270,7 +270,7 @@ fn data_that_is_not_there_or_of_an_unknown_kind() {
 }
 
 #[test]
-fn a_format_of_pictures_for_text() {
+fn a_format_of_images_for_text() {
     let workshop = text_workshop();
     let parts = ["`folder` is a format of images", "such as `e2e`"];
     for command in [&["generate", "Hi"][..], &["evaluate", "--data", "val.txt"]] {
@@ -383,7 +383,7 @@ fn a_language_model_of_a_kind_that_is_not_computed() {
 }
 
 #[test]
-fn text_for_a_model_of_pictures_and_pictures_for_one_of_text() {
+fn text_for_a_model_of_images_and_images_for_one_of_text() {
     let workshop = Workshop::new();
     workshop.write("rows.txt", e2e_row("Zizzi", "Thai"));
     let text = sets(&["data.format=e2e", "data.train=rows.txt", "data.validation=rows.txt"]);

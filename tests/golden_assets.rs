@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor};
 use nola_models::tokenizer::{DecodeSpecials, Specials, Tokenizer};
-use nola_models::{CausalLm, Checkpoint, Sight};
+use nola_models::{AttentionMask, CausalLm, Checkpoint};
 use serde_json::Value;
 
 use crate::devices::values;
@@ -106,7 +106,7 @@ fn golden_shakespeare_goes_on_as_expected() {
 fn golden_process_chains_end_where_they_should() {
     let Some(folder) = folder("gpt2-capp") else { return };
     let (model, expected) = (load(&folder), fixtures::json(&folder.join("expected.json")));
-    assert_eq!(model.facts().eos, [51]);
+    assert_eq!(model.info().eos, [51]);
     for case in list(&expected, "cases") {
         let (prompt, chain) = (token_ids(&case["prompt_ids"]), token_ids(&case["greedy_ids"]));
         let golden = numbers(&case["logits_last_prompt_position"]);
@@ -124,7 +124,7 @@ fn golden_layers_of_a_gpt2_without_prefix_are_met() {
         let row = token_ids(&case["tokens"]);
         let last = row.len() - 1;
         let ids = input(row);
-        let hidden = model.hidden_states(ids.clone(), &Sight::causal(&ids));
+        let hidden = model.hidden_states(ids.clone(), &AttentionMask::causal(&ids));
         let of_last = |states: Tensor<3>| values(states.narrow(1, last, 1));
         for (layer, golden) in list(case, "per_layer").iter().enumerate() {
             let found = of_last(hidden.blocks[layer].clone());

@@ -5,11 +5,11 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_models::generate::{Cached, Generated, GenerationConfig, Prompt, generate};
-use nola_models::{CausalLm, Checkpoint, KeyValueCache, Sight, WeightDtype};
+use nola_models::{AttentionMask, CausalLm, Checkpoint, KeyValueCache, WeightDtype};
 
 use crate::devices::{device, precise, tolerance, values};
 use crate::fixtures::{self, Tensors, assert_close};
-use crate::subject::{Kind, kind, rows_of};
+use crate::test_model::{Kind, kind, rows_of};
 
 /// Token ids on `device`.
 pub fn ids(rows: &[Vec<u32>], device: &Device) -> Tensor<2, Int> {
@@ -20,8 +20,8 @@ pub fn ids(rows: &[Vec<u32>], device: &Device) -> Tensor<2, Int> {
 
 /// Logits of a pass without cache.
 pub fn logits(model: &CausalLm, ids: Tensor<2, Int>) -> Tensor<3> {
-    let sight = Sight::causal(&ids);
-    model.logits(model.hidden(ids, &sight))
+    let mask = AttentionMask::causal(&ids);
+    model.logits(model.hidden(ids, &mask))
 }
 
 /// The prompts with `new_tokens` most probable tokens after each; `device` is the model's.
@@ -114,16 +114,12 @@ impl Case {
 
     fn check_stages(&self) {
         let ids = ids(&self.rows, &self.device);
-        let hidden = self.model.hidden_states(ids.clone(), &Sight::causal(&ids));
+        let hidden = self.model.hidden_states(ids.clone(), &AttentionMask::causal(&ids));
         self.check("embeddings", &values(hidden.embeddings));
         for (block, states) in hidden.blocks.into_iter().enumerate() {
             self.check(&format!("block.{block}"), &values(states));
         }
-        assert!(
-            !self.golden.contains_key(&format!("block.{}", self.model.facts().n_layers)),
-            "{}",
-            self.name
-        );
+        assert!(!self.golden.contains_key(&format!("block.{}", self.model.info().n_layers)), "{}", self.name);
         self.check("final_norm", &values(hidden.final_norm));
         let found = values(logits(&self.model, ids));
         self.check("logits", &found);
@@ -135,7 +131,7 @@ impl Case {
     fn check_padded(&self) {
         let found = values(logits(&self.model, ids(&self.rows, &self.device)));
         let golden = precise(&self.golden, "padded.logits").expect("golden padded logits").f64();
-        let vocab_size = self.model.facts().vocab_size;
+        let vocab_size = self.model.info().vocab_size;
         let kept = self.golden["attention_mask"].i64().iter().enumerate().filter(|&(_, &seen)| seen == 1);
         for (position, _) in kept {
             let range = position * vocab_size..(position + 1) * vocab_size;
@@ -154,8 +150,8 @@ impl Case {
         let mut pieces = Vec::new();
         for (from, to) in [(0, 4), (4, 5), (5, 6), (6, tokens)] {
             let piece = all.clone().narrow(1, from, to - from);
-            let sight = Sight::following(&piece, &cache);
-            pieces.push(self.model.extend(piece, &sight, &mut cache));
+            let mask = AttentionMask::following(&piece, &cache);
+            pieces.push(self.model.extend(piece, &mask, &mut cache));
         }
         assert_eq!(cache.tokens(), tokens, "{}", self.name);
         self.check("logits", &values(self.model.logits(Tensor::cat(pieces, 1))));

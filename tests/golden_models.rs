@@ -7,7 +7,7 @@ use nola_models::{Checkpoint, Vit};
 
 use crate::devices::{classes, device, precise, tensor, values};
 use crate::fixtures::{self, assert_close};
-use crate::subject::{Kind, kind};
+use crate::test_model::{Kind, kind};
 
 /// Largest difference of a float32 run from the float64 values, on every device, as the fixtures' README suggests.
 const TOLERANCE: f64 = 1e-4;

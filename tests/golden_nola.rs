@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::curves;
 use crate::devices::{by_path, device, precise, tensor, tolerance, transposed, values};
 use crate::fixtures::{self, Golden, Tally, Tensors, assert_close};
-use crate::subject::{Kind, Loaded, Subject, kind};
+use crate::test_model::{Kind, Loaded, TestModel, kind};
 
 /// Runs `check` on every case that `cases.json` of `nola/KIND` lists; `check` returns why it skipped one.
 fn on_cases(kind: &str, check: impl Fn(&Case) -> Result<(), String>) {
@@ -193,7 +193,7 @@ fn check_layer<const D: usize>(case: &Case, route: Route<D>) {
     };
     let sites = adapters.iter().map(site).collect();
     let plans = adapters.iter().map(|(_, prefix)| case.plan(prefix, prefix)).collect();
-    let layers = Adapted::hang(layers, sites, plans, &[], &device).expect("sites that exist");
+    let layers = Adapted::attach_plans(layers, sites, plans, &[], &device).expect("sites that exist");
 
     let x: Tensor<D> = tensor::<D>(&case.tensors["x"], &device).require_grad();
     let y = layers.model.forward(&x, route);
@@ -225,7 +225,7 @@ fn check_layer<const D: usize>(case: &Case, route: Route<D>) {
 }
 
 fn check_factors(case: &Case, prefix: &str, layer: &Linear) {
-    let adapter = layer.weight.reparameterization::<LowRank>().expect("it was hung there");
+    let adapter = layer.weight.reparameterization::<LowRank>().expect("it was attached there");
     case.check_transposed(&format!("{prefix}a"), &values(adapter.a.val()));
     case.check_transposed(&format!("{prefix}b"), &values(adapter.b.val()));
     let delta = adapter.apply(layer.weight.base().zeros_like());
@@ -246,7 +246,7 @@ fn golden_nola_models_give_the_values_gradients_and_curves_of_the_reference() {
     });
 }
 
-fn check_model<M: Subject>(case: &Case, Loaded { model, batch, device }: Loaded<M>) {
+fn check_model<M: TestModel>(case: &Case, Loaded { model, batch, device }: Loaded<M>) {
     let modules = adapted_modules(case, &model);
     let model = with_given_bases(case, &modules, model, &device);
     let loss = |model: &Adapted<M>| model.model.loss(&batch, 0.0);
@@ -269,7 +269,7 @@ type AdaptedModule = (String, Site);
 
 /// The adapted sites, in the order of the fixture: whole modules of transformers, or the parts of one it calls `q.`
 /// and `v.`.
-fn adapted_modules<M: Subject>(case: &Case, model: &M) -> Vec<AdaptedModule> {
+fn adapted_modules<M: TestModel>(case: &Case, model: &M) -> Vec<AdaptedModule> {
     let all = Targets::matching("all-linear").choose(model).expect("a model has linear layers");
     let parts = |module: &Value| {
         let module = module.as_str().expect("a name");
@@ -291,7 +291,7 @@ fn adapted_modules<M: Subject>(case: &Case, model: &M) -> Vec<AdaptedModule> {
     case.settings["sites"].as_array().expect("a list of sites").iter().flat_map(parts).collect()
 }
 
-fn with_given_bases<M: Subject>(
+fn with_given_bases<M: TestModel>(
     case: &Case,
     modules: &[AdaptedModule],
     model: M,
@@ -305,7 +305,8 @@ fn with_given_bases<M: Subject>(
         }
     };
     let sites = modules.iter().map(|(_, site)| site.clone()).collect();
-    Adapted::hang(model, sites, modules.iter().map(plan).collect(), &[], device).expect("sites that exist")
+    Adapted::attach_plans(model, sites, modules.iter().map(plan).collect(), &[], device)
+        .expect("sites that exist")
 }
 
 /// Compares `expected.WHAT.MODULE.alpha` and `.beta` of every site with rows of the tensors that `found` returns.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::curves;
 use crate::devices::{by_path, precise, tolerance, transposed, values};
 use crate::fixtures::{self, Golden, Tensors, assert_close};
-use crate::subject::{Kind, Loaded, Subject, kind};
+use crate::test_model::{Kind, Loaded, TestModel, kind};
 
 #[test]
 fn golden_peft_folders_give_the_values_of_the_reference() {
@@ -57,7 +57,7 @@ fn check_folder(root: &Path, name: &str, folder: &Path, adapter: &Path) -> Resul
 }
 
 /// A model of the fixtures with the golden values of one adapter.
-struct Case<M: Subject> {
+struct Case<M: TestModel> {
     name: String,
     base: Loaded<M>,
     golden: Tensors,
@@ -87,7 +87,7 @@ enum Joint {
     Beside,
 }
 
-impl<M: Subject> Case<M> {
+impl<M: TestModel> Case<M> {
     fn check_all(&self, read: PeftAdapter, about: &Value, form: Form) {
         let model = self.attached(read);
         self.check("logits", model.model.logits_of(&self.base.batch));

@@ -7,7 +7,7 @@ use nola_core::folder::peft::Part;
 use nola_core::{Adapted, Site, Targets, float_params, read_params};
 use nola_models::{CausalLm, Checkpoint, Vit};
 use nola_train::Error;
-use nola_train::learner::{ImageBatch, Learner, TextBatch};
+use nola_train::model_with_loss::{ImageBatch, ModelWithLoss, TextBatch};
 use nola_train::recipe::{Optimizer, Period, ScheduleKind, TrainRecipe};
 use nola_train::text::Sample;
 use nola_train::train::{Observer, StepReport, train};
@@ -15,13 +15,13 @@ use serde_json::Value;
 
 use crate::devices::{tensor, tolerance, transposed, values};
 use crate::fixtures::{self, Golden, Tensors, assert_close};
-use crate::subject::{Kind, Loaded, Subject, kind, rows_of, text_batch};
+use crate::test_model::{Kind, Loaded, TestModel, kind, rows_of, text_batch};
 
 /// Largest difference of a weight after ten steps, which may be one step of Adam apart where a gradient is near 0.
 const WEIGHT_TOLERANCE: f64 = 1e-3;
 
 /// A model whose batches are rows of a pool of samples.
-trait Pooled: Subject {
+trait Pooled: TestModel {
     fn pooled(pool: &Tensors, rows: &[usize], device: &Device) -> Self::Batch;
 }
 
@@ -94,7 +94,7 @@ struct Case<'a, M: Pooled> {
 #[derive(Default)]
 struct Reports(Vec<StepReport>);
 
-impl<M: Learner> Observer<M> for Reports {
+impl<M: ModelWithLoss> Observer<M> for Reports {
     fn stepped(&mut self, report: StepReport) {
         self.0.push(report);
     }
@@ -202,7 +202,7 @@ impl<M: Pooled> Case<'_, M> {
         let sites = self.sites();
         let plans = sites.iter().map(plan).collect();
         let sites = sites.into_iter().map(|(_, site)| site).collect();
-        Adapted::hang(self.base.model.clone(), sites, plans, &[], &self.base.device)
+        Adapted::attach_plans(self.base.model.clone(), sites, plans, &[], &self.base.device)
             .expect("sites that exist")
     }
 }

@@ -7,13 +7,13 @@ use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor};
 use nola_core::folder::peft::Task;
 use nola_models::{CausalLm, Checkpoint, Vit, WeightDtype};
-use nola_train::learner::recomputed_loss;
+use nola_train::model_with_loss::recomputed_loss;
 use serde_json::Value;
 
 use crate::devices::{by_path, device, precise};
 use crate::fixtures;
 use crate::program::Workshop;
-use crate::subject::{Kind, Subject, kind};
+use crate::test_model::{Kind, TestModel, kind};
 use crate::text_workshop::{loss, sets, text_workshop, train};
 use crate::tiny::{Tiny, every_adapter, tiny_gpt2, tiny_llama, tiny_vit};
 
@@ -49,7 +49,7 @@ fn golden_models_held_in_half_precision_give_nearly_the_logits_of_the_reference(
     });
 }
 
-fn check_logits<M: Subject>(
+fn check_logits<M: TestModel>(
     name: &str,
     folder: &Path,
     checkpoint: &Checkpoint,
@@ -82,7 +82,7 @@ fn largest_difference(found: &[f32], expected: &[f64]) -> f64 {
 }
 
 /// The same model with all its weights in `dtype`.
-fn held<M: Subject>(tiny: Tiny<M>, dtype: WeightDtype) -> Tiny<M> {
+fn held<M: TestModel>(tiny: Tiny<M>, dtype: WeightDtype) -> Tiny<M> {
     Tiny { base: tiny.base.map(&mut Hold(dtype.dtype())), ..tiny }
 }
 
@@ -95,7 +95,7 @@ impl ModuleMapper for Hold {
 }
 
 /// Gradients of the coefficients of a NOLA, all in one row, after the loss of the four samples.
-fn gradient<M: Subject>(tiny: &Tiny<M>, loss: impl Fn(&M, &M::Batch) -> Tensor<1>) -> Vec<f32> {
+fn gradient<M: TestModel>(tiny: &Tiny<M>, loss: impl Fn(&M, &M::Batch) -> Tensor<1>) -> Vec<f32> {
     let model = tiny.perturbed(&every_adapter().remove(0).1);
     let gradients = GradientsParams::from_grads(loss(&model.model, &tiny.batch).backward(), &model);
     let of_coefficients = by_path(&model, &model.project(gradients));
@@ -107,7 +107,7 @@ fn cosine(left: &[f32], right: &[f32]) -> f64 {
     dot(left, right) / (dot(left, left) * dot(right, right)).sqrt()
 }
 
-fn gradients_point_the_same_way<M: Subject>(tiny: fn(&Device) -> Tiny<M>) {
+fn gradients_point_the_same_way<M: TestModel>(tiny: fn(&Device) -> Tiny<M>) {
     let device = device();
     let wide = gradient(&tiny(&device), |model, batch| model.loss(batch, 0.0));
     for (dtype, _) in types(&device) {
@@ -161,7 +161,7 @@ impl ModuleVisitor for Types {
 
 /// # Panics
 /// If a weight is held in another type, but for the head of a ViT, which is always f32.
-fn assert_held<M: Subject>(model: &M, dtype: WeightDtype) {
+fn assert_held<M: TestModel>(model: &M, dtype: WeightDtype) {
     let mut types = Types::default();
     model.visit(&mut types);
     for (path, found) in types.found {

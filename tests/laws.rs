@@ -9,10 +9,10 @@ use nola_core::adapter::{NolaConfig, Preset};
 use nola_core::folder::peft::{self, Generation};
 use nola_core::folder::{self, BaseIdentity, CoefficientBits, Description};
 use nola_core::{Adapted, AdapterConfig, FoundParam, TrainedState, float_params, read_params};
-use nola_train::learner::recomputed_loss;
+use nola_train::model_with_loss::recomputed_loss;
 
 use crate::devices::{by_path, device, factor_tolerance, values};
-use crate::subject::Subject;
+use crate::test_model::TestModel;
 use crate::tiny::{Tiny, every_adapter, tiny_gpt2, tiny_llama, tiny_vit};
 
 /// Makes each law a test of each kind of model.
@@ -85,7 +85,7 @@ fn nola() -> NolaConfig {
     nola
 }
 
-fn a_fresh_adapter_changes_nothing_unless_its_preset_starts_beside_zero<M: Subject>(tiny: &Tiny<M>) {
+fn a_fresh_adapter_changes_nothing_unless_its_preset_starts_beside_zero<M: TestModel>(tiny: &Tiny<M>) {
     let base = tiny.logits(&tiny.base);
     for (name, adapter) in every_adapter() {
         let fresh = tiny.logits(&tiny.adapted(&adapter).model);
@@ -100,7 +100,7 @@ fn a_fresh_adapter_changes_nothing_unless_its_preset_starts_beside_zero<M: Subje
     }
 }
 
-fn only_factors_and_what_is_trained_beside_them_get_gradients<M: Subject>(tiny: &Tiny<M>) {
+fn only_factors_and_what_is_trained_beside_them_get_gradients<M: TestModel>(tiny: &Tiny<M>) {
     for (name, adapter) in every_adapter() {
         let model = tiny.adapted(&adapter);
         let gradients = GradientsParams::from_grads(model.model.loss(&tiny.batch, 0.0).backward(), &model);
@@ -115,7 +115,7 @@ fn only_factors_and_what_is_trained_beside_them_get_gradients<M: Subject>(tiny: 
     }
 }
 
-fn the_first_step_has_a_gradient_for_every_site<M: Subject>(tiny: &Tiny<M>) {
+fn the_first_step_has_a_gradient_for_every_site<M: TestModel>(tiny: &Tiny<M>) {
     for (name, adapter) in every_adapter() {
         let AdapterConfig::Nola(nola) = &adapter else { continue };
         let model = tiny.adapted(&adapter);
@@ -125,7 +125,7 @@ fn the_first_step_has_a_gradient_for_every_site<M: Subject>(tiny: &Tiny<M>) {
     }
 }
 
-fn the_trained_numbers_are_those_of_the_formula<M: Subject>(tiny: &Tiny<M>) {
+fn the_trained_numbers_are_those_of_the_formula<M: TestModel>(tiny: &Tiny<M>) {
     for (name, adapter) in every_adapter() {
         let model = tiny.adapted(&adapter);
         let numbers = match &adapter {
@@ -138,7 +138,7 @@ fn the_trained_numbers_are_those_of_the_formula<M: Subject>(tiny: &Tiny<M>) {
     }
 }
 
-fn the_factored_route_equals_the_dense_one<M: Subject>(tiny: &Tiny<M>) {
+fn the_factored_route_equals_the_dense_one<M: TestModel>(tiny: &Tiny<M>) {
     for (name, adapter) in every_adapter() {
         let model = tiny.perturbed(&adapter).model;
         let dense = model.clone().materialize();
@@ -146,14 +146,14 @@ fn the_factored_route_equals_the_dense_one<M: Subject>(tiny: &Tiny<M>) {
     }
 }
 
-fn recomputing_blocks_changes_neither_loss_nor_gradients<M: Subject>(tiny: &Tiny<M>) {
+fn recomputing_blocks_changes_neither_loss_nor_gradients<M: TestModel>(tiny: &Tiny<M>) {
     for (name, adapter) in every_adapter() {
         assert_recomputed(&name, tiny, &tiny.perturbed(&adapter));
     }
     assert_recomputed("every weight", tiny, &Adapted::full(tiny.base.clone()));
 }
 
-fn assert_recomputed<M: Subject>(name: &str, tiny: &Tiny<M>, model: &Adapted<M>) {
+fn assert_recomputed<M: TestModel>(name: &str, tiny: &Tiny<M>, model: &Adapted<M>) {
     let of = |loss: Tensor<1>| {
         let gradients = GradientsParams::from_grads(loss.clone().mul_scalar(0.5).backward(), model);
         (values(loss), by_path(&model.model, &gradients))
@@ -170,7 +170,7 @@ fn assert_recomputed<M: Subject>(name: &str, tiny: &Tiny<M>, model: &Adapted<M>)
     }
 }
 
-fn merging_keeps_the_logits<M: Subject>(tiny: &Tiny<M>) {
+fn merging_keeps_the_logits<M: TestModel>(tiny: &Tiny<M>) {
     let base = tiny.logits(&tiny.base);
     for (name, adapter) in every_adapter() {
         let model = tiny.perturbed(&adapter);
@@ -182,7 +182,7 @@ fn merging_keeps_the_logits<M: Subject>(tiny: &Tiny<M>) {
     }
 }
 
-fn merging_twice_gives_the_same_bits<M: Subject>(tiny: &Tiny<M>) {
+fn merging_twice_gives_the_same_bits<M: TestModel>(tiny: &Tiny<M>) {
     for (name, adapter) in every_adapter() {
         let merged = || all_values(&tiny.perturbed(&adapter).merge().expect("finite weights"));
         assert_eq!(merged(), merged(), "{name}");
@@ -190,7 +190,7 @@ fn merging_twice_gives_the_same_bits<M: Subject>(tiny: &Tiny<M>) {
 }
 
 /// Every float parameter of a model, by path.
-fn all_values<M: Subject>(model: &M) -> BTreeMap<String, Vec<f32>> {
+fn all_values<M: TestModel>(model: &M) -> BTreeMap<String, Vec<f32>> {
     let params = float_params(model);
     let ids: Vec<ParamId> = params.iter().map(|param| param.id).collect();
     let mut values = read_params(model, &ids);
@@ -202,14 +202,14 @@ fn all_values<M: Subject>(model: &M) -> BTreeMap<String, Vec<f32>> {
 }
 
 /// `model` after it was written with so many bits a coefficient and read again.
-fn from_disk<M: Subject>(tiny: &Tiny<M>, model: &Adapted<M>, bits: CoefficientBits) -> Adapted<M> {
+fn from_disk<M: TestModel>(tiny: &Tiny<M>, model: &Adapted<M>, bits: CoefficientBits) -> Adapted<M> {
     let scratch = tempfile::tempdir().expect("a temporary folder");
     folder::write(scratch.path(), model, &description(), bits).expect("a free folder");
     let saved = folder::read(scratch.path()).expect("it was just written");
     saved.attach(tiny.base.clone(), &identity(), &tiny.device).expect("the same base")
 }
 
-fn an_adapter_read_back_gives_the_same_logits<M: Subject>(tiny: &Tiny<M>) {
+fn an_adapter_read_back_gives_the_same_logits<M: TestModel>(tiny: &Tiny<M>) {
     for (name, adapter) in every_adapter() {
         let AdapterConfig::Nola(_) = &adapter else { continue };
         let model = tiny.perturbed(&adapter);
@@ -218,7 +218,7 @@ fn an_adapter_read_back_gives_the_same_logits<M: Subject>(tiny: &Tiny<M>) {
     }
 }
 
-fn an_adapter_exported_to_peft_gives_the_same_logits<M: Subject>(tiny: &Tiny<M>) {
+fn an_adapter_exported_to_peft_gives_the_same_logits<M: TestModel>(tiny: &Tiny<M>) {
     let modules = |path: &str| tiny.base.foreign_module(path);
     for (name, adapter) in every_adapter() {
         let model = tiny.perturbed(&adapter);
@@ -233,7 +233,7 @@ fn an_adapter_exported_to_peft_gives_the_same_logits<M: Subject>(tiny: &Tiny<M>)
     }
 }
 
-fn an_adapter_of_another_base_is_refused_with_both_names<M: Subject>(tiny: &Tiny<M>) {
+fn an_adapter_of_another_base_is_refused_with_both_names<M: TestModel>(tiny: &Tiny<M>) {
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let model = tiny.perturbed(&AdapterConfig::Nola(nola()));
     folder::write(scratch.path(), &model, &description(), CoefficientBits::B32).expect("a free folder");
@@ -244,7 +244,7 @@ fn an_adapter_of_another_base_is_refused_with_both_names<M: Subject>(tiny: &Tiny
     assert!(error.contains("`tiny`") && error.contains("`other`") && error.contains("weights"), "{error}");
 }
 
-fn every_number_of_bits_stores_what_it_promises<M: Subject>(tiny: &Tiny<M>) {
+fn every_number_of_bits_stores_what_it_promises<M: TestModel>(tiny: &Tiny<M>) {
     let model = tiny.perturbed(&AdapterConfig::Nola(nola()));
     let exact = model.state();
     // Half a level of the vector's largest coefficient; f16 rounds each number by itself.
@@ -268,7 +268,7 @@ fn every_number_of_bits_stores_what_it_promises<M: Subject>(tiny: &Tiny<M>) {
     }
 }
 
-fn the_seed_alone_decides_the_factors<M: Subject>(tiny: &Tiny<M>) {
+fn the_seed_alone_decides_the_factors<M: TestModel>(tiny: &Tiny<M>) {
     let factors = |seed| {
         let model = tiny.perturbed(&AdapterConfig::Nola(NolaConfig { seed, ..nola() }));
         model.factors().into_iter().map(|factors| (factors.a, factors.b)).collect::<Vec<_>>()
@@ -280,7 +280,7 @@ fn the_seed_alone_decides_the_factors<M: Subject>(tiny: &Tiny<M>) {
     }
 }
 
-fn the_factors_on_the_device_are_those_of_the_host<M: Subject>(tiny: &Tiny<M>) {
+fn the_factors_on_the_device_are_those_of_the_host<M: TestModel>(tiny: &Tiny<M>) {
     for (name, adapter) in every_adapter() {
         let model = tiny.perturbed(&adapter);
         let all = all_values(&model.model);

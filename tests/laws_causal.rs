@@ -10,7 +10,7 @@ use nola_core::adapter::LoraConfig;
 use nola_core::folder::peft::{Layout, Part};
 use nola_core::{AdapterConfig, float_params};
 use nola_models::checkpoint::{ModelFolder, NamedTensor, save};
-use nola_models::{CausalLm, Checkpoint, Error, KeyValueCache, Sight, WeightDtype};
+use nola_models::{AttentionMask, CausalLm, Checkpoint, Error, KeyValueCache, WeightDtype};
 use serde_json::{Value, json};
 
 use crate::devices::values;
@@ -67,16 +67,16 @@ fn prompts_padded_on_the_left_go_on_as_if_alone() {
         let padded = prompts.each_ref().map(|prompt| [vec![0; 6 - prompt.len()], prompt.clone()].concat());
         let mut cache = KeyValueCache::new();
         let mut next = ids(&padded, &device);
-        let mut sight = Sight::padded_left(&next, &lengths);
+        let mut mask = AttentionMask::padded_left(&next, &lengths);
         let mut found = prompts.to_vec();
         for _ in 0..5 {
-            let hidden = model.extend(next, &sight, &mut cache);
+            let hidden = model.extend(next, &mask, &mut cache);
             let [_, tokens, _] = hidden.dims();
             let best = model.logits(hidden.narrow(1, tokens - 1, 1)).argmax(2);
             let best: Vec<u32> = best.into_data_as::<u32>().try_into_vec().expect("the type was asked for");
             found.iter_mut().zip(&best).for_each(|(row, &id)| row.push(id));
             next = ids(&best.into_iter().map(|id| vec![id]).collect::<Vec<_>>(), &device);
-            sight = Sight::following(&next, &cache);
+            mask = AttentionMask::following(&next, &cache);
         }
         assert_eq!(found, expected);
     }
@@ -89,8 +89,8 @@ fn packed_samples_have_the_logits_they_have_alone() {
         let (first, second) = (row(1, 5), row(4, 3));
         let expected = [alone(&model, &first, &device), alone(&model, &second, &device)].concat();
         let packed = ids(&[[first, second].concat()], &device);
-        let sight = Sight::packed(&packed, &[0, 1, 2, 3, 4, 0, 1, 2], &[0, 0, 0, 0, 0, 1, 1, 1]);
-        let found = values(model.logits(model.hidden(packed, &sight)));
+        let mask = AttentionMask::packed(&packed, &[0, 1, 2, 3, 4, 0, 1, 2], &[0, 0, 0, 0, 0, 1, 1, 1]);
+        let found = values(model.logits(model.hidden(packed, &mask)));
         assert_close("packed", &found, &wide(&expected), 1e-5);
     }
 }
@@ -103,11 +103,11 @@ fn a_reordered_cache_goes_on_from_the_rows_it_was_told() {
         let mut cache = KeyValueCache::new();
         let first = ids(&prompts, &device);
         // The second row has one token of padding.
-        model.extend(first.clone(), &Sight::padded_left(&first, &[4, 3]), &mut cache);
+        model.extend(first.clone(), &AttentionMask::padded_left(&first, &[4, 3]), &mut cache);
         cache.reorder(&[1, 0, 1]);
         let next = ids(&[vec![5], vec![6], vec![7]], &device);
-        let sight = Sight::following(&next, &cache);
-        let found = values(model.logits(model.extend(next, &sight, &mut cache)));
+        let mask = AttentionMask::following(&next, &cache);
+        let found = values(model.logits(model.extend(next, &mask, &mut cache)));
         let whole = [
             &[&prompts[1][1..], &[5]].concat(),
             &[&prompts[0][..], &[6]].concat(),
@@ -325,8 +325,8 @@ fn every_adapted_weight_gets_a_gradient_through_a_packed_row() {
     for tiny in [tiny_gpt2(&device), tiny_llama(&device)] {
         let model = tiny.perturbed(&lora()).model;
         let input: Tensor<2, Int> = ids(&[row(1, 6)], &device);
-        let sight = Sight::packed(&input, &[0, 1, 2, 0, 1, 2], &[0, 0, 0, 1, 1, 1]);
-        let loss = model.logits(model.hidden(input, &sight)).powi_scalar(2).mean();
+        let mask = AttentionMask::packed(&input, &[0, 1, 2, 0, 1, 2], &[0, 0, 0, 1, 1, 1]);
+        let loss = model.logits(model.hidden(input, &mask)).powi_scalar(2).mean();
         let gradients = GradientsParams::from_grads(loss.backward(), &model);
         for param in float_params(&model).into_iter().filter(|param| !param.frozen) {
             let gradient = gradients.get::<2>(param.id).unwrap_or_else(|| panic!("none for {}", param.path));

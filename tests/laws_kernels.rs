@@ -7,7 +7,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use nola_core::adapter::{Factor, Mixed, Plan};
-use nola_core::basis::{Basis, Generator, Law, Stream};
+use nola_core::basis::{Basis, Distribution, Generator, Stream};
 use nola_core::{Adapted, Site, float_params, read_params};
 use proptest::prelude::*;
 
@@ -21,10 +21,10 @@ struct Layers {
     layers: Vec<Linear>,
 }
 
-/// Layers of some shapes with mixtures of `counts` matrices for A and for B.
+/// Layers of some shapes with linear_combinations of `counts` matrices for A and for B.
 #[derive(Debug, Clone)]
 struct Case {
-    law: Law,
+    law: Distribution,
     seed: u64,
     /// Whether layers of one shape have one basis.
     is_shared: bool,
@@ -42,7 +42,7 @@ struct Side {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let laws = prop_oneof![Just(Law::Uniform), Just(Law::Sign)];
+    let laws = prop_oneof![Just(Distribution::Uniform), Just(Distribution::Sign)];
     let shape = prop_oneof![(1_usize..40, 1_usize..40), Just((64, 48)), (100_usize..300, 1_usize..9)];
     // Few layers of few shapes, so that some share a launch.
     let shapes = prop::collection::vec(shape, 1..3)
@@ -87,7 +87,7 @@ impl Case {
         let sites = self.shapes.iter().enumerate().map(site).collect();
         let plan = |[a, b]: &[Side; 2]| Plan { a: a.mixed(), b: b.mixed(), rank: self.rank, scale: 1.0 };
         let plans = sides.iter().map(plan).collect();
-        Adapted::hang(model, sites, plans, &[], device).expect("sites that exist")
+        Adapted::attach_plans(model, sites, plans, &[], device).expect("sites that exist")
     }
 }
 
@@ -133,7 +133,7 @@ fn projected(
     let params = float_params(&model.model);
     let mut gradients = GradientsParams::new();
     for side in sides.iter().enumerate().filter(|(layer, _)| has_one(*layer)).flat_map(|(_, sides)| sides) {
-        let param = params.iter().find(|param| param.path == side.path).expect("it was hung there");
+        let param = params.iter().find(|param| param.path == side.path).expect("it was attached there");
         let data = TensorData::new(side.gradient(), side.shape);
         gradients.register(param.id, Tensor::<2>::from_data(data, &device));
     }
@@ -199,7 +199,7 @@ proptest! {
     }
 }
 
-fn three_layers(law: Law) -> Case {
+fn three_layers(law: Distribution) -> Case {
     Case {
         law,
         seed: 5,
@@ -212,7 +212,7 @@ fn three_layers(law: Law) -> Case {
 
 #[test]
 fn a_layer_without_a_gradient_has_zeros_for_its_coefficients() {
-    for law in [Law::Uniform, Law::Sign] {
+    for law in [Distribution::Uniform, Distribution::Sign] {
         let case = three_layers(law);
         let sides = case.sides(|_, _| 1.0);
         let model = case.adapted(&sides, &device());
@@ -230,7 +230,7 @@ fn a_layer_without_a_gradient_has_zeros_for_its_coefficients() {
 
 #[test]
 fn the_same_numbers_give_the_same_bits() {
-    for law in [Law::Uniform, Law::Sign] {
+    for law in [Distribution::Uniform, Distribution::Sign] {
         let case = three_layers(law);
         let sides = case.sides(|layer, index| (index + layer) as f32 * 0.1);
         let once = || {
@@ -244,7 +244,7 @@ fn the_same_numbers_give_the_same_bits() {
 #[test]
 fn expanded_factors_are_still_trained_and_still_checkpoint() {
     let device = device().gradient_checkpointing();
-    let case = three_layers(Law::Uniform);
+    let case = three_layers(Distribution::Uniform);
     let sides = case.sides(|_, _| 0.1);
     let model = case.adapted(&sides, &device).expand();
     let x = Tensor::<2>::ones([2, 30], &device);

@@ -38,7 +38,7 @@ mod program_recipes;
 mod program_report;
 mod program_text;
 mod sizes;
-mod subject;
+mod test_model;
 mod text_task;
 mod text_workshop;
 mod tiny;

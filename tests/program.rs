@@ -1,4 +1,4 @@
-//! The built program, as a user runs it, on a tiny model and pictures of three colours.
+//! The built program, as a user runs it, on a tiny model and images of three colours.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ impl Outcome {
     }
 }
 
-/// A folder with a tiny base model, labelled pictures and a recipe, and the program run inside it.
+/// A folder with a tiny base model, labelled images and a recipe, and the program run inside it.
 pub struct Workshop {
     folder: TempDir,
 }
@@ -62,8 +62,8 @@ impl Workshop {
         base.save(&workshop.at("base"), &Preprocessor::standard(8), WeightDtype::F32).expect("a free folder");
         for (class, colour) in [("blue", [0, 0, 255]), ("green", [0, 255, 0]), ("red", [255, 0, 0])] {
             for number in 0..6 {
-                workshop.picture(&format!("train/{class}/{number}.png"), colour, number);
-                workshop.picture(&format!("val/{class}/{number}.png"), colour, 100 + number);
+                workshop.image(&format!("train/{class}/{number}.png"), colour, number);
+                workshop.image(&format!("val/{class}/{number}.png"), colour, 100 + number);
             }
         }
         let recipe = "[model]\npath = \"base\"\n[data]\ntrain = \"train\"\nvalidation = \"val\"\n\
@@ -77,8 +77,8 @@ impl Workshop {
         self.folder.path().join(path)
     }
 
-    /// A noisy picture of one colour.
-    fn picture(&self, path: &str, colour: [u8; 3], seed: u32) {
+    /// A noisy image of one colour.
+    fn image(&self, path: &str, colour: [u8; 3], seed: u32) {
         let path = self.at(path);
         std::fs::create_dir_all(path.parent().expect("a class folder")).expect("a class folder");
         let noise = |x: u32, y: u32| ((x * 37 + y * 101 + seed * 53) % 60) as u8;
@@ -240,7 +240,7 @@ fn coefficients_of_four_bits_are_scored_as_they_are_stored() {
 }
 
 #[test]
-fn evaluate_counts_every_picture_once() {
+fn evaluate_counts_every_image_once() {
     let workshop = Workshop::new();
     workshop.trained();
     let scored = workshop.run(&["evaluate", "--run", "runs/colours", "--json"]).json();
@@ -251,10 +251,10 @@ fn evaluate_counts_every_picture_once() {
 }
 
 #[test]
-fn predict_names_the_colour_of_a_new_picture() {
+fn predict_names_the_colour_of_a_new_image() {
     let workshop = Workshop::new();
     workshop.trained();
-    workshop.picture("new.png", [0, 255, 0], 9);
+    workshop.image("new.png", [0, 255, 0], 9);
     let found = workshop.run(&["predict", "--run", "runs/colours", "new.png", "--json"]).json();
     insta::assert_snapshot!("predict_json", keys(&found));
     assert_eq!(found["predictions"][0]["classes"][0]["name"], "green");

@@ -109,7 +109,7 @@ fn more_tokens_than_a_model_reads_are_refused() {
 }
 
 #[test]
-fn a_model_of_pictures_cannot_be_started_on_text() {
+fn a_model_of_images_cannot_be_started_on_text() {
     for what in ["start", "adapters"] {
         let outcome = bench(&[what, "--model", "vit-b16"]);
         assert_eq!(outcome.code, 2, "{}", outcome.stderr);

@@ -165,7 +165,7 @@ fn coefficients_beyond_their_bits_are_kept_in_more() {
 }
 
 #[test]
-fn a_validation_picture_that_vanishes_costs_no_training() {
+fn a_validation_image_that_vanishes_costs_no_training() {
     for (every, kept) in [("20", "adapter"), ("0", "adapter-last")] {
         for bits in ["32", "16", "8", "4"] {
             let workshop = Workshop::new();

@@ -40,7 +40,7 @@ impl Hub {
     }
 }
 
-/// Answers one request; a client that hung up misses nothing that a test looks at.
+/// Answers one request; a client that attached up misses nothing that a test looks at.
 fn answer(mut stream: TcpStream, files: &BTreeMap<&str, Vec<u8>>, downloads: &AtomicUsize) {
     let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
     let first = lines.next().unwrap_or_default();

@@ -231,13 +231,13 @@ fn compare_scores_what_the_runs_of_each_seed_write() {
 
 #[test]
 fn each_command_keeps_to_its_kind_of_model() {
-    let pictures = Workshop::new();
-    pictures.trained();
+    let images = Workshop::new();
+    images.trained();
     for named in [["--model", "base"], ["--run", "runs/colours"]] {
-        let run = pictures.run(&[&["generate"], &named[..], &["Hi"]].concat());
+        let run = images.run(&[&["generate"], &named[..], &["Hi"]].concat());
         run.assert_refused(2, &["`generate` needs a model of text", "use `predict`"]);
     }
-    let run = pictures.run(&["evaluate", "--run", "runs/colours", "--metrics"]);
+    let run = images.run(&["evaluate", "--run", "runs/colours", "--metrics"]);
     run.assert_refused(2, &["--metrics", "needs a model of text"]);
     let text = text_workshop();
     trained(&text);

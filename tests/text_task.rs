@@ -1,7 +1,7 @@
 //! A run on text, before the loop sees it: the passes of its steps, and the largest of them.
 
 use burn::tensor::Device;
-use nola_train::learner::TextBatch;
+use nola_train::model_with_loss::TextBatch;
 use nola_train::recipe::Recipe;
 use nola_train::task::{LargestPass, Task, Text};
 

@@ -1,19 +1,19 @@
-//! Models small enough for every law, and adapters of every kind to hang on them.
+//! Models small enough for every law, and adapters of every kind to attach to them.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_core::adapter::{LoraConfig, LoraVariant, NolaConfig, Preset, Sharing};
-use nola_core::basis::Law;
+use nola_core::basis::Distribution;
 use nola_core::{Adapted, AdapterConfig, Targets};
 use nola_models::vit::{Pooling, Positions, Problem};
 use nola_models::{Activation, CausalLm, Vit, VitConfig};
-use nola_train::learner::{ImageBatch, TextBatch};
+use nola_train::model_with_loss::{ImageBatch, TextBatch};
 use nola_train::text::Sample;
 use serde_json::{Value, json};
 
-use crate::subject::{Subject, text_batch};
+use crate::test_model::{TestModel, text_batch};
 
 /// A small model, with what a law has to know of it.
-pub struct Tiny<M: Subject> {
+pub struct Tiny<M: TestModel> {
     /// Without adapters; the same weights every time.
     pub base: M,
     /// Modules that are trained beside the adapters.
@@ -42,7 +42,7 @@ pub fn tiny_llama(device: &Device) -> Tiny<CausalLm> {
     Tiny { base, trained_beside: &[], batch: texts(4, 1, device), device: device.clone() }
 }
 
-impl<M: Subject> Tiny<M> {
+impl<M: TestModel> Tiny<M> {
     /// With an adapter on every linear layer but the head.
     pub fn adapted(&self, adapter: &AdapterConfig) -> Adapted<M> {
         let targets = Targets::matching("query|key|value|output|gate|up|down");
@@ -96,7 +96,7 @@ pub fn vit(device: &Device) -> Vit {
     Vit::init(&config(), 7, device)
 }
 
-/// Different pictures for every `seed`.
+/// Different images for every `seed`.
 pub fn batch(samples: usize, seed: u32, device: &Device) -> ImageBatch {
     let count = samples * 3 * 8 * 8;
     let pixels: Vec<f32> = (0..count).map(|n| (n as f32 * 0.37 + seed as f32).sin()).collect();
@@ -161,7 +161,7 @@ pub fn every_adapter() -> Vec<(String, AdapterConfig)> {
     let small = NolaConfig { rank: 2, k: 5, l: 3, alpha: 2.0, ..NolaConfig::default() };
     let mut all = Vec::new();
     for preset in [Preset::Default, Preset::Paper2023, Preset::Code2024, Preset::Vit2024] {
-        for basis in [Law::Uniform, Law::Sign] {
+        for basis in [Distribution::Uniform, Distribution::Sign] {
             for sharing in [Sharing::Separate, Sharing::Shared] {
                 let nola = NolaConfig { preset, basis, sharing, ..small.clone() };
                 all.push((format!("nola {preset:?} {basis:?} {sharing:?}"), AdapterConfig::Nola(nola)));

@@ -6,7 +6,7 @@ use burn::tensor::{Device, TensorData};
 use nola_core::{AdapterConfig, TrainedState};
 use nola_models::Vit;
 use nola_train::Error;
-use nola_train::learner::{ImageBatch, Learner};
+use nola_train::model_with_loss::{ImageBatch, ModelWithLoss};
 use nola_train::recipe::{Optimizer, Period, ScheduleKind, TrainRecipe};
 use nola_train::train::{Observer, StepReport, Trained, train};
 
@@ -37,7 +37,7 @@ struct Scripted {
     reports: Vec<StepReport>,
 }
 
-impl<M: Learner> Observer<M> for Scripted {
+impl<M: ModelWithLoss> Observer<M> for Scripted {
     fn stepped(&mut self, report: StepReport) {
         self.reports.push(report);
     }

@@ -11,18 +11,18 @@ use rayon::prelude::*;
 
 use crate::Error;
 use crate::adapter::{AdapterConfig, Factor, LowRank, Plan};
-use crate::mixtures::Mixtures;
+use crate::linear_combinations::LinearCombinations;
 use crate::params::{FoundParam, float_params, read_params, replace_params, train_only, write_params};
 use crate::targets::{Site, Targets};
 
 /// A model whose base is frozen and whose adapters are trained; also a linear probe, or a model trained in full.
 ///
-/// The factors A and B of every adapter are plain leaves of the autodiff graph. If they are mixtures (NOLA), they depend
+/// The factors A and B of every adapter are plain leaves of the autodiff graph. If they are linear_combinations (NOLA), they depend
 /// on the coefficients alone, which are constant within an optimizer step. So one step is, for every adapter, passes over any
 /// number of micro-batches, whose gradients are added up, and [`Adapted::step`] with their sum.
 #[derive(Module, Debug)]
 pub struct Adapted<M: Module> {
-    /// The model, adapters hung on its weights.
+    /// The model, adapters attached to its weights.
     pub model: M,
     /// Coefficients of A, `[sites, k]`.
     alpha: Option<Param<Tensor<2>>>,
@@ -46,8 +46,8 @@ struct Attached {
     ids: Vec<[ParamId; 3]>,
     /// What has gradients: factors, and the parameters trained beside them.
     trained: Vec<ParamId>,
-    /// The mixtures of A and of B, if that is what the factors are.
-    mixtures: [Option<Mixtures>; 2],
+    /// The linear_combinations of A and of B, if that is what the factors are.
+    linear_combinations: [Option<LinearCombinations>; 2],
 }
 
 /// How many numbers training changes.
@@ -63,7 +63,7 @@ pub struct TrainedNumbers {
 pub type TrainedState = BTreeMap<String, TensorData>;
 
 impl<M: Module> Adapted<M> {
-    /// Hangs adapters on the targets, trains the parameters of the modules `also_train` too, and freezes the rest.
+    /// Attaches adapters on the targets, trains the parameters of the modules `also_train` too, and freezes the rest.
     ///
     /// # Errors
     /// If nothing matches, or a setting of the adapter cannot be used.
@@ -76,18 +76,18 @@ impl<M: Module> Adapted<M> {
     ) -> Result<Self, Error> {
         let sites = targets.choose(&model)?;
         let plans = config.plan(&sites)?;
-        let mut adapted = Self::hang(model, sites, plans, also_train, device)?;
+        let mut adapted = Self::attach_plans(model, sites, plans, also_train, device)?;
         let attached = Arc::get_mut(&mut adapted.attached).expect("nobody else has it yet");
         attached.config = Some(config.clone());
         attached.targets = targets.clone();
         Ok(adapted)
     }
 
-    /// Hangs ready plans on `sites`: for adapters that come from elsewhere than an [`AdapterConfig`].
+    /// Attaches ready plans on `sites`: for adapters that come from elsewhere than an [`AdapterConfig`].
     ///
     /// # Errors
     /// If a site could never get a gradient, or a name of `also_train` does not exist.
-    pub fn hang(
+    pub fn attach_plans(
         model: M,
         sites: Vec<Site>,
         plans: Vec<Plan>,
@@ -100,15 +100,23 @@ impl<M: Module> Adapted<M> {
         let adapters: BTreeMap<String, LowRank> = (sites.par_iter().zip(&plans))
             .map(|(site, plan)| (site.weight_path(), plan.build(site, device)))
             .collect();
-        let model = model.apply_reparameterization(Hang { adapters });
+        let model = model.apply_reparameterization(Attach { adapters });
         let params = float_params(&model);
         let ids = sites.iter().map(|site| ids_of(site, &params)).collect();
         let mut trained = ids_named(&params, also_train)?;
         trained.extend(params.iter().filter(|p| is_adapter(&p.path)).map(|p| p.id));
         let model = train_only(model, &trained);
-        let mixtures = [Mixtures::of(&plans, |plan| &plan.a), Mixtures::of(&plans, |plan| &plan.b)];
-        let attached =
-            Attached { config: None, targets: Targets::default(), sites, plans, ids, trained, mixtures };
+        let linear_combinations =
+            [LinearCombinations::of(&plans, |plan| &plan.a), LinearCombinations::of(&plans, |plan| &plan.b)];
+        let attached = Attached {
+            config: None,
+            targets: Targets::default(),
+            sites,
+            plans,
+            ids,
+            trained,
+            linear_combinations,
+        };
         Ok(Self { model, alpha, beta, attached: Arc::new(attached) })
     }
 
@@ -117,7 +125,7 @@ impl<M: Module> Adapted<M> {
     /// # Errors
     /// If a name of `trained` does not exist.
     pub fn probe(model: M, trained: &[&str], device: &Device) -> Result<Self, Error> {
-        Self::hang(model, Vec::new(), Vec::new(), trained, device)
+        Self::attach_plans(model, Vec::new(), Vec::new(), trained, device)
     }
 
     /// A model without adapters that is trained as a whole, but for what it keeps fixed itself.
@@ -131,7 +139,7 @@ impl<M: Module> Adapted<M> {
             plans: Vec::new(),
             ids: Vec::new(),
             trained,
-            mixtures: [None, None],
+            linear_combinations: [None, None],
         };
         let model = train_only(model, &attached.trained);
         Self { model, alpha: None, beta: None, attached: Arc::new(attached) }
@@ -152,7 +160,7 @@ impl<M: Module> Adapted<M> {
         &self.attached.sites
     }
 
-    /// What hangs on each site.
+    /// What is attached to each site.
     pub(crate) fn plans(&self) -> &[Plan] {
         &self.attached.plans
     }
@@ -195,11 +203,11 @@ impl<M: Module> Adapted<M> {
     /// # Source
     /// NOLA, section 2: dL/dalpha_i = ⟨A_i, dL/dA⟩; exact for sums over passes, since the map is linear.
     pub fn project(&self, mut gradients: GradientsParams) -> GradientsParams {
-        for (coefficients, mixtures, side) in self.sides() {
+        for (coefficients, linear_combinations, side) in self.sides() {
             let of_factors: Vec<Option<Tensor<2>>> =
                 self.attached.ids.iter().map(|ids| gradients.remove::<2>(ids[side])).collect();
             if of_factors.iter().any(Option::is_some) {
-                let gradient = mixtures.project(of_factors, &coefficients.val());
+                let gradient = linear_combinations.project(of_factors, &coefficients.val());
                 gradients.register(coefficients.id, gradient);
             }
         }
@@ -209,8 +217,8 @@ impl<M: Module> Adapted<M> {
     /// The coefficients become factors again: the last part of [`Adapted::step`], after the update.
     pub fn expand(mut self) -> Self {
         let mut factors = BTreeMap::new();
-        for (coefficients, mixtures, side) in self.sides() {
-            let expanded = mixtures.expand(coefficients.val());
+        for (coefficients, linear_combinations, side) in self.sides() {
+            let expanded = linear_combinations.expand(coefficients.val());
             factors.extend(self.attached.ids.iter().map(|ids| ids[side]).zip(expanded));
         }
         if !factors.is_empty() {
@@ -222,10 +230,10 @@ impl<M: Module> Adapted<M> {
     /// Refuses a model whose factors are not what its coefficients give: it was trained without [`Adapted::step`], and what
     /// it learned would be lost in a folder that holds coefficients.
     pub(crate) fn check_factors(&self) -> Result<(), Error> {
-        for (coefficients, mixtures, side) in self.sides() {
+        for (coefficients, linear_combinations, side) in self.sides() {
             let ids: Vec<ParamId> = self.attached.ids.iter().map(|ids| ids[side]).collect();
             let found = read_params(&self.model, &ids);
-            let expanded = mixtures.expand(coefficients.val());
+            let expanded = linear_combinations.expand(coefficients.val());
             for ((id, expanded), site) in ids.iter().zip(expanded).zip(&self.attached.sites) {
                 if !are_near(&floats(found[id].clone()), &floats(expanded.into_data())) {
                     return Err(Error::StaleFactors { site: site.path.clone() });
@@ -235,16 +243,17 @@ impl<M: Module> Adapted<M> {
         Ok(())
     }
 
-    /// Coefficients, mixtures, and the index among a site's ids, of A and of B if they are mixtures.
-    fn sides(&self) -> impl Iterator<Item = (&Param<Tensor<2>>, &Mixtures, usize)> {
-        let [of_a, of_b] = &self.attached.mixtures;
+    /// Coefficients, linear_combinations, and the index among a site's ids, of A and of B if they are linear_combinations.
+    fn sides(&self) -> impl Iterator<Item = (&Param<Tensor<2>>, &LinearCombinations, usize)> {
+        let [of_a, of_b] = &self.attached.linear_combinations;
         let sides = [(&self.alpha, of_a, 1), (&self.beta, of_b, 2)];
-        sides.into_iter().filter_map(|(coefficients, mixtures, side)| {
-            let mixtures = mixtures.as_ref();
+        sides.into_iter().filter_map(|(coefficients, linear_combinations, side)| {
+            let linear_combinations = linear_combinations.as_ref();
             let coefficients = coefficients.as_ref()?;
             Some((
                 coefficients,
-                mixtures.expect("coefficients exist only where all factors are mixtures"),
+                linear_combinations
+                    .expect("coefficients exist only where all factors are linear_combinations"),
                 side,
             ))
         })
@@ -302,7 +311,7 @@ impl<M: Module> Adapted<M> {
 
     /// The factors of every site on the host, row-major: A `[d_in, rank]`, B `[rank, d_out]`, and the update's scale.
     ///
-    /// Mixtures are expanded by the plain version on the host, so the bits are the same on every machine.
+    /// LinearCombinations are expanded by the plain version on the host, so the bits are the same on every machine.
     pub fn factors(&self) -> Vec<SiteFactors> {
         let ids: Vec<ParamId> = self.attached.ids.iter().flat_map(|ids| [ids[1], ids[2]]).collect();
         let values = read_params(&self.model, &ids);
@@ -379,7 +388,7 @@ impl<M: Module> Adapted<M> {
 /// The factors of one site on the host.
 #[derive(Debug, Clone)]
 pub struct SiteFactors {
-    /// Where they hang.
+    /// Where they are attached.
     pub site: Site,
     /// Width of the bottleneck.
     pub rank: usize,
@@ -437,11 +446,11 @@ impl std::ops::Add for Survivors {
     }
 }
 
-struct Hang {
+struct Attach {
     adapters: BTreeMap<String, LowRank>,
 }
 
-impl Reparameterizer for Hang {
+impl Reparameterizer for Attach {
     type Reparam = LowRank;
 
     fn reparameterize<const D: usize>(
@@ -468,7 +477,7 @@ pub(crate) fn is_adapter(path: &str) -> bool {
 fn ids_of(site: &Site, params: &[FoundParam]) -> [ParamId; 3] {
     let id = |path: String| {
         let found = params.iter().find(|param| param.path == path);
-        found.map(|param| param.id).expect("the adapter was just hung there")
+        found.map(|param| param.id).expect("the adapter was just attached there")
     };
     let weight = site.weight_path();
     [id(weight.clone()), id(format!("{weight}.adapter.a")), id(format!("{weight}.adapter.b"))]
@@ -488,7 +497,7 @@ fn ids_named(params: &[FoundParam], names: &[&str]) -> Result<Vec<ParamId>, Erro
     Ok(ids)
 }
 
-/// The initial coefficients of all sites, `[sites, count]`; none if the factors are not mixtures.
+/// The initial coefficients of all sites, `[sites, count]`; none if the factors are not linear_combinations.
 fn initial_coefficients(
     plans: &[Plan],
     side: impl Fn(&Plan) -> &Factor,

@@ -15,10 +15,10 @@ mod error;
 pub mod folder;
 pub mod foreign_json;
 mod hollow;
+mod linear_combinations;
 mod low_rank;
 #[cfg(feature = "cpu")]
 pub mod matrix;
-mod mixtures;
 mod params;
 mod pattern;
 pub mod philox;
@@ -32,5 +32,5 @@ pub use folder::BaseIdentity;
 pub use hollow::Hollow;
 pub use params::{FoundParam, float_params, read_params, unadaptable_weights, write_params};
 pub use pattern::PatternError;
-pub use product::{flow_dtype, flowing, product};
+pub use product::{compute_dtype, in_compute_dtype, product};
 pub use targets::{Site, Targets, Unmatched};

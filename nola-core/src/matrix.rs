@@ -43,20 +43,20 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// What becomes of the numbers that stand where a product goes.
+/// Whether a product replaces what its place holds, or is added to it (BLAS: beta 0 or 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Before {
+pub enum Accumulate {
     /// They are overwritten.
-    Forgotten,
+    Overwrite,
     /// They are added to.
-    Kept,
+    Add,
 }
 
-/// `result = before + factor · left · right`, row-major.
+/// `result = factor · left · right`, plus what `result` holds if `accumulate` says so; row-major.
 ///
 /// # Panics
 /// If the sizes do not fit.
-pub fn multiply(result: &mut [f32], before: Before, factor: f32, left: Matrix, right: Matrix) {
+pub fn multiply(result: &mut [f32], accumulate: Accumulate, factor: f32, left: Matrix, right: Matrix) {
     let ([rows, inner], [right_rows, cols]) = (left.sizes, right.sizes);
     assert_eq!((inner, rows * cols), (right_rows, result.len()), "sizes of a product");
     if result.is_empty() || inner == 0 {
@@ -73,7 +73,7 @@ pub fn multiply(result: &mut [f32], before: Before, factor: f32, left: Matrix, r
             result.as_mut_ptr(),
             1,
             cols as isize,
-            before == Before::Kept,
+            accumulate == Accumulate::Add,
             left.values.as_ptr(),
             left_strides[1],
             left_strides[0],

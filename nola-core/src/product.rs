@@ -17,7 +17,7 @@ use burn::tensor::module::linear;
 use burn::tensor::{DType, Device, Shape, Tensor, assert_shape};
 
 /// The number type in which activations flow on `device` past weights that are held in `held`.
-pub fn flow_dtype(device: &Device, held: DType) -> DType {
+pub fn compute_dtype(device: &Device, held: DType) -> DType {
     if is_cpu(device) { DType::F32 } else { held }
 }
 
@@ -32,8 +32,8 @@ pub(crate) fn is_cpu(device: &Device) -> bool {
 }
 
 /// `x` in the type in which activations flow where it is.
-pub fn flowing<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let dtype = flow_dtype(&x.device(), x.dtype());
+pub fn in_compute_dtype<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let dtype = compute_dtype(&x.device(), x.dtype());
     x.cast(dtype)
 }
 

@@ -1,4 +1,4 @@
-//! Which weights of a model an adapter hangs on.
+//! Which weights of a model an adapter is attached to.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use crate::Error;
 use crate::params::linear_sites;
 use crate::pattern::{PatternError, PythonPattern};
 
-/// A linear weight an adapter can hang on.
+/// A linear weight an adapter can be attached to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
     /// Path of the linear layer in its model, such as `blocks.0.attention.query`.

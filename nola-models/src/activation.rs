@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use burn::tensor::activation::{relu, sigmoid, tanh};
 
-use crate::fused::{self, Curve};
+use crate::fused::{self, FusedActivation};
 
 /// Between the halves of an MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,11 +74,11 @@ impl Activation {
     /// - `x` and output: any, the same
     pub(crate) fn apply(self, x: Tensor<3>) -> Tensor<3> {
         match self {
-            Self::GeluTanh => fused::curve(x, Curve::GeluTanh),
-            Self::Gelu => fused::curve(x, Curve::Gelu),
+            Self::GeluTanh => fused::activation(x, FusedActivation::GeluTanh),
+            Self::Gelu => fused::activation(x, FusedActivation::Gelu),
             Self::QuickGelu => x.clone() * sigmoid(x * 1.702),
             Self::Relu => relu(x),
-            Self::Silu => fused::curve(x, Curve::Silu),
+            Self::Silu => fused::activation(x, FusedActivation::Silu),
             Self::Tanh => tanh(x),
         }
     }

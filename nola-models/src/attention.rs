@@ -1,13 +1,13 @@
 //! Causal self-attention over tokens, shared by the language models: what a token may look at, and what is kept for it.
 
 mod cache;
-mod sight;
+mod mask;
 
 use burn::tensor::Tensor;
 
 pub(crate) use cache::BlockCache;
 pub use cache::KeyValueCache;
-pub use sight::Sight;
+pub use mask::AttentionMask;
 
 use crate::fused::attention;
 
@@ -30,9 +30,9 @@ pub(crate) fn attend(
     key: Tensor<4>,
     value: Tensor<4>,
     scale: f64,
-    sight: &Sight,
+    mask: &AttentionMask,
 ) -> Tensor<3> {
     let [batch, heads, tokens, d_head] = query.dims();
-    let mixed = attention(query, key, value, sight.unseen(), scale);
+    let mixed = attention(query, key, value, mask.unseen(), scale);
     mixed.swap_dims(1, 2).reshape([batch, tokens, heads * d_head])
 }

@@ -1,4 +1,4 @@
-//! Random changes to training pictures; each is off unless it is named.
+//! Random changes to training images; each is off unless it is named.
 
 use image::{Rgb, RgbImage, imageops};
 use rand::seq::SliceRandom;
@@ -144,8 +144,8 @@ impl Augmentation {
         }
     }
 
-    /// The usual one for training on pictures of 32 pixels from scratch: shifts of up to 4 pixels, and flips.
-    pub fn small_pictures() -> Self {
+    /// The usual one for training on images of 32 pixels from scratch: shifts of up to 4 pixels, and flips.
+    pub fn small_images() -> Self {
         Self { padded_crop: Some(PaddedCrop { padding: 4 }), flip_probability: 0.5, ..Self::default() }
     }
 
@@ -214,10 +214,10 @@ impl Augmentation {
         }
     }
 
-    /// A random part of the picture, before it is resized; none if the whole is wanted.
-    pub(crate) fn resized_crop(&self, picture: &RgbImage, rng: &mut impl Rng) -> Option<RgbImage> {
+    /// A random part of the image, before it is resized; none if the whole is wanted.
+    pub(crate) fn resized_crop(&self, image: &RgbImage, rng: &mut impl Rng) -> Option<RgbImage> {
         let crop = self.resized_crop.as_ref()?;
-        let (width, height) = picture.dimensions();
+        let (width, height) = image.dimensions();
         let area = f64::from(width) * f64::from(height);
         // torchvision's way: ten tries, then the middle.
         for _ in 0..10 {
@@ -226,7 +226,7 @@ impl Augmentation {
             let (wide, high) = ((part * ratio).sqrt().round() as u32, (part / ratio).sqrt().round() as u32);
             if (1..=width).contains(&wide) && (1..=height).contains(&high) {
                 let (x, y) = (rng.random_range(0..=width - wide), rng.random_range(0..=height - high));
-                return Some(imageops::crop_imm(picture, x, y, wide, high).to_image());
+                return Some(imageops::crop_imm(image, x, y, wide, high).to_image());
             }
         }
         let [least, most] = crop.ratio;
@@ -235,32 +235,32 @@ impl Augmentation {
             wide.min((high * most).round()).max(1.0) as u32,
             high.min((wide / least).round()).max(1.0) as u32,
         );
-        Some(imageops::crop_imm(picture, (width - wide) / 2, (height - high) / 2, wide, high).to_image())
+        Some(imageops::crop_imm(image, (width - wide) / 2, (height - high) / 2, wide, high).to_image())
     }
 
-    /// The picture after every change that keeps its size.
-    pub(crate) fn changed(&self, mut picture: RgbImage, rng: &mut impl Rng) -> RgbImage {
+    /// The image after every change that keeps its size.
+    pub(crate) fn changed(&self, mut image: RgbImage, rng: &mut impl Rng) -> RgbImage {
         if let Some(PaddedCrop { padding }) = self.padded_crop {
-            picture = shifted(&picture, padding, rng);
+            image = shifted(&image, padding, rng);
         }
         if let Some(jitter) = self.jitter.as_ref().filter(|jitter| rng.random_bool(jitter.probability)) {
-            picture = jitter.apply(picture, rng);
+            image = jitter.apply(image, rng);
         }
         if rng.random_bool(self.grey_probability) {
-            picture = blended(&picture, |pixel| [grey(pixel); 3], 0.0);
+            image = blended(&image, |pixel| [grey(pixel); 3], 0.0);
         }
         if let Some(blur) = self.blur.as_ref().filter(|blur| rng.random_bool(blur.probability)) {
-            picture = imageops::blur(&picture, between(blur.sigma, rng) as f32);
+            image = imageops::blur(&image, between(blur.sigma, rng) as f32);
         }
         if rng.random_bool(self.flip_probability) {
-            imageops::flip_horizontal_in_place(&mut picture);
+            imageops::flip_horizontal_in_place(&mut image);
         }
-        picture
+        image
     }
 }
 
 impl Jitter {
-    fn apply(&self, mut picture: RgbImage, rng: &mut impl Rng) -> RgbImage {
+    fn apply(&self, mut image: RgbImage, rng: &mut impl Rng) -> RgbImage {
         let mut factor = |strength: f64| between([1.0 - strength, 1.0 + strength], rng) as f32;
         let brightness = factor(self.brightness);
         let contrast = factor(self.contrast);
@@ -269,24 +269,24 @@ impl Jitter {
         let mut order = [0, 1, 2, 3];
         order.shuffle(rng);
         for change in order {
-            picture = match change {
-                0 => blended(&picture, |_| [0.0; 3], brightness),
+            image = match change {
+                0 => blended(&image, |_| [0.0; 3], brightness),
                 1 => {
-                    let sum: f64 = picture.pixels().map(|pixel| f64::from(grey(pixel))).sum();
-                    let mean = (sum / f64::from(picture.width() * picture.height())).round() as f32;
-                    blended(&picture, |_| [mean; 3], contrast)
+                    let sum: f64 = image.pixels().map(|pixel| f64::from(grey(pixel))).sum();
+                    let mean = (sum / f64::from(image.width() * image.height())).round() as f32;
+                    blended(&image, |_| [mean; 3], contrast)
                 }
-                2 => blended(&picture, |pixel| [grey(pixel); 3], saturation),
-                _ => imageops::huerotate(&picture, turn.round() as i32),
+                2 => blended(&image, |pixel| [grey(pixel); 3], saturation),
+                _ => imageops::huerotate(&image, turn.round() as i32),
             };
         }
-        picture
+        image
     }
 }
 
 /// `other + (pixel - other) * factor`, as PIL's `ImageEnhance` does.
-fn blended(picture: &RgbImage, other: impl Fn(&Rgb<u8>) -> [f32; 3], factor: f32) -> RgbImage {
-    let mut changed = picture.clone();
+fn blended(image: &RgbImage, other: impl Fn(&Rgb<u8>) -> [f32; 3], factor: f32) -> RgbImage {
+    let mut changed = image.clone();
     for pixel in changed.pixels_mut() {
         let other = other(pixel);
         for (value, other) in pixel.0.iter_mut().zip(other) {
@@ -303,12 +303,12 @@ fn grey(pixel: &Rgb<u8>) -> f32 {
     ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16) as f32
 }
 
-/// A window of the picture's size, anywhere in the picture with `padding` black pixels on each side.
-fn shifted(picture: &RgbImage, padding: u32, rng: &mut impl Rng) -> RgbImage {
+/// A window of the image's size, anywhere in the image with `padding` black pixels on each side.
+fn shifted(image: &RgbImage, padding: u32, rng: &mut impl Rng) -> RgbImage {
     let mut offset = || i64::from(padding) - i64::from(rng.random_range(0..=2 * padding));
     let (x, y) = (offset(), offset());
-    let mut window = RgbImage::new(picture.width(), picture.height());
-    imageops::replace(&mut window, picture, x, y);
+    let mut window = RgbImage::new(image.width(), image.height());
+    imageops::replace(&mut window, image, x, y);
     window
 }
 
@@ -346,12 +346,12 @@ mod tests {
     }
 
     #[test]
-    fn by_default_a_training_picture_is_an_evaluation_picture() {
+    fn by_default_a_training_image_is_an_evaluation_image() {
         assert_eq!(trained(&Augmentation::default(), 1), Preprocessor::standard(16).evaluate(&pattern()));
     }
 
     #[test]
-    fn each_change_changes_some_pictures_by_itself() {
+    fn each_change_changes_some_images_by_itself() {
         for augmentation in each_alone() {
             let plain = trained(&Augmentation::default(), 0);
             assert!((0..20).any(|seed| trained(&augmentation, seed) != plain), "{augmentation:?}");
@@ -359,26 +359,26 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_the_same_picture_and_another_seed_another() {
+    fn a_seed_gives_the_same_image_and_another_seed_another() {
         let all = Augmentation::few_shot();
         assert_eq!(trained(&all, 3), trained(&all, 3));
         assert_ne!(trained(&all, 3), trained(&all, 4));
     }
 
     #[test]
-    fn a_crop_lies_inside_even_the_thinnest_picture() {
+    fn a_crop_lies_inside_even_the_thinnest_image() {
         let augmentation = Augmentation::few_shot();
         for (width, height) in [(1, 1), (500, 1), (1, 500), (3, 2)] {
             for seed in 0..50 {
-                let picture = RgbImage::new(width, height);
-                let crop = augmentation.resized_crop(&picture, &mut ChaCha8Rng::seed_from_u64(seed)).unwrap();
+                let image = RgbImage::new(width, height);
+                let crop = augmentation.resized_crop(&image, &mut ChaCha8Rng::seed_from_u64(seed)).unwrap();
                 assert!((1..=width).contains(&crop.width()) && (1..=height).contains(&crop.height()));
             }
         }
     }
 
     #[test]
-    fn a_shifted_picture_keeps_its_size_and_moves_by_at_most_the_padding() {
+    fn a_shifted_image_keeps_its_size_and_moves_by_at_most_the_padding() {
         let mut marked = RgbImage::new(9, 9);
         marked.put_pixel(4, 4, Rgb([255; 3]));
         for seed in 0..50 {
@@ -397,6 +397,6 @@ mod tests {
         augmentation = Augmentation::few_shot();
         augmentation.resized_crop = Some(ResizedCrop { scale: [0.5, 0.2], ratio: [0.75, 1.33] });
         assert!(augmentation.check().unwrap_err().to_string().contains("`data.augment.resized_crop.scale`"));
-        assert!(Augmentation::few_shot().check().is_ok() && Augmentation::small_pictures().check().is_ok());
+        assert!(Augmentation::few_shot().check().is_ok() && Augmentation::small_images().check().is_ok());
     }
 }

@@ -12,7 +12,8 @@ use serde_json::Value;
 use crate::checkpoint::{ModelFolder, NamedTensor, parse_json, read_bounded, save};
 use crate::fields::Fields;
 use crate::{
-    Checkpoint, Error, Gpt2, HiddenStates, KeyValueCache, Llama, Sight, Stage, WeightDtype, gpt2, llama,
+    AttentionMask, Checkpoint, Error, Gpt2, HiddenStates, KeyValueCache, Llama, Stage, WeightDtype, gpt2,
+    llama,
 };
 
 /// A random model with more numbers than this is refused: it is a typo or an attack.
@@ -51,7 +52,7 @@ use {map_any, of_any};
 
 /// What a caller may have to know of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct ModelInfo {
     /// Token ids are `0..vocab_size`.
     pub vocab_size: usize,
     /// Longest sequence, in tokens.
@@ -139,10 +140,10 @@ impl CausalLm {
     }
 
     /// What a caller may have to know.
-    pub fn facts(&self) -> Facts {
+    pub fn info(&self) -> ModelInfo {
         of_any!(self, model => {
             let config = model.config();
-            Facts {
+            ModelInfo {
                 vocab_size: config.vocab_size,
                 max_tokens: config.max_tokens,
                 d_model: config.d_model,
@@ -182,8 +183,8 @@ impl CausalLm {
     ///
     /// # Panics
     /// If a model with learned positions gets a token beyond `max_tokens`.
-    pub fn hidden(&self, ids: Tensor<2, Int>, sight: &Sight) -> Tensor<3> {
-        of_any!(self, model => model.hidden(ids, sight))
+    pub fn hidden(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> Tensor<3> {
+        of_any!(self, model => model.hidden(ids, mask))
     }
 
     /// What the first block gets.
@@ -194,16 +195,16 @@ impl CausalLm {
     ///
     /// # Panics
     /// If a model with learned positions gets a token beyond `max_tokens`.
-    pub fn embeddings(&self, ids: Tensor<2, Int>, sight: &Sight) -> Tensor<3> {
+    pub fn embeddings(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> Tensor<3> {
         match self {
-            Self::Gpt2(model) => model.embeddings(ids, sight),
+            Self::Gpt2(model) => model.embeddings(ids, mask),
             Self::Llama(model) => model.embeddings(ids),
         }
     }
 
     /// The blocks, one by one.
-    pub fn stages<'a>(&'a self, sight: &'a Sight) -> Vec<Stage<'a>> {
-        of_any!(self, model => model.stages(sight))
+    pub fn stages<'a>(&'a self, mask: &'a AttentionMask) -> Vec<Stage<'a>> {
+        of_any!(self, model => model.stages(mask))
     }
 
     /// What [`CausalLm::hidden`] makes of the output of the last block.
@@ -222,8 +223,8 @@ impl CausalLm {
     ///
     /// # Panics
     /// If a model with learned positions gets a token beyond `max_tokens`.
-    pub fn extend(&self, ids: Tensor<2, Int>, sight: &Sight, cache: &mut KeyValueCache) -> Tensor<3> {
-        of_any!(self, model => model.extend(ids, sight, cache))
+    pub fn extend(&self, ids: Tensor<2, Int>, mask: &AttentionMask, cache: &mut KeyValueCache) -> Tensor<3> {
+        of_any!(self, model => model.extend(ids, mask, cache))
     }
 
     /// Scores of the next token, in f32 whatever the weights are.
@@ -239,8 +240,8 @@ impl CausalLm {
     ///
     /// # Shapes
     /// - `ids`: `[batch, tokens]`
-    pub fn hidden_states(&self, ids: Tensor<2, Int>, sight: &Sight) -> HiddenStates {
-        of_any!(self, model => model.hidden_states(ids, sight))
+    pub fn hidden_states(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> HiddenStates {
+        of_any!(self, model => model.hidden_states(ids, mask))
     }
 
     /// Where transformers and PEFT keep a module, such as `blocks.0.attention.query`: its names, and which part of a

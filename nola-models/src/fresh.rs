@@ -9,7 +9,7 @@ use crate::WeightDtype;
 
 /// How fresh weights are distributed around zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Law {
+pub(crate) enum Distribution {
     /// Normal.
     Normal,
     /// Normal, cut at two deviations.
@@ -27,14 +27,14 @@ pub(crate) struct Plan<'a> {
 /// `module` with fresh weights; norms and biases stay.
 ///
 /// Each parameter has its own stream of `seed`.
-pub(crate) fn fresh<M: Module>(module: M, seed: u64, law: Law, plan: &Plan) -> M {
+pub(crate) fn fresh<M: Module>(module: M, seed: u64, law: Distribution, plan: &Plan) -> M {
     module.map(&mut Fresh { seed, law, plan, parameters: 0, path: Vec::new() })
 }
 
 /// Draws fresh weights, parameter by parameter.
 struct Fresh<'a> {
     seed: u64,
-    law: Law,
+    law: Distribution,
     plan: &'a Plan<'a>,
     parameters: u64,
     path: Vec<String>,
@@ -81,7 +81,7 @@ pub(crate) fn held_as<const D: usize>(param: Param<Tensor<D>>, dtype: WeightDtyp
     })
 }
 
-impl Law {
+impl Distribution {
     /// One draw with deviation 1 (before it is cut), by Box and Muller's formula.
     fn draw(self, rng: &mut ChaCha8Rng) -> f64 {
         loop {

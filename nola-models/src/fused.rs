@@ -17,7 +17,7 @@ use burn::tensor::{Int, Tensor};
 
 /// A function of one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Curve {
+pub(crate) enum FusedActivation {
     /// x·Φ(x), with Φ of the normal distribution.
     Gelu,
     /// Its tanh formula.
@@ -35,25 +35,29 @@ pub(crate) enum Norm {
     RootMeanSquare,
 }
 
-/// Which way pairs of numbers are turned.
+/// Which way pairs of numbers are rotated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Turn {
+pub(crate) enum Rotation {
     /// By their angles.
-    There,
-    /// By the opposite angles: the gradient of [`Turn::There`].
-    Back,
+    Forward,
+    /// By the opposite angles: the gradient of [`Rotation::Forward`].
+    Inverse,
 }
 
 /// The operations and their gradients on one backend; a backend that has nothing better computes the plain versions.
 pub(crate) trait Kernels: Backend {
-    /// `curve` of every number.
-    fn curve(x: FloatTensor<Self>, curve: Curve) -> FloatTensor<Self> {
-        plain::curve::<Self>(x, curve)
+    /// `activation` of every number.
+    fn activation(x: FloatTensor<Self>, activation: FusedActivation) -> FloatTensor<Self> {
+        plain::activation::<Self>(x, activation)
     }
 
     /// Gradient of `x`, given that of the result.
-    fn curve_backward(x: FloatTensor<Self>, gradient: FloatTensor<Self>, curve: Curve) -> FloatTensor<Self> {
-        plain::curve_backward::<Self>(x, gradient, curve)
+    fn activation_backward(
+        x: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        activation: FusedActivation,
+    ) -> FloatTensor<Self> {
+        plain::activation_backward::<Self>(x, gradient, activation)
     }
 
     /// See [`gated`].
@@ -70,14 +74,14 @@ pub(crate) trait Kernels: Backend {
         plain::gated_backward::<Self>(gate, up, gradient)
     }
 
-    /// See [`turned`].
-    fn turned(
+    /// See [`rotated`].
+    fn rotated(
         x: FloatTensor<Self>,
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
-        turn: Turn,
+        rotation: Rotation,
     ) -> FloatTensor<Self> {
-        plain::turned::<Self>(x, cos, sin, turn)
+        plain::rotated::<Self>(x, cos, sin, rotation)
     }
 
     /// Rows of `x` normalised, times `gamma`, plus `beta`.
@@ -151,7 +155,7 @@ impl Kernels for burn::backend::Cube {}
 /// The operations as burn calls them, with or without a graph; its macro takes no absent tensors.
 #[backend_extension(Flex: cfg(feature = "cpu"), Cube: cfg(feature = "cube"), Autodiff)]
 pub(crate) trait Fused: Backend {
-    fn fused_curve(x: FloatTensor<Self>, curve: Curve) -> FloatTensor<Self>;
+    fn fused_curve(x: FloatTensor<Self>, activation: FusedActivation) -> FloatTensor<Self>;
 
     fn fused_gated(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
 
@@ -193,8 +197,8 @@ pub(crate) trait Fused: Backend {
 }
 
 impl<B: Kernels> Fused for B {
-    fn fused_curve(x: FloatTensor<B>, curve: Curve) -> FloatTensor<B> {
-        B::curve(x, curve)
+    fn fused_curve(x: FloatTensor<B>, activation: FusedActivation) -> FloatTensor<B> {
+        B::activation(x, activation)
     }
 
     fn fused_gated(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
@@ -202,7 +206,7 @@ impl<B: Kernels> Fused for B {
     }
 
     fn fused_turned(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatTensor<B>) -> FloatTensor<B> {
-        B::turned(x, cos, sin, Turn::There)
+        B::rotated(x, cos, sin, Rotation::Forward)
     }
 
     fn fused_layer_norm(
@@ -242,9 +246,9 @@ impl<B: Kernels> Fused for B {
     }
 }
 
-/// `curve` of every number.
-pub(crate) fn curve<const D: usize>(x: Tensor<D>, curve: Curve) -> Tensor<D> {
-    Tensor::from_dispatch(Dispatch::fused_curve(x.into_dispatch(), curve))
+/// `activation` of every number.
+pub(crate) fn activation<const D: usize>(x: Tensor<D>, activation: FusedActivation) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::fused_curve(x.into_dispatch(), activation))
 }
 
 /// SiLU of `gate`, times `up`.
@@ -252,12 +256,12 @@ pub(crate) fn gated<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D>
     Tensor::from_dispatch(Dispatch::fused_gated(gate.into_dispatch(), up.into_dispatch()))
 }
 
-/// Pairs of numbers, one in each half of a row, turned by the angles of `cos` and `sin`; these get no gradient.
+/// Pairs of numbers, one in each half of a row, rotated by the angles of `cos` and `sin`; these get no gradient.
 ///
 /// # Shapes
 /// - `x` and output: `[batch, heads, tokens, d_head]`
 /// - `cos`, `sin`: `[batch or 1, 1, tokens, d_head / 2]`
-pub(crate) fn turned(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
+pub(crate) fn rotated(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> {
     let (x, cos, sin) = (x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch());
     Tensor::from_dispatch(Dispatch::fused_turned(x, cos, sin))
 }

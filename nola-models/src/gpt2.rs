@@ -10,12 +10,12 @@ use std::path::Path;
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use nola_core::{adapted, flowing};
+use nola_core::{adapted, in_compute_dtype};
 use serde_json::Value;
 
-use crate::attention::{BlockCache, KeyValueCache, Sight, attend, split_heads};
+use crate::attention::{AttentionMask, BlockCache, KeyValueCache, attend, split_heads};
 use crate::checkpoint::KeyMap;
-use crate::fresh::{Law, Plan, fresh};
+use crate::fresh::{Distribution, Plan, fresh};
 use crate::norm::LayerNorm;
 use crate::{Activation, Checkpoint, Error, HiddenStates, Stage, WeightDtype, head};
 pub use config::{Gpt2Config, ScoreScale};
@@ -51,14 +51,14 @@ impl Attention {
 
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
-    fn forward(&self, x: Tensor<3>, sight: &Sight, cache: Option<&mut BlockCache>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, mask: &AttentionMask, cache: Option<&mut BlockCache>) -> Tensor<3> {
         let heads = |layer: &Linear| split_heads(adapted(layer, x.clone()), self.n_heads);
         let (query, key, value) = (heads(&self.query), heads(&self.key), heads(&self.value));
         let (key, value) = match cache {
             Some(cache) => cache.extend(key, value),
             None => (key, value),
         };
-        adapted(&self.output, attend(query, key, value, self.score_scale, sight))
+        adapted(&self.output, attend(query, key, value, self.score_scale, mask))
     }
 }
 
@@ -110,8 +110,8 @@ impl Block {
 
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
-    fn forward(&self, x: Tensor<3>, sight: &Sight, cache: Option<&mut BlockCache>) -> Tensor<3> {
-        let x = x.clone() + self.attention.forward(self.norm_attention.forward(x), sight, cache);
+    fn forward(&self, x: Tensor<3>, mask: &AttentionMask, cache: Option<&mut BlockCache>) -> Tensor<3> {
+        let x = x.clone() + self.attention.forward(self.norm_attention.forward(x), mask, cache);
         x.clone() + self.mlp.forward(self.norm_mlp.forward(x))
     }
 }
@@ -173,7 +173,7 @@ impl Gpt2 {
         let is_added =
             |path: &str| path.ends_with("attention.output.weight") || path.ends_with("mlp.down.weight");
         let deviation = |path: &str| if is_added(path) { added } else { init_deviation };
-        fresh(self, seed, Law::Normal, &Plan { deviation: &deviation, dtype: &|_| dtype })
+        fresh(self, seed, Distribution::Normal, &Plan { deviation: &deviation, dtype: &|_| dtype })
     }
 
     /// Loads a checkpoint whose names are those of Hugging Face, with or without `transformer.`.
@@ -220,9 +220,9 @@ impl Gpt2 {
     ///
     /// # Panics
     /// If a token stands beyond `max_tokens`.
-    pub fn hidden(&self, ids: Tensor<2, Int>, sight: &Sight) -> Tensor<3> {
-        let embeddings = self.embeddings(ids, sight);
-        self.norm.forward(self.blocks.iter().fold(embeddings, |x, block| block.forward(x, sight, None)))
+    pub fn hidden(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> Tensor<3> {
+        let embeddings = self.embeddings(ids, mask);
+        self.norm.forward(self.blocks.iter().fold(embeddings, |x, block| block.forward(x, mask, None)))
     }
 
     /// The same for tokens that follow those in `cache`, which takes them up.
@@ -233,10 +233,10 @@ impl Gpt2 {
     ///
     /// # Panics
     /// If a token stands beyond `max_tokens`.
-    pub fn extend(&self, ids: Tensor<2, Int>, sight: &Sight, cache: &mut KeyValueCache) -> Tensor<3> {
-        let embeddings = self.embeddings(ids, sight);
-        let blocks = self.blocks.iter().zip(cache.begin(self.blocks.len(), sight));
-        self.norm.forward(blocks.fold(embeddings, |x, (block, cache)| block.forward(x, sight, Some(cache))))
+    pub fn extend(&self, ids: Tensor<2, Int>, mask: &AttentionMask, cache: &mut KeyValueCache) -> Tensor<3> {
+        let embeddings = self.embeddings(ids, mask);
+        let blocks = self.blocks.iter().zip(cache.begin(self.blocks.len(), mask));
+        self.norm.forward(blocks.fold(embeddings, |x, (block, cache)| block.forward(x, mask, Some(cache))))
     }
 
     /// Scores of the next token, in f32 whatever the weights are.
@@ -252,14 +252,14 @@ impl Gpt2 {
     ///
     /// # Shapes
     /// - `ids`: `[batch, tokens]`
-    pub fn hidden_states(&self, ids: Tensor<2, Int>, sight: &Sight) -> HiddenStates {
-        let forward = |block: &Block, x| block.forward(x, sight, None);
-        HiddenStates::trace(self.embeddings(ids, sight), &self.blocks, forward, |x| self.norm.forward(x))
+    pub fn hidden_states(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> HiddenStates {
+        let forward = |block: &Block, x| block.forward(x, mask, None);
+        HiddenStates::trace(self.embeddings(ids, mask), &self.blocks, forward, |x| self.norm.forward(x))
     }
 
     /// The blocks, one by one.
-    pub fn stages<'a>(&'a self, sight: &'a Sight) -> Vec<Stage<'a>> {
-        let stage = |block: &'a Block| -> Stage<'a> { Box::new(move |x| block.forward(x, sight, None)) };
+    pub fn stages<'a>(&'a self, mask: &'a AttentionMask) -> Vec<Stage<'a>> {
+        let stage = |block: &'a Block| -> Stage<'a> { Box::new(move |x| block.forward(x, mask, None)) };
         self.blocks.iter().map(stage).collect()
     }
 
@@ -271,14 +271,14 @@ impl Gpt2 {
     ///
     /// # Panics
     /// If a token stands beyond `max_tokens`.
-    pub fn embeddings(&self, ids: Tensor<2, Int>, sight: &Sight) -> Tensor<3> {
-        let (positions, rows) = sight.positions();
+    pub fn embeddings(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> Tensor<3> {
+        let (positions, rows) = mask.positions();
         let longest = self.config.max_tokens;
         assert!(positions.iter().all(|&position| position < longest), "a token beyond position {longest}");
         let values: Vec<i32> = positions.iter().map(|&position| position as i32).collect();
         let shape = [rows, values.len() / rows];
         let positions = Tensor::from_data(TensorData::new(values, shape), &ids.device());
-        flowing(self.tokens.forward(ids) + self.positions.forward(positions))
+        in_compute_dtype(self.tokens.forward(ids) + self.positions.forward(positions))
     }
 }
 

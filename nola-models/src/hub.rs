@@ -220,7 +220,7 @@ fn local(text: &str) -> Result<Option<PathBuf>, HubError> {
 mod tests {
     use std::fs;
 
-    use super::fake_hub::{COMMIT, FakeHub, Heard, Kind};
+    use super::fake_hub::{COMMIT, FakeHub, Kind, RecordedProgress};
     use super::*;
 
     const NAME: &str = "ada/small";
@@ -231,7 +231,7 @@ mod tests {
     struct Scene {
         hub: FakeHub,
         config: HubConfig,
-        heard: Heard,
+        heard: RecordedProgress,
         cache: tempfile::TempDir,
     }
 
@@ -249,7 +249,7 @@ mod tests {
         fn with(files: &[(&str, &[u8])]) -> Self {
             let (hub, cache) = (FakeHub::new(files), tempfile::tempdir().unwrap());
             let config = hub.config(cache.path());
-            Self { hub, config, heard: Heard::default(), cache }
+            Self { hub, config, heard: RecordedProgress::default(), cache }
         }
 
         fn resolve(&self, name: &str, wanted: Wanted) -> Result<PathBuf, HubError> {
@@ -300,7 +300,8 @@ mod tests {
     #[test]
     fn a_file_in_place_of_a_folder_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = resolve(file.path().to_str().unwrap(), Wanted::Model, &Heard::default()).unwrap_err();
+        let error =
+            resolve(file.path().to_str().unwrap(), Wanted::Model, &RecordedProgress::default()).unwrap_err();
         assert_says(&error.to_string(), &["is a file"]);
     }
 
@@ -571,7 +572,11 @@ mod tests {
         let scene = Scene::new();
         scene.hub.fails("GET /store/", 1, Kind::Slow(Duration::from_millis(200)));
         std::thread::scope(|scope| {
-            let run = || assert_whole(&scene.config.resolve(NAME, Wanted::Model, &Heard::default()).unwrap());
+            let run = || {
+                assert_whole(
+                    &scene.config.resolve(NAME, Wanted::Model, &RecordedProgress::default()).unwrap(),
+                )
+            };
             let threads = [scope.spawn(run), scope.spawn(run)];
             threads.into_iter().for_each(|thread| thread.join().unwrap());
         });

@@ -99,7 +99,7 @@ impl Preprocessor {
         self.output
     }
 
-    /// The input of the model for a image, always the same.
+    /// The input of the model for an image, always the same.
     ///
     /// # Shapes
     /// - output: `[3, height, width]`, row-major

@@ -29,7 +29,7 @@ pub mod vit;
 mod weight_dtype;
 
 pub use activation::Activation;
-pub use attention::{KeyValueCache, Sight};
+pub use attention::{AttentionMask, KeyValueCache};
 pub use augment::Augmentation;
 pub use caught::caught;
 pub use causal::CausalLm;

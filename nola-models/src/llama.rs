@@ -12,18 +12,18 @@ use std::rc::Rc;
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
-use nola_core::{adapted, flow_dtype, flowing};
+use nola_core::{adapted, compute_dtype, in_compute_dtype};
 use serde_json::Value;
 
-use crate::attention::{BlockCache, KeyValueCache, Sight, attend, split_heads};
+use crate::attention::{AttentionMask, BlockCache, KeyValueCache, attend, split_heads};
 use crate::checkpoint::KeyMap;
-use crate::fresh::{Law, Plan, fresh};
+use crate::fresh::{Distribution, Plan, fresh};
 use crate::fused::gated;
 use crate::norm::RmsNorm;
 use crate::{Checkpoint, Error, HiddenStates, Stage, WeightDtype, head};
 pub use config::LlamaConfig;
 pub use keys::peft_module;
-use rotary::Turns;
+use rotary::Rope;
 pub use rotary::{Rotary, RotaryScaling};
 
 /// Causal self-attention; several heads of queries may share one of keys and values.
@@ -60,14 +60,14 @@ impl Attention {
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
     fn forward(&self, x: Tensor<3>, pass: &Pass, cache: Option<&mut BlockCache>) -> Tensor<3> {
-        let query = pass.turns.apply(split_heads(adapted(&self.query, x.clone()), self.n_heads));
-        let key = pass.turns.apply(split_heads(adapted(&self.key, x.clone()), self.n_kv_heads));
+        let query = pass.rope.apply(split_heads(adapted(&self.query, x.clone()), self.n_heads));
+        let key = pass.rope.apply(split_heads(adapted(&self.key, x.clone()), self.n_kv_heads));
         let value = split_heads(adapted(&self.value, x), self.n_kv_heads);
         let (key, value) = match cache {
             Some(cache) => cache.extend(key, value),
             None => (key, value),
         };
-        adapted(&self.output, attend(query, key, value, self.score_scale, pass.sight))
+        adapted(&self.output, attend(query, key, value, self.score_scale, pass.mask))
     }
 }
 
@@ -145,8 +145,8 @@ pub struct Llama {
 
 /// What all blocks need of one pass.
 struct Pass<'a> {
-    sight: &'a Sight,
-    turns: Turns,
+    mask: &'a AttentionMask,
+    rope: Rope,
 }
 
 impl Llama {
@@ -179,7 +179,7 @@ impl Llama {
     /// `LlamaPreTrainedModel._init_weights` of transformers.
     pub fn with_fresh_weights(self, seed: u64, dtype: WeightDtype) -> Self {
         let deviation = self.config.init_deviation;
-        fresh(self, seed, Law::Normal, &Plan { deviation: &|_| deviation, dtype: &|_| dtype })
+        fresh(self, seed, Distribution::Normal, &Plan { deviation: &|_| deviation, dtype: &|_| dtype })
     }
 
     /// Loads a checkpoint whose names are those of Hugging Face, with or without `model.`.
@@ -223,8 +223,8 @@ impl Llama {
     /// # Shapes
     /// - `ids`: `[batch, tokens]`
     /// - output: `[batch, tokens, d_model]`
-    pub fn hidden(&self, ids: Tensor<2, Int>, sight: &Sight) -> Tensor<3> {
-        let (embeddings, pass) = (self.embeddings(ids), self.pass(sight));
+    pub fn hidden(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> Tensor<3> {
+        let (embeddings, pass) = (self.embeddings(ids), self.pass(mask));
         self.norm.forward(self.blocks.iter().fold(embeddings, |x, block| block.forward(x, &pass, None)))
     }
 
@@ -233,9 +233,9 @@ impl Llama {
     /// # Shapes
     /// - `ids`: `[batch, tokens]`
     /// - output: `[batch, tokens, d_model]`
-    pub fn extend(&self, ids: Tensor<2, Int>, sight: &Sight, cache: &mut KeyValueCache) -> Tensor<3> {
-        let (embeddings, pass) = (self.embeddings(ids), self.pass(sight));
-        let blocks = self.blocks.iter().zip(cache.begin(self.blocks.len(), sight));
+    pub fn extend(&self, ids: Tensor<2, Int>, mask: &AttentionMask, cache: &mut KeyValueCache) -> Tensor<3> {
+        let (embeddings, pass) = (self.embeddings(ids), self.pass(mask));
+        let blocks = self.blocks.iter().zip(cache.begin(self.blocks.len(), mask));
         self.norm.forward(blocks.fold(embeddings, |x, (block, cache)| block.forward(x, &pass, Some(cache))))
     }
 
@@ -252,15 +252,15 @@ impl Llama {
     ///
     /// # Shapes
     /// - `ids`: `[batch, tokens]`
-    pub fn hidden_states(&self, ids: Tensor<2, Int>, sight: &Sight) -> HiddenStates {
-        let (embeddings, pass) = (self.embeddings(ids), self.pass(sight));
+    pub fn hidden_states(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> HiddenStates {
+        let (embeddings, pass) = (self.embeddings(ids), self.pass(mask));
         let forward = |block: &Block, x| block.forward(x, &pass, None);
         HiddenStates::trace(embeddings, &self.blocks, forward, |x| self.norm.forward(x))
     }
 
     /// The blocks, one by one.
-    pub fn stages<'a>(&'a self, sight: &'a Sight) -> Vec<Stage<'a>> {
-        let pass = Rc::new(self.pass(sight));
+    pub fn stages<'a>(&'a self, mask: &'a AttentionMask) -> Vec<Stage<'a>> {
+        let pass = Rc::new(self.pass(mask));
         let stage = |block: &'a Block| -> Stage<'a> {
             let pass = Rc::clone(&pass);
             Box::new(move |x| block.forward(x, &pass, None))
@@ -274,15 +274,15 @@ impl Llama {
     /// - `ids`: `[batch, tokens]`
     /// - output: `[batch, tokens, d_model]`
     pub fn embeddings(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        flowing(self.tokens.forward(ids))
+        in_compute_dtype(self.tokens.forward(ids))
     }
 
     /// What the blocks need beside their input.
-    fn pass<'a>(&self, sight: &'a Sight) -> Pass<'a> {
+    fn pass<'a>(&self, mask: &'a AttentionMask) -> Pass<'a> {
         let table = self.tokens.weight.val();
         let (device, held) = (table.device(), table.dtype());
-        let turns = self.config.rotary.turns(self.config.d_head, sight, &device, flow_dtype(&device, held));
-        Pass { sight, turns }
+        let rope = self.config.rotary.rope(self.config.d_head, mask, &device, compute_dtype(&device, held));
+        Pass { mask, rope }
     }
 }
 

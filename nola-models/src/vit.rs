@@ -13,10 +13,10 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::activation::{sigmoid, softmax};
 use burn::tensor::{DType, Device, Tensor, TensorData, assert_shape};
-use nola_core::{adapted, flow_dtype, flowing, product};
+use nola_core::{adapted, compute_dtype, in_compute_dtype, product};
 
 use crate::checkpoint::KeyMap;
-use crate::fresh::{Law, Plan, fresh, held_as};
+use crate::fresh::{Distribution, Plan, fresh, held_as};
 use crate::fused::attention;
 use crate::norm::LayerNorm;
 use crate::{Activation, Checkpoint, Error, HiddenStates, Stage, WeightDtype};
@@ -169,7 +169,7 @@ impl Vit {
     /// The same, its weights held in `dtype`, but for the head, which stays f32.
     pub fn init_as(config: &VitConfig, seed: u64, dtype: WeightDtype, device: &Device) -> Self {
         let plan = Plan { deviation: &|_| FRESH_DEVIATION, dtype: &dtype_at(dtype) };
-        let mut vit = fresh(Self::uninitialized(config, device), seed, Law::CutNormal, &plan);
+        let mut vit = fresh(Self::uninitialized(config, device), seed, Distribution::CutNormal, &plan);
         if config.positions == Positions::Fixed {
             vit.positions = held_as(fixed_positions(config, device), dtype);
         }
@@ -259,7 +259,7 @@ impl Vit {
     pub fn classified(&self, features: Tensor<2>) -> Tensor<2> {
         let outputs = match &self.head {
             Some(head) => {
-                let dtype = flow_dtype(&features.device(), head.weight.base().dtype());
+                let dtype = compute_dtype(&features.device(), head.weight.base().dtype());
                 adapted(head, features.cast(dtype))
             }
             None => features,
@@ -332,7 +332,7 @@ impl Vit {
         let [batch, ..] = pixels.dims();
         let (grid, area) = (self.config.grid(), channels * patch_size * patch_size);
         let weight = self.patches.weight.val().reshape([d_model, area]).transpose();
-        let dtype = flow_dtype(&weight.device(), weight.dtype());
+        let dtype = compute_dtype(&weight.device(), weight.dtype());
         let patches = pixels
             .cast(dtype)
             .reshape([batch, channels, grid, patch_size, grid, patch_size])
@@ -341,8 +341,8 @@ impl Vit {
         // Stride equals kernel size, so the convolution is one matrix product, which every backend does well.
         let tokens = product(patches, weight, self.patches.bias.as_ref().map(|bias| bias.val()));
         let tokens = tokens.reshape([batch, grid * grid, d_model]);
-        let class_token = flowing(self.class_token.val()).expand([batch, 1, d_model]);
-        Tensor::cat(vec![class_token, tokens], 1) + flowing(self.positions.val())
+        let class_token = in_compute_dtype(self.class_token.val()).expand([batch, 1, d_model]);
+        Tensor::cat(vec![class_token, tokens], 1) + in_compute_dtype(self.positions.val())
     }
 }
 

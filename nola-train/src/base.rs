@@ -1,6 +1,6 @@
 //! Base models with what their folders say beside the weights.
 
-mod pictures;
+mod images;
 mod text;
 
 use std::path::Path;
@@ -11,18 +11,18 @@ use nola_core::folder::{BaseIdentity, peft};
 use nola_core::{Adapted, Error as AdapterError};
 use nola_models::{Checkpoint, WeightDtype};
 
-pub use pictures::PictureBase;
+pub use images::ImageBase;
 pub use text::{Template, TextBase};
 
 use crate::Error;
-use crate::learner::Learner;
+use crate::model_with_loss::ModelWithLoss;
 use crate::recipe::{AdapterData, DataRecipe, ModelRecipe};
 use crate::terminal::err_line;
 
 /// A loaded base model of one kind.
 pub trait Base: Clone {
     /// The model itself.
-    type Model: Learner;
+    type Model: ModelWithLoss;
 
     /// Loads or initialises the base of a recipe on `device`.
     ///
@@ -115,7 +115,7 @@ impl Origin {
 ///
 /// # Errors
 /// If the adapter is damaged, of another base, or does not fit.
-fn attach<M: Learner>(
+fn attach<M: ModelWithLoss>(
     adapter: &Path,
     origin: &Origin,
     foreign: peft::Modules,
@@ -156,7 +156,7 @@ fn attach<M: Learner>(
     Ok(adapted)
 }
 
-/// What an adapter folder says of the model it hangs on.
+/// What an adapter folder says of the model it is attached to.
 struct AdapterFolder {
     /// Names of the classes.
     labels: Vec<String>,

@@ -24,7 +24,7 @@ use crate::device::DeviceChoice;
 use crate::terminal::{StdoutError, err_line, print_json, print_line};
 
 /// Where the lines of a measurement go: to stdout at once as JSON, or into a table at the end.
-pub struct Say<T> {
+pub struct Output<T> {
     /// Where to compute.
     pub(crate) device: DeviceChoice,
     json: bool,
@@ -32,7 +32,7 @@ pub struct Say<T> {
     lines: Vec<T>,
 }
 
-impl<T: Serialize> Say<T> {
+impl<T: Serialize> Output<T> {
     /// Where the lines of a command with these options go.
     pub(crate) fn new(device: DeviceChoice, json: bool, quiet: bool) -> Self {
         Self { device, json, quiet, lines: Vec::new() }

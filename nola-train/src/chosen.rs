@@ -8,7 +8,7 @@ use nola_models::WeightDtype;
 
 use crate::Error;
 use crate::base::Base;
-use crate::recipe::{AdapterData, CheckedRecipe, MethodRecipe, ModelRecipe, Recipe, Subject};
+use crate::recipe::{AdapterData, CheckedRecipe, MethodRecipe, Modality, ModelRecipe, Recipe};
 use crate::run;
 
 /// A base and an adapter, as folders.
@@ -57,14 +57,14 @@ impl Named {
         self
     }
 
-    /// Whether it answers about pictures or goes on with text.
+    /// Whether it answers about images or goes on with text.
     ///
     /// # Errors
     /// If the model's configuration cannot be read.
-    pub fn subject(&self) -> Result<Subject, Error> {
+    pub fn modality(&self) -> Result<Modality, Error> {
         match &self.recipe {
-            Some(recipe) => Ok(recipe.data.format.subject()),
-            None => Subject::of_model(&self.model),
+            Some(recipe) => Ok(recipe.data.format.modality()),
+            None => Modality::of_model(&self.model),
         }
     }
 
@@ -75,7 +75,7 @@ impl Named {
     /// If the adapter's configuration cannot be read.
     pub fn data(&self) -> Result<Option<AdapterData>, Error> {
         let of_folder = self.adapter.as_deref().map(AdapterData::of_folder).transpose()?.flatten();
-        let of_text = |recipe: &&CheckedRecipe| recipe.data.format.subject() == Subject::Text;
+        let of_text = |recipe: &&CheckedRecipe| recipe.data.format.modality() == Modality::Text;
         let of_recipe = || Some(AdapterData::of_recipe(&self.recipe.as_ref().filter(of_text)?.data, None));
         Ok(of_folder.or_else(of_recipe))
     }

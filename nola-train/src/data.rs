@@ -1,6 +1,5 @@
-//! Pictures with labels: where they lie, which are used, in which order, and how they become batches.
+//! Images with labels: where they lie, which are used, in which order, and how they become batches.
 
-mod ahead;
 mod batches;
 mod cifar;
 mod classes;
@@ -9,6 +8,7 @@ mod folder;
 mod idx;
 mod images;
 mod order;
+mod prefetch;
 mod room;
 
 use std::path::{Path, PathBuf};
@@ -16,29 +16,29 @@ use std::sync::Arc;
 
 use image::RgbImage;
 
-pub use ahead::Ahead;
 pub use batches::{HostBatch, TrainingPlan, evaluation_batches, training_batches};
 pub use classes::{Matched, composed};
 pub use error::{BadImage, DataError, few};
 pub use images::{Images, decoded};
 pub use order::{Order, Purpose, permutation, random};
+pub use prefetch::Prefetch;
 
-use crate::recipe::{DataFormat, DataRecipe, PictureFormat};
+use crate::recipe::{DataFormat, DataRecipe, ImageFormat};
 
-/// The labelled pictures of one split; a list of places, not yet decoded.
+/// The labelled images of one split; a list of places, not yet decoded.
 #[derive(Debug, Clone)]
 pub struct Dataset {
     /// Where it was read from, for messages.
     pub root: PathBuf,
     /// Names of the classes; a label is an index into them.
     pub classes: Vec<String>,
-    /// The pictures, in an order that depends on their names alone.
+    /// The images, in an order that depends on their names alone.
     pub samples: Vec<Sample>,
     /// Symbolic links that leave `root` and were not followed.
     pub links_outside: usize,
 }
 
-/// One labelled picture.
+/// One labelled image.
 #[derive(Debug, Clone)]
 pub struct Sample {
     /// Index of its class.
@@ -47,12 +47,12 @@ pub struct Sample {
     pub source: ImageSource,
 }
 
-/// Where a picture lies.
+/// Where an image lies.
 #[derive(Debug, Clone)]
 pub enum ImageSource {
-    /// An encoded picture.
+    /// An encoded image.
     File(PathBuf),
-    /// A record of a file of raw pictures, which is in memory.
+    /// A record of a file of raw images, which is in memory.
     Record {
         /// The file.
         records: Arc<Records>,
@@ -71,21 +71,21 @@ impl ImageSource {
     }
 }
 
-/// A file of raw pictures of one size.
+/// A file of raw images of one size.
 #[derive(Debug)]
 pub struct Records {
     file: PathBuf,
     bytes: Vec<u8>,
-    /// Bytes before the first picture.
+    /// Bytes before the first image.
     start: usize,
-    /// Bytes from one picture to the next.
+    /// Bytes from one image to the next.
     stride: usize,
     width: usize,
     height: usize,
     colours: Colours,
 }
 
-/// How the bytes of a raw picture follow each other.
+/// How the bytes of a raw image follow each other.
 #[derive(Debug, Clone, Copy)]
 enum Colours {
     /// One byte a pixel.
@@ -95,7 +95,7 @@ enum Colours {
 }
 
 impl Records {
-    /// The picture of a record, which must exist.
+    /// The image of a record, which must exist.
     fn image(&self, index: usize) -> RgbImage {
         let area = self.width * self.height;
         let planes = match self.colours {
@@ -138,7 +138,7 @@ pub enum Split {
 }
 
 impl Dataset {
-    /// Lists the pictures of a split as the recipe describes them; a subset of `shots` is not yet taken.
+    /// Lists the images of a split as the recipe describes them; a subset of `shots` is not yet taken.
     ///
     /// # Errors
     /// If the folder or file is absent, empty, or not of the format.
@@ -148,19 +148,19 @@ impl Dataset {
             Split::Validation => &recipe.validation,
         };
         let format = match recipe.format {
-            DataFormat::Pictures(format) => format,
-            DataFormat::Text(_) => return Err(DataError::NoPictures { format: recipe.format }),
+            DataFormat::Images(format) => format,
+            DataFormat::Text(_) => return Err(DataError::NoImages { format: recipe.format }),
         };
         match format {
-            PictureFormat::Folder => folder::read(path),
-            PictureFormat::Cifar10 => cifar::read(path, cifar::Variant::Ten, split),
-            PictureFormat::Cifar100 => cifar::read(path, cifar::Variant::Hundred, split),
-            PictureFormat::Mnist => idx::read(path, idx::Variant::Digits, split),
-            PictureFormat::FashionMnist => idx::read(path, idx::Variant::Fashion, split),
+            ImageFormat::Folder => folder::read(path),
+            ImageFormat::Cifar10 => cifar::read(path, cifar::Variant::Ten, split),
+            ImageFormat::Cifar100 => cifar::read(path, cifar::Variant::Hundred, split),
+            ImageFormat::Mnist => idx::read(path, idx::Variant::Digits, split),
+            ImageFormat::FashionMnist => idx::read(path, idx::Variant::Fashion, split),
         }
     }
 
-    /// A subset with `shots` pictures of each class: the first of a permutation of the class; 0 keeps all.
+    /// A subset with `shots` images of each class: the first of a permutation of the class; 0 keeps all.
     ///
     /// # Errors
     /// If a class has fewer.
@@ -231,13 +231,13 @@ mod tests {
     }
 
     #[test]
-    fn more_shots_keep_the_pictures_of_fewer() {
+    fn more_shots_keep_the_images_of_fewer() {
         let all = dataset(&["a"], 50);
         assert_eq!(names(&all.few_shot(10, 3).unwrap())[..5], names(&all.few_shot(5, 3).unwrap()));
     }
 
     #[test]
-    fn a_class_with_too_few_pictures_is_named() {
+    fn a_class_with_too_few_images_is_named() {
         let message = dataset(&["a"], 3).few_shot(5, 0).unwrap_err().to_string();
         assert!(message.contains("`a` has 3") && message.contains("data.shots"), "{message}");
     }

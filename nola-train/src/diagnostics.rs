@@ -6,7 +6,7 @@ use nola_core::{Adapted, Site};
 
 use crate::Error;
 use crate::fit::{HEAD, chosen_targets};
-use crate::recipe::{DataFormat, DataRecipe, MethodRecipe, PictureFormat, Recipe};
+use crate::recipe::{DataFormat, DataRecipe, ImageFormat, MethodRecipe, Recipe};
 use crate::task::{Model, Task};
 
 /// What can be told before the first step.
@@ -40,13 +40,10 @@ fn fits_nothing(key: &str, names: &[String]) -> Option<String> {
 fn same_data(data: &DataRecipe) -> Option<String> {
     let is_one_file = match data.format {
         // In these the split is chosen by the file inside.
-        DataFormat::Pictures(
-            PictureFormat::Cifar10
-            | PictureFormat::Cifar100
-            | PictureFormat::Mnist
-            | PictureFormat::FashionMnist,
+        DataFormat::Images(
+            ImageFormat::Cifar10 | ImageFormat::Cifar100 | ImageFormat::Mnist | ImageFormat::FashionMnist,
         ) => false,
-        DataFormat::Pictures(PictureFormat::Folder) | DataFormat::Text(_) => true,
+        DataFormat::Images(ImageFormat::Folder) | DataFormat::Text(_) => true,
     };
     let same = is_one_file && is_same(&data.train, &data.validation);
     same.then(|| {
@@ -116,7 +113,7 @@ mod tests {
         let otherwise = scratch.path().join(".").join("rows.jsonl");
         assert!(same_data(&data(text, &otherwise)).expect("the same").contains("learning by heart"));
         assert_eq!(same_data(&data(text, Path::new("other.jsonl"))), None);
-        assert_eq!(same_data(&data(DataFormat::Pictures(PictureFormat::Cifar10), &file)), None);
+        assert_eq!(same_data(&data(DataFormat::Images(ImageFormat::Cifar10), &file)), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use nola_models::tokenizer::TokenizerError;
 use crate::bench::BenchError;
 use crate::data::DataError;
 use crate::metrics::MetricsError;
-use crate::recipe::{RecipeError, Subject};
+use crate::recipe::{Modality, RecipeError};
 use crate::run::Occupied;
 use crate::terminal::StdoutError;
 use crate::text::TextError;
@@ -131,11 +131,11 @@ pub enum Error {
 
     /// The command does not go with the model.
     #[error("`{command}` needs a model of {}; {}", needed(.found), instead(.found))]
-    WrongSubject {
+    WrongModality {
         /// The command or option.
         command: &'static str,
         /// What the model is about.
-        found: Subject,
+        found: Modality,
     },
 
     /// The base model cannot be used.
@@ -287,17 +287,17 @@ fn offered(last: &Option<PathBuf>) -> String {
     }
 }
 
-fn needed(found: &Subject) -> &'static str {
+fn needed(found: &Modality) -> &'static str {
     match found {
-        Subject::Pictures => "text",
-        Subject::Text => "images",
+        Modality::Images => "text",
+        Modality::Text => "images",
     }
 }
 
-fn instead(found: &Subject) -> &'static str {
+fn instead(found: &Modality) -> &'static str {
     match found {
-        Subject::Pictures => "this one is about images: use `predict`",
-        Subject::Text => "this one goes on with text: use `generate`",
+        Modality::Images => "this one is about images: use `predict`",
+        Modality::Text => "this one goes on with text: use `generate`",
     }
 }
 
@@ -308,7 +308,7 @@ impl Error {
             Self::Bench(error) => error.exit_code(),
             Self::Recipe(_) => 3,
             Self::Data(_) | Self::Text(_) | Self::Metrics(_) | Self::NoRoom { .. } => 4,
-            Self::WrongSubject { .. }
+            Self::WrongModality { .. }
             | Self::Prompt { .. }
             | Self::NoPrompt
             | Self::LongInput { .. }

@@ -1,14 +1,14 @@
 //! Scores of a model on data it was not trained on.
 
 mod choices;
-mod pictures;
+mod images;
 mod text;
 mod written;
 
 use burn::tensor::Tensor;
 
 pub use choices::{ChoiceScores, answer_choices};
-pub use pictures::{Evaluation, Prediction, evaluate, largest};
+pub use images::{Evaluation, Prediction, evaluate, largest};
 pub use text::{TextEvaluation, evaluate_text};
 pub use written::{Decoding, TextScores, Written, score_written, with_room, write_all};
 

@@ -12,7 +12,7 @@ use crate::base::Base;
 use crate::baseline::Baseline;
 use crate::diagnostics;
 use crate::divergence::Divergence;
-use crate::learner::Learner;
+use crate::model_with_loss::ModelWithLoss;
 use crate::progress::{self, Progress, Style};
 use crate::recipe::{self, MethodRecipe, Recipe, TargetsRecipe, TrainRecipe};
 use crate::report::{History, HistoryPoint};
@@ -122,7 +122,7 @@ pub fn fit<T: Task>(
     let mut progress = Progress::start(label, 0..recipe.train.steps, T::TARGET, terms.style);
     let baseline = baseline(task, recipe, &model, terms.device, &mut progress)?;
     let history = History { name, points: Vec::new(), kept_step: 0, baseline };
-    let mut watcher = Watcher::new(task, &largest, terms, keeper, progress, history);
+    let mut watcher = ProgressObserver::new(task, &largest, terms, keeper, progress, history);
     let steps = task.steps(recipe, 0..recipe.train.steps, &on_device);
     let done = train(model, &recipe.train, steps, &mut watcher)?;
     let evaluation = watcher.best.take().expect("a best state comes from an evaluation");
@@ -205,7 +205,7 @@ fn stored<T: Task>(
 }
 
 /// The model with as few bits a coefficient as the recipe wants; with 32 and an error, if they cannot hold it.
-pub fn rounded<M: Learner>(
+pub fn rounded<M: ModelWithLoss>(
     trained: &Adapted<M>,
     recipe: &Recipe,
 ) -> (Adapted<M>, CoefficientBits, Option<Error>) {
@@ -224,7 +224,7 @@ pub fn rounded<M: Learner>(
 
 /// Makes the largest pass, the first one of its step, once before the first step, so that a run for which memory is short
 /// ends at once; needless where that pass is one of the first step itself.
-fn rehearse<M: Learner>(
+fn rehearse<M: ModelWithLoss>(
     model: &M,
     passes: &[M::Batch],
     recipe: &TrainRecipe,
@@ -245,7 +245,7 @@ fn memory_line(largest: &LargestPass, device: &Device) -> String {
     format!("memory: {}", memory::after_largest_pass(&largest.size, device))
 }
 
-/// Hangs the method's adapters on `model` and trains the modules `beside` too.
+/// Attaches the method's adapters on `model` and trains the modules `beside` too.
 pub(crate) fn attach<M: Module>(
     model: M,
     method: &MethodRecipe,
@@ -304,7 +304,7 @@ fn lora_config(lora: &recipe::LoraRecipe) -> adapter::LoraConfig {
 }
 
 /// Shows the loop, keeps its history and its best model, and scores the model.
-struct Watcher<'a, T: Task, K> {
+struct ProgressObserver<'a, T: Task, K> {
     task: &'a T,
     terms: &'a Terms<'a>,
     keeper: &'a K,
@@ -316,7 +316,7 @@ struct Watcher<'a, T: Task, K> {
     divergence: Divergence,
 }
 
-impl<'a, T: Task, K: Keeper<T>> Watcher<'a, T, K> {
+impl<'a, T: Task, K: Keeper<T>> ProgressObserver<'a, T, K> {
     fn new(
         task: &'a T,
         largest: &'a LargestPass,
@@ -348,7 +348,7 @@ impl<'a, T: Task, K: Keeper<T>> Watcher<'a, T, K> {
     }
 }
 
-impl<T: Task, K: Keeper<T>> Observer<Model<T>> for Watcher<'_, T, K> {
+impl<T: Task, K: Keeper<T>> Observer<Model<T>> for ProgressObserver<'_, T, K> {
     fn stepped(&mut self, report: StepReport) {
         let StepReport { step, loss, learning_rate, targets, .. } = report;
         self.targets += targets;

@@ -6,7 +6,7 @@ const Z: f64 = 1.959_963_984_540_054;
 /// The interval of 95 % confidence around a share, from 0 to 1, of so many independent answers.
 ///
 /// # Source
-/// Wilson: *Probable Inference, the Law of Succession, and Statistical Inference* (1927).
+/// Wilson: *Probable Inference, the Distribution of Succession, and Statistical Inference* (1927).
 pub fn wilson(share: f64, answers: usize) -> [f64; 2] {
     if answers == 0 {
         return [0.0, 1.0];

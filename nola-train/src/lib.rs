@@ -1,6 +1,6 @@
 //! The program `nola-train`: fine-tunes models with adapters of a few kilobytes.
 //!
-//! The way of a run: a [`recipe`] is checked, a [`device`] opened, a [`task`] made of a [`base`] and of pictures
+//! The way of a run: a [`recipe`] is checked, a [`device`] opened, a [`task`] made of a [`base`] and of images
 //! ([`data`]) or [`text`]; [`fit`] trains a method through the loop in [`train`]; [`run`] leaves a run folder with the
 //! adapter, its scores and a [`report`]. [`mod@bench`] measures how fast all that is.
 
@@ -20,9 +20,9 @@ mod error;
 pub mod evaluate;
 pub mod fit;
 mod interval;
-pub mod learner;
 pub mod memory;
 pub mod metrics;
+pub mod model_with_loss;
 pub mod optimizer;
 mod option_values;
 mod overfitting;

@@ -228,8 +228,7 @@ mod tests {
 
     fn shown(style: Style, show: impl FnOnce(&mut Progress)) -> String {
         let sink = Sink::default();
-        let mut progress =
-            Progress::writing_to("nola", 0..200, Target::Picture, style, Box::new(sink.clone()));
+        let mut progress = Progress::writing_to("nola", 0..200, Target::Image, style, Box::new(sink.clone()));
         show(&mut progress);
         let bytes = sink.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -243,10 +242,8 @@ mod tests {
     fn lines_tell_the_last_step_and_every_evaluation() {
         let text = shown(Style::Lines, |progress| {
             (1..=199).for_each(|step| progress.step(&report(step)));
-            progress.evaluated(
-                100,
-                &Scores { target: Target::Picture, loss: 0.5, accuracy: 0.724, answers: 500 },
-            );
+            progress
+                .evaluated(100, &Scores { target: Target::Image, loss: 0.5, accuracy: 0.724, answers: 500 });
             progress.step(&report(200));
         });
         let lines: Vec<&str> = text.lines().collect();
@@ -263,8 +260,7 @@ mod tests {
     fn quiet_tells_notes_only() {
         let text = shown(Style::Quiet, |progress| {
             progress.step(&report(200));
-            progress
-                .evaluated(200, &Scores { target: Target::Picture, loss: 0.5, accuracy: 0.7, answers: 10 });
+            progress.evaluated(200, &Scores { target: Target::Image, loss: 0.5, accuracy: 0.7, answers: 10 });
             progress.note("2 images were left out");
         });
         assert_eq!(text, "nola: 2 images were left out\n");
@@ -272,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_resumed_run_estimates_from_its_own_steps() {
-        let mut progress = Progress::start("nola", 100..200, Target::Picture, Style::Quiet);
+        let mut progress = Progress::start("nola", 100..200, Target::Image, Style::Quiet);
         progress.started = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
         let report = StepReport { targets: 640, ..report(110) };
         assert_eq!(progress.pace(&report), "64 images/s");

@@ -43,7 +43,7 @@ pub fn tokens(text: &str, reading: Reading, system: &str, base: &TextBase) -> Re
 
 /// To tokenise a text takes many times its memory, which is not spent on one that cannot be used.
 fn check_length(text: &str, base: &TextBase) -> Result<(), Error> {
-    let context = base.model.facts().max_tokens;
+    let context = base.model.info().max_tokens;
     if text.len() <= base.tokenizer.most_bytes(context).max(TOKENISED_BYTES) {
         return Ok(());
     }

@@ -29,7 +29,7 @@ pub use adapter_data::AdapterData;
 pub use data::{DataRecipe, OnBadImage};
 pub use error::{Finding, Place, Problem, RecipeError};
 pub use explain::{explained, keys_of, reference};
-pub use format::{DataFormat, PictureFormat, Subject};
+pub use format::{DataFormat, ImageFormat, Modality};
 pub use keys::{Key, KeyDefault, Section, sections};
 pub use method::{LoraRecipe, MethodRecipe, NolaRecipe, TargetsRecipe};
 pub use model::{Init, ModelRecipe};
@@ -108,7 +108,7 @@ impl Recipe {
                     .to_owned();
             findings.add("model.dtype", Problem::NotAllowed { found, range });
         }
-        if self.data.format.subject() == Subject::Pictures {
+        if self.data.format.modality() == Modality::Images {
             return;
         }
         if self.method == (MethodRecipe::Linear {}) {

@@ -41,23 +41,23 @@ pub struct RunReport {
     /// The course of the run, or of each of the runs compared.
     pub histories: Vec<History>,
     /// What the task adds.
-    pub details: Details,
+    pub details: ReportSections,
     /// The methods compared, or the one that was run.
     pub rows: Vec<ResultRow>,
 }
 
-/// What a report shows of pictures or of text.
+/// What a report shows of images or of text.
 #[derive(Debug, Clone, Default)]
-pub struct Details {
+pub struct ReportSections {
     /// What was learned, for the headline.
-    pub subject: String,
+    pub modality: String,
     /// Name and value of what was used.
     pub facts: Vec<(String, String)>,
     /// Names of the classes.
     pub classes: Vec<String>,
-    /// Validation pictures by true class (row) and predicted class (column).
+    /// Validation images by true class (row) and predicted class (column).
     pub confusion: Vec<Vec<u32>>,
-    /// Pictures taken for something else; the most confident mistakes are shown.
+    /// Images taken for something else; the most confident mistakes are shown.
     pub misclassified: Vec<Misclassified>,
     /// Prompts of the validation data and how the model went on.
     pub continuations: Vec<Continuation>,
@@ -96,14 +96,14 @@ pub struct HistoryPoint {
     pub train_loss: f32,
     /// Learning rate of the step.
     pub learning_rate: f64,
-    /// Scores on the validation pictures, where they were evaluated.
+    /// Scores on the validation images, where they were evaluated.
     pub validation: Option<Scores>,
 }
 
-/// A picture taken for something else.
+/// An image taken for something else.
 #[derive(Debug, Clone)]
 pub struct Misclassified {
-    /// The picture.
+    /// The image.
     pub image: Arc<RgbImage>,
     /// Its class.
     pub label: usize,
@@ -111,7 +111,7 @@ pub struct Misclassified {
     pub predicted: usize,
     /// Probability the model gave to that class, from 0 to 1.
     pub probability: f32,
-    /// What people call the picture.
+    /// What people call the image.
     pub name: String,
 }
 
@@ -124,12 +124,12 @@ pub struct ResultRow {
     pub trainable: usize,
     /// Bytes of the adapter folder.
     pub adapter_bytes: u64,
-    /// Share of the validation pictures, or tokens, that are right, from 0 to 1.
+    /// Share of the validation images, or tokens, that are right, from 0 to 1.
     pub accuracy: f64,
     /// Where that share lies with a confidence of 95 %; absent for text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy_interval: Option<[f64; 2]>,
-    /// e to the validation loss, for text; absent for pictures.
+    /// e to the validation loss, for text; absent for images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub perplexity: Option<f64>,
     /// Seconds of training.
@@ -185,7 +185,7 @@ mod tests {
                 train_loss: 2.3 * (-(step as f32) / 60.0).exp() + 0.1 * (step as f32).sin().abs(),
                 learning_rate: 1e-2,
                 validation: step.is_multiple_of(20).then(|| Scores {
-                    target: Target::Picture,
+                    target: Target::Image,
                     loss: 2.0 * (-(step as f32) / 80.0).exp() + 0.3,
                     accuracy: (peak * (1.0 - (-(step as f32) / 40.0).exp())).into(),
                     answers: 500,
@@ -218,7 +218,7 @@ mod tests {
                 ("model".to_owned(), "vit-micro".to_owned()),
             ],
             warnings: vec!["the validation loss rose from 0.80 to 3.93 after step 180".to_owned()],
-            scores: Scores { target: Target::Picture, loss: 0.8, accuracy: 0.724, answers: 500 },
+            scores: Scores { target: Target::Image, loss: 0.8, accuracy: 0.724, answers: 500 },
             recipe_toml: "[train]\nsteps = 200 # <fast>\n".to_owned(),
             histories: ["nola", "lora", "linear"]
                 .map(|name| History {
@@ -228,7 +228,7 @@ mod tests {
                     baseline: Baseline::MostFrequentClass { accuracy: 0.1 },
                 })
                 .to_vec(),
-            details: Details {
+            details: ReportSections {
                 classes: (0..10).map(|digit| format!("digit {digit}")).collect(),
                 confusion: (0..10)
                     .map(|row| {
@@ -236,7 +236,7 @@ mod tests {
                     })
                     .collect(),
                 misclassified: (0..80).map(mistake).collect(),
-                ..Details::default()
+                ..ReportSections::default()
             },
             rows: vec![
                 row("linear", 970, 0.649),
@@ -275,8 +275,12 @@ mod tests {
 
     #[test]
     fn a_run_without_steps_classes_or_mistakes_still_gives_a_page() {
-        let empty =
-            RunReport { histories: Vec::new(), details: Details::default(), rows: Vec::new(), ..sample() };
+        let empty = RunReport {
+            histories: Vec::new(),
+            details: ReportSections::default(),
+            rows: Vec::new(),
+            ..sample()
+        };
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(write(folder.path(), &empty).unwrap().confusion, None);
     }

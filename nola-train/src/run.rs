@@ -65,14 +65,14 @@ pub struct RunResult {
     pub adapter_numbers: usize,
     /// Bytes of the adapter folder, head included.
     pub adapter_bytes: u64,
-    /// Share of validation pictures, or tokens, that the best adapter gets right, 0 to 1.
+    /// Share of validation images, or tokens, that the best adapter gets right, 0 to 1.
     pub accuracy: f64,
     /// Where that share lies with a confidence of 95 %; absent for text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy_interval: Option<[f64; 2]>,
-    /// Mean validation cross-entropy of the best adapter, in nats per picture or token.
+    /// Mean validation cross-entropy of the best adapter, in nats per image or token.
     pub loss: f32,
-    /// e to the loss, for text; absent for pictures.
+    /// e to the loss, for text; absent for images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub perplexity: Option<f64>,
     /// What it has to be better than.
@@ -205,7 +205,7 @@ impl RunFolder {
             baseline: fitted.history.baseline.to_json(),
             loss: scores.loss,
             perplexity: match scores.target {
-                Target::Picture => None,
+                Target::Image => None,
                 Target::Token => Some(scores.perplexity()),
             },
             steps: fitted.steps,
@@ -235,7 +235,7 @@ impl RunFolder {
         ];
         let facts = facts.map(|(name, value)| (name.to_owned(), value)).into_iter();
         let report = RunReport {
-            title: format!("{} on {}", parts.fitted.history.name, details.subject),
+            title: format!("{} on {}", parts.fitted.history.name, details.modality),
             facts: facts.chain(details.facts.clone()).collect(),
             warnings: parts.fitted.warnings.clone(),
             scores: T::scores(&parts.fitted.evaluation),

@@ -1,6 +1,6 @@
-//! What differs between a run on pictures and a run on text; [`fit`](crate::fit) and [`run`](crate::run) know no more.
+//! What differs between a run on images and a run on text; [`fit`](crate::fit) and [`run`](crate::run) know no more.
 
-mod pictures;
+mod images;
 mod text;
 
 use std::ops::Range;
@@ -8,23 +8,23 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-pub use pictures::{Pictures, Splits, load};
+pub use images::{ImageTask, Splits, load};
 pub use text::{Text, open_text, text_format};
 
 use crate::Error;
 use crate::base::Base;
 use crate::baseline::Baseline;
 use crate::evaluate::TextScores;
-use crate::learner::Learner;
+use crate::model_with_loss::ModelWithLoss;
 use crate::progress::{Scores, Target};
 use crate::recipe::Recipe;
-use crate::report::Details;
+use crate::report::ReportSections;
 
 /// The model of a task.
 pub type Model<T> = <<T as Task>::Base as Base>::Model;
 
 /// What one pass of a task sees.
-pub type Batch<T> = <Model<T> as Learner>::Batch;
+pub type Batch<T> = <Model<T> as ModelWithLoss>::Batch;
 
 /// The pass of a run that takes the most memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,5 +110,5 @@ pub trait Task: Sized {
     ///
     /// # Errors
     /// If the data has changed since it was checked.
-    fn details(&self, model: &Model<Self>, evaluation: &Self::Evaluation) -> Result<Details, Error>;
+    fn details(&self, model: &Model<Self>, evaluation: &Self::Evaluation) -> Result<ReportSections, Error>;
 }

@@ -13,7 +13,6 @@ mod collect;
 mod conversation;
 mod error;
 mod format;
-mod maker;
 mod order;
 mod pack;
 mod prepare;
@@ -22,19 +21,20 @@ mod read;
 mod references;
 mod report;
 mod sample;
+mod sample_builder;
 mod settings;
 
 use std::ops::Range;
 
 use nola_models::chat::{Conversation, Rendered};
 
-pub use bad_row::{BAD_ROWS_LISTED, BadRow, Place, RowProblem, Spot};
+pub use bad_row::{BAD_ROWS_LISTED, BadRow, Place, RowLocation, RowProblem};
 pub use batch::{NO_TARGET, TokenBatch};
 pub use beginning::{Beginning, End, encode_end};
 pub use choice::{Choice, Question, choices, questions};
 pub use conversation::Dialogue;
 pub use error::TextError;
-pub use format::{Example, Joint, Pair, Part, TextFormat};
+pub use format::{Example, Pair, Part, Separator, TextFormat};
 pub use order::LengthGroups;
 pub use prepare::{CacheUse, TextData, TextSource};
 pub use preview::{Paint, preview};

@@ -7,7 +7,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 use nola_core::{Adapted, TrainedState};
 
 use crate::Error;
-use crate::learner::{Learner, recomputed_loss};
+use crate::model_with_loss::{ModelWithLoss, recomputed_loss};
 use crate::optimizer::{Optimizer, clipped, gradient_norm};
 use crate::recipe::TrainRecipe;
 
@@ -25,12 +25,12 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// Learning rate.
     pub learning_rate: f64,
-    /// Targets of the step: pictures, or tokens with a loss.
+    /// Targets of the step: images, or tokens with a loss.
     pub targets: usize,
 }
 
 /// What the loop tells and asks while it runs.
-pub trait Observer<M: Learner> {
+pub trait Observer<M: ModelWithLoss> {
     /// A step is done; told late, for several steps at once, but before the next evaluation.
     fn stepped(&mut self, report: StepReport);
 
@@ -53,7 +53,7 @@ pub trait Observer<M: Learner> {
 }
 
 /// A trained model, and its best state.
-pub struct Trained<M: Learner> {
+pub struct Trained<M: ModelWithLoss> {
     /// As the last step left it; holds what is no number if the run diverged.
     pub last: Adapted<M>,
     /// Trained values of the evaluation with the best score.
@@ -77,14 +77,14 @@ pub struct Trained<M: Learner> {
 /// # Errors
 /// If a batch cannot be made, or a loss, a gradient or a trained value is not finite, before anything was evaluated;
 /// later, the error stands in [`Trained::failure`], beside what was learned until then.
-pub fn train<M: Learner>(
+pub fn train<M: ModelWithLoss>(
     mut model: Adapted<M>,
     recipe: &TrainRecipe,
     steps: impl Iterator<Item = Result<Vec<M::Batch>, Error>>,
     observer: &mut impl Observer<M>,
 ) -> Result<Trained<M>, Error> {
     let mut optimizer = Optimizer::new(recipe, &model);
-    let (mut unread, mut best) = (Unread::default(), Best::default());
+    let (mut unread, mut best) = (PendingSteps::default(), Best::default());
     let mut failure = None;
     for (step, passes) in steps.enumerate() {
         let passes = match passes {
@@ -145,7 +145,7 @@ pub(crate) struct Measured {
 }
 
 /// Gradients of the coefficients for optimizer step `step`, counted from 0.
-pub(crate) fn measured_gradients<M: Learner>(
+pub(crate) fn measured_gradients<M: ModelWithLoss>(
     model: &Adapted<M>,
     passes: &[M::Batch],
     recipe: &TrainRecipe,
@@ -161,7 +161,7 @@ pub(crate) fn measured_gradients<M: Learner>(
 }
 
 /// The model after the optimizer step with these gradients.
-pub(crate) fn updated<M: Learner>(
+pub(crate) fn updated<M: ModelWithLoss>(
     model: Adapted<M>,
     gradients: GradientsParams,
     measured: &mut Measured,
@@ -181,20 +181,20 @@ pub(crate) fn updated<M: Learner>(
 
 /// Steps whose losses are still on the device, and how far the observer knows.
 #[derive(Default)]
-struct Unread {
+struct PendingSteps {
     steps: Vec<Measured>,
     last_read: Option<Instant>,
     /// Steps of which the observer was told.
     told: usize,
 }
 
-impl Unread {
+impl PendingSteps {
     fn is_due(&self) -> bool {
         self.last_read.is_none_or(|last| last.elapsed() >= BETWEEN_READS)
     }
 
     /// Waits for the device, once for all steps, and tells of each up to the first with what is no number.
-    fn tell<M: Learner>(
+    fn tell<M: ModelWithLoss>(
         &mut self,
         optimizer: &Optimizer,
         observer: &mut impl Observer<M>,
@@ -231,7 +231,7 @@ impl Unread {
 ///
 /// # Shapes
 /// - loss: `[1]`
-fn accumulated<M: Learner>(
+fn accumulated<M: ModelWithLoss>(
     model: &Adapted<M>,
     passes: &[M::Batch],
     recipe: &TrainRecipe,
@@ -250,7 +250,7 @@ fn accumulated<M: Learner>(
 }
 
 /// The loss of a pass in the way that the recipe wants it differentiated.
-pub(crate) fn pass_loss<M: Learner>(model: &M, pass: &M::Batch, recipe: &TrainRecipe) -> Tensor<1> {
+pub(crate) fn pass_loss<M: ModelWithLoss>(model: &M, pass: &M::Batch, recipe: &TrainRecipe) -> Tensor<1> {
     if recipe.gradient_checkpointing {
         recomputed_loss(model, pass, recipe.label_smoothing)
     } else {
@@ -284,7 +284,12 @@ impl Best {
     ///
     /// # Errors
     /// If the score, or a number to be kept, is not finite: the last update can overflow though its gradient did not.
-    fn offer<M: Learner>(&mut self, score: f64, step: usize, model: &Adapted<M>) -> Result<Standing, Error> {
+    fn offer<M: ModelWithLoss>(
+        &mut self,
+        score: f64,
+        step: usize,
+        model: &Adapted<M>,
+    ) -> Result<Standing, Error> {
         let diverged = || Error::Diverged { step, loss: f32::NAN };
         if !score.is_finite() {
             return Err(diverged());

@@ -1,6 +1,6 @@
 //! Adapters: one file each, one arm each in [`AdapterConfig`], and one shape of result for all of them.
 //!
-//! Every adapter is planned on the host from its settings and the sites it hangs on ([`AdapterConfig::plan`]),
+//! Every adapter is planned on the host from its settings and the sites it is attached to ([`AdapterConfig::plan`]),
 //! and becomes a [`LowRank`] on each weight. Merging, saving, freezing and the factored forward are written once,
 //! over `LowRank`.
 //!
@@ -39,7 +39,7 @@ use crate::{Error, basis};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum AdapterConfig {
-    /// Both factors are mixtures of random matrices.
+    /// Both factors are linear_combinations of random matrices.
     Nola(NolaConfig),
     /// Both factors are trained as they are.
     Lora(LoraConfig),
@@ -59,7 +59,7 @@ fn check_number(field: &'static str, value: usize, most: usize) -> Result<(), Er
 }
 
 impl AdapterConfig {
-    /// What hangs on each of `sites`.
+    /// What is attached to each of `sites`.
     ///
     /// # Errors
     /// If a setting cannot be used, or two sites would share random numbers by accident.
@@ -124,9 +124,9 @@ impl Mixed {
     }
 
     /// The mixed matrices of many sites; a basis that sites share is generated once.
-    pub fn expand_all(mixtures: &[(&Self, &[f32])]) -> Vec<Vec<f32>> {
-        let sites: Vec<_> = mixtures.iter().map(|(mixed, row)| (&mixed.basis, *row)).collect();
-        let matrices = basis::expand_all(&sites).into_iter().zip(mixtures);
+    pub fn expand_all(linear_combinations: &[(&Self, &[f32])]) -> Vec<Vec<f32>> {
+        let sites: Vec<_> = linear_combinations.iter().map(|(mixed, row)| (&mixed.basis, *row)).collect();
+        let matrices = basis::expand_all(&sites).into_iter().zip(linear_combinations);
         matrices.map(|(matrix, (mixed, _))| mixed.with_offset(matrix)).collect()
     }
 
@@ -147,7 +147,7 @@ impl Mixed {
     }
 }
 
-/// What will hang on one weight, as the host sees it.
+/// What will be attached to one weight, as the host sees it.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// `[d_in, rank]`.
@@ -166,7 +166,7 @@ impl Plan {
         self.a.trained_numbers() + self.b.trained_numbers()
     }
 
-    /// The module to hang on the weight of `site`.
+    /// The module to attach to the weight of `site`.
     pub(crate) fn build(&self, site: &Site, device: &Device) -> LowRank {
         let matrix = |factor: &Factor, shape: [usize; 2]| {
             Param::from_data(TensorData::new(factor.initial(), shape), device)
@@ -179,7 +179,7 @@ impl Plan {
     }
 }
 
-/// `ΔW = scale · A·B`, hung on a weight.
+/// `ΔW = scale · A·B`, attached to a weight.
 #[derive(Module, Debug)]
 pub struct LowRank {
     /// `[d_in, rank]`: a leaf of the autodiff graph, whoever made it.
@@ -230,7 +230,7 @@ pub fn adapted<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
 /// `kaiming_uniform_(a = √5)` of the reference implementations: bound √(6 / ((1 + 5)·fan_in)).
 fn kaiming_uniform(seed: u64, site: &Site, rank: usize) -> Vec<f32> {
     let generator = basis::Generator {
-        law: basis::Law::Uniform,
+        law: basis::Distribution::Uniform,
         seed,
         site: crate::philox::fnv1a_32(&site.weight_path()),
         stream: basis::Stream::OffsetA,

@@ -1,4 +1,4 @@
-//! NOLA: both low-rank factors are mixtures of frozen random matrices; only the mixing coefficients are trained.
+//! NOLA: both low-rank factors are linear_combinations of frozen random matrices; only the mixing coefficients are trained.
 //!
 //! # Source
 //! Koohpayegani, Navaneet, Nooralinejad, Kolouri, Pirsiavash: *NOLA: Compressing LoRA using Linear Combination of
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Factor, MAX_COEFFICIENTS, MAX_RANK, Mixed, Plan, check_number, kaiming_uniform};
 use crate::Error;
-use crate::basis::{Basis, Generator, Law, Stream};
+use crate::basis::{Basis, Distribution, Generator, Stream};
 use crate::philox::fnv1a_32;
 use crate::targets::Site;
 
@@ -60,7 +60,7 @@ pub struct NolaConfig {
     /// Published setting.
     pub preset: Preset,
     /// Distribution of the entries.
-    pub basis: Law,
+    pub basis: Distribution,
     /// Whether sites of one shape mix the same matrices.
     pub sharing: Sharing,
     /// Seed of the basis: part of the adapter.
@@ -75,7 +75,7 @@ impl Default for NolaConfig {
             l: 512,
             alpha: 8.0,
             preset: Preset::Default,
-            basis: Law::Uniform,
+            basis: Distribution::Uniform,
             sharing: Sharing::Separate,
             seed: 0,
         }
@@ -161,8 +161,8 @@ impl NolaConfig {
             Preset::Paper2023 | Preset::Vit2024 => rows * cols,
         } as f64;
         let variance_ratio = match self.basis {
-            Law::Uniform => 1.0,
-            Law::Sign => 3.0,
+            Distribution::Uniform => 1.0,
+            Distribution::Sign => 3.0,
         };
         (1.0 / (variance_ratio * numbers).sqrt()) as f32
     }
@@ -170,7 +170,7 @@ impl NolaConfig {
     /// alpha_i = √(3/d_in)·u_i, so that the entries of A have LoRA's variance, 1/(3·d_in).
     fn drawn_coefficients(&self, site: &Site) -> Vec<f32> {
         let generator = Generator {
-            law: Law::Uniform,
+            law: Distribution::Uniform,
             seed: self.seed,
             site: fnv1a_32(&site.weight_path()),
             stream: Stream::Coefficients,
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn the_default_a_has_the_variance_of_loras() {
-        for basis in [Law::Uniform, Law::Sign] {
+        for basis in [Distribution::Uniform, Distribution::Sign] {
             let config = NolaConfig { rank: 64, k: 64, l: 64, basis, ..NolaConfig::default() };
             let ratio = variance(&initial_a(&config)) * 3.0 * 96.0;
             assert!((0.6..1.5).contains(&ratio), "{basis:?}: {ratio}");

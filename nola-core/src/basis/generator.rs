@@ -13,7 +13,7 @@ const LANES: usize = 8;
 /// Distribution of the basis entries before their scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(rename_all = "lowercase")]
-pub enum Law {
+pub enum Distribution {
     /// Uniform in (−1, 1), in steps of 2⁻¹⁵.
     #[default]
     Uniform,
@@ -40,7 +40,7 @@ pub enum Stream {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generator {
     /// Distribution of the entries.
-    pub law: Law,
+    pub law: Distribution,
     /// Seed of the adapter.
     pub seed: u64,
     /// Hash of the site's name, or of its shape if the basis is shared.
@@ -57,10 +57,10 @@ impl Generator {
     pub fn fill(&self, index: u32, start: usize, values: &mut [f32]) {
         assert_eq!(start % 128, 0, "a chunk begins at a block of either law");
         match self.law {
-            Law::Uniform => self.fill_with(index, start / 8, 8, values, |words, position| {
+            Distribution::Uniform => self.fill_with(index, start / 8, 8, values, |words, position| {
                 uniform_of((words[position / 2] >> (16 * (position % 2))) & 0xFFFF)
             }),
-            Law::Sign => self.fill_with(index, start / 128, 128, values, sign_of),
+            Distribution::Sign => self.fill_with(index, start / 128, 128, values, sign_of),
         }
     }
 

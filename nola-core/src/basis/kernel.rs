@@ -3,7 +3,7 @@
 //! A tile is [`TILE`] consecutive entries of a matrix. Every kernel gives the same bits as [`Plain`]: the words are
 //! integers, an entry is exact, and the order of each sum is fixed here, lane by lane.
 
-use super::generator::{Generator, Law, Stream};
+use super::generator::{Distribution, Generator, Stream};
 use super::plain::Plain;
 
 /// Entries of a tile: one block of the sign law, sixteen blocks of the uniform law.
@@ -116,7 +116,7 @@ pub fn instruction_set() -> &'static str {
 /// The speed limit of everything else here, for benchmarks.
 pub fn philox_words(count: usize) -> u32 {
     let kernel = fastest();
-    let generator = Generator { law: Law::Sign, seed: 0, site: 0, stream: Stream::A };
+    let generator = Generator { law: Distribution::Sign, seed: 0, site: 0, stream: Stream::A };
     let mut words = Words([[0; SIGN_BATCH]; 4]);
     let mut checksum = 0;
     for block in 0..count.div_ceil(4 * SIGN_BATCH) {

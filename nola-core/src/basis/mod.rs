@@ -4,9 +4,9 @@
 //! chunking, for every thread count. The generator is called [`GENERATOR`]; its layout is fixed for ever:
 //!
 //! - Philox4x32-10, key = (seed low, seed high), counter = (block, i, site, stream).
-//! - [`Law::Uniform`]: eight 16-bit values a call; block = e / 8, half-word e mod 8 (low half of a word first),
+//! - [`Distribution::Uniform`]: eight 16-bit values a call; block = e / 8, half-word e mod 8 (low half of a word first),
 //!   u = (h + 1/2)·2⁻¹⁵ − 1, exact in `f32`, symmetric, never 0.
-//! - [`Law::Sign`]: 128 values a call; block = e / 128, word (e / 32) mod 4, bit e mod 32; 0 is +1, 1 is −1.
+//! - [`Distribution::Sign`]: 128 values a call; block = e / 128, word (e / 32) mod 4, bit e mod 32; 0 is +1, 1 is −1.
 //!
 //! A [`Basis`] is cut into tiles of 128 entries. A kernel generates one tile of some tens of matrices at a time and
 //! mixes it into a matrix or multiplies it with a gradient before it leaves the cache, for every site whose basis it
@@ -25,7 +25,7 @@ mod work;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-pub use generator::{Generator, Law, Stream};
+pub use generator::{Distribution, Generator, Stream};
 pub use kernel::{instruction_set, philox_words};
 pub use work::{expand_all, project_all};
 

@@ -9,11 +9,11 @@ const SCALE: f32 = 0.3;
 type ForAll = fn(&[(&Basis, &[f32])]) -> Vec<Vec<f32>>;
 type ForOne = fn(&Basis, &[f32]) -> Vec<f32>;
 
-fn generator(law: Law, seed: u64) -> Generator {
+fn generator(law: Distribution, seed: u64) -> Generator {
     Generator { law, seed, site: 77, stream: Stream::A }
 }
 
-fn basis(law: Law, count: usize, shape: [usize; 2]) -> Basis {
+fn basis(law: Distribution, count: usize, shape: [usize; 2]) -> Basis {
     Basis::generated(generator(law, 0xDEAD_BEEF_CAFE), count, shape, SCALE)
 }
 
@@ -22,8 +22,8 @@ fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
     pool.expect("a pool of a few threads").install(work)
 }
 
-fn laws() -> impl Strategy<Value = Law> {
-    prop_oneof![Just(Law::Uniform), Just(Law::Sign)]
+fn laws() -> impl Strategy<Value = Distribution> {
+    prop_oneof![Just(Distribution::Uniform), Just(Distribution::Sign)]
 }
 
 fn waves(count: usize, phase: f32) -> Vec<f32> {
@@ -154,7 +154,7 @@ proptest! {
 
 #[test]
 fn one_hot_coefficients_show_one_matrix_of_the_basis() {
-    for law in [Law::Uniform, Law::Sign] {
+    for law in [Distribution::Uniform, Distribution::Sign] {
         let basis = basis(law, 3, [50, 41]);
         let values = generator(law, 0xDEAD_BEEF_CAFE).values(1, 50 * 41);
         let expected: Vec<f32> = values.iter().map(|v| v * SCALE).collect();
@@ -164,7 +164,7 @@ fn one_hot_coefficients_show_one_matrix_of_the_basis() {
 
 #[test]
 fn every_site_of_a_joint_call_counts_once() {
-    let bases = [(); 3].map(|()| basis(Law::Sign, 2, [4, 4]));
+    let bases = [(); 3].map(|()| basis(Distribution::Sign, 2, [4, 4]));
     let pairs: Vec<(&Basis, &[f32])> = bases.iter().map(|basis| (basis, &[1.0, 2.0][..])).collect();
     expand_all(&pairs);
     assert_eq!(bases.each_ref().map(Basis::calls), [[1, 0]; 3]);
@@ -172,7 +172,7 @@ fn every_site_of_a_joint_call_counts_once() {
 
 #[test]
 fn a_gradient_that_is_not_finite_stays_visible() {
-    for law in [Law::Uniform, Law::Sign] {
+    for law in [Distribution::Uniform, Distribution::Sign] {
         let mut gradient = waves(300, 0.0);
         gradient[130] = f32::INFINITY;
         assert!(basis(law, 40, [300, 1]).project(&gradient).iter().all(|value| !value.is_finite()));
@@ -181,6 +181,6 @@ fn a_gradient_that_is_not_finite_stays_visible() {
 
 #[test]
 fn a_basis_without_matrices_mixes_to_zero() {
-    assert_eq!(basis(Law::Uniform, 0, [3, 2]).expand(&[]), [0.0; 6]);
-    assert!(basis(Law::Sign, 0, [3, 2]).project(&[1.0; 6]).is_empty());
+    assert_eq!(basis(Distribution::Uniform, 0, [3, 2]).expand(&[]), [0.0; 6]);
+    assert!(basis(Distribution::Sign, 0, [3, 2]).project(&[1.0; 6]).is_empty());
 }

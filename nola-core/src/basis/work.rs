@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use rayon::prelude::*;
 
-use super::generator::Law;
+use super::generator::Distribution;
 use super::kernel::{BATCH, Entries, Kernel, LANES, SIGN_BATCH, STEPS, Sums, TILE, Tile, Words, fastest};
 use super::{Basis, Source};
 
@@ -143,10 +143,10 @@ impl Batch {
         self.count = count;
         match &basis.source {
             Source::Generated(generator) => match generator.law {
-                Law::Uniform => {
+                Distribution::Uniform => {
                     kernel.uniform(generator, tile as u32, first as u32, count, &mut self.entries);
                 }
-                Law::Sign => {
+                Distribution::Sign => {
                     kernel.sign_words(generator, tile as u32, first as u32, count, &mut self.words);
                 }
             },
@@ -179,7 +179,7 @@ impl Batch {
 /// The order of a tile.
 impl Basis {
     fn is_signs(&self) -> bool {
-        matches!(&self.source, Source::Generated(generator) if generator.law == Law::Sign)
+        matches!(&self.source, Source::Generated(generator) if generator.law == Distribution::Sign)
     }
 
     /// Matrices of which a tile is generated before it is used.
@@ -190,7 +190,9 @@ impl Basis {
     /// Step and lane of an entry of a tile: the uniform law has a block of eight entries in each lane.
     fn place(&self, entry: usize) -> [usize; 2] {
         match &self.source {
-            Source::Generated(generator) if generator.law == Law::Uniform => [entry % STEPS, entry / STEPS],
+            Source::Generated(generator) if generator.law == Distribution::Uniform => {
+                [entry % STEPS, entry / STEPS]
+            }
             Source::Generated(_) | Source::Given(_) => [entry / LANES, entry % LANES],
         }
     }

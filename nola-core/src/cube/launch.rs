@@ -8,7 +8,7 @@ use cubecl::prelude::*;
 use cubecl::{calculate_cube_count_elemwise, client::Client};
 
 use super::kernels::{self, CHUNK, TermsLaunch, UNITS};
-use crate::basis::{Generator, Law};
+use crate::basis::{Distribution, Generator};
 
 /// Units that keep a large GPU busy; with less work than that, more lanes share a sum.
 const BUSY: usize = 1 << 17;
@@ -20,7 +20,7 @@ const TERMS_PER_LANE: usize = 8;
 /// Sites of one shape whose bases differ in their hash alone.
 #[derive(Debug, Clone)]
 pub(super) struct Launch {
-    /// Law, seed and stream of all sites.
+    /// Distribution, seed and stream of all sites.
     pub generator: Generator,
     /// Hash of each site, and its row among the coefficients.
     pub sites: Vec<[u32; 2]>,
@@ -47,9 +47,9 @@ impl Launch {
     fn together(&self) -> u32 {
         let is_shared = self.sites.len() > 1 && self.sites.iter().all(|[hash, _]| *hash == self.sites[0][0]);
         match self.generator.law {
-            Law::Uniform if is_shared => kernels::TOGETHER,
+            Distribution::Uniform if is_shared => kernels::TOGETHER,
             // A call under the sign law makes so many numbers that drawing them once more costs nothing.
-            Law::Uniform | Law::Sign => 1,
+            Distribution::Uniform | Distribution::Sign => 1,
         }
     }
 
@@ -78,8 +78,8 @@ impl Launch {
         let shape = Shape::new([self.sites.len(), self.pitch()]);
         let factors = empty_device_contiguous_dtype(client.clone(), device, shape, DType::F32);
         let units = match self.generator.law {
-            Law::Uniform => self.pitch() / kernels::UNIFORM_BLOCK as usize,
-            Law::Sign => self.pitch() / kernels::SIGNS_OF_A_WORD as usize,
+            Distribution::Uniform => self.pitch() / kernels::UNIFORM_BLOCK as usize,
+            Distribution::Sign => self.pitch() / kernels::SIGNS_OF_A_WORD as usize,
         };
         let lanes = lanes(self.groups() * units, self.count / TERMS_PER_LANE);
         let cubes = (units * lanes as usize).div_ceil(UNITS as usize);

@@ -161,7 +161,7 @@ impl SavedAdapter {
         self.state.iter().map(|(name, data)| (name.as_str(), data.shape().to_vec()))
     }
 
-    /// Hangs the adapter on a freshly loaded `model` and sets its trained numbers.
+    /// Attaches the adapter on a freshly loaded `model` and sets its trained numbers.
     ///
     /// # Errors
     /// If the base is another one, or sites, check words or tensors differ: all differences in one error.

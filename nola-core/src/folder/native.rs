@@ -114,7 +114,7 @@ pub(super) fn attach<M: Module>(
     adapted.with_state(saved.state.clone()).map_err(invalid)
 }
 
-/// Whether an adapter that was made for the base `expected` may hang on `found`.
+/// Whether an adapter that was made for the base `expected` may be attached to `found`.
 ///
 /// # Errors
 /// [`Error::WrongBase`], naming `file`, if a hash differs.

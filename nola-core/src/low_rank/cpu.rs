@@ -8,7 +8,7 @@ use burn::tensor::TensorData;
 use rayon::prelude::*;
 
 use super::{LowRankGradients, LowRankUpdate, State};
-use crate::matrix::{Before, Matrix, multiply};
+use crate::matrix::{Accumulate, Matrix, multiply};
 
 /// Rows of a task; the same on every machine, since it decides in which order gradients are summed.
 const ROWS: usize = 128;
@@ -70,7 +70,7 @@ impl<'a> Factors<'a> {
     /// `scale·(x·a)ᵀ` for some rows.
     fn narrowed(&self, x: Matrix, rows: usize) -> Vec<f32> {
         let mut narrowed = vec![0.0; self.rank * rows];
-        multiply(&mut narrowed, Before::Forgotten, self.scale, self.a.transposed(), x.transposed());
+        multiply(&mut narrowed, Accumulate::Overwrite, self.scale, self.a.transposed(), x.transposed());
         narrowed
     }
 
@@ -80,7 +80,7 @@ impl<'a> Factors<'a> {
             let rows = y.len() / self.d_out;
             let narrowed = self.narrowed(Matrix::new(x, [rows, self.d_in], self.d_in), rows);
             let narrowed = Matrix::new(&narrowed, [self.rank, rows], rows);
-            multiply(y, Before::Kept, 1.0, narrowed.transposed(), self.b);
+            multiply(y, Accumulate::Add, 1.0, narrowed.transposed(), self.b);
         });
     }
 
@@ -109,13 +109,13 @@ impl<'a> Factors<'a> {
         let gradient = Matrix::new(gradient, [rows, self.d_out], self.d_out);
         let narrowed = self.narrowed(x, rows);
         let mut of_narrowed = vec![0.0; self.rank * rows];
-        multiply(&mut of_narrowed, Before::Forgotten, self.scale, self.b, gradient.transposed());
+        multiply(&mut of_narrowed, Accumulate::Overwrite, self.scale, self.b, gradient.transposed());
         let [narrowed, of_narrowed] =
             [&narrowed, &of_narrowed].map(|numbers| Matrix::new(numbers, [self.rank, rows], rows));
-        multiply(of_x, Before::Forgotten, 1.0, of_narrowed.transposed(), self.a.transposed());
+        multiply(of_x, Accumulate::Overwrite, 1.0, of_narrowed.transposed(), self.a.transposed());
         let (mut of_a, mut of_b) = (vec![0.0; self.rank * self.d_in], vec![0.0; self.rank * self.d_out]);
-        multiply(&mut of_a, Before::Forgotten, 1.0, of_narrowed, x);
-        multiply(&mut of_b, Before::Forgotten, 1.0, narrowed, gradient);
+        multiply(&mut of_a, Accumulate::Overwrite, 1.0, of_narrowed, x);
+        multiply(&mut of_b, Accumulate::Overwrite, 1.0, narrowed, gradient);
         [of_a, of_b]
     }
 }

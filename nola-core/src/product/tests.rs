@@ -73,8 +73,8 @@ fn a_narrow_bias_that_is_trained_gets_its_gradient() {
 #[test]
 fn activations_flow_in_f32_on_the_cpu() {
     let device = Device::flex();
-    assert_eq!(flow_dtype(&device, DType::BF16), DType::F32);
-    assert_eq!(flow_dtype(&device.autodiff(), DType::F16), DType::F32);
+    assert_eq!(compute_dtype(&device, DType::BF16), DType::F32);
+    assert_eq!(compute_dtype(&device.autodiff(), DType::F16), DType::F32);
 }
 
 #[test]

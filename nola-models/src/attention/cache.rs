@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::Sight;
+use super::AttentionMask;
 
 /// Room is made for this many tokens at a time.
 const GROWTH_TOKENS: usize = 256;
@@ -58,9 +58,9 @@ impl KeyValueCache {
     }
 
     /// Gets ready for a pass of `n_blocks` blocks.
-    pub(crate) fn begin(&mut self, n_blocks: usize, sight: &Sight) -> &mut [BlockCache] {
+    pub(crate) fn begin(&mut self, n_blocks: usize, mask: &AttentionMask) -> &mut [BlockCache] {
         if self.tokens() == 0 {
-            self.padding = sight.padding().to_vec();
+            self.padding = mask.padding().to_vec();
         }
         self.blocks.resize_with(n_blocks, BlockCache::default);
         &mut self.blocks

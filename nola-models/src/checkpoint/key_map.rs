@@ -66,9 +66,9 @@ impl Checkpoint {
     /// One error lists all missing, unused, misshapen and contradictory tensors; another all tensors with values that
     /// are not finite; another all with values that f16, if they are to be held in it, does not reach.
     pub fn fill<M: Module>(&self, module: M, map: &KeyMap) -> Result<M, Error> {
-        let mut check = Check { checkpoint: self, map, path: Vec::new(), found: Findings::default() };
+        let mut check = Check { checkpoint: self, map, path: Vec::new(), found: Mismatches::default() };
         module.visit(&mut check);
-        let Findings { used, narrow, twins, missing, misshapen, different } = check.found;
+        let Mismatches { used, narrow, twins, missing, misshapen, different } = check.found;
         let known = |name: &str| {
             used.contains(name)
                 || twins.contains(name)
@@ -157,7 +157,7 @@ fn is_left_out(pattern: &str, name: &str) -> bool {
 
 /// What the first walk finds.
 #[derive(Default)]
-struct Findings {
+struct Mismatches {
     used: BTreeSet<String>,
     /// Those of them that are to be held in f16.
     narrow: BTreeSet<String>,
@@ -180,7 +180,7 @@ struct Check<'a> {
     checkpoint: &'a Checkpoint,
     map: &'a KeyMap<'a>,
     path: Vec<String>,
-    found: Findings,
+    found: Mismatches,
 }
 
 impl ModuleVisitor for Check<'_> {
@@ -197,7 +197,7 @@ impl ModuleVisitor for Check<'_> {
         let Some(source) = (self.map.source)(&path) else {
             return;
         };
-        let Findings { used, narrow, twins, missing, misshapen, different } = &mut self.found;
+        let Mismatches { used, narrow, twins, missing, misshapen, different } = &mut self.found;
         let mut stored_under = self.checkpoint.find(&source);
         let Some((name, stored)) = stored_under.next() else {
             return note(missing, source.names.join(" or "));

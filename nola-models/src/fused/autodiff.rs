@@ -7,21 +7,21 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 
-use super::{Curve, Fused, Inputs, Kernels, Norm, Turn};
+use super::{Fused, FusedActivation, Inputs, Kernels, Norm, Rotation};
 
 type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
 
 #[derive(Debug)]
-struct CurveBackward;
+struct ActivationBackward;
 
-impl<B: Kernels> Backward<B, 1> for CurveBackward {
-    type State = (FloatTensor<B>, Curve);
+impl<B: Kernels> Backward<B, 1> for ActivationBackward {
+    type State = (FloatTensor<B>, FusedActivation);
 
     fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
-        let (x, curve) = ops.state;
+        let (x, activation) = ops.state;
         if let [Some(parent)] = ops.parents {
-            gradients.register::<B>(parent.id, B::curve_backward(x, gradient, curve));
+            gradients.register::<B>(parent.id, B::activation_backward(x, gradient, activation));
         }
     }
 }
@@ -44,16 +44,16 @@ impl<B: Kernels> Backward<B, 2> for GatedBackward {
 }
 
 #[derive(Debug)]
-struct TurnedBackward;
+struct RotatedBackward;
 
-impl<B: Kernels> Backward<B, 1> for TurnedBackward {
+impl<B: Kernels> Backward<B, 1> for RotatedBackward {
     type State = [FloatTensor<B>; 2];
 
     fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
         let [cos, sin] = ops.state;
         if let [Some(parent)] = ops.parents {
-            gradients.register::<B>(parent.id, B::turned(gradient, cos, sin, Turn::Back));
+            gradients.register::<B>(parent.id, B::rotated(gradient, cos, sin, Rotation::Inverse));
         }
     }
 }
@@ -108,11 +108,11 @@ impl<B: Kernels> Backward<B, 3> for AttentionBackward {
 }
 
 impl<B: Kernels, C: CheckpointStrategy> Fused for Autodiff<B, C> {
-    fn fused_curve(x: FloatTensor<Self>, curve: Curve) -> FloatTensor<Self> {
+    fn fused_curve(x: FloatTensor<Self>, activation: FusedActivation) -> FloatTensor<Self> {
         let (x, node) = x.into_parts();
-        match CurveBackward.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(ready) => ready.finish((x.clone(), curve), B::curve(x, curve)),
-            OpsKind::UnTracked(ready) => ready.finish(B::curve(x, curve)),
+        match ActivationBackward.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(ready) => ready.finish((x.clone(), activation), B::activation(x, activation)),
+            OpsKind::UnTracked(ready) => ready.finish(B::activation(x, activation)),
         }
     }
 
@@ -131,11 +131,11 @@ impl<B: Kernels, C: CheckpointStrategy> Fused for Autodiff<B, C> {
     ) -> FloatTensor<Self> {
         let (x, node) = x.into_parts();
         let (cos, sin) = (cos.into_primitive(), sin.into_primitive());
-        match TurnedBackward.prepare::<C>([node]).compute_bound().stateful() {
+        match RotatedBackward.prepare::<C>([node]).compute_bound().stateful() {
             OpsKind::Tracked(ready) => {
-                ready.finish([cos.clone(), sin.clone()], B::turned(x, cos, sin, Turn::There))
+                ready.finish([cos.clone(), sin.clone()], B::rotated(x, cos, sin, Rotation::Forward))
             }
-            OpsKind::UnTracked(ready) => ready.finish(B::turned(x, cos, sin, Turn::There)),
+            OpsKind::UnTracked(ready) => ready.finish(B::rotated(x, cos, sin, Rotation::Forward)),
         }
     }
 

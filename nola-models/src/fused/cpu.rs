@@ -10,7 +10,7 @@ use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Shape, TensorData};
 
-use super::{Curve, Inputs, Kernels, Norm, Turn, plain};
+use super::{FusedActivation, Inputs, Kernels, Norm, Rotation, plain};
 use attention::{Heads, Mask};
 
 /// Whether all are f32; other types take the plain way.
@@ -37,23 +37,23 @@ fn zeros(shape: &Shape) -> FlexTensor {
 }
 
 impl Kernels for Flex {
-    fn curve(x: FlexTensor, curve: Curve) -> FlexTensor {
+    fn activation(x: FlexTensor, activation: FusedActivation) -> FlexTensor {
         if !are_f32([&x]) {
-            return plain::curve::<Self>(x, curve);
+            return plain::activation::<Self>(x, activation);
         }
         let x = contiguous(x);
         let mut result = zeros(x.layout().shape());
-        curves::forward(numbers(&x), result.storage_mut(), curve);
+        curves::forward(numbers(&x), result.storage_mut(), activation);
         result
     }
 
-    fn curve_backward(x: FlexTensor, gradient: FlexTensor, curve: Curve) -> FlexTensor {
+    fn activation_backward(x: FlexTensor, gradient: FlexTensor, activation: FusedActivation) -> FlexTensor {
         if !are_f32([&x, &gradient]) {
-            return plain::curve_backward::<Self>(x, gradient, curve);
+            return plain::activation_backward::<Self>(x, gradient, activation);
         }
         let (x, gradient) = (contiguous(x), contiguous(gradient));
         let mut result = zeros(x.layout().shape());
-        curves::backward(numbers(&x), numbers(&gradient), result.storage_mut(), curve);
+        curves::backward(numbers(&x), numbers(&gradient), result.storage_mut(), activation);
         result
     }
 
@@ -78,13 +78,13 @@ impl Kernels for Flex {
         [of_gate, of_up]
     }
 
-    fn turned(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, turn: Turn) -> FlexTensor {
+    fn rotated(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, rotation: Rotation) -> FlexTensor {
         if !are_f32([&x, &cos, &sin]) {
-            return plain::turned::<Self>(x, cos, sin, turn);
+            return plain::rotated::<Self>(x, cos, sin, rotation);
         }
         let (x, cos, sin) = (rows_together(&x), contiguous(cos), contiguous(sin));
         let mut result = Mixed::new(x.layout().shape());
-        turns::turned(heads_of(&x), numbers(&cos), numbers(&sin), turn, result.values());
+        turns::rotated(heads_of(&x), numbers(&cos), numbers(&sin), rotation, result.values());
         result.finish()
     }
 

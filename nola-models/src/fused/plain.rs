@@ -6,46 +6,46 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, FloatDType, IndexingUpdateOp, Shape, Slice};
 
-use super::{Curve, Inputs, Norm, Turn};
+use super::{FusedActivation, Inputs, Norm, Rotation};
 
 /// Score matrices that are in memory at a time, in bytes.
 const CHUNK_BYTES: usize = 256 << 20;
 /// Cubic coefficient of the tanh formula of GELU.
 const CUBIC: f64 = 0.044715;
 
-pub(super) fn curve<B: Backend>(x: FloatTensor<B>, curve: Curve) -> FloatTensor<B> {
+pub(super) fn activation<B: Backend>(x: FloatTensor<B>, activation: FusedActivation) -> FloatTensor<B> {
     let dtype: FloatDType = x.dtype().into();
     let x = wide::<B>(x);
-    let result = match curve {
-        Curve::Gelu => B::gelu(x),
-        Curve::GeluTanh => B::float_mul(x.clone(), B::sigmoid(doubled_inner::<B>(x))),
-        Curve::Silu => B::float_mul(x.clone(), B::sigmoid(x)),
+    let result = match activation {
+        FusedActivation::Gelu => B::gelu(x),
+        FusedActivation::GeluTanh => B::float_mul(x.clone(), B::sigmoid(doubled_inner::<B>(x))),
+        FusedActivation::Silu => B::float_mul(x.clone(), B::sigmoid(x)),
     };
     narrowed::<B>(result, dtype)
 }
 
-pub(super) fn curve_backward<B: Backend>(
+pub(super) fn activation_backward<B: Backend>(
     x: FloatTensor<B>,
     gradient: FloatTensor<B>,
-    curve: Curve,
+    activation: FusedActivation,
 ) -> FloatTensor<B> {
     let dtype: FloatDType = x.dtype().into();
     let (x, gradient) = (wide::<B>(x), wide::<B>(gradient));
-    let slope = match curve {
-        Curve::Gelu => {
+    let slope = match activation {
+        FusedActivation::Gelu => {
             // Φ + x·φ
             let error = B::float_erf(scaled::<B>(x.clone(), 1.0 / SQRT_2));
             let below = plus::<B>(scaled::<B>(error, 0.5), 0.5);
             let bell = B::float_exp(scaled::<B>(B::float_mul(x.clone(), x.clone()), -0.5));
             B::float_add(below, scaled::<B>(B::float_mul(x, bell), 0.5 * FRAC_2_SQRT_PI / SQRT_2))
         }
-        Curve::GeluTanh => {
+        FusedActivation::GeluTanh => {
             let inner = 2.0 * (2.0 / PI).sqrt();
             let square = B::float_mul(x.clone(), x.clone());
             let inner_slope = plus::<B>(scaled::<B>(square, 3.0 * CUBIC * inner), inner);
             sigmoid_slope::<B>(x.clone(), B::sigmoid(doubled_inner::<B>(x)), Some(inner_slope))
         }
-        Curve::Silu => sigmoid_slope::<B>(x.clone(), B::sigmoid(x), None),
+        FusedActivation::Silu => sigmoid_slope::<B>(x.clone(), B::sigmoid(x), None),
     };
     narrowed::<B>(B::float_mul(gradient, slope), dtype)
 }
@@ -72,7 +72,7 @@ fn doubled_inner<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
 }
 
 pub(super) fn gated<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
-    B::float_mul(curve::<B>(gate, Curve::Silu), up)
+    B::float_mul(activation::<B>(gate, FusedActivation::Silu), up)
 }
 
 pub(super) fn gated_backward<B: Backend>(
@@ -80,15 +80,15 @@ pub(super) fn gated_backward<B: Backend>(
     up: FloatTensor<B>,
     gradient: FloatTensor<B>,
 ) -> [FloatTensor<B>; 2] {
-    let of_up = B::float_mul(curve::<B>(gate.clone(), Curve::Silu), gradient.clone());
-    [curve_backward::<B>(gate, B::float_mul(gradient, up), Curve::Silu), of_up]
+    let of_up = B::float_mul(activation::<B>(gate.clone(), FusedActivation::Silu), gradient.clone());
+    [activation_backward::<B>(gate, B::float_mul(gradient, up), FusedActivation::Silu), of_up]
 }
 
-pub(super) fn turned<B: Backend>(
+pub(super) fn rotated<B: Backend>(
     x: FloatTensor<B>,
     cos: FloatTensor<B>,
     sin: FloatTensor<B>,
-    turn: Turn,
+    rotation: Rotation,
 ) -> FloatTensor<B> {
     let shape = x.shape();
     let half = shape[3] / 2;
@@ -98,9 +98,9 @@ pub(super) fn turned<B: Backend>(
         B::float_slice(x.clone(), &slices)
     };
     let (left, right) = (part(0..half), part(half..2 * half));
-    let sin = match turn {
-        Turn::There => sin,
-        Turn::Back => B::float_neg(sin),
+    let sin = match rotation {
+        Rotation::Forward => sin,
+        Rotation::Inverse => B::float_neg(sin),
     };
     let new_left =
         B::float_sub(B::float_mul(left.clone(), cos.clone()), B::float_mul(right.clone(), sin.clone()));

@@ -66,18 +66,21 @@ fn assert_alike(found: &[Vec<f32>], expected: &[Vec<f32>]) {
 fn curves_are_those_of_burn() {
     let x = || [tensor([3, 50], 0.1)];
     assert_alike(
-        &differentiated(x(), |[x]| curve(x, Curve::GeluTanh)),
+        &differentiated(x(), |[x]| activation(x, FusedActivation::GeluTanh)),
         &differentiated(x(), |[x]| gelu_approximate(x)),
     );
-    assert_alike(&differentiated(x(), |[x]| curve(x, Curve::Silu)), &differentiated(x(), |[x]| silu(x)));
+    assert_alike(
+        &differentiated(x(), |[x]| activation(x, FusedActivation::Silu)),
+        &differentiated(x(), |[x]| silu(x)),
+    );
     // burn differentiates the exact GELU by the tanh formula, so only the values can be compared.
-    assert_close(&numbers(curve(x()[0].clone(), Curve::Gelu)), &numbers(gelu(x()[0].clone())));
+    assert_close(&numbers(activation(x()[0].clone(), FusedActivation::Gelu)), &numbers(gelu(x()[0].clone())));
 }
 
 #[test]
 fn the_slope_of_gelu_is_that_of_torch() {
     let x = Tensor::<1>::from_data([-2.0, -0.5, 0.0, 0.3, 1.7], &Device::flex().autodiff()).require_grad();
-    let gradients = curve(x.clone(), Curve::Gelu).sum().backward();
+    let gradients = activation(x.clone(), FusedActivation::Gelu).sum().backward();
     // torch.nn.functional.gelu, backward of the sum.
     let expected = [-0.085_231_87, 0.132_504_91, 0.5, 0.732_327_76, 1.115_318];
     assert_close(&numbers(x.grad(&gradients).expect("it is tracked")), &expected);
@@ -104,7 +107,7 @@ fn turning_is_that_of_burn() {
         };
         let x = || [tensor([2, 5, 7, 6], 0.2)];
         assert_alike(
-            &differentiated(x(), |[x]| turned(x, cos.clone(), sin.clone())),
+            &differentiated(x(), |[x]| rotated(x, cos.clone(), sin.clone())),
             &differentiated(x(), |[x]| burns(x)),
         );
     }
@@ -236,10 +239,10 @@ proptest! {
     ) {
         let x = primitive([batch, tokens, heads, 2 * half], 0.3).permute(&[0, 2, 1, 3]);
         let table = |seed| primitive([if same { 1 } else { batch }, 1, tokens, half], seed);
-        for turn in [Turn::There, Turn::Back] {
+        for rotation in [Rotation::Forward, Rotation::Inverse] {
             assert_same(
-                Flex::turned(x.clone(), table(0.5), table(0.8), turn),
-                plain::turned::<Flex>(x.clone(), table(0.5), table(0.8), turn),
+                Flex::rotated(x.clone(), table(0.5), table(0.8), rotation),
+                plain::rotated::<Flex>(x.clone(), table(0.5), table(0.8), rotation),
             );
         }
     }
@@ -252,11 +255,11 @@ proptest! {
         let of_both = Flex::gated_backward(x.clone(), up.clone(), gradient.clone());
         let plainly = plain::gated_backward::<Flex>(x.clone(), up, gradient.clone());
         of_both.into_iter().zip(plainly).for_each(|(found, expected)| assert_same(found, expected));
-        for kind in [Curve::Gelu, Curve::GeluTanh, Curve::Silu] {
-            assert_same(Flex::curve(x.clone(), kind), plain::curve::<Flex>(x.clone(), kind));
+        for kind in [FusedActivation::Gelu, FusedActivation::GeluTanh, FusedActivation::Silu] {
+            assert_same(Flex::activation(x.clone(), kind), plain::activation::<Flex>(x.clone(), kind));
             assert_same(
-                Flex::curve_backward(x.clone(), gradient.clone(), kind),
-                plain::curve_backward::<Flex>(x.clone(), gradient.clone(), kind),
+                Flex::activation_backward(x.clone(), gradient.clone(), kind),
+                plain::activation_backward::<Flex>(x.clone(), gradient.clone(), kind),
             );
         }
     }
@@ -265,7 +268,7 @@ proptest! {
 #[test]
 fn half_precision_takes_the_plain_way() {
     let x = tensor([2, 9], 0.3).detach();
-    let half = numbers(curve(x.clone().cast(DType::BF16), Curve::Silu).cast(DType::F32));
-    let whole = numbers(curve(x, Curve::Silu));
+    let half = numbers(activation(x.clone().cast(DType::BF16), FusedActivation::Silu).cast(DType::F32));
+    let whole = numbers(activation(x, FusedActivation::Silu));
     assert!(half.iter().zip(&whole).all(|(half, whole)| (half - whole).abs() < 0.03), "{half:?}");
 }

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::{GenerateError, NextToken};
-use crate::{CausalLm, KeyValueCache, Sight};
+use crate::{AttentionMask, CausalLm, KeyValueCache};
 
 /// Fills rows that are shorter than others; no token ever looks at it.
 const PADDING: i64 = 0;
@@ -22,8 +22,8 @@ impl<'m> Cached<'m> {
     }
 
     /// Logits after the last token of each row.
-    fn read(&mut self, ids: Tensor<2, Int>, sight: &Sight) -> Vec<Vec<f32>> {
-        let hidden = self.model.extend(ids, sight, &mut self.cache);
+    fn read(&mut self, ids: Tensor<2, Int>, mask: &AttentionMask) -> Vec<Vec<f32>> {
+        let hidden = self.model.extend(ids, mask, &mut self.cache);
         let [_, tokens, _] = hidden.dims();
         let last = hidden.narrow(1, tokens - 1, 1);
         let logits = self.model.logits(last);
@@ -50,14 +50,14 @@ impl NextToken for Cached<'_> {
             padding.chain(prompt.iter().map(|&token| token.into())).collect::<Vec<i64>>()
         };
         let ids = self.tensor(prompts.iter().flat_map(row).collect(), prompts.len());
-        let sight = Sight::padded_left(&ids, &lengths);
-        Ok(self.read(ids, &sight))
+        let mask = AttentionMask::padded_left(&ids, &lengths);
+        Ok(self.read(ids, &mask))
     }
 
     fn advance(&mut self, tokens: &[u32]) -> Result<Vec<Vec<f32>>, GenerateError> {
         let ids = self.tensor(tokens.iter().map(|&token| token.into()).collect(), tokens.len());
-        let sight = Sight::following(&ids, &self.cache);
-        Ok(self.read(ids, &sight))
+        let mask = AttentionMask::following(&ids, &self.cache);
+        Ok(self.read(ids, &mask))
     }
 
     fn reorder(&mut self, from: &[usize]) {
@@ -65,10 +65,10 @@ impl NextToken for Cached<'_> {
     }
 
     fn max_tokens(&self) -> usize {
-        self.model.facts().max_tokens
+        self.model.info().max_tokens
     }
 
     fn vocabulary(&self) -> usize {
-        self.model.facts().vocab_size
+        self.model.info().vocab_size
     }
 }

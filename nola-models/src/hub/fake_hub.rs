@@ -259,9 +259,9 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// Writes down what it hears.
 #[derive(Default)]
-pub struct Heard(Mutex<Vec<String>>);
+pub struct RecordedProgress(Mutex<Vec<String>>);
 
-impl Heard {
+impl RecordedProgress {
     pub fn lines(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
     }
@@ -271,7 +271,7 @@ impl Heard {
     }
 }
 
-impl Progress for Heard {
+impl Progress for RecordedProgress {
     fn started(&self, file: &str, total_bytes: u64) {
         self.push(format!("{file} of {total_bytes}"));
     }

@@ -297,17 +297,17 @@ mod tests {
     #[test]
     fn pixels_come_out_channels_first_rescaled_and_normalised() {
         let config = json!({ "size": { "height": 1, "width": 2 }, "image_mean": [0.5, 0.0, 0.0], "image_std": [0.5, 1.0, 2.0] });
-        let picture = RgbImage::from_raw(2, 1, vec![0, 51, 102, 255, 0, 255]).unwrap();
-        let pixels = preprocessor(config).unwrap().evaluate(&picture);
+        let image = RgbImage::from_raw(2, 1, vec![0, 51, 102, 255, 0, 255]).unwrap();
+        let pixels = preprocessor(config).unwrap().evaluate(&image);
         assert_eq!(pixels, [-1.0, 1.0, 0.2, 0.0, 0.2, 0.5]);
     }
 
     #[test]
     fn each_step_can_be_left_out() {
         let config = json!({ "size": 2, "do_resize": false, "do_rescale": false, "do_normalize": false });
-        let picture = pattern(2, 2);
-        let pixels = preprocessor(config).unwrap().evaluate(&picture);
-        assert_eq!(pixels[..4], picture.pixels().map(|pixel| f32::from(pixel[0])).collect::<Vec<_>>());
+        let image = pattern(2, 2);
+        let pixels = preprocessor(config).unwrap().evaluate(&image);
+        assert_eq!(pixels[..4], image.pixels().map(|pixel| f32::from(pixel[0])).collect::<Vec<_>>());
     }
 
     #[test]

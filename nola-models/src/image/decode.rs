@@ -23,7 +23,7 @@ pub const MAX_BYTES: u64 = 256 << 20;
 ///
 /// The result is upright (EXIF rotation is applied) and RGB: grey is repeated, palettes are looked up, alpha is dropped
 /// as PIL's `convert("RGB")` does, 16-bit grey is cut off at 255 and other 16-bit values lose their low byte; of an
-/// animation it is the first picture.
+/// animation it is the first image.
 ///
 /// # Errors
 /// If it is no image, cut short, or too large to be one.
@@ -314,16 +314,16 @@ mod tests {
 
     use super::*;
 
-    /// The picture the golden pixels were made from.
+    /// The image the golden pixels were made from.
     fn pattern(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| {
             Rgb([0, 1, 2].map(|c| ((x * 37 + y * 91 + c * 53 + x * y * 7) % 256) as u8))
         })
     }
 
-    fn encoded(picture: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+    fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
-        picture.into().write_to(&mut bytes, format).unwrap();
+        image.into().write_to(&mut bytes, format).unwrap();
         bytes.into_inner()
     }
 
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_is_told_by_its_content_not_its_name() {
+    fn an_image_is_told_by_its_content_not_its_name() {
         let bytes = encoded(pattern(5, 4), ImageFormat::Png);
         assert_eq!(decode(&bytes, Path::new("named.jpg")).unwrap(), pattern(5, 4));
     }
@@ -354,10 +354,9 @@ mod tests {
     #[test]
     fn a_palette_is_looked_up() {
         // A 2x1 GIF of red and blue, since the encoder here writes its own palettes.
-        let picture =
-            RgbImage::from_fn(2, 1, |x, _| if x == 0 { Rgb([255, 0, 0]) } else { Rgb([0, 0, 255]) });
-        let rgba = DynamicImage::from(picture.clone()).into_rgba8();
-        assert_eq!(decoded(&encoded(rgba, ImageFormat::Gif)).unwrap(), picture);
+        let image = RgbImage::from_fn(2, 1, |x, _| if x == 0 { Rgb([255, 0, 0]) } else { Rgb([0, 0, 255]) });
+        let rgba = DynamicImage::from(image.clone()).into_rgba8();
+        assert_eq!(decoded(&encoded(rgba, ImageFormat::Gif)).unwrap(), image);
     }
 
     #[test]
@@ -373,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn every_picture_that_is_cut_short_is_refused() {
+    fn every_image_that_is_cut_short_is_refused() {
         for format in
             [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff]
         {
@@ -398,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_calls_itself_a_picture_is_refused() {
+    fn text_that_calls_itself_an_image_is_refused() {
         assert!(matches!(decoded(b"<html>not found</html>"), Err(Error::Image { .. })));
     }
 

@@ -1,4 +1,4 @@
-//! The first picture of a GIF on its canvas, filled as Pillow fills it.
+//! The first image of a GIF on its canvas, filled as Pillow fills it.
 
 use std::io::Cursor;
 
@@ -17,7 +17,7 @@ pub(super) struct Still<'a> {
 }
 
 impl<'a> Still<'a> {
-    /// Reads up to the pixels; none for a file without a picture.
+    /// Reads up to the pixels; none for a file without an image.
     pub(super) fn open(bytes: &'a [u8], max_bytes: u64) -> Result<Option<Self>, DecodingError> {
         let mut options = DecodeOptions::new();
         options.set_color_output(ColorOutput::Indexed);
@@ -33,7 +33,7 @@ impl<'a> Still<'a> {
         Ok(Some(Self {
             size: [width, height],
             at: [left, top],
-            // A frame beyond the screen makes the picture larger.
+            // A frame beyond the screen makes the image larger.
             canvas: [screen[0].max(left + width), screen[1].max(top + height)],
             palette,
             outside,
@@ -41,7 +41,7 @@ impl<'a> Still<'a> {
         }))
     }
 
-    /// Width and height of the whole picture, in pixels.
+    /// Width and height of the whole image, in pixels.
     pub(super) fn canvas(&self) -> [usize; 2] {
         self.canvas
     }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_beyond_the_screen_makes_the_picture_larger() {
+    fn a_frame_beyond_the_screen_makes_the_image_larger() {
         let (width, height, found) = pixels(&gif([1, 1], [1, 0], None, None));
         assert_eq!((width, height), (3, 1));
         assert_eq!(found, [GLOBAL[0], GLOBAL[1], GLOBAL[2]].concat());

@@ -75,25 +75,25 @@ struct Window {
 ///
 /// # Source
 /// `Resample.c` of Pillow 13: across, then down, or the other way where that is less work; rounded to bytes in between.
-pub(crate) fn resize(picture: &RgbImage, width: usize, height: usize, filter: Filter) -> RgbImage {
+pub(crate) fn resize(image: &RgbImage, width: usize, height: usize, filter: Filter) -> RgbImage {
     let (width, height) = (width.max(1), height.max(1));
-    resize_part(picture, [width, height], [0..width, 0..height], filter)
+    resize_part(image, [width, height], [0..width, 0..height], filter)
 }
 
-/// The `columns` and `rows` of the picture resized to `width` x `height` pixels; the rest of it is never made.
+/// The `columns` and `rows` of the image resized to `width` x `height` pixels; the rest of it is never made.
 pub(crate) fn resize_part(
-    picture: &RgbImage,
+    image: &RgbImage,
     [width, height]: [usize; 2],
     [columns, rows]: [Range<usize>; 2],
     filter: Filter,
 ) -> RgbImage {
-    let (from_width, from_height) = (picture.width() as usize, picture.height() as usize);
+    let (from_width, from_height) = (image.width() as usize, image.height() as usize);
     let (part_width, part_height) = (columns.len(), rows.len());
     let is_as_wide = width == from_width && part_width == from_width;
     let is_as_high = height == from_height && part_height == from_height;
     let columns = windows(from_width, width, columns, filter);
     let rows = windows(from_height, height, rows, filter);
-    let mut pixels = Cow::Borrowed(picture.as_raw().as_slice());
+    let mut pixels = Cow::Borrowed(image.as_raw().as_slice());
     let is_down_first = is_down_first([from_width, from_height], [width, height]);
     if is_down_first && !is_as_high {
         pixels = down(&pixels, 3 * from_width, &rows).into();
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
     use image::Rgb;
 
-    /// The picture the golden pixels were made from.
+    /// The image the golden pixels were made from.
     fn pattern(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| {
             Rgb([0, 1, 2].map(|c| ((x * 37 + y * 91 + c * 53 + x * y * 7) % 256) as u8))
@@ -251,8 +251,8 @@ mod tests {
     #[test]
     fn nearest_takes_the_pixels_that_pil_takes() {
         let columns = |from: u32, to: usize| -> Vec<u8> {
-            let picture = RgbImage::from_fn(from, 1, |x, _| Rgb([x as u8; 3]));
-            resize(&picture, to, 1, Filter::Nearest).pixels().map(|pixel| pixel[0]).collect()
+            let image = RgbImage::from_fn(from, 1, |x, _| Rgb([x as u8; 3]));
+            resize(&image, to, 1, Filter::Nearest).pixels().map(|pixel| pixel[0]).collect()
         };
         assert_eq!(columns(7, 3), [1, 3, 5]);
         assert_eq!(columns(10, 4), [1, 3, 6, 8]);

@@ -1,11 +1,11 @@
-//! Rotary positions in the half-split layout: entry `n` of a head turns with entry `n + d_head/2`.
+//! Rotary positions in the half-split layout: entry `n` of a head rope with entry `n + d_head/2`.
 
 use std::f64::consts::TAU;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use crate::Sight;
-use crate::fused::turned;
+use crate::AttentionMask;
+use crate::fused::rotated;
 
 /// How fast the entries of a head turn with the position of their token.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,15 +40,15 @@ pub enum RotaryScaling {
 }
 
 impl Rotary {
-    /// Radians a token that each pair of entries turns, `d_head / 2` of them.
+    /// Radians a token that each pair of entries rope, `d_head / 2` of them.
     fn frequencies(&self, d_head: usize) -> impl Iterator<Item = f64> {
         let unscaled = move |n: usize| self.theta.powf(-(2.0 * n as f64) / d_head as f64);
         (0..d_head / 2).map(unscaled).map(|frequency| self.scaling.apply(frequency))
     }
 
     /// Sines and cosines for all tokens of a pass, computed on the host in f64.
-    pub(super) fn turns(&self, d_head: usize, sight: &Sight, device: &Device, dtype: DType) -> Turns {
-        let (positions, rows) = sight.positions();
+    pub(super) fn rope(&self, d_head: usize, mask: &AttentionMask, device: &Device, dtype: DType) -> Rope {
+        let (positions, rows) = mask.positions();
         let frequencies: Vec<f64> = self.frequencies(d_head).collect();
         let turn = |&position: &usize| frequencies.iter().map(move |frequency| position as f64 * frequency);
         let angles: Vec<f64> = positions.iter().flat_map(turn).collect();
@@ -57,7 +57,7 @@ impl Rotary {
             let values: Vec<f32> = angles.iter().map(|&angle| function(angle) as f32).collect();
             Tensor::<4>::from_data(TensorData::new(values, shape), device).cast(dtype)
         };
-        Turns { cos: table(f64::cos), sin: table(f64::sin) }
+        Rope { cos: table(f64::cos), sin: table(f64::sin) }
     }
 }
 
@@ -77,18 +77,18 @@ impl RotaryScaling {
     }
 }
 
-/// How far the tokens of a pass are turned; made once for all blocks.
-pub(super) struct Turns {
+/// How far the tokens of a pass are rotated; made once for all blocks.
+pub(super) struct Rope {
     /// `[rows or 1, 1, tokens, d_head / 2]`, and so `sin`.
     cos: Tensor<4>,
     sin: Tensor<4>,
 }
 
-impl Turns {
+impl Rope {
     /// # Shapes
     /// - `x` and output: `[batch, heads, tokens, d_head]`
     pub(super) fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        turned(x, self.cos.clone(), self.sin.clone())
+        rotated(x, self.cos.clone(), self.sin.clone())
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Once};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_core::Adapted;
 use nola_core::folder::{self, BaseIdentity, peft};
-use nola_models::Sight;
+use nola_models::AttentionMask;
 use nola_models::chat::{ChatError, ChatTemplate, Conversation, Prompt, Rendered};
 use nola_models::checkpoint::MappedFiles;
 use nola_models::generate::GenerationConfig;
@@ -77,7 +77,7 @@ impl Base for TextBase {
         tell(&tokenizer);
         let chat = ChatTemplate::of_folder(&folder, &tokenizer)?.map(Arc::new);
         let [bos, closing] = around(&tokenizer)?;
-        let closing = closing.filter(|&id| (id as usize) < model.facts().vocab_size);
+        let closing = closing.filter(|&id| (id as usize) < model.info().vocab_size);
         files.check_unchanged()?;
         Ok(Self { model, tokenizer: Arc::new(tokenizer), chat, eos, bos, closing, origin, folder, files })
     }
@@ -133,11 +133,11 @@ impl Base for TextBase {
     }
 
     fn fixed_logits(&self, model: &CausalLm, device: &Device) -> Vec<f32> {
-        let tokens = model.facts().max_tokens.min(16);
+        let tokens = model.info().max_tokens.min(16);
         let ids: Vec<i64> =
-            (0..2 * tokens).map(|n| ((n * 7919 + 13) % model.facts().vocab_size) as i64).collect();
+            (0..2 * tokens).map(|n| ((n * 7919 + 13) % model.info().vocab_size) as i64).collect();
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [2, tokens]), device);
-        let hidden = model.hidden(ids.clone(), &Sight::causal(&ids));
+        let hidden = model.hidden(ids.clone(), &AttentionMask::causal(&ids));
         let [rows, tokens, d_model] = hidden.dims();
         host_rows(model.logits(hidden.reshape([rows * tokens, d_model]))).concat()
     }
@@ -199,10 +199,10 @@ fn random(
 /// The embedding must have a row for every token but those that were added later, such as one for padding: a text that holds
 /// one of them is an error of its own.
 fn check_vocabulary(folder: &Path, tokenizer: &Tokenizer, model: &CausalLm) -> Result<(), Error> {
-    if tokenizer.base_vocab_size() <= model.facts().vocab_size {
+    if tokenizer.base_vocab_size() <= model.info().vocab_size {
         return Ok(());
     }
-    let found = model.facts().vocab_size.to_string();
+    let found = model.info().vocab_size.to_string();
     let expected = format!(
         "at least {}, the tokens of {}; the tokenizer is that of another model",
         tokenizer.base_vocab_size(),
@@ -227,13 +227,13 @@ fn around(tokenizer: &Tokenizer) -> Result<[Option<u32>; 2], Error> {
 fn check_end(folder: &Path, model: &CausalLm) -> Result<(), Error> {
     // What the file does not say is a default, which may be meant for larger vocabularies.
     match model.json().get("eos_token_id") {
-        Some(_) => check_ids(folder.join("config.json"), &model.facts().eos, model),
+        Some(_) => check_ids(folder.join("config.json"), &model.info().eos, model),
         None => Ok(()),
     }
 }
 
 fn check_ids(file: PathBuf, eos: &[u32], model: &CausalLm) -> Result<(), Error> {
-    let tokens = model.facts().vocab_size;
+    let tokens = model.info().vocab_size;
     match eos.iter().find(|&&id| id as usize >= tokens) {
         None => Ok(()),
         Some(id) => {
@@ -253,9 +253,9 @@ fn end_tokens(folder: &Path, tokenizer: &Tokenizer, model: &CausalLm) -> Result<
         false => Vec::new(),
     };
     let known = |ids: &Vec<u32>| -> Vec<u32> {
-        ids.iter().copied().filter(|&id| (id as usize) < model.facts().vocab_size).collect()
+        ids.iter().copied().filter(|&id| (id as usize) < model.info().vocab_size).collect()
     };
-    let named = [of_generation, model.facts().eos, tokenizer.eos().into_iter().collect()];
+    let named = [of_generation, model.info().eos, tokenizer.eos().into_iter().collect()];
     Ok(named.iter().map(known).find(|ids| !ids.is_empty()).unwrap_or_default())
 }
 

@@ -1,4 +1,4 @@
-//! `bench adapters`: what it costs to load, hang on, exchange and merge an adapter.
+//! `bench adapters`: what it costs to load, attach, exchange and merge an adapter.
 
 use std::path::Path;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use nola_core::{Adapted, TrainedState};
 use nola_models::CausalLm;
 use serde::Serialize;
 
-use super::Say;
+use super::Output;
 use super::cases::{self, AdapterSizes, Method, Preset};
 use super::measure::synchronize;
 use super::start::language_model;
@@ -24,7 +24,7 @@ use crate::{Error, device};
 /// Options of `bench adapters`.
 #[derive(Debug, Args)]
 pub struct AdaptersArgs {
-    /// The language model that adapters hang on.
+    /// The language model that adapters are attached to.
     #[arg(long, default_value = "gpt2", value_name = "MODEL", value_parser = language_model)]
     model: Preset,
     /// Adapters to measure, with commas between them.
@@ -64,11 +64,11 @@ pub struct AdapterLine {
     adapter_bytes: u64,
     /// Bytes of its weights file.
     weights_bytes: u64,
-    /// Hang a fresh adapter on the base in memory.
+    /// Attach a fresh adapter to the base in memory.
     attach_s: f64,
     /// Write its folder.
     save_s: f64,
-    /// Read the folder, check it and hang it on the base in memory.
+    /// Read the folder, check it and attach it to the base in memory.
     load_s: f64,
     /// Take the values of another adapter of the same settings.
     swap_s: f64,
@@ -79,14 +79,14 @@ pub struct AdapterLine {
 /// Measures each method.
 ///
 /// # Errors
-/// If the device or the temporary folder cannot be used, or a method hangs nothing on the model.
-pub fn run(args: &AdaptersArgs, say: &mut Say<AdapterLine>) -> Result<(), Error> {
-    let open = device::open(say.device)?;
-    say.note(&format!("{} with random weights", args.model.name()));
+/// If the device or the temporary folder cannot be used, or a method attaches nothing to the model.
+pub fn run(args: &AdaptersArgs, output: &mut Output<AdapterLine>) -> Result<(), Error> {
+    let open = device::open(output.device)?;
+    output.note(&format!("{} with random weights", args.model.name()));
     let bench = Bench { args, device: &open.device, base: cases::causal(args.model, &open.device) };
     for &method in &args.methods {
-        say.note(&method.name());
-        say.line(bench.line(method, &open.name)?)?;
+        output.note(&method.name());
+        output.line(bench.line(method, &open.name)?)?;
     }
     Ok(())
 }
@@ -140,7 +140,7 @@ impl Bench<'_> {
         let k = self.args.k.unwrap_or(defaults.k);
         let (lora_rank, rank) = (self.args.lora_rank, self.args.rank.unwrap_or(defaults.rank));
         let recipe = method.recipe(AdapterSizes { lora_rank, rank, k, l: k });
-        // What hangs nothing on the model has nothing to load.
+        // What attaches nothing to the model has nothing to load.
         recipe
             .filter(|recipe| *recipe != MethodRecipe::Full {})
             .ok_or_else(|| Error::NothingTrained { method: method.name() })

@@ -4,11 +4,11 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::ValueEnum;
 use nola_core::adapter::Sharing;
-use nola_core::basis::{Generator, Law, Stream};
+use nola_core::basis::{Distribution, Generator, Stream};
 use nola_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Vit, VitConfig, WeightDtype};
 use rayon::prelude::*;
 
-use crate::learner::{ImageBatch, TextBatch};
+use crate::model_with_loss::{ImageBatch, TextBatch};
 use crate::recipe::{LoraRecipe, MethodRecipe, NolaRecipe};
 use crate::text::{Sample, TokenBatch};
 
@@ -58,11 +58,11 @@ pub(super) enum Sizes {
     Llama(LlamaConfig),
 }
 
-/// What a preset measures where the command line does not say.
+/// What a preset measures where the command line does not output.
 pub(super) struct Defaults {
     /// Samples of a pass.
     pub batch: usize,
-    /// Tokens of a sample; what the picture gives, for a ViT.
+    /// Tokens of a sample; what the image gives, for a ViT.
     pub seq: usize,
     /// Rank of NOLA.
     pub rank: usize,
@@ -107,7 +107,7 @@ impl Preset {
         }
     }
 
-    /// Whether it reads pictures, whose size decides the number of tokens.
+    /// Whether it reads images, whose size decides the number of tokens.
     pub(super) fn is_vit(self) -> bool {
         matches!(self.sizes(), Sizes::Vit(_))
     }
@@ -198,10 +198,10 @@ impl Method {
             Self::Lora => {
                 Some(MethodRecipe::Lora(LoraRecipe { rank: sizes.lora_rank, ..LoraRecipe::default() }))
             }
-            Self::Nola => Some(nola(Sharing::Separate, Law::Uniform)),
-            Self::NolaShared => Some(nola(Sharing::Shared, Law::Uniform)),
-            Self::NolaSign => Some(nola(Sharing::Separate, Law::Sign)),
-            Self::NolaSharedSign => Some(nola(Sharing::Shared, Law::Sign)),
+            Self::Nola => Some(nola(Sharing::Separate, Distribution::Uniform)),
+            Self::NolaShared => Some(nola(Sharing::Shared, Distribution::Uniform)),
+            Self::NolaSign => Some(nola(Sharing::Separate, Distribution::Sign)),
+            Self::NolaSharedSign => Some(nola(Sharing::Shared, Distribution::Sign)),
         }
     }
 }
@@ -243,8 +243,8 @@ pub(super) fn causal(preset: Preset, device: &Device) -> CausalLm {
     }
 }
 
-/// Pictures of noise.
-pub(super) fn pictures(config: &VitConfig, batch: usize, device: &Device) -> ImageBatch {
+/// Images of noise.
+pub(super) fn images(config: &VitConfig, batch: usize, device: &Device) -> ImageBatch {
     let side = config.image_size;
     let pixels = drawn(u32::MAX, batch * config.channels * side * side, 3_f64.sqrt());
     let labels: Vec<i64> = (0..batch).map(|sample| (sample * 7 % config.n_classes) as i64).collect();
@@ -268,7 +268,8 @@ pub(super) fn texts(vocab_size: usize, batch: usize, seq: usize, device: &Device
 
 /// `count` numbers, uniform between `-bound` and `bound`.
 pub(super) fn drawn(stream: u32, count: usize, bound: f64) -> Vec<f32> {
-    let generator = Generator { law: Law::Uniform, seed: SEED, site: stream, stream: Stream::OffsetB };
+    let generator =
+        Generator { law: Distribution::Uniform, seed: SEED, site: stream, stream: Stream::OffsetB };
     let mut values = vec![0.0; count];
     values.par_chunks_mut(DRAWN_AT_ONCE).enumerate().for_each(|(chunk, values)| {
         generator.fill(0, chunk * DRAWN_AT_ONCE, values);

@@ -7,7 +7,7 @@ use std::time::Instant;
 use burn::tensor::{Tensor, TensorData};
 use clap::Args;
 use comfy_table::{CellAlignment, Table};
-use nola_core::basis::{Generator, Law, Stream, philox_words};
+use nola_core::basis::{Distribution, Generator, Stream, philox_words};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -17,7 +17,7 @@ use super::cases::{Preset, drawn};
 use super::measure::synchronize;
 use super::statistics::{median, rounded, smallest};
 use super::steps::positive;
-use super::{BenchError, Say, machine};
+use super::{BenchError, Output, machine};
 use crate::Error;
 use crate::device::{self, OpenDevice};
 use crate::terminal::StdoutError;
@@ -91,13 +91,13 @@ enum Rate {
 ///
 /// # Errors
 /// If the device cannot be used, or threads not be started.
-pub fn run(args: &KernelsArgs, say: &mut Say<KernelLine>) -> Result<(), Error> {
+pub fn run(args: &KernelsArgs, output: &mut Output<KernelLine>) -> Result<(), Error> {
     if let Some(threads) = args.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         pool.build_global().map_err(|source| BenchError::Threads { threads, source })?;
     }
-    let open = device::open(say.device)?;
-    let mut probe = Probe { args, open: &open, say };
+    let open = device::open(output.device)?;
+    let mut probe = Probe { args, open: &open, output };
     probe.products()?;
     probe.memory()?;
     probe.draws()?;
@@ -111,7 +111,7 @@ pub fn run(args: &KernelsArgs, say: &mut Say<KernelLine>) -> Result<(), Error> {
 struct Probe<'a> {
     args: &'a KernelsArgs,
     open: &'a OpenDevice,
-    say: &'a mut Say<KernelLine>,
+    output: &'a mut Output<KernelLine>,
 }
 
 /// Wall and CPU seconds of each repetition.
@@ -138,7 +138,7 @@ impl Probe<'_> {
         let only = &self.args.only;
         let wanted = only.is_empty() || only.iter().any(|name| what.starts_with(name.as_str()));
         if wanted {
-            self.say.note(what);
+            self.output.note(what);
         }
         wanted
     }
@@ -146,7 +146,7 @@ impl Probe<'_> {
     fn line(&mut self, what: &str, rate: Rate) -> Result<(), StdoutError> {
         let device = self.open.name.split(' ').next().unwrap_or_default().to_owned();
         let threads = rayon::current_num_threads();
-        self.say.line(KernelLine { probe: true, what: what.to_owned(), device, threads, rate })
+        self.output.line(KernelLine { probe: true, what: what.to_owned(), device, threads, rate })
     }
 
     /// Repeats `work`, which hands its state on.
@@ -231,7 +231,9 @@ impl Probe<'_> {
 
     /// Random numbers on the host, written out.
     fn draws(&mut self) -> Result<(), StdoutError> {
-        for (what, law) in [("uniform_1024x6144", Law::Uniform), ("sign_1024x6144", Law::Sign)] {
+        for (what, law) in
+            [("uniform_1024x6144", Distribution::Uniform), ("sign_1024x6144", Distribution::Sign)]
+        {
             if !self.wants(what) {
                 continue;
             }
@@ -265,7 +267,7 @@ impl Probe<'_> {
     }
 }
 
-fn generator(law: Law) -> Generator {
+fn generator(law: Distribution) -> Generator {
     Generator { law, seed: 1, site: 2, stream: Stream::A }
 }
 

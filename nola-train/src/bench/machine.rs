@@ -10,7 +10,7 @@ pub(super) const BURN: &str = "0.22.1";
 /// Bytes of a MiB.
 pub(super) const MIB: f64 = 1_048_576.0;
 
-/// CPU seconds of this process so far, user and system, all threads; absent where the system does not say.
+/// CPU seconds of this process so far, user and system, all threads; absent where the system does not output.
 #[cfg(unix)]
 pub(super) fn cpu_seconds() -> Option<f64> {
     use nix::sys::resource::{UsageWho, getrusage};
@@ -20,7 +20,7 @@ pub(super) fn cpu_seconds() -> Option<f64> {
     Some(microseconds as f64 / 1e6)
 }
 
-/// CPU seconds of this process so far; absent where the system does not say.
+/// CPU seconds of this process so far; absent where the system does not output.
 #[cfg(not(unix))]
 pub(super) fn cpu_seconds() -> Option<f64> {
     None
@@ -49,7 +49,7 @@ fn status_mib(field: &str) -> Option<f64> {
     Some(kib / 1024.0)
 }
 
-/// Mean number of processes that ran or waited in the last minute; absent where the system does not say.
+/// Mean number of processes that ran or waited in the last minute; absent where the system does not output.
 pub(super) fn load() -> Option<f64> {
     System::load_average().ok().map(|load| load.one)
 }

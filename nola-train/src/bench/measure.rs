@@ -15,7 +15,7 @@ use super::steps::StepsArgs;
 use crate::Error;
 use crate::device::{self, DeviceChoice, OpenDevice};
 use crate::fit::attach;
-use crate::learner::Learner;
+use crate::model_with_loss::ModelWithLoss;
 use crate::optimizer::Optimizer;
 use crate::recipe::{self, MethodRecipe, ScheduleKind, TrainRecipe};
 use crate::train::{measured_gradients, updated};
@@ -50,10 +50,10 @@ pub(super) enum Outcome {
     },
 }
 
-/// Samples and facts of a case.
+/// Samples and info of a case.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Measured {
-    pub facts: Facts,
+    pub info: CaseInfo,
     pub samples: Samples,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Measured {
 pub(super) struct Samples {
     /// Wall seconds.
     pub walls: Vec<f64>,
-    /// CPU seconds, all threads; empty where the system does not say.
+    /// CPU seconds, all threads; empty where the system does not output.
     pub cpus: Vec<f64>,
     /// Wall seconds of `expand`; empty without an adapter.
     pub expands: Vec<f64>,
@@ -82,7 +82,7 @@ impl Samples {
 
 /// What is known of a case beside its samples; the keys are those of the PyTorch script where it has them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Facts {
+pub(super) struct CaseInfo {
     pub model: String,
     pub method: String,
     pub batch: usize,
@@ -130,7 +130,7 @@ pub(super) fn case(case: Case, args: &StepsArgs, choice: DeviceChoice) -> Result
     let of_batch = if case.method == Method::Frozen { device.clone() } else { device.clone().autodiff() };
     match case.preset.sizes() {
         Sizes::Vit(config) => {
-            let batch = || cases::pictures(&config, case.batch, &of_batch);
+            let batch = || cases::images(&config, case.batch, &of_batch);
             Run { case, args, open: &open, started }.measure(cases::vit(&config, case.dtype, device), batch)
         }
         Sizes::Gpt2(config) => {
@@ -159,7 +159,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn measure<M: Learner>(self, model: M, batch: impl Fn() -> M::Batch) -> Result<Outcome, Error> {
+    fn measure<M: ModelWithLoss>(self, model: M, batch: impl Fn() -> M::Batch) -> Result<Outcome, Error> {
         let passes: Vec<M::Batch> = (0..self.args.accumulate).map(|_| batch()).collect();
         match self.case.method.recipe(self.case.adapter) {
             None => {
@@ -175,7 +175,7 @@ impl Run<'_> {
     }
 
     /// Steps of the training loop's own code.
-    fn trained<M: Learner>(
+    fn trained<M: ModelWithLoss>(
         self,
         model: M,
         method: &MethodRecipe,
@@ -213,7 +213,7 @@ impl Run<'_> {
         }
     }
 
-    /// Repeats `step` as the options say.
+    /// Repeats `step` as the options output.
     fn sampled(
         self,
         trainable: usize,
@@ -247,24 +247,24 @@ impl Run<'_> {
             }
         }
         let memory = Memory { rss_after_build_mb, peak_reset };
-        let facts = self.facts(trainable, [build_s, first_step_s], memory, &losses);
-        Ok(Outcome::Measured(Box::new(Measured { facts, samples })))
+        let info = self.info(trainable, [build_s, first_step_s], memory, &losses);
+        Ok(Outcome::Measured(Box::new(Measured { info, samples })))
     }
 
-    fn facts(
+    fn info(
         &self,
         trainable: usize,
         [build_s, first_step_s]: [f64; 2],
         memory: Memory,
         losses: &[f32],
-    ) -> Facts {
+    ) -> CaseInfo {
         let (case, open) = (&self.case, self.open);
         let (device, part) = open.name.split_once(' ').unwrap_or((&open.name, ""));
         let device_name = if part.is_empty() { machine::cpu_name() } else { part.to_owned() };
         let nola = matches!(case.method.recipe(case.adapter), Some(MethodRecipe::Nola(_)));
         let of_lora = (case.method == Method::Lora).then_some(case.adapter.lora_rank);
         let peak_device = open.device.memory_pool_usage();
-        Facts {
+        CaseInfo {
             model: case.preset.name(),
             method: case.method.name(),
             batch: case.batch,

@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
-use super::measure::{Facts, Measured};
+use super::measure::{CaseInfo, Measured};
 use super::statistics::{median, percentile, rounded, smallest};
 
 /// What `bench steps` says of a case.
@@ -36,7 +36,7 @@ pub enum StepsLine {
 #[derive(Debug, Serialize)]
 pub struct Row {
     #[serde(flatten)]
-    facts: Facts,
+    info: CaseInfo,
     n: usize,
     median_s: Option<f64>,
     p10: Option<f64>,
@@ -57,11 +57,11 @@ pub struct Row {
 impl Row {
     /// Pooled samples of all rounds; `load_avg` is the load before and after the last one.
     pub(super) fn of(measured: &Measured, load_avg: [Option<f64>; 2], with_samples: bool) -> Self {
-        let Measured { facts, samples } = measured;
+        let Measured { info, samples } = measured;
         let seconds = |value: Option<f64>| value.map(|seconds| rounded(seconds, 6));
-        let items = (facts.batch * facts.seq * facts.accumulate) as f64;
+        let items = (info.batch * info.seq * info.accumulate) as f64;
         Self {
-            facts: facts.clone(),
+            info: info.clone(),
             n: samples.walls.len(),
             median_s: seconds(median(&samples.walls)),
             p10: seconds(percentile(&samples.walls, 0.1)),
@@ -107,22 +107,21 @@ pub fn table(lines: &[StepsLine], table: &mut Table) {
 
 impl Row {
     fn cells(&self) -> [String; 9] {
-        let facts = &self.facts;
+        let info = &self.info;
         let number = |value: Option<f64>, digits: usize| {
             value.map_or(String::new(), |value| format!("{value:.digits$}"))
         };
-        let accumulated =
-            if facts.accumulate > 1 { format!("{} x ", facts.accumulate) } else { String::new() };
+        let accumulated = if info.accumulate > 1 { format!("{} x ", info.accumulate) } else { String::new() };
         let basis = self.expand_s.zip(self.project_s);
         [
-            facts.model.clone(),
-            facts.method.clone(),
-            format!("{accumulated}{} x {}", facts.batch, facts.seq),
-            facts.trainable.to_string(),
+            info.model.clone(),
+            info.method.clone(),
+            format!("{accumulated}{} x {}", info.batch, info.seq),
+            info.trainable.to_string(),
             format!("{} ({}-{})", number(self.median_s, 3), number(self.p10, 3), number(self.p90, 3)),
             number(self.cpu_median_s, 3),
             basis.map_or(String::new(), |(expand, project)| format!("{expand:.4} + {project:.4}")),
-            number(facts.peak_device_mb.or(facts.peak_rss_mb), 0),
+            number(info.peak_device_mb.or(info.peak_rss_mb), 0),
             number(self.items_per_s, 1),
         ]
     }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::cases::{self, Preset};
 use super::statistics::{median, percentile, rounded};
 use super::steps::positive;
-use super::{BenchError, Say};
+use super::{BenchError, Output};
 use crate::{Error, device};
 
 /// Text that is learned from; shorter than any model's context.
@@ -69,15 +69,15 @@ struct Times {
 ///
 /// # Errors
 /// If the folder cannot be written, or training fails.
-pub fn run(args: &StartArgs, say: &mut Say<StartLine>) -> Result<(), Error> {
+pub fn run(args: &StartArgs, output: &mut Output<StartLine>) -> Result<(), Error> {
     let scratch =
         tempfile::tempdir().map_err(|source| Error::Output { path: std::env::temp_dir(), source })?;
-    say.note(&format!("writing {} with random weights", args.model.name()));
+    output.note(&format!("writing {} with random weights", args.model.name()));
     write_files(args.model, scratch.path())?;
     let mut all = Vec::new();
     for number in 0..=args.runs {
-        let times = once(scratch.path(), number, say)?;
-        say.note(&format!("run {number} of {}: first step after {:.2} s", args.runs, times.first_step));
+        let times = once(scratch.path(), number, output)?;
+        output.note(&format!("run {number} of {}: first step after {:.2} s", args.runs, times.first_step));
         // The first one warms the disk.
         if number > 0 {
             all.push(times);
@@ -86,10 +86,10 @@ pub fn run(args: &StartArgs, say: &mut Say<StartLine>) -> Result<(), Error> {
     let of = |value: fn(&Times) -> f64| -> Vec<f64> { all.iter().map(value).collect() };
     let seconds = |value: Option<f64>| value.map(|seconds| rounded(seconds, 3));
     let first_steps = of(|times| times.first_step);
-    say.line(StartLine {
+    output.line(StartLine {
         what: "start",
         model: args.model.name(),
-        device: say.device.to_string(),
+        device: output.device.to_string(),
         model_bytes: bytes_of(&scratch.path().join("base/model.safetensors"))?,
         n: all.len(),
         first_step_s: seconds(median(&first_steps)),
@@ -106,12 +106,12 @@ fn bytes_of(file: &Path) -> Result<u64, Error> {
 }
 
 /// One run of `train`, watched through what it says.
-fn once(folder: &Path, number: usize, say: &Say<StartLine>) -> Result<Times, BenchError> {
+fn once(folder: &Path, number: usize, output: &Output<StartLine>) -> Result<Times, BenchError> {
     let start = |source| BenchError::Start { source };
     let started = Instant::now();
     let mut child = Command::new(std::env::current_exe().map_err(start)?)
         .current_dir(folder)
-        .args(["--device", &say.device.to_string(), "train", "recipe.toml"])
+        .args(["--device", &output.device.to_string(), "train", "recipe.toml"])
         .args(["--set", &format!("output.dir=run-{number}")])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -137,7 +137,7 @@ fn write_files(preset: Preset, folder: &Path) -> Result<(), Error> {
     let model = cases::causal(preset, &device::cpu().device);
     let base = folder.join("base");
     model.save(&base, WeightDtype::F32)?;
-    let tokenizer = tokenizer_json(model.facts().vocab_size).to_string();
+    let tokenizer = tokenizer_json(model.info().vocab_size).to_string();
     let defaults = preset.defaults();
     let recipe = format!(
         "[model]\npath = \"base\"\n\
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_no_language() {
+    fn images_are_no_language() {
         assert!(language_model("vit-b16").is_err_and(|error| error.contains("such as gpt2")));
     }
 }

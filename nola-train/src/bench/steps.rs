@@ -7,10 +7,10 @@ use clap::builder::TypedValueParser;
 use nola_models::WeightDtype;
 
 use super::cases::{AdapterSizes, Method, Preset};
-use super::measure::{self, Case, Facts, Measured, Outcome};
+use super::measure::{self, Case, CaseInfo, Measured, Outcome};
 use super::rows::{Row, StepsLine};
 use super::statistics::rounded;
-use super::{BenchError, Say, machine};
+use super::{BenchError, Output, machine};
 use crate::Error;
 use crate::option_values::dtype;
 use crate::terminal::print_json;
@@ -27,7 +27,7 @@ pub struct StepsArgs {
     /// Samples of a pass; default: the model's.
     #[arg(long, value_name = "N", value_parser = positive())]
     batch: Option<usize>,
-    /// Tokens of a sample, at least 2; default: the model's; a ViT takes what its picture gives.
+    /// Tokens of a sample, at least 2; default: the model's; a ViT takes what its image gives.
     #[arg(long, value_name = "N", value_parser = at_least(2))]
     seq: Option<usize>,
     /// Rank of NOLA; default: the model's.
@@ -96,9 +96,9 @@ fn case(text: &str) -> Result<(Preset, Method), String> {
 ///
 /// # Errors
 /// If a model cannot read so many tokens, a process cannot be started, or, after all of them, if some cases failed.
-pub fn run(args: &StepsArgs, say: &mut Say<StepsLine>) -> Result<(), Error> {
+pub fn run(args: &StepsArgs, output: &mut Output<StepsLine>) -> Result<(), Error> {
     if let Some((preset, method)) = args.case {
-        let outcome = measure::case(args.case_of(preset, method), args, say.device)?;
+        let outcome = measure::case(args.case_of(preset, method), args, output.device)?;
         print_json(&outcome)?;
         return Ok(());
     }
@@ -112,10 +112,10 @@ pub fn run(args: &StepsArgs, say: &mut Say<StepsLine>) -> Result<(), Error> {
     }
     for round in 1..=args.rounds {
         for case in &mut cases {
-            say.note(&format!("round {round} of {}: {}", args.rounds, case.name()));
+            output.note(&format!("round {round} of {}: {}", args.rounds, case.name()));
             case.measure(args)?;
             if round == args.rounds {
-                say.line(case.line(args))?;
+                output.line(case.line(args))?;
             }
         }
         // What ran first runs last in the next round, so that a slow drift of the machine hits all alike.
@@ -212,16 +212,16 @@ impl Pooled {
 }
 
 impl Measured {
-    /// Samples of both rounds, facts of the later one.
+    /// Samples of both rounds, info of the later one.
     fn with(mut self, later: Self) -> Self {
         self.samples.append(later.samples);
         let larger = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
-        let facts = Facts {
-            peak_rss_mb: larger(self.facts.peak_rss_mb, later.facts.peak_rss_mb),
-            peak_device_mb: larger(self.facts.peak_device_mb, later.facts.peak_device_mb),
-            ..later.facts
+        let info = CaseInfo {
+            peak_rss_mb: larger(self.info.peak_rss_mb, later.info.peak_rss_mb),
+            peak_device_mb: larger(self.info.peak_device_mb, later.info.peak_device_mb),
+            ..later.info
         };
-        Self { facts, samples: self.samples }
+        Self { info, samples: self.samples }
     }
 }
 

@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, Table};
 use serde::{Deserialize, Serialize};
 
 use super::statistics::rounded;
-use super::{BenchError, Say};
+use super::{BenchError, Output};
 use crate::Error;
 
 /// The method that others are compared with.
@@ -118,7 +118,7 @@ impl Results {
     }
 }
 
-/// How one case compares with another; absent where a file does not say.
+/// How one case compares with another; absent where a file does not output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 struct Ratios {
     /// Of median wall seconds.
@@ -187,10 +187,10 @@ impl Seconds {
 ///
 /// # Errors
 /// If a file cannot be read, is not lines of JSON, holds no case or one of them twice.
-pub fn run(args: &TableArgs, say: &mut Say<TableLine>) -> Result<(), Error> {
+pub fn run(args: &TableArgs, output: &mut Output<TableLine>) -> Result<(), Error> {
     let (a, b) = (Results::read(&args.a)?, Results::read(&args.b)?);
     for line in compared(&a, &b, &args.pair) {
-        say.line(line)?;
+        output.line(line)?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Global;
 use crate::Error;
-use crate::bench::{Say, adapters, kernels, rows, start, steps, table};
+use crate::bench::{Output, adapters, kernels, rows, start, steps, table};
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -22,7 +22,7 @@ enum What {
     Kernels(kernels::KernelsArgs),
     /// Time a run of `train` from the start of its process to the end of its first optimizer step.
     Start(start::StartArgs),
-    /// Time how adapters are hung on a model, saved, loaded, exchanged and merged.
+    /// Time how adapters are attached to a model, saved, loaded, exchanged and merged.
     Adapters(adapters::AdaptersArgs),
     /// Put two results of `bench steps` side by side, or one and that of the PyTorch script.
     Table(table::TableArgs),
@@ -30,22 +30,22 @@ enum What {
 
 pub fn run(args: &BenchArgs, global: &Global) -> Result<(), Error> {
     match &args.what {
-        What::Steps(args) => said(global, rows::table, |say| steps::run(args, say)),
-        What::Kernels(args) => said(global, kernels::table, |say| kernels::run(args, say)),
-        What::Start(args) => said(global, start::table, |say| start::run(args, say)),
-        What::Adapters(args) => said(global, adapters::table, |say| adapters::run(args, say)),
-        What::Table(args) => said(global, table::table, |say| table::run(args, say)),
+        What::Steps(args) => shown(global, rows::table, |output| steps::run(args, output)),
+        What::Kernels(args) => shown(global, kernels::table, |output| kernels::run(args, output)),
+        What::Start(args) => shown(global, start::table, |output| start::run(args, output)),
+        What::Adapters(args) => shown(global, adapters::table, |output| adapters::run(args, output)),
+        What::Table(args) => shown(global, table::table, |output| table::run(args, output)),
     }
 }
 
 /// Measures, and shows what was found until an error, if there is one.
-fn said<T: Serialize>(
+fn shown<T: Serialize>(
     global: &Global,
     fill: fn(&[T], &mut Table),
-    measure: impl FnOnce(&mut Say<T>) -> Result<(), Error>,
+    measure: impl FnOnce(&mut Output<T>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut say = Say::new(global.device, global.json, global.quiet);
-    let ended = measure(&mut say);
+    let mut output = Output::new(global.device, global.json, global.quiet);
+    let ended = measure(&mut output);
     // What could not be measured is the reason for what could not be shown.
-    ended.and(say.finish(fill).map_err(Error::from))
+    ended.and(output.finish(fill).map_err(Error::from))
 }

@@ -19,9 +19,9 @@ use crate::device::OpenDevice;
 use crate::evaluate::TextScores;
 use crate::fit::{Terms, fit};
 use crate::memory::peak_bytes;
-use crate::recipe::{CheckedRecipe, Subject};
+use crate::recipe::{CheckedRecipe, Modality};
 use crate::run::{RunFolder, RunResult};
-use crate::task::{Pictures, Task, Text};
+use crate::task::{ImageTask, Task, Text};
 use crate::terminal::err_line;
 use crate::{Error, device};
 use done::Found;
@@ -114,9 +114,9 @@ impl Comparing<'_> {
         if self.global.stop.is_asked() {
             return Err(Error::Interrupted);
         }
-        match recipe.data.format.subject() {
-            Subject::Pictures => self.once::<Pictures>(recipe, label),
-            Subject::Text => self.once::<Text>(recipe, label),
+        match recipe.data.format.modality() {
+            Modality::Images => self.once::<ImageTask>(recipe, label),
+            Modality::Text => self.once::<Text>(recipe, label),
         }
     }
 

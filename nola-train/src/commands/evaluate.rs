@@ -1,6 +1,6 @@
 //! `nola-train evaluate`: scores on data that was not trained on.
 
-mod pictures;
+mod images;
 mod text;
 
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use super::decoding::DecodingArgs;
 use super::{Global, HeldArgs, ModelArgs};
 use crate::Error;
 use crate::option_values::format;
-use crate::recipe::{DataFormat, DataRecipe, PictureFormat, Subject};
+use crate::recipe::{DataFormat, DataRecipe, ImageFormat, Modality};
 use crate::text::TextSettings;
 
 #[derive(Debug, Args)]
@@ -58,13 +58,13 @@ pub fn run(args: &EvaluateArgs, global: &Global) -> Result<(), Error> {
     if args.decoding.is_typed() && !args.metrics {
         return Err(Error::NothingWritten);
     }
-    match named.subject()? {
-        Subject::Pictures if args.metrics || args.choices.is_some() || args.limit.is_some() => {
+    match named.modality()? {
+        Modality::Images if args.metrics || args.choices.is_some() || args.limit.is_some() => {
             let command = "evaluate with --metrics, --choices or --limit";
-            Err(Error::WrongSubject { command, found: Subject::Pictures })
+            Err(Error::WrongModality { command, found: Modality::Images })
         }
-        Subject::Pictures => pictures::run(named, args, global),
-        Subject::Text => text::run(named, args, global),
+        Modality::Images => images::run(named, args, global),
+        Modality::Text => text::run(named, args, global),
     }
 }
 
@@ -73,11 +73,11 @@ impl EvaluateArgs {
     ///
     /// # Errors
     /// If it is shipped and cannot be unpacked.
-    fn data_recipe(&self, known: Option<DataRecipe>, subject: Subject) -> Result<DataRecipe, Error> {
+    fn data_recipe(&self, known: Option<DataRecipe>, modality: Modality) -> Result<DataRecipe, Error> {
         let mut recipe = known.unwrap_or_else(|| DataRecipe {
-            format: match subject {
-                Subject::Pictures => DataFormat::Pictures(PictureFormat::Folder),
-                Subject::Text => DataFormat::Text(crate::text::TextFormat::Text),
+            format: match modality {
+                Modality::Images => DataFormat::Images(ImageFormat::Folder),
+                Modality::Text => DataFormat::Text(crate::text::TextFormat::Text),
             },
             ..DataRecipe::default()
         });

@@ -8,9 +8,9 @@ use nola_models::WeightDtype;
 use serde_json::{Value, json};
 
 use super::{Global, ModelArgs, print_json, print_line};
-use crate::base::{Base, PictureBase, TextBase};
+use crate::base::{Base, ImageBase, TextBase};
 use crate::chosen::{Named, Opened};
-use crate::recipe::Subject;
+use crate::recipe::Modality;
 use crate::{Error, device};
 
 #[derive(Debug, Args)]
@@ -36,9 +36,9 @@ enum Names {
 /// Exporting runs on the CPU and in f32, whatever `--device` and the run say: its bits are the same on every machine.
 pub fn run(args: &ExportArgs, global: &Global) -> Result<(), Error> {
     let named = args.model.named()?.held_in(Some(WeightDtype::F32));
-    let Exported { sites, difference } = match named.subject()? {
-        Subject::Pictures => export::<PictureBase>(&named, args)?,
-        Subject::Text => export::<TextBase>(&named, args)?,
+    let Exported { sites, difference } = match named.modality()? {
+        Modality::Images => export::<ImageBase>(&named, args)?,
+        Modality::Text => export::<TextBase>(&named, args)?,
     };
     if global.json {
         print_json(&json!({ "folder": args.out, "sites": sites, "largest_difference": difference }))?;

@@ -22,7 +22,7 @@ use crate::evaluate::{Decoding, Written, write_all};
 use crate::memory::peak_bytes;
 use crate::option_values::format;
 use crate::prompt::{self, Reading};
-use crate::recipe::{AdapterData, DataFormat, Subject};
+use crate::recipe::{AdapterData, DataFormat, Modality};
 use crate::terminal::{err_line, print_part};
 use crate::text::TextError;
 use crate::{Error, device};
@@ -103,8 +103,8 @@ struct AdaptedModel {
 
 pub fn run(args: &GenerateArgs, global: &Global) -> Result<(), Error> {
     let named = args.named()?.held_in(args.held.dtype);
-    if named.subject()? == Subject::Pictures {
-        return Err(Error::WrongSubject { command: "generate", found: Subject::Pictures });
+    if named.modality()? == Modality::Images {
+        return Err(Error::WrongModality { command: "generate", found: Modality::Images });
     }
     let chosen = args.chosen(&named)?;
     let prompts =
@@ -161,7 +161,7 @@ impl GenerateArgs {
         let trained = data.map(|data| data.format).filter(|_| !self.raw);
         match self.format.or(trained) {
             Some(DataFormat::Text(format)) => Ok(Reading::Row(format)),
-            Some(format @ DataFormat::Pictures(_)) => {
+            Some(format @ DataFormat::Images(_)) => {
                 Err(TextError::NoText { format: format.to_string() }.into())
             }
             None => Ok(Reading::Plain),

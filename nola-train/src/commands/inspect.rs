@@ -21,12 +21,12 @@ pub struct InspectArgs {
 }
 
 pub fn run(args: &InspectArgs, global: &Global) -> Result<(), Error> {
-    let facts = facts(&inside_run(&located(&args.folder)?)?)?;
+    let contents = contents(&inside_run(&located(&args.folder)?)?)?;
     if global.json {
-        print_json(&facts)?;
+        print_json(&contents)?;
         return Ok(());
     }
-    for (name, value) in facts.as_object().unwrap_or(&Map::new()) {
+    for (name, value) in contents.as_object().unwrap_or(&Map::new()) {
         match value {
             Value::Array(lines) if name == "tensors" => {
                 print_line(&format!("tensors ({})", lines.len()))?;
@@ -51,7 +51,7 @@ fn inside_run(folder: &Path) -> Result<PathBuf, Error> {
     inside.ok_or_else(|| Error::NoAdapter { run: folder.to_owned(), last: last() })
 }
 
-fn facts(folder: &Path) -> Result<Value, Error> {
+fn contents(folder: &Path) -> Result<Value, Error> {
     // Half of an adapter is a damaged adapter, not a model.
     let is_adapter =
         ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt"];
@@ -66,16 +66,16 @@ fn of_adapter(folder: &Path) -> Result<Value, Error> {
     let manifest = serde_json::to_value(&saved.manifest).unwrap_or_default();
     let tensors = saved.tensors().map(|(name, shape)| tensor(name, &shape)).collect();
     let settings = if saved.manifest.settings_check.is_some() { "covered" } else { NOT_COVERED };
-    let mut facts = json!({ "kind": "adapter", "hashes": "fit", "settings": settings });
+    let mut contents = json!({ "kind": "adapter", "hashes": "fit", "settings": settings });
     let keys = manifest.as_object().cloned().unwrap_or_default();
-    facts.as_object_mut().unwrap_or(&mut Map::new()).extend(keys);
-    Ok(with_tensors(facts, tensors))
+    contents.as_object_mut().unwrap_or(&mut Map::new()).extend(keys);
+    Ok(with_tensors(contents, tensors))
 }
 
 fn of_peft(folder: &Path) -> Result<Value, Error> {
     let adapter = peft::read(folder)?;
     let tensors = adapter.tensors().map(|(name, shape)| tensor(name, shape)).collect();
-    let facts = json!({
+    let contents = json!({
         "kind": "adapter",
         "peft_type": "LORA",
         "settings": if adapter.covers_settings() { "covered" } else { NOT_COVERED },
@@ -83,7 +83,7 @@ fn of_peft(folder: &Path) -> Result<Value, Error> {
         "labels": adapter.labels(),
         "data": folder::read_data(folder)?,
     });
-    Ok(with_tensors(facts, tensors))
+    Ok(with_tensors(contents, tensors))
 }
 
 fn of_model(folder: &Path) -> Result<Value, Error> {
@@ -92,26 +92,26 @@ fn of_model(folder: &Path) -> Result<Value, Error> {
     let tensors = (checkpoint.tensor_names())
         .map(|name| tensor(name, checkpoint.shape(name).unwrap_or_default()))
         .collect();
-    let facts = json!({
+    let contents = json!({
         "kind": "model",
         "config": checkpoint.config(),
         "base": checkpoint.identity(),
     });
-    Ok(with_tensors(facts, tensors))
+    Ok(with_tensors(contents, tensors))
 }
 
 fn tensor(name: &str, shape: &[usize]) -> Value {
     json!({ "name": name, "shape": shape })
 }
 
-fn with_tensors(mut facts: Value, tensors: Vec<Value>) -> Value {
+fn with_tensors(mut contents: Value, tensors: Vec<Value>) -> Value {
     let numbers = |tensor: &Value| {
         let shape = tensor["shape"].as_array().into_iter().flatten();
         shape.filter_map(Value::as_u64).product::<u64>()
     };
-    facts["numbers"] = tensors.iter().map(numbers).sum::<u64>().into();
-    facts["tensors"] = Value::Array(tensors);
-    facts
+    contents["numbers"] = tensors.iter().map(numbers).sum::<u64>().into();
+    contents["tensors"] = Value::Array(tensors);
+    contents
 }
 
 /// Text without quotes; all else as JSON.

@@ -8,10 +8,10 @@ use nola_models::WeightDtype;
 use serde_json::json;
 
 use super::{Global, ModelArgs, print_json, print_line};
-use crate::base::{Base, PictureBase, TextBase};
+use crate::base::{Base, ImageBase, TextBase};
 use crate::chosen::Named;
 use crate::option_values::dtype;
-use crate::recipe::Subject;
+use crate::recipe::Modality;
 use crate::terminal::err_line;
 use crate::{Error, device};
 
@@ -36,9 +36,9 @@ struct Merged {
 /// Merging runs on the CPU and in f32, whatever `--device` and the run say: its bits are the same on every machine.
 pub fn run(args: &MergeArgs, global: &Global) -> Result<(), Error> {
     let named = args.model.named()?.held_in(Some(WeightDtype::F32));
-    let Merged { sites, survivors } = match named.subject()? {
-        Subject::Pictures => merge::<PictureBase>(named, args)?,
-        Subject::Text => merge::<TextBase>(named, args)?,
+    let Merged { sites, survivors } = match named.modality()? {
+        Modality::Images => merge::<ImageBase>(named, args)?,
+        Modality::Text => merge::<TextBase>(named, args)?,
     };
     if sites > 0 && survivors.changed == 0 {
         err_line("warning: the update is zero at every site: the merged weights there are those of the base");

@@ -7,12 +7,12 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Global, HeldArgs, ModelArgs, print_json, print_line};
-use crate::base::{Base, PictureBase};
+use crate::base::{Base, ImageBase};
 use crate::chosen::Opened;
 use crate::data::{DataError, decoded};
 use crate::evaluate::host_rows;
 use crate::printable::{name, path_name};
-use crate::recipe::Subject;
+use crate::recipe::Modality;
 use crate::{Error, assets, device};
 
 #[derive(Debug, Args)]
@@ -38,7 +38,7 @@ struct Predictions {
 
 #[derive(Debug, Serialize)]
 struct Answer {
-    picture: PathBuf,
+    image: PathBuf,
     classes: Vec<Class>,
 }
 
@@ -50,13 +50,13 @@ struct Class {
 
 pub fn run(args: &PredictArgs, global: &Global) -> Result<(), Error> {
     let named = args.model.named()?.held_in(args.held.dtype);
-    if named.subject()? == Subject::Text {
-        return Err(Error::WrongSubject { command: "predict", found: Subject::Text });
+    if named.modality()? == Modality::Text {
+        return Err(Error::WrongModality { command: "predict", found: Modality::Text });
     }
     let open = device::open(global.device)?;
-    let model = named.open::<PictureBase>(&open.device)?;
+    let model = named.open::<ImageBase>(&open.device)?;
     let answers: Result<Vec<Answer>, Error> = (args.images.iter())
-        .map(|picture| answer(picture, &model, usize::from(args.top), &open.device))
+        .map(|image| answer(image, &model, usize::from(args.top), &open.device))
         .collect();
     let predictions = answers?;
     model.base.check_unchanged()?;
@@ -67,19 +67,19 @@ pub fn run(args: &PredictArgs, global: &Global) -> Result<(), Error> {
     for answer in predictions {
         let classes =
             answer.classes.iter().map(|c| format!("{} {:.1} %", name(&c.name), 100.0 * c.probability));
-        print_line(&format!("{}: {}", path_name(&answer.picture), classes.collect::<Vec<_>>().join(", ")))?;
+        print_line(&format!("{}: {}", path_name(&answer.image), classes.collect::<Vec<_>>().join(", ")))?;
     }
     Ok(())
 }
 
-fn answer(picture: &Path, model: &Opened<PictureBase>, top: usize, device: &Device) -> Result<Answer, Error> {
+fn answer(image: &Path, model: &Opened<ImageBase>, top: usize, device: &Device) -> Result<Answer, Error> {
     let (vit, preprocessor) = (&model.adapted.model, &model.base.preprocessor);
     let [height, width] = preprocessor.output_size();
-    let pixels = preprocessor.evaluate(&decoded(&assets::located(picture)?).map_err(DataError::from)?);
+    let pixels = preprocessor.evaluate(&decoded(&assets::located(image)?).map_err(DataError::from)?);
     let pixels = Tensor::from_data(TensorData::new(pixels, [1, 3, height, width]), device);
     let probabilities = host_rows(vit.probabilities(vit.forward(pixels))).concat();
     if let Some(&value) = probabilities.iter().find(|probability| !probability.is_finite()) {
-        return Err(Error::NonFiniteAnswer { value, what: picture.display().to_string() });
+        return Err(Error::NonFiniteAnswer { value, what: image.display().to_string() });
     }
     let labels = &vit.config().labels;
     let mut classes: Vec<Class> = (probabilities.into_iter().enumerate())
@@ -90,5 +90,5 @@ fn answer(picture: &Path, model: &Opened<PictureBase>, top: usize, device: &Devi
         .collect();
     classes.sort_by(|left, right| right.probability.total_cmp(&left.probability));
     classes.truncate(top);
-    Ok(Answer { picture: picture.to_owned(), classes })
+    Ok(Answer { image: image.to_owned(), classes })
 }

@@ -10,7 +10,7 @@ use crate::memory::peak_bytes;
 use crate::recipe::{CheckedRecipe, ShippedRecipe};
 use crate::report::ResultRow;
 use crate::run::{ReportParts, RunFolder, RunResult};
-use crate::task::{Pictures, Splits, Task};
+use crate::task::{ImageTask, Splits, Task};
 use crate::terminal::{StdoutError, err_line};
 use crate::{Error, device};
 
@@ -34,7 +34,7 @@ pub fn run(global: &Global) -> Result<(), Error> {
     let last = recipes.last().expect("there are three methods");
     let folder = RunFolder::create_numbered(Path::new("runs/quick-start"))?;
     let open = device::open(global.device)?;
-    let task = Pictures::open(last, &open.device)?;
+    let task = ImageTask::open(last, &open.device)?;
     let splits = &task.splits;
     err_line(&format!(
         "quick start: {} images of {} classes, scored on {} others",
@@ -42,7 +42,7 @@ pub fn run(global: &Global) -> Result<(), Error> {
         splits.train.classes().len(),
         splits.validation.len()
     ));
-    let mut done: Vec<(Fitted<Pictures>, RunResult)> = Vec::new();
+    let mut done: Vec<(Fitted<ImageTask>, RunResult)> = Vec::new();
     let _running = global.stop.run();
     for recipe in &recipes {
         let of_method = RunFolder::create(&folder.path().join(recipe.method.kind()))?;
@@ -78,7 +78,7 @@ pub fn run(global: &Global) -> Result<(), Error> {
 }
 
 /// What was finished before the program is cut off.
-fn show_finished(done: &[(Fitted<Pictures>, RunResult)]) -> Result<(), StdoutError> {
+fn show_finished(done: &[(Fitted<ImageTask>, RunResult)]) -> Result<(), StdoutError> {
     let rows: Vec<ResultRow> = done.iter().map(|(_, result)| result.row()).collect();
     if rows.is_empty() { Ok(()) } else { print_rows(&rows) }
 }

@@ -8,9 +8,9 @@ use clap_complete::ArgValueCompleter;
 use super::completions::{recipes_and_files, settings};
 use super::{Global, print_json, print_line, print_rows};
 use crate::fit::fit;
-use crate::recipe::{CheckedRecipe, Recipe, Subject};
+use crate::recipe::{CheckedRecipe, Modality, Recipe};
 use crate::run::RunFolder;
-use crate::task::{Pictures, Task, Text};
+use crate::task::{ImageTask, Task, Text};
 use crate::terminal::err_line;
 use crate::{Error, device};
 
@@ -26,9 +26,9 @@ pub struct TrainArgs {
 
 pub fn run(args: &TrainArgs, global: &Global) -> Result<(), Error> {
     let recipe = Recipe::named(&args.recipe, &args.set)?;
-    match recipe.data.format.subject() {
-        Subject::Pictures => train::<Pictures>(&recipe, global),
-        Subject::Text => train::<Text>(&recipe, global),
+    match recipe.data.format.modality() {
+        Modality::Images => train::<ImageTask>(&recipe, global),
+        Modality::Text => train::<Text>(&recipe, global),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Batches of pictures in host memory, decoded and preprocessed on rayon's threads.
+//! Batches of images in host memory, decoded and preprocessed on rayon's threads.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use rayon::prelude::*;
 
 use super::{DataError, Images, Order, Purpose, random};
 
-/// Pictures as the model takes them, with their labels.
+/// Images as the model takes them, with their labels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostBatch {
     /// `[samples, 3, height, width]`, row-major.
     pub pixels: Vec<f32>,
     /// Class of each sample.
     pub labels: Vec<i64>,
-    /// Which picture of [`Images`] each sample is.
+    /// Which image of [`Images`] each sample is.
     pub samples: Vec<usize>,
     /// Height and width, in pixels.
     pub size: [usize; 2],
@@ -76,7 +76,7 @@ pub fn training_batches(
     })
 }
 
-/// Every picture once and in order, in batches of `batch`; the last may be smaller.
+/// Every image once and in order, in batches of `batch`; the last may be smaller.
 pub fn evaluation_batches(
     images: Arc<Images>,
     preprocessor: Preprocessor,
@@ -89,20 +89,20 @@ pub fn evaluation_batches(
     })
 }
 
-/// Puts samples together; `prepare` gets a sample's position in the batch and its picture.
+/// Puts samples together; `prepare` gets a sample's position in the batch and its image.
 fn make(
     samples: Vec<usize>,
     images: &Images,
     preprocessor: &Preprocessor,
     prepare: impl Fn(usize, &RgbImage) -> Vec<f32> + Sync,
 ) -> Result<HostBatch, DataError> {
-    let pictures: Vec<Vec<f32>> = samples
+    let pixels: Vec<Vec<f32>> = samples
         .par_iter()
         .enumerate()
         .map(|(position, &sample)| Ok(prepare(position, images.image(sample)?.as_ref())))
         .collect::<Result<_, DataError>>()?;
     let labels = samples.iter().map(|&sample| images.label(sample) as i64).collect();
-    Ok(HostBatch { pixels: pictures.concat(), labels, samples, size: preprocessor.output_size() })
+    Ok(HostBatch { pixels: pixels.concat(), labels, samples, size: preprocessor.output_size() })
 }
 
 #[cfg(test)]
@@ -113,7 +113,7 @@ mod tests {
     use crate::data::{Colours, Dataset, Records, samples_of};
     use crate::recipe::OnBadImage;
 
-    /// Grey pictures of 4 x 4 pixels, whose values are 0, 10, 20, ...
+    /// Grey images of 4 x 4 pixels, whose values are 0, 10, 20, ...
     fn images(count: u8) -> Arc<Images> {
         let bytes = (0..count).flat_map(|index| [10 * index; 16]).collect();
         let colours = Colours::Grey;
@@ -129,7 +129,7 @@ mod tests {
     }
 
     fn plan(steps: Range<usize>) -> TrainingPlan {
-        let augmentation = Augmentation { flip_probability: 0.5, ..Augmentation::small_pictures() };
+        let augmentation = Augmentation { flip_probability: 0.5, ..Augmentation::small_images() };
         TrainingPlan { order: Order::new(7, 4, 3), augmentation, steps }
     }
 
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn evaluation_sees_every_picture_once_and_in_order() {
+    fn evaluation_sees_every_image_once_and_in_order() {
         let batches: Vec<HostBatch> =
             evaluation_batches(images(7), Preprocessor::standard(4), 3).map(Result::unwrap).collect();
         assert_eq!(batches.iter().map(HostBatch::len).collect::<Vec<_>>(), [3, 3, 1]);

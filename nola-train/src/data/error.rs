@@ -18,9 +18,9 @@ pub enum DataError {
         source: std::io::Error,
     },
 
-    /// Pictures are wanted, and the format is one of text.
+    /// Images are wanted, and the format is one of text.
     #[error("`{format}` is a format of text, but images are wanted; name one of images, such as `folder`")]
-    NoPictures {
+    NoImages {
         /// The format.
         format: DataFormat,
     },
@@ -35,7 +35,7 @@ pub enum DataError {
         root: PathBuf,
     },
 
-    /// Class folders without pictures.
+    /// Class folders without images.
     #[error(
         "{}: no images in {}; add some or remove the folder (links that leave the data folder are not followed)",
         path_name(root),
@@ -54,13 +54,13 @@ pub enum DataError {
         only(.only_train, .train), only(.only_validation, .validation)
     )]
     DifferentClasses {
-        /// Where the training pictures lie.
+        /// Where the training images lie.
         train: PathBuf,
-        /// Where the validation pictures lie.
+        /// Where the validation images lie.
         validation: PathBuf,
-        /// Classes of the training pictures alone.
+        /// Classes of the training images alone.
         only_train: Vec<String>,
-        /// Classes of the validation pictures alone.
+        /// Classes of the validation images alone.
         only_validation: Vec<String>,
     },
 
@@ -124,24 +124,24 @@ pub enum DataError {
     #[error(transparent)]
     Image(#[from] BadImage),
 
-    /// A class with fewer pictures than the recipe takes of each.
+    /// A class with fewer images than the recipe takes of each.
     #[error(
         "{}: class `{}` has {found} images, data.shots = {wanted}; lower data.shots or add images",
         path_name(root),
         printable::name(class)
     )]
     TooFewShots {
-        /// Where the pictures lie.
+        /// Where the images lie.
         root: PathBuf,
         /// The class.
         class: String,
-        /// Pictures there are.
+        /// Images there are.
         found: usize,
-        /// Pictures asked for.
+        /// Images asked for.
         wanted: usize,
     },
 
-    /// Pictures that cannot be decoded.
+    /// Images that cannot be decoded.
     #[error("{}", list(.0))]
     BadImages(Vec<BadImage>),
 
@@ -192,7 +192,7 @@ pub enum DataError {
     TooLarge {
         /// The file.
         file: PathBuf,
-        /// Pictures claimed.
+        /// Images claimed.
         count: u32,
         /// Pixels claimed, vertically.
         height: u32,
@@ -218,18 +218,18 @@ pub enum DataError {
         classes: usize,
     },
 
-    /// A file of pictures and its file of labels do not belong together.
+    /// A file of images and its file of labels do not belong together.
     #[error(
         "{}: {labels} labels for the {images} images of {}",
         path_name(labels_file),
         path_name(images_file)
     )]
     CountsDiffer {
-        /// The file of pictures.
+        /// The file of images.
         images_file: PathBuf,
         /// The file of labels.
         labels_file: PathBuf,
-        /// Pictures.
+        /// Images.
         images: usize,
         /// Labels.
         labels: usize,
@@ -247,7 +247,7 @@ pub enum ExpectedLength {
     MultipleOf(u64),
 }
 
-/// Why a picture cannot be used.
+/// Why an image cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadImage {
     /// It cannot be read.
@@ -264,7 +264,7 @@ pub enum BadImage {
         /// The file.
         file: PathBuf,
     },
-    /// The file itself is larger than any picture should be.
+    /// The file itself is larger than any image should be.
     #[error("{}: {bytes} bytes; the limit is {limit}", path_name(file))]
     TooLarge {
         /// The file.

@@ -1,4 +1,4 @@
-//! ImageFolder: `root/CLASS/.../picture`.
+//! ImageFolder: `root/CLASS/.../image`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,15 +7,15 @@ use walkdir::{DirEntry, WalkDir};
 
 use super::{DataError, Dataset, ImageSource, Sample, composed};
 
-/// Extensions that mark a file as a picture; what is in it is decided by its content.
+/// Extensions that mark a file as an image; what is in it is decided by its content.
 ///
-/// Some are here although they cannot be decoded: to be told is better than to miss pictures.
-const PICTURES: [&str; 15] = [
+/// Some are here although they cannot be decoded: to be told is better than to miss images.
+const IMAGES: [&str; 15] = [
     "avif", "bmp", "gif", "heic", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff",
     "webp",
 ];
 
-/// Lists a folder: the first level gives the classes (sorted by name), pictures lie at any depth below.
+/// Lists a folder: the first level gives the classes (sorted by name), images lie at any depth below.
 ///
 /// Names of classes are in Unicode's composed form, whatever the file system has.
 ///
@@ -23,12 +23,12 @@ const PICTURES: [&str; 15] = [
 /// Symbolic links are followed as long as they stay within the folder.
 ///
 /// # Errors
-/// If the folder cannot be read, has no class folders, or has some without pictures.
+/// If the folder cannot be read, has no class folders, or has some without images.
 pub(super) fn read(root: &Path) -> Result<Dataset, DataError> {
     let io = |source| DataError::Io { path: root.into(), source };
     let inside = root.canonicalize().map_err(io)?;
     let mut links_outside = 0;
-    let mut pictures: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    let mut images: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
     let walk = WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter().filter_entry(|entry| {
         let leaves = entry.path_is_symlink() && entry.depth() > 0 && !stays_within(entry, &inside);
@@ -56,29 +56,29 @@ pub(super) fn read(root: &Path) -> Result<Dataset, DataError> {
             }
         }
         if entry.depth() == 1 && entry.file_type().is_dir() {
-            pictures.entry(class).or_default();
-        } else if entry.depth() > 1 && entry.file_type().is_file() && is_picture(entry.path()) {
-            pictures.entry(class).or_default().push(entry.into_path());
+            images.entry(class).or_default();
+        } else if entry.depth() > 1 && entry.file_type().is_file() && is_image(entry.path()) {
+            images.entry(class).or_default().push(entry.into_path());
         }
     }
-    into_dataset(root, pictures, links_outside)
+    into_dataset(root, images, links_outside)
 }
 
 fn into_dataset(
     root: &Path,
-    pictures: BTreeMap<String, Vec<PathBuf>>,
+    images: BTreeMap<String, Vec<PathBuf>>,
     links_outside: usize,
 ) -> Result<Dataset, DataError> {
-    if pictures.is_empty() {
+    if images.is_empty() {
         return Err(DataError::NoClasses { root: root.into() });
     }
     let empty: Vec<String> =
-        pictures.iter().filter(|(_, files)| files.is_empty()).map(|(class, _)| class.clone()).collect();
+        images.iter().filter(|(_, files)| files.is_empty()).map(|(class, _)| class.clone()).collect();
     if !empty.is_empty() {
         return Err(DataError::EmptyClasses { root: root.into(), classes: empty });
     }
-    let classes = pictures.keys().cloned().collect();
-    let samples = pictures
+    let classes = images.keys().cloned().collect();
+    let samples = images
         .into_values()
         .enumerate()
         .flat_map(|(label, files)| {
@@ -98,9 +98,8 @@ fn is_hidden(entry: &DirEntry) -> bool {
     entry.file_name().as_encoded_bytes().starts_with(b".")
 }
 
-fn is_picture(path: &Path) -> bool {
-    path.extension()
-        .is_none_or(|extension| PICTURES.iter().any(|known| extension.eq_ignore_ascii_case(known)))
+fn is_image(path: &Path) -> bool {
+    path.extension().is_none_or(|extension| IMAGES.iter().any(|known| extension.eq_ignore_ascii_case(known)))
 }
 
 fn stays_within(link: &DirEntry, inside: &Path) -> bool {
@@ -140,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_level_gives_the_class_of_pictures_at_any_depth() {
+    fn the_first_level_gives_the_class_of_images_at_any_depth() {
         let root = folder(&["dog/b.png", "cat/deep/er/a.JPG", "cat/0.png", "dog/noextension"]);
         let dataset = read(root.path()).unwrap();
         assert_eq!(dataset.classes, ["cat", "dog"]);

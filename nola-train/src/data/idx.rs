@@ -13,10 +13,10 @@ use super::{Colours, DataError, Dataset, Records, Split};
 /// Bytes of unpacked pixels that are read at most; MNIST has 47 million.
 const LIMIT: u64 = 1 << 30;
 
-/// Largest side of a picture, in pixels.
+/// Largest side of an image, in pixels.
 const SIDE_LIMIT: u32 = 4096;
 
-/// What the pictures show.
+/// What the images show.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Variant {
     /// MNIST.
@@ -45,7 +45,7 @@ impl Variant {
     }
 }
 
-/// Reads the file of pictures `path`, or the split's one in the folder `path`, and the file of labels beside it.
+/// Reads the file of images `path`, or the split's one in the folder `path`, and the file of labels beside it.
 ///
 /// # Errors
 /// If a file is absent, of another format or length, or the two do not belong together.
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_and_gzipped_files_give_the_same_pictures() {
+    fn plain_and_gzipped_files_give_the_same_images() {
         let (images, labels) = (images(2, 3), labels(&[7, 1]));
         let plain = folder(&[("train-images-idx3-ubyte", &images), ("train-labels-idx1-ubyte", &labels)]);
         let packed = folder(&[

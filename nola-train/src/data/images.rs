@@ -1,4 +1,4 @@
-//! The decoded pictures of a data set: all checked once, as many as fit kept in memory.
+//! The decoded images of a data set: all checked once, as many as fit kept in memory.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,10 +14,10 @@ use super::room::Room;
 use super::{BadImage, DataError, Dataset, ImageSource};
 use crate::recipe::OnBadImage;
 
-/// Bytes of an encoded picture that are read at most.
+/// Bytes of an encoded image that are read at most.
 const FILE_LIMIT: u64 = 256 << 20;
 
-/// Pictures of a data set, each known to decode.
+/// Images of a data set, each known to decode.
 #[derive(Debug)]
 pub struct Images {
     classes: Vec<String>,
@@ -35,12 +35,12 @@ struct Entry {
 }
 
 impl Images {
-    /// Decodes every picture once, on all threads, and keeps the first `cache_bytes` of pixels.
+    /// Decodes every image once, on all threads, and keeps the first `cache_bytes` of pixels.
     ///
-    /// Returns the pictures that were left out, which are none unless `on_bad_image` says `skip`.
+    /// Returns the images that were left out, which are none unless `on_bad_image` says `skip`.
     ///
     /// # Errors
-    /// With all pictures that cannot be decoded, or the classes of which none can.
+    /// With all images that cannot be decoded, or the classes of which none can.
     pub fn load(
         dataset: Dataset,
         on_bad_image: OnBadImage,
@@ -93,7 +93,7 @@ impl Images {
         &self.classes
     }
 
-    /// Number of pictures.
+    /// Number of images.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -103,17 +103,17 @@ impl Images {
         self.entries.is_empty()
     }
 
-    /// Index of a picture's class.
+    /// Index of an image's class.
     pub fn label(&self, index: usize) -> usize {
         self.entries[index].label
     }
 
-    /// What people call a picture.
+    /// What people call an image.
     pub fn name(&self, index: usize) -> String {
         self.entries[index].source.name()
     }
 
-    /// A picture's pixels.
+    /// An image's pixels.
     ///
     /// # Errors
     /// If its file has changed since it was checked.
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
     use crate::data::folder;
 
-    fn picture(colour: u8) -> Vec<u8> {
+    fn image(colour: u8) -> Vec<u8> {
         let mut bytes = std::io::Cursor::new(Vec::new());
         RgbImage::from_pixel(4, 4, image::Rgb([colour; 3]))
             .write_to(&mut bytes, image::ImageFormat::Png)
@@ -204,15 +204,15 @@ mod tests {
 
     #[test]
     fn a_wrong_extension_does_not_matter() {
-        let (_root, dataset) = dataset(&[("a/png.jpg", &picture(9))]);
+        let (_root, dataset) = dataset(&[("a/png.jpg", &image(9))]);
         let (images, bad) = Images::load(dataset, OnBadImage::Fail, 1 << 20).unwrap();
         assert!(bad.is_empty());
         assert_eq!(images.image(0).unwrap().get_pixel(1, 1).0, [9; 3]);
     }
 
     #[test]
-    fn all_bad_pictures_are_listed_at_once() {
-        let good = picture(9);
+    fn all_bad_images_are_listed_at_once() {
+        let good = image(9);
         let (_root, dataset) = dataset(&[
             ("a/0.png", &good),
             ("a/cut.png", &good[..40]),
@@ -226,15 +226,15 @@ mod tests {
     }
 
     #[test]
-    fn skipping_leaves_bad_pictures_out_and_reports_them() {
-        let (_root, dataset) = dataset(&[("a/0.png", &picture(9)), ("a/1.png", b"")]);
+    fn skipping_leaves_bad_images_out_and_reports_them() {
+        let (_root, dataset) = dataset(&[("a/0.png", &image(9)), ("a/1.png", b"")]);
         let (images, bad) = Images::load(dataset, OnBadImage::Skip, 1 << 20).unwrap();
         assert_eq!((images.len(), bad.len()), (1, 1));
     }
 
     #[test]
     fn skipping_a_whole_class_is_an_error() {
-        let (_root, dataset) = dataset(&[("a/0.png", &picture(9)), ("b/1.png", b"")]);
+        let (_root, dataset) = dataset(&[("a/0.png", &image(9)), ("b/1.png", b"")]);
         let message = Images::load(dataset, OnBadImage::Skip, 1 << 20).unwrap_err().to_string();
         assert!(message.contains("no images in b"), "{message}");
     }
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn the_cache_holds_no_more_than_it_may() {
         let (_root, dataset) =
-            dataset(&[("a/0.png", &picture(1)), ("a/1.png", &picture(2)), ("a/2.png", &picture(3))]);
+            dataset(&[("a/0.png", &image(1)), ("a/1.png", &image(2)), ("a/2.png", &image(3))]);
         let (images, _) = Images::load(dataset, OnBadImage::Fail, 2 * 48).unwrap();
         assert_eq!(images.entries.iter().filter(|entry| entry.decoded.is_some()).count(), 2);
         let colours: Vec<u8> =

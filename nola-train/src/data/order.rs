@@ -6,11 +6,11 @@ use rand_chacha::ChaCha8Rng;
 /// What random numbers are for; two purposes never share a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// The choice of a few pictures of each class.
+    /// The choice of a few images of each class.
     Shots,
     /// The order of samples in an epoch.
     Order,
-    /// The change of one picture in one step.
+    /// The change of one image in one step.
     Augmentation,
 }
 

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use nola_core::adapter::NolaConfig;
-use nola_core::basis::Law;
+use nola_core::basis::Distribution;
 use nola_core::{Adapted, AdapterConfig, Targets, float_params, read_params};
 use nola_models::{CausalLm, WeightDtype};
 use serde_json::{Value, json};
 
-use crate::learner::TextBatch;
+use crate::model_with_loss::TextBatch;
 use crate::optimizer::Optimizer;
 use crate::recipe::{self, ScheduleKind, TrainRecipe};
 use crate::text::{Sample, TokenBatch};
@@ -60,7 +60,7 @@ fn compare(found: &[Part], expected: &[Part]) -> Result<(), String> {
 /// What two training steps give, with either distribution of the basis and in either kind of model.
 fn computed(device: &Device) -> Vec<Part> {
     let device = device.clone().autodiff();
-    let models = [(llama(), Law::Uniform), (gpt2(), Law::Sign)];
+    let models = [(llama(), Distribution::Uniform), (gpt2(), Distribution::Sign)];
     models.iter().flat_map(|(config, law)| trained(config, *law, &device)).collect()
 }
 
@@ -79,7 +79,7 @@ fn gpt2() -> Value {
     })
 }
 
-fn trained(config: &Value, basis: Law, device: &Device) -> Vec<Part> {
+fn trained(config: &Value, basis: Distribution, device: &Device) -> Vec<Part> {
     let nola = NolaConfig { rank: 3, k: 24, l: 20, basis, ..NolaConfig::default() };
     let targets = Targets::matching("query|value|up|down");
     let mut model = Adapted::attach(model(config, device), &AdapterConfig::Nola(nola), &targets, &[], device)

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use nola_models::AttentionMask;
 use nola_models::CausalLm;
-use nola_models::Sight;
 use nola_models::tokenizer::Specials;
 use serde::Serialize;
 
@@ -20,7 +20,7 @@ pub struct ChoiceScores {
     pub accuracy: f64,
     /// The mean of the subjects' shares, which is what MMLU tables report.
     pub mean_of_subjects: f64,
-    /// By subject.
+    /// By modality.
     pub subjects: BTreeMap<String, f64>,
     /// Number of questions.
     pub questions: usize,
@@ -45,7 +45,7 @@ pub fn answer_choices(
     let mut subjects: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     let mut cut = 0;
     for (number, choice) in choices.iter().enumerate() {
-        let context = model.facts().max_tokens;
+        let context = model.info().max_tokens;
         // The question itself stands at the end.
         let encode = |part: &str| base.tokenizer.encode(part, Specials::AsModel);
         let (mut ids, _) = encode_end(&choice.prompt, End::Last, context, encode, Vec::len)?;
@@ -64,7 +64,7 @@ pub fn answer_choices(
             let [a, b] = [a, b].map(|choice| logits[letters[choice] as usize]);
             a.total_cmp(&b)
         });
-        let (right, count) = subjects.entry(choice.subject.clone()).or_default();
+        let (right, count) = subjects.entry(choice.modality.clone()).or_default();
         *right += usize::from(likeliest == Some(choice.answer));
         *count += 1;
         done(number + 1);
@@ -78,7 +78,7 @@ fn check_ids<'a>(
     base: &TextBase,
     choice: &Choice,
 ) -> Result<(), Error> {
-    let embeddings = base.model.facts().vocab_size;
+    let embeddings = base.model.info().vocab_size;
     match ids.find(|&&id| id as usize >= embeddings) {
         None => Ok(()),
         Some(&id) => {
@@ -96,7 +96,7 @@ fn check_ids<'a>(
 fn after(model: &CausalLm, ids: &[u32], device: &Device) -> Vec<f32> {
     let values: Vec<i64> = ids.iter().map(|&id| id.into()).collect();
     let ids = Tensor::<2, Int>::from_data(TensorData::new(values, [1, ids.len()]), device);
-    let hidden = model.hidden(ids.clone(), &Sight::causal(&ids));
+    let hidden = model.hidden(ids.clone(), &AttentionMask::causal(&ids));
     let [_, tokens, d_model] = hidden.dims();
     let last = hidden.narrow(1, tokens - 1, 1).reshape([1, d_model]);
     host_rows(model.logits(last)).concat()

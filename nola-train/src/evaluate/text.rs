@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use burn::tensor::Device;
 use nola_models::CausalLm;
 
-use crate::learner::{TextBatch, scored};
+use crate::model_with_loss::{TextBatch, scored};
 use crate::progress::{Scores, Target};
 use crate::text::TextData;
 

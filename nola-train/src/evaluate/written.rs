@@ -98,7 +98,7 @@ pub fn with_room(
     groups: Vec<References>,
     base: &TextBase,
 ) -> impl Iterator<Item = Result<References, Error>> {
-    let context = base.model.facts().max_tokens;
+    let context = base.model.info().max_tokens;
     groups.into_iter().filter_map(move |group| match tokens_of(&group, base) {
         Ok(tokens) => (tokens.len() < context).then_some(Ok(group)),
         Err(error) => Some(Err(error)),
@@ -107,7 +107,7 @@ pub fn with_room(
 
 fn tokens_of(group: &References, base: &TextBase) -> Result<Vec<u32>, Error> {
     // A prompt that fills the context is left out, however long it is.
-    let beginning = Beginning::new(base, base.model.facts().max_tokens);
+    let beginning = Beginning::new(base, base.model.info().max_tokens);
     prompt_ids(&group.pair(), &beginning)
         .map_err(|problem| Error::Prompt { prompt: group.prompt.clone(), problem })
 }
@@ -125,7 +125,7 @@ pub fn score_written(
     done: impl FnMut(usize),
 ) -> Result<(TextScores, Vec<String>), Error> {
     if groups.is_empty() {
-        return Err(Error::NoRoom { context: base.model.facts().max_tokens });
+        return Err(Error::NoRoom { context: base.model.info().max_tokens });
     }
     let tokens = groups.iter().map(|group| tokens_of(group, base));
     let prompts: Vec<Vec<u32>> = tokens.collect::<Result<_, Error>>()?;

@@ -8,7 +8,7 @@ use crate::interval::wilson;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     /// One class for each image.
-    Picture,
+    Image,
     /// One token for each place of a text.
     Token,
 }
@@ -17,7 +17,7 @@ impl Target {
     /// Many of them, for people.
     pub fn plural(self) -> &'static str {
         match self {
-            Self::Picture => "images",
+            Self::Image => "images",
             Self::Token => "tokens",
         }
     }
@@ -40,7 +40,7 @@ impl Scores {
     /// What the best evaluation has most of: right answers of a classifier, probability of a text.
     pub fn rank(&self) -> f64 {
         match self.target {
-            Target::Picture => self.accuracy,
+            Target::Image => self.accuracy,
             Target::Token => -f64::from(self.loss),
         }
     }
@@ -53,7 +53,7 @@ impl Scores {
     /// Where the accuracy lies with a probability of 95 %; absent for the tokens of a text, which depend on each other.
     pub fn interval(&self) -> Option<[f64; 2]> {
         match self.target {
-            Target::Picture => Some(wilson(self.accuracy, self.answers)),
+            Target::Image => Some(wilson(self.accuracy, self.answers)),
             Target::Token => None,
         }
     }
@@ -66,7 +66,7 @@ impl Scores {
     /// One sentence, for the card of an adapter.
     pub fn summary(&self) -> String {
         match self.target {
-            Target::Picture => format!("Validation accuracy {:.2} %.", 100.0 * self.accuracy),
+            Target::Image => format!("Validation accuracy {:.2} %.", 100.0 * self.accuracy),
             Target::Token => format!("Best evaluation: {self}."),
         }
     }
@@ -74,7 +74,7 @@ impl Scores {
     /// The score that a line of progress has room for.
     pub(super) fn short(&self) -> String {
         match self.target {
-            Target::Picture => format!("accuracy {:.1} %", 100.0 * self.accuracy),
+            Target::Image => format!("accuracy {:.1} %", 100.0 * self.accuracy),
             Target::Token => format!("validation loss {:.4}", self.loss),
         }
     }
@@ -84,7 +84,7 @@ impl fmt::Display for Scores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "validation loss {:.4}, ", self.loss)?;
         match self.target {
-            Target::Picture => write!(f, "accuracy {:.1} %", 100.0 * self.accuracy),
+            Target::Image => write!(f, "accuracy {:.1} %", 100.0 * self.accuracy),
             Target::Token => {
                 let (perplexity, right) = (self.perplexity(), 100.0 * self.accuracy);
                 write!(f, "perplexity {perplexity:.2}, next token right {right:.1} %")

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::MAX_SAMPLES;
 use super::error::{Findings, Problem};
-use super::format::{DataFormat, PictureFormat, Subject};
+use super::format::{DataFormat, ImageFormat, Modality};
 use crate::text::TextSettings;
 use crate::{Error, assets};
 
@@ -60,7 +60,7 @@ const MAX_MIB: usize = 1 << 30;
 impl Default for DataRecipe {
     fn default() -> Self {
         Self {
-            format: DataFormat::Pictures(PictureFormat::Folder),
+            format: DataFormat::Images(ImageFormat::Folder),
             train: PathBuf::new(),
             validation: PathBuf::new(),
             shots: 0,
@@ -84,9 +84,9 @@ impl DataRecipe {
     }
 
     pub(super) fn check(&self, findings: &mut Findings) {
-        match self.format.subject() {
-            Subject::Pictures => self.check_no_text(findings),
-            Subject::Text => self.check_no_pictures(findings),
+        match self.format.modality() {
+            Modality::Images => self.check_no_text(findings),
+            Modality::Text => self.check_no_images(findings),
         }
         match self.augment.check() {
             Ok(()) => {}
@@ -106,7 +106,7 @@ impl DataRecipe {
         }
     }
 
-    fn check_no_pictures(&self, findings: &mut Findings) {
+    fn check_no_images(&self, findings: &mut Findings) {
         if self.shots != 0 {
             findings
                 .add("data.shots", Problem::NoEffect { because: "a format of text; use data.text.limit" });

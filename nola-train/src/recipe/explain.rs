@@ -68,7 +68,7 @@ fn told(kinds: &[&str], key: &Key) -> String {
         write!(text, "  (with {TAG} = {})", kinds.join(" or ")).expect("text grows");
     }
     write!(text, "\n  {}\n\n", key.effect).expect("text grows");
-    for (title, value) in facts(key) {
+    for (title, value) in properties(key) {
         writeln!(text, "  {title:8} {value}").expect("text grows");
     }
     let width = key.choices.iter().map(|(name, _)| name.len() + 2).max().unwrap_or(0);
@@ -106,19 +106,19 @@ fn condition(section: &Section) -> String {
 }
 
 /// Type, unit, default, range and example of a key.
-fn facts(key: &Key) -> Vec<(&'static str, String)> {
+fn properties(key: &Key) -> Vec<(&'static str, String)> {
     let default = match &key.default {
         KeyDefault::Value(value) => value.clone(),
         KeyDefault::Words(words) => words.clone(),
         KeyDefault::Required => "none; the key is required".to_owned(),
     };
     let type_name = if key.choices.is_empty() { key.type_name.as_str() } else { "one of the values below" };
-    let mut facts = vec![("type", type_name.trim_start_matches("a ").to_owned())];
-    facts.extend(key.unit.clone().map(|unit| ("unit", unit)));
-    facts.push(("default", default));
-    facts.extend(key.range.clone().map(|range| ("range", range)));
-    facts.push(("example", format!("{} = {}", key.name(), key.example)));
-    facts
+    let mut properties = vec![("type", type_name.trim_start_matches("a ").to_owned())];
+    properties.extend(key.unit.clone().map(|unit| ("unit", unit)));
+    properties.push(("default", default));
+    properties.extend(key.range.clone().map(|range| ("range", range)));
+    properties.push(("example", format!("{} = {}", key.name(), key.example)));
+    properties
 }
 
 /// Every key, as `docs/recipe.md` tells it.
@@ -139,7 +139,7 @@ pub fn reference() -> String {
 
 fn in_markdown(key: &Key) -> String {
     let mut text = format!("\n### `{}`\n\n{}\n\n", key.path, key.effect);
-    for (title, value) in facts(key) {
+    for (title, value) in properties(key) {
         let is_code = title == "example" || title == "default" && matches!(key.default, KeyDefault::Value(_));
         let value = if is_code { format!("`{value}`") } else { value };
         writeln!(text, "- {title}: {value}").expect("text grows");

@@ -1,4 +1,4 @@
-//! Layouts of data sets, of pictures and of text, under one key.
+//! Layouts of data sets, of images and of text, under one key.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,14 +15,14 @@ use crate::text::TextFormat;
 
 /// What a model answers about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Subject {
-    /// Pictures; the answer is a class.
-    Pictures,
+pub enum Modality {
+    /// Images; the answer is a class.
+    Images,
     /// Text; the answer is the next token.
     Text,
 }
 
-impl Subject {
+impl Modality {
     /// What the configuration of a model says.
     ///
     /// # Errors
@@ -34,7 +34,7 @@ impl Subject {
             return Ok(Self::Text);
         }
         if VitConfig::is_named_by(&config) {
-            return Ok(Self::Pictures);
+            return Ok(Self::Images);
         }
         let expected = "`gpt2` or `llama` for text, `vit`, `vit_mae` or timm's `architecture` for images";
         let (file, found) = (folder.join("config.json"), config["model_type"].to_string());
@@ -47,8 +47,8 @@ impl Subject {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DataFormat {
-    /// Labelled pictures.
-    Pictures(PictureFormat),
+    /// Labelled images.
+    Images(ImageFormat),
     /// Text.
     Text(TextFormat),
 }
@@ -56,7 +56,7 @@ pub enum DataFormat {
 /// Layout of labelled images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
 #[schemars(rename_all = "kebab-case")]
-pub enum PictureFormat {
+pub enum ImageFormat {
     /// One folder for each class, images at any depth in it.
     Folder,
     /// CIFAR-10, binary version.
@@ -72,11 +72,11 @@ pub enum PictureFormat {
 impl DataFormat {
     /// Every layout, by the name that recipes and the command line use.
     pub const ALL: [(&'static str, Self); 13] = [
-        ("folder", Self::Pictures(PictureFormat::Folder)),
-        ("cifar10", Self::Pictures(PictureFormat::Cifar10)),
-        ("cifar100", Self::Pictures(PictureFormat::Cifar100)),
-        ("mnist", Self::Pictures(PictureFormat::Mnist)),
-        ("fashion-mnist", Self::Pictures(PictureFormat::FashionMnist)),
+        ("folder", Self::Images(ImageFormat::Folder)),
+        ("cifar10", Self::Images(ImageFormat::Cifar10)),
+        ("cifar100", Self::Images(ImageFormat::Cifar100)),
+        ("mnist", Self::Images(ImageFormat::Mnist)),
+        ("fashion-mnist", Self::Images(ImageFormat::FashionMnist)),
         ("text", Self::Text(TextFormat::Text)),
         ("prompt-completion", Self::Text(TextFormat::PromptCompletion)),
         ("alpaca", Self::Text(TextFormat::Alpaca)),
@@ -88,10 +88,10 @@ impl DataFormat {
     ];
 
     /// What it holds.
-    pub fn subject(self) -> Subject {
+    pub fn modality(self) -> Modality {
         match self {
-            Self::Pictures(_) => Subject::Pictures,
-            Self::Text(_) => Subject::Text,
+            Self::Images(_) => Modality::Images,
+            Self::Text(_) => Modality::Text,
         }
     }
 }
@@ -109,7 +109,7 @@ impl JsonSchema for DataFormat {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let images = PictureFormat::json_schema(generator);
+        let images = ImageFormat::json_schema(generator);
         let text = TextFormat::json_schema(generator);
         let choices = [images, text].into_iter().filter_map(|mut schema| schema.remove("oneOf"));
         let choices: Vec<_> = choices.filter_map(|choices| choices.as_array().cloned()).flatten().collect();

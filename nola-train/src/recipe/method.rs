@@ -1,7 +1,7 @@
 //! `[method]`: what is trained.
 
 use nola_core::adapter::{LoraVariant, Preset, Sharing};
-use nola_core::basis::Law;
+use nola_core::basis::Distribution;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +59,7 @@ pub struct NolaRecipe {
     pub preset: Preset,
     /// Distribution of the random entries.
     #[schemars(example = &"sign")]
-    pub basis: Law,
+    pub basis: Distribution,
     /// Whether weights of one shape share one basis.
     #[schemars(example = &"shared")]
     pub sharing: Sharing,
@@ -86,7 +86,7 @@ impl Default for NolaRecipe {
             l: None,
             alpha: None,
             preset: Preset::Default,
-            basis: Law::Uniform,
+            basis: Distribution::Uniform,
             sharing: Sharing::Separate,
             seed: 0,
             targets: TargetsRecipe::default(),

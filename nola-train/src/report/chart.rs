@@ -131,7 +131,7 @@ struct DrawnSeries {
 }
 
 impl Chart {
-    /// Draws it, `x` pixels to the right of the others; returns the picture and its height.
+    /// Draws it, `x` pixels to the right of the others; returns the image and its height.
     pub(super) fn draw(&self, x: f64) -> (String, f64) {
         let scale = self.scale();
         let legend = self.legend(&scale);
@@ -258,7 +258,7 @@ impl Scale {
     }
 }
 
-/// Where a scale lies in the picture: its ends, in pixels.
+/// Where a scale lies in the image: its ends, in pixels.
 struct Place {
     x: [f64; 2],
     y: [f64; 2],

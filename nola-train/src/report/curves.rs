@@ -7,10 +7,10 @@ use crate::progress::Target;
 /// Points of a curve; longer ones are averaged down to it.
 const POINTS: usize = 400;
 
-/// Pixels between two charts of one picture.
+/// Pixels between two charts of one image.
 const GAP: f64 = 30.0;
 
-/// The charts of the runs, each a picture of its own, and a picture of all of them.
+/// The charts of the runs, each an image of its own, and an image of all of them.
 pub(super) struct Curves {
     pub charts: Vec<String>,
     pub all: String,
@@ -66,7 +66,7 @@ fn accuracy(runs: &[History]) -> Chart {
     let scores = runs.iter().flat_map(|run| &run.points).find_map(|point| point.validation);
     let title = match scores.map(|scores| scores.target) {
         Some(Target::Token) => "Next token right (%)",
-        Some(Target::Picture) | None => "Accuracy (%)",
+        Some(Target::Image) | None => "Accuracy (%)",
     };
     let mut chart = chart("accuracy", title, series, runs);
     chart.limits[1] = 100.0;

@@ -90,7 +90,7 @@ struct Row<'a> {
     seconds: String,
 }
 
-/// Fills the template; the pictures are put into it as they are.
+/// Fills the template; the images are put into it as they are.
 pub(super) fn render(report: &RunReport, charts: &[String], confusion: Option<&str>) -> String {
     let details = &report.details;
     let right: u32 = details.confusion.iter().enumerate().map(|(class, counts)| counts[class]).sum();
@@ -122,7 +122,7 @@ pub(super) fn render(report: &RunReport, charts: &[String], confusion: Option<&s
 fn headline(report: &RunReport) -> Option<Headline> {
     let (scores, baseline) = (&report.scores, &report.histories.first()?.baseline);
     let (strong, mut parts) = match scores.target {
-        Target::Picture => {
+        Target::Image => {
             let right = (scores.accuracy * scores.answers as f64).round();
             (
                 percent(scores.accuracy),
@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_large_picture_is_scaled_down_keeping_its_shape() {
+    fn a_large_image_is_scaled_down_keeping_its_shape() {
         let image = image::load_from_memory(&png(&RgbImage::new(640, 320))).unwrap();
         assert_eq!((image.width(), image.height()), (160, 80));
     }

@@ -15,12 +15,12 @@ use crate::Error;
 use crate::assets;
 use crate::base::{Base, Template, TextBase};
 use crate::baseline::Baseline;
-use crate::data::{Ahead, Order};
+use crate::data::{Order, Prefetch};
 use crate::evaluate::{Decoding, TextEvaluation, TextScores, evaluate_text, score_written, with_room};
-use crate::learner::TextBatch;
+use crate::model_with_loss::TextBatch;
 use crate::progress::{Scores, Target};
 use crate::recipe::{DataFormat, DataRecipe, Recipe};
-use crate::report::{Continuation, Details};
+use crate::report::{Continuation, ReportSections};
 use crate::terminal::{err_line, err_painted};
 use crate::text::{
     self, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat, TextSource,
@@ -71,7 +71,7 @@ impl Task for Text {
     }
 
     fn choices(&self) -> usize {
-        self.base.model.facts().vocab_size
+        self.base.model.info().vocab_size
     }
 
     fn base(&self) -> &TextBase {
@@ -97,7 +97,7 @@ impl Task for Text {
         let passes = steps.map(move |step| data.batch(&rows(step)).split(micro_batch).collect());
         let moved =
             move |passes: Vec<TokenBatch>| passes.iter().map(|pass| TextBatch::new(pass, &device)).collect();
-        Ahead::of(passes).map(move |passes| Ok(moved(passes)))
+        Prefetch::of(passes).map(move |passes| Ok(moved(passes)))
     }
 
     fn largest_pass(&self, recipe: &Recipe) -> LargestPass {
@@ -148,17 +148,17 @@ impl Task for Text {
         Ok(Some(scores))
     }
 
-    fn details(&self, model: &CausalLm, evaluation: &TextEvaluation) -> Result<Details, Error> {
+    fn details(&self, model: &CausalLm, evaluation: &TextEvaluation) -> Result<ReportSections, Error> {
         let facts = [
             ("training tokens", self.train.report.targets.to_string()),
             ("validation tokens", evaluation.tokens.to_string()),
             ("perplexity", format!("{:.2}", evaluation.scores.perplexity())),
         ];
-        Ok(Details {
-            subject: format!("{} samples of text", self.train.samples.len()),
+        Ok(ReportSections {
+            modality: format!("{} samples of text", self.train.samples.len()),
             facts: facts.map(|(name, value)| (name.to_owned(), value)).to_vec(),
             continuations: self.continuations(model)?,
-            ..Details::default()
+            ..ReportSections::default()
         })
     }
 }
@@ -202,11 +202,11 @@ impl Text {
 /// The format of a recipe about text.
 ///
 /// # Errors
-/// If it is one of pictures.
+/// If it is one of images.
 pub fn text_format(data: &DataRecipe) -> Result<TextFormat, Error> {
     match data.format {
         DataFormat::Text(format) => Ok(format),
-        DataFormat::Pictures(_) => Err(TextError::NoText { format: data.format.to_string() }.into()),
+        DataFormat::Images(_) => Err(TextError::NoText { format: data.format.to_string() }.into()),
     }
 }
 
@@ -228,8 +228,8 @@ pub fn open_text(
         settings: &data.text,
         tokenizer: base,
         chat: template.as_ref().map(|template| template as &dyn ChatRender),
-        embeddings: base.model.facts().vocab_size,
-        context: base.model.facts().max_tokens,
+        embeddings: base.model.info().vocab_size,
+        context: base.model.info().max_tokens,
     };
     let prepared = source.prepare()?;
     for row in &prepared.bad_rows {

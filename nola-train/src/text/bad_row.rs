@@ -13,12 +13,12 @@ pub struct Place {
     /// The file.
     pub file: Arc<Path>,
     /// Where in it.
-    pub spot: Spot,
+    pub spot: RowLocation,
 }
 
 /// Where in a file a row stands, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Spot {
+pub enum RowLocation {
     /// The line in which it starts.
     Line(usize),
     /// The row, where the file has no lines.
@@ -36,9 +36,9 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = self.file.display();
         match self.spot {
-            Spot::Line(line) => write!(f, "{file}:{line}"),
-            Spot::Row(row) => write!(f, "{file} row {row}"),
-            Spot::RowAtLine { row, line } => write!(f, "{file}:{line} (row {row})"),
+            RowLocation::Line(line) => write!(f, "{file}:{line}"),
+            RowLocation::Row(row) => write!(f, "{file} row {row}"),
+            RowLocation::RowAtLine { row, line } => write!(f, "{file}:{line} (row {row})"),
         }
     }
 }

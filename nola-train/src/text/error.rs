@@ -147,7 +147,7 @@ pub enum TextError {
         format: TextFormat,
     },
 
-    /// The model goes on with text, and the format is one of pictures.
+    /// The model goes on with text, and the format is one of images.
     #[error(
         "`{format}` is a format of images, but text is wanted; name one of text, such as `e2e` or `alpaca`"
     )]
@@ -200,10 +200,10 @@ pub enum TextError {
     },
 
     /// Too few examples for a few-shot prompt.
-    #[error("subject `{subject}` has {found} examples; {wanted} shots need as many")]
+    #[error("modality `{modality}` has {found} examples; {wanted} shots need as many")]
     TooFewShots {
-        /// The subject.
-        subject: String,
+        /// The modality.
+        modality: String,
         /// Examples there are.
         found: usize,
         /// Examples asked for.

@@ -93,7 +93,7 @@ impl TextFormat {
             Self::PromptCompletion => {
                 let prompt = fields.named_text(&columns.prompt, "data.text.columns.prompt")?;
                 let completion = fields.named_text(&columns.completion, "data.text.columns.completion")?;
-                Example::Pair(Pair::new(prompt, completion, Joint::None)).into()
+                Example::Pair(Pair::new(prompt, completion, Separator::None)).into()
             }
             Self::Alpaca => Example::Pair(alpaca::pair(&fields)?).into(),
             Self::ShareGpt | Self::Chat => {
@@ -187,7 +187,7 @@ pub struct Pair {
     /// What it is to say.
     pub completion: String,
     /// What stands between them.
-    pub joint: Joint,
+    pub joint: Separator,
     /// Which part of the data set it belongs to.
     pub part: Part,
 }
@@ -196,24 +196,24 @@ impl Pair {
     /// A prompt of a format, with nothing that follows it yet.
     pub fn question(format: TextFormat, prompt: &str) -> Self {
         match format {
-            TextFormat::Alpaca => Self::new(alpaca::prompt(prompt, ""), "", Joint::None),
+            TextFormat::Alpaca => Self::new(alpaca::prompt(prompt, ""), "", Separator::None),
             TextFormat::E2e | TextFormat::Dart | TextFormat::WebNlg => {
-                Self::new(prompt, "", Joint::EndAndSpace)
+                Self::new(prompt, "", Separator::EndAndSpace)
             }
             TextFormat::Text | TextFormat::PromptCompletion | TextFormat::ShareGpt | TextFormat::Chat => {
-                Self::new(prompt, "", Joint::None)
+                Self::new(prompt, "", Separator::None)
             }
         }
     }
 
-    fn new(prompt: impl Into<String>, completion: impl Into<String>, joint: Joint) -> Self {
+    fn new(prompt: impl Into<String>, completion: impl Into<String>, joint: Separator) -> Self {
         Self { prompt: prompt.into(), completion: completion.into(), joint, part: Part::Whole }
     }
 }
 
 /// What stands between prompt and completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Joint {
+pub enum Separator {
     /// Nothing.
     None,
     /// The end token, and a space before the completion: the form in which LoRA's and NOLA's GPT-2 code has E2E, DART

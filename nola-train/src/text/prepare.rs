@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::cache::{Cache, Found};
 use super::collect::{BadRows, Rows};
-use super::maker::Maker;
 use super::pack::rows_of;
+use super::sample_builder::SampleBuilder;
 use super::{BadRow, ChatRender, Encode, Packing, Sample, TextError, TextFormat, TextReport, TextSettings};
 
 /// A data set, and the model that is to learn from it.
@@ -121,7 +121,7 @@ impl TextSource<'_> {
     }
 
     fn make(&self, rows: &Rows) -> Result<(Vec<Sample>, TextReport, Vec<BadRow>), TextError> {
-        let mut maker = Maker::new(self);
+        let mut maker = SampleBuilder::new(self);
         let mut bad = BadRows::default();
         let convert = |content| self.format.converted(content, self.settings, self.chat);
         let read = rows.each(&mut bad, convert, |place, converted, bad| {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::collect::Rows;
-use super::{Example, Joint, Pair, Part, TextError, TextFormat, TextReport, TextSettings};
+use super::{Example, Pair, Part, Separator, TextError, TextFormat, TextReport, TextSettings};
 
 /// A prompt and its right answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub struct References {
     /// What the model is given.
     pub prompt: String,
     /// What stands between prompt and answer.
-    pub joint: Joint,
+    pub joint: Separator,
     /// Part of the data set.
     pub part: Part,
     /// The right answers, in the order of the rows.

@@ -129,7 +129,7 @@ impl Encoder<'_> {
 pub(super) mod tests {
     use super::super::fake::{BOS, Bytes, EOS, Template, text_of};
     use super::*;
-    use crate::text::{Joint, Part};
+    use crate::text::{Part, Separator};
 
     pub fn encode(example: Example, tokenizer: &Bytes, end: &'static str, loss: Loss) -> Sample {
         let chat = Template { end };
@@ -142,54 +142,57 @@ pub(super) mod tests {
         (text_of(&sample.ids), parts.collect())
     }
 
-    fn pair(joint: Joint, completion: &str) -> Example {
+    fn pair(joint: Separator, completion: &str) -> Example {
         let (prompt, completion) = ("in".to_owned(), completion.to_owned());
         Example::Pair(Pair { prompt, completion, joint, part: Part::Whole })
     }
 
     #[test]
     fn of_a_pair_the_completion_and_its_end_are_learned() {
-        let sample = encode(pair(Joint::None, "out"), &Bytes::default(), "", Loss::Completion);
+        let sample = encode(pair(Separator::None, "out"), &Bytes::default(), "", Loss::Completion);
         assert_eq!(shown(&sample), ("inout>".to_owned(), vec!["out>".to_owned()]));
     }
 
     #[test]
     fn the_e2e_form_puts_an_end_token_and_a_space_between() {
-        let sample = encode(pair(Joint::EndAndSpace, "out"), &Bytes::default(), "", Loss::Completion);
+        let sample = encode(pair(Separator::EndAndSpace, "out"), &Bytes::default(), "", Loss::Completion);
         assert_eq!(shown(&sample), ("in> out>".to_owned(), vec![" out>".to_owned()]));
     }
 
     #[test]
     fn a_tokenizer_with_a_start_token_puts_it_before_the_prompt() {
         let tokenizer = Bytes { bos: Some(BOS), ..Bytes::default() };
-        let sample = encode(pair(Joint::None, "out"), &tokenizer, "", Loss::Completion);
+        let sample = encode(pair(Separator::None, "out"), &tokenizer, "", Loss::Completion);
         assert_eq!(shown(&sample), ("<inout>".to_owned(), vec!["out>".to_owned()]));
     }
 
     #[test]
     fn a_completion_that_ends_itself_gets_no_second_end() {
-        let sample = encode(pair(Joint::None, "out</s>"), &Bytes::default(), "", Loss::Completion);
+        let sample = encode(pair(Separator::None, "out</s>"), &Bytes::default(), "", Loss::Completion);
         assert_eq!(shown(&sample).0, "inout>");
         let tokenizer = Bytes { ends: vec![EOS, u32::from(b'#')], ..Bytes::default() };
-        assert_eq!(shown(&encode(pair(Joint::None, "out#"), &tokenizer, "", Loss::Completion)).0, "inout#");
+        assert_eq!(
+            shown(&encode(pair(Separator::None, "out#"), &tokenizer, "", Loss::Completion)).0,
+            "inout#"
+        );
     }
 
     #[test]
     fn an_empty_completion_still_teaches_the_end() {
-        let sample = encode(pair(Joint::None, ""), &Bytes::default(), "", Loss::Completion);
+        let sample = encode(pair(Separator::None, ""), &Bytes::default(), "", Loss::Completion);
         assert_eq!(shown(&sample), ("in>".to_owned(), vec![">".to_owned()]));
     }
 
     #[test]
     fn loss_on_all_learns_all_but_the_first_token() {
-        let sample = encode(pair(Joint::None, "out"), &Bytes::default(), "", Loss::All);
+        let sample = encode(pair(Separator::None, "out"), &Bytes::default(), "", Loss::All);
         assert_eq!((sample.targets(), sample.positions()), (5, 5));
     }
 
     #[test]
     fn what_follows_the_prompt_in_a_sample_is_what_generation_starts_from() {
         let tokenizer = Bytes { bos: Some(BOS), ..Bytes::default() };
-        for joint in [Joint::None, Joint::EndAndSpace] {
+        for joint in [Separator::None, Separator::EndAndSpace] {
             let example = pair(joint, "out");
             let sample = encode(example.clone(), &tokenizer, "", Loss::Completion);
             let Example::Pair(pair) = example else { unreachable!() };
@@ -199,7 +202,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_token_is_not_left_out_because_it_looks_like_padding() {
-        let example = pair(Joint::None, "</s>\0</s>");
+        let example = pair(Separator::None, "</s>\0</s>");
         let sample = encode(example, &Bytes { ends: vec![EOS], ..Bytes::default() }, "", Loss::Completion);
         assert_eq!(sample.targets(), 3);
     }

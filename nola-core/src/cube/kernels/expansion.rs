@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::numbers::{philox, signed, uniform};
 use super::{CHUNK, Four, SIGNS_OF_A_WORD, Terms, UNIFORM_BLOCK, UNITS, part, rows, sum_of_lanes};
-use crate::basis::Law;
+use crate::basis::Distribution;
 
 /// Calls that four units make for each other under the sign law, and words of a call.
 const QUAD: u32 = 4;
@@ -21,13 +21,13 @@ pub(crate) fn expand(
     sites: &[u32],
     factors: &mut [Four],
     terms: Terms,
-    #[comptime] law: Law,
+    #[comptime] law: Distribution,
     #[comptime] lanes: u32,
     #[comptime] together: u32,
 ) {
     match comptime!(law) {
-        Law::Uniform => expand_uniform(coefficients, sites, factors, &terms, lanes, together),
-        Law::Sign => expand_sign(coefficients, sites, factors, &terms, lanes),
+        Distribution::Uniform => expand_uniform(coefficients, sites, factors, &terms, lanes, together),
+        Distribution::Sign => expand_sign(coefficients, sites, factors, &terms, lanes),
     }
 }
 

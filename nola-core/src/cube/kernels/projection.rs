@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::numbers::{philox, signed, uniform};
 use super::{CHUNK, Four, OWNED, Terms, UNIFORM_BLOCK, UNITS, part, rows, sum_of_lanes};
-use crate::basis::Law;
+use crate::basis::Distribution;
 
 /// Where a chunk of the gradients and its numbers are.
 #[derive(CubeType)]
@@ -31,7 +31,7 @@ pub(crate) fn project(
     sites: &[u32],
     projected: &mut [f32],
     terms: Terms,
-    #[comptime] law: Law,
+    #[comptime] law: Distribution,
     #[comptime] lanes: u32,
     #[comptime] together: u32,
 ) {
@@ -50,8 +50,8 @@ pub(crate) fn project(
             let begin = part.site * pitch + number * comptime!(CHUNK / 4);
             let chunk = Chunk { hash, number, index, begin, pitch };
             match comptime!(law) {
-                Law::Uniform => add_products(&mut sums, gradients, &chunk, &terms, width, together),
-                Law::Sign => add_signed(&mut sums, gradients, &chunk, &terms, width),
+                Distribution::Uniform => add_products(&mut sums, gradients, &chunk, &terms, width, together),
+                Distribution::Sign => add_signed(&mut sums, gradients, &chunk, &terms, width),
             }
             number += lanes;
         }

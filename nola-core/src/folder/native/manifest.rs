@@ -11,7 +11,7 @@ use super::{invalid, sites_sha256};
 use crate::Error;
 use crate::adapted::{Adapted, TrainedState};
 use crate::adapter::{AdapterConfig, LoraConfig, NolaConfig, Preset, Sharing};
-use crate::basis::{GENERATOR, Law};
+use crate::basis::{Distribution, GENERATOR};
 use crate::folder::{BaseIdentity, CoefficientBits, Description, files};
 use crate::targets::{Pattern, Targets};
 
@@ -88,7 +88,7 @@ pub struct NolaKeys {
     /// Published setting.
     pub preset: Preset,
     /// Distribution of the entries.
-    pub basis: Law,
+    pub basis: Distribution,
     /// Whether sites of one shape mix the same matrices.
     pub sharing: Sharing,
     /// In decimal digits: JSON readers round large numbers.

@@ -98,7 +98,7 @@ pub(in crate::folder) fn read_data(folder: &Path) -> Value {
 }
 
 impl PeftAdapter {
-    /// Hangs the adapter on a freshly loaded `model`.
+    /// Attaches the adapter on a freshly loaded `model`.
     ///
     /// # Errors
     /// If a tensor is missing for a target, belongs to nothing or has a wrong shape: all of them in one error.
@@ -114,7 +114,7 @@ impl PeftAdapter {
             return Err(invalid(problems));
         }
         let paths: Vec<&str> = others.keys().map(String::as_str).collect();
-        let adapted = Adapted::hang(model, sites, plans, &paths, device)?;
+        let adapted = Adapted::attach_plans(model, sites, plans, &paths, device)?;
         let mut state = adapted.state();
         state.extend(others);
         adapted.with_state(state).map_err(invalid)

@@ -116,11 +116,11 @@ fn plan(site: &Site, rank: usize, scale: f64, seed: usize) -> Plan {
 }
 
 /// A toy with adapters on the sites for which `plan` gives one, by number of the site.
-fn hung(toy: Toy, also_train: &[&str], plan: impl Fn(usize, &Site) -> Option<Plan>) -> Adapted<Toy> {
+fn with_plans(toy: Toy, also_train: &[&str], plan: impl Fn(usize, &Site) -> Option<Plan>) -> Adapted<Toy> {
     let (sites, plans) = (linear_sites(&toy).into_iter().enumerate())
         .filter_map(|(index, site)| plan(index, &site).map(|plan| (site, plan)))
         .unzip();
-    Adapted::hang(toy, sites, plans, also_train, &device()).expect("sites that exist")
+    Adapted::attach_plans(toy, sites, plans, also_train, &device()).expect("sites that exist")
 }
 
 fn written(adapted: &Adapted<Toy>) -> TempDir {
@@ -269,7 +269,7 @@ fn patterns_are_asked_for_the_foreign_name() {
 
 #[test]
 fn query_and_value_trained_apart_are_stacked_and_key_gets_zeros() {
-    let model = hung(Toy::new(D_MODEL, 1), &[], |index, site| {
+    let model = with_plans(Toy::new(D_MODEL, 1), &[], |index, site| {
         [0, 2].contains(&index).then(|| plan(site, 1 + index / 2, 2.0, index))
     });
     let folder = written(&model);
@@ -293,7 +293,7 @@ fn query_and_value_trained_apart_are_stacked_and_key_gets_zeros() {
 
 #[test]
 fn parts_with_one_a_share_it_though_a_part_is_missing() {
-    let model = hung(Toy::new(D_MODEL, 1), &[], |index, site| {
+    let model = with_plans(Toy::new(D_MODEL, 1), &[], |index, site| {
         let b = Factor::Learned(numbers(2 * site.d_out, index));
         [0, 2].contains(&index).then(|| Plan { b, ..plan(site, 2, 1.0, 3) })
     });
@@ -303,7 +303,7 @@ fn parts_with_one_a_share_it_though_a_part_is_missing() {
 
 #[test]
 fn parts_with_different_scales_keep_the_larger_one() {
-    let model = hung(Toy::new(D_MODEL, 1), &[], |index, site| {
+    let model = with_plans(Toy::new(D_MODEL, 1), &[], |index, site| {
         [0, 2].contains(&index).then(|| plan(site, 1, if index == 0 { 0.5 } else { -2.0 }, index))
     });
     let folder = written(&model);
@@ -326,7 +326,7 @@ fn nola_on_query_and_value_reads_back_to_the_same_outputs() {
     let model = model.with_state(state).expect("the same names and shapes");
     let back = attached(written(&model).path(), toy.clone()).expect("a LoRA that fits");
     assert_eq!(back.sites().len(), 6, "key is a part of what PEFT adapts");
-    let plain = outputs(&hung(toy, &[], |_, _| None));
+    let plain = outputs(&with_plans(toy, &[], |_, _| None));
     let (expected, found) = (outputs(&model), outputs(&back));
     assert!(expected.iter().zip(&plain).any(|(e, p)| (e - p).abs() > 1e-2), "an adapter that does something");
     for (expected, found) in expected.iter().zip(&found) {
@@ -337,7 +337,7 @@ fn nola_on_query_and_value_reads_back_to_the_same_outputs() {
 #[test]
 fn the_configuration_names_the_conv1d_layout_and_the_task() {
     let config =
-        config(written(&hung(Toy::new(D_MODEL, 1), &[], |_, site| Some(plan(site, 1, 1.0, 1)))).path());
+        config(written(&with_plans(Toy::new(D_MODEL, 1), &[], |_, site| Some(plan(site, 1, 1.0, 1)))).path());
     assert_eq!(config["fan_in_fan_out"], true);
     assert_eq!(config["task_type"], "CAUSAL_LM");
     let targets =
@@ -365,7 +365,7 @@ fn a_fused_bias_is_taken_apart_and_put_together() {
 fn a_bias_trained_in_one_part_is_written_with_the_base_s_in_the_others() {
     let trained = ["blocks.0.query.bias"];
     let model =
-        hung(Toy::new(D_MODEL, 1), &trained, |index, site| (index == 2).then(|| plan(site, 1, 1.0, 1)));
+        with_plans(Toy::new(D_MODEL, 1), &trained, |index, site| (index == 2).then(|| plan(site, 1, 1.0, 1)));
     let parts = ["query", "key", "value"].map(|part| values(&model.model, &format!("blocks.0.{part}.bias")));
     let folder = written(&model);
     assert_eq!(
@@ -392,8 +392,9 @@ fn biases_of_modules_without_an_adapter_are_written_under_their_own_names() {
         (&[], "none", &[]),
     ];
     for (trained, bias, names) in cases {
-        let model =
-            hung(Toy::new(D_MODEL, 1), trained, |index, site| (index == 3).then(|| plan(site, 1, 1.0, 1)));
+        let model = with_plans(Toy::new(D_MODEL, 1), trained, |index, site| {
+            (index == 3).then(|| plan(site, 1, 1.0, 1))
+        });
         let folder = written(&model);
         let config = config(folder.path());
         assert_eq!(
@@ -417,8 +418,9 @@ fn a_module_of_which_the_weight_was_trained_is_written_whole() {
         (&["tokens"], "transformer.wte", &["weight"]),
     ];
     for (trained, module, leaves) in cases {
-        let model =
-            hung(Toy::new(D_MODEL, 1), trained, |index, site| (index == 3).then(|| plan(site, 1, 1.0, 1)));
+        let model = with_plans(Toy::new(D_MODEL, 1), trained, |index, site| {
+            (index == 3).then(|| plan(site, 1, 1.0, 1))
+        });
         let folder = written(&model);
         let config = config(folder.path());
         assert_eq!(
@@ -433,7 +435,7 @@ fn a_module_of_which_the_weight_was_trained_is_written_whole() {
 
 #[test]
 fn one_adapter_is_always_the_same_bytes() {
-    let model = hung(Toy::new(D_MODEL, 1), &["norm"], |_, site| Some(plan(site, 1, 1.0, 1)));
+    let model = with_plans(Toy::new(D_MODEL, 1), &["norm"], |_, site| Some(plan(site, 1, 1.0, 1)));
     let bytes = || std::fs::read(written(&model).path().join(WEIGHTS)).expect("a file");
     let first = bytes();
     assert!((0..12).all(|_| bytes() == first));
@@ -448,7 +450,7 @@ fn a_setting_that_was_edited_after_it_was_written_is_refused() {
         ("target_modules", json!(["c_attn"])),
     ];
     for (key, value) in edits {
-        let folder = written(&hung(Toy::new(D_MODEL, 1), &[], |_, site| Some(plan(site, 2, 1.0, 1))));
+        let folder = written(&with_plans(Toy::new(D_MODEL, 1), &[], |_, site| Some(plan(site, 2, 1.0, 1))));
         let mut config = config(folder.path());
         config[key] = value;
         std::fs::write(folder.path().join(CONFIG), config.to_string()).expect("a written file");
@@ -462,7 +464,7 @@ fn whole_modules_trained_beside_the_adapters_come_back_to_the_bit() {
     let trained = ["tokens", "norm", "blocks.0.key", "blocks.1.output"];
     let toy = Toy::new(D_MODEL, 2);
     // Only the last layer has an adapter, so `c_attn` of the first block is saved as it is.
-    let model = hung(toy.clone(), &trained, |index, site| (index == 9).then(|| plan(site, 1, 1.0, 1)));
+    let model = with_plans(toy.clone(), &trained, |index, site| (index == 9).then(|| plan(site, 1, 1.0, 1)));
     let folder = written(&model);
     let stored = tensors(&folder.path().join(WEIGHTS));
     let tokens = values(&model.model, "tokens.weight");
@@ -489,7 +491,7 @@ fn whole_modules_trained_beside_the_adapters_come_back_to_the_bit() {
 
 #[test]
 fn a_trained_parameter_outside_every_module_is_refused_by_name() {
-    let model = hung(Toy::new(D_MODEL, 1), &["scale"], |_, site| Some(plan(site, 1, 1.0, 1)));
+    let model = with_plans(Toy::new(D_MODEL, 1), &["scale"], |_, site| Some(plan(site, 1, 1.0, 1)));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let error = try_write(folder.path(), &model).expect_err("PEFT has no place for it");
     assert!(matches!(&error, Error::NoPeftModule { name } if name == "scale"), "{error}");
@@ -497,7 +499,7 @@ fn a_trained_parameter_outside_every_module_is_refused_by_name() {
 
 #[test]
 fn an_adapter_that_is_not_finite_is_not_written() {
-    let model = hung(Toy::new(D_MODEL, 1), &[], |_, site| {
+    let model = with_plans(Toy::new(D_MODEL, 1), &[], |_, site| {
         let b = Factor::Learned(vec![f32::NAN; site.d_out]);
         Some(Plan { b, ..plan(site, 1, 1.0, 1) })
     });
@@ -593,7 +595,7 @@ proptest! {
         prop_assume!(sites.iter().any(|site| site.0));
         let scales = [1.0, 1.0 / 3.0, -0.7, 16.0 / 5.0];
         let toy = Toy::new(D_MODEL, 2);
-        let model = hung(toy.clone(), &[], |index, site| {
+        let model = with_plans(toy.clone(), &[], |index, site| {
             let (is_adapted, rank, scale, shares) = sites[index];
             let own = plan(site, rank, scales[scale], index);
             let a = Factor::Learned(numbers(site.d_in * rank, 77));

@@ -6,7 +6,7 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::rows::{softmax, sum};
-use nola_core::matrix::{Before, Matrix, multiply};
+use nola_core::matrix::{Accumulate, Matrix, multiply};
 
 /// Queries whose scores are in memory together.
 const BLOCK: usize = 64;
@@ -94,7 +94,7 @@ impl Block<'_> {
         let keys = self.keys.len();
         weights.resize(self.queries.len() * keys, 0.0);
         let (query, key) = (query.rows(self.queries.clone()), key.rows(self.keys.clone()));
-        multiply(weights, Before::Forgotten, scale, query, key.transposed());
+        multiply(weights, Accumulate::Overwrite, scale, query, key.transposed());
         Arch::new().dispatch(
             #[inline(always)]
             || {
@@ -123,7 +123,7 @@ pub(super) fn forward([query, key, value]: [Heads; 3], mask: Option<Mask>, scale
             block.weights(query.matrix(batch, head), key, scale, keys, &mut weights);
             mixed.resize(block.queries.len() * d_head, 0.0);
             let weights = Matrix::new(&weights, [block.queries.len(), block.keys.len()], block.keys.len());
-            multiply(&mut mixed, Before::Forgotten, 1.0, weights, value.rows(block.keys.clone()));
+            multiply(&mut mixed, Accumulate::Overwrite, 1.0, weights, value.rows(block.keys.clone()));
             put(&mixed, &mut result[block.queries]);
         }
     });
@@ -161,13 +161,13 @@ pub(super) fn backward(
                     (query.rows(block.queries.clone()), gradient.rows(block.queries.clone()));
                 let (key, value) = (key.rows(block.keys.clone()), value.rows(block.keys.clone()));
                 let as_matrix = |values| Matrix::new(values, sizes, sizes[1]);
-                multiply(of_value, Before::Kept, 1.0, as_matrix(&weights).transposed(), gradient);
+                multiply(of_value, Accumulate::Add, 1.0, as_matrix(&weights).transposed(), gradient);
                 of_scores.resize(sizes[0] * sizes[1], 0.0);
-                multiply(&mut of_scores, Before::Forgotten, 1.0, gradient, value.transposed());
+                multiply(&mut of_scores, Accumulate::Overwrite, 1.0, gradient, value.transposed());
                 through_softmax(&weights, &mut of_scores, sizes[1]);
-                multiply(of_key, Before::Kept, scale, as_matrix(&of_scores).transposed(), query);
+                multiply(of_key, Accumulate::Add, scale, as_matrix(&of_scores).transposed(), query);
                 of_block.resize(sizes[0] * d_head, 0.0);
-                multiply(&mut of_block, Before::Forgotten, scale, as_matrix(&of_scores), key);
+                multiply(&mut of_block, Accumulate::Overwrite, scale, as_matrix(&of_scores), key);
                 put(&of_block, &mut of_query[block.queries]);
             }
         }

@@ -3,7 +3,7 @@
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::super::Curve;
+use super::super::FusedActivation;
 use super::math::{normal, sigmoid};
 
 /// Numbers that one task works on; enough that handing them out costs nothing.
@@ -12,34 +12,34 @@ const CHUNK: usize = 8192;
 const INNER: f32 = 1.595_769;
 const CUBIC: f32 = 0.044_715;
 
-pub(super) fn forward(x: &[f32], result: &mut [f32], curve: Curve) {
+pub(super) fn forward(x: &[f32], result: &mut [f32], activation: FusedActivation) {
     result.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(result, x)| {
         Arch::new().dispatch(
             #[inline(always)]
-            || match curve {
-                Curve::Gelu => map(x, result, |x| x * normal(x).0),
-                Curve::GeluTanh => map(x, result, |x| x * sigmoid(inner(x))),
-                Curve::Silu => map(x, result, |x| x * sigmoid(x)),
+            || match activation {
+                FusedActivation::Gelu => map(x, result, |x| x * normal(x).0),
+                FusedActivation::GeluTanh => map(x, result, |x| x * sigmoid(inner(x))),
+                FusedActivation::Silu => map(x, result, |x| x * sigmoid(x)),
             },
         );
     });
 }
 
-pub(super) fn backward(x: &[f32], gradient: &[f32], result: &mut [f32], curve: Curve) {
+pub(super) fn backward(x: &[f32], gradient: &[f32], result: &mut [f32], activation: FusedActivation) {
     let parts = result.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(gradient.par_chunks(CHUNK));
     parts.for_each(|((result, x), gradient)| {
         Arch::new().dispatch(
             #[inline(always)]
-            || match curve {
-                Curve::Gelu => slope(x, gradient, result, |x| {
+            || match activation {
+                FusedActivation::Gelu => slope(x, gradient, result, |x| {
                     let (below, density) = normal(x);
                     below + x * density
                 }),
-                Curve::GeluTanh => slope(x, gradient, result, |x| {
+                FusedActivation::GeluTanh => slope(x, gradient, result, |x| {
                     let part = sigmoid(inner(x));
                     part + x * part * (1.0 - part) * (INNER + 3.0 * CUBIC * INNER * x * x)
                 }),
-                Curve::Silu => slope(x, gradient, result, |x| {
+                FusedActivation::Silu => slope(x, gradient, result, |x| {
                     let part = sigmoid(x);
                     part + x * part * (1.0 - part)
                 }),

@@ -3,20 +3,20 @@
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::super::Turn;
+use super::super::Rotation;
 use super::attention::Heads;
 
 /// Rows that one task works on.
 const ROWS: usize = 64;
 
 /// Turns pairs of numbers; `result` is `[batch, tokens, heads, d_head]`, `cos` and `sin` `[batch or 1, tokens, d_head / 2]`.
-pub(super) fn turned(x: Heads, cos: &[f32], sin: &[f32], turn: Turn, result: &mut [f32]) {
+pub(super) fn rotated(x: Heads, cos: &[f32], sin: &[f32], rotation: Rotation, result: &mut [f32]) {
     let [_, heads, tokens, d_head] = x.sizes;
     let half = d_head / 2;
     let angles = cos.len() / half;
-    let sign = match turn {
-        Turn::There => 1.0,
-        Turn::Back => -1.0,
+    let sign = match rotation {
+        Rotation::Forward => 1.0,
+        Rotation::Inverse => -1.0,
     };
     result.par_chunks_mut(ROWS * d_head).enumerate().for_each(|(chunk, rows)| {
         Arch::new().dispatch(

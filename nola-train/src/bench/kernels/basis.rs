@@ -3,7 +3,7 @@
 use burn::module::{Module, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
-use nola_core::basis::Law;
+use nola_core::basis::Distribution;
 use nola_core::{Adapted, float_params};
 use nola_models::{Gpt2, Llama, Vit};
 use serde::Serialize;
@@ -19,7 +19,7 @@ use crate::recipe::{MethodRecipe, NolaRecipe};
 #[derive(Debug, Serialize)]
 pub(super) struct BasisRate {
     #[serde(flatten)]
-    subject: Subject,
+    modality: Modality,
     median_s: f64,
     cpu_median_s: Option<f64>,
     pub(super) gelem_s_best: f64,
@@ -31,10 +31,10 @@ pub(super) struct BasisRate {
 
 /// What is mixed.
 #[derive(Debug, Clone, Serialize)]
-struct Subject {
+struct Modality {
     model: String,
     method: String,
-    law: Law,
+    law: Distribution,
     sites: usize,
     rank: usize,
     k: usize,
@@ -42,7 +42,7 @@ struct Subject {
     numbers: f64,
 }
 
-impl Subject {
+impl Modality {
     fn of<M: Module>(preset: Preset, method: Method, nola: &NolaRecipe, adapted: &Adapted<M>) -> Self {
         let widths = adapted.sites().iter().map(|site| (site.d_in + site.d_out) as f64).sum::<f64>();
         Self {
@@ -87,15 +87,15 @@ impl Probe<'_> {
         };
         let device = self.open.device.clone().autodiff();
         let adapted = attach(model, &MethodRecipe::Nola(nola.clone()), &[], &device)?;
-        let subject = Subject::of(preset, method, &nola, &adapted);
+        let modality = Modality::of(preset, method, &nola, &adapted);
         if wants_project {
             let gradients = FactorGradients::of(&adapted, &self.open.device);
             let timed = self.timed((), |()| drop(adapted.project(gradients.get())));
-            self.line(&project, Rate::Basis(self.basis_rate(&subject, &timed)))?;
+            self.line(&project, Rate::Basis(self.basis_rate(&modality, &timed)))?;
         }
         if wants_expand {
             let timed = self.timed(adapted, Adapted::expand);
-            self.line(&expand, Rate::Basis(self.basis_rate(&subject, &timed)))?;
+            self.line(&expand, Rate::Basis(self.basis_rate(&modality, &timed)))?;
         }
         Ok(())
     }
@@ -106,16 +106,16 @@ impl Probe<'_> {
         AdapterSizes { lora_rank: 0, rank, k, l: k }
     }
 
-    fn basis_rate(&self, subject: &Subject, timed: &Timed) -> BasisRate {
-        let [best, typical] = timed.rates(subject.numbers / NANO).map(|rate| rounded(rate, 4));
+    fn basis_rate(&self, modality: &Modality, timed: &Timed) -> BasisRate {
+        let [best, typical] = timed.rates(modality.numbers / NANO).map(|rate| rounded(rate, 4));
         let cpu = median(&timed.cpus).filter(|_| self.on_cpu());
         BasisRate {
-            subject: subject.clone(),
+            modality: modality.clone(),
             median_s: rounded(median(&timed.walls).unwrap_or_default(), 6),
             cpu_median_s: timed.cpu_median_s(),
             gelem_s_best: best,
             gelem_s_median: typical,
-            ns_per_number_and_core: cpu.map(|seconds| rounded(seconds * NANO / subject.numbers, 4)),
+            ns_per_number_and_core: cpu.map(|seconds| rounded(seconds * NANO / modality.numbers, 4)),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::CompareArgs;
 use crate::Error;
 use crate::assets::located;
 use crate::data::{DataError, Dataset, Split};
-use crate::recipe::{CheckedRecipe, DataRecipe, Init, MethodRecipe, Recipe, Subject};
+use crate::recipe::{CheckedRecipe, DataRecipe, Init, MethodRecipe, Modality, Recipe};
 use crate::task::text_format;
 use crate::text::references;
 
@@ -67,16 +67,16 @@ fn seeded(file: &Path, set: &[String], seed: u64, out: PathBuf) -> Result<Checke
 /// Whether a run could begin, as far as that is cheap to find out.
 fn check(recipe: &CheckedRecipe, metrics: Option<&Path>) -> Result<(), Error> {
     let (model, data) = (&recipe.model, recipe.data.located()?);
-    match data.format.subject() {
-        Subject::Pictures => {
+    match data.format.modality() {
+        Modality::Images => {
             if metrics.is_some() {
-                let found = Subject::Pictures;
-                return Err(Error::WrongSubject { command: "compare --metrics", found });
+                let found = Modality::Images;
+                return Err(Error::WrongModality { command: "compare --metrics", found });
             }
             model.folder(Wanted::Model)?;
             Ok(check_images(&data)?)
         }
-        Subject::Text => {
+        Modality::Text => {
             model.folder(match model.init {
                 Init::Pretrained => Wanted::ModelAndTokenizer,
                 Init::Random => Wanted::Tokenizer,

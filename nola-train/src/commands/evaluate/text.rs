@@ -15,7 +15,7 @@ use crate::commands::{Global, print_json, print_line};
 use crate::evaluate::{ChoiceScores, TextScores, answer_choices, evaluate_text, score_written, with_room};
 use crate::memory::peak_bytes;
 use crate::progress::Counted;
-use crate::recipe::{AdapterData, DataFormat, DataRecipe, Subject};
+use crate::recipe::{AdapterData, DataFormat, DataRecipe, Modality};
 use crate::task::{open_text, text_format};
 use crate::terminal::{StdoutError, err_line};
 use crate::text::{References, choices, questions, references};
@@ -63,10 +63,10 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
             let is_known = data.is_some();
             let of_run = chosen.recipe.as_ref().map(|recipe| recipe.data.clone());
             let of_adapter = data.map(|data| data.recipe());
-            let mut data = args.data_recipe(of_run.or(of_adapter), Subject::Text)?;
+            let mut data = args.data_recipe(of_run.or(of_adapter), Modality::Text)?;
             if !is_known {
                 // Nobody chose the length, and nobody could choose another.
-                let context = chosen.base.model.facts().max_tokens;
+                let context = chosen.base.model.info().max_tokens;
                 data.text.max_tokens = data.text.max_tokens.min(context);
             }
             of_data(&data, &chosen, args, &open.device, global)?
@@ -210,8 +210,8 @@ fn show(scored: &Scored) -> Result<(), StdoutError> {
         }
     }
     if let Some(choices) = &scored.choices {
-        for (subject, share) in &choices.subjects {
-            print_line(&format!("{subject:44} {:6.2} %", 100.0 * share))?;
+        for (modality, share) in &choices.subjects {
+            print_line(&format!("{modality:44} {:6.2} %", 100.0 * share))?;
         }
         let ChoiceScores { accuracy, mean_of_subjects, questions, cut, .. } = choices;
         print_line(&format!(

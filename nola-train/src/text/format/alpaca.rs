@@ -1,13 +1,13 @@
 //! Instructions with answers, in the prompt of Stanford Alpaca (Taori et al. 2023).
 
 use super::fields::Fields;
-use super::{Joint, Pair};
+use super::{Pair, Separator};
 use crate::text::RowProblem;
 
 /// The pair of a row with `instruction`, `output` and, often empty or absent, `input`.
 pub fn pair(fields: &Fields) -> Result<Pair, RowProblem> {
     let (instruction, output) = (fields.text("instruction")?, fields.text("output")?);
-    Ok(Pair::new(prompt(instruction, fields.text_or_empty("input")?), output, Joint::None))
+    Ok(Pair::new(prompt(instruction, fields.text_or_empty("input")?), output, Separator::None))
 }
 
 /// The prompt for an instruction; an empty `input` has a prompt of its own.

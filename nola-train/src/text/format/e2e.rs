@@ -1,18 +1,18 @@
 //! The E2E NLG Challenge (Novikova et al. 2017), in the two forms in which it is passed around.
 
 use super::fields::Fields;
-use super::{Joint, Pair};
+use super::{Pair, Separator};
 use crate::text::RowProblem;
 
 /// A line `context||completion`, the form of LoRA's and NOLA's GPT-2 code.
 pub fn line(line: &str) -> Result<Pair, RowProblem> {
     let (context, completion) = line.trim().split_once("||").ok_or(RowProblem::NoSeparator)?;
-    Ok(Pair::new(context, completion, Joint::EndAndSpace))
+    Ok(Pair::new(context, completion, Separator::EndAndSpace))
 }
 
 /// A row of the published CSV; its meaning representation is rewritten as the context of the other form.
 pub fn record(fields: &Fields) -> Result<Pair, RowProblem> {
-    Ok(Pair::new(context(fields.text("mr")?)?, fields.text("ref")?.trim(), Joint::EndAndSpace))
+    Ok(Pair::new(context(fields.text("mr")?)?, fields.text("ref")?.trim(), Separator::EndAndSpace))
 }
 
 /// `name[The Vaults], eatType[pub]` as `name : The Vaults | Type : pub`.
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn a_line_is_context_and_completion() {
-        let expected = Pair::new("name : A | area : b", "A is in b .", Joint::EndAndSpace);
+        let expected = Pair::new("name : A | area : b", "A is in b .", Separator::EndAndSpace);
         assert_eq!(line("name : A | area : b||A is in b . ").unwrap(), expected);
     }
 
@@ -70,7 +70,7 @@ mod tests {
     fn a_meaning_becomes_a_context() {
         let row = json!({"mr": "name[The Eagle], priceRange[£20-25], near[Café Rouge]", "ref": " Nice. "});
         let expected = "name : The Eagle | price : £ 20 - 25 | near : Café Rouge";
-        let pair = Example::Pair(Pair::new(expected, "Nice.", Joint::EndAndSpace));
+        let pair = Example::Pair(Pair::new(expected, "Nice.", Separator::EndAndSpace));
         assert_eq!(convert(TextFormat::E2e, row).unwrap(), [pair]);
     }
 

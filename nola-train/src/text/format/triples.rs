@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::fields::Fields;
-use super::{Joint, Pair, Part};
+use super::{Pair, Part, Separator};
 use crate::text::RowProblem;
 use crate::text::read::type_of;
 
@@ -29,7 +29,7 @@ pub fn dart(fields: &Fields) -> Result<Vec<Pair>, RowProblem> {
     let triples = fields.list("tripleset")?.iter().map(dart_triple).collect::<Result<Vec<_>, _>>()?;
     let context = triples.join(" | ");
     let pair =
-        |annotation: Fields| Ok(Pair::new(context.clone(), annotation.text("text")?, Joint::EndAndSpace));
+        |annotation: Fields| Ok(Pair::new(context.clone(), annotation.text("text")?, Separator::EndAndSpace));
     fields.objects("annotations")?.into_iter().map(pair).collect()
 }
 
@@ -37,8 +37,8 @@ fn dart_triple(triple: &Value) -> Result<String, RowProblem> {
     let parts: Option<Vec<&str>> =
         triple.as_array().map(|parts| parts.iter().filter_map(Value::as_str).collect());
     match parts.as_deref() {
-        Some(&[subject, relation, object]) => {
-            Ok(format!("{subject} : {} : {object}", relation.to_lowercase()))
+        Some(&[modality, relation, object]) => {
+            Ok(format!("{modality} : {} : {object}", relation.to_lowercase()))
         }
         Some(_) | None => Err(RowProblem::WrongType {
             field: "tripleset".to_owned(),
@@ -58,7 +58,7 @@ pub fn webnlg(fields: &Fields) -> Result<Vec<Pair>, RowProblem> {
     let mut pairs = Vec::new();
     for sentence in entry.objects("lexicalisations")? {
         if sentence.text("comment")? == "good" {
-            let pair = Pair::new(context.clone(), sentence.text("lex")?, Joint::EndAndSpace);
+            let pair = Pair::new(context.clone(), sentence.text("lex")?, Separator::EndAndSpace);
             pairs.push(Pair { part, ..pair });
         }
     }
@@ -74,8 +74,8 @@ fn entry<'a>(fields: &Fields<'a>) -> Result<Fields<'a>, RowProblem> {
 }
 
 fn webnlg_triple(triple: &Fields) -> Result<String, RowProblem> {
-    let [subject, property, object] = ["subject", "property", "object"].map(|field| triple.text(field));
-    Ok(format!("{} : {} : {}", subject?, property?, object?))
+    let [modality, property, object] = ["modality", "property", "object"].map(|field| triple.text(field));
+    Ok(format!("{} : {} : {}", modality?, property?, object?))
 }
 
 #[cfg(test)]
@@ -117,8 +117,8 @@ mod tests {
         json!({"7": {
             "category": category,
             "modifiedtripleset": [
-                {"subject": "Aarhus_Airport", "property": "runwayLength", "object": "2702.0"},
-                {"subject": "Aarhus", "property": "leaderName", "object": "Jacob_Bundsgaard"},
+                {"modality": "Aarhus_Airport", "property": "runwayLength", "object": "2702.0"},
+                {"modality": "Aarhus", "property": "leaderName", "object": "Jacob_Bundsgaard"},
             ],
             "lexicalisations": [
                 {"comment": "good", "lex": "One.", "xml_id": "Id1"},
@@ -131,7 +131,7 @@ mod tests {
     fn webnlg_keeps_good_sentences_and_the_case_of_relations() {
         let pairs = pairs(TextFormat::WebNlg, webnlg_row("Airport"));
         let expected = "Aarhus_Airport : runwayLength : 2702.0 | Aarhus : leaderName : Jacob_Bundsgaard";
-        let pair = Pair::new(expected, "One.", Joint::EndAndSpace);
+        let pair = Pair::new(expected, "One.", Separator::EndAndSpace);
         assert_eq!(pairs, [Pair { part: Part::Seen, ..pair }]);
     }
 

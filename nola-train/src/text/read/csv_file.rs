@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{MAX_ROW_BYTES, MAX_ROW_VALUES, Row, Sink, io_error, table};
-use crate::text::{Place, RowProblem, Spot, TextError};
+use crate::text::{Place, RowLocation, RowProblem, TextError};
 
 /// One row for each record; all fields are text.
 ///
@@ -19,7 +19,7 @@ pub(super) fn read(
 ) -> Result<ControlFlow<()>, TextError> {
     let mut records = Records { reader, line: 1, record: Record::default() };
     let mut header = None;
-    let place = |line| Place { file: Arc::clone(file), spot: Spot::Line(line) };
+    let place = |line| Place { file: Arc::clone(file), spot: RowLocation::Line(line) };
     while let Some(line) = records.next().map_err(|problem| problem.in_file(file))? {
         let Some(header) = &header else {
             header = Some(table::header(records.record.fields(), place(line))?);
@@ -47,7 +47,7 @@ enum Broken {
 
 impl Broken {
     fn in_file(self, file: &Arc<Path>) -> TextError {
-        let place = |line| Place { file: Arc::clone(file), spot: Spot::Line(line) };
+        let place = |line| Place { file: Arc::clone(file), spot: RowLocation::Line(line) };
         match self {
             Self::Io(source) => io_error(file)(source),
             Self::Open(line) => TextError::OpenQuote { place: place(line) },

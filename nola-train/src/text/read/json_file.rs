@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::json_document::{Broken, Document, LISTS, Position, Text};
 use super::{Content, MAX_ROW_BYTES, MAX_ROW_VALUES, Row, Sink, foreign, io_error, lines, record};
-use crate::text::{Place, RowProblem, Spot, TextError};
+use crate::text::{Place, RowLocation, RowProblem, TextError};
 
 /// One object a line.
 pub(super) fn read_lines(
@@ -76,8 +76,10 @@ fn read_document(
     let mut number = 0;
     while let Some(text) = document.next_row().map_err(|broken| in_file(broken, file))? {
         number += 1;
-        let place =
-            Place { file: Arc::clone(file), spot: Spot::RowAtLine { row: number, line: text.start.line } };
+        let place = Place {
+            file: Arc::clone(file),
+            spot: RowLocation::RowAtLine { row: number, line: text.start.line },
+        };
         if sink(Row { place, content: content(&text) }).is_break() {
             return Ok(ControlFlow::Break(()));
         }

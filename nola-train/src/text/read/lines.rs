@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Content, MAX_ROW_BYTES, Row, Sink, io_error};
-use crate::text::{BadRow, Place, RowProblem, Spot, TextError};
+use crate::text::{BadRow, Place, RowLocation, RowProblem, TextError};
 
 /// A block of running text ends at the first good place after this many bytes.
 const BLOCK_BYTES: usize = 4 << 20;
@@ -60,7 +60,7 @@ pub(super) fn read_rows(
             Some(Ok(line)) if line.trim().is_empty() => continue,
             Some(line) => line.and_then(|line| parse(line, number)),
         };
-        let place = Place { file: Arc::clone(file), spot: Spot::Line(number) };
+        let place = Place { file: Arc::clone(file), spot: RowLocation::Line(number) };
         if sink(Row { place, content }).is_break() {
             return Ok(ControlFlow::Break(()));
         }
@@ -81,7 +81,7 @@ pub(super) fn read_running(
     let mut first = 1;
     while let Some(line) = lines.next().map_err(io_error(file))? {
         let line = line.map(str::to_owned);
-        let place = |line| Place { file: Arc::clone(file), spot: Spot::Line(line) };
+        let place = |line| Place { file: Arc::clone(file), spot: RowLocation::Line(line) };
         let line = line.map_err(|problem| BadRow { place: place(lines.line), problem })?;
         if is_full(&block, &line) {
             let row = running(place(first), std::mem::take(&mut block));
@@ -96,7 +96,7 @@ pub(super) fn read_running(
     if block.is_empty() {
         return Ok(ControlFlow::Continue(()));
     }
-    let place = Place { file: Arc::clone(file), spot: Spot::Line(first) };
+    let place = Place { file: Arc::clone(file), spot: RowLocation::Line(first) };
     Ok(sink(running(place, block)))
 }
 
@@ -115,7 +115,7 @@ pub(in crate::text) fn blocks(text: &str) -> Vec<&str> {
 }
 
 fn running(place: Place, block: String) -> Row {
-    let is_first = place.spot == Spot::Line(1);
+    let is_first = place.spot == RowLocation::Line(1);
     let content = Ok(if is_first { Content::Text(block) } else { Content::More(block) });
     Row { place, content }
 }

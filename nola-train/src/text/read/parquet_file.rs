@@ -20,7 +20,7 @@ use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type, TypePtr};
 use super::parquet_bounds::{Bounds, Held};
 use super::parquet_pages::Pages;
 use super::{MAX_ROW_VALUES, Row, Sink, UsedColumns, io_error, parquet_values};
-use crate::text::{Place, Spot, TextError};
+use crate::text::{Place, RowLocation, TextError};
 
 /// One row for each row; lists and groups become JSON lists and objects, and a column that is not wanted has its name alone.
 pub(super) fn read(
@@ -40,7 +40,7 @@ pub(super) fn read(
         let mut rows = guarded(file, || builder.as_iter(Arc::clone(&schema), &group))?;
         while let Some(found) = guarded(file, || rows.next().transpose())? {
             row += 1;
-            let place = Place { file: Arc::clone(file), spot: Spot::Row(row) };
+            let place = Place { file: Arc::clone(file), spot: RowLocation::Row(row) };
             let content = parquet_values::content(&found, &wanted.unread);
             if sink(Row { place, content }).is_break() {
                 return Ok(ControlFlow::Break(()));

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::lines::Lines;
 use super::{Content, MAX_ROW_VALUES, Row, Sink, io_error, table};
-use crate::text::{Place, RowProblem, Spot, TextError};
+use crate::text::{Place, RowLocation, RowProblem, TextError};
 
 /// One row for each line that is not blank; all fields are text.
 ///
@@ -30,7 +30,7 @@ pub(super) fn read(
             Some(Ok("")) => continue,
             Some(line) => line.map(str::to_owned),
         };
-        let place = Place { file: Arc::clone(file), spot: Spot::Line(lines.line) };
+        let place = Place { file: Arc::clone(file), spot: RowLocation::Line(lines.line) };
         let Some(header) = &header else {
             header = Some(table::header(line.and_then(|line| fields(&line)), place)?);
             continue;

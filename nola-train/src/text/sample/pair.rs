@@ -1,6 +1,6 @@
 //! The tokens of a prompt and of what follows it.
 
-use crate::text::{Encode, Joint, Pair};
+use crate::text::{Encode, Pair, Separator};
 
 /// The tokens after which a model is to say the completion of a pair.
 ///
@@ -10,8 +10,8 @@ pub fn prompt_ids(pair: &Pair, tokenizer: &dyn Encode) -> Result<Vec<u32>, Strin
     let mut ids: Vec<u32> = tokenizer.bos().into_iter().collect();
     ids.extend(tokenizer.encode(&pair.prompt)?);
     match pair.joint {
-        Joint::None => {}
-        Joint::EndAndSpace => ids.extend(tokenizer.eos()),
+        Separator::None => {}
+        Separator::EndAndSpace => ids.extend(tokenizer.eos()),
     }
     Ok(ids)
 }
@@ -25,8 +25,8 @@ pub(super) fn pair_ids(pair: &Pair, tokenizer: &dyn Encode) -> Result<(Vec<u32>,
     let start = prompt.len();
     let completion = match pair.joint {
         // A special token parts the texts for the tokenizer too.
-        Joint::EndAndSpace => tokenizer.encode(&format!(" {}", pair.completion))?,
-        Joint::None => {
+        Separator::EndAndSpace => tokenizer.encode(&format!(" {}", pair.completion))?,
+        Separator::None => {
             let joint = tokenizer.encode(&format!("{}{}", pair.prompt, pair.completion))?;
             let joint: Vec<u32> = tokenizer.bos().into_iter().chain(joint).collect();
             if joint.starts_with(&prompt) {
@@ -117,7 +117,7 @@ mod tests {
             ("", "out", "<_out>", "out>"),
         ] {
             let (prompt, completion) = (prompt.to_owned(), completion.to_owned());
-            let pair = Pair { prompt, completion, joint: Joint::None, part: Part::Whole };
+            let pair = Pair { prompt, completion, joint: Separator::None, part: Part::Whole };
             assert_eq!(spaced(Example::Pair(pair)), (whole.to_owned(), vec![learned.to_owned()]));
         }
     }
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn no_token_reaches_over_the_seam() {
         let (prompt, completion) = ("xa".to_owned(), "b!".to_owned());
-        let pair = Pair { prompt, completion, joint: Joint::None, part: Part::Whole };
+        let pair = Pair { prompt, completion, joint: Separator::None, part: Part::Whole };
         assert_eq!(spaced(Example::Pair(pair)), ("<_xab!>".to_owned(), vec!["b!>".to_owned()]));
     }
 

@@ -1,4 +1,4 @@
-//! Pictures to classes.
+//! ImageTask to classes.
 
 use std::ops::Range;
 use std::path::Path;
@@ -9,27 +9,27 @@ use nola_models::Vit;
 
 use super::{LargestPass, Task};
 use crate::Error;
-use crate::base::{Base, PictureBase};
+use crate::base::{Base, ImageBase};
 use crate::baseline::Baseline;
-use crate::data::{Ahead, Dataset, HostBatch, Images, Order, Split, TrainingPlan, training_batches};
+use crate::data::{Dataset, HostBatch, Images, Order, Prefetch, Split, TrainingPlan, training_batches};
 use crate::evaluate::{Evaluation, TextScores, evaluate};
-use crate::learner::ImageBatch;
+use crate::model_with_loss::ImageBatch;
 use crate::printable::path_name;
 use crate::progress::{Scores, Target};
 use crate::recipe::{DataRecipe, Recipe};
-use crate::report::{self, Details, Misclassified};
+use crate::report::{self, Misclassified, ReportSections};
 use crate::terminal::err_line;
 
-/// A vision transformer and labelled pictures.
+/// A vision transformer and labelled images.
 #[derive(Debug, Clone)]
-pub struct Pictures {
+pub struct ImageTask {
     /// The base.
-    pub base: PictureBase,
-    /// The pictures.
+    pub base: ImageBase,
+    /// The images.
     pub splits: Splits,
 }
 
-/// The pictures of a run.
+/// The images of a run.
 #[derive(Debug, Clone)]
 pub struct Splits {
     /// What is learned from.
@@ -39,7 +39,7 @@ pub struct Splits {
 }
 
 impl Splits {
-    /// Opens both splits, takes the few shots asked for, and decodes every picture once.
+    /// Opens both splits, takes the few shots asked for, and decodes every image once.
     ///
     /// # Errors
     /// If a split is empty or damaged, or their classes differ.
@@ -74,15 +74,15 @@ pub fn load(dataset: Dataset, recipe: &DataRecipe) -> Result<Arc<Images>, Error>
     Ok(Arc::new(images))
 }
 
-impl Task for Pictures {
-    type Base = PictureBase;
+impl Task for ImageTask {
+    type Base = ImageBase;
     type Evaluation = Evaluation;
 
-    const TARGET: Target = Target::Picture;
+    const TARGET: Target = Target::Image;
 
     fn open(recipe: &Recipe, device: &Device) -> Result<Self, Error> {
         let splits = Splits::open(&recipe.data.located()?)?;
-        let base = PictureBase::open(&recipe.model, recipe.train.seed, device)?;
+        let base = ImageBase::open(&recipe.model, recipe.train.seed, device)?;
         base.check_one_class_each(&base.vit.clone().with_head(splits.train.classes()))?;
         Ok(Self { base, splits })
     }
@@ -95,7 +95,7 @@ impl Task for Pictures {
         self.splits.train.classes().len()
     }
 
-    fn base(&self) -> &PictureBase {
+    fn base(&self) -> &ImageBase {
         &self.base
     }
 
@@ -123,7 +123,7 @@ impl Task for Pictures {
         let moved = move |passes: Vec<HostBatch>| {
             passes.into_iter().map(|pass| ImageBatch::new(pass, &device)).collect()
         };
-        Ahead::of(passes).map(move |passes| Ok(moved(passes?)))
+        Prefetch::of(passes).map(move |passes| Ok(moved(passes?)))
     }
 
     fn largest_pass(&self, recipe: &Recipe) -> LargestPass {
@@ -147,14 +147,14 @@ impl Task for Pictures {
         Ok(None)
     }
 
-    fn details(&self, _vit: &Vit, evaluation: &Evaluation) -> Result<Details, Error> {
+    fn details(&self, _vit: &Vit, evaluation: &Evaluation) -> Result<ReportSections, Error> {
         let classes = self.splits.validation.classes().to_vec();
         let facts = [
             ("training images", self.splits.train.len().to_string()),
             ("validation images", self.splits.validation.len().to_string()),
         ];
-        Ok(Details {
-            subject: format!("{} classes", classes.len()),
+        Ok(ReportSections {
+            modality: format!("{} classes", classes.len()),
             facts: facts.map(|(name, value)| (name.to_owned(), value)).to_vec(),
             classes,
             confusion: evaluation.confusion.clone(),
@@ -164,8 +164,8 @@ impl Task for Pictures {
     }
 }
 
-impl Pictures {
-    /// The most confident mistakes, as many as the report shows: pictures can be large.
+impl ImageTask {
+    /// The most confident mistakes, as many as the report shows: images can be large.
     fn misclassified(&self, evaluation: &Evaluation) -> Result<Vec<Misclassified>, Error> {
         let predictions = evaluation.predictions.iter().enumerate();
         let mut wrong: Vec<_> = predictions.filter(|(_, p)| p.label != p.predicted).collect();

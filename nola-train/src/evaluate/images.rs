@@ -1,4 +1,4 @@
-//! Scores of a model on labelled pictures.
+//! Scores of a model on labelled images.
 
 use std::sync::Arc;
 
@@ -8,25 +8,25 @@ use nola_models::{Preprocessor, Vit};
 
 use super::host_rows;
 use crate::Error;
-use crate::data::{Ahead, Images, evaluation_batches};
-use crate::learner::{ImageBatch, cross_entropy};
+use crate::data::{Images, Prefetch, evaluation_batches};
+use crate::model_with_loss::{ImageBatch, cross_entropy};
 use crate::progress::{Scores, Target};
 
-/// Pictures per pass of an evaluation.
+/// Images per pass of an evaluation.
 const BATCH: usize = 64;
 
-/// What a model said about every picture of a data set.
+/// What a model said about every image of a data set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
     /// Mean cross-entropy in nats, and the share of right answers.
     pub scores: Scores,
     /// Answers by class: a row per true class, a column per predicted one.
     pub confusion: Vec<Vec<u32>>,
-    /// One per picture, in the order of the data set.
+    /// One per image, in the order of the data set.
     pub predictions: Vec<Prediction>,
 }
 
-/// What a model said about one picture.
+/// What a model said about one image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Prediction {
     /// True class.
@@ -37,10 +37,10 @@ pub struct Prediction {
     pub probability: f32,
 }
 
-/// Runs `vit` on every picture once, without augmentation.
+/// Runs `vit` on every image once, without augmentation.
 ///
 /// # Errors
-/// If a picture has changed since it was checked.
+/// If an image has changed since it was checked.
 pub fn evaluate(
     vit: &Vit,
     images: &Arc<Images>,
@@ -50,7 +50,7 @@ pub fn evaluate(
     let classes = images.classes().len();
     let (mut confusion, mut predictions) = (vec![vec![0; classes]; classes], Vec::new());
     let mut loss = 0.0;
-    for batch in Ahead::of(evaluation_batches(Arc::clone(images), preprocessor.clone(), BATCH)) {
+    for batch in Prefetch::of(evaluation_batches(Arc::clone(images), preprocessor.clone(), BATCH)) {
         let batch = batch?;
         let labels = batch.labels.clone();
         let on_device = ImageBatch::new(batch, device);
@@ -69,7 +69,7 @@ pub fn evaluate(
     let answers = predictions.len();
     let count = answers.max(1) as f64;
     let (loss, accuracy) = ((loss / count) as f32, right as f64 / count);
-    let scores = Scores { target: Target::Picture, loss, accuracy, answers };
+    let scores = Scores { target: Target::Image, loss, accuracy, answers };
     Ok(Evaluation { scores, confusion, predictions })
 }
 

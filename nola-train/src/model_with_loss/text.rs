@@ -2,10 +2,10 @@
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use nola_models::{CausalLm, Sight, Stage};
+use nola_models::{AttentionMask, CausalLm, Stage};
 
 use super::recompute::plus_zero;
-use super::{Learner, cross_entropy};
+use super::{ModelWithLoss, cross_entropy};
 use crate::text::TokenBatch;
 
 /// Logits that are in memory at a time, in bytes; a vocabulary of 50,257 then takes 667 targets at once. With fewer, more
@@ -18,7 +18,7 @@ pub struct TextBatch {
     /// `[rows, tokens]`.
     pub ids: Tensor<2, Int>,
     /// What each token may look at.
-    pub sight: Sight,
+    pub mask: AttentionMask,
     /// Places that have a target, counted over all rows, `[targets]`.
     pub places: Tensor<1, Int>,
     /// The token that follows each of these places, `[targets]`.
@@ -39,12 +39,12 @@ impl TextBatch {
         let ids = Tensor::from_data(TensorData::new(batch.ids.clone(), shape), device);
         // No token looks at what comes after it, so padding on the right needs no mask.
         let is_packed = batch.segments.iter().any(|&segment| segment > 1);
-        let sight = if is_packed {
-            Sight::packed(&ids, &batch.positions, &batch.segments)
+        let mask = if is_packed {
+            AttentionMask::packed(&ids, &batch.positions, &batch.segments)
         } else {
-            Sight::causal(&ids)
+            AttentionMask::causal(&ids)
         };
-        Self { ids, sight, places: line(places), next: line(next) }
+        Self { ids, mask, places: line(places), next: line(next) }
     }
 
     /// The hidden state at every place that has a target.
@@ -52,7 +52,7 @@ impl TextBatch {
     /// # Shapes
     /// - output: `[targets, d_model]`
     pub fn hidden(&self, model: &CausalLm) -> Tensor<2> {
-        self.of_targets(model.hidden(self.ids.clone(), &self.sight))
+        self.of_targets(model.hidden(self.ids.clone(), &self.mask))
     }
 
     /// The rows of `hidden`, `[rows, tokens, d_model]`, at every place that has a target.
@@ -62,15 +62,15 @@ impl TextBatch {
     }
 }
 
-impl Learner for CausalLm {
+impl ModelWithLoss for CausalLm {
     type Batch = TextBatch;
 
     fn embeddings(&self, batch: &TextBatch) -> Tensor<3> {
-        self.embeddings(batch.ids.clone(), &batch.sight)
+        self.embeddings(batch.ids.clone(), &batch.mask)
     }
 
     fn stages<'a>(&'a self, batch: &'a TextBatch) -> Vec<Stage<'a>> {
-        self.stages(&batch.sight)
+        self.stages(&batch.mask)
     }
 
     fn loss_of(&self, tokens: Tensor<3>, batch: &TextBatch, label_smoothing: f64) -> Tensor<1> {
@@ -78,7 +78,7 @@ impl Learner for CausalLm {
         if self.head_is_trained() {
             return cross_entropy(self.logits(hidden), batch.next.clone(), label_smoothing);
         }
-        let chunk = targets_at_once(self.facts().vocab_size);
+        let chunk = targets_at_once(self.info().vocab_size);
         chunked_loss(|hidden| self.logits(hidden), hidden, &batch.next, label_smoothing, chunk)
     }
 
@@ -99,7 +99,7 @@ pub fn targets_at_once(vocab_size: usize) -> usize {
 /// - `next`: `[targets]`
 pub fn scored(model: &CausalLm, hidden: Tensor<2>, next: &Tensor<1, Int>) -> (f64, usize) {
     let (mut sum, mut right) = (0.0, 0);
-    for (start, length) in chunks(next.dims()[0], targets_at_once(model.facts().vocab_size)) {
+    for (start, length) in chunks(next.dims()[0], targets_at_once(model.info().vocab_size)) {
         let logits = model.logits(hidden.clone().narrow(0, start, length));
         let next = next.clone().narrow(0, start, length).unsqueeze_dim::<2>(1);
         let hits = logits.clone().argmax(1).equal(next.clone()).int().sum();

@@ -5,14 +5,14 @@ use std::path::Path;
 use burn::tensor::Device;
 use nola_core::folder::peft::{ForeignModule, Task};
 use nola_models::{CausalLm, Checkpoint, Vit, vit};
-use nola_train::learner::{ImageBatch, Learner, TextBatch};
+use nola_train::model_with_loss::{ImageBatch, ModelWithLoss, TextBatch};
 use nola_train::text::{Sample, TokenBatch};
 
 use crate::devices::{classes, device, tensor, values};
 use crate::fixtures::{self, Golden, Tensors};
 
 /// A model that tests over several kinds of models can load, feed and name.
-pub trait Subject: Learner {
+pub trait TestModel: ModelWithLoss {
     /// What PEFT calls its task.
     const TASK: Task;
 
@@ -32,7 +32,7 @@ pub trait Subject: Learner {
     fn foreign_module(&self, path: &str) -> ForeignModule;
 }
 
-impl Subject for Vit {
+impl TestModel for Vit {
     const TASK: Task = Task::ImageClassification;
 
     fn load(checkpoint: &Checkpoint, device: &Device) -> Self {
@@ -55,7 +55,7 @@ impl Subject for Vit {
     }
 }
 
-impl Subject for CausalLm {
+impl TestModel for CausalLm {
     const TASK: Task = Task::CausalLanguageModel;
 
     fn load(checkpoint: &Checkpoint, device: &Device) -> Self {
@@ -73,7 +73,7 @@ impl Subject for CausalLm {
     }
 
     fn logits_of(&self, batch: &TextBatch) -> Vec<f32> {
-        values(self.logits(self.hidden(batch.ids.clone(), &batch.sight)))
+        values(self.logits(self.hidden(batch.ids.clone(), &batch.mask)))
     }
 
     fn foreign_module(&self, path: &str) -> ForeignModule {
@@ -94,13 +94,13 @@ pub fn rows_of(golden: &Golden) -> Vec<Vec<u32>> {
 }
 
 /// A model of the fixtures on the device under test, with its inputs.
-pub struct Loaded<M: Subject> {
+pub struct Loaded<M: TestModel> {
     pub model: M,
     pub batch: M::Batch,
     pub device: Device,
 }
 
-impl<M: Subject> Loaded<M> {
+impl<M: TestModel> Loaded<M> {
     /// Loads the model of `folder`.
     pub fn open(folder: &Path, checkpoint: &Checkpoint) -> Self {
         let device = device();

@@ -3,14 +3,14 @@
 use serde::Serialize;
 
 use super::EvaluateArgs;
-use crate::base::{Base, PictureBase};
+use crate::base::{Base, ImageBase};
 use crate::chosen::Named;
 use crate::commands::{Global, print_json, print_line};
 use crate::data::{Dataset, Matched, Split, few};
 use crate::evaluate::evaluate;
 use crate::memory::peak_bytes;
 use crate::printable;
-use crate::recipe::Subject;
+use crate::recipe::Modality;
 use crate::task::load;
 use crate::terminal::err_line;
 use crate::{Error, device};
@@ -20,7 +20,7 @@ use crate::{Error, device};
 struct Scored {
     accuracy: f64,
     loss: f32,
-    pictures: usize,
+    images: usize,
     classes: Vec<String>,
     /// Rows: true class; columns: predicted class.
     confusion: Vec<Vec<u32>>,
@@ -31,9 +31,9 @@ struct Scored {
 
 pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<(), Error> {
     let open = device::open(global.device)?;
-    let chosen = named.open::<PictureBase>(&open.device)?;
+    let chosen = named.open::<ImageBase>(&open.device)?;
     let data =
-        args.data_recipe(chosen.recipe.as_ref().map(|recipe| recipe.data.clone()), Subject::Pictures)?;
+        args.data_recipe(chosen.recipe.as_ref().map(|recipe| recipe.data.clone()), Modality::Images)?;
     let vit = &chosen.adapted.model;
     chosen.base.check_one_class_each(vit)?;
     let matched = Dataset::open(&data, Split::Validation)?.matched_to(&vit.config().labels)?;
@@ -46,7 +46,7 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
     let scored = Scored {
         accuracy: evaluation.scores.accuracy,
         loss: evaluation.scores.loss,
-        pictures: images.len(),
+        images: images.len(),
         classes: images.classes().to_vec(),
         confusion: evaluation.confusion,
         seconds: started.elapsed().as_secs_f64(),
@@ -60,7 +60,7 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
             "accuracy {:.2} %, loss {:.4} nats, {} images, {:.1} s on {}",
             100.0 * scored.accuracy,
             scored.loss,
-            scored.pictures,
+            scored.images,
             scored.seconds,
             scored.device
         ))?;

@@ -1,4 +1,4 @@
-//! The mixtures of one side of all adapters, expanded and projected where their coefficients are.
+//! The linear_combinations of one side of all adapters, expanded and projected where their coefficients are.
 
 use burn::tensor::{Tensor, TensorData};
 
@@ -7,16 +7,16 @@ use crate::adapter::{Factor, Mixed, Plan};
 use crate::basis::{Basis, project_all};
 use crate::cube::Kernels;
 
-/// The mixtures of A, or of B, of all sites in order.
+/// The linear_combinations of A, or of B, of all sites in order.
 #[derive(Debug)]
-pub(crate) struct Mixtures {
+pub(crate) struct LinearCombinations {
     all: Vec<Mixed>,
     /// For GPUs; nothing if somebody else drew a basis.
     kernels: Option<Kernels>,
 }
 
-impl Mixtures {
-    /// The factors that `side` picks from the plans; nothing if they are not mixtures.
+impl LinearCombinations {
+    /// The factors that `side` picks from the plans; nothing if they are not linear_combinations.
     pub(crate) fn of(plans: &[Plan], side: impl Fn(&Plan) -> &Factor) -> Option<Self> {
         let mixed = plans.iter().map(|plan| match side(plan) {
             Factor::Mixed(mixed) => Some(mixed.clone()),
@@ -30,7 +30,7 @@ impl Mixtures {
     ///
     /// # Shapes
     /// - `coefficients`: `[sites, count]`
-    /// - outputs: the shapes of the mixtures
+    /// - outputs: the shapes of the linear_combinations
     pub(crate) fn expand(&self, coefficients: Tensor<2>) -> Vec<Tensor<2>> {
         let there = self.kernels.as_ref().filter(|kernels| kernels.run_beside(&coefficients));
         if let Some(kernels) = there {
@@ -39,8 +39,8 @@ impl Mixtures {
         }
         let (device, count) = (coefficients.device().inner(), coefficients.dims()[1]);
         let rows = floats(coefficients.into_data());
-        let mixtures: Vec<(&Mixed, &[f32])> = self.all.iter().zip(rows.chunks(count)).collect();
-        let expanded = Mixed::expand_all(&mixtures).into_iter().zip(&self.all);
+        let linear_combinations: Vec<(&Mixed, &[f32])> = self.all.iter().zip(rows.chunks(count)).collect();
+        let expanded = Mixed::expand_all(&linear_combinations).into_iter().zip(&self.all);
         expanded
             .map(|(matrix, mixed)| Tensor::from_data(TensorData::new(matrix, mixed.basis.shape()), &device))
             .collect()
@@ -49,7 +49,7 @@ impl Mixtures {
     /// The gradient of the coefficients, outside autodiff; zero for a site whose factor has none.
     ///
     /// # Shapes
-    /// - `gradients`: the shapes of the mixtures
+    /// - `gradients`: the shapes of the linear_combinations
     /// - `coefficients` and output: `[sites, count]`
     pub(crate) fn project(&self, gradients: Vec<Option<Tensor<2>>>, coefficients: &Tensor<2>) -> Tensor<2> {
         let device = coefficients.device().inner();

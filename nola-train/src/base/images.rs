@@ -17,12 +17,12 @@ use crate::recipe::{AdapterData, DataRecipe, Init, ModelRecipe};
 use crate::terminal::err_line;
 use crate::{Error, device};
 
-/// A vision transformer with what its folder says about pictures.
+/// A vision transformer with what its folder says about images.
 #[derive(Debug, Clone)]
-pub struct PictureBase {
+pub struct ImageBase {
     /// The model on its device.
     pub vit: Vit,
-    /// How pictures become its input.
+    /// How images become its input.
     pub preprocessor: Preprocessor,
     /// Where its weights come from.
     pub origin: Origin,
@@ -32,7 +32,7 @@ pub struct PictureBase {
     files: MappedFiles,
 }
 
-impl Base for PictureBase {
+impl Base for ImageBase {
     type Model = Vit;
 
     fn open(recipe: &ModelRecipe, seed: u64, device: &Device) -> Result<Self, Error> {
@@ -113,7 +113,7 @@ impl Base for PictureBase {
     }
 }
 
-impl PictureBase {
+impl ImageBase {
     /// A released model on `device`.
     fn load(folder: &Path, dtype: WeightDtype, device: &Device) -> Result<Self, Error> {
         let checkpoint = Checkpoint::open(folder)?;

@@ -13,7 +13,7 @@ pub use text::{TextBatch, scored};
 use crate::data::HostBatch;
 
 /// A model that scores a batch; the loop knows no more of it.
-pub trait Learner: Module + ModuleDisplay {
+pub trait ModelWithLoss: Module + ModuleDisplay {
     /// What one pass sees, on the device.
     type Batch;
 
@@ -43,7 +43,7 @@ pub trait Learner: Module + ModuleDisplay {
         self.loss_of(tokens, batch, label_smoothing)
     }
 
-    /// Targets in a batch, pictures or tokens with a loss: its weight among the passes of one step.
+    /// Targets in a batch, images or tokens with a loss: its weight among the passes of one step.
     fn targets(batch: &Self::Batch) -> usize;
 }
 
@@ -67,7 +67,7 @@ impl ImageBatch {
     }
 }
 
-impl Learner for Vit {
+impl ModelWithLoss for Vit {
     type Batch = ImageBatch;
 
     fn embeddings(&self, batch: &ImageBatch) -> Tensor<3> {

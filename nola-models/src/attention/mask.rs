@@ -10,7 +10,7 @@ const UNSEEN: f32 = f32::MIN / 8.0;
 
 /// Where the tokens of one pass stand in their sequences, and what each may look at; made once for all blocks.
 #[derive(Debug, Clone)]
-pub struct Sight {
+pub struct AttentionMask {
     /// Of each token in its sequence, counted from 0: `[rows, tokens]`, or `[1, tokens]` where all rows agree.
     positions: Vec<usize>,
     tokens: usize,
@@ -20,7 +20,7 @@ pub struct Sight {
     unseen: Option<Tensor<4>>,
 }
 
-impl Sight {
+impl AttentionMask {
     /// Every token sees itself and those before it. This is also right for rows that are padded on the right: no token
     /// sees the padding, and what the padding puts out means nothing.
     ///
@@ -136,8 +136,8 @@ mod tests {
     }
 
     /// One string a row and query: `x` for what is seen, `.` for what is not.
-    fn drawn(sight: &Sight) -> Vec<String> {
-        let unseen = sight.unseen.clone().expect("something is hidden");
+    fn drawn(mask: &AttentionMask) -> Vec<String> {
+        let unseen = mask.unseen.clone().expect("something is hidden");
         let [.., keys] = unseen.dims();
         let values: Vec<f32> = unseen.into_data_as::<f32>().try_into_vec().expect("the type was asked for");
         let mark = |&value: &f32| if value == 0.0 { 'x' } else { '.' };
@@ -146,27 +146,27 @@ mod tests {
 
     #[test]
     fn a_token_sees_itself_and_those_before_it() {
-        let sight = Sight::causal(&ids(2, 3));
-        assert_eq!(drawn(&sight), ["x..", "xx.", "xxx"]);
-        assert_eq!(sight.positions(), ([0, 1, 2].as_slice(), 1));
+        let mask = AttentionMask::causal(&ids(2, 3));
+        assert_eq!(drawn(&mask), ["x..", "xx.", "xxx"]);
+        assert_eq!(mask.positions(), ([0, 1, 2].as_slice(), 1));
     }
 
     #[test]
     fn packed_samples_do_not_see_each_other() {
-        let sight = Sight::packed(&ids(1, 4), &[0, 1, 0, 1], &[7, 7, 8, 8]);
-        assert_eq!(drawn(&sight), ["x...", "xx..", "..x.", "..xx"]);
+        let mask = AttentionMask::packed(&ids(1, 4), &[0, 1, 0, 1], &[7, 7, 8, 8]);
+        assert_eq!(drawn(&mask), ["x...", "xx..", "..x.", "..xx"]);
     }
 
     #[test]
     fn padding_on_the_left_is_not_seen_and_not_counted() {
-        let sight = Sight::padded_left(&ids(2, 3), &[3, 2]);
-        assert_eq!(drawn(&sight), ["x..", "xx.", "xxx", "...", ".x.", ".xx"]);
-        assert_eq!(sight.positions(), ([0, 1, 2, 0, 0, 1].as_slice(), 2));
+        let mask = AttentionMask::padded_left(&ids(2, 3), &[3, 2]);
+        assert_eq!(drawn(&mask), ["x..", "xx.", "xxx", "...", ".x.", ".xx"]);
+        assert_eq!(mask.positions(), ([0, 1, 2, 0, 0, 1].as_slice(), 2));
     }
 
     #[test]
     fn a_single_token_without_padding_hides_nothing() {
-        assert!(Sight::following(&ids(4, 1), &KeyValueCache::new()).unseen.is_none());
+        assert!(AttentionMask::following(&ids(4, 1), &KeyValueCache::new()).unseen.is_none());
     }
 
     #[test]

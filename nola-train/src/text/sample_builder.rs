@@ -15,7 +15,7 @@ const CHUNK_EXAMPLES: usize = 4096;
 const CHUNK_BYTES: usize = 32 << 20;
 
 /// Samples in the making.
-pub(super) struct Maker<'a> {
+pub(super) struct SampleBuilder<'a> {
     source: &'a TextSource<'a>,
     /// Makes no more of a row than a sample can have; running text is needed whole.
     beginning: Beginning<'a>,
@@ -27,7 +27,7 @@ pub(super) struct Maker<'a> {
     report: TextReport,
 }
 
-impl<'a> Maker<'a> {
+impl<'a> SampleBuilder<'a> {
     pub fn new(source: &'a TextSource<'a>) -> Self {
         Self {
             source,
@@ -48,7 +48,7 @@ impl<'a> Maker<'a> {
     /// Adds an example; what tokenizer or template refuse goes to `bad`.
     ///
     /// # Errors
-    /// As [`Maker::encode_waiting`].
+    /// As [`SampleBuilder::encode_waiting`].
     pub fn add(&mut self, place: Place, example: Example, bad: &mut BadRows) -> Result<(), TextError> {
         self.waiting_bytes += example.bytes();
         match example {
@@ -80,7 +80,7 @@ impl<'a> Maker<'a> {
                 Err(problem) => bad.push(place, problem),
                 Ok(Encoded { sample, unread }) => {
                     self.check_tokens(&place, &sample)?;
-                    unread.iter().for_each(|name| self.report.count(Note::Unread, name));
+                    unread.iter().for_each(|name| self.report.count(Note::PendingSteps, name));
                     self.keep(&example, sample)?;
                 }
             }
@@ -214,7 +214,7 @@ mod tests {
             .join("\n");
         let report = Case::new("a.jsonl", text, TextFormat::Chat).prepare().unwrap().report;
         let counts = [("id", 1), ("name", 1), ("thinking", 2)].map(|(name, rows)| (name.to_owned(), rows));
-        assert_eq!(report.notes, BTreeMap::from([(Note::Unread, BTreeMap::from(counts))]));
+        assert_eq!(report.notes, BTreeMap::from([(Note::PendingSteps, BTreeMap::from(counts))]));
     }
 
     #[test]

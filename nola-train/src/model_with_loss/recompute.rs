@@ -4,9 +4,9 @@ use burn::module::{ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{DType, Tensor};
 
-use super::Learner;
+use super::ModelWithLoss;
 
-/// The loss that [`Learner::loss`] gives, with the same gradients, in less memory: every block runs twice, the second time
+/// The loss that [`ModelWithLoss::loss`] gives, with the same gradients, in less memory: every block runs twice, the second time
 /// with a graph that is differentiated and forgotten before the next one is made.
 ///
 /// When this returns, all gradients `g` are known. The result is the loss plus zero, where the zero is
@@ -17,7 +17,7 @@ use super::Learner;
 ///
 /// # Source
 /// Chen, Xu, Zhang, Guestrin: *Training Deep Nets with Sublinear Memory Cost* (2016).
-pub fn recomputed_loss<M: Learner>(model: &M, batch: &M::Batch, label_smoothing: f64) -> Tensor<1> {
+pub fn recomputed_loss<M: ModelWithLoss>(model: &M, batch: &M::Batch, label_smoothing: f64) -> Tensor<1> {
     let frozen = model.valid();
     let embeddings = model.embeddings(batch);
     let mut inputs = vec![embeddings.clone().inner()];
@@ -47,7 +47,7 @@ fn leaf(x: Tensor<3>) -> Tensor<3> {
 }
 
 /// Adds the gradients of the parameters to `sum`, and returns that of `x`.
-fn backward<M: Learner>(
+fn backward<M: ModelWithLoss>(
     model: &M,
     sum: &mut GradientsAccumulator<M>,
     loss: Tensor<1>,

@@ -8,12 +8,12 @@ const WAITING: usize = 2;
 
 /// The items of another iterator, made a few ahead in a thread of their own while the model works.
 #[derive(Debug)]
-pub struct Ahead<T> {
+pub struct Prefetch<T> {
     ready: Option<Receiver<T>>,
     worker: Option<JoinHandle<()>>,
 }
 
-impl<T: Send + 'static> Ahead<T> {
+impl<T: Send + 'static> Prefetch<T> {
     /// Starts to make them.
     pub fn of(items: impl Iterator<Item = T> + Send + 'static) -> Self {
         let (sender, ready) = sync_channel(WAITING);
@@ -29,7 +29,7 @@ impl<T: Send + 'static> Ahead<T> {
     }
 }
 
-impl<T> Iterator for Ahead<T> {
+impl<T> Iterator for Prefetch<T> {
     type Item = T;
 
     fn next(&mut self) -> Option<T> {
@@ -44,7 +44,7 @@ impl<T> Iterator for Ahead<T> {
     }
 }
 
-impl<T> Drop for Ahead<T> {
+impl<T> Drop for Prefetch<T> {
     fn drop(&mut self) {
         self.ready = None;
         // The worker is at most one item away from its end; a panic of it has no one left to reach.
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn items_come_whole_and_in_order() {
-        assert_eq!(Ahead::of(0..100).collect::<Vec<_>>(), (0..100).collect::<Vec<_>>());
+        assert_eq!(Prefetch::of(0..100).collect::<Vec<_>>(), (0..100).collect::<Vec<_>>());
     }
 
     #[test]
@@ -71,7 +71,7 @@ mod tests {
         let counted = (0..1000).inspect(move |_| {
             count.fetch_add(1, Ordering::SeqCst);
         });
-        let mut items = Ahead::of(counted);
+        let mut items = Prefetch::of(counted);
         items.next();
         std::thread::sleep(std::time::Duration::from_millis(50));
         // One was used, the others wait, and one has no room to.
@@ -80,12 +80,13 @@ mod tests {
 
     #[test]
     fn leaving_early_does_not_hang() {
-        assert_eq!(Ahead::of(0..).next(), Some(0));
+        assert_eq!(Prefetch::of(0..).next(), Some(0));
     }
 
     #[test]
     #[should_panic(expected = "a broken item")]
     fn a_panic_in_the_worker_reaches_the_user() {
-        Ahead::of((0..3).map(|item| if item == 1 { panic!("a broken item") } else { item })).for_each(drop);
+        Prefetch::of((0..3).map(|item| if item == 1 { panic!("a broken item") } else { item }))
+            .for_each(drop);
     }
 }
