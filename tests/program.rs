@@ -107,6 +107,8 @@ impl Workshop {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nola-train-under-test"));
         command.current_dir(self.folder.path()).args(["--device", device]);
         command.env("NOLA_CACHE", env!("CARGO_TARGET_TMPDIR"));
+        #[cfg(unix)]
+        heed_signals(&mut command);
         command
     }
 
@@ -114,6 +116,23 @@ impl Workshop {
     pub fn trained(&self) -> Value {
         self.run(&["train", "colours.toml", "--json"]).json()
     }
+}
+
+/// Lets the signals that tests send reach the program, where the tests themselves run in the background or under `nohup`
+/// and hand on that they are ignored.
+#[cfg(unix)]
+fn heed_signals(command: &mut Command) {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    use std::os::unix::process::CommandExt;
+    let heed = || {
+        for heeded in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
+            // SAFETY: the default action runs no code of this process.
+            unsafe { signal(heeded, SigHandler::SigDfl) }?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it calls nothing but sigaction, which may be called there.
+    unsafe { command.pre_exec(heed) };
 }
 
 /// The device that `NOLA_TEST_DEVICE` names.
