@@ -259,6 +259,30 @@ fn coefficients_of_four_bits_are_scored_as_they_are_stored() {
 }
 
 #[test]
+fn an_adapter_that_is_exported_with_fewer_bits_is_the_one_that_is_trained_so() {
+    let workshop = Workshop::new();
+    let trained = |bits: &str| {
+        let set = format!("output.coefficient_bits={bits}");
+        let dir = format!("output.dir=runs/{bits}");
+        workshop.run(&["train", "colours.toml", "--set", &set, "--set", &dir, "--json"]).json()
+    };
+    let (_, eight) = (trained("32"), trained("8"));
+    let export = ["export", "--run", "runs/32", "--coefficient-bits", "8", "--out", "eight"];
+    assert_eq!(workshop.run(&export).code, 0);
+    let exported = workshop.run(&["evaluate", "--model", "base", "--adapter", "eight", "--data", "val", "--json"]);
+    assert_eq!(exported.json()["loss"], eight["loss"]);
+}
+
+#[test]
+fn bits_of_coefficients_are_for_adapters_that_have_some() {
+    let workshop = Workshop::new();
+    let lora = ["--set", "method.kind=lora"];
+    assert_eq!(workshop.run(&[&["train", "colours.toml"], &lora[..]].concat()).code, 0);
+    let run = workshop.run(&["export", "--run", "runs/colours", "--coefficient-bits", "8", "--out", "eight"]);
+    run.assert_refused(6, &["only the coefficients of NOLA"]);
+}
+
+#[test]
 fn evaluate_counts_every_image_once() {
     let workshop = Workshop::new();
     workshop.trained();

@@ -1,9 +1,10 @@
-//! `nola-train export`: an adapter as a LoRA folder that PEFT loads.
+//! `nola-train export`: an adapter as a LoRA folder that PEFT loads, or with fewer bits a coefficient.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
-use nola_core::folder::{Description, peft};
+use nola_core::Adapted;
+use nola_core::folder::{self, CoefficientBits, Description, peft};
 use nola_models::WeightDtype;
 use serde_json::{Value, json};
 
@@ -23,6 +24,14 @@ pub struct ExportArgs {
     /// Names of modules that PEFT will look for: those of transformers 5, or of 4 and before.
     #[arg(long, value_enum, default_value_t = Names::Transformers5)]
     names: Names,
+    /// Write a NOLA adapter folder of this program again, with so many bits a coefficient, instead of a LoRA for PEFT.
+    #[arg(long, value_name = "BITS", value_parser = coefficient_bits, conflicts_with = "names")]
+    coefficient_bits: Option<CoefficientBits>,
+}
+
+fn coefficient_bits(text: &str) -> Result<CoefficientBits, String> {
+    let bits = text.parse().ok().and_then(|bits: u8| CoefficientBits::try_from(bits).ok());
+    bits.ok_or_else(|| "possible: 32, 16, 8, 4".to_owned())
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -68,21 +77,26 @@ fn export<B: Base>(named: &Named, args: &ExportArgs) -> Result<Exported, Error> 
         let problem = "there is no adapter to export, only a head or dense weights";
         return Err(Error::NotExportable { problem });
     }
-    base.check_exportable()?;
-    let generation = match args.names {
-        Names::Transformers5 => peft::Generation::Transformers5,
-        Names::Transformers4 => peft::Generation::Transformers4,
-    };
     let description = Description {
         base: base.identity().clone(),
         labels: B::labels(&adapted.model).to_vec(),
         summary: String::new(),
         data: named.data()?.map_or(Value::Null, |data| data.to_value()),
     };
-    let modules = |site: &str| base.foreign_module(site);
+    let adapted = match args.coefficient_bits {
+        None => adapted,
+        Some(_) if adapted.config().is_none_or(|config| config.kind() != "nola") => {
+            let problem = "only the coefficients of NOLA are stored in so many bits, and this adapter has none";
+            return Err(Error::NotExportable { problem });
+        }
+        Some(bits) => folder::as_stored(adapted, bits)?,
+    };
     let before = base.fixed_logits(&adapted.model, &device);
     check_finite(&before)?;
-    peft::write(&args.out, &adapted, &modules, generation, base.peft_task(), &description)?;
+    match args.coefficient_bits {
+        None => write_for_peft(&base, &adapted, args, &description)?,
+        Some(bits) => drop(folder::write(&args.out, &adapted, &description, bits)?),
+    }
     let after =
         base.clone().with_adapter(&args.out, &device).map(|again| base.fixed_logits(&again.model, &device));
     base.check_unchanged()?;
@@ -99,6 +113,22 @@ fn export<B: Base>(named: &Named, args: &ExportArgs) -> Result<Exported, Error> 
             ))
         }
     }
+}
+
+fn write_for_peft<B: Base>(
+    base: &B,
+    adapted: &Adapted<B::Model>,
+    args: &ExportArgs,
+    description: &Description,
+) -> Result<(), Error> {
+    base.check_exportable()?;
+    let generation = match args.names {
+        Names::Transformers5 => peft::Generation::Transformers5,
+        Names::Transformers4 => peft::Generation::Transformers4,
+    };
+    let modules = |site: &str| base.foreign_module(site);
+    peft::write(&args.out, adapted, &modules, generation, base.peft_task(), description)?;
+    Ok(())
 }
 
 /// An adapter that makes no numbers is of no use to PEFT either.
