@@ -191,7 +191,7 @@ fn weights_that_are_no_numbers() {
     let end = bytes.len();
     bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     fs::write(&file, bytes).expect("a file");
-    workshop.run(&TRAIN).assert_refused(5, &["base: not a number or infinite: 1 values of"]);
+    workshop.run(&TRAIN).assert_refused(5, &["base: NaN or infinite: 1 values of"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Models whose weights are held in half precision, beside the same ones in f32.
+//! Models whose weights are stored in half precision, beside the same ones in f32.
 
 use std::path::Path;
 
@@ -118,7 +118,7 @@ fn gradients_point_the_same_way<M: TestModel>(tiny: fn(&Device) -> Tiny<M>) {
             let cosine = cosine(&wide, narrow);
             println!("{dtype} {way}: cosine {cosine}");
             assert!(cosine > 0.99, "{dtype} {way}: cosine {cosine}");
-            assert_ne!(&wide, narrow, "{dtype} {way}: was not held in half precision");
+            assert_ne!(&wide, narrow, "{dtype} {way}: was not stored in half precision");
         }
     }
 }
@@ -160,7 +160,7 @@ impl ModuleVisitor for Types {
 }
 
 /// # Panics
-/// If a weight is held in another type, but for the head of a ViT, which is always f32.
+/// If a weight is stored in another type, but for the head of a ViT, which is always f32.
 fn assert_held<M: TestModel>(model: &M, dtype: WeightDtype) {
     let mut types = Types::default();
     model.visit(&mut types);
@@ -227,7 +227,7 @@ fn what_is_learned_in_half_precision_holds_in_f32_and_the_other_way_round() {
             for held in ["f32", "bf16", "f16"] {
                 let again = scored(&workshop, &[&named, &DATA[..], &["--dtype", held]].concat());
                 let off = (loss(&again) - loss(&result)).abs();
-                assert!(off < 2e-2, "{base} trained in {dtype}, held in {held}: {again} and {result}");
+                assert!(off < 2e-2, "{base} trained in {dtype}, stored in {held}: {again} and {result}");
             }
             let of_run = scored(&workshop, &["--run", &run]);
             assert!((loss(&of_run) - loss(&result)).abs() < 1e-4, "a run is scored as it was trained");

@@ -41,7 +41,7 @@ fn training_on_text_learns_and_leaves_what_the_readme_lists() {
         assert!(workshop.at("runs/food").join(file).is_file(), "{file}");
     }
     let page = String::from_utf8(bytes_of(&workshop.at("runs/food/report.html"))).expect("text");
-    assert!(page.contains("name : Aromi | food : French"), "the report shows how prompts are gone on with");
+    assert!(page.contains("name : Aromi | food : French"), "the report shows how prompts are completed");
 }
 
 #[test]

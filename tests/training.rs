@@ -179,7 +179,7 @@ fn a_run_without_progress_stops_early() {
     assert_eq!((trained.steps, seen.reports.len(), trained.interrupted), (3, 3, false));
 }
 
-/// Trains three steps of which the second has pixels that are no numbers.
+/// Trains three steps of which the second has pixels that are NaN.
 fn run_broken(recipe: &TrainRecipe) -> Result<Trained<Vit>, Error> {
     let device = device();
     let broken = |step: usize| {
@@ -194,7 +194,7 @@ fn run_broken(recipe: &TrainRecipe) -> Result<Trained<Vit>, Error> {
 
 #[test]
 fn a_loss_that_is_no_number_ends_the_run_and_names_the_step() {
-    let error = run_broken(&recipe(3)).err().expect("a loss that is no number");
+    let error = run_broken(&recipe(3)).err().expect("a loss that is NaN");
     assert!(matches!(error, Error::Diverged { step: 2, .. }), "{error}");
     assert_eq!(error.exit_code(), 8);
 }

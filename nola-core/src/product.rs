@@ -1,6 +1,6 @@
 //! Products with frozen weights, which may be held narrower than what flows past them.
 //!
-//! Processors compute in f32 at least, so on the CPU activations flow in f32 whatever the weights are held in. A weight in
+//! Processors compute in f32 at least, so on the CPU activations flow in f32 whatever the storage dtype of the weights. A weight in
 //! half precision is then read as it lies: no copy of it in f32 ever exists, and processors that multiply bf16 do. GPUs
 //! multiply whatever they hold, and there everything flows in the type of the weights.
 
@@ -16,7 +16,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, TensorMetadata,
 use burn::tensor::module::linear;
 use burn::tensor::{DType, Device, Shape, Tensor, assert_shape};
 
-/// The number type in which activations flow on `device` past weights that are held in `held`.
+/// The compute dtype of activations on `device` beside weights whose storage dtype is `held`.
 pub fn compute_dtype(device: &Device, held: DType) -> DType {
     if is_cpu(device) { DType::F32 } else { held }
 }

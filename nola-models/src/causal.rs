@@ -94,7 +94,7 @@ impl CausalLm {
         Self::load_as(checkpoint, WeightDtype::F32, device)
     }
 
-    /// The same, its weights held in `dtype`.
+    /// The same, its weights stored in `dtype`.
     ///
     /// # Errors
     /// As [`CausalLm::load`], or if a weight is larger than `dtype` can be.
@@ -115,7 +115,7 @@ impl CausalLm {
         Self::init_as(folder, seed, WeightDtype::F32, device)
     }
 
-    /// The same, its weights held in `dtype`.
+    /// The same, its weights stored in `dtype`.
     ///
     /// # Errors
     /// As [`CausalLm::init`].

@@ -162,7 +162,7 @@ pub enum Error {
     },
 
     /// Some weights are NaN or infinite.
-    #[error("{}: not a number or infinite: {}; this checkpoint is damaged, use another", folder.display(), tensors.iter()
+    #[error("{}: NaN or infinite: {}; this checkpoint is damaged, use another", folder.display(), tensors.iter()
         .map(|(name, count)| format!("{count} values of `{name}`")).collect::<Vec<_>>().join(", "))]
     NonFinite {
         /// Folder of the checkpoint.
@@ -202,7 +202,7 @@ pub enum Error {
     Folder(nola_core::Error),
 
     /// Some weights are larger than f16 can be.
-    #[error("{}: beyond the range of f16, which ends at 65504: {}; hold the weights in bf16 or f32", folder.display(), tensors.iter()
+    #[error("{}: beyond the range of f16, which ends at 65504: {}; store the weights in bf16 or f32", folder.display(), tensors.iter()
         .map(|(name, count)| format!("{count} values of `{name}`")).collect::<Vec<_>>().join(", "))]
     BeyondF16 {
         /// Folder of the checkpoint.

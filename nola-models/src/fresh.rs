@@ -20,7 +20,7 @@ pub(crate) enum Distribution {
 pub(crate) struct Plan<'a> {
     /// Standard deviation.
     pub(crate) deviation: &'a dyn Fn(&str) -> f64,
-    /// The number type it is held in.
+    /// The storage dtype.
     pub(crate) dtype: &'a dyn Fn(&str) -> WeightDtype,
 }
 

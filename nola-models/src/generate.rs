@@ -110,7 +110,7 @@ pub struct NewToken {
 /// A beam search returns fewer than `num_return_sequences` only where so many different texts cannot be made.
 ///
 /// # Errors
-/// If a setting or a prompt is not usable, or the model fails or gives logits that are no numbers.
+/// If a setting or a prompt is not usable, or the model fails or gives logits that are NaN.
 pub fn generate<M: NextToken>(
     model: &mut M,
     prompts: &[Prompt],

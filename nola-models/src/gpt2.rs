@@ -162,7 +162,7 @@ impl Gpt2 {
         Ok(Self { json: json.clone(), ..Self::uninitialized(&config, device) })
     }
 
-    /// The same model to train from scratch, held in `dtype`: weights normal, those that add to the stream smaller by
+    /// The same model to train from scratch, stored in `dtype`: weights normal, those that add to the stream smaller by
     /// √(2·`n_layers`), biases zero.
     ///
     /// # Source
@@ -185,7 +185,7 @@ impl Gpt2 {
         model.filled(checkpoint, WeightDtype::F32)
     }
 
-    /// The same model with the weights of a checkpoint, held in `dtype`.
+    /// The same model with the weights of a checkpoint, stored in `dtype`.
     pub(crate) fn filled(self, checkpoint: &Checkpoint, dtype: WeightDtype) -> Result<Self, Error> {
         let config = self.config.clone();
         let source = |path: &str| Some(keys::source(&config, path));

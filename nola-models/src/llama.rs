@@ -173,7 +173,7 @@ impl Llama {
         Ok(Self { json: json.clone(), ..Self::uninitialized(&config, device) })
     }
 
-    /// The same model to train from scratch, held in `dtype`: weights normal, biases zero.
+    /// The same model to train from scratch, stored in `dtype`: weights normal, biases zero.
     ///
     /// # Source
     /// `LlamaPreTrainedModel._init_weights` of transformers.
@@ -191,7 +191,7 @@ impl Llama {
         model.filled(checkpoint, WeightDtype::F32)
     }
 
-    /// The same model with the weights of a checkpoint, held in `dtype`.
+    /// The same model with the weights of a checkpoint, stored in `dtype`.
     pub(crate) fn filled(self, checkpoint: &Checkpoint, dtype: WeightDtype) -> Result<Self, Error> {
         let config = self.config.clone();
         let source = |path: &str| Some(keys::source(&config, path));

@@ -166,7 +166,7 @@ impl Vit {
         Self::init_as(config, seed, WeightDtype::F32, device)
     }
 
-    /// The same, its weights held in `dtype`, but for the head, which stays f32.
+    /// The same, its weights stored in `dtype`, but for the head, which stays f32.
     pub fn init_as(config: &VitConfig, seed: u64, dtype: WeightDtype, device: &Device) -> Self {
         let plan = Plan { deviation: &|_| FRESH_DEVIATION, dtype: &dtype_at(dtype) };
         let mut vit = fresh(Self::uninitialized(config, device), seed, Distribution::CutNormal, &plan);
@@ -184,7 +184,7 @@ impl Vit {
         Self::load_as(checkpoint, WeightDtype::F32, device)
     }
 
-    /// The same, its weights held in `dtype`, but for the head, which stays f32: it is small, and often trained.
+    /// The same, its weights stored in `dtype`, but for the head, which stays f32: it is small, and often trained.
     ///
     /// # Errors
     /// As [`Vit::load`], or if a weight is larger than `dtype` can be.

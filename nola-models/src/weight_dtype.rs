@@ -1,4 +1,4 @@
-//! The number types that a model's weights can be held in.
+//! The storage dtypes of a model's weights.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The number type that the weights of a model are held in, and on GPUs what flows between its layers too.
+/// The storage dtype of a model's weights, and on GPUs the dtype of the activations too.
 ///
 /// On the CPU activations flow in f32. Norms, softmax and losses compute in f32 whatever it is, logits come as f32, and
 /// so stays the head of a ViT.

@@ -51,13 +51,13 @@ impl Named {
         Self { model, adapter: adapter.map(Path::to_owned), recipe: None }
     }
 
-    /// The same with its weights held in `dtype`; absent: as the run had them, else in f32.
+    /// The same with its weights stored in `dtype`; absent: as the run had them, else in f32.
     pub fn held_in(mut self, dtype: Option<WeightDtype>) -> Self {
         self.model.dtype = dtype.unwrap_or(self.model.dtype);
         self
     }
 
-    /// Whether it answers about images or goes on with text.
+    /// Whether it answers about images or completes prompts.
     ///
     /// # Errors
     /// If the model's configuration cannot be read.

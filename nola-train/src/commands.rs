@@ -93,7 +93,7 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     /// Say what is on images.
     Predict(predict::PredictArgs),
-    /// Go on with a text.
+    /// Complete a prompt.
     Generate(generate::GenerateArgs),
     /// Say what an adapter or model folder holds, and check its hashes.
     Inspect(inspect::InspectArgs),
@@ -136,7 +136,7 @@ pub struct ModelArgs {
     adapter: Option<PathBuf>,
 }
 
-/// How the weights of a model are held.
+/// How the weights of a model are stored in memory.
 #[derive(Debug, Args)]
 pub struct HeldArgs {
     /// Number type of the weights in memory; absent: that of the run, else f32.

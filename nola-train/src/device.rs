@@ -60,7 +60,7 @@ impl fmt::Display for DeviceChoice {
 pub struct OpenDevice {
     /// Where tensors live.
     pub device: Device,
-    /// What it is called in results: the choice, and the part's own name.
+    /// What it is called in results: the choice, and the device's own name.
     pub name: String,
 }
 
@@ -86,7 +86,7 @@ fn best() -> OpenDevice {
         let Ok(candidate) = find(choice) else { continue };
         if is_software(&candidate.device) {
             err_line(&format!(
-                "device: {} is a GPU in software, slower than the CPU; left out",
+                "device: {} is a software renderer, slower than the CPU; left out",
                 candidate.name
             ));
             continue;

@@ -64,7 +64,7 @@ pub enum Error {
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
 
-    /// The text cannot be gone on with.
+    /// The prompt cannot be completed.
     #[error(transparent)]
     Generate(#[from] GenerateError),
 
@@ -157,11 +157,11 @@ pub enum Error {
 
     /// The device cannot compute in the number type of the weights.
     #[error(
-        "this device ({device}) does not compute in {dtype}; hold the weights in {} or f32 (model.dtype, --dtype), or use \
+        "this device ({device}) does not compute in {dtype}; store the weights in {} or f32 (model.dtype, --dtype), or use \
          --device cpu", other_half(.dtype)
     )]
     Dtype {
-        /// The part's own name; empty where it has none.
+        /// The device's own name; empty where it has none.
         device: String,
         /// The number type.
         dtype: WeightDtype,
@@ -297,7 +297,7 @@ fn needed(found: &Modality) -> &'static str {
 fn instead(found: &Modality) -> &'static str {
     match found {
         Modality::Images => "this one is about images: use `predict`",
-        Modality::Text => "this one goes on with text: use `generate`",
+        Modality::Text => "this one completes prompts: use `generate`",
     }
 }
 
@@ -353,7 +353,7 @@ impl Error {
         text
     }
 
-    /// Whether what was trained before it is worth nothing: it is no numbers, or was trained on a base that changed meanwhile.
+    /// Whether what was trained before it is worth nothing: it is non-finite, or was trained on a base that changed meanwhile.
     pub(crate) fn spoils_training(&self) -> bool {
         matches!(self, Self::Diverged { .. } | Self::Model(nola_models::Error::Changed { .. }))
     }

@@ -72,7 +72,7 @@ pub fn explain_cut_files() {
     /// The exit code of a base model that cannot be used.
     const EXIT_CODE: c_int = 5;
     const SAID: &[u8] =
-        b"error: a file of the base model was cut short while it was in use, so the program cannot go on; \
+        b"error: a file of the base model was cut short while it was in use, so the program cannot continue; \
         put the file back and start again; what a training run had kept lies in its folder\n";
     extern "C" fn explain(_signal: c_int) {
         let before = line_end();
@@ -108,7 +108,7 @@ pub fn after_largest_pass(size: &str, device: &Device) -> String {
     }
     let peak = peak_bytes().map_or("an unknown size".to_owned(), readable);
     let free = free_bytes().map_or("an unknown amount".to_owned(), readable);
-    format!("the largest pass ({size}) brought the process to {peak} at its peak; {free} more is free")
+    format!("the largest pass ({size}) brought the process to a peak of {peak}; {free} more is free")
 }
 
 /// A size in GiB or MiB.

@@ -27,7 +27,7 @@ pub fn run() -> ExitCode {
     match commands::run(stop) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if memory::has_ended(&error) => {
-            err_line(&format!("error: memory has ended: {}; {}", error.with_sources(), memory::CURE));
+            err_line(&format!("error: out of memory: {}; {}", error.with_sources(), memory::CURE));
             ExitCode::from(memory::EXIT_CODE)
         }
         Err(error) => {

@@ -54,7 +54,7 @@ pub trait Observer<M: ModelWithLoss> {
 
 /// A trained model, and its best state.
 pub struct Trained<M: ModelWithLoss> {
-    /// As the last step left it; holds what is no number if the run diverged.
+    /// As the last step left it; holds NaN or infinity if the run diverged.
     pub last: Adapted<M>,
     /// Trained values of the evaluation with the best score.
     pub best: TrainedState,
@@ -193,7 +193,7 @@ impl PendingSteps {
         self.last_read.is_none_or(|last| last.elapsed() >= BETWEEN_READS)
     }
 
-    /// Waits for the device, once for all steps, and tells of each up to the first with what is no number.
+    /// Waits for the device, once for all steps, and tells of each up to the first with something non-finite.
     fn tell<M: ModelWithLoss>(
         &mut self,
         optimizer: &Optimizer,

@@ -1,4 +1,4 @@
-//! NOLA: both low-rank factors are linear_combinations of frozen random matrices; only the mixing coefficients are trained.
+//! NOLA: both low-rank factors are linear combinations of frozen random matrices; only their coefficients are trained.
 //!
 //! # Source
 //! Koohpayegani, Navaneet, Nooralinejad, Kolouri, Pirsiavash: *NOLA: Compressing LoRA using Linear Combination of

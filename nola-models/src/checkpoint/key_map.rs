@@ -48,7 +48,7 @@ pub struct KeyMap<'a> {
     /// The source of the parameter at a path such as `blocks.0.attention.query.weight`; none for one that the
     /// checkpoint leaves out and that stays as it is.
     pub source: &'a dyn Fn(&str) -> Option<Source>,
-    /// The number type that the parameter at a path is held in.
+    /// The storage dtype of the parameter at a path.
     pub dtype: &'a dyn Fn(&str) -> WeightDtype,
     /// Stored tensors that the model knowingly leaves out: whole names, or prefixes that end in a dot; `*` stands for
     /// one part between dots.
@@ -64,7 +64,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// One error lists all missing, unused, misshapen and contradictory tensors; another all tensors with values that
-    /// are not finite; another all with values that f16, if they are to be held in it, does not reach.
+    /// are not finite; another all with values that f16, if they are to be stored in it, does not reach.
     pub fn fill<M: Module>(&self, module: M, map: &KeyMap) -> Result<M, Error> {
         let mut check = Check { checkpoint: self, map, path: Vec::new(), found: Mismatches::default() };
         module.visit(&mut check);
@@ -159,7 +159,7 @@ fn is_left_out(pattern: &str, name: &str) -> bool {
 #[derive(Default)]
 struct Mismatches {
     used: BTreeSet<String>,
-    /// Those of them that are to be held in f16.
+    /// Those of them that are to be stored in f16.
     narrow: BTreeSet<String>,
     /// Second names of what is used under its first.
     twins: BTreeSet<String>,

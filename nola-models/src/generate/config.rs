@@ -162,7 +162,7 @@ impl Neutral {
 /// # Source
 /// `GenerationConfig` of transformers 4.57 and 5.24, key by key. Not here are, beside what is supported: what only says how
 /// a text is computed (caches, compilation, drafts of an assistant, which give the same texts), what is returned
-/// with it, `remove_invalid_values` (a logit that is no number is an error here), and what only other kinds of models have.
+/// with it, `remove_invalid_values` (a logit that is NaN is an error here), and what only other kinds of models have.
 const UNSUPPORTED: [(&str, Neutral); 27] = [
     ("assistant_ensemble_weight", Neutral::Absent),
     ("bad_words_ids", Neutral::Absent),

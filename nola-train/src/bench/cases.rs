@@ -278,7 +278,7 @@ pub(super) fn drawn(stream: u32, count: usize, bound: f64) -> Vec<f32> {
     values
 }
 
-/// Random weights of a realistic size, held in `dtype`; norms and biases are what burn makes them.
+/// Random weights of a realistic size, stored in `dtype`; norms and biases are what burn makes them.
 fn with_random_weights<M: Module>(model: M, dtype: WeightDtype) -> M {
     model.map(&mut Draw { dtype, parameters: 0, name: String::new() })
 }

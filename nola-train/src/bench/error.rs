@@ -45,7 +45,7 @@ pub enum BenchError {
         most: usize,
     },
 
-    /// Weights that are trained are not held in half precision.
+    /// Weights that are trained are not stored in half precision.
     #[error(
         "`full` trains the weights, which takes f32, not {dtype}; leave it out of --methods or --dtype away"
     )]

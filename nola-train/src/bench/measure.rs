@@ -32,7 +32,7 @@ pub(super) struct Case {
     pub batch: usize,
     /// Tokens of a sample.
     pub seq: usize,
-    /// Number type that frozen weights are held in.
+    /// Storage dtype of the frozen weights.
     pub dtype: WeightDtype,
     pub adapter: AdapterSizes,
 }

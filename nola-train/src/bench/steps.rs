@@ -36,7 +36,7 @@ pub struct StepsArgs {
     /// Rank of LoRA.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive())]
     lora_rank: usize,
-    /// Random matrices that NOLA mixes into A; default: the model's.
+    /// Random matrices that NOLA combines into A; default: the model's.
     #[arg(long, value_name = "N", value_parser = positive())]
     k: Option<usize>,
     /// The same for B; default: as --k.
@@ -63,10 +63,10 @@ pub struct StepsArgs {
     /// Passes of one optimizer step.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive())]
     pub(super) accumulate: usize,
-    /// Make the inside of every block again in the backward pass instead of keeping it.
+    /// Recompute the inside of every block in the backward pass instead of keeping it.
     #[arg(long)]
     pub(super) gradient_checkpointing: bool,
-    /// Number type that frozen weights are held in.
+    /// Storage dtype of the frozen weights.
     #[arg(long, value_name = "TYPE", value_parser = dtype(), default_value_t = WeightDtype::F32)]
     dtype: WeightDtype,
     /// Put the single samples, in seconds, into the JSON too.

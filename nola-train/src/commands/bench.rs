@@ -18,7 +18,7 @@ pub struct BenchArgs {
 enum What {
     /// Time training steps of models of published sizes with random weights, each case in a process of its own.
     Steps(steps::StepsArgs),
-    /// Time the mixing of the random basis alone, beside the memory, the products and the words that the machine can do.
+    /// Time the linear combinations of the random basis alone, beside the memory, the products and the words that the machine can do.
     Kernels(kernels::KernelsArgs),
     /// Time a run of `train` from the start of its process to the end of its first optimizer step.
     Start(start::StartArgs),

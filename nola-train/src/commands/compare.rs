@@ -39,7 +39,7 @@ pub struct CompareArgs {
     /// Runs of each recipe, with seeds 0, 1, …: of the few shots, the order, the basis.
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    /// Write a text after each prompt of this file, greedily, and compare it with the references (text only).
+    /// Complete each prompt of this file, greedily, and compare the text with the references (text only).
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
     /// Folder of the comparison: every run, `compare.json` and `compare.html`; runs that are finished there are not made
@@ -97,7 +97,7 @@ impl Comparing<'_> {
                     let (name, out) = (&recipe.name, self.args.out.display());
                     err_line(&format!(
                         "cut off: {name} after {finished} of {seeds} seeds; {others} recipes were not begun; the same command \
-                         goes on from here, since what is finished is kept in {out}"
+                         resumes here, since what is finished is kept in {out}"
                     ));
                 }
                 runs.push(once?);

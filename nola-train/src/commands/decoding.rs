@@ -41,7 +41,7 @@ pub struct DecodingArgs {
     /// Seed of what is drawn.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Prompts that are gone on with at a time.
+    /// Prompts that are completed at a time.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch: u32,
 }

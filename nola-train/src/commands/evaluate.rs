@@ -26,7 +26,7 @@ pub struct EvaluateArgs {
     /// Layout of the data; absent: that of the run or the adapter, else `folder` for images and `text` for text.
     #[arg(long, value_name = "FORMAT", value_parser = format())]
     format: Option<DataFormat>,
-    /// Write a text after each prompt of the data and compare it with the references: BLEU, NIST, METEOR (exact and
+    /// Complete each prompt of the data and compare the text with the references: BLEU, NIST, METEOR (exact and
     /// stem matches), ROUGE-L, CIDEr, chrF, TER.
     #[arg(long)]
     metrics: bool,

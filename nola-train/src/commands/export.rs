@@ -131,7 +131,7 @@ fn write_for_peft<B: Base>(
     Ok(())
 }
 
-/// An adapter that makes no numbers is of no use to PEFT either.
+/// An adapter that makes NaN is of no use to PEFT either.
 fn check_finite(logits: &[f32]) -> Result<(), Error> {
     match logits.iter().filter(|logit| !logit.is_finite()).count() {
         0 => Ok(()),
@@ -144,7 +144,7 @@ fn check_finite(logits: &[f32]) -> Result<(), Error> {
 
 /// The largest difference of two lists, relative to the largest number of the first; NaN if one of them holds NaN.
 fn largest_difference(left: &[f32], right: &[f32]) -> f32 {
-    // `max` would pass over what is no number.
+    // `max` would pass over NaN.
     let larger = |most: f32, value: f32| {
         if value.is_nan() || value > most { value } else { most }
     };
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn logits_that_are_no_numbers_are_an_error_of_the_adapter() {
         for logits in [[0.0, f32::NAN], [f32::INFINITY, 1.0]] {
-            let error = check_finite(&logits).expect_err("one is no number");
+            let error = check_finite(&logits).expect_err("one is NaN");
             assert_eq!(error.exit_code(), 6);
             assert!(error.to_string().contains("1 numbers that are not finite"), "{error}");
         }

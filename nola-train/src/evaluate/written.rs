@@ -41,12 +41,12 @@ impl TextScores {
     }
 }
 
-/// How prompts are gone on with.
+/// How prompts are completed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoding {
     /// Settings of one text.
     pub generation: GenerationConfig,
-    /// Prompts that are gone on with at a time.
+    /// Prompts that are completed at a time.
     pub batch: usize,
 }
 
@@ -61,10 +61,10 @@ pub struct Written {
     pub finish: Finish,
 }
 
-/// Goes on with every prompt, given as tokens; `done` hears how many are finished.
+/// Completes every prompt, given as tokens; `done` hears how many are finished.
 ///
 /// # Errors
-/// If a setting or a prompt cannot be used, or the model gives no numbers.
+/// If a setting or a prompt cannot be used, or the model gives NaN.
 pub fn write_all(
     model: &CausalLm,
     base: &TextBase,

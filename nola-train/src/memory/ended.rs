@@ -112,7 +112,7 @@ fn end(why: std::fmt::Arguments) -> ! {
         }
     }
     // Where nobody reads any more, the exit code still tells.
-    let _ = writeln!(std::io::stderr(), "{}error: memory has ended: {why}; {CURE}", line_end());
+    let _ = writeln!(std::io::stderr(), "{}error: out of memory: {why}; {CURE}", line_end());
     exit()
 }
 

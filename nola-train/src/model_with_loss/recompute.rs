@@ -1,4 +1,4 @@
-//! The loss of a pass that keeps only what goes into each block, and makes the rest again for the backward pass.
+//! The loss of a pass that keeps only the input of each block, and recomputes the rest for the backward pass.
 
 use burn::module::{ModuleVisitor, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};

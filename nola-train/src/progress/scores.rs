@@ -87,7 +87,7 @@ impl fmt::Display for Scores {
             Target::Image => write!(f, "accuracy {:.1} %", 100.0 * self.accuracy),
             Target::Token => {
                 let (perplexity, right) = (self.perplexity(), 100.0 * self.accuracy);
-                write!(f, "perplexity {perplexity:.2}, next token right {right:.1} %")
+                write!(f, "perplexity {perplexity:.2}, token accuracy {right:.1} %")
             }
         }
     }
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn a_text_is_judged_by_its_loss() {
         let scores = Scores { target: Target::Token, loss: 0.5, accuracy: 0.7, answers: 9 };
-        assert_eq!(scores.to_string(), "validation loss 0.5000, perplexity 1.65, next token right 70.0 %");
+        assert_eq!(scores.to_string(), "validation loss 0.5000, perplexity 1.65, token accuracy 70.0 %");
         assert!(scores.rank() > Scores { loss: 0.6, accuracy: 0.9, ..scores }.rank());
         assert_eq!(scores.interval(), None);
     }

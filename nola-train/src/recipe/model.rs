@@ -28,7 +28,7 @@ pub struct ModelRecipe {
         extend("x-unit" = "pixels", "x-default" = "the model's own")
     )]
     pub image_size: Option<usize>,
-    /// The number type that the frozen weights are held in, and on GPUs the activations too; adapters, a head that is trained
+    /// Storage dtype of the frozen weights, and on GPUs the dtype of the activations too; adapters, a head that is trained
     /// beside them, optimizer and loss are f32 whatever it is.
     #[schemars(example = &"bf16")]
     pub dtype: WeightDtype,

@@ -65,7 +65,7 @@ fn accuracy(runs: &[History]) -> Chart {
     }
     let scores = runs.iter().flat_map(|run| &run.points).find_map(|point| point.validation);
     let title = match scores.map(|scores| scores.target) {
-        Some(Target::Token) => "Next token right (%)",
+        Some(Target::Token) => "Token accuracy (%)",
         Some(Target::Image) | None => "Accuracy (%)",
     };
     let mut chart = chart("accuracy", title, series, runs);

@@ -130,7 +130,7 @@ fn headline(report: &RunReport) -> Option<Headline> {
             )
         }
         Target::Token => {
-            let right = format!("next token right {}", percent(scores.accuracy));
+            let right = format!("token accuracy {}", percent(scores.accuracy));
             (
                 format!("{:.2}", scores.perplexity()),
                 vec!["perplexity of the validation data".to_owned(), right],
@@ -144,7 +144,7 @@ fn headline(report: &RunReport) -> Option<Headline> {
         Baseline::MostFrequentClass { accuracy } => format!("{}: {}", baseline.name(), percent(*accuracy)),
         Baseline::BeforeTraining(before) => {
             format!(
-                "{}: {:.2}, next token right {}",
+                "{}: {:.2}, token accuracy {}",
                 baseline.name(),
                 before.perplexity(),
                 percent(before.accuracy)

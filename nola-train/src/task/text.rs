@@ -33,7 +33,7 @@ const SHOWN_PROMPTS: usize = 4;
 const SHOWN_TOKENS: usize = 96;
 /// Most new tokens of a text that is scored, as in the authors' decoding.
 const WRITTEN_TOKENS: usize = 64;
-/// Prompts of such texts that are gone on with at a time.
+/// Prompts of such texts that are completed at a time.
 const WRITTEN_PROMPTS: usize = 32;
 
 /// A language model and text.
@@ -176,7 +176,7 @@ impl Text {
         }
     }
 
-    /// How `model` goes on after a few prompts of the validation data.
+    /// How `model` completes a few prompts of the validation data.
     fn continuations(&self, model: &CausalLm) -> Result<Vec<Continuation>, Error> {
         let Some(device) = model.devices().into_iter().next().filter(|_| !self.prompts.is_empty()) else {
             return Ok(Vec::new());

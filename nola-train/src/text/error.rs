@@ -137,7 +137,7 @@ pub enum TextError {
 
     /// Rows that are not a prompt and what follows it.
     #[error(
-        "{}: rows of `{format}` have no prompts to write a text after; name another format with --format, such as `e2e` or `alpaca`",
+        "{}: rows of `{format}` have no prompts to complete; name another format with --format, such as `e2e` or `alpaca`",
         path.display()
     )]
     NoPrompts {
@@ -147,7 +147,7 @@ pub enum TextError {
         format: TextFormat,
     },
 
-    /// The model goes on with text, and the format is one of images.
+    /// The model completes prompts, and the format is one of images.
     #[error(
         "`{format}` is a format of images, but text is wanted; name one of text, such as `e2e` or `alpaca`"
     )]

@@ -1,4 +1,4 @@
-//! Reading a LoRA folder of PEFT's, and hanging it on a model.
+//! Reading a LoRA folder of PEFT's, and attaching it to a model.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -125,7 +125,7 @@ impl PeftAdapter {
         Self { tied: Some(tied), ..self }
     }
 
-    /// Whether the folder holds something of a head or an embedding that are one matrix in the base: it then hangs only
+    /// Whether the folder holds something of a head or an embedding that are one matrix in the base: it is then attached only
     /// on a model where they are two, since PEFT changes each of them alone.
     pub fn unties(&self, modules: Modules) -> bool {
         let Some(tied) = self.tied else { return false };

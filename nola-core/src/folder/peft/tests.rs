@@ -504,7 +504,7 @@ fn an_adapter_that_is_not_finite_is_not_written() {
         Some(Plan { b, ..plan(site, 1, 1.0, 1) })
     });
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let error = try_write(folder.path(), &model).expect_err("no number");
+    let error = try_write(folder.path(), &model).expect_err("a NaN");
     assert!(matches!(&error, Error::NotFinite { count, .. } if *count == 3 * D_MODEL), "{error}");
     assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
 }

@@ -186,7 +186,7 @@ fn show(scored: &Scored) -> Result<(), StdoutError> {
     {
         let right = 100.0 * accuracy;
         print_line(&format!(
-            "loss {loss:.4} nats a token, perplexity {perplexity:.2}, next token right {right:.2} %, {tokens} tokens, {seconds:.1} s on {device}"
+            "loss {loss:.4} nats a token, perplexity {perplexity:.2}, token accuracy {right:.2} %, {tokens} tokens, {seconds:.1} s on {device}"
         ))?;
     }
     if let (Some(metrics), Some(prompts), Some(too_long)) =
