@@ -50,7 +50,7 @@ pub struct RunReport {
 #[derive(Debug, Clone, Default)]
 pub struct ReportSections {
     /// What was learned, for the headline.
-    pub modality: String,
+    pub about: String,
     /// Name and value of what was used.
     pub facts: Vec<(String, String)>,
     /// Names of the classes.

@@ -235,7 +235,7 @@ impl RunFolder {
         ];
         let facts = facts.map(|(name, value)| (name.to_owned(), value)).into_iter();
         let report = RunReport {
-            title: format!("{} on {}", parts.fitted.history.name, details.modality),
+            title: format!("{} on {}", parts.fitted.history.name, details.about),
             facts: facts.chain(details.facts.clone()).collect(),
             warnings: parts.fitted.warnings.clone(),
             scores: T::scores(&parts.fitted.evaluation),

@@ -20,7 +20,7 @@ pub struct ChoiceScores {
     pub accuracy: f64,
     /// The mean of the subjects' shares, which is what MMLU tables report.
     pub mean_of_subjects: f64,
-    /// By modality.
+    /// By subject.
     pub subjects: BTreeMap<String, f64>,
     /// Number of questions.
     pub questions: usize,
@@ -64,7 +64,7 @@ pub fn answer_choices(
             let [a, b] = [a, b].map(|choice| logits[letters[choice] as usize]);
             a.total_cmp(&b)
         });
-        let (right, count) = subjects.entry(choice.modality.clone()).or_default();
+        let (right, count) = subjects.entry(choice.subject.clone()).or_default();
         *right += usize::from(likeliest == Some(choice.answer));
         *count += 1;
         done(number + 1);

@@ -154,7 +154,7 @@ impl Task for ImageTask {
             ("validation images", self.splits.validation.len().to_string()),
         ];
         Ok(ReportSections {
-            modality: format!("{} classes", classes.len()),
+            about: format!("{} classes", classes.len()),
             facts: facts.map(|(name, value)| (name.to_owned(), value)).to_vec(),
             classes,
             confusion: evaluation.confusion.clone(),

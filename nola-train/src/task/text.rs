@@ -155,7 +155,7 @@ impl Task for Text {
             ("perplexity", format!("{:.2}", evaluation.scores.perplexity())),
         ];
         Ok(ReportSections {
-            modality: format!("{} samples of text", self.train.samples.len()),
+            about: format!("{} samples of text", self.train.samples.len()),
             facts: facts.map(|(name, value)| (name.to_owned(), value)).to_vec(),
             continuations: self.continuations(model)?,
             ..ReportSections::default()

@@ -1,7 +1,7 @@
 //! Multiple choice: questions, and the prompts in which they are put to a model.
 //!
 //! # Source
-//! The prompts are those of the MMLU authors' code (Hendrycks et al. 2021): a header with the modality, examples with
+//! The prompts are those of the MMLU authors' code (Hendrycks et al. 2021): a header with the subject, examples with
 //! their answers, the question, and `Answer:`.
 
 use std::path::Path;
@@ -14,13 +14,13 @@ use super::read::{Content, PlainText, UsedColumns, type_of};
 use super::{RowProblem, TextError, TextSettings};
 
 /// Fields that a row may have.
-const FIELDS: [&str; 6] = ["modality", "input", "output", "question", "choices", "answer"];
+const FIELDS: [&str; 6] = ["subject", "input", "output", "question", "choices", "answer"];
 
 /// A question as it stands in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
     /// What it is about; empty if the file does not say.
-    pub modality: String,
+    pub subject: String,
     /// The question with its lettered choices; ends with `Answer:`.
     pub text: String,
     /// The letters of the choices.
@@ -33,7 +33,7 @@ pub struct Question {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
     /// What it is about.
-    pub modality: String,
+    pub subject: String,
     /// What the model is given; the answer follows it after a space.
     pub prompt: String,
     /// The letters of which the model is to find the right one most likely.
@@ -43,7 +43,7 @@ pub struct Choice {
 }
 
 /// Reads questions: rows with `question`, a list of `choices` and the `answer` as letter or index, or MMLU rows with the
-/// whole question as `input` and the letter as `output`; both with an optional `modality`.
+/// whole question as `input` and the letter as `output`; both with an optional `subject`.
 ///
 /// # Errors
 /// If a file cannot be read, or rows are bad and are not to be skipped.
@@ -52,7 +52,7 @@ pub fn questions(path: &Path, settings: &TextSettings) -> Result<Vec<Question>, 
     Rows::of(path, PlainText::Refused, columns, settings)?.all(question)
 }
 
-/// Puts each question after the first `shots` examples of its modality, with their answers; 0: none.
+/// Puts each question after the first `shots` examples of its subject, with their answers; 0: none.
 ///
 /// # Errors
 /// If there are fewer.
@@ -65,28 +65,28 @@ pub fn choices(
 }
 
 fn put(question: &Question, examples: &[Question], shots: usize) -> Result<Choice, TextError> {
-    let Question { modality, text, choices, answer } = question.clone();
-    let mut prompt = header(&modality);
-    let own = examples.iter().filter(|example| example.modality == modality).take(shots);
+    let Question { subject, text, choices, answer } = question.clone();
+    let mut prompt = header(&subject);
+    let own = examples.iter().filter(|example| example.subject == subject).take(shots);
     let mut found = 0;
     for example in own {
         prompt.push_str(&format!("{} {}\n\n", example.text, example.choices[example.answer]));
         found += 1;
     }
     if found < shots {
-        return Err(TextError::TooFewShots { modality, found, wanted: shots });
+        return Err(TextError::TooFewShots { subject, found, wanted: shots });
     }
     prompt.push_str(&text);
-    Ok(Choice { modality, prompt, choices, answer })
+    Ok(Choice { subject, prompt, choices, answer })
 }
 
 /// The first line of a prompt; the two spaces are those of the authors' code.
-fn header(modality: &str) -> String {
-    if modality.is_empty() {
+fn header(subject: &str) -> String {
+    if subject.is_empty() {
         return "The following are multiple choice questions (with answers).\n\n".to_owned();
     }
-    let modality = modality.replace('_', " ");
-    format!("The following are multiple choice questions (with answers) about  {modality}.\n\n")
+    let subject = subject.replace('_', " ");
+    format!("The following are multiple choice questions (with answers) about  {subject}.\n\n")
 }
 
 fn question(content: Content) -> Result<Question, RowProblem> {
@@ -95,25 +95,25 @@ fn question(content: Content) -> Result<Question, RowProblem> {
         Content::Text(_) | Content::More(_) => return Err(RowProblem::NotAnObject { found: "text" }),
     };
     let fields = Fields(&fields);
-    let modality = fields.text_or_empty("modality")?.to_owned();
-    if fields.0.contains_key("input") { written_out(&fields, modality) } else { in_parts(&fields, modality) }
+    let subject = fields.text_or_empty("subject")?.to_owned();
+    if fields.0.contains_key("input") { written_out(&fields, subject) } else { in_parts(&fields, subject) }
 }
 
 /// A row whose `input` is the question as it is put.
-fn written_out(fields: &Fields, modality: String) -> Result<Question, RowProblem> {
+fn written_out(fields: &Fields, subject: String) -> Result<Question, RowProblem> {
     let input = fields.text("input")?.trim_end();
-    let text = input.strip_prefix(&header(&modality)).unwrap_or(input).to_owned();
+    let text = input.strip_prefix(&header(&subject)).unwrap_or(input).to_owned();
     if !text.ends_with("Answer:") {
         return Err(RowProblem::Form { field: "input", expected: "end with `Answer:`" });
     }
     let count = letters(26).iter().take_while(|letter| text.contains(&format!("\n{letter}. "))).count();
     let choices = checked_letters(count)?;
     let answer = answer(fields, "output", count)?;
-    Ok(Question { modality, text, choices, answer })
+    Ok(Question { subject, text, choices, answer })
 }
 
 /// A row with `question`, `choices` and `answer`.
-fn in_parts(fields: &Fields, modality: String) -> Result<Question, RowProblem> {
+fn in_parts(fields: &Fields, subject: String) -> Result<Question, RowProblem> {
     let mut text = fields.text("question")?.to_owned();
     let parts = fields.list("choices")?;
     let choices = checked_letters(parts.len())?;
@@ -127,7 +127,7 @@ fn in_parts(fields: &Fields, modality: String) -> Result<Question, RowProblem> {
     }
     text.push_str("\nAnswer:");
     let answer = answer(fields, "answer", parts.len())?;
-    Ok(Question { modality, text, choices, answer })
+    Ok(Question { subject, text, choices, answer })
 }
 
 /// An index from 0, as number or digits, or a letter.
@@ -164,7 +164,7 @@ mod tests {
     }
 
     fn parts(answer: Value) -> Value {
-        json!({"modality": "high_school_physics", "question": "2 + 2?", "choices": ["3", "4"], "answer": answer})
+        json!({"subject": "high_school_physics", "question": "2 + 2?", "choices": ["3", "4"], "answer": answer})
     }
 
     #[test]
@@ -211,9 +211,9 @@ mod tests {
     #[test]
     fn too_few_examples_of_a_subject_are_an_error() {
         let question = convert(parts(json!(1))).unwrap();
-        let other = Question { modality: "law".to_owned(), ..question.clone() };
+        let other = Question { subject: "law".to_owned(), ..question.clone() };
         let message = choices(&[other], &[question], 1).unwrap_err().to_string();
-        assert_eq!(message, "modality `law` has 0 examples; 1 shots need as many");
+        assert_eq!(message, "subject `law` has 0 examples; 1 shots need as many");
     }
 
     #[test]

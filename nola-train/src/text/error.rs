@@ -200,10 +200,10 @@ pub enum TextError {
     },
 
     /// Too few examples for a few-shot prompt.
-    #[error("modality `{modality}` has {found} examples; {wanted} shots need as many")]
+    #[error("subject `{subject}` has {found} examples; {wanted} shots need as many")]
     TooFewShots {
-        /// The modality.
-        modality: String,
+        /// The subject.
+        subject: String,
         /// Examples there are.
         found: usize,
         /// Examples asked for.

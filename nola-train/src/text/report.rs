@@ -50,7 +50,7 @@ pub enum Note {
     /// A field that the format does not read.
     Unused,
     /// A field, a role or a part of a message that the chat template does not read.
-    PendingSteps,
+    Unread,
     /// A role that the chat template does not mention.
     AsSystem,
     /// A call of a tool, which the chat template has no place for.
@@ -62,7 +62,7 @@ impl Note {
     fn said(self) -> &'static str {
         match self {
             Self::Unused => "not used",
-            Self::PendingSteps => "not read by the chat template",
+            Self::Unread => "not read by the chat template",
             Self::AsSystem => "written as `system`, since the chat template does not mention it",
             Self::AsText => "written as plain text, since the chat template does not mention `tool_calls`",
         }
@@ -129,7 +129,7 @@ mod tests {
             dropped_empty: 4,
             shortened: 1,
             dropped_marked: 6,
-            notes: BTreeMap::from([(Note::PendingSteps, BTreeMap::from([("name".to_owned(), 5)]))]),
+            notes: BTreeMap::from([(Note::Unread, BTreeMap::from([("name".to_owned(), 5)]))]),
             ..report
         };
         assert_eq!(

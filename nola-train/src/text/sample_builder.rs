@@ -80,7 +80,7 @@ impl<'a> SampleBuilder<'a> {
                 Err(problem) => bad.push(place, problem),
                 Ok(Encoded { sample, unread }) => {
                     self.check_tokens(&place, &sample)?;
-                    unread.iter().for_each(|name| self.report.count(Note::PendingSteps, name));
+                    unread.iter().for_each(|name| self.report.count(Note::Unread, name));
                     self.keep(&example, sample)?;
                 }
             }
@@ -214,7 +214,7 @@ mod tests {
             .join("\n");
         let report = Case::new("a.jsonl", text, TextFormat::Chat).prepare().unwrap().report;
         let counts = [("id", 1), ("name", 1), ("thinking", 2)].map(|(name, rows)| (name.to_owned(), rows));
-        assert_eq!(report.notes, BTreeMap::from([(Note::PendingSteps, BTreeMap::from(counts))]));
+        assert_eq!(report.notes, BTreeMap::from([(Note::Unread, BTreeMap::from(counts))]));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::recipe::{MethodRecipe, NolaRecipe};
 #[derive(Debug, Serialize)]
 pub(super) struct BasisRate {
     #[serde(flatten)]
-    modality: Modality,
+    case: BasisCase,
     median_s: f64,
     cpu_median_s: Option<f64>,
     pub(super) gelem_s_best: f64,
@@ -31,7 +31,7 @@ pub(super) struct BasisRate {
 
 /// What is mixed.
 #[derive(Debug, Clone, Serialize)]
-struct Modality {
+struct BasisCase {
     model: String,
     method: String,
     law: Distribution,
@@ -42,7 +42,7 @@ struct Modality {
     numbers: f64,
 }
 
-impl Modality {
+impl BasisCase {
     fn of<M: Module>(preset: Preset, method: Method, nola: &NolaRecipe, adapted: &Adapted<M>) -> Self {
         let widths = adapted.sites().iter().map(|site| (site.d_in + site.d_out) as f64).sum::<f64>();
         Self {
@@ -87,15 +87,15 @@ impl Probe<'_> {
         };
         let device = self.open.device.clone().autodiff();
         let adapted = attach(model, &MethodRecipe::Nola(nola.clone()), &[], &device)?;
-        let modality = Modality::of(preset, method, &nola, &adapted);
+        let case = BasisCase::of(preset, method, &nola, &adapted);
         if wants_project {
             let gradients = FactorGradients::of(&adapted, &self.open.device);
             let timed = self.timed((), |()| drop(adapted.project(gradients.get())));
-            self.line(&project, Rate::Basis(self.basis_rate(&modality, &timed)))?;
+            self.line(&project, Rate::Basis(self.basis_rate(&case, &timed)))?;
         }
         if wants_expand {
             let timed = self.timed(adapted, Adapted::expand);
-            self.line(&expand, Rate::Basis(self.basis_rate(&modality, &timed)))?;
+            self.line(&expand, Rate::Basis(self.basis_rate(&case, &timed)))?;
         }
         Ok(())
     }
@@ -106,16 +106,16 @@ impl Probe<'_> {
         AdapterSizes { lora_rank: 0, rank, k, l: k }
     }
 
-    fn basis_rate(&self, modality: &Modality, timed: &Timed) -> BasisRate {
-        let [best, typical] = timed.rates(modality.numbers / NANO).map(|rate| rounded(rate, 4));
+    fn basis_rate(&self, case: &BasisCase, timed: &Timed) -> BasisRate {
+        let [best, typical] = timed.rates(case.numbers / NANO).map(|rate| rounded(rate, 4));
         let cpu = median(&timed.cpus).filter(|_| self.on_cpu());
         BasisRate {
-            modality: modality.clone(),
+            case: case.clone(),
             median_s: rounded(median(&timed.walls).unwrap_or_default(), 6),
             cpu_median_s: timed.cpu_median_s(),
             gelem_s_best: best,
             gelem_s_median: typical,
-            ns_per_number_and_core: cpu.map(|seconds| rounded(seconds * NANO / modality.numbers, 4)),
+            ns_per_number_and_core: cpu.map(|seconds| rounded(seconds * NANO / case.numbers, 4)),
         }
     }
 }

@@ -210,8 +210,8 @@ fn show(scored: &Scored) -> Result<(), StdoutError> {
         }
     }
     if let Some(choices) = &scored.choices {
-        for (modality, share) in &choices.subjects {
-            print_line(&format!("{modality:44} {:6.2} %", 100.0 * share))?;
+        for (subject, share) in &choices.subjects {
+            print_line(&format!("{subject:44} {:6.2} %", 100.0 * share))?;
         }
         let ChoiceScores { accuracy, mean_of_subjects, questions, cut, .. } = choices;
         print_line(&format!(

@@ -37,8 +37,8 @@ fn dart_triple(triple: &Value) -> Result<String, RowProblem> {
     let parts: Option<Vec<&str>> =
         triple.as_array().map(|parts| parts.iter().filter_map(Value::as_str).collect());
     match parts.as_deref() {
-        Some(&[modality, relation, object]) => {
-            Ok(format!("{modality} : {} : {object}", relation.to_lowercase()))
+        Some(&[subject, relation, object]) => {
+            Ok(format!("{subject} : {} : {object}", relation.to_lowercase()))
         }
         Some(_) | None => Err(RowProblem::WrongType {
             field: "tripleset".to_owned(),
@@ -74,8 +74,8 @@ fn entry<'a>(fields: &Fields<'a>) -> Result<Fields<'a>, RowProblem> {
 }
 
 fn webnlg_triple(triple: &Fields) -> Result<String, RowProblem> {
-    let [modality, property, object] = ["modality", "property", "object"].map(|field| triple.text(field));
-    Ok(format!("{} : {} : {}", modality?, property?, object?))
+    let [subject, property, object] = ["subject", "property", "object"].map(|field| triple.text(field));
+    Ok(format!("{} : {} : {}", subject?, property?, object?))
 }
 
 #[cfg(test)]
@@ -117,8 +117,8 @@ mod tests {
         json!({"7": {
             "category": category,
             "modifiedtripleset": [
-                {"modality": "Aarhus_Airport", "property": "runwayLength", "object": "2702.0"},
-                {"modality": "Aarhus", "property": "leaderName", "object": "Jacob_Bundsgaard"},
+                {"subject": "Aarhus_Airport", "property": "runwayLength", "object": "2702.0"},
+                {"subject": "Aarhus", "property": "leaderName", "object": "Jacob_Bundsgaard"},
             ],
             "lexicalisations": [
                 {"comment": "good", "lex": "One.", "xml_id": "Id1"},
