@@ -211,6 +211,16 @@ impl MethodRecipe {
         }
     }
 
+    /// Learning rate where a recipe gives none: the best of a sweep over the shipped tasks (`benchmarks/choices.py`).
+    pub fn default_learning_rate(&self) -> f64 {
+        match self {
+            Self::Nola(_) => 2e-2,
+            Self::Lora(_) => 5e-3,
+            Self::Linear {} => 1e-2,
+            Self::Full {} => 1e-3,
+        }
+    }
+
     /// What depends on more than one key; ranges are checked as the schema states them.
     pub(super) fn check(&self, findings: &mut Findings) {
         match self {

@@ -37,7 +37,10 @@ pub struct TrainRecipe {
     #[schemars(example = &"adam")]
     pub optimizer: Optimizer,
     /// Learning rate after the warm-up.
-    #[schemars(example = 5e-3, extend("exclusiveMinimum" = 0))]
+    #[schemars(
+        example = 5e-3,
+        extend("exclusiveMinimum" = 0, "x-default" = "2e-2 for nola, 5e-3 for lora, 1e-2 for linear, 1e-3 for full")
+    )]
     pub learning_rate: f64,
     /// Learning rate of the head after the warm-up.
     #[schemars(example = 1e-3, extend("exclusiveMinimum" = 0, "x-default" = "as `learning_rate`"))]

@@ -46,18 +46,23 @@ impl<'a> Source<'a> {
             change.apply(&mut table)?;
         }
         self.check_rivals(&table)?;
-        let read = serde_path_to_error::deserialize(table.clone());
-        read.map_err(|error: serde_path_to_error::Error<toml::de::Error>| {
-            let mut findings = Findings::default();
-            check(&table, &mut findings);
-            if findings.is_empty() {
-                findings.add(
-                    error.path().to_string(),
-                    Problem::Unreadable(error.inner().message().trim().to_owned()),
-                );
-            }
-            self.located(RecipeError::Invalid(findings.into_vec()))
-        })
+        let read: Result<Recipe, _> = serde_path_to_error::deserialize(table.clone());
+        let mut recipe = read.map_err(|error| self.unreadable(&table, &error))?;
+        if value_at(&table, "train.learning_rate").is_none() {
+            recipe.train.learning_rate = recipe.method.default_learning_rate();
+        }
+        Ok(recipe)
+    }
+
+    /// Everything that keeps a table from being a recipe; else what serde said.
+    fn unreadable(&self, table: &Table, error: &serde_path_to_error::Error<toml::de::Error>) -> RecipeError {
+        let mut findings = Findings::default();
+        check(table, &mut findings);
+        if findings.is_empty() {
+            let problem = error.inner().message().trim().to_owned();
+            findings.add(error.path().to_string(), Problem::Unreadable(problem));
+        }
+        self.located(RecipeError::Invalid(findings.into_vec()))
     }
 
     /// Refuses two keys that say the same in two ways: one of them would have no effect.
