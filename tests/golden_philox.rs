@@ -142,7 +142,7 @@ fn check_generator<'a>(key: &str, case: &Value, golden: impl Fn(&str) -> Option<
     let number = |field: &str| case[field].as_u64().expect("a whole number") as usize;
     let (count, rows, cols) = (number("k"), number("rows"), number("cols"));
     let generator = Generator {
-        law: serde_json::from_value::<Distribution>(case["kind"].clone()).expect("a law"),
+        distribution: serde_json::from_value::<Distribution>(case["kind"].clone()).expect("a distribution"),
         seed: case["seed"].as_str().expect("decimal text").parse().expect("a seed"),
         site: number("site") as u32,
         stream: match number("stream") {

@@ -21,10 +21,10 @@ struct Layers {
     layers: Vec<Linear>,
 }
 
-/// Layers of some shapes with linear_combinations of `counts` matrices for A and for B.
+/// Layers of some shapes with linear combinations of `counts` matrices for A and for B.
 #[derive(Debug, Clone)]
 struct Case {
-    law: Distribution,
+    distribution: Distribution,
     seed: u64,
     /// Whether layers of one shape have one basis.
     is_shared: bool,
@@ -50,9 +50,9 @@ fn cases() -> impl Strategy<Value = Case> {
     let counts = || prop_oneof![1_usize..20, 60_usize..70, Just(300)];
     let kinds = (laws, any::<u64>(), any::<bool>());
     (kinds, shapes, 1_usize..6, counts(), counts()).prop_map(
-        |((law, seed, is_shared), shapes, rank, k, l)| {
+        |((distribution, seed, is_shared), shapes, rank, k, l)| {
             let shapes = shapes.into_iter().map(|(d_in, d_out)| [d_in, d_out]).collect();
-            Case { law, seed, is_shared, shapes, rank, counts: [k, l] }
+            Case { distribution, seed, is_shared, shapes, rank, counts: [k, l] }
         },
     )
 }
@@ -66,7 +66,7 @@ impl Case {
             let name = if self.is_shared { d_in * 1000 + d_out } else { layer };
             let site = 0xF000_0000 ^ (name as u32).wrapping_mul(0x0101_0101);
             Side {
-                generator: Generator { law: self.law, seed: self.seed, site, stream },
+                generator: Generator { distribution: self.distribution, seed: self.seed, site, stream },
                 coefficients: (0..self.counts[which]).map(|index| coefficient(layer, index)).collect(),
                 shape: [[d_in, self.rank], [self.rank, d_out]][which],
                 path: format!("layers.{layer}.weight.adapter.{}", ["a", "b"][which]),
@@ -199,9 +199,9 @@ proptest! {
     }
 }
 
-fn three_layers(law: Distribution) -> Case {
+fn three_layers(distribution: Distribution) -> Case {
     Case {
-        law,
+        distribution,
         seed: 5,
         is_shared: false,
         shapes: vec![[30, 20], [30, 20], [30, 20]],
@@ -212,8 +212,8 @@ fn three_layers(law: Distribution) -> Case {
 
 #[test]
 fn a_layer_without_a_gradient_has_zeros_for_its_coefficients() {
-    for law in [Distribution::Uniform, Distribution::Sign] {
-        let case = three_layers(law);
+    for distribution in [Distribution::Uniform, Distribution::Sign] {
+        let case = three_layers(distribution);
         let sides = case.sides(|_, _| 1.0);
         let model = case.adapted(&sides, &device());
         let all = projected(&model, &sides, |_| true);
@@ -230,14 +230,14 @@ fn a_layer_without_a_gradient_has_zeros_for_its_coefficients() {
 
 #[test]
 fn the_same_numbers_give_the_same_bits() {
-    for law in [Distribution::Uniform, Distribution::Sign] {
-        let case = three_layers(law);
+    for distribution in [Distribution::Uniform, Distribution::Sign] {
+        let case = three_layers(distribution);
         let sides = case.sides(|layer, index| (index + layer) as f32 * 0.1);
         let once = || {
             let model = case.adapted(&sides, &device()).expand();
             (factors(&model), projected(&model, &sides, |_| true))
         };
-        assert!(once() == once(), "{law:?}");
+        assert!(once() == once(), "{distribution:?}");
     }
 }
 

@@ -269,7 +269,8 @@ fn an_adapter_that_is_exported_with_fewer_bits_is_the_one_that_is_trained_so() {
     let (_, eight) = (trained("32"), trained("8"));
     let export = ["export", "--run", "runs/32", "--coefficient-bits", "8", "--out", "eight"];
     assert_eq!(workshop.run(&export).code, 0);
-    let exported = workshop.run(&["evaluate", "--model", "base", "--adapter", "eight", "--data", "val", "--json"]);
+    let exported =
+        workshop.run(&["evaluate", "--model", "base", "--adapter", "eight", "--data", "val", "--json"]);
     assert_eq!(exported.json()["loss"], eight["loss"]);
 }
 

@@ -17,7 +17,7 @@ use crate::targets::{Site, Targets};
 
 /// A model whose base is frozen and whose adapters are trained; also a linear probe, or a model trained in full.
 ///
-/// The factors A and B of every adapter are plain leaves of the autodiff graph. If they are linear_combinations (NOLA), they depend
+/// The factors A and B of every adapter are plain leaves of the autodiff graph. If they are linear combinations (NOLA), they depend
 /// on the coefficients alone, which are constant within an optimizer step. So one step is, for every adapter, passes over any
 /// number of micro-batches, whose gradients are added up, and [`Adapted::step`] with their sum.
 #[derive(Module, Debug)]
@@ -46,7 +46,7 @@ struct Attached {
     ids: Vec<[ParamId; 3]>,
     /// What has gradients: factors, and the parameters trained beside them.
     trained: Vec<ParamId>,
-    /// The linear_combinations of A and of B, if that is what the factors are.
+    /// The linear combinations of A and of B, if that is what the factors are.
     linear_combinations: [Option<LinearCombinations>; 2],
 }
 
@@ -243,7 +243,7 @@ impl<M: Module> Adapted<M> {
         Ok(())
     }
 
-    /// Coefficients, linear_combinations, and the index among a site's ids, of A and of B if they are linear_combinations.
+    /// Coefficients, linear combinations, and the index among a site's ids, of A and of B if they are linear combinations.
     fn sides(&self) -> impl Iterator<Item = (&Param<Tensor<2>>, &LinearCombinations, usize)> {
         let [of_a, of_b] = &self.attached.linear_combinations;
         let sides = [(&self.alpha, of_a, 1), (&self.beta, of_b, 2)];
@@ -253,7 +253,7 @@ impl<M: Module> Adapted<M> {
             Some((
                 coefficients,
                 linear_combinations
-                    .expect("coefficients exist only where all factors are linear_combinations"),
+                    .expect("coefficients exist only where all factors are linear combinations"),
                 side,
             ))
         })
@@ -311,7 +311,7 @@ impl<M: Module> Adapted<M> {
 
     /// The factors of every site on the host, row-major: A `[d_in, rank]`, B `[rank, d_out]`, and the update's scale.
     ///
-    /// LinearCombinations are expanded by the plain version on the host, so the bits are the same on every machine.
+    /// Linear combinations are expanded by the plain version on the host, so the bits are the same on every machine.
     pub fn factors(&self) -> Vec<SiteFactors> {
         let ids: Vec<ParamId> = self.attached.ids.iter().flat_map(|ids| [ids[1], ids[2]]).collect();
         let values = read_params(&self.model, &ids);
@@ -497,7 +497,7 @@ fn ids_named(params: &[FoundParam], names: &[&str]) -> Result<Vec<ParamId>, Erro
     Ok(ids)
 }
 
-/// The initial coefficients of all sites, `[sites, count]`; none if the factors are not linear_combinations.
+/// The initial coefficients of all sites, `[sites, count]`; none if the factors are not linear combinations.
 fn initial_coefficients(
     plans: &[Plan],
     side: impl Fn(&Plan) -> &Factor,

@@ -1,4 +1,4 @@
-//! The linear_combinations of one side of all adapters, expanded and projected where their coefficients are.
+//! The linear combinations of one side of all adapters, expanded and projected where their coefficients are.
 
 use burn::tensor::{Tensor, TensorData};
 
@@ -7,7 +7,7 @@ use crate::adapter::{Factor, Mixed, Plan};
 use crate::basis::{Basis, project_all};
 use crate::cube::Kernels;
 
-/// The linear_combinations of A, or of B, of all sites in order.
+/// The linear combinations of A, or of B, of all sites in order.
 #[derive(Debug)]
 pub(crate) struct LinearCombinations {
     all: Vec<Mixed>,
@@ -16,7 +16,7 @@ pub(crate) struct LinearCombinations {
 }
 
 impl LinearCombinations {
-    /// The factors that `side` picks from the plans; nothing if they are not linear_combinations.
+    /// The factors that `side` picks from the plans; nothing if they are not linear combinations.
     pub(crate) fn of(plans: &[Plan], side: impl Fn(&Plan) -> &Factor) -> Option<Self> {
         let mixed = plans.iter().map(|plan| match side(plan) {
             Factor::Mixed(mixed) => Some(mixed.clone()),
@@ -30,7 +30,7 @@ impl LinearCombinations {
     ///
     /// # Shapes
     /// - `coefficients`: `[sites, count]`
-    /// - outputs: the shapes of the linear_combinations
+    /// - outputs: the shapes of the linear combinations
     pub(crate) fn expand(&self, coefficients: Tensor<2>) -> Vec<Tensor<2>> {
         let there = self.kernels.as_ref().filter(|kernels| kernels.run_beside(&coefficients));
         if let Some(kernels) = there {
@@ -49,7 +49,7 @@ impl LinearCombinations {
     /// The gradient of the coefficients, outside autodiff; zero for a site whose factor has none.
     ///
     /// # Shapes
-    /// - `gradients`: the shapes of the linear_combinations
+    /// - `gradients`: the shapes of the linear combinations
     /// - `coefficients` and output: `[sites, count]`
     pub(crate) fn project(&self, gradients: Vec<Option<Tensor<2>>>, coefficients: &Tensor<2>) -> Tensor<2> {
         let device = coefficients.device().inner();

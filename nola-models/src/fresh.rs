@@ -27,14 +27,14 @@ pub(crate) struct Plan<'a> {
 /// `module` with fresh weights; norms and biases stay.
 ///
 /// Each parameter has its own stream of `seed`.
-pub(crate) fn fresh<M: Module>(module: M, seed: u64, law: Distribution, plan: &Plan) -> M {
-    module.map(&mut Fresh { seed, law, plan, parameters: 0, path: Vec::new() })
+pub(crate) fn fresh<M: Module>(module: M, seed: u64, distribution: Distribution, plan: &Plan) -> M {
+    module.map(&mut Fresh { seed, distribution, plan, parameters: 0, path: Vec::new() })
 }
 
 /// Draws fresh weights, parameter by parameter.
 struct Fresh<'a> {
     seed: u64,
-    law: Distribution,
+    distribution: Distribution,
     plan: &'a Plan<'a>,
     parameters: u64,
     path: Vec<String>,
@@ -61,8 +61,9 @@ impl ModuleMapper for Fresh<'_> {
         rng.set_stream(self.parameters);
         let deviation = (self.plan.deviation)(&path);
         let shape = param.lazy_shape();
-        let values: Vec<f32> =
-            (0..shape.num_elements()).map(|_| (self.law.draw(&mut rng) * deviation) as f32).collect();
+        let values: Vec<f32> = (0..shape.num_elements())
+            .map(|_| (self.distribution.draw(&mut rng) * deviation) as f32)
+            .collect();
         let data = TensorData::new(values, shape);
         let tensor = Tensor::from_data(data, (&param.lazy_device(), dtype.dtype()));
         Param::initialized(param.id, tensor).set_require_grad(true)

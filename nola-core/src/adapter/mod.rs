@@ -39,7 +39,7 @@ use crate::{Error, basis};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum AdapterConfig {
-    /// Both factors are linear_combinations of random matrices.
+    /// Both factors are linear combinations of random matrices.
     Nola(NolaConfig),
     /// Both factors are trained as they are.
     Lora(LoraConfig),
@@ -230,7 +230,7 @@ pub fn adapted<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
 /// `kaiming_uniform_(a = √5)` of the reference implementations: bound √(6 / ((1 + 5)·fan_in)).
 fn kaiming_uniform(seed: u64, site: &Site, rank: usize) -> Vec<f32> {
     let generator = basis::Generator {
-        law: basis::Distribution::Uniform,
+        distribution: basis::Distribution::Uniform,
         seed,
         site: crate::philox::fnv1a_32(&site.weight_path()),
         stream: basis::Stream::OffsetA,

@@ -138,7 +138,7 @@ impl NolaConfig {
 
     fn basis(&self, site: &Site, stream: Stream, count: usize, shape: [usize; 2]) -> Basis {
         let generator = Generator {
-            law: self.basis,
+            distribution: self.basis,
             seed: self.seed,
             site: fnv1a_32(&self.basis_name(site, shape)),
             stream,
@@ -154,7 +154,7 @@ impl NolaConfig {
         }
     }
 
-    /// Both laws get the same variance, so that one learning rate serves both.
+    /// Both distributions get the same variance, so that one learning rate serves both.
     fn entry_scale(&self, count: usize, [rows, cols]: [usize; 2]) -> f32 {
         let numbers = match self.preset {
             Preset::Default | Preset::Code2024 => count,
@@ -170,7 +170,7 @@ impl NolaConfig {
     /// alpha_i = √(3/d_in)·u_i, so that the entries of A have LoRA's variance, 1/(3·d_in).
     fn drawn_coefficients(&self, site: &Site) -> Vec<f32> {
         let generator = Generator {
-            law: Distribution::Uniform,
+            distribution: Distribution::Uniform,
             seed: self.seed,
             site: fnv1a_32(&site.weight_path()),
             stream: Stream::Coefficients,

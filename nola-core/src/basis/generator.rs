@@ -1,4 +1,4 @@
-//! The random entries themselves: laws, streams, and the words of a block.
+//! The random entries themselves: distributions, streams, and the words of a block.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,7 @@ pub enum Stream {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generator {
     /// Distribution of the entries.
-    pub law: Distribution,
+    pub distribution: Distribution,
     /// Seed of the adapter.
     pub seed: u64,
     /// Hash of the site's name, or of its shape if the basis is shared.
@@ -55,8 +55,8 @@ impl Generator {
     /// # Panics
     /// If `start` is no multiple of 128.
     pub fn fill(&self, index: u32, start: usize, values: &mut [f32]) {
-        assert_eq!(start % 128, 0, "a chunk begins at a block of either law");
-        match self.law {
+        assert_eq!(start % 128, 0, "a chunk begins at a block of either distribution");
+        match self.distribution {
             Distribution::Uniform => self.fill_with(index, start / 8, 8, values, |words, position| {
                 uniform_of((words[position / 2] >> (16 * (position % 2))) & 0xFFFF)
             }),

@@ -6,7 +6,7 @@
 use super::generator::{Distribution, Generator, Stream};
 use super::plain::Plain;
 
-/// Entries of a tile: one block of the sign law, sixteen blocks of the uniform law.
+/// Entries of a tile: one block of the sign distribution, sixteen blocks of the uniform distribution.
 pub(super) const TILE: usize = LANES * STEPS;
 /// Numbers side by side in a tile.
 pub(super) const LANES: usize = 16;
@@ -14,7 +14,7 @@ pub(super) const LANES: usize = 16;
 pub(super) const STEPS: usize = 8;
 /// Matrices of which a tile is generated before it is used: 16 KiB of entries, which stay in the L1 cache.
 pub(super) const BATCH: usize = 32;
-/// Likewise for the sign law: 2 KiB of words.
+/// Likewise for the sign distribution: 2 KiB of words.
 pub(super) const SIGN_BATCH: usize = 128;
 
 /// One tile of a matrix, in the order of the kernel's lanes.
@@ -29,7 +29,7 @@ impl Tile {
 /// One tile of each matrix of a batch.
 pub(super) type Entries = [Tile; BATCH];
 
-/// The words of one block of the sign law in each matrix of a batch: word `w` of matrix `i` stands at `[w][i]`.
+/// The words of one block of the sign distribution in each matrix of a batch: word `w` of matrix `i` stands at `[w][i]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(C, align(64))]
 pub(super) struct Words(pub(super) [[u32; SIGN_BATCH]; 4]);
@@ -52,7 +52,7 @@ pub(super) trait Kernel: Sync {
     /// The instruction set, as reports write it.
     fn name(&self) -> &'static str;
 
-    /// Entries of the uniform law for `count` matrices, or some more: lane = block of the tile, step = position in
+    /// Entries of the uniform distribution for `count` matrices, or some more: lane = block of the tile, step = position in
     /// the block.
     fn uniform(
         &self,
@@ -63,7 +63,7 @@ pub(super) trait Kernel: Sync {
         entries: &mut Entries,
     );
 
-    /// Words of the sign law for `count` matrices, or some more.
+    /// Words of the sign distribution for `count` matrices, or some more.
     fn sign_words(
         &self,
         generator: &Generator,
@@ -116,7 +116,7 @@ pub fn instruction_set() -> &'static str {
 /// The speed limit of everything else here, for benchmarks.
 pub fn philox_words(count: usize) -> u32 {
     let kernel = fastest();
-    let generator = Generator { law: Distribution::Sign, seed: 0, site: 0, stream: Stream::A };
+    let generator = Generator { distribution: Distribution::Sign, seed: 0, site: 0, stream: Stream::A };
     let mut words = Words([[0; SIGN_BATCH]; 4]);
     let mut checksum = 0;
     for block in 0..count.div_ceil(4 * SIGN_BATCH) {

@@ -9,12 +9,12 @@ const SCALE: f32 = 0.3;
 type ForAll = fn(&[(&Basis, &[f32])]) -> Vec<Vec<f32>>;
 type ForOne = fn(&Basis, &[f32]) -> Vec<f32>;
 
-fn generator(law: Distribution, seed: u64) -> Generator {
-    Generator { law, seed, site: 77, stream: Stream::A }
+fn generator(distribution: Distribution, seed: u64) -> Generator {
+    Generator { distribution, seed, site: 77, stream: Stream::A }
 }
 
-fn basis(law: Distribution, count: usize, shape: [usize; 2]) -> Basis {
-    Basis::generated(generator(law, 0xDEAD_BEEF_CAFE), count, shape, SCALE)
+fn basis(distribution: Distribution, count: usize, shape: [usize; 2]) -> Basis {
+    Basis::generated(generator(distribution, 0xDEAD_BEEF_CAFE), count, shape, SCALE)
 }
 
 fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
@@ -22,7 +22,7 @@ fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
     pool.expect("a pool of a few threads").install(work)
 }
 
-fn laws() -> impl Strategy<Value = Distribution> {
+fn distributions() -> impl Strategy<Value = Distribution> {
     prop_oneof![Just(Distribution::Uniform), Just(Distribution::Sign)]
 }
 
@@ -59,10 +59,10 @@ proptest! {
 
     #[test]
     fn every_kernel_gives_the_bits_of_the_plain_one(
-        law in laws(), seed: u64, (count, shape) in sizes(), sites in 1_usize..4, threads in 1_usize..4,
+        distribution in distributions(), seed: u64, (count, shape) in sizes(), sites in 1_usize..4, threads in 1_usize..4,
         exponent in -40_i32..30,
     ) {
-        let basis = Basis::generated(generator(law, seed), count, shape, SCALE);
+        let basis = Basis::generated(generator(distribution, seed), count, shape, SCALE);
         let inputs = |size: usize| -> Vec<Vec<f32>> {
             let wave = |site| waves(size, site as f32).into_iter().map(|v| v * 10_f32.powi(exponent));
             (0..sites).map(|site| wave(site).collect()).collect()
@@ -80,21 +80,21 @@ proptest! {
     }
 
     #[test]
-    fn expand_has_the_bits_of_its_definition(law in laws(), seed: u64, (count, shape) in sizes()) {
-        let basis = Basis::generated(generator(law, seed), count, shape, SCALE);
+    fn expand_has_the_bits_of_its_definition(distribution in distributions(), seed: u64, (count, shape) in sizes()) {
+        let basis = Basis::generated(generator(distribution, seed), count, shape, SCALE);
         let coefficients = waves(count, 0.5);
-        let expected = expand_by_definition(&generator(law, seed), &coefficients, basis.size());
+        let expected = expand_by_definition(&generator(distribution, seed), &coefficients, basis.size());
         prop_assert_eq!(bits(&[basis.expand(&coefficients)]), bits(&[expected]));
     }
 
     #[test]
     fn project_is_within_a_millionth_of_the_products_magnitudes(
-        law in laws(), seed: u64, (count, shape) in sizes(),
+        distribution in distributions(), seed: u64, (count, shape) in sizes(),
     ) {
-        let basis = Basis::generated(generator(law, seed), count, shape, SCALE);
+        let basis = Basis::generated(generator(distribution, seed), count, shape, SCALE);
         let gradient = waves(basis.size(), 0.5);
         for (index, found) in basis.project(&gradient).into_iter().enumerate() {
-            let entries = generator(law, seed).values(index as u32, basis.size());
+            let entries = generator(distribution, seed).values(index as u32, basis.size());
             let magnitudes: Vec<f32> = entries.iter().zip(&gradient).map(|(e, g)| (e * g).abs()).collect();
             let difference = f64::from(found) - f64::from(SCALE) * dot(&entries, &gradient);
             let allowed = 1e-6 * f64::from(SCALE) * dot(&magnitudes, &vec![1.0; magnitudes.len()]);
@@ -103,16 +103,16 @@ proptest! {
     }
 
     #[test]
-    fn thread_count_does_not_change_a_bit(law in laws(), (count, shape) in sizes(), threads in 2_usize..6) {
-        let basis = basis(law, count, shape);
+    fn thread_count_does_not_change_a_bit(distribution in distributions(), (count, shape) in sizes(), threads in 2_usize..6) {
+        let basis = basis(distribution, count, shape);
         let (coefficients, gradient) = (waves(count, 0.0), waves(basis.size(), 1.0));
         let work = || (basis.expand(&coefficients), basis.project(&gradient));
         prop_assert_eq!(with_threads(1, work), with_threads(threads, work));
     }
 
     #[test]
-    fn project_is_the_adjoint_of_expand(law in laws(), (count, shape) in sizes()) {
-        let basis = basis(law, count, shape);
+    fn project_is_the_adjoint_of_expand(distribution in distributions(), (count, shape) in sizes()) {
+        let basis = basis(distribution, count, shape);
         let coefficients: Vec<f32> = waves(count, 0.0).iter().map(|v| v + 0.5).collect();
         let gradient = waves(basis.size(), 1.0);
         let left = dot(&basis.expand(&coefficients), &gradient);
@@ -123,10 +123,10 @@ proptest! {
 
     #[test]
     fn sites_together_get_the_bits_of_single_calls(
-        law in laws(), (count, shape) in sizes(), sites in 1_usize..40, threads in 1_usize..4,
+        distribution in distributions(), (count, shape) in sizes(), sites in 1_usize..40, threads in 1_usize..4,
     ) {
-        let shared = basis(law, count, shape);
-        let own = Basis::generated(generator(law, 5), count, shape, SCALE);
+        let shared = basis(distribution, count, shape);
+        let own = Basis::generated(generator(distribution, 5), count, shape, SCALE);
         let bases: Vec<Basis> =
             (0..sites).map(|site| if site % 3 == 1 { own.clone() } else { shared.clone() }).collect();
         let check = |all: ForAll, single: ForOne, size| {
@@ -140,9 +140,9 @@ proptest! {
     }
 
     #[test]
-    fn given_matrices_equal_generated_ones(law in laws(), (count, shape) in sizes()) {
-        let generated = Basis::generated(generator(law, 9), count, shape, 1.0);
-        let values = (0..count).flat_map(|index| generator(law, 9).values(index as u32, generated.size()));
+    fn given_matrices_equal_generated_ones(distribution in distributions(), (count, shape) in sizes()) {
+        let generated = Basis::generated(generator(distribution, 9), count, shape, 1.0);
+        let values = (0..count).flat_map(|index| generator(distribution, 9).values(index as u32, generated.size()));
         let given = Basis::given(values.collect(), shape);
         let (coefficients, gradient) = (waves(count, 0.0), waves(generated.size(), 1.0));
         prop_assert_eq!(given.expand(&coefficients), generated.expand(&coefficients));
@@ -154,9 +154,9 @@ proptest! {
 
 #[test]
 fn one_hot_coefficients_show_one_matrix_of_the_basis() {
-    for law in [Distribution::Uniform, Distribution::Sign] {
-        let basis = basis(law, 3, [50, 41]);
-        let values = generator(law, 0xDEAD_BEEF_CAFE).values(1, 50 * 41);
+    for distribution in [Distribution::Uniform, Distribution::Sign] {
+        let basis = basis(distribution, 3, [50, 41]);
+        let values = generator(distribution, 0xDEAD_BEEF_CAFE).values(1, 50 * 41);
         let expected: Vec<f32> = values.iter().map(|v| v * SCALE).collect();
         assert_eq!(basis.expand(&[0.0, 1.0, 0.0]), expected);
     }
@@ -172,10 +172,10 @@ fn every_site_of_a_joint_call_counts_once() {
 
 #[test]
 fn a_gradient_that_is_not_finite_stays_visible() {
-    for law in [Distribution::Uniform, Distribution::Sign] {
+    for distribution in [Distribution::Uniform, Distribution::Sign] {
         let mut gradient = waves(300, 0.0);
         gradient[130] = f32::INFINITY;
-        assert!(basis(law, 40, [300, 1]).project(&gradient).iter().all(|value| !value.is_finite()));
+        assert!(basis(distribution, 40, [300, 1]).project(&gradient).iter().all(|value| !value.is_finite()));
     }
 }
 

@@ -142,7 +142,7 @@ impl Batch {
     fn generate(&mut self, kernel: &dyn Kernel, basis: &Basis, tile: usize, first: usize, count: usize) {
         self.count = count;
         match &basis.source {
-            Source::Generated(generator) => match generator.law {
+            Source::Generated(generator) => match generator.distribution {
                 Distribution::Uniform => {
                     kernel.uniform(generator, tile as u32, first as u32, count, &mut self.entries);
                 }
@@ -179,7 +179,7 @@ impl Batch {
 /// The order of a tile.
 impl Basis {
     fn is_signs(&self) -> bool {
-        matches!(&self.source, Source::Generated(generator) if generator.law == Distribution::Sign)
+        matches!(&self.source, Source::Generated(generator) if generator.distribution == Distribution::Sign)
     }
 
     /// Matrices of which a tile is generated before it is used.
@@ -187,10 +187,10 @@ impl Basis {
         if self.is_signs() { SIGN_BATCH } else { BATCH }
     }
 
-    /// Step and lane of an entry of a tile: the uniform law has a block of eight entries in each lane.
+    /// Step and lane of an entry of a tile: the uniform distribution has a block of eight entries in each lane.
     fn place(&self, entry: usize) -> [usize; 2] {
         match &self.source {
-            Source::Generated(generator) if generator.law == Distribution::Uniform => {
+            Source::Generated(generator) if generator.distribution == Distribution::Uniform => {
                 [entry % STEPS, entry / STEPS]
             }
             Source::Generated(_) | Source::Given(_) => [entry / LANES, entry % LANES],

@@ -46,9 +46,9 @@ impl Launch {
     /// Sites that a unit computes together.
     fn together(&self) -> u32 {
         let is_shared = self.sites.len() > 1 && self.sites.iter().all(|[hash, _]| *hash == self.sites[0][0]);
-        match self.generator.law {
+        match self.generator.distribution {
             Distribution::Uniform if is_shared => kernels::TOGETHER,
-            // A call under the sign law makes so many numbers that drawing them once more costs nothing.
+            // A call under the sign distribution makes so many numbers that drawing them once more costs nothing.
             Distribution::Uniform | Distribution::Sign => 1,
         }
     }
@@ -77,7 +77,7 @@ impl Launch {
         let (client, device) = (coefficients.client.clone(), coefficients.device.clone());
         let shape = Shape::new([self.sites.len(), self.pitch()]);
         let factors = empty_device_contiguous_dtype(client.clone(), device, shape, DType::F32);
-        let units = match self.generator.law {
+        let units = match self.generator.distribution {
             Distribution::Uniform => self.pitch() / kernels::UNIFORM_BLOCK as usize,
             Distribution::Sign => self.pitch() / kernels::SIGNS_OF_A_WORD as usize,
         };
@@ -93,7 +93,7 @@ impl Launch {
                 self.site_table(&client),
                 factors.clone().into_buffer_arg(),
                 self.terms(cubes),
-                self.generator.law,
+                self.generator.distribution,
                 lanes,
                 self.together(),
             );
@@ -127,7 +127,7 @@ impl Launch {
                 self.site_table(&client),
                 projected.clone().into_buffer_arg(),
                 self.terms(cubes),
-                self.generator.law,
+                self.generator.distribution,
                 lanes,
                 self.together(),
             );

@@ -18,7 +18,7 @@ use crate::basis::Generator;
 /// Most elements of all factors of a launch: no index leaves 32 bits, and buffers stay below every device's limit.
 const MOST_ELEMENTS: usize = 1 << 28;
 
-/// The launches for the linear_combinations of one side, A or B, of all sites.
+/// The launches for the linear combinations of one side, A or B, of all sites.
 #[derive(Debug)]
 pub(crate) struct Kernels {
     launches: Vec<Launch>,
@@ -36,7 +36,7 @@ struct Offsets {
 }
 
 impl Kernels {
-    /// The launches for the linear_combinations `all`; nothing if somebody else drew a basis.
+    /// The launches for the linear combinations `all`; nothing if somebody else drew a basis.
     pub(crate) fn of(all: &[Mixed]) -> Option<Self> {
         let mut launches: Vec<Launch> = Vec::new();
         for (row, mixed) in all.iter().enumerate() {

@@ -269,7 +269,7 @@ pub(super) fn texts(vocab_size: usize, batch: usize, seq: usize, device: &Device
 /// `count` numbers, uniform between `-bound` and `bound`.
 pub(super) fn drawn(stream: u32, count: usize, bound: f64) -> Vec<f32> {
     let generator =
-        Generator { law: Distribution::Uniform, seed: SEED, site: stream, stream: Stream::OffsetB };
+        Generator { distribution: Distribution::Uniform, seed: SEED, site: stream, stream: Stream::OffsetB };
     let mut values = vec![0.0; count];
     values.par_chunks_mut(DRAWN_AT_ONCE).enumerate().for_each(|(chunk, values)| {
         generator.fill(0, chunk * DRAWN_AT_ONCE, values);

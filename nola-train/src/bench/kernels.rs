@@ -231,7 +231,7 @@ impl Probe<'_> {
 
     /// Random numbers on the host, written out.
     fn draws(&mut self) -> Result<(), StdoutError> {
-        for (what, law) in
+        for (what, distribution) in
             [("uniform_1024x6144", Distribution::Uniform), ("sign_1024x6144", Distribution::Sign)]
         {
             if !self.wants(what) {
@@ -240,7 +240,7 @@ impl Probe<'_> {
             let [count, width] = BASIS;
             let timed = self.timed(vec![0.0_f32; count * width], |mut values| {
                 let rows = values.par_chunks_mut(width).enumerate();
-                rows.for_each(|(row, values)| generator(law).fill(row as u32, 0, values));
+                rows.for_each(|(row, values)| generator(distribution).fill(row as u32, 0, values));
                 values
             });
             let [gelem_s_best, gelem_s_median] =
@@ -267,8 +267,8 @@ impl Probe<'_> {
     }
 }
 
-fn generator(law: Distribution) -> Generator {
-    Generator { law, seed: 1, site: 2, stream: Stream::A }
+fn generator(distribution: Distribution) -> Generator {
+    Generator { distribution, seed: 1, site: 2, stream: Stream::A }
 }
 
 /// The lines for people.

@@ -86,7 +86,8 @@ fn export<B: Base>(named: &Named, args: &ExportArgs) -> Result<Exported, Error> 
     let adapted = match args.coefficient_bits {
         None => adapted,
         Some(_) if adapted.config().is_none_or(|config| config.kind() != "nola") => {
-            let problem = "only the coefficients of NOLA are stored in so many bits, and this adapter has none";
+            let problem =
+                "only the coefficients of NOLA are stored in so many bits, and this adapter has none";
             return Err(Error::NotExportable { problem });
         }
         Some(bits) => folder::as_stored(adapted, bits)?,

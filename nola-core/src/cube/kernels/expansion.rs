@@ -6,7 +6,7 @@ use super::numbers::{philox, signed, uniform};
 use super::{CHUNK, Four, SIGNS_OF_A_WORD, Terms, UNIFORM_BLOCK, UNITS, part, rows, sum_of_lanes};
 use crate::basis::Distribution;
 
-/// Calls that four units make for each other under the sign law, and words of a call.
+/// Calls that four units make for each other under the sign distribution, and words of a call.
 const QUAD: u32 = 4;
 /// Distance of a call's words in shared memory: odd, so that the units of a quad meet no bank twice.
 const WORD_STRIDE: u32 = UNITS + 1;
@@ -21,11 +21,11 @@ pub(crate) fn expand(
     sites: &[u32],
     factors: &mut [Four],
     terms: Terms,
-    #[comptime] law: Distribution,
+    #[comptime] distribution: Distribution,
     #[comptime] lanes: u32,
     #[comptime] together: u32,
 ) {
-    match comptime!(law) {
+    match comptime!(distribution) {
         Distribution::Uniform => expand_uniform(coefficients, sites, factors, &terms, lanes, together),
         Distribution::Sign => expand_sign(coefficients, sites, factors, &terms, lanes),
     }

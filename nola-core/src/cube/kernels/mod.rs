@@ -13,13 +13,13 @@ pub(super) use self::projection::project;
 
 /// Units of a cube in every kernel.
 pub(super) const UNITS: u32 = 256;
-/// Elements of a chunk: one block of the sign law, sixteen of the uniform law.
+/// Elements of a chunk: one block of the sign distribution, sixteen of the uniform distribution.
 pub(super) const CHUNK: u32 = 128;
-/// Elements of a block under the uniform law.
+/// Elements of a block under the uniform distribution.
 pub(super) const UNIFORM_BLOCK: u32 = 8;
-/// Elements of one word under the sign law.
+/// Elements of one word under the sign distribution.
 pub(super) const SIGNS_OF_A_WORD: u32 = 32;
-/// Sites with one basis that a unit of the uniform law computes together: the numbers are drawn once for all of them.
+/// Sites with one basis that a unit of the uniform distribution computes together: the numbers are drawn once for all of them.
 pub(super) const TOGETHER: u32 = 4;
 /// Coefficients of a unit in `project`: the gradient is read once for all of them.
 pub(super) const OWNED: u32 = 2;

@@ -31,7 +31,7 @@ pub(crate) fn project(
     sites: &[u32],
     projected: &mut [f32],
     terms: Terms,
-    #[comptime] law: Distribution,
+    #[comptime] distribution: Distribution,
     #[comptime] lanes: u32,
     #[comptime] together: u32,
 ) {
@@ -49,7 +49,7 @@ pub(crate) fn project(
         while number < terms.chunks {
             let begin = part.site * pitch + number * comptime!(CHUNK / 4);
             let chunk = Chunk { hash, number, index, begin, pitch };
-            match comptime!(law) {
+            match comptime!(distribution) {
                 Distribution::Uniform => add_products(&mut sums, gradients, &chunk, &terms, width, together),
                 Distribution::Sign => add_signed(&mut sums, gradients, &chunk, &terms, width),
             }
@@ -73,7 +73,7 @@ pub(crate) fn project(
     }
 }
 
-/// Adds the products of a chunk with sixteen blocks of the uniform law, in four columns.
+/// Adds the products of a chunk with sixteen blocks of the uniform distribution, in four columns.
 ///
 /// A chunk is summed by itself first, so that the error of a long sum stays that of a short one.
 #[cube]
@@ -104,7 +104,7 @@ fn add_products(
     add_all(sums, &of_chunk, comptime!(OWNED * together));
 }
 
-/// Adds a chunk with the signs of one block of the sign law, in four columns; it too is summed by itself first.
+/// Adds a chunk with the signs of one block of the sign distribution, in four columns; it too is summed by itself first.
 #[cube]
 fn add_signed(
     sums: &mut Array<Four>,
