@@ -37,6 +37,7 @@ TASKS = {
         "lora": "benchmarks/recipes/e2e-lora-1.toml",
         "full": "benchmarks/recipes/e2e-full.toml",
     }, ["model.path=models/llama-stories260k", "data.text.max_tokens=400"]),
+    # A real base of the size that people bring: one seed of the rates beside the best ones elsewhere.
     "smollm2": (1, {
         "nola": "benchmarks/recipes/smollm2-nola-128.toml",
         "lora": "benchmarks/recipes/smollm2-lora-1.toml",
@@ -49,6 +50,9 @@ RATES = {
     "linear": [1e-3, 5e-3, 1e-2, 2e-2, 5e-2],
     "full": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
 }
+
+# Of the tasks that take minutes a run.
+FEWER_RATES = {"smollm2": {"nola": [1e-2, 2e-2, 5e-2], "lora": [5e-3, 1e-2, 2e-2]}}
 
 BITS = [32, 16, 8, 4]
 BITS_SEEDS = 5
@@ -83,7 +87,7 @@ def measure_rates(task, methods):
     seeds, recipes, settings = TASKS[task]
     done = {(line["task"], line["method"], line["rate"]) for line in known(file)}
     for method in methods or recipes:
-        for rate in RATES[method]:
+        for rate in FEWER_RATES.get(task, RATES)[method]:
             if (task, method, rate) in done:
                 continue
             with tempfile.TemporaryDirectory() as out:
@@ -139,6 +143,18 @@ def table_rates():
                 print(f"| {task} | {method} | " + ", ".join(cells) + " |")
 
 
+def table_bits():
+    lines = known("benchmarks/bits.json")
+    print("| task | bits | adapter bytes | validation loss | accuracy % |\n|---|---:|---:|---:|---:|")
+    for task in TASKS:
+        rows = [line for line in lines if line["task"] == task]
+        for bits in map(str, BITS) if rows else []:
+            of = [row["accuracies"][bits] for row in rows]
+            accuracy = "" if task in ("museum", "e2e", "smollm2") else show((100 * value for value in of), 1)
+            size = round(statistics.median(row["bytes"][bits] for row in rows))
+            print(f"| {task} | {bits} | {size} | {show((row['losses'][bits] for row in rows), 4)} | {accuracy} |")
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["rates", task, *methods]:
@@ -147,5 +163,7 @@ if __name__ == "__main__":
             measure_bits(task)
         case ["table", "rates"]:
             table_rates()
+        case ["table", "bits"]:
+            table_bits()
         case _:
             sys.exit(__doc__)
