@@ -5,27 +5,21 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 
+use crate::shared::shared;
+
 /// Folders of golden fixtures: the one that `NOLA_FIXTURES` names, else the shipped ones in `assets/golden` and, where
 /// they are, those in `../shared/fixtures` beside the workspace.
 ///
 /// # Panics
 /// If a folder that must be there is gone: that must not turn every golden test into a skipped one.
 pub fn roots() -> Vec<PathBuf> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    if let Some(named) = std::env::var_os("NOLA_FIXTURES") {
-        // Tests run in this package's folder, but people count from the workspace.
-        let named = workspace.join(named);
-        assert!(named.is_dir(), "NOLA_FIXTURES: {} is no folder", named.display());
-        return vec![named];
+    let shared = shared("fixtures");
+    if std::env::var_os("NOLA_FIXTURES").is_some() {
+        return Vec::from_iter(shared);
     }
-    let shipped = workspace.join("assets/golden");
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/golden");
     assert!(shipped.is_dir(), "{} is gone", shipped.display());
-    let shared = workspace.join("../shared/fixtures");
-    if shared.is_dir() {
-        return vec![shipped, shared];
-    }
-    println!("skipped: no ../shared/fixtures");
-    vec![shipped]
+    [Some(shipped), shared].into_iter().flatten().collect()
 }
 
 /// The folders inside `root/kind`, in name order; empty if there is no such folder.

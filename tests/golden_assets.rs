@@ -1,6 +1,6 @@
 //! Small models with real training, of the assets beside the workspace: logits, and greedy texts to the letter.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor};
 use nola_models::tokenizer::{DecodeSpecials, Specials, Tokenizer};
@@ -10,19 +10,10 @@ use serde_json::Value;
 use crate::devices::values;
 use crate::fixtures::{self, assert_close};
 use crate::golden_causal::{greedy, ids, logits};
+use crate::shared::shared;
 
 /// Largest difference from the expected logits, as the assets' README says.
 const TOLERANCE: f64 = 1e-3;
-
-/// The folder of a model of the assets; none if there are no assets.
-fn folder(model: &str) -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/assets/models").join(model);
-    if !folder.is_dir() {
-        println!("skipped {model}: no ../shared/assets");
-        return None;
-    }
-    Some(folder)
-}
 
 fn load(folder: &Path) -> CausalLm {
     let checkpoint = Checkpoint::open(folder).expect("a model of the assets");
@@ -59,7 +50,7 @@ fn best(model: &CausalLm, row: Vec<u32>) -> Vec<u32> {
 
 #[test]
 fn golden_stories_are_told_to_the_letter() {
-    let Some(folder) = folder("llama-stories260k") else { return };
+    let Some(folder) = shared("assets/models/llama-stories260k") else { return };
     let (model, expected) = (load(&folder), fixtures::json(&folder.join("expected.json")));
     let tokenizer = Tokenizer::open(&folder).expect("a tokenizer");
     for story in list(&expected, "greedy") {
@@ -82,7 +73,7 @@ fn golden_stories_are_told_to_the_letter() {
 
 #[test]
 fn golden_shakespeare_goes_on_as_expected() {
-    let Some(folder) = folder("gpt2-micro-shakespeare") else { return };
+    let Some(folder) = shared("assets/models/gpt2-micro-shakespeare") else { return };
     let (model, expected) = (load(&folder), fixtures::json(&folder.join("expected.json")));
     for case in list(&expected, "greedy") {
         let prompt = token_ids(&case["prompt_ids"]);
@@ -104,7 +95,7 @@ fn golden_shakespeare_goes_on_as_expected() {
 
 #[test]
 fn golden_process_chains_end_where_they_should() {
-    let Some(folder) = folder("gpt2-capp") else { return };
+    let Some(folder) = shared("assets/models/gpt2-capp") else { return };
     let (model, expected) = (load(&folder), fixtures::json(&folder.join("expected.json")));
     assert_eq!(model.info().eos, [51]);
     for case in list(&expected, "cases") {
@@ -118,7 +109,7 @@ fn golden_process_chains_end_where_they_should() {
 
 #[test]
 fn golden_layers_of_a_gpt2_without_prefix_are_met() {
-    let Some(folder) = folder("gpt2-tiny-golden") else { return };
+    let Some(folder) = shared("assets/models/gpt2-tiny-golden") else { return };
     let (model, expected) = (load(&folder), fixtures::json(&folder.join("golden.json")));
     for case in list(&expected, "cases") {
         let row = token_ids(&case["tokens"]);

@@ -37,6 +37,7 @@ mod program_hub;
 mod program_recipes;
 mod program_report;
 mod program_text;
+mod shared;
 mod sizes;
 mod test_model;
 mod text_task;

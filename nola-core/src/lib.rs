@@ -23,6 +23,9 @@ mod params;
 mod pattern;
 pub mod philox;
 mod product;
+#[cfg(test)]
+#[path = "../../tests/shared.rs"]
+mod shared;
 pub mod targets;
 
 pub use adapted::{Adapted, SiteFactors, Survivors, TrainedNumbers, TrainedState};

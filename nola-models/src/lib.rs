@@ -24,6 +24,9 @@ mod json;
 pub mod llama;
 mod names;
 pub mod norm;
+#[cfg(test)]
+#[path = "../../tests/shared.rs"]
+mod shared;
 pub mod tokenizer;
 pub mod vit;
 mod weight_dtype;

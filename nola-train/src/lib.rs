@@ -34,6 +34,9 @@ pub mod recipe;
 pub mod report;
 pub mod run;
 pub mod schedule;
+#[cfg(test)]
+#[path = "../../tests/shared.rs"]
+mod shared;
 pub mod stop;
 pub mod task;
 pub mod terminal;

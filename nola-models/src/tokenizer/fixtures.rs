@@ -7,15 +7,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{Tokenizer, TokenizerError};
+use crate::shared::shared;
 
-/// A folder of the shared assets; `None`, said aloud, where there are none.
+/// A folder of the assets beside the workspace.
 pub(super) fn assets(folder: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/assets").join(folder);
-    if !path.is_dir() {
-        println!("skipped: no ../shared");
-        return None;
-    }
-    Some(path)
+    shared(&format!("assets/{folder}"))
 }
 
 /// A copy of some files of a folder.

@@ -60,35 +60,27 @@ impl<'a> TextStream<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::sync::OnceLock;
 
     use proptest::prelude::*;
 
     use super::super::Specials;
     use super::*;
+    use crate::shared::shared;
 
-    /// Reads a tokenizer of the shared assets once; `None`, said aloud, where there are none.
-    fn shared(cell: &'static OnceLock<Option<Tokenizer>>, folder: &str) -> Option<&'static Tokenizer> {
-        let read = || {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/assets/models").join(folder);
-            path.is_dir().then(|| Tokenizer::open(&path).unwrap())
-        };
-        let tokenizer = cell.get_or_init(read).as_ref();
-        if tokenizer.is_none() {
-            println!("skipped: no ../shared");
-        }
-        tokenizer
+    /// Reads a tokenizer of the assets once.
+    fn opened(cell: &'static OnceLock<Option<Tokenizer>>, folder: &str) -> Option<&'static Tokenizer> {
+        cell.get_or_init(|| shared(folder).map(|folder| Tokenizer::open(&folder).unwrap())).as_ref()
     }
 
     fn gpt2() -> Option<&'static Tokenizer> {
         static GPT2: OnceLock<Option<Tokenizer>> = OnceLock::new();
-        shared(&GPT2, "gpt2-micro-shakespeare")
+        opened(&GPT2, "assets/models/gpt2-micro-shakespeare")
     }
 
     fn llama() -> Option<&'static Tokenizer> {
         static LLAMA: OnceLock<Option<Tokenizer>> = OnceLock::new();
-        shared(&LLAMA, "llama-stories260k")
+        opened(&LLAMA, "assets/models/llama-stories260k")
     }
 
     /// The pieces that come out, the last from the end of the stream.

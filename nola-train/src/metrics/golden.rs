@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::words::{mteval_lower, whitespace};
 use super::{Corpus, Segment};
+use crate::shared::shared;
 
 /// Texts and what others say of them.
 pub(super) struct Golden {
@@ -59,7 +60,7 @@ pub(super) fn assert_close(actual: f64, expected: f64, what: &str) {
 
 /// The cases of `fixtures/metrics/text.json`; none where only the workspace was checked out.
 pub(super) fn cases() -> Vec<Golden> {
-    let Some(text) = shared("fixtures/metrics/text.json") else { return Vec::new() };
+    let Some(text) = text("fixtures/metrics/text.json") else { return Vec::new() };
     let file: Value = serde_json::from_str(&text).unwrap();
     let cases = file["cases"].as_object().unwrap();
     let golden = |(name, case): (&String, &Value)| Golden {
@@ -78,8 +79,8 @@ pub(super) fn e2e() -> Vec<Golden> {
 
 pub(super) fn e2e_example() -> Option<Golden> {
     let expected = e2e_expected("example")?;
-    let hypotheses = shared("assets/parity/e2e-metrics/baseline-output.txt")?;
-    let references = shared("assets/parity/e2e-metrics/devel-conc.txt")?;
+    let hypotheses = text("assets/parity/e2e-metrics/baseline-output.txt")?;
+    let references = text("assets/parity/e2e-metrics/devel-conc.txt")?;
     let lines = |text: &str| text.lines().map(str::to_owned).collect();
     let groups = references.split("\n\n").filter(|group| !group.trim().is_empty());
     Some(Golden {
@@ -92,7 +93,7 @@ pub(super) fn e2e_example() -> Option<Golden> {
 
 pub(super) fn e2e_devset() -> Option<Golden> {
     let expected = e2e_expected("devset_first_reference_against_the_others")?;
-    let table = shared("assets/text/e2e/devset.csv")?;
+    let table = text("assets/text/e2e/devset.csv")?;
     let mut places = HashMap::new();
     let mut groups: Vec<Vec<String>> = Vec::new();
     for row in csv::Reader::from_reader(table.as_bytes()).deserialize() {
@@ -109,15 +110,11 @@ pub(super) fn e2e_devset() -> Option<Golden> {
 }
 
 fn e2e_expected(part: &str) -> Option<Value> {
-    let text = shared("assets/parity/e2e-metrics/expected.json")?;
+    let text = text("assets/parity/e2e-metrics/expected.json")?;
     Some(serde_json::from_str::<Value>(&text).unwrap()[part].take())
 }
 
-/// A file beside the workspace, or none, said on standard error, where only the workspace was checked out.
-fn shared(path: &str) -> Option<String> {
-    let text = std::fs::read_to_string(format!("{}/../../shared/{path}", env!("CARGO_MANIFEST_DIR")));
-    if text.is_err() {
-        eprintln!("skipped: no ../shared");
-    }
-    text.ok()
+/// The text of a file of `../shared`; none where only the workspace was checked out.
+fn text(path: &str) -> Option<String> {
+    shared(path).map(|file| std::fs::read_to_string(file).unwrap())
 }

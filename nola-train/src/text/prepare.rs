@@ -143,10 +143,9 @@ impl TextSource<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::super::fake::{BOS, Case};
     use super::*;
+    use crate::shared::shared;
     use crate::text::{Loss, OnBadRow};
 
     #[test]
@@ -279,18 +278,10 @@ mod tests {
         assert_eq!(batch.target_count(), data.report.targets);
     }
 
-    fn shared(file: &str) -> Option<PathBuf> {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/assets/text").join(file);
-        if !file.exists() {
-            println!("skipped: no ../shared");
-        }
-        file.exists().then_some(file)
-    }
-
     /// Prepares a file of real data with samples of 64 tokens, here bytes.
     fn real(file: &str, format: TextFormat) -> Option<TextReport> {
         let mut case = Case::new("a.txt", "", format);
-        case.file = shared(file)?;
+        case.file = shared(&format!("assets/text/{file}"))?;
         case.settings.max_tokens = 64;
         Some(case.prepare().unwrap().report)
     }

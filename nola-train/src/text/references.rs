@@ -67,6 +67,7 @@ pub fn references(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shared::shared;
 
     #[test]
     fn rows_of_one_prompt_are_grouped_where_it_comes_first() {
@@ -81,10 +82,7 @@ mod tests {
 
     #[test]
     fn both_forms_of_e2e_give_the_630_inputs_of_the_paper() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/assets/text/e2e");
-        if !folder.exists() {
-            return println!("skipped: no ../shared");
-        }
+        let Some(folder) = shared("assets/text/e2e") else { return };
         let prompts = |file: &str| {
             let groups = references(&folder.join(file), TextFormat::E2e, &TextSettings::default()).unwrap();
             assert_eq!(groups.iter().map(|group| group.references.len()).sum::<usize>(), 4693);

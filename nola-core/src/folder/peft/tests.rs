@@ -1,7 +1,7 @@
 //! Folders of a toy whose modules transformers would name and fuse as GPT-2's.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
@@ -17,6 +17,7 @@ use crate::adapted::floats;
 use crate::adapter::{Factor, NolaConfig, Plan};
 use crate::folder::Description;
 use crate::params::linear_sites;
+use crate::shared::shared;
 use crate::{Adapted, AdapterConfig, Error, Site, Targets, adapted, float_params, read_params};
 
 #[derive(Module, Debug)]
@@ -532,16 +533,9 @@ fn a_rank_of_zero_is_refused() {
     assert!(error.to_string().contains("the rank 0"), "{error}");
 }
 
-fn shared(path: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(path);
-    path.exists().then_some(path)
-}
-
 #[test]
 fn a_head_that_the_model_lacks_is_named_with_the_task_it_was_trained_for() {
-    let Some(folder) = shared("assets/parity/peft-lora-gpt2") else {
-        return println!("skipped: no ../shared");
-    };
+    let Some(folder) = shared("assets/parity/peft-lora-gpt2") else { return };
     // GPT-2's widths; nothing is allocated before the tensors fit.
     let error = attached(&folder, Toy::new(768, 12)).expect_err("there is no `score`").to_string();
     let problem = "`base_model.model.score.weight` belongs to nothing in this model (the adapter was made for the \
@@ -551,7 +545,7 @@ fn a_head_that_the_model_lacks_is_named_with_the_task_it_was_trained_for() {
 
 #[test]
 fn folders_that_peft_wrote_for_gpt2_are_written_back_to_the_bit() {
-    let Some(folder) = shared("fixtures/peft") else { return println!("skipped: no ../shared") };
+    let Some(folder) = shared("fixtures/peft") else { return };
     for name in ["gpt2_lora", "gpt2_rslora", "gpt2_lora_bias", "gpt2_lora_xs"] {
         let folder = folder.join(name);
         let model = attached(&folder, Toy::new(48, 3)).unwrap_or_else(|error| panic!("{error}"));
@@ -566,7 +560,7 @@ fn folders_that_peft_wrote_for_gpt2_are_written_back_to_the_bit() {
 
 #[test]
 fn the_merged_weight_of_a_fused_module_is_peft_s() {
-    let Some(fixtures) = shared("fixtures") else { return println!("skipped: no ../shared") };
+    let Some(fixtures) = shared("fixtures") else { return };
     let folder = fixtures.join("peft/gpt2_lora");
     let base = tensors(&fixtures.join("models/gpt2_tiny/model.safetensors"));
     let merged = tensors(&folder.join("expected.safetensors"));

@@ -31,6 +31,7 @@ mod tests {
 
     use super::super::tests::convert;
     use super::super::{Example, TextFormat};
+    use crate::shared::shared;
 
     fn prompt_of(row: Value) -> String {
         match convert(TextFormat::Alpaca, row).unwrap().remove(0) {
@@ -84,8 +85,8 @@ mod tests {
 
     #[test]
     fn prompts_are_those_of_a_published_copy() {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/assets/text/alpaca/alpaca_tiny.json");
-        let Ok(text) = std::fs::read_to_string(file) else { return println!("skipped: no ../shared") };
+        let Some(file) = shared("assets/text/alpaca/alpaca_tiny.json") else { return };
+        let text = std::fs::read_to_string(file).unwrap();
         let rows: Vec<Value> = serde_json::from_str(&text).unwrap();
         assert_eq!(rows.len(), 100);
         for row in rows {
