@@ -115,12 +115,12 @@ def measure_bits(task):
                     *changes([*settings, f"train.seed={seed}", f"output.dir={run}", "output.coefficient_bits=32"]))
             line = {"task": task, "seed": seed, "bytes": {}, "losses": {}, "accuracies": {}}
             for bits in BITS:
-                adapter = f"{run}/adapter"
-                program("export", "--run", run, "--coefficient-bits", str(bits), "--out", out + "/adapter")
-                shutil.rmtree(adapter)
-                shutil.copytree(out + "/adapter", adapter)
+                program("export", "--run", run, "--coefficient-bits", str(bits), "--out", f"{out}/{bits}")
+            for bits in BITS:
+                shutil.rmtree(f"{run}/adapter")
+                shutil.copytree(f"{out}/{bits}", f"{run}/adapter")
                 found = program("evaluate", "--run", run)
-                line["bytes"][bits] = folder_bytes(adapter)
+                line["bytes"][bits] = folder_bytes(f"{out}/{bits}")
                 line["losses"][bits] = found["loss"]
                 line["accuracies"][bits] = found.get("accuracy")
             keep(file, line)
