@@ -32,6 +32,7 @@ mod program_assets;
 mod program_bench;
 mod program_compare;
 mod program_cut_off;
+mod program_data;
 mod program_generate;
 mod program_hub;
 mod program_recipes;

@@ -12,8 +12,8 @@ use crate::text_workshop::text_workshop;
 pub fn recipe(workshop: &Workshop) -> Recipe {
     let mut recipe = Recipe::read(&workshop.at("food.toml"), &[]).expect("a recipe").into_inner();
     recipe.model.path = workshop.at("base");
-    recipe.data.train = workshop.at("rows/e2e.txt");
-    recipe.data.validation = workshop.at("val.txt");
+    recipe.data.train = workshop.at("rows/e2e.txt").into();
+    recipe.data.validation = workshop.at("val.txt").into();
     recipe.train.batch = 4;
     recipe.train.micro_batch = Some(2);
     recipe

@@ -113,3 +113,10 @@ pub struct Opened<B: Base> {
     /// The recipe, if a run was named.
     pub recipe: Option<CheckedRecipe>,
 }
+
+impl<B: Base> Opened<B> {
+    /// The seed of the run, which decides what is held out for validation; 0 if none was named.
+    pub fn seed(&self) -> u64 {
+        self.recipe.as_ref().map_or(0, |recipe| recipe.train.seed)
+    }
+}

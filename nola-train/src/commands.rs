@@ -91,7 +91,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Score a model, with or without an adapter, on labelled images or on text.
     Evaluate(evaluate::EvaluateArgs),
-    /// Say what is on images.
+    /// Say what is on images: files, or all in a folder.
+    #[command(visible_alias = "classify")]
     Predict(predict::PredictArgs),
     /// Complete a prompt.
     Generate(generate::GenerateArgs),

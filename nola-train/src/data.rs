@@ -19,10 +19,12 @@ use image::RgbImage;
 pub use batches::{HostBatch, TrainingPlan, evaluation_batches, training_batches};
 pub use classes::{Matched, composed};
 pub use error::{BadImage, DataError, few};
-pub use images::{Images, decoded};
-pub use order::{Order, Purpose, permutation, random};
+pub use folder::{FolderImages, images_in};
+pub use images::{ImageReader, Images};
+pub use order::{Order, Purpose, WeightedSamples, permutation, random};
 pub use prefetch::Prefetch;
 
+use crate::portion::{Drawn, DrawnUnit, HoldOut};
 use crate::recipe::{DataFormat, DataRecipe, ImageFormat};
 
 /// The labelled images of one split; a list of places, not yet decoded.
@@ -45,6 +47,8 @@ pub struct Sample {
     pub label: usize,
     /// Where it lies.
     pub source: ImageSource,
+    /// Which of several folders or files it is of.
+    pub part: usize,
 }
 
 /// Where an image lies.
@@ -114,6 +118,7 @@ fn samples_of(records: Arc<Records>, labels: &[u8]) -> Vec<Sample> {
     let samples = labels.iter().enumerate().map(|(index, &label)| Sample {
         label: label.into(),
         source: ImageSource::Record { records: Arc::clone(&records), index },
+        part: 0,
     });
     samples.collect()
 }
@@ -138,18 +143,61 @@ pub enum Split {
 }
 
 impl Dataset {
-    /// Lists the images of a split as the recipe describes them; a subset of `shots` is not yet taken.
+    /// Lists the images of both splits as the recipe describes them, and how many are held out; a subset of `shots` is not
+    /// yet taken.
     ///
     /// # Errors
-    /// If the folder or file is absent, empty, or not of the format.
-    pub fn open(recipe: &DataRecipe, split: Split) -> Result<Self, DataError> {
-        let path = match split {
-            Split::Train => &recipe.train,
-            Split::Validation => &recipe.validation,
-        };
-        let format = match recipe.format {
+    /// If a folder or file is absent, empty, or not of the format; or nothing can be learned of them, or held out.
+    pub fn splits(recipe: &DataRecipe, seed: u64) -> Result<(Self, Self, Option<Drawn>), DataError> {
+        let train = Self::joined(recipe.format, recipe.train.paths(), Split::Train)?;
+        train.check_learnable()?;
+        if let Some(share) = recipe.validation_split {
+            let (train, held_out, drawn) = train.parted(HoldOut { share, seed, place: 0 })?;
+            return Ok((train, held_out, Some(drawn)));
+        }
+        let validation = Self::joined(recipe.format, recipe.validation.paths(), Split::Validation)?;
+        validation.check_learnable()?;
+        Self::check_same_classes(&train, &validation)?;
+        Ok((train, validation, None))
+    }
+
+    /// Lists the images that scores are computed on.
+    ///
+    /// # Errors
+    /// As [`Dataset::splits`].
+    pub fn scored_on(recipe: &DataRecipe, seed: u64) -> Result<(Self, Option<Drawn>), DataError> {
+        if recipe.validation_split.is_some() {
+            let (_, held_out, drawn) = Self::splits(recipe, seed)?;
+            return Ok((held_out, drawn));
+        }
+        Ok((Self::joined(recipe.format, recipe.validation.paths(), Split::Validation)?, None))
+    }
+
+    /// The images of several folders or files with the same classes, as one.
+    fn joined<'a>(
+        format: DataFormat,
+        paths: impl Iterator<Item = &'a Path>,
+        split: Split,
+    ) -> Result<Self, DataError> {
+        let mut whole: Option<Self> = None;
+        for (part, path) in paths.enumerate() {
+            let mut more = Self::open(format, path, split)?;
+            more.samples.iter_mut().for_each(|sample| sample.part = part);
+            let Some(whole) = &mut whole else {
+                whole = Some(more);
+                continue;
+            };
+            Self::check_same_classes(whole, &more)?;
+            whole.samples.extend(more.samples);
+            whole.links_outside += more.links_outside;
+        }
+        Ok(whole.expect("a checked recipe names data"))
+    }
+
+    fn open(format: DataFormat, path: &Path, split: Split) -> Result<Self, DataError> {
+        let format = match format {
             DataFormat::Images(format) => format,
-            DataFormat::Text(_) => return Err(DataError::NoImages { format: recipe.format }),
+            DataFormat::Text(_) => return Err(DataError::NoImages { format }),
         };
         match format {
             ImageFormat::Folder => folder::read(path),
@@ -158,6 +206,30 @@ impl Dataset {
             ImageFormat::Mnist => idx::read(path, idx::Variant::Digits, split),
             ImageFormat::FashionMnist => idx::read(path, idx::Variant::Fashion, split),
         }
+    }
+
+    /// What is kept and what is held out, the same share of each class.
+    fn parted(self, hold_out: HoldOut) -> Result<(Self, Self, Drawn), DataError> {
+        let mut is_held_out = vec![false; self.samples.len()];
+        let mut alone = Vec::new();
+        for (place, class) in self.classes.iter().enumerate() {
+            let members = self.samples.iter().enumerate().filter(|(_, sample)| sample.label == place);
+            let members: Vec<usize> = members.map(|(index, _)| index).collect();
+            if members.len() == 1 {
+                alone.push(class.clone());
+            }
+            let chosen = HoldOut { place, ..hold_out }.chosen(members.len());
+            members.into_iter().zip(chosen).for_each(|(index, is_chosen)| is_held_out[index] = is_chosen);
+        }
+        if !alone.is_empty() {
+            return Err(DataError::TooFewToHoldOut { root: self.root, classes: alone });
+        }
+        let drawn = Drawn::of(&is_held_out, DrawnUnit::Images);
+        let of = |wanted: bool| {
+            let samples = self.samples.iter().zip(&is_held_out).filter(|(_, is_held)| **is_held == wanted);
+            Self { samples: samples.map(|(sample, _)| sample.clone()).collect(), ..self.clone() }
+        };
+        Ok((of(false), of(true), drawn))
     }
 
     /// A subset with `shots` images of each class: the first of a permutation of the class; 0 keeps all.
@@ -200,6 +272,7 @@ mod tests {
             .map(|index| Sample {
                 label: index % classes.len(),
                 source: ImageSource::File(format!("{index}.png").into()),
+                part: 0,
             })
             .collect();
         Dataset {
@@ -240,5 +313,37 @@ mod tests {
     fn a_class_with_too_few_images_is_named() {
         let message = dataset(&["a"], 3).few_shot(5, 0).unwrap_err().to_string();
         assert!(message.contains("`a` has 3") && message.contains("data.shots"), "{message}");
+    }
+
+    fn hold_out(share: f64) -> HoldOut {
+        HoldOut { share, seed: 1, place: 0 }
+    }
+
+    #[test]
+    fn the_same_share_of_every_class_is_held_out() {
+        let all = dataset(&["a", "b", "c"], 20);
+        let (kept, held_out, drawn) = all.clone().parted(hold_out(0.1)).unwrap();
+        assert_eq!(drawn.to_string(), "6 of 60 images");
+        for label in 0..3 {
+            assert_eq!(held_out.samples.iter().filter(|sample| sample.label == label).count(), 2);
+        }
+        let both: BTreeSet<String> = names(&kept).into_iter().chain(names(&held_out)).collect();
+        assert_eq!((both.len(), kept.samples.len()), (60, 54));
+    }
+
+    #[test]
+    fn a_small_share_takes_one_image_of_each_class_and_a_large_one_leaves_one() {
+        for (share, held) in [(0.01, 1), (0.99, 4)] {
+            let (kept, held_out, _) = dataset(&["a", "b"], 5).parted(hold_out(share)).unwrap();
+            assert_eq!((kept.samples.len(), held_out.samples.len()), (2 * (5 - held), 2 * held));
+        }
+    }
+
+    #[test]
+    fn a_class_of_one_image_is_named() {
+        let mut all = dataset(&["a", "b"], 3);
+        all.samples.retain(|sample| sample.label == 0 || sample.source.name() == "1.png");
+        let message = all.parted(hold_out(0.5)).unwrap_err().to_string();
+        assert!(message.contains("only one image in b") && message.contains("data.validation"), "{message}");
     }
 }

@@ -45,13 +45,12 @@ fn same_data(data: &DataRecipe) -> Option<String> {
         ) => false,
         DataFormat::Images(ImageFormat::Folder) | DataFormat::Text(_) => true,
     };
-    let same = is_one_file && is_same(&data.train, &data.validation);
-    same.then(|| {
-        format!(
-            "`data.train` and `data.validation` are both {}: the scores are those of learning by heart",
-            data.train.display()
-        )
-    })
+    let is_learned = |path: &&Path| data.train.paths().any(|train| is_same(train, path));
+    let same = data.validation.paths().find(is_learned).filter(|_| is_one_file)?;
+    Some(format!(
+        "`data.train` and `data.validation` are both {}: the scores are those of learning by heart",
+        same.display()
+    ))
 }
 
 fn is_same(left: &Path, right: &Path) -> bool {
@@ -105,8 +104,8 @@ mod tests {
         std::fs::write(&file, "{}").expect("a file");
         let data = |format, validation: &Path| DataRecipe {
             format,
-            train: file.clone(),
-            validation: validation.to_owned(),
+            train: file.clone().into(),
+            validation: validation.to_owned().into(),
             ..DataRecipe::default()
         };
         let text = DataFormat::Text(TextFormat::Chat);

@@ -12,6 +12,7 @@ mod keys;
 mod method;
 mod model;
 mod node;
+mod paths;
 mod schema;
 mod sections;
 mod shipped;
@@ -33,6 +34,7 @@ pub use format::{DataFormat, ImageFormat, Modality};
 pub use keys::{Key, KeyDefault, Section, sections};
 pub use method::{LoraRecipe, MethodRecipe, NolaRecipe, TargetsRecipe};
 pub use model::{Init, ModelRecipe};
+pub use paths::{TrainingPaths, ValidationPaths, WeightedPath};
 pub use schema::{schema, schema_text};
 pub use sections::{Optimizer, OutputRecipe, Period, ScheduleKind, TrainRecipe};
 
@@ -222,7 +224,7 @@ steps = 200
         let recipe =
             read(SMALL, &["train.steps=7", "data.train=other/folder", "method.kind=linear"]).unwrap();
         assert_eq!(recipe.train.steps, 7);
-        assert_eq!(recipe.data.train, Path::new("other/folder"));
+        assert_eq!(recipe.data.train.paths().collect::<Vec<_>>(), [Path::new("other/folder")]);
         assert_eq!(recipe.method, MethodRecipe::Linear {});
     }
 

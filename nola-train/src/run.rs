@@ -26,8 +26,10 @@ use crate::Error;
 use crate::amounts::thousands;
 use crate::base::Base;
 use crate::baseline::BaselineScores;
+use crate::data_counts::DataCounts;
 use crate::fit::{Fitted, Keeper};
 use crate::memory::peak_bytes;
+use crate::portion::Drawn;
 use crate::progress::Target;
 use crate::recipe::{CheckedRecipe, MethodRecipe};
 use crate::report::{self, History, ResultRow, RunReport};
@@ -54,6 +56,12 @@ pub struct RunFolder {
     holds_best: Cell<bool>,
 }
 
+/// What a run held out of its training data, as its result says; none if it held out nothing or has no result.
+pub fn held_out(folder: &Path) -> Option<Drawn> {
+    let bytes = std::fs::read(folder.join(RESULT)).ok()?;
+    serde_json::from_slice::<RunResult>(&bytes).ok()?.data.held_out
+}
+
 /// What a run came to; the JSON object of `train --json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunResult {
@@ -77,6 +85,9 @@ pub struct RunResult {
     pub perplexity: Option<f64>,
     /// What it has to be better than.
     pub baseline: BaselineScores,
+    /// What was learned from, and what was held out of it.
+    #[serde(default)]
+    pub data: DataCounts,
     /// Optimizer steps made.
     pub steps: usize,
     /// Optimizer steps after which the best adapter was found.
@@ -203,6 +214,7 @@ impl RunFolder {
             accuracy: scores.accuracy,
             accuracy_interval: scores.interval(),
             baseline: fitted.history.baseline.to_json(),
+            data: keeping.task.counts().clone(),
             loss: scores.loss,
             perplexity: match scores.target {
                 Target::Image => None,
@@ -236,7 +248,7 @@ impl RunFolder {
         let facts = facts.map(|(name, value)| (name.to_owned(), value)).into_iter();
         let report = RunReport {
             title: format!("{} on {}", parts.fitted.history.name, details.about),
-            facts: facts.chain(details.facts.clone()).collect(),
+            facts: facts.chain(parts.task.counts().facts()).chain(details.facts.clone()).collect(),
             warnings: parts.fitted.warnings.clone(),
             scores: T::scores(&parts.fitted.evaluation),
             recipe_toml: parts.toml.clone(),

@@ -8,12 +8,13 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-pub use images::{ImageTask, Splits, load};
-pub use text::{Text, open_text, text_format};
+pub use images::{ImageTask, Splits, load, say_held_out};
+pub use text::{OpenedText, Text, all_references, open_texts, text_format};
 
 use crate::Error;
 use crate::base::Base;
 use crate::baseline::Baseline;
+use crate::data_counts::DataCounts;
 use crate::evaluate::TextScores;
 use crate::model_with_loss::ModelWithLoss;
 use crate::progress::{Scores, Target};
@@ -51,8 +52,8 @@ pub trait Task: Sized {
     /// If data or base are absent, damaged, or do not fit each other.
     fn open(recipe: &Recipe, device: &Device) -> Result<Self, Error>;
 
-    /// Samples to learn from.
-    fn samples(&self) -> usize;
+    /// How much data there is, and what an epoch is made of.
+    fn counts(&self) -> &DataCounts;
 
     /// Answers that the model chooses from: classes, or tokens.
     fn choices(&self) -> usize;

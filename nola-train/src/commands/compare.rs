@@ -140,7 +140,7 @@ impl Comparing<'_> {
     fn trained<T: Task>(&self, recipe: &CheckedRecipe, label: &str) -> Result<Once, Error> {
         let device = &self.open.device;
         let task = T::open(recipe, device)?;
-        let recipe = &recipe.clone().for_samples(task.samples());
+        let recipe = &recipe.clone().for_samples(task.counts().samples_in_epoch());
         let folder = RunFolder::create(&recipe.output.dir)?;
         folder.begin(recipe)?;
         let terms = Terms { label, ..self.global.terms(device) };

@@ -9,10 +9,12 @@ use clap::Args;
 
 use super::decoding::DecodingArgs;
 use super::{Global, HeldArgs, ModelArgs};
-use crate::Error;
 use crate::option_values::format;
+use crate::portion::Drawn;
 use crate::recipe::{DataFormat, DataRecipe, ImageFormat, Modality};
+use crate::terminal::err_line;
 use crate::text::TextSettings;
+use crate::{Error, run};
 
 #[derive(Debug, Args)]
 pub struct EvaluateArgs {
@@ -82,12 +84,24 @@ impl EvaluateArgs {
             ..DataRecipe::default()
         });
         if let Some(data) = &self.data {
-            recipe.validation = data.clone();
+            recipe.validation = data.clone().into();
+            recipe.validation_split = None;
         }
         if let Some(format) = self.format {
             recipe.format = format;
         }
         recipe.located()
+    }
+
+    /// Says if the data of the run has changed since, so that what is held out now is not what was.
+    fn warn_of_change(&self, held_out: Option<Drawn>) {
+        let (Some(now), Some(folder)) = (held_out, &self.model.run) else { return };
+        if let Some(then) = run::held_out(folder).filter(|then| *then != now) {
+            err_line(&format!(
+                "warning: {now} are held out now, and {then} were when the run was made, so the training data has changed: \
+                 some of what is scored may have been learned; name other data with --data"
+            ));
+        }
     }
 
     /// Settings for reading questions.

@@ -36,7 +36,7 @@ fn train<T: Task>(recipe: &CheckedRecipe, global: &Global) -> Result<(), Error> 
     let folder = RunFolder::create(&recipe.output.dir)?;
     let open = device::open(global.device)?;
     let task = T::open(recipe, &open.device)?;
-    let recipe = &recipe.clone().for_samples(task.samples());
+    let recipe = &recipe.clone().for_samples(task.counts().samples_in_epoch());
     folder.begin(recipe)?;
     let _running = global.stop.run();
     let fitted = fit(&task, recipe, &global.terms(&open.device), &folder.keeper(&task, recipe))?;

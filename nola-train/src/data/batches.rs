@@ -110,7 +110,7 @@ mod tests {
     use image::Rgb;
 
     use super::*;
-    use crate::data::{Colours, Dataset, Records, samples_of};
+    use crate::data::{Colours, Dataset, Records, WeightedSamples, samples_of};
     use crate::recipe::OnBadImage;
 
     /// Grey images of 4 x 4 pixels, whose values are 0, 10, 20, ...
@@ -130,7 +130,7 @@ mod tests {
 
     fn plan(steps: Range<usize>) -> TrainingPlan {
         let augmentation = Augmentation { flip_probability: 0.5, ..Augmentation::small_images() };
-        TrainingPlan { order: Order::new(7, 4, 3), augmentation, steps }
+        TrainingPlan { order: Order::new(vec![WeightedSamples::once(7)], 4, 3), augmentation, steps }
     }
 
     fn training(steps: Range<usize>) -> Vec<HostBatch> {

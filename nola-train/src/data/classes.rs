@@ -128,6 +128,7 @@ mod tests {
         let sample = |file: &&str| Sample {
             label: classes.iter().position(|class| file.starts_with(&format!("{class}/"))).unwrap(),
             source: ImageSource::File(format!("data/{file}").into()),
+            part: 0,
         };
         let samples = files.iter().map(sample).collect();
         Dataset { root: "data".into(), classes, samples, links_outside: 0 }

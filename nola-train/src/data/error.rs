@@ -124,9 +124,30 @@ pub enum DataError {
     #[error(transparent)]
     Image(#[from] BadImage),
 
+    /// A folder in which there is nothing to look at.
+    #[error(
+        "{}: no image in this folder, and other files: {others}; name a folder with images",
+        path_name(folder)
+    )]
+    NoImagesInside {
+        /// The folder.
+        folder: PathBuf,
+        /// Files that are no images, as their names say.
+        others: usize,
+    },
+
+    /// Images that were asked about and cannot be used; the others were answered.
+    #[error("{}", unanswered(.bad, *.of))]
+    Unanswered {
+        /// Why, one for each.
+        bad: Vec<BadImage>,
+        /// Images that were asked about.
+        of: usize,
+    },
+
     /// A class with fewer images than the recipe takes of each.
     #[error(
-        "{}: class `{}` has {found} images, data.shots = {wanted}; lower data.shots or add images",
+        "{}: class `{}` has {found} images to learn from, data.shots = {wanted}; lower data.shots or add images",
         path_name(root),
         printable::name(class)
     )]
@@ -139,6 +160,35 @@ pub enum DataError {
         found: usize,
         /// Images asked for.
         wanted: usize,
+    },
+
+    /// A weight that leaves nothing of a file.
+    #[error(
+        "{}: with weight {weight} none of its {samples} samples comes in an epoch; raise the weight in data.train, or leave the \
+         path out",
+        path_name(path)
+    )]
+    NothingInEpoch {
+        /// File or folder.
+        path: PathBuf,
+        /// The weight.
+        weight: f64,
+        /// Samples there are.
+        samples: usize,
+    },
+
+    /// Classes of which no image can be held out.
+    #[error(
+        "{}: only one image in {}, so data.validation_split cannot hold one out and keep one; add images, or name others with \
+         data.validation",
+        path_name(root),
+        few(classes)
+    )]
+    TooFewToHoldOut {
+        /// Where the images lie.
+        root: PathBuf,
+        /// The classes.
+        classes: Vec<String>,
     },
 
     /// Images that cannot be decoded.
@@ -311,6 +361,18 @@ fn only(classes: &[String], root: &std::path::Path) -> String {
         return format!("nothing is in {} alone", path_name(root));
     }
     format!("only in {}: {}", path_name(root), printable::names(classes))
+}
+
+/// What could not be answered; every image is named, since each of them was asked about.
+fn unanswered(bad: &[BadImage], of: usize) -> String {
+    match bad {
+        [only] if of == 1 => only.to_string(),
+        bad => {
+            let mut lines = vec![format!("{} of {of} images cannot be used:", bad.len())];
+            lines.extend(bad.iter().map(|image| format!("  {image}")));
+            lines.join("\n")
+        }
+    }
 }
 
 fn list(bad: &[BadImage]) -> String {

@@ -25,43 +25,80 @@ const IMAGES: [&str; 15] = [
 /// # Errors
 /// If the folder cannot be read, has no class folders, or has some without images.
 pub(super) fn read(root: &Path) -> Result<Dataset, DataError> {
-    let io = |source| DataError::Io { path: root.into(), source };
-    let inside = root.canonicalize().map_err(io)?;
-    let mut links_outside = 0;
     let mut images: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
-    let walk = WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter().filter_entry(|entry| {
-        let leaves = entry.path_is_symlink() && entry.depth() > 0 && !stays_within(entry, &inside);
-        links_outside += usize::from(leaves);
-        !leaves && (entry.depth() == 0 || !is_hidden(entry))
-    });
-    for entry in walk {
-        let entry = match entry {
-            Ok(entry) => entry,
-            // A link back to a folder around it, or to nothing: there is nothing new behind it.
-            Err(error) if error.loop_ancestor().is_some() || is_dangling(&error) => continue,
-            Err(error) => {
-                let path = error.path().unwrap_or(root).to_owned();
-                return Err(DataError::Io { path, source: error.into() });
-            }
-        };
-        let Some(name) = class_of(&entry, root) else {
-            continue;
-        };
+    let links_outside = walk(root, |entry| {
+        let Some(name) = class_of(&entry, root) else { return Ok(()) };
         let class = composed(&name);
         if entry.depth() == 1 && entry.file_type().is_dir() {
             let other = names.insert(class.clone(), name.clone()).filter(|other| *other != name);
             if let Some(other) = other {
                 return Err(DataError::SameName { root: root.into(), names: [other, name] });
             }
-        }
-        if entry.depth() == 1 && entry.file_type().is_dir() {
             images.entry(class).or_default();
         } else if entry.depth() > 1 && entry.file_type().is_file() && is_image(entry.path()) {
             images.entry(class).or_default().push(entry.into_path());
         }
-    }
+        Ok(())
+    })?;
     into_dataset(root, images, links_outside)
+}
+
+/// The images of a folder, whatever they show.
+#[derive(Debug, Default)]
+pub struct FolderImages {
+    /// The images at any depth, in the order of their names.
+    pub images: Vec<PathBuf>,
+    /// Files that are no images, as their names say.
+    pub others: usize,
+    /// Symbolic links that leave the folder and were not followed.
+    pub links_outside: usize,
+}
+
+/// Lists the images of a folder at any depth; what counts as one is as for training data.
+///
+/// # Errors
+/// If the folder cannot be read or holds no image.
+pub fn images_in(root: &Path) -> Result<FolderImages, DataError> {
+    let mut found = FolderImages::default();
+    let links_outside = walk(root, |entry| {
+        if entry.file_type().is_file() && is_image(entry.path()) {
+            found.images.push(entry.into_path());
+        } else if entry.file_type().is_file() {
+            found.others += 1;
+        }
+        Ok(())
+    })?;
+    if found.images.is_empty() {
+        return Err(DataError::NoImagesInside { folder: root.into(), others: found.others });
+    }
+    found.links_outside = links_outside;
+    Ok(found)
+}
+
+/// Hands on what is in a folder, in the order of the names; returns the number of links that leave it.
+fn walk(root: &Path, mut take: impl FnMut(DirEntry) -> Result<(), DataError>) -> Result<usize, DataError> {
+    let io = |source| DataError::Io { path: root.into(), source };
+    let inside = root.canonicalize().map_err(io)?;
+    let mut links_outside = 0;
+    let entries = WalkDir::new(root).follow_links(true).sort_by_file_name().into_iter();
+    let entries = entries.filter_entry(|entry| {
+        let leaves = entry.path_is_symlink() && entry.depth() > 0 && !stays_within(entry, &inside);
+        links_outside += usize::from(leaves);
+        !leaves && (entry.depth() == 0 || !is_hidden(entry))
+    });
+    for entry in entries {
+        match entry {
+            Ok(entry) => take(entry)?,
+            // A link back to a folder around it, or to nothing: there is nothing new behind it.
+            Err(error) if error.loop_ancestor().is_some() || is_dangling(&error) => {}
+            Err(error) => {
+                let path = error.path().unwrap_or(root).to_owned();
+                return Err(DataError::Io { path, source: error.into() });
+            }
+        }
+    }
+    Ok(links_outside)
 }
 
 fn into_dataset(
@@ -82,7 +119,7 @@ fn into_dataset(
         .into_values()
         .enumerate()
         .flat_map(|(label, files)| {
-            files.into_iter().map(move |file| Sample { label, source: ImageSource::File(file) })
+            files.into_iter().map(move |file| Sample { label, source: ImageSource::File(file), part: 0 })
         })
         .collect();
     Ok(Dataset { root: root.into(), classes, samples, links_outside })
@@ -155,6 +192,26 @@ mod tests {
         let root = folder(&["cat/a.png", "cat/.b.png", ".git/c.png", "cat/notes.txt", "d.png"]);
         let dataset = read(root.path()).unwrap();
         assert_eq!(labels_and_names(&dataset, root.path()), [(0, "cat/a.png".to_owned())]);
+    }
+
+    #[test]
+    fn all_images_of_a_folder_are_found_in_the_order_of_their_names() {
+        let root = folder(&["b.png", "a/z.JPG", "a/b/c.webp", "notes.txt", "a/.hidden.png", "noextension"]);
+        let found = images_in(root.path()).unwrap();
+        let names: Vec<_> = found
+            .images
+            .iter()
+            .map(|image| image.strip_prefix(root.path()).unwrap().to_str().unwrap())
+            .collect();
+        assert_eq!(names, ["a/b/c.webp", "a/z.JPG", "b.png", "noextension"]);
+        assert_eq!((found.others, found.links_outside), (1, 0));
+    }
+
+    #[test]
+    fn a_folder_without_images_says_what_is_in_it() {
+        let root = folder(&["notes.txt", "more.csv"]);
+        let message = images_in(root.path()).unwrap_err().to_string();
+        assert!(message.contains("no image in this folder, and other files: 2"), "{message}");
     }
 
     #[test]

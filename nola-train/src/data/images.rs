@@ -30,6 +30,7 @@ pub struct Images {
 struct Entry {
     label: usize,
     source: ImageSource,
+    part: usize,
     /// Absent where the cache was full, and for records, which are in memory anyway.
     decoded: Option<Arc<RgbImage>>,
 }
@@ -58,7 +59,8 @@ impl Images {
                 };
                 let decoded =
                     decoded.filter(|image| reserve(&used, image.as_raw().len() as u64, cache_bytes));
-                Ok(Entry { label: sample.label, source: sample.source, decoded: decoded.map(Arc::new) })
+                let decoded = decoded.map(Arc::new);
+                Ok(Entry { label: sample.label, source: sample.source, part: sample.part, decoded })
             })
             .collect();
         let (mut entries, mut bad) = (Vec::with_capacity(decoded.len()), Vec::new());
@@ -108,6 +110,11 @@ impl Images {
         self.entries[index].label
     }
 
+    /// Which of several folders or files an image is of.
+    pub fn part(&self, index: usize) -> usize {
+        self.entries[index].part
+    }
+
     /// What people call an image.
     pub fn name(&self, index: usize) -> String {
         self.entries[index].source.name()
@@ -138,12 +145,20 @@ fn reserve(used: &AtomicU64, bytes: u64, limit: u64) -> bool {
     used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
 }
 
-/// The pixels of one image file.
-///
-/// # Errors
-/// If it cannot be read or decoded.
-pub fn decoded(file: &Path) -> Result<RgbImage, BadImage> {
-    decode_file(file, &Room::default())
+/// Reads image files, on all threads together in bounded memory.
+#[derive(Debug, Default)]
+pub struct ImageReader {
+    room: Room,
+}
+
+impl ImageReader {
+    /// The pixels of one image file.
+    ///
+    /// # Errors
+    /// If it cannot be read or decoded.
+    pub fn decoded(&self, file: &Path) -> Result<RgbImage, BadImage> {
+        decode_file(file, &self.room)
+    }
 }
 
 fn decode_file(file: &Path, room: &Room) -> Result<RgbImage, BadImage> {

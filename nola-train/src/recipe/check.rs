@@ -42,6 +42,10 @@ fn missing_key(name: &str, key: Node) -> Problem {
 }
 
 fn check_value(path: &str, node: Node, value: &Value, findings: &mut Findings) {
+    if value.as_str() == Some("") && node.must_be_filled() {
+        let name = path.rsplit('.').next().unwrap_or(path);
+        return findings.add(path.to_owned(), missing_key(name, node));
+    }
     match (node.kind(), value) {
         (Kind::Table, Value::Table(table)) => check_table(path, node, table, findings),
         (Kind::Tagged, Value::Table(table)) => check_tagged(path, node, table, findings),
@@ -49,12 +53,7 @@ fn check_value(path: &str, node: Node, value: &Value, findings: &mut Findings) {
         (Kind::Number, Value::Integer(number)) => check_number(path, node, *number as f64, value, findings),
         (Kind::Number, Value::Float(number)) => check_number(path, node, *number, value, findings),
         (Kind::Flag, Value::Boolean(_)) => {}
-        (Kind::Text, Value::String(text)) => {
-            if text.is_empty() && node.must_be_filled() {
-                let name = path.rsplit('.').next().unwrap_or(path);
-                findings.add(path.to_owned(), missing_key(name, node));
-            }
-        }
+        (Kind::Text, Value::String(_)) => {}
         (Kind::Choice, Value::String(text)) => check_choice(path, node.choices(), text, findings),
         (Kind::List, Value::Array(values)) if node.length().is_none_or(|length| values.len() == length) => {
             for (index, value) in values.iter().enumerate() {
@@ -165,10 +164,12 @@ mod tests {
         let mut sets = vec![
             "model.path=base".to_owned(),
             "data.train=train".to_owned(),
-            "data.validation=val".to_owned(),
             "train.optimizer=sgd".to_owned(),
         ];
         sets.extend(kind.map(|kind| format!("method.kind={kind}")));
+        if path != "data.validation_split" {
+            sets.push("data.validation=val".to_owned());
+        }
         if path.starts_with("data.text.") {
             sets.push(format!("data.format={}", DataFormat::ALL[7].0));
         }
@@ -255,6 +256,7 @@ mod tests {
             ("data.augment.resized_crop.ratio", "[2.0, 0.5]"),
             ("data.augment.blur.sigma", "[2.0, 0.1]"),
             ("data.text.max_tokens", "1048577"),
+            ("data.train", "[{ path = \"a\", weight = 1000.5 }]"),
         ];
         for (path, value) in outside {
             let kind = path.starts_with("method.").then_some("nola");
@@ -278,13 +280,13 @@ mod tests {
 
     #[test]
     fn all_wrong_types_are_listed_at_once_and_without_words_of_rust() {
-        let text = "[model]\npath = 3\n[data]\ntrain = \"a\"\nvalidation = [\"b\"]\ncache_mib = 1.5\n\
+        let text = "[model]\npath = 3\n[data]\ntrain = \"a\"\nvalidation = 7\ncache_mib = 1.5\n\
                     [data.text]\ngroup_by_length = \"yes\"\n[method]\nkind = \"nola\"\nrank = \"4\"\ntargets = [1]\n\
                     [train]\nsteps = \"many\"\nbetas = [0.9]\nseed = 2024-01-01\nbtach = 4\nshots = 3\n";
         let told = Recipe::from_text(text, Path::new("my.toml"), &[]).unwrap_err().to_string();
         let expected = [
             "my.toml:2: `model.path` is 3; expected text",
-            "my.toml:5: `data.validation` is a list; expected text",
+            "my.toml:5: `data.validation` is 7; expected text or a list of texts",
             "my.toml:6: `data.cache_mib` is 1.5; expected a whole number",
             "my.toml:8: `data.text.group_by_length` is the text \"yes\"; expected true or false",
             "my.toml:11: `method.rank` is the text \"4\"; expected a whole number",

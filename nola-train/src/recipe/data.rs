@@ -1,7 +1,5 @@
 //! `[data]`.
 
-use std::path::PathBuf;
-
 use nola_models::Augmentation;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,23 +7,63 @@ use serde::{Deserialize, Serialize};
 use super::MAX_SAMPLES;
 use super::error::{Findings, Problem};
 use super::format::{DataFormat, ImageFormat, Modality};
+use super::paths::{PathItem, TrainingItem, TrainingPaths, ValidationPaths, Written, repeated};
+use crate::Error;
+use crate::portion::{DataSource, HoldOut, Portion};
 use crate::text::TextSettings;
-use crate::{Error, assets};
 
 /// The data: images or text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["train", "validation"]))]
+#[schemars(extend(
+    "required" = ["train"],
+    "anyOf" = [{ "required": ["validation"] }, { "required": ["validation_split"] }]
+))]
 pub struct DataRecipe {
     /// Layout of the files; it also says whether they hold images or text.
     #[schemars(example = &"alpaca")]
     pub format: DataFormat,
-    /// Training data: a folder, or a file of the format.
-    #[schemars(length(min = 1), example = &"images/train", extend("x-unit" = "file or folder"))]
-    pub train: PathBuf,
-    /// Validation data, likewise: scores are computed on it.
-    #[schemars(length(min = 1), example = &"images/val", extend("x-unit" = "file or folder"))]
-    pub validation: PathBuf,
+    /// Training data: a folder, or a file of the format; or a list of them, each as text or as a table
+    /// `{ path = "a.jsonl", weight = 2 }`. The weight says how often its rows come in an epoch: with 2 each of them twice, with
+    /// 0.5 half of them, drawn anew for every epoch; without one it is 1. Folders of images in a list have the same classes.
+    #[schemars(
+        with = "Written<TrainingItem>",
+        example = &"images/train",
+        extend(
+            "minLength" = 1,
+            "x-unit" = "file or folder",
+            "x-type" = "text, or a list of texts and of tables `{ path, weight }`",
+            "x-range" = "a weight is above 0 and at most 1000"
+        )
+    )]
+    pub train: TrainingPaths,
+    /// Validation data, likewise but without weights: scores are computed on it.
+    #[serde(skip_serializing_if = "ValidationPaths::is_empty")]
+    #[schemars(
+        with = "Written<PathItem>",
+        example = &"images/val",
+        extend(
+            "minLength" = 1,
+            "x-unit" = "file or folder",
+            "x-type" = "text or a list of texts",
+            "x-default" = "none; this or `validation_split` is required"
+        )
+    )]
+    pub validation: ValidationPaths,
+    /// Share of the training data that is held out for validation, where there is no other: so much of the rows of each file,
+    /// or of the images of each class, rounded and at least one, drawn by `train.seed`. It is held out before `shots` are
+    /// taken. Of running text in plain files, pieces of `data.text.max_tokens` are held out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        example = 0.1,
+        extend(
+            "exclusiveMinimum" = 0,
+            "exclusiveMaximum" = 1,
+            "x-unit" = "share of the training data",
+            "x-default" = "nothing is held out"
+        )
+    )]
+    pub validation_split: Option<f64>,
     /// Training images taken of each class; 0 takes all. Images only; for text there is `data.text.limit`.
     #[schemars(range(max = MAX_SAMPLES), example = 10, extend("x-unit" = "images of a class"))]
     pub shots: usize,
@@ -61,8 +99,9 @@ impl Default for DataRecipe {
     fn default() -> Self {
         Self {
             format: DataFormat::Images(ImageFormat::Folder),
-            train: PathBuf::new(),
-            validation: PathBuf::new(),
+            train: TrainingPaths::default(),
+            validation: ValidationPaths::default(),
+            validation_split: None,
             shots: 0,
             shots_seed: 0,
             on_bad_image: OnBadImage::Fail,
@@ -79,8 +118,37 @@ impl DataRecipe {
     /// # Errors
     /// If the shipped files cannot be unpacked.
     pub fn located(&self) -> Result<Self, Error> {
-        let [train, validation] = [&self.train, &self.validation].map(|path| assets::located(path));
-        Ok(Self { train: train?, validation: validation?, ..self.clone() })
+        let (train, validation) = (self.train.located()?, self.validation.located()?);
+        Ok(Self { train, validation, ..self.clone() })
+    }
+
+    /// What is learned from, the parts in the order of the recipe; `seed` is that of the run.
+    pub fn learned_from(&self, seed: u64) -> Vec<DataSource> {
+        match self.validation_split {
+            Some(share) => self.portions(|place| Portion::Kept(HoldOut { share, seed, place })),
+            None => self.portions(|_| Portion::Whole),
+        }
+    }
+
+    /// What scores are computed on, likewise.
+    pub fn scored_on(&self, seed: u64) -> Vec<DataSource> {
+        match self.validation_split {
+            Some(share) => self.portions(|place| Portion::HeldOut(HoldOut { share, seed, place })),
+            None => self.validation.paths().map(DataSource::whole).collect(),
+        }
+    }
+
+    fn portions(&self, portion: impl Fn(usize) -> Portion) -> Vec<DataSource> {
+        let source = |(place, path)| DataSource::part(path, portion(place));
+        self.train.paths().enumerate().map(source).collect()
+    }
+
+    /// What scores are computed on, for messages.
+    pub fn scored_on_name(&self) -> String {
+        match self.validation_split {
+            Some(_) => "the data that is held out for validation".to_owned(),
+            None => self.validation.to_string(),
+        }
     }
 
     pub(super) fn check(&self, findings: &mut Findings) {
@@ -88,6 +156,7 @@ impl DataRecipe {
             Modality::Images => self.check_no_text(findings),
             Modality::Text => self.check_no_images(findings),
         }
+        self.check_paths(findings);
         match self.augment.check() {
             Ok(()) => {}
             Err(nola_models::Error::Setting { setting, found, expected }) => {
@@ -97,6 +166,31 @@ impl DataRecipe {
                 let (found, range) = (other.to_string(), "usable".to_owned());
                 findings.add("data.augment", Problem::NotAllowed { found, range });
             }
+        }
+    }
+
+    fn check_paths(&self, findings: &mut Findings) {
+        let (given, held_out) = (!self.validation.is_empty(), self.validation_split.is_some());
+        match (given, held_out) {
+            (true, false) | (false, true) => {}
+            (true, true) => {
+                findings.add("data.validation_split", Problem::NoEffect { because: "data.validation" });
+            }
+            (false, false) => {
+                let example = "validation = \"images/val\", or hold out a share of the training data with \
+                               validation_split = 0.1";
+                findings.add("data.validation", Problem::Missing { example: example.to_owned() });
+            }
+        }
+        let twice = [
+            ("data.train", repeated(self.train.paths())),
+            ("data.validation", repeated(self.validation.paths())),
+        ];
+        for (key, path) in twice {
+            let Some(path) = path else { continue };
+            let (found, range) =
+                (format!("`{}` twice", path.display()), "a list of different paths".to_owned());
+            findings.add(key, Problem::NotAllowed { found, range });
         }
     }
 

@@ -7,7 +7,7 @@ use include_dir::File;
 use nola_assets::FOLDERS;
 use serde::Serialize;
 
-use super::{CheckedRecipe, Recipe, RecipeError};
+use super::{CheckedRecipe, Recipe, RecipeError, TrainingPaths, ValidationPaths};
 
 /// Where shipped recipes look for what is shipped beside them.
 const ASSETS: &str = "assets";
@@ -33,9 +33,9 @@ pub struct Summary {
     /// Layout of the data.
     pub format: String,
     /// Training data.
-    pub train: PathBuf,
+    pub train: TrainingPaths,
     /// Validation data.
-    pub validation: PathBuf,
+    pub validation: ValidationPaths,
     /// What is trained.
     pub method: &'static str,
     /// What it needs that is not shipped: a model, files or folders.
@@ -75,9 +75,10 @@ impl ShippedRecipe {
     /// What it is about.
     pub fn summary(self) -> Summary {
         let recipe = self.recipe();
-        let paths = [&recipe.model.path, &recipe.data.train, &recipe.data.validation];
+        let data = recipe.data.train.paths().chain(recipe.data.validation.paths());
+        let paths = std::iter::once(recipe.model.path.as_path()).chain(data);
         let mut needs: Vec<PathBuf> =
-            paths.into_iter().filter(|path| !path.starts_with(ASSETS)).cloned().collect();
+            paths.filter(|path| !path.starts_with(ASSETS)).map(Path::to_owned).collect();
         needs.dedup();
         Summary {
             name: self.name,
@@ -134,9 +135,16 @@ mod tests {
     #[test]
     fn what_a_recipe_does_not_need_is_there() {
         for summary in ShippedRecipe::all().map(ShippedRecipe::summary) {
-            for path in [&summary.model, &summary.train, &summary.validation] {
+            let data = summary.train.paths().chain(summary.validation.paths());
+            for path in std::iter::once(summary.model.as_path()).chain(data) {
                 let is_there = folder().join(path).exists();
-                assert_eq!(is_there, !summary.needs.contains(path), "{}: {}", summary.name, path.display());
+                assert_eq!(
+                    is_there,
+                    !summary.needs.iter().any(|need| need == path),
+                    "{}: {}",
+                    summary.name,
+                    path.display()
+                );
             }
         }
     }

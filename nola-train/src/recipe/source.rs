@@ -11,7 +11,8 @@ use super::node::TAG;
 use super::{Recipe, keys};
 
 /// Keys of which a recipe gives one: each pair says the same in two ways.
-const RIVALS: [[&str; 2]; 1] = [["train.steps", "train.epochs"]];
+const RIVALS: [[&str; 2]; 2] =
+    [["train.steps", "train.epochs"], ["data.validation", "data.validation_split"]];
 
 /// What the user wrote: the recipe's text, and overrides in the order given.
 pub(super) struct Source<'a> {

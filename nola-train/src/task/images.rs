@@ -11,12 +11,16 @@ use super::{LargestPass, Task};
 use crate::Error;
 use crate::base::{Base, ImageBase};
 use crate::baseline::Baseline;
-use crate::data::{Dataset, HostBatch, Images, Order, Prefetch, Split, TrainingPlan, training_batches};
+use crate::data::{
+    Dataset, HostBatch, Images, Order, Prefetch, TrainingPlan, WeightedSamples, training_batches,
+};
+use crate::data_counts::DataCounts;
 use crate::evaluate::{Evaluation, TextScores, evaluate};
 use crate::model_with_loss::ImageBatch;
+use crate::portion::Drawn;
 use crate::printable::path_name;
 use crate::progress::{Scores, Target};
-use crate::recipe::{DataRecipe, Recipe};
+use crate::recipe::{DataRecipe, Recipe, TrainingPaths, WeightedPath};
 use crate::report::{self, Misclassified, ReportSections};
 use crate::terminal::err_line;
 
@@ -27,6 +31,9 @@ pub struct ImageTask {
     pub base: ImageBase,
     /// The images.
     pub splits: Splits,
+    /// The training images of each part of the recipe.
+    parts: Vec<WeightedSamples>,
+    counts: DataCounts,
 }
 
 /// The images of a run.
@@ -43,15 +50,28 @@ impl Splits {
     ///
     /// # Errors
     /// If a split is empty or damaged, or their classes differ.
-    pub fn open(recipe: &DataRecipe) -> Result<Self, Error> {
-        let (train, validation) =
-            (Dataset::open(recipe, Split::Train)?, Dataset::open(recipe, Split::Validation)?);
-        train.check_learnable()?;
-        validation.check_learnable()?;
-        Dataset::check_same_classes(&train, &validation)?;
-        let train =
-            if recipe.shots == 0 { train } else { train.few_shot(recipe.shots, recipe.shots_seed)? };
-        Ok(Self { train: load(train, recipe)?, validation: load(validation, recipe)? })
+    pub fn open(recipe: &DataRecipe, seed: u64) -> Result<(Self, Option<Drawn>), Error> {
+        let (train, validation, held_out) = Dataset::splits(recipe, seed)?;
+        let train = train.few_shot(recipe.shots, recipe.shots_seed)?;
+        let splits = Self { train: load(train, recipe)?, validation: load(validation, recipe)? };
+        say_held_out(held_out);
+        Ok((splits, held_out))
+    }
+
+    /// The training images of each part of the recipe, with its weight.
+    fn weighted(&self, paths: &TrainingPaths) -> Vec<WeightedSamples> {
+        let of_part = |(place, part): (usize, &WeightedPath)| {
+            let samples = (0..self.train.len()).filter(|&index| self.train.part(index) == place).collect();
+            WeightedSamples { samples, weight: part.weight }
+        };
+        paths.parts().iter().enumerate().map(of_part).collect()
+    }
+}
+
+/// Says on stderr how much is held out.
+pub fn say_held_out(held_out: Option<Drawn>) {
+    if let Some(drawn) = held_out {
+        err_line(&format!("data: {drawn} are held out for validation"));
     }
 }
 
@@ -81,14 +101,18 @@ impl Task for ImageTask {
     const TARGET: Target = Target::Image;
 
     fn open(recipe: &Recipe, device: &Device) -> Result<Self, Error> {
-        let splits = Splits::open(&recipe.data.located()?)?;
+        let (splits, held_out) = Splits::open(&recipe.data.located()?, recipe.train.seed)?;
+        let parts = splits.weighted(&recipe.data.train);
+        let rows: Vec<usize> = parts.iter().map(|part| part.samples.len()).collect();
+        let counts = DataCounts::new(&recipe.data.train, &rows, &parts, held_out)?;
+        counts.mixture().iter().for_each(|mixture| err_line(&format!("data: {mixture}")));
         let base = ImageBase::open(&recipe.model, recipe.train.seed, device)?;
         base.check_one_class_each(&base.vit.clone().with_head(splits.train.classes()))?;
-        Ok(Self { base, splits })
+        Ok(Self { base, splits, parts, counts })
     }
 
-    fn samples(&self) -> usize {
-        self.splits.train.len()
+    fn counts(&self) -> &DataCounts {
+        &self.counts
     }
 
     fn choices(&self) -> usize {
@@ -114,7 +138,7 @@ impl Task for ImageTask {
         device: &Device,
     ) -> impl Iterator<Item = Result<Vec<ImageBatch>, Error>> {
         let (train, device) = (&recipe.train, device.clone());
-        let order = Order::new(self.splits.train.len(), train.batch, train.seed);
+        let order = Order::new(self.parts.clone(), train.batch, train.seed);
         let plan = TrainingPlan { order, augmentation: recipe.data.augment.clone(), steps };
         let images = Arc::clone(&self.splits.train);
         let micro_batch = train.micro_batch();

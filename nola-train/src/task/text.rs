@@ -10,25 +10,30 @@ use nola_models::CausalLm;
 use nola_models::generate::GenerationConfig;
 use nola_models::tokenizer::DecodeSpecials;
 
-use super::{LargestPass, Task};
+use super::{LargestPass, Task, say_held_out};
 use crate::Error;
 use crate::assets;
 use crate::base::{Base, Template, TextBase};
 use crate::baseline::Baseline;
-use crate::data::{Order, Prefetch};
+use crate::data::{Order, Prefetch, WeightedSamples};
+use crate::data_counts::DataCounts;
 use crate::evaluate::{Decoding, TextEvaluation, TextScores, evaluate_text, score_written, with_room};
 use crate::model_with_loss::TextBatch;
+use crate::portion::{DataSource, Drawn, Portion};
+use crate::printable::path_name;
 use crate::progress::{Scores, Target};
-use crate::recipe::{DataFormat, DataRecipe, Recipe};
+use crate::recipe::{DataFormat, DataRecipe, Recipe, TrainingPaths};
 use crate::report::{Continuation, ReportSections};
 use crate::terminal::{err_line, err_painted};
 use crate::text::{
-    self, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat, TextSource,
-    TokenBatch, preview,
+    self, BAD_ROWS_LISTED, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat,
+    TextReport, TextSettings, TextSource, TokenBatch, preview,
 };
 
 /// Prompts of the validation data that the report shows.
 const SHOWN_PROMPTS: usize = 4;
+/// Files of which the first sample is shown before training.
+const SHOWN_FILES: usize = 4;
 /// New tokens that the report shows of each.
 const SHOWN_TOKENS: usize = 96;
 /// Most new tokens of a text that is scored, as in the authors' decoding.
@@ -42,8 +47,22 @@ pub struct Text {
     /// The base.
     pub base: TextBase,
     train: Arc<TextData>,
+    /// The rows of each part of the training data.
+    parts: Vec<WeightedSamples>,
     validation: Arc<TextData>,
     prompts: Vec<References>,
+    counts: DataCounts,
+}
+
+/// The text of several files.
+#[derive(Debug)]
+pub struct OpenedText {
+    /// All of it.
+    pub data: TextData,
+    /// The rows of each file.
+    pub parts: Vec<Range<usize>>,
+    /// What became of the rows of each file.
+    pub reports: Vec<TextReport>,
 }
 
 impl Task for Text {
@@ -55,19 +74,25 @@ impl Task for Text {
     fn open(recipe: &Recipe, device: &Device) -> Result<Self, Error> {
         let base = TextBase::open(&recipe.model, recipe.train.seed, device)?;
         let (format, data) = (text_format(&recipe.data)?, recipe.data.located()?);
-        let open = |name, path| open_text(name, path, format, &data, &base);
-        let train = open("training", &data.train)?;
-        let validation = open("validation", &data.validation)?;
-        show_first(&train, &base);
-        let prompts = text::references(&data.validation, format, &data.text);
+        let (learned_from, scored_on) =
+            (data.learned_from(recipe.train.seed), data.scored_on(recipe.train.seed));
+        let train = open_texts("training", &learned_from, &data, &base)?;
+        let validation = open_texts("validation", &scored_on, &data, &base)?;
+        let parts = weighted(&recipe.data.train, &train.parts);
+        let rows: Vec<usize> = train.reports.iter().map(|report| report.rows).collect();
+        let counts = DataCounts::new(&recipe.data.train, &rows, &parts, validation.drawn())?;
+        counts.mixture().iter().for_each(|mixture| err_line(&format!("data: {mixture}")));
+        show_first(&train, &recipe.data.train, &base);
+        let prompts = all_references(&scored_on, format, &data.text);
         // Documents and conversations have no prompts to show.
         let prompts = with_room(prompts.unwrap_or_default(), &base).take(SHOWN_PROMPTS);
         let prompts = prompts.collect::<Result<_, Error>>()?;
-        Ok(Self { base, train: Arc::new(train), validation: Arc::new(validation), prompts })
+        let (train, validation) = (Arc::new(train.data), Arc::new(validation.data));
+        Ok(Self { base, train, parts, validation, prompts, counts })
     }
 
-    fn samples(&self) -> usize {
-        self.train.len()
+    fn counts(&self) -> &DataCounts {
+        &self.counts
     }
 
     fn choices(&self) -> usize {
@@ -119,7 +144,7 @@ impl Task for Text {
     fn baseline(&self, recipe: &Recipe, model: &CausalLm, device: &Device) -> Result<Baseline, Error> {
         let scores = self.evaluate(model, device)?.scores;
         if !scores.is_finite() {
-            let what = recipe.data.validation.display().to_string();
+            let what = recipe.data.scored_on_name();
             return Err(Error::NonFiniteAnswer { value: scores.loss, what });
         }
         Ok(Baseline::BeforeTraining(scores))
@@ -139,8 +164,8 @@ impl Task for Text {
         file: &Path,
         recipe: &Recipe,
     ) -> Result<Option<TextScores>, Error> {
-        let groups =
-            text::references(&assets::located(file)?, text_format(&recipe.data)?, &recipe.data.text)?;
+        let source = DataSource::whole(&assets::located(file)?);
+        let groups = text::references(&source, text_format(&recipe.data)?, &recipe.data.text)?;
         let groups: Vec<References> = with_room(groups, &self.base).collect::<Result<_, Error>>()?;
         let device = model.devices().into_iter().next().expect("a model has weights, and they lie somewhere");
         let decoding = self.greedy(WRITTEN_TOKENS, WRITTEN_PROMPTS);
@@ -167,7 +192,7 @@ impl Text {
     /// The rows that each optimizer step of a run sees.
     fn rows_of_steps(&self, recipe: &Recipe) -> impl FnMut(usize) -> Vec<usize> + Send + 'static {
         let train = &recipe.train;
-        let mut order = Order::new(self.train.len(), train.batch, train.seed);
+        let mut order = Order::new(self.parts.clone(), train.batch, train.seed);
         let by_length = recipe.data.text.group_by_length;
         let mut groups = by_length.then(|| LengthGroups::new(self.train.lengths(), train.batch));
         move |step| match &mut groups {
@@ -210,21 +235,69 @@ pub fn text_format(data: &DataRecipe) -> Result<TextFormat, Error> {
     }
 }
 
-/// Reads and tokenises one split, and says on stderr what became of its rows.
+/// Reads and tokenises what some sources hold, and says on stderr what became of their rows.
 ///
 /// # Errors
-/// If it is absent or empty, or rows are bad and are not to be skipped.
-pub fn open_text(
+/// If one is absent or empty, or rows are bad and are not to be skipped: those of all sources are listed together.
+pub fn open_texts(
     name: &str,
-    path: &Path,
-    format: TextFormat,
+    sources: &[DataSource],
     data: &DataRecipe,
     base: &TextBase,
-) -> Result<TextData, Error> {
+) -> Result<OpenedText, Error> {
+    let (mut parts, mut bad_rows, mut bad) = (Vec::new(), Vec::new(), 0);
+    for source in sources {
+        let name = match sources {
+            [_] => name.to_owned(),
+            _ => format!("{name}: {}", path_name(&source.name)),
+        };
+        match open_text(&name, source, data, base) {
+            Ok(part) => parts.push(part),
+            Err(Error::Text(TextError::BadRows { total, first })) => {
+                bad += total;
+                bad_rows.extend(first);
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    if bad > 0 {
+        bad_rows.truncate(BAD_ROWS_LISTED);
+        return Err(TextError::BadRows { total: bad, first: bad_rows }.into());
+    }
+    let reports = parts.iter().map(|part| part.report.clone()).collect();
+    let (data, parts) = TextData::joined(parts);
+    let opened = OpenedText { data, parts, reports };
+    if sources.iter().any(|source| matches!(source.portion, Portion::HeldOut(_))) {
+        say_held_out(opened.drawn());
+    }
+    Ok(opened)
+}
+
+impl OpenedText {
+    /// How much this is of the data, if it is not all of it.
+    pub fn drawn(&self) -> Option<Drawn> {
+        self.reports.iter().filter_map(|report| report.drawn).reduce(Drawn::plus)
+    }
+}
+
+/// The prompts of all sources.
+///
+/// # Errors
+/// As [`text::references`].
+pub fn all_references(
+    sources: &[DataSource],
+    format: TextFormat,
+    settings: &TextSettings,
+) -> Result<Vec<References>, TextError> {
+    let groups = sources.iter().map(|source| text::references(source, format, settings));
+    Ok(groups.collect::<Result<Vec<_>, _>>()?.concat())
+}
+
+fn open_text(name: &str, source: &DataSource, data: &DataRecipe, base: &TextBase) -> Result<TextData, Error> {
     let template = base.chat.as_deref().map(Template);
     let source = TextSource {
-        path,
-        format,
+        data: source,
+        format: text_format(data)?,
         settings: &data.text,
         tokenizer: base,
         chat: template.as_ref().map(|template| template as &dyn ChatRender),
@@ -239,14 +312,23 @@ pub fn open_text(
     Ok(prepared)
 }
 
-/// Shows the first sample as the model will see it, what is learned in colour.
-fn show_first(data: &TextData, base: &TextBase) {
-    let Some(first) = data.samples.first() else { return };
+/// The rows of each part with its weight.
+fn weighted(paths: &TrainingPaths, rows: &[Range<usize>]) -> Vec<WeightedSamples> {
+    let parts = paths.parts().iter().zip(rows);
+    parts
+        .map(|(part, rows)| WeightedSamples { samples: rows.clone().collect(), weight: part.weight })
+        .collect()
+}
+
+/// Shows the first sample of each file as the model will see it, what is learned in colour.
+fn show_first(text: &OpenedText, paths: &TrainingPaths, base: &TextBase) {
     let in_colour = console::colors_enabled_stderr();
     let paint = if in_colour { Paint::Colour } else { Paint::Plain };
     let decode = |ids: &[u32]| base.tokenizer.decode(ids, DecodeSpecials::Keep).unwrap_or_default();
-    err_painted(&format!(
-        "data: the first sample, what is learned marked:\n{}",
-        preview(first, paint, &decode)
-    ));
+    for (path, rows) in paths.paths().zip(&text.parts).take(SHOWN_FILES) {
+        let Some(&first) = text.data.rows.get(rows.start).and_then(|row| row.first()) else { continue };
+        let of = if text.parts.len() > 1 { format!(" of {}", path_name(path)) } else { String::new() };
+        let shown = preview(&text.data.samples[first], paint, &decode);
+        err_painted(&format!("data: the first sample{of}, what is learned marked:\n{shown}"));
+    }
 }

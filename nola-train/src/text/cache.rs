@@ -166,7 +166,7 @@ impl Arrays {
 
 /// The hash of everything that samples depend on.
 fn key(source: &TextSource, files: &[Arc<Path>]) -> Result<String, TextError> {
-    let TextSource { format, settings, tokenizer, chat, embeddings, .. } = source;
+    let TextSource { data, format, settings, tokenizer, chat, embeddings, .. } = source;
     // These say what becomes of the samples later.
     let settings = TextSettings {
         cache: PathBuf::new(),
@@ -177,7 +177,18 @@ fn key(source: &TextSource, files: &[Arc<Path>]) -> Result<String, TextError> {
     let settings = serde_json::to_string(&settings).expect("settings are text and numbers");
     let (bos, ends) = (tokenizer.bos(), tokenizer.ends());
     let template = chat.map(|chat| chat.fingerprint());
-    let made_by = (VERSION, format, settings, tokenizer.fingerprint(), bos, ends, template, embeddings);
+    let made_by = (
+        VERSION,
+        format,
+        settings,
+        tokenizer.fingerprint(),
+        bos,
+        ends,
+        template,
+        embeddings,
+        data.portion,
+        data.most,
+    );
     let mut hash = Sha256::new();
     hash.update(format!("{made_by:?}\n"));
     for file in files {

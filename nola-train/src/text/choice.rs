@@ -12,6 +12,7 @@ use super::collect::Rows;
 use super::format::Fields;
 use super::read::{Content, PlainText, UsedColumns, type_of};
 use super::{RowProblem, TextError, TextSettings};
+use crate::portion::DataSource;
 
 /// Fields that a row may have.
 const FIELDS: [&str; 6] = ["subject", "input", "output", "question", "choices", "answer"];
@@ -49,7 +50,7 @@ pub struct Choice {
 /// If a file cannot be read, or rows are bad and are not to be skipped.
 pub fn questions(path: &Path, settings: &TextSettings) -> Result<Vec<Question>, TextError> {
     let columns = UsedColumns::named(FIELDS);
-    Rows::of(path, PlainText::Refused, columns, settings)?.all(question)
+    Rows::of(&DataSource::whole(path), PlainText::Refused, columns, settings)?.all(question)
 }
 
 /// Puts each question after the first `shots` examples of its subject, with their answers; 0: none.

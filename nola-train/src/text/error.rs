@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{BadRow, FileKind, Place, TextFormat, TextReport};
+use crate::portion::DrawnUnit;
 
 /// Why text data cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +134,19 @@ pub enum TextError {
         report: Box<TextReport>,
         /// The length that samples may have, in tokens.
         max_tokens: usize,
+    },
+
+    /// Too little text to hold some of it out.
+    #[error(
+        "{}: holds only one of the {unit} that data.validation_split parts, so nothing can be held out; name validation data \
+         with data.validation, or add more",
+        path.display()
+    )]
+    TooFewToHoldOut {
+        /// File or folder.
+        path: PathBuf,
+        /// What is counted.
+        unit: DrawnUnit,
     },
 
     /// Rows that are not a prompt and what follows it.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use nola_models::chat::{KnownBy, Turn};
 
 use super::*;
+use crate::portion::{DataSource, Portion};
 
 pub const BOS: u32 = 256;
 pub const EOS: u32 = 257;
@@ -128,6 +129,7 @@ pub fn text_of(ids: &[u32]) -> String {
 pub struct Case {
     pub folder: tempfile::TempDir,
     pub file: PathBuf,
+    pub portion: Portion,
     pub format: TextFormat,
     pub settings: TextSettings,
     pub tokenizer: Bytes,
@@ -142,12 +144,13 @@ impl Case {
         std::fs::write(&file, text).unwrap();
         let settings = TextSettings { max_tokens: 16, ..TextSettings::default() };
         let (tokenizer, chat) = (Bytes::default(), Some(Template { end: "</s>" }));
-        Self { folder, file, format, settings, tokenizer, chat, embeddings: 258 }
+        Self { folder, file, portion: Portion::Whole, format, settings, tokenizer, chat, embeddings: 258 }
     }
 
     pub fn prepare(&self) -> Result<TextData, TextError> {
+        let data = DataSource::part(&self.file, self.portion);
         let source = TextSource {
-            path: &self.file,
+            data: &data,
             format: self.format,
             settings: &self.settings,
             tokenizer: &self.tokenizer,

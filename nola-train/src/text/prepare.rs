@@ -1,19 +1,20 @@
 //! From a data set to samples: read, tokenised in parallel, cut to length, kept for the next run.
 
 use std::fmt;
-use std::path::Path;
+use std::ops::Range;
 
 use super::cache::{Cache, Found};
-use super::collect::{BadRows, Rows};
+use super::collect::{BadRows, Rows, check_divisible};
 use super::pack::rows_of;
 use super::sample_builder::SampleBuilder;
 use super::{BadRow, ChatRender, Encode, Packing, Sample, TextError, TextFormat, TextReport, TextSettings};
+use crate::portion::{DataSource, Drawn, DrawnUnit, Portion};
 
 /// A data set, and the model that is to learn from it.
 #[derive(Clone, Copy)]
 pub struct TextSource<'a> {
-    /// A file, or a folder of them.
-    pub path: &'a Path,
+    /// A file or a folder of them, and which part is used.
+    pub data: &'a DataSource,
     /// How its rows are written.
     pub format: TextFormat,
     /// How they become samples.
@@ -29,7 +30,7 @@ pub struct TextSource<'a> {
 }
 
 /// The samples of a data set.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct TextData {
     /// All samples, in the order of the files.
     pub samples: Vec<Sample>,
@@ -44,9 +45,10 @@ pub struct TextData {
 }
 
 /// What the cache was good for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CacheUse {
     /// There is none.
+    #[default]
     Off,
     /// It had the samples.
     Hit,
@@ -68,6 +70,22 @@ impl fmt::Display for CacheUse {
     }
 }
 
+impl TextData {
+    /// Several data sets as one, and the rows of each of them.
+    pub fn joined(parts: Vec<Self>) -> (Self, Vec<Range<usize>>) {
+        let (mut whole, mut ranges) = (Self::default(), Vec::new());
+        for part in parts {
+            let (first, start) = (whole.samples.len(), whole.rows.len());
+            let moved = |row: Vec<usize>| row.into_iter().map(|sample| first + sample).collect();
+            whole.rows.extend(part.rows.into_iter().map(moved));
+            whole.samples.extend(part.samples);
+            whole.report.targets += part.report.targets;
+            ranges.push(start..whole.rows.len());
+        }
+        (whole, ranges)
+    }
+}
+
 impl TextSource<'_> {
     /// Reads and tokenises the data set, or takes it from the cache.
     ///
@@ -78,7 +96,7 @@ impl TextSource<'_> {
         self.settings.check(self.context)?;
         self.check_tokenizer()?;
         let columns = self.format.columns(self.settings);
-        let rows = Rows::of(self.path, self.format.plain_text(), columns, self.settings)?;
+        let rows = Rows::of(self.data, self.format.plain_text(), columns, self.settings)?;
         let Some(cache) = Cache::open(self, &rows.files)? else {
             let (samples, report, bad_rows) = self.make(&rows)?;
             return Ok(self.data(samples, report, bad_rows, CacheUse::Off));
@@ -132,19 +150,44 @@ impl TextSource<'_> {
         maker.encode_waiting(&mut bad)?;
         let bad = rows.judge(bad)?;
         let (samples, report) = maker.finish();
-        let report = TextReport { rows: read, bad: bad.total, ..report };
+        let report = TextReport { rows: read, bad: bad.total, drawn: rows.drawn(), ..report };
+        let (samples, report) = self.portion_of(samples, report, rows)?;
         if samples.is_empty() {
-            let (path, max_tokens) = (self.path.to_path_buf(), self.settings.max_tokens);
+            let (path, max_tokens) = (self.data.name.clone(), self.settings.max_tokens);
             return Err(TextError::NothingLeft { path, report: Box::new(report), max_tokens });
         }
         Ok((samples, report, bad.first))
+    }
+
+    /// The samples that are used: of running text, which has no rows, a portion is drawn here.
+    fn portion_of(
+        &self,
+        samples: Vec<Sample>,
+        report: TextReport,
+        rows: &Rows,
+    ) -> Result<(Vec<Sample>, TextReport), TextError> {
+        let portion = self.data.portion;
+        if portion == Portion::Whole || !rows.are_running_text() {
+            return Ok((samples, report));
+        }
+        check_divisible(samples.len(), DrawnUnit::Pieces, self.data)?;
+        let chosen = portion.chosen(samples.len());
+        let drawn = Some(Drawn::of(&chosen, DrawnUnit::Pieces));
+        let most = if self.data.most == 0 { samples.len() } else { self.data.most };
+        let used = samples.into_iter().zip(chosen).filter_map(|(sample, is_used)| is_used.then_some(sample));
+        let samples: Vec<Sample> = used.take(most).collect();
+        let report = TextReport { drawn, ..report.counted(&samples) };
+        Ok((samples, report))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::{BOS, Case};
+    use std::collections::BTreeSet;
+
+    use super::super::fake::{BOS, Case, text_of};
     use super::*;
+    use crate::portion::HoldOut;
     use crate::shared::shared;
     use crate::text::{Loss, OnBadRow};
 
@@ -276,6 +319,94 @@ mod tests {
         let batch = data.batch(&[1, 0]);
         assert_eq!((batch.rows, batch.tokens, data.lengths()), (2, 13, vec![8, 13]));
         assert_eq!(batch.target_count(), data.report.targets);
+    }
+
+    fn halves(case: &mut Case) -> [TextData; 2] {
+        let hold_out = HoldOut { share: 0.25, seed: 1, place: 0 };
+        [Portion::Kept(hold_out), Portion::HeldOut(hold_out)].map(|portion| {
+            case.portion = portion;
+            case.prepare().unwrap()
+        })
+    }
+
+    #[test]
+    fn rows_are_held_out_whole_and_none_is_on_both_sides() {
+        let text: String = (10..50).map(|row| format!("{row}||{row}\n")).collect();
+        let mut case = Case::new("a.txt", text, TextFormat::E2e);
+        let whole: BTreeSet<String> = case.texts().into_iter().collect();
+        let [kept, held_out] = halves(&mut case);
+        assert_eq!((kept.report.rows, held_out.report.rows), (30, 10));
+        assert_eq!(held_out.report.drawn, Some(Drawn { used: 10, of: 40, unit: DrawnUnit::Rows }));
+        let texts = |data: &TextData| -> BTreeSet<String> {
+            data.samples.iter().map(|sample| text_of(&sample.ids)).collect()
+        };
+        assert_eq!(&texts(&kept) | &texts(&held_out), whole);
+        assert!(texts(&kept).is_disjoint(&texts(&held_out)));
+        let prompts =
+            crate::text::references(&DataSource::part(&case.file, case.portion), case.format, &case.settings);
+        let held: BTreeSet<String> = prompts
+            .unwrap()
+            .iter()
+            .map(|group| format!("{}> {}>", group.prompt, group.references[0]))
+            .collect();
+        assert_eq!(held, texts(&held_out), "prompts are those of the same rows");
+    }
+
+    #[test]
+    fn of_running_text_pieces_are_held_out() {
+        let text: String = (0..400).map(|number| char::from(b'a' + (number * 7 % 26) as u8)).collect();
+        let mut case = Case::new("a.txt", text, TextFormat::Text);
+        let all = case.prepare().unwrap().samples.len();
+        let [kept, held_out] = halves(&mut case);
+        assert_eq!(kept.samples.len() + held_out.samples.len(), all);
+        assert_eq!(
+            held_out.report.drawn.map(|drawn| drawn.to_string()).as_deref(),
+            Some("6 of 25 pieces of text")
+        );
+        assert_eq!(held_out.report.samples, 6);
+    }
+
+    #[test]
+    fn of_one_row_nothing_can_be_held_out() {
+        let mut case = Case::new("a.txt", "a||b\n", TextFormat::E2e);
+        case.portion = Portion::Kept(HoldOut { share: 0.5, seed: 1, place: 0 });
+        assert!(case.message().contains("holds only one of the rows that data.validation_split parts"));
+    }
+
+    #[test]
+    fn every_bad_row_ends_the_run_though_it_is_not_of_the_portion() {
+        let text: String = (0..40).map(|row| if row % 4 == 0 { "bad\n" } else { "a||b\n" }).collect();
+        let mut case = Case::new("a.txt", text, TextFormat::E2e);
+        case.portion = Portion::Kept(HoldOut { share: 0.5, seed: 1, place: 0 });
+        assert!(case.message().starts_with("10 rows cannot be used"), "{}", case.message());
+        case.settings.on_bad_row = OnBadRow::Skip;
+        let [kept, held_out] = halves(&mut case);
+        assert_eq!(
+            (kept.report.rows + held_out.report.rows, kept.report.bad + held_out.report.bad),
+            (40, 10)
+        );
+    }
+
+    #[test]
+    fn the_cache_tells_portions_apart() {
+        let text: String = (10..50).map(|row| format!("{row}||{row}\n")).collect();
+        let mut case = Case::new("a.txt", text, TextFormat::E2e);
+        case.settings.cache = case.folder.path().join("cache");
+        let first = halves(&mut case);
+        let again = halves(&mut case);
+        for (first, again) in first.iter().zip(&again) {
+            assert_eq!((again.cache, &again.samples), (CacheUse::Hit, &first.samples));
+            assert_eq!(again.report, first.report);
+        }
+    }
+
+    #[test]
+    fn joined_data_keeps_the_rows_of_each_file_together() {
+        let part = |text: &str| Case::new("a.txt", text, TextFormat::E2e).prepare().unwrap();
+        let (whole, parts) = TextData::joined(vec![part("a||b\nc||d\n"), part("e||f\n")]);
+        assert_eq!(parts, [0..2, 2..3]);
+        assert_eq!(whole.rows, [[0], [1], [2]]);
+        assert_eq!(text_of(&whole.samples[2].ids), "e> f>");
     }
 
     /// Prepares a file of real data with samples of 64 tokens, here bytes.

@@ -1,10 +1,10 @@
 //! Prompts with everything that was a right answer to them, for scoring generated text.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use super::collect::Rows;
 use super::{Example, Pair, Part, Separator, TextError, TextFormat, TextReport, TextSettings};
+use crate::portion::DataSource;
 
 /// A prompt and its right answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,14 +33,14 @@ impl References {
 /// # Errors
 /// If its rows are documents or conversations, a file cannot be read, rows are bad and are not to be skipped, or there is no prompt.
 pub fn references(
-    path: &Path,
+    data: &DataSource,
     format: TextFormat,
     settings: &TextSettings,
 ) -> Result<Vec<References>, TextError> {
     if format.is_conversation() || format == TextFormat::Text {
-        return Err(TextError::NoPrompts { path: path.to_path_buf(), format });
+        return Err(TextError::NoPrompts { path: data.name.clone(), format });
     }
-    let rows = Rows::of(path, format.plain_text(), format.columns(settings), settings)?;
+    let rows = Rows::of(data, format.plain_text(), format.columns(settings), settings)?;
     let examples = rows.all(|content| Ok(format.converted(content, settings, None)?.examples))?;
     let count = examples.len();
     let mut places: HashMap<String, usize> = HashMap::new();
@@ -56,7 +56,7 @@ pub fn references(
     if groups.is_empty() {
         let report = Box::new(TextReport { rows: count, ..TextReport::default() });
         return Err(TextError::NothingLeft {
-            path: path.to_path_buf(),
+            path: data.name.clone(),
             report,
             max_tokens: settings.max_tokens,
         });
@@ -66,6 +66,7 @@ pub fn references(
 
 #[cfg(test)]
 mod tests {
+
     use super::*;
     use crate::shared::shared;
 
@@ -74,7 +75,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("test.txt");
         std::fs::write(&file, "a||1\nb||2\na||3 \n").unwrap();
-        let groups = references(&file, TextFormat::E2e, &TextSettings::default()).unwrap();
+        let groups =
+            references(&DataSource::whole(&file), TextFormat::E2e, &TextSettings::default()).unwrap();
         let seen: Vec<_> =
             groups.iter().map(|group| (group.prompt.as_str(), group.references.concat())).collect();
         assert_eq!(seen, [("a", "13".to_owned()), ("b", "2".to_owned())]);
@@ -84,7 +86,9 @@ mod tests {
     fn both_forms_of_e2e_give_the_630_inputs_of_the_paper() {
         let Some(folder) = shared("assets/text/e2e") else { return };
         let prompts = |file: &str| {
-            let groups = references(&folder.join(file), TextFormat::E2e, &TextSettings::default()).unwrap();
+            let groups =
+                references(&DataSource::whole(&folder.join(file)), TextFormat::E2e, &TextSettings::default())
+                    .unwrap();
             assert_eq!(groups.iter().map(|group| group.references.len()).sum::<usize>(), 4693);
             groups.into_iter().map(|group| group.prompt).collect::<Vec<_>>()
         };
@@ -98,10 +102,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.txt");
         std::fs::write(&file, "words").unwrap();
-        let result = references(&file, TextFormat::Text, &TextSettings::default());
+        let result = references(&DataSource::whole(&file), TextFormat::Text, &TextSettings::default());
         assert!(matches!(result, Err(TextError::NoPrompts { .. })), "{result:?}");
         std::fs::write(&file, "").unwrap();
-        let result = references(&file, TextFormat::E2e, &TextSettings::default());
+        let result = references(&DataSource::whole(&file), TextFormat::E2e, &TextSettings::default());
         assert!(matches!(result, Err(TextError::NothingLeft { .. })), "{result:?}");
     }
 }

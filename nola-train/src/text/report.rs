@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::Sample;
+use crate::portion::Drawn;
 use crate::printable::printable;
 
 /// What became of the rows of a data set.
@@ -37,6 +39,9 @@ pub struct TextReport {
     pub dropped_marked: usize,
     /// What of the rows is not learned from as it stands there: names, each with the number of rows that have it.
     pub notes: BTreeMap<Note, BTreeMap<String, usize>>,
+    /// How much of the data this is; absent where it is all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drawn: Option<Drawn>,
 }
 
 /// Names of one kind that are told; the others are counted together.
@@ -75,6 +80,16 @@ impl TextReport {
         let names = self.notes.entry(note).or_default();
         let name = if names.len() < TOLD_NAMES || names.contains_key(name) { name } else { OTHERS };
         *names.entry(name.to_owned()).or_default() += 1;
+    }
+
+    /// The same for these samples.
+    pub(super) fn counted(self, samples: &[Sample]) -> Self {
+        Self {
+            samples: samples.len(),
+            tokens: samples.iter().map(Sample::positions).sum(),
+            targets: samples.iter().map(Sample::targets).sum(),
+            ..self
+        }
     }
 
     /// The length of the longest sample, for messages.

@@ -107,13 +107,7 @@ impl<'a> SampleBuilder<'a> {
             self.keep_sample(window);
         }
         let Self { samples, report, beginning, .. } = self;
-        let report = TextReport {
-            samples: samples.len(),
-            shortened: beginning.shortened(),
-            tokens: samples.iter().map(Sample::positions).sum(),
-            targets: samples.iter().map(Sample::targets).sum(),
-            ..report
-        };
+        let report = TextReport { shortened: beginning.shortened(), ..report.counted(&samples) };
         (samples, report)
     }
 

@@ -41,7 +41,8 @@ pub struct TextSettings {
     /// System message of conversations that have none; empty: they keep none.
     #[schemars(example = &"You are a helpful assistant.")]
     pub system: String,
-    /// Most rows that are read, counted over all files; 0 reads all.
+    /// Most rows that are read of each entry of `data.train` and `data.validation`,
+    /// counted over its files; 0 reads all.
     #[schemars(example = 1000, extend("x-unit" = "rows"))]
     pub limit: usize,
     /// Folder in which tokenised data is kept for the next run; empty: it is not kept.

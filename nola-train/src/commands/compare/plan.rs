@@ -8,7 +8,8 @@ use nola_models::hub::Wanted;
 use super::CompareArgs;
 use crate::Error;
 use crate::assets::located;
-use crate::data::{DataError, Dataset, Split};
+use crate::data::{DataError, Dataset};
+use crate::portion::DataSource;
 use crate::recipe::{CheckedRecipe, DataRecipe, Init, MethodRecipe, Modality, Recipe};
 use crate::task::text_format;
 use crate::text::references;
@@ -74,7 +75,8 @@ fn check(recipe: &CheckedRecipe, metrics: Option<&Path>) -> Result<(), Error> {
                 return Err(Error::WrongModality { command: "compare --metrics", found });
             }
             model.folder(Wanted::Model)?;
-            Ok(check_images(&data)?)
+            Dataset::splits(&data, recipe.train.seed)?;
+            Ok(())
         }
         Modality::Text => {
             model.folder(match model.init {
@@ -86,19 +88,12 @@ fn check(recipe: &CheckedRecipe, metrics: Option<&Path>) -> Result<(), Error> {
     }
 }
 
-fn check_images(data: &DataRecipe) -> Result<(), DataError> {
-    let (train, validation) = (Dataset::open(data, Split::Train)?, Dataset::open(data, Split::Validation)?);
-    train.check_learnable()?;
-    validation.check_learnable()?;
-    Dataset::check_same_classes(&train, &validation)
-}
-
 fn check_text(data: &DataRecipe, metrics: Option<&Path>) -> Result<(), Error> {
-    for path in [&data.train, &data.validation] {
-        std::fs::metadata(path).map_err(|source| DataError::Io { path: path.clone(), source })?;
+    for path in data.train.paths().chain(data.validation.paths()) {
+        std::fs::metadata(path).map_err(|source| DataError::Io { path: path.into(), source })?;
     }
     if let Some(file) = metrics {
-        references(&located(file)?, text_format(data)?, &data.text)?;
+        references(&DataSource::whole(&located(file)?), text_format(data)?, &data.text)?;
     }
     Ok(())
 }

@@ -16,9 +16,9 @@ use crate::evaluate::{ChoiceScores, TextScores, answer_choices, evaluate_text, s
 use crate::memory::peak_bytes;
 use crate::progress::Counted;
 use crate::recipe::{AdapterData, DataFormat, DataRecipe, Modality};
-use crate::task::{open_text, text_format};
+use crate::task::{all_references, open_texts, text_format};
 use crate::terminal::{StdoutError, err_line};
-use crate::text::{References, choices, questions, references};
+use crate::text::{References, choices, questions};
 use crate::{Error, device};
 
 /// The JSON object of `evaluate --json` for text; what was not asked for is absent.
@@ -129,14 +129,21 @@ fn of_data(
     if args.metrics {
         return of_writing(data, chosen, args, device, global);
     }
-    let (model, base, format) = (&chosen.adapted.model, &chosen.base, text_format(data)?);
+    let (model, base) = (&chosen.adapted.model, &chosen.base);
     let mut data = data.clone();
-    data.text.limit = args.limit.unwrap_or(data.text.limit);
-    let text = open_text("validation", &data.validation, format, &data, base)?;
+    let mut sources = data.scored_on(chosen.seed());
+    if let Some(limit) = args.limit {
+        // What is held out depends on the rows that were read at the time.
+        data.text.limit = if data.validation_split.is_some() { data.text.limit } else { limit };
+        sources.iter_mut().for_each(|source| source.most = limit);
+    }
+    let opened = open_texts("validation", &sources, &data, base)?;
+    args.warn_of_change(opened.drawn());
+    let text = opened.data;
     let bar = Counted::start(text.len(), global.style());
     let evaluation = evaluate_text(model, &text, device, |rows| bar.show(rows));
     if !evaluation.scores.loss.is_finite() {
-        let (value, what) = (evaluation.scores.loss, data.validation.display().to_string());
+        let (value, what) = (evaluation.scores.loss, data.scored_on_name());
         return Err(Error::NonFiniteAnswer { value, what });
     }
     Ok(Scored {
@@ -156,7 +163,7 @@ fn of_writing(
     global: &Global,
 ) -> Result<Scored, Error> {
     let (model, base) = (&chosen.adapted.model, &chosen.base);
-    let mut groups = references(&data.validation, text_format(data)?, &data.text)?;
+    let mut groups = all_references(&data.scored_on(chosen.seed()), text_format(data)?, &data.text)?;
     groups.truncate(args.limit.unwrap_or(usize::MAX));
     let asked = groups.len();
     let groups: Vec<References> = with_room(groups, base).collect::<Result<_, Error>>()?;
