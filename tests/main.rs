@@ -37,6 +37,7 @@ mod program_generate;
 mod program_hub;
 mod program_recipes;
 mod program_report;
+mod program_template;
 mod program_text;
 mod shared;
 mod sizes;

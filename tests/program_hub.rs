@@ -1,4 +1,4 @@
-//! A model by its name, through the built program and a hub on this machine.
+//! A model or a data set by its name, through the built program and a hub on this machine.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -14,23 +14,42 @@ use crate::text_workshop::text_workshop;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A hub with one repository, `ada/small`, whose files are those of `base`.
+/// A hub with one repository.
 struct Hub {
     endpoint: String,
     downloads: Arc<AtomicUsize>,
 }
 
+/// What a hub has, and under which address.
+struct Repository {
+    /// `models/ada/small`, as the interface of the hub has it.
+    api: &'static str,
+    /// `ada/small`, where its files are.
+    page: &'static str,
+    files: BTreeMap<&'static str, Vec<u8>>,
+}
+
 impl Hub {
+    /// The model `ada/small`, whose files are those of `base`.
     fn of(workshop: &Workshop) -> Self {
+        let names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+        let files = names.map(|name| (name, bytes_of(&workshop.at("base").join(name))));
+        Self::serving(Repository { api: "models/ada/small", page: "ada/small", files: files.into() })
+    }
+
+    /// The data set `ada/rows`.
+    fn of_rows(files: &[(&'static str, &str)]) -> Self {
+        let files = files.iter().map(|(name, text)| (*name, text.as_bytes().to_vec())).collect();
+        Self::serving(Repository { api: "datasets/ada/rows", page: "datasets/ada/rows", files })
+    }
+
+    fn serving(repository: Repository) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let endpoint = format!("http://{}", listener.local_addr().expect("it is bound"));
-        let names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
-        let files: BTreeMap<&str, Vec<u8>> =
-            names.map(|name| (name, bytes_of(&workshop.at("base").join(name)))).into();
         let downloads = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&downloads);
         std::thread::spawn(move || {
-            listener.incoming().flatten().for_each(|stream| answer(stream, &files, &counted));
+            listener.incoming().flatten().for_each(|stream| answer(stream, &repository, &counted));
         });
         Self { endpoint, downloads }
     }
@@ -41,7 +60,8 @@ impl Hub {
 }
 
 /// Answers one request; a client that attached up misses nothing that a test looks at.
-fn answer(mut stream: TcpStream, files: &BTreeMap<&str, Vec<u8>>, downloads: &AtomicUsize) {
+fn answer(mut stream: TcpStream, repository: &Repository, downloads: &AtomicUsize) {
+    let Repository { api, page, files } = repository;
     let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
     let first = lines.next().unwrap_or_default();
     lines.take_while(|line| !line.is_empty()).for_each(drop);
@@ -49,10 +69,10 @@ fn answer(mut stream: TcpStream, files: &BTreeMap<&str, Vec<u8>>, downloads: &At
     let path = path.split(' ').next().unwrap_or_default();
     let siblings: Vec<String> = files.keys().map(|name| format!("{{\"rfilename\": \"{name}\"}}")).collect();
     let listing = format!("{{\"sha\": \"{COMMIT}\", \"siblings\": [{}]}}", siblings.join(", "));
-    let file = path.strip_prefix(&format!("/ada/small/resolve/{COMMIT}/"));
+    let file = path.strip_prefix(&format!("/{page}/resolve/{COMMIT}/"));
     let (status, body) = match file.and_then(|name| files.get(name)) {
         Some(body) => ("200 OK", &body[..]),
-        None if path == "/api/models/ada/small/revision/main" => ("200 OK", listing.as_bytes()),
+        None if path == format!("/api/{api}/revision/main") => ("200 OK", listing.as_bytes()),
         None => ("404 Not Found", &b""[..]),
     };
     let (length, hash) = (body.len(), sha256_hex(body));
@@ -112,7 +132,10 @@ fn without_a_network_the_message_says_what_to_do() {
     // Nobody listens on the port of a listener that is gone.
     let gone = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("it is bound");
     let run = with_hub(&workshop, &format!("http://{gone}"), &[], &GENERATE);
-    run.assert_refused(5, &["`ada/small`: no folder of that name", "cannot be reached", "HF_HUB_OFFLINE"]);
+    run.assert_refused(
+        5,
+        &["`ada/small`: no file or folder of that name", "cannot be reached", "HF_HUB_OFFLINE"],
+    );
     let run = with_hub(&workshop, &format!("http://{gone}"), &[("HF_HUB_OFFLINE", "1")], &GENERATE);
     run.assert_refused(5, &["`ada/small`", "lacks config.json, model.safetensors", "unset HF_HUB_OFFLINE"]);
 }
@@ -123,5 +146,85 @@ fn a_name_that_the_hub_does_not_know() {
     let hub = Hub::of(&workshop);
     let arguments = ["generate", "--model", "ada/smal", "Hi"];
     let run = with_hub(&workshop, &hub.endpoint, &[], &arguments);
-    run.assert_refused(5, &["`ada/smal`: no such folder and no such repository at", "check the spelling"]);
+    run.assert_refused(
+        5,
+        &["`ada/smal`: no such file or folder, and no such repository at", "check the spelling"],
+    );
+}
+
+const CARD: &str = "---\nconfigs:\n- config_name: food\n  data_files:\n  - split: train\n    path: food/train-*\n  - split: \
+                    test\n    path: food/test.jsonl\n- config_name: drink\n  data_files: drink.jsonl\n---\n# Rows\n";
+const TRAIN: &str = "{\"q\":\"Food of Zizzi?\",\"n\":1,\"a\":\"Thai\"}\n";
+const DRINK: &str = "{\"q\":\"Drink of Aromi?\",\"n\":3,\"a\":\"Tea\"}\n";
+const MORE: &str = "{\"q\":\"Food of Aromi?\",\"n\":2,\"a\":\"French\"}\n";
+
+fn rows() -> Hub {
+    Hub::of_rows(&[
+        ("README.md", CARD),
+        ("drink.jsonl", DRINK),
+        ("food/test.jsonl", TRAIN),
+        ("food/train-00000-of-00002.jsonl", TRAIN),
+        ("food/train-00001-of-00002.jsonl", MORE),
+    ])
+}
+
+/// How a run learns from the data set `ada/rows`.
+fn of_rows<'a>(train: &'a str, validation: &'a str) -> Vec<&'a str> {
+    let recipe = ["train", "food.toml", "--json", "--set=data.format=template", "--set=train.steps=2"];
+    let template = ["--set=data.text.template=Question {n}: {q}\nAnswer:", "--set=data.text.completion= {a}"];
+    let data = ["--set", train, "--set", validation];
+    [&recipe[..], &template, &data].concat()
+}
+
+#[test]
+fn a_data_set_of_the_hub_is_trained_on_and_its_run_can_be_repeated() {
+    let workshop = text_workshop();
+    let hub = rows();
+    let arguments = of_rows("data.train=ada/rows/food", "data.validation=ada/rows/food/test");
+    let run = with_hub(&workshop, &hub.endpoint, &[], &arguments);
+    let data = run.json()["data_from_hub"].clone();
+    assert_eq!(data[0]["commit"], COMMIT);
+    assert_eq!(data[0]["name"], format!("hf://datasets/ada/rows@{COMMIT}/food"));
+    let files: Vec<&str> = data[0]["files"]
+        .as_array()
+        .expect("files")
+        .iter()
+        .map(|file| file["name"].as_str().expect("a name"))
+        .collect();
+    assert_eq!(files, ["food/train-00000-of-00002.jsonl", "food/train-00001-of-00002.jsonl"]);
+    assert_eq!(data[0]["files"][1]["sha256"], sha256_hex(MORE.as_bytes()));
+    assert!(run.stderr.contains("training: 2 "), "{}", run.stderr);
+    let fetched = hub.downloads();
+    let again = ["train", "runs/food/recipe.toml", "--set", "output.dir=runs/again", "--json"];
+    let again = with_hub(&workshop, &hub.endpoint, &[("HF_HUB_OFFLINE", "1")], &again).json();
+    assert_eq!((&again["data_from_hub"], &again["loss"]), (&data, &run.json()["loss"]));
+    let scored = ["evaluate", "--run", "runs/food", "--data", "hf://datasets/ada/rows/drink.jsonl", "--json"];
+    with_hub(&workshop, &hub.endpoint, &[], &scored).json();
+    assert_eq!(hub.downloads(), fetched + 1);
+}
+
+#[test]
+fn a_configuration_or_a_split_that_is_not_named_lists_those_there_are() {
+    let workshop = text_workshop();
+    let hub = rows();
+    let refused = |train: &str, parts: &[&str]| {
+        let arguments = of_rows(train, "data.validation=ada/rows/food/test");
+        with_hub(&workshop, &hub.endpoint, &[], &arguments).assert_refused(4, parts);
+    };
+    refused("data.train=ada/rows", &["several configurations: food, drink", "`hf://datasets/ada/rows/food`"]);
+    refused("data.train=ada/rows/fod", &["no configuration, split, folder or file `fod`", "food, drink"]);
+    let arguments = of_rows("data.train=ada/rows/food", "data.validation=ada/rows/food");
+    let run = with_hub(&workshop, &hub.endpoint, &[], &arguments);
+    run.assert_refused(4, &["has no validation split; it has train, test", "/food/test"]);
+    let images =
+        ["train", "food.toml", "--set=data.format=folder", "--set=data.train=hf://datasets/ada/rows"];
+    with_hub(&workshop, &hub.endpoint, &[], &images).assert_refused(4, &["not from the hub", "hf download"]);
+}
+
+#[test]
+fn a_missing_file_of_rows_is_not_looked_for_on_the_hub() {
+    let workshop = text_workshop();
+    let hub = rows();
+    let arguments = of_rows("data.train=data/train.jsonl", "data.validation=ada/rows/food/test");
+    with_hub(&workshop, &hub.endpoint, &[], &arguments).assert_refused(4, &["data/train.jsonl: "]);
 }

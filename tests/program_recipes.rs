@@ -201,3 +201,12 @@ fn bash_completes_commands_options_and_values() {
         assert!(offered.iter().all(|one| one.starts_with(typed)), "{words:?}: {offered:?}");
     }
 }
+
+#[test]
+fn data_that_is_not_there_is_missed_with_where_to_get_it() {
+    let workshop = Workshop::empty();
+    let run = workshop.run(&["train", "gpt2-medium-e2e-nola-qv"]);
+    run.assert_refused(4, &["data/e2e/trainset.csv: there is no such file", "tuetschek/e2e-dataset", "curl"]);
+    let run = workshop.run(&["compare", "vit-cifar10-pretrain"]);
+    run.assert_refused(4, &["data/cifar-10-batches-bin", "cifar-10-binary.tar.gz"]);
+}

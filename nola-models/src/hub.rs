@@ -5,6 +5,7 @@
 mod cache;
 mod client;
 mod config;
+mod dataset;
 mod digest;
 mod download;
 mod error;
@@ -19,6 +20,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use config::{HubConfig, Network, Patience, Token};
+pub use dataset::{DatasetError, DatasetFile, DatasetFiles, DatasetName, DatasetSplit, Readable};
+pub use digest::sha256_of;
 pub use error::{Credentials, HubError};
 pub use files::{TOKENIZER_FILES, Wanted};
 
@@ -134,7 +137,7 @@ impl HubConfig {
             Network::Forbidden => match self.cached(&name, &cache, wanted)? {
                 Cached::Complete { commit } => Ok(cache.snapshot(&commit)),
                 Cached::Lacks { missing } => {
-                    let RepositoryName { id: name, revision } = name;
+                    let RepositoryName { id: name, revision, .. } = name;
                     Err(HubError::NotCached { name, revision, cache: self.cache.clone(), missing })
                 }
             },
@@ -200,7 +203,7 @@ fn fetch_shards(
 ) -> Result<(), HubError> {
     let shards = files::shards(index)?;
     if let Some(absent) = shards.iter().find(|shard| !listing.files.contains(*shard)) {
-        let RepositoryName { id: name, revision } = client.name.clone();
+        let RepositoryName { id: name, revision, .. } = client.name.clone();
         return Err(HubError::NoFile { name, revision, file: absent.clone() });
     }
     shards.iter().try_for_each(|shard| download::fetch(client, cache, &listing.commit, shard))
@@ -468,7 +471,7 @@ mod tests {
         scene.hub.fails("GET /api", 1, Kind::Status(401, "x-error-code: RepoNotFound"));
         assert_says(
             &scene.refused(),
-            &["no folder of that name", "no such repository, or it is private", "no token was"],
+            &["no file or folder of that name", "no such repository, or it is private", "no token was"],
         );
         assert_eq!(scene.hub.seen().len(), 1);
     }
@@ -477,7 +480,7 @@ mod tests {
     fn what_does_not_exist_is_named() {
         let scene = Scene::new();
         let of = |name: &str| scene.resolve(name, Wanted::Model).unwrap_err().to_string();
-        assert_says(&of("ada/large"), &["`ada/large`", "no such folder and no such repository"]);
+        assert_says(&of("ada/large"), &["`ada/large`", "no such file or folder, and no such repository"]);
         assert_says(&of("ada/small@v2"), &["`ada/small` has no revision `v2`"]);
         scene.hub.fails("HEAD /ada/", 1, Kind::Status(404, "x-error-code: EntryNotFound"));
         assert_says(&of(NAME), &["`ada/small@main` has no config.json"]);

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::RgbImage;
+use nola_models::hub::DatasetName;
 
 pub use batches::{HostBatch, TrainingPlan, evaluation_batches, training_batches};
 pub use classes::{Matched, composed};
@@ -199,6 +200,9 @@ impl Dataset {
             DataFormat::Images(format) => format,
             DataFormat::Text(_) => return Err(DataError::NoImages { format }),
         };
+        if DatasetName::is_url(&path.to_string_lossy()) {
+            return Err(DataError::OnHub { name: path.to_owned() });
+        }
         match format {
             ImageFormat::Folder => folder::read(path),
             ImageFormat::Cifar10 => cifar::read(path, cifar::Variant::Ten, split),

@@ -1,13 +1,15 @@
 //! What a user should hear about a run that works, but hardly as it was meant.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nola_core::{Adapted, Site};
 
-use crate::Error;
+use crate::data::Split;
 use crate::fit::{HEAD, chosen_targets};
+use crate::portion::DataSource;
 use crate::recipe::{DataFormat, DataRecipe, ImageFormat, MethodRecipe, Recipe};
 use crate::task::{Model, Task};
+use crate::{Error, data_files};
 
 /// What can be told before the first step.
 ///
@@ -26,7 +28,7 @@ pub(crate) fn before_training<T: Task>(
         found.extend(fits_nothing("targets", &unmatched.modules));
         found.extend(fits_nothing("exclude", &unmatched.exclude));
     }
-    found.extend(same_data(&recipe.data.located()?));
+    found.extend(same_data(&recipe.data)?);
     found.extend(larger_than_lora(&recipe.method, model.trained_numbers().adapter, model.sites()));
     Ok(found)
 }
@@ -37,20 +39,36 @@ fn fits_nothing(key: &str, names: &[String]) -> Option<String> {
 }
 
 /// Scores on what was learned say nothing of what was not.
-fn same_data(data: &DataRecipe) -> Option<String> {
-    let is_one_file = match data.format {
+fn same_data(data: &DataRecipe) -> Result<Option<String>, Error> {
+    let [learned_from, scored_on] = match data.format {
         // In these the split is chosen by the file inside.
         DataFormat::Images(
             ImageFormat::Cifar10 | ImageFormat::Cifar100 | ImageFormat::Mnist | ImageFormat::FashionMnist,
-        ) => false,
-        DataFormat::Images(ImageFormat::Folder) | DataFormat::Text(_) => true,
+        ) => return Ok(None),
+        DataFormat::Images(ImageFormat::Folder) => {
+            let located = data.located()?;
+            let owned = |paths: &mut dyn Iterator<Item = &Path>| paths.map(Path::to_owned).collect();
+            [owned(&mut located.train.paths()), owned(&mut located.validation.paths())]
+        }
+        DataFormat::Text(_) => {
+            let files = |paths: &mut dyn Iterator<Item = &Path>, split| -> Result<Vec<PathBuf>, Error> {
+                let sources = paths.map(DataSource::whole).collect();
+                let found = data_files::find(sources, split)?.sources;
+                Ok(found.into_iter().flat_map(|source| source.paths).collect())
+            };
+            [
+                files(&mut data.train.paths(), Split::Train)?,
+                files(&mut data.validation.paths(), Split::Validation)?,
+            ]
+        }
     };
-    let is_learned = |path: &&Path| data.train.paths().any(|train| is_same(train, path));
-    let same = data.validation.paths().find(is_learned).filter(|_| is_one_file)?;
-    Some(format!(
-        "`data.train` and `data.validation` are both {}: the scores are those of learning by heart",
-        same.display()
-    ))
+    let is_learned = |path: &&PathBuf| learned_from.iter().any(|train| is_same(train, path));
+    Ok(scored_on.iter().find(is_learned).map(|same| {
+        format!(
+            "`data.train` and `data.validation` are both {}: the scores are those of learning by heart",
+            same.display()
+        )
+    }))
 }
 
 fn is_same(left: &Path, right: &Path) -> bool {
@@ -110,9 +128,13 @@ mod tests {
         };
         let text = DataFormat::Text(TextFormat::Chat);
         let otherwise = scratch.path().join(".").join("rows.jsonl");
-        assert!(same_data(&data(text, &otherwise)).expect("the same").contains("learning by heart"));
-        assert_eq!(same_data(&data(text, Path::new("other.jsonl"))), None);
-        assert_eq!(same_data(&data(DataFormat::Images(ImageFormat::Cifar10), &file)), None);
+        let other = scratch.path().join("other.jsonl");
+        std::fs::write(&other, "{}").expect("a file");
+        let told =
+            |format, validation: &Path| same_data(&data(format, validation)).expect("files that are there");
+        assert!(told(text, &otherwise).expect("the same").contains("learning by heart"));
+        assert_eq!(told(text, &other), None);
+        assert_eq!(told(DataFormat::Images(ImageFormat::Cifar10), &file), None);
     }
 
     #[test]

@@ -44,6 +44,15 @@ pub enum Error {
     #[error(transparent)]
     Data(#[from] DataError),
 
+    /// Data that is not there, and that the recipe says how to get.
+    #[error("{}: there is no such file or folder; the recipe says where its data comes from:\n{note}", path.display())]
+    MissingData {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the recipe says.
+        note: String,
+    },
+
     /// The text cannot be used.
     #[error(transparent)]
     Text(#[from] TextError),
@@ -79,6 +88,16 @@ pub enum Error {
         prompt: String,
         /// What is wrong with it, and the cure.
         problem: String,
+    },
+
+    /// A column of a template, where prompts are read in another way.
+    #[error(
+        "--field {field}=…: prompts are not read by a template with columns here; --field is for runs and adapters trained with \
+         data.format = \"template\""
+    )]
+    FieldWithoutTemplate {
+        /// The column.
+        field: String,
     },
 
     /// Options of writing without anything that is written.
@@ -307,10 +326,16 @@ impl Error {
         match self {
             Self::Bench(error) => error.exit_code(),
             Self::Recipe(_) => 3,
-            Self::Data(_) | Self::Text(_) | Self::Metrics(_) | Self::NoRoom { .. } => 4,
+            Self::Hub(HubError::Dataset(_)) => 4,
+            Self::MissingData { .. }
+            | Self::Data(_)
+            | Self::Text(_)
+            | Self::Metrics(_)
+            | Self::NoRoom { .. } => 4,
             Self::WrongModality { .. }
             | Self::Prompt { .. }
             | Self::NoPrompt
+            | Self::FieldWithoutTemplate { .. }
             | Self::LongInput { .. }
             | Self::ManyPrompts { .. }
             | Self::NothingWritten
@@ -351,6 +376,20 @@ impl Error {
             source = cause.source();
         }
         text
+    }
+
+    /// The same for data that is not there: with what the recipe's comment says of it.
+    pub(crate) fn with_data_note(self, note: Option<String>) -> Self {
+        let missing = match &self {
+            Self::Text(TextError::Io { file: path, source }) | Self::Data(DataError::Io { path, source }) => {
+                (source.kind() == std::io::ErrorKind::NotFound).then(|| path.clone())
+            }
+            _ => None,
+        };
+        match (missing, note) {
+            (Some(path), Some(note)) => Self::MissingData { path, note },
+            (Some(_) | None, _) => self,
+        }
     }
 
     /// Whether what was trained before it is worth nothing: it is non-finite, or was trained on a base that changed meanwhile.

@@ -14,6 +14,7 @@ pub mod chosen;
 pub mod commands;
 pub mod data;
 pub mod data_counts;
+pub mod data_files;
 pub mod device;
 pub mod diagnostics;
 pub mod divergence;

@@ -2,10 +2,11 @@
 
 use nola_models::chat::{Conversation, Message, Prompt};
 use nola_models::tokenizer::Specials;
+use serde_json::{Map, Value};
 
 use crate::Error;
 use crate::base::TextBase;
-use crate::text::{Pair, TextFormat, prompt_ids};
+use crate::text::{Pair, PromptTemplate, TextFormat, prompt_ids};
 
 /// A prompt of so many bytes is always tokenised; a longer one, if its bytes could be so few tokens as the model takes.
 const TOKENISED_BYTES: usize = 1 << 20;
@@ -41,6 +42,45 @@ pub fn tokens(text: &str, reading: Reading, system: &str, base: &TextBase) -> Re
     }
 }
 
+/// The prompts of a template: `fields` are the columns with their texts, and each of `prompts` is the text of the one column
+/// that is not among them; without such a column there is one prompt.
+///
+/// # Errors
+/// If a field is no column of the template, or the columns leave open what a prompt is.
+pub fn filled(
+    template: &PromptTemplate,
+    fields: &[(String, String)],
+    prompts: &[String],
+) -> Result<Vec<String>, Error> {
+    let wrong = |problem| Error::Prompt { prompt: template.text().to_owned(), problem };
+    let columns = template.columns();
+    let listed = |columns: &[&str]| columns.join(", ");
+    if let Some((name, _)) = fields.iter().find(|(name, _)| !columns.contains(&name.as_str())) {
+        return Err(wrong(format!("has no column `{name}`; its columns are {}", listed(&columns))));
+    }
+    let is_open = |column: &&&str| fields.iter().all(|(name, _)| name != **column);
+    let open: Vec<&str> = columns.iter().filter(is_open).copied().collect();
+    let row = |more: Option<(&str, &String)>| -> Map<String, Value> {
+        let typed = fields.iter().map(|(name, text)| (name.as_str(), text)).chain(more);
+        typed.map(|(name, text)| (name.to_owned(), Value::String(text.clone()))).collect()
+    };
+    let fill = |row: Map<String, Value>| {
+        template.filled(&row, "--field").map_err(|problem| wrong(problem.to_string()))
+    };
+    match open[..] {
+        [] if prompts.is_empty() => Ok(vec![fill(row(None))?]),
+        [] => Err(wrong(
+            "--field gives every column, so there is no place for a prompt; leave it out".to_owned(),
+        )),
+        [column] => prompts.iter().map(|prompt| fill(row(Some((column, prompt))))).collect(),
+        [..] => Err(wrong(format!(
+            "has the columns {}; give all but one of them, as in --field {}=TEXT, and the prompt is the text of that one",
+            listed(&columns),
+            open[0]
+        ))),
+    }
+}
+
 /// To tokenise a text takes many times its memory, which is not spent on one that cannot be used.
 fn check_length(text: &str, base: &TextBase) -> Result<(), Error> {
     let context = base.model.info().max_tokens;
@@ -69,4 +109,37 @@ fn conversation(text: &str, system: &str, base: &TextBase) -> Result<Vec<u32>, E
     check_length(&rendered, base)?;
     // A template writes the start token itself.
     Ok(base.tokenizer.encode(&rendered, Specials::None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prompts(template: &str, fields: &[(&str, &str)], prompts: &[&str]) -> Result<Vec<String>, String> {
+        let template = PromptTemplate::parse(template).expect(template);
+        let fields: Vec<_> =
+            fields.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+        let prompts: Vec<_> = prompts.iter().map(|prompt| (*prompt).to_owned()).collect();
+        filled(&template, &fields, &prompts).map_err(|error| {
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        })
+    }
+
+    #[test]
+    fn a_prompt_is_the_text_of_the_column_that_is_not_given() {
+        assert_eq!(prompts("Q: {q}", &[], &["a", "b"]).unwrap(), ["Q: a", "Q: b"]);
+        assert_eq!(prompts("{c} Q: {q}", &[("c", "x")], &["a"]).unwrap(), ["x Q: a"]);
+        assert_eq!(prompts("{c} Q: {q}", &[("c", "x"), ("q", "y")], &[]).unwrap(), ["x Q: y"]);
+    }
+
+    #[test]
+    fn columns_that_are_left_open_are_named_with_the_cure() {
+        let message = prompts("{c} Q: {q}", &[], &["a"]).unwrap_err();
+        assert!(message.contains("has the columns c, q") && message.contains("--field c=TEXT"), "{message}");
+        let message = prompts("Q: {q}", &[("x", "y")], &["a"]).unwrap_err();
+        assert!(message.contains("has no column `x`; its columns are q"), "{message}");
+        let message = prompts("Q: {q}", &[("q", "y")], &["a"]).unwrap_err();
+        assert!(message.contains("no place for a prompt"), "{message}");
+    }
 }

@@ -40,11 +40,16 @@ pub use sections::{Optimizer, OutputRecipe, Period, ScheduleKind, TrainRecipe};
 
 pub use shipped::{ShippedRecipe, Summary};
 
+use crate::data::Split;
+use crate::{Error, data_files};
 use error::Findings;
 use source::Source;
 
 /// More samples than any step or class has; a larger number is a typo.
 const MAX_SAMPLES: usize = 1 << 20;
+
+/// How the part of a recipe's comment begins that says where its data comes from.
+const DATA_NOTE: &str = "# Data:";
 
 /// One run of nola-train: a base model, data, a method, how it is trained and where the result goes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -88,6 +93,16 @@ impl Recipe {
             Err(_) if typed.exists() => Self::read(typed, overrides),
             Err(_) => Err(RecipeError::NoRecipe { name: name.into_owned(), shipped: shipped::names() }),
         }
+    }
+
+    /// What the comment of a recipe says of its data: where it is published, and how it is fetched; none if it says nothing.
+    pub fn data_note(typed: &Path) -> Option<String> {
+        let of_file = || std::fs::read_to_string(typed).ok();
+        let of_shipped = || Some(ShippedRecipe::named(&typed.to_string_lossy()).ok()?.text.to_owned());
+        let text = of_file().or_else(of_shipped)?;
+        let comment = text.lines().take_while(|line| line.starts_with('#'));
+        let note: Vec<&str> = comment.skip_while(|line| !line.starts_with(DATA_NOTE)).collect();
+        (!note.is_empty()).then(|| note.join("\n"))
     }
 
     /// As [`Recipe::read`], for a text at hand; `name` stands for the file in messages.
@@ -164,6 +179,25 @@ impl CheckedRecipe {
             train.steps = ((epochs * samples as f64 / train.batch as f64).ceil() as usize).max(1);
         }
         self
+    }
+
+    /// The recipe with the commits of data sets of the hub, so that it means the same rows for ever.
+    ///
+    /// # Errors
+    /// If the data is not there.
+    pub fn pinned(mut self) -> Result<Self, Error> {
+        let data = &mut self.0.data;
+        match data.format.modality() {
+            Modality::Text => {
+                data.train = data.train.mapped(|name| data_files::pinned(name, Split::Train))?;
+                data.validation =
+                    data.validation.mapped(|name| data_files::pinned(name, Split::Validation))?;
+            }
+            Modality::Images => {
+                data.train.paths().chain(data.validation.paths()).try_for_each(data_files::check_images)?;
+            }
+        }
+        Ok(self)
     }
 
     /// The recipe, to be changed and checked again.

@@ -27,6 +27,7 @@ use crate::amounts::thousands;
 use crate::base::Base;
 use crate::baseline::BaselineScores;
 use crate::data_counts::DataCounts;
+use crate::data_files::HubData;
 use crate::fit::{Fitted, Keeper};
 use crate::memory::peak_bytes;
 use crate::portion::Drawn;
@@ -106,6 +107,9 @@ pub struct RunResult {
     pub report: PathBuf,
     /// Whether an interrupt ended the run.
     pub interrupted: bool,
+    /// What of the data came from the hub; absent where nothing did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data_from_hub: Vec<HubData>,
     /// What makes the run doubtful; absent where nothing does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -229,6 +233,7 @@ impl RunFolder {
             adapter,
             report: self.path().join(report::PAGE),
             interrupted: fitted.interrupted,
+            data_from_hub: keeping.task.sources().to_vec(),
             warnings: fitted.warnings.clone(),
         })
     }

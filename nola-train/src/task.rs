@@ -15,6 +15,7 @@ use crate::Error;
 use crate::base::Base;
 use crate::baseline::Baseline;
 use crate::data_counts::DataCounts;
+use crate::data_files::HubData;
 use crate::evaluate::TextScores;
 use crate::model_with_loss::ModelWithLoss;
 use crate::progress::{Scores, Target};
@@ -54,6 +55,9 @@ pub trait Task: Sized {
 
     /// How much data there is, and what an epoch is made of.
     fn counts(&self) -> &DataCounts;
+
+    /// What of its data came from the hub.
+    fn sources(&self) -> &[HubData];
 
     /// Answers that the model chooses from: classes, or tokens.
     fn choices(&self) -> usize;

@@ -23,6 +23,7 @@ mod report;
 mod sample;
 mod sample_builder;
 mod settings;
+mod template;
 
 use std::ops::Range;
 
@@ -43,6 +44,7 @@ pub use references::{References, references};
 pub use report::{Note, TextReport};
 pub use sample::{Sample, prompt_ids};
 pub use settings::{Columns, Loss, OnBadRow, OnLong, Packing, TextSettings};
+pub use template::PromptTemplate;
 
 /// A tokenizer.
 pub trait Encode: Sync {

@@ -2,6 +2,7 @@
 //!
 //! `blobs/<hash>` holds contents, `snapshots/<commit>/<file>` links to them, `refs/<revision>` names a commit.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,30 @@ impl Cache {
             return Ok(());
         }
         place(&self.folder.join("refs").join(revision), |path| fs::write(path, commit))
+    }
+
+    /// Writes down which files a commit has, so that a part of them is never taken for all.
+    pub fn remember_listing(&self, commit: &str, files: &BTreeSet<String>) -> Result<(), HubError> {
+        if self.listing(commit)?.as_ref() == Some(files) {
+            return Ok(());
+        }
+        let lines: String = files.iter().map(|file| format!("{file}\n")).collect();
+        place(&self.listing_file(commit), |path| fs::write(path, &lines))
+    }
+
+    /// The files of a commit, if they were written down.
+    pub fn listing(&self, commit: &str) -> Result<Option<BTreeSet<String>>, HubError> {
+        let file = self.listing_file(commit);
+        match fs::read_to_string(&file) {
+            Ok(text) => Ok(Some(text.lines().map(str::to_string).collect())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(HubError::Io { file, source }),
+        }
+    }
+
+    /// Beside what `huggingface_hub` has; it looks only at the folders that it knows.
+    fn listing_file(&self, commit: &str) -> PathBuf {
+        self.folder.join("listings").join(commit)
     }
 
     /// Folder of a commit.

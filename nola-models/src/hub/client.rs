@@ -94,8 +94,9 @@ impl<'a> Client<'a> {
 
     /// Asks which commit the revision stands for, and which files it has.
     pub fn listing(&self) -> Result<Listing, HubError> {
-        let Self { config: HubConfig { endpoint, .. }, name: RepositoryName { id, revision }, .. } = self;
-        let url = format!("{endpoint}/api/models/{id}/revision/{}", utf8_percent_encode(revision, PLAIN));
+        let Self { config: HubConfig { endpoint, .. }, name, .. } = self;
+        let revision = utf8_percent_encode(&name.revision, PLAIN);
+        let url = format!("{endpoint}/api/{}/revision/{revision}", name.api());
         let ask = Ask { verb: Verb::Get, url, from_byte: 0, about: About::Revision };
         let mut response = self.answer(&ask)?;
         let text = self.text(&mut response);
@@ -140,7 +141,7 @@ impl<'a> Client<'a> {
     pub fn file_url(&self, commit: &str, file: &str) -> String {
         let parts: Vec<_> =
             file.split('/').map(|part| utf8_percent_encode(part, PLAIN).to_string()).collect();
-        format!("{}/{}/resolve/{commit}/{}", self.config.endpoint, self.name.id, parts.join("/"))
+        format!("{}/{}/resolve/{commit}/{}", self.config.endpoint, self.name.page(), parts.join("/"))
     }
 
     /// Asks until the hub answers with something that is not "later".
@@ -200,8 +201,8 @@ impl<'a> Client<'a> {
 
     /// What an answer that is none means.
     fn refusal(&self, ask: &Ask, response: &Response<Body>, attempts: u32) -> HubError {
-        let RepositoryName { id, revision } = self.name.clone();
-        let page = format!("{}/{id}", self.config.endpoint);
+        let RepositoryName { id, revision, .. } = self.name.clone();
+        let page = format!("{}/{}", self.config.endpoint, self.name.page());
         let credentials = match self.config.token {
             Some(_) => Credentials::Token,
             None => Credentials::Anonymous,

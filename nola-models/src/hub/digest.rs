@@ -40,15 +40,23 @@ impl Digest {
 
     /// The same kind of hash of a file.
     pub fn of_file(&self, path: &Path) -> io::Result<String> {
-        let mut file = File::open(path)?;
         match self {
-            Self::Sha256(_) => hash(Sha256::new(), &mut file),
+            Self::Sha256(_) => sha256_of(path),
             Self::Git(_) => {
+                let mut file = File::open(path)?;
                 let header = format!("blob {}\0", file.metadata()?.len());
                 hash(Sha1::new_with_prefix(header), &mut file)
             }
         }
     }
+}
+
+/// SHA-256 of a file, in hexadecimal.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn sha256_of(path: &Path) -> io::Result<String> {
+    hash(Sha256::new(), &mut File::open(path)?)
 }
 
 fn hash<D: sha2::Digest>(mut hash: D, content: &mut impl Read) -> io::Result<String> {

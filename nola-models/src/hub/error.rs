@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why a model could not be found in a folder, in the cache or on the hub.
+use super::DatasetError;
+
+/// Why a model or a data set could not be found in a folder, in the cache or on the hub.
 ///
 /// A message names the repository, the file or the address, and says what to do. The token is in none of them.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +20,10 @@ pub enum HubError {
         /// What was given.
         text: String,
     },
+
+    /// The files of a data set cannot be chosen.
+    #[error(transparent)]
+    Dataset(#[from] Box<DatasetError>),
 
     /// The path leads to a file.
     #[error("{}: is a file; name the folder that holds the model", path.display())]
@@ -73,7 +79,7 @@ pub enum HubError {
 
     /// Only the cache may be used, and it does not hold everything.
     #[error(
-        "`{name}`: no folder of that name, and the cache {} lacks {} of revision `{revision}`; \
+        "`{name}`: no file or folder of that name, and the cache {} lacks {} of revision `{revision}`; \
          unset HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) to fetch, or give a local folder",
         cache.display(), missing.join(", ")
     )]
@@ -90,8 +96,8 @@ pub enum HubError {
 
     /// No connection, or one that broke.
     #[error(
-        "`{name}`: no folder of that name, and {host} cannot be reached; check the connection (HF_ENDPOINT, HTTPS_PROXY), \
-         give a local folder, or set HF_HUB_OFFLINE=1 if the cache holds the model"
+        "`{name}`: no file or folder of that name, and {host} cannot be reached; check the connection (HF_ENDPOINT, HTTPS_PROXY), \
+         give a local folder, or set HF_HUB_OFFLINE=1 if the cache holds it"
     )]
     Unreachable {
         /// The repository.
@@ -120,7 +126,7 @@ pub enum HubError {
 
     /// The hub does not say whether the repository exists.
     #[error(
-        "`{name}`: no folder of that name, and the hub refuses ({status}): there is no such repository, or it is private \
+        "`{name}`: no file or folder of that name, and the hub refuses ({status}): there is no such repository, or it is private \
          or gated; check the name at {page}, accept its licence if it has one, and set HF_TOKEN ({credentials})"
     )]
     Denied {
@@ -135,7 +141,7 @@ pub enum HubError {
     },
 
     /// There is no such repository.
-    #[error("`{name}`: no such folder and no such repository at {page}; check the spelling")]
+    #[error("`{name}`: no such file or folder, and no such repository at {page}; check the spelling")]
     NoRepository {
         /// The repository.
         name: String,

@@ -205,7 +205,9 @@ fn answer(
     if let Some(Kind::Says(text)) = fault {
         return ("200 OK\r\n".to_string(), text.as_bytes().to_vec());
     }
-    let revision = seen.path.strip_prefix("/api/models/ada/small/revision/");
+    // A model and a data set of one name have the same files here.
+    let [models, datasets] = ["models", "datasets"].map(|kind| format!("/api/{kind}/ada/small/revision/"));
+    let revision = seen.path.strip_prefix(&models).or_else(|| seen.path.strip_prefix(&datasets));
     if matches!(revision, Some("main" | COMMIT)) {
         let siblings: Vec<_> = files.keys().map(|file| format!(r#"{{"rfilename":"{file}"}}"#)).collect();
         let json = format!(r#"{{"sha":"{COMMIT}","siblings":[{}]}}"#, siblings.join(","));
@@ -215,8 +217,8 @@ fn answer(
         return ("404 Not Found\r\nx-error-code: RevisionNotFound\r\n".to_string(), Vec::new());
     }
     let prefix = if seen.at_store { "/store/".to_string() } else { format!("/ada/small/resolve/{COMMIT}/") };
-    let Some((name, bytes)) = seen.path.strip_prefix(&prefix).and_then(|file| files.get_key_value(file))
-    else {
+    let path = seen.path.strip_prefix("/datasets").unwrap_or(&seen.path);
+    let Some((name, bytes)) = path.strip_prefix(&prefix).and_then(|file| files.get_key_value(file)) else {
         return ("404 Not Found\r\nx-error-code: EntryNotFound\r\n".to_string(), Vec::new());
     };
     if bytes.len() >= LARGE_BYTES && !seen.at_store {

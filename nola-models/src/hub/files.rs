@@ -171,7 +171,7 @@ pub(super) fn shards(index: &Path) -> Result<BTreeSet<String>, HubError> {
 }
 
 /// Whether a name from the server stays inside the folder of the snapshot, on every system.
-fn is_inside(file: &str) -> bool {
+pub(super) fn is_inside(file: &str) -> bool {
     let part = |part: &str| !part.is_empty() && part != "." && part != "..";
     file.split('/').all(part)
         && !file.contains(|letter: char| matches!(letter, '\\' | ':') || letter.is_control())

@@ -7,9 +7,20 @@ const MAX_NAME_BYTES: usize = 96;
 /// Longest revision, in bytes.
 const MAX_REVISION_BYTES: usize = 255;
 
+/// What a repository of the hub holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A model.
+    Model,
+    /// A data set.
+    Dataset,
+}
+
 /// A repository and one of its revisions, as in `openai-community/gpt2@main`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RepositoryName {
+    /// What it holds.
+    pub kind: Kind,
     /// `owner/name`, or a single name of the hub's first years.
     pub id: String,
     /// A branch, a tag or a commit.
@@ -29,12 +40,40 @@ impl RepositoryName {
         if parts.len() > 2 || !parts.iter().all(|part| is_name(part)) || !is_revision(revision) {
             return Err(HubError::NeitherFolderNorName { text: text.to_string() });
         }
-        Ok(Self { id: id.to_string(), revision: revision.to_string() })
+        Ok(Self { kind: Kind::Model, id: id.to_string(), revision: revision.to_string() })
+    }
+
+    /// A data set, if owner, name and revision are such as the hub has; likewise safe.
+    pub fn dataset(owner: &str, name: &str, revision: &str) -> Option<Self> {
+        let is_safe = is_name(owner) && is_name(name) && is_revision(revision);
+        let id = format!("{owner}/{name}");
+        is_safe.then(|| Self { kind: Kind::Dataset, id, revision: revision.to_string() })
     }
 
     /// Name of its folder in the cache.
     pub fn folder(&self) -> String {
-        format!("models--{}", self.id.replace('/', "--"))
+        let kind = match self.kind {
+            Kind::Model => "models",
+            Kind::Dataset => "datasets",
+        };
+        format!("{kind}--{}", self.id.replace('/', "--"))
+    }
+
+    /// Its place in the hub's interface, behind `/api/`.
+    pub fn api(&self) -> String {
+        let kind = match self.kind {
+            Kind::Model => "models",
+            Kind::Dataset => "datasets",
+        };
+        format!("{kind}/{}", self.id)
+    }
+
+    /// Its page on the hub, behind the hub's address.
+    pub fn page(&self) -> String {
+        match self.kind {
+            Kind::Model => self.id.clone(),
+            Kind::Dataset => format!("datasets/{}", self.id),
+        }
     }
 }
 

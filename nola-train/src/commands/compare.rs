@@ -13,7 +13,6 @@ use nola_core::folder::write_atomically;
 
 use super::completions::{recipes_and_files, settings};
 use super::{Global, print_json};
-use crate::assets::located;
 use crate::chosen::Named;
 use crate::device::OpenDevice;
 use crate::evaluate::TextScores;
@@ -164,7 +163,7 @@ impl Comparing<'_> {
         recipe: &CheckedRecipe,
     ) -> Result<Option<TextScores>, Error> {
         let Some(file) = &self.args.metrics else { return Ok(None) };
-        let scores = task.score_writing(model, &located(file)?, recipe)?;
+        let scores = task.score_writing(model, file, recipe)?;
         if let Some(scores) = scores {
             done::keep_metrics(&recipe.output.dir, file, scores)?;
         }

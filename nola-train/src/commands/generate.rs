@@ -24,7 +24,7 @@ use crate::option_values::format;
 use crate::prompt::{self, Reading};
 use crate::recipe::{AdapterData, DataFormat, Modality};
 use crate::terminal::{err_line, print_part};
-use crate::text::TextError;
+use crate::text::{TextError, TextFormat};
 use crate::{Error, device};
 
 /// A line of standard input may have so many bytes, and all lines together so many; all prompts are held at once.
@@ -62,6 +62,10 @@ pub struct GenerateArgs {
     /// Take a prompt as what a user says, through the model's chat template.
     #[arg(long)]
     chat: bool,
+    /// The text of a column, where the adapter was trained on prompts of an own template; may be repeated. A column that is
+    /// not given is what PROMPTS are.
+    #[arg(long, value_name = "COLUMN=TEXT", value_parser = field, conflicts_with_all = ["raw", "chat"])]
+    field: Vec<(String, String)>,
     /// System prompt of conversations; absent: that of the run or the adapter.
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -97,6 +101,8 @@ struct Text {
 struct AdaptedModel {
     name: Option<String>,
     model: CausalLm,
+    /// Each prompt as the user gave it.
+    shown: Vec<String>,
     /// The tokens of each prompt, written as the adapter was trained.
     prompts: Vec<Vec<u32>>,
 }
@@ -107,19 +113,23 @@ pub fn run(args: &GenerateArgs, global: &Global) -> Result<(), Error> {
         return Err(Error::WrongModality { command: "generate", found: Modality::Images });
     }
     let chosen = args.chosen(&named)?;
-    let prompts =
-        if args.prompts.is_empty() { lines_of(std::io::stdin().lock())? } else { args.prompts.clone() };
+    let prompts = match args.prompts.is_empty() {
+        true if chosen.iter().all(|chosen| args.gives_all(chosen)) => Vec::new(),
+        true => lines_of(std::io::stdin().lock())?,
+        false => args.prompts.clone(),
+    };
     let open = device::open(global.device)?;
     let base: TextBase = named.base(&open.device)?;
     let adapted = |chosen| args.adapted(chosen, &prompts, &base, named.model.dtype, &open.device);
     let models: Vec<AdaptedModel> = chosen.into_iter().map(adapted).collect::<Result<_, Error>>()?;
     let decoding = args.decoding.over(&base.generation()?);
     let started = Instant::now();
-    let is_one = prompts.len() == 1 && models.len() == 1 && decoding.generation.num_return_sequences == 1;
+    let is_one =
+        models[0].prompts.len() == 1 && models.len() == 1 && decoding.generation.num_return_sequences == 1;
     let texts = if is_one && decoding.generation.num_beams == 1 && !global.json {
-        vec![streamed(&models[0], &base, &prompts[0], &decoding, &open.device)?]
+        vec![streamed(&models[0], &base, &decoding, &open.device)?]
     } else {
-        written(&models, &base, &prompts, &decoding, &open.device, global)?
+        written(&models, &base, &decoding, &open.device, global)?
     };
     base.check_unchanged()?;
     report(texts, started.elapsed().as_secs_f64(), open.name, global)
@@ -198,14 +208,40 @@ impl GenerateArgs {
         let Chosen { name, adapter, data } = chosen;
         let reading = self.reading(data.as_ref())?;
         base.warn_of_template(data.as_ref(), adapter.as_deref().unwrap_or(Path::new("")));
+        let (shown, texts) = self.texts(reading, data.as_ref(), prompts)?;
         let system = self.system.clone().or(data.map(|data| data.system)).unwrap_or_default();
         let tokens = |text: &String| prompt::tokens(text, reading, &system, base);
-        let prompts = prompts.iter().map(tokens).collect::<Result<_, Error>>()?;
+        let prompts = texts.iter().map(tokens).collect::<Result<_, Error>>()?;
         let model = match &adapter {
             Some(folder) => self.with_adapter(base, dtype, folder, device)?,
             None => base.model.clone(),
         };
-        Ok(AdaptedModel { name, model, prompts })
+        Ok(AdaptedModel { name, model, shown, prompts })
+    }
+
+    /// Each prompt as the user gave it and as it is read: a template is filled here.
+    fn texts(
+        &self,
+        reading: Reading,
+        data: Option<&AdapterData>,
+        prompts: &[String],
+    ) -> Result<(Vec<String>, Vec<String>), Error> {
+        if reading != Reading::Row(TextFormat::Template) {
+            return match &self.field[..] {
+                [] => Ok((prompts.to_vec(), prompts.to_vec())),
+                [(name, _), ..] => Err(Error::FieldWithoutTemplate { field: name.clone() }),
+            };
+        }
+        let template = data.map(|data| &data.template).filter(|template| !template.is_empty());
+        let texts = prompt::filled(template.ok_or(TextError::NoTemplate)?, &self.field, prompts)?;
+        Ok((if prompts.is_empty() { texts.clone() } else { prompts.to_vec() }, texts))
+    }
+
+    /// Whether the columns that were typed are all that the adapter's template has places for.
+    fn gives_all(&self, chosen: &Chosen) -> bool {
+        let is_given = |column: &&str| self.field.iter().any(|(name, _)| name == column);
+        let template = chosen.data.as_ref().map(|data| &data.template);
+        !self.field.is_empty() && template.is_some_and(|template| template.columns().iter().all(is_given))
     }
 
     fn with_adapter(
@@ -230,6 +266,13 @@ struct Chosen {
     name: Option<String>,
     adapter: Option<PathBuf>,
     data: Option<AdapterData>,
+}
+
+/// A column with its text, as `--field` has it.
+fn field(typed: &str) -> Result<(String, String), String> {
+    let parts = typed.split_once('=').filter(|(name, _)| !name.is_empty());
+    let (name, text) = parts.ok_or("expected COLUMN=TEXT, as in --field question=Who?")?;
+    Ok((name.to_owned(), text.to_owned()))
 }
 
 /// One prompt from each line that is not blank.
@@ -265,7 +308,6 @@ fn lines_of(mut input: impl BufRead) -> Result<Vec<String>, Error> {
 fn streamed(
     adapted: &AdaptedModel,
     base: &TextBase,
-    prompt: &str,
     decoding: &Decoding,
     device: &Device,
 ) -> Result<Text, Error> {
@@ -299,7 +341,7 @@ fn streamed(
     let generated = &generated[0][0];
     Ok(Text {
         adapter: adapted.name.clone(),
-        prompt: prompt.to_owned(),
+        prompt: adapted.shown[0].clone(),
         text,
         tokens: generated.tokens.len(),
         finish: finish(generated.finish),
@@ -310,7 +352,6 @@ fn streamed(
 fn written(
     models: &[AdaptedModel],
     base: &TextBase,
-    prompts: &[String],
     decoding: &Decoding,
     device: &Device,
     global: &Global,
@@ -318,7 +359,7 @@ fn written(
     let mut texts = Vec::new();
     for adapted in models {
         let all = write_all(&adapted.model, base, &adapted.prompts, decoding, device, |_| ())?;
-        for (prompt, written) in prompts.iter().zip(all) {
+        for (prompt, written) in adapted.shown.iter().zip(all) {
             for Written { text, tokens, finish: end } in written {
                 if !global.json {
                     let name = adapted.name.as_ref().map_or(String::new(), |name| format!("[{name}] "));

@@ -25,7 +25,8 @@ pub struct TrainArgs {
 }
 
 pub fn run(args: &TrainArgs, global: &Global) -> Result<(), Error> {
-    let recipe = Recipe::named(&args.recipe, &args.set)?;
+    let recipe = Recipe::named(&args.recipe, &args.set)?.pinned();
+    let recipe = recipe.map_err(|error| error.with_data_note(Recipe::data_note(&args.recipe)))?;
     match recipe.data.format.modality() {
         Modality::Images => train::<ImageTask>(&recipe, global),
         Modality::Text => train::<Text>(&recipe, global),

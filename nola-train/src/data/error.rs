@@ -25,6 +25,17 @@ pub enum DataError {
         format: DataFormat,
     },
 
+    /// Images by the name of a data set of the hub.
+    #[error(
+        "{}: images are read from files on this machine, not from the hub; fetch them, as with `hf download OWNER/NAME \
+         --repo-type dataset --local-dir FOLDER`, and write one folder for each class",
+        path_name(name)
+    )]
+    OnHub {
+        /// The name.
+        name: PathBuf,
+    },
+
     /// A folder without class folders.
     #[error(
         "{}: has no class folders; expected one folder for each class, with its images inside",

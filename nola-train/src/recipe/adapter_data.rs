@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{DataFormat, DataRecipe};
 use crate::Error;
-use crate::text::{Columns, Loss, TextSettings};
+use crate::text::{Columns, Loss, PromptTemplate, TextSettings};
 
 /// How the samples of an adapter were written: kept in its folder, so that its prompts are written likewise wherever the
 /// folder goes.
@@ -24,6 +24,12 @@ pub struct AdapterData {
     pub loss: Loss,
     /// Names of the columns.
     pub columns: Columns,
+    /// The prompt, in the format `template`.
+    #[serde(default, skip_serializing_if = "PromptTemplate::is_empty")]
+    pub template: PromptTemplate,
+    /// What follows it.
+    #[serde(default, skip_serializing_if = "PromptTemplate::is_empty")]
+    pub completion: PromptTemplate,
     /// System message of conversations that have none.
     pub system: String,
     /// SHA-256 of the chat template; absent where none was used.
@@ -39,6 +45,8 @@ impl AdapterData {
             max_tokens: recipe.text.max_tokens,
             loss: recipe.text.loss,
             columns: recipe.text.columns.clone(),
+            template: recipe.text.template.clone(),
+            completion: recipe.text.completion.clone(),
             system: recipe.text.system.clone(),
             chat_template_sha256,
         }
@@ -66,6 +74,8 @@ impl AdapterData {
             max_tokens: self.max_tokens,
             loss: self.loss,
             columns: self.columns.clone(),
+            template: self.template.clone(),
+            completion: self.completion.clone(),
             system: self.system.clone(),
             ..TextSettings::default()
         };

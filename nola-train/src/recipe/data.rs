@@ -9,8 +9,9 @@ use super::error::{Findings, Problem};
 use super::format::{DataFormat, ImageFormat, Modality};
 use super::paths::{PathItem, TrainingItem, TrainingPaths, ValidationPaths, Written, repeated};
 use crate::Error;
+use crate::data::Split;
 use crate::portion::{DataSource, HoldOut, Portion};
-use crate::text::TextSettings;
+use crate::text::{TextFormat, TextSettings};
 
 /// The data: images or text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -23,7 +24,10 @@ pub struct DataRecipe {
     /// Layout of the files; it also says whether they hold images or text.
     #[schemars(example = &"alpaca")]
     pub format: DataFormat,
-    /// Training data: a folder, or a file of the format; or a list of them, each as text or as a table
+    /// Training data: a folder, or a file of the format; for text also a data set of the Hugging Face hub, as
+    /// `hf://datasets/OWNER/NAME`, or `OWNER/NAME` where there is no such file or folder. Behind the name may stand
+    /// `@REVISION`, then `/CONFIGURATION`, `/SPLIT` or both, and behind `hf://` also a file, a pattern of files such as
+    /// `data/train-*.parquet`, or a folder. Or a list of them, each as text or as a table
     /// `{ path = "a.jsonl", weight = 2 }`. The weight says how often its rows come in an epoch: with 2 each of them twice, with
     /// 0.5 half of them, drawn anew for every epoch; without one it is 1. Folders of images in a list have the same classes.
     #[schemars(
@@ -31,7 +35,7 @@ pub struct DataRecipe {
         example = &"images/train",
         extend(
             "minLength" = 1,
-            "x-unit" = "file or folder",
+            "x-unit" = "file, folder or hub name",
             "x-type" = "text, or a list of texts and of tables `{ path, weight }`",
             "x-range" = "a weight is above 0 and at most 1000"
         )
@@ -44,7 +48,7 @@ pub struct DataRecipe {
         example = &"images/val",
         extend(
             "minLength" = 1,
-            "x-unit" = "file or folder",
+            "x-unit" = "file, folder or hub name",
             "x-type" = "text or a list of texts",
             "x-default" = "none; this or `validation_split` is required"
         )
@@ -92,6 +96,9 @@ pub enum OnBadImage {
     Skip,
 }
 
+/// How a template and its completion are written.
+const TEMPLATE_EXAMPLE: &str = r#"template = "Question: {question}\nAnswer:", completion = " {answer}""#;
+
 /// 1 PiB; a larger number is a typo.
 const MAX_MIB: usize = 1 << 30;
 
@@ -138,6 +145,14 @@ impl DataRecipe {
         }
     }
 
+    /// Which split of a data set of the hub scores are computed on.
+    pub fn scored_split(&self) -> Split {
+        match self.validation_split {
+            Some(_) => Split::Train,
+            None => Split::Validation,
+        }
+    }
+
     fn portions(&self, portion: impl Fn(usize) -> Portion) -> Vec<DataSource> {
         let source = |(place, path)| DataSource::part(path, portion(place));
         self.train.paths().enumerate().map(source).collect()
@@ -157,6 +172,7 @@ impl DataRecipe {
             Modality::Text => self.check_no_images(findings),
         }
         self.check_paths(findings);
+        self.check_template(findings);
         match self.augment.check() {
             Ok(()) => {}
             Err(nola_models::Error::Setting { setting, found, expected }) => {
@@ -197,6 +213,27 @@ impl DataRecipe {
     fn check_no_text(&self, findings: &mut Findings) {
         if self.text != TextSettings::default() {
             findings.add("data.text", Problem::NoEffect { because: "a format of images" });
+        }
+    }
+
+    fn check_template(&self, findings: &mut Findings) {
+        let keys =
+            [("data.text.template", &self.text.template), ("data.text.completion", &self.text.completion)];
+        let is_template = self.format == DataFormat::Text(TextFormat::Template);
+        for (key, template) in keys {
+            match (is_template, template.is_empty()) {
+                (true, true) => findings.add(key, Problem::Missing { example: TEMPLATE_EXAMPLE.to_owned() }),
+                (false, false) => {
+                    findings.add(key, Problem::NoEffect { because: "a format other than \"template\"" });
+                }
+                (true, false) | (false, true) => {}
+            }
+        }
+        let completion = &self.text.completion;
+        if is_template && !completion.is_empty() && completion.columns().is_empty() {
+            let (found, range) =
+                (format!("{:?}", completion.text()), "a text with a column in braces".to_owned());
+            findings.add("data.text.completion", Problem::NotAllowed { found, range });
         }
     }
 

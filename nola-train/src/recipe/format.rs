@@ -71,7 +71,7 @@ pub enum ImageFormat {
 
 impl DataFormat {
     /// Every layout, by the name that recipes and the command line use.
-    pub const ALL: [(&'static str, Self); 13] = [
+    pub const ALL: [(&'static str, Self); 14] = [
         ("folder", Self::Images(ImageFormat::Folder)),
         ("cifar10", Self::Images(ImageFormat::Cifar10)),
         ("cifar100", Self::Images(ImageFormat::Cifar100)),
@@ -79,6 +79,7 @@ impl DataFormat {
         ("fashion-mnist", Self::Images(ImageFormat::FashionMnist)),
         ("text", Self::Text(TextFormat::Text)),
         ("prompt-completion", Self::Text(TextFormat::PromptCompletion)),
+        ("template", Self::Text(TextFormat::Template)),
         ("alpaca", Self::Text(TextFormat::Alpaca)),
         ("sharegpt", Self::Text(TextFormat::ShareGpt)),
         ("chat", Self::Text(TextFormat::Chat)),

@@ -82,10 +82,17 @@ impl TrainingPaths {
     /// # Errors
     /// If the shipped files cannot be unpacked.
     pub(super) fn located(&self) -> Result<Self, Error> {
-        let located = |part: &WeightedPath| {
-            Ok(WeightedPath { path: assets::located(&part.path)?, weight: part.weight })
-        };
-        self.0.iter().map(located).collect::<Result<_, Error>>().map(Self)
+        self.mapped(assets::located)
+    }
+
+    /// The same with what `change` makes of each path.
+    ///
+    /// # Errors
+    /// As `change`.
+    pub(super) fn mapped(&self, change: impl Fn(&Path) -> Result<PathBuf, Error>) -> Result<Self, Error> {
+        let changed =
+            |part: &WeightedPath| Ok(WeightedPath { path: change(&part.path)?, weight: part.weight });
+        self.0.iter().map(changed).collect::<Result<_, Error>>().map(Self)
     }
 }
 
@@ -105,7 +112,15 @@ impl ValidationPaths {
     /// # Errors
     /// If the shipped files cannot be unpacked.
     pub(super) fn located(&self) -> Result<Self, Error> {
-        self.paths().map(assets::located).collect::<Result<_, Error>>().map(Self)
+        self.mapped(assets::located)
+    }
+
+    /// As [`TrainingPaths::mapped`].
+    ///
+    /// # Errors
+    /// As `change`.
+    pub(super) fn mapped(&self, change: impl Fn(&Path) -> Result<PathBuf, Error>) -> Result<Self, Error> {
+        self.paths().map(change).collect::<Result<_, Error>>().map(Self)
     }
 }
 

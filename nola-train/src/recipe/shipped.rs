@@ -133,6 +133,22 @@ mod tests {
     }
 
     #[test]
+    fn a_recipe_whose_data_is_not_shipped_says_how_to_get_it() {
+        for recipe in ShippedRecipe::all() {
+            let summary = recipe.summary();
+            let train = summary.train.paths().next().expect("training data");
+            let is_needed = summary.needs.iter().any(|path| path == train);
+            let note = Recipe::data_note(Path::new(recipe.name));
+            assert_eq!(note.is_some(), is_needed, "{}", recipe.name);
+            if let Some(note) = note {
+                let folder = train.parent().expect("a folder").to_string_lossy().into_owned();
+                let is_told = note.contains("https://") || note.contains("generate.rs");
+                assert!(is_told && note.contains(&folder), "{}: {note}", recipe.name);
+            }
+        }
+    }
+
+    #[test]
     fn what_a_recipe_does_not_need_is_there() {
         for summary in ShippedRecipe::all().map(ShippedRecipe::summary) {
             let data = summary.train.paths().chain(summary.validation.paths());

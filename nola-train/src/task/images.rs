@@ -15,6 +15,7 @@ use crate::data::{
     Dataset, HostBatch, Images, Order, Prefetch, TrainingPlan, WeightedSamples, training_batches,
 };
 use crate::data_counts::DataCounts;
+use crate::data_files::HubData;
 use crate::evaluate::{Evaluation, TextScores, evaluate};
 use crate::model_with_loss::ImageBatch;
 use crate::portion::Drawn;
@@ -113,6 +114,10 @@ impl Task for ImageTask {
 
     fn counts(&self) -> &DataCounts {
         &self.counts
+    }
+
+    fn sources(&self) -> &[HubData] {
+        &[]
     }
 
     fn choices(&self) -> usize {

@@ -12,11 +12,11 @@ use nola_models::tokenizer::DecodeSpecials;
 
 use super::{LargestPass, Task, say_held_out};
 use crate::Error;
-use crate::assets;
 use crate::base::{Base, Template, TextBase};
 use crate::baseline::Baseline;
-use crate::data::{Order, Prefetch, WeightedSamples};
+use crate::data::{Order, Prefetch, Split, WeightedSamples};
 use crate::data_counts::DataCounts;
+use crate::data_files::{self, Found, HubData};
 use crate::evaluate::{Decoding, TextEvaluation, TextScores, evaluate_text, score_written, with_room};
 use crate::model_with_loss::TextBatch;
 use crate::portion::{DataSource, Drawn, Portion};
@@ -52,6 +52,7 @@ pub struct Text {
     validation: Arc<TextData>,
     prompts: Vec<References>,
     counts: DataCounts,
+    sources: Vec<HubData>,
 }
 
 /// The text of several files.
@@ -72,27 +73,33 @@ impl Task for Text {
     const TARGET: Target = Target::Token;
 
     fn open(recipe: &Recipe, device: &Device) -> Result<Self, Error> {
-        let base = TextBase::open(&recipe.model, recipe.train.seed, device)?;
-        let (format, data) = (text_format(&recipe.data)?, recipe.data.located()?);
-        let (learned_from, scored_on) =
-            (data.learned_from(recipe.train.seed), data.scored_on(recipe.train.seed));
-        let train = open_texts("training", &learned_from, &data, &base)?;
-        let validation = open_texts("validation", &scored_on, &data, &base)?;
+        let (data, seed) = (&recipe.data, recipe.train.seed);
+        let learned_from = data_files::find(data.learned_from(seed), Split::Train)?;
+        let scored_on = data_files::find(data.scored_on(seed), data.scored_split())?;
+        let base = TextBase::open(&recipe.model, seed, device)?;
+        let format = text_format(data)?;
+        let train = open_texts("training", &learned_from.sources, data, &base)?;
+        let validation = open_texts("validation", &scored_on.sources, data, &base)?;
         let parts = weighted(&recipe.data.train, &train.parts);
         let rows: Vec<usize> = train.reports.iter().map(|report| report.rows).collect();
         let counts = DataCounts::new(&recipe.data.train, &rows, &parts, validation.drawn())?;
         counts.mixture().iter().for_each(|mixture| err_line(&format!("data: {mixture}")));
         show_first(&train, &recipe.data.train, &base);
-        let prompts = all_references(&scored_on, format, &data.text);
+        let prompts = all_references(&scored_on.sources, format, &data.text);
         // Documents and conversations have no prompts to show.
         let prompts = with_room(prompts.unwrap_or_default(), &base).take(SHOWN_PROMPTS);
         let prompts = prompts.collect::<Result<_, Error>>()?;
         let (train, validation) = (Arc::new(train.data), Arc::new(validation.data));
-        Ok(Self { base, train, parts, validation, prompts, counts })
+        let sources = sources(data, &learned_from, &scored_on)?;
+        Ok(Self { base, train, parts, validation, prompts, counts, sources })
     }
 
     fn counts(&self) -> &DataCounts {
         &self.counts
+    }
+
+    fn sources(&self) -> &[HubData] {
+        &self.sources
     }
 
     fn choices(&self) -> usize {
@@ -164,8 +171,8 @@ impl Task for Text {
         file: &Path,
         recipe: &Recipe,
     ) -> Result<Option<TextScores>, Error> {
-        let source = DataSource::whole(&assets::located(file)?);
-        let groups = text::references(&source, text_format(&recipe.data)?, &recipe.data.text)?;
+        let found = data_files::find(vec![DataSource::whole(file)], Split::Validation)?.sources;
+        let groups = all_references(&found, text_format(&recipe.data)?, &recipe.data.text)?;
         let groups: Vec<References> = with_room(groups, &self.base).collect::<Result<_, Error>>()?;
         let device = model.devices().into_iter().next().expect("a model has weights, and they lie somewhere");
         let decoding = self.greedy(WRITTEN_TOKENS, WRITTEN_PROMPTS);
@@ -222,6 +229,16 @@ impl Text {
         let generation = GenerationConfig { eos_token_id, max_new_tokens, ..GenerationConfig::default() };
         Decoding { generation, batch }
     }
+}
+
+/// What of the data of a recipe came from the hub.
+fn sources(data: &DataRecipe, learned_from: &Found, scored_on: &Found) -> Result<Vec<HubData>, Error> {
+    let mut sources = learned_from.origins("data.train")?;
+    // What is held out is of the same files.
+    if data.validation_split.is_none() {
+        sources.extend(scored_on.origins("data.validation")?);
+    }
+    Ok(sources)
 }
 
 /// The format of a recipe about text.

@@ -161,6 +161,13 @@ pub enum TextError {
         format: TextFormat,
     },
 
+    /// The format `template` without its template.
+    #[error(
+        "rows of `template` are written by data.text.template and data.text.completion, which are not known; name a run or an \
+         adapter that was trained with them, or another format"
+    )]
+    NoTemplate,
+
     /// The model completes prompts, and the format is one of images.
     #[error(
         "`{format}` is a format of images, but text is wanted; name one of text, such as `e2e` or `alpaca`"

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::read::{Content, PlainText, UsedColumns};
-use super::{ChatRender, Dialogue, MAX_ROW_BYTES, Note, RowProblem, TextSettings};
+use super::{ChatRender, Dialogue, MAX_ROW_BYTES, Note, RowProblem, TextError, TextSettings};
 pub(super) use fields::Fields;
 
 /// How the rows of a data set are written.
@@ -24,6 +24,8 @@ pub enum TextFormat {
     Text,
     /// A column with prompts and one with what follows them.
     PromptCompletion,
+    /// A prompt and a completion of one's own with the columns of the row in them: `text.template` and `text.completion`.
+    Template,
     /// `instruction`, `input`, `output`, in Stanford Alpaca's prompt.
     Alpaca,
     /// `conversations` of `from` and `value`.
@@ -47,6 +49,7 @@ impl TextFormat {
             Self::Text => PlainText::Running,
             Self::E2e => PlainText::Lines,
             Self::PromptCompletion
+            | Self::Template
             | Self::Alpaca
             | Self::ShareGpt
             | Self::Chat
@@ -56,17 +59,27 @@ impl TextFormat {
     }
 
     /// The fields of a row that it looks at; of what it does not look at the names are enough.
-    pub(super) fn columns(self, settings: &TextSettings) -> UsedColumns {
-        unused::looked_at(self, &settings.columns).map_or(UsedColumns::All, UsedColumns::named)
+    ///
+    /// # Errors
+    /// If the settings lack what the format is made of.
+    pub(super) fn columns(self, settings: &TextSettings) -> Result<UsedColumns, TextError> {
+        if self == Self::Template && (settings.template.is_empty() || settings.completion.is_empty()) {
+            return Err(TextError::NoTemplate);
+        }
+        Ok(unused::looked_at(self, settings).map_or(UsedColumns::All, UsedColumns::named))
     }
 
     /// Whether its rows are conversations, which a chat template turns into text.
     pub fn is_conversation(self) -> bool {
         match self {
             Self::ShareGpt | Self::Chat => true,
-            Self::Text | Self::PromptCompletion | Self::Alpaca | Self::E2e | Self::Dart | Self::WebNlg => {
-                false
-            }
+            Self::Text
+            | Self::PromptCompletion
+            | Self::Template
+            | Self::Alpaca
+            | Self::E2e
+            | Self::Dart
+            | Self::WebNlg => false,
         }
     }
 
@@ -95,6 +108,11 @@ impl TextFormat {
                 let completion = fields.named_text(&columns.completion, "data.text.columns.completion")?;
                 Example::Pair(Pair::new(prompt, completion, Separator::None)).into()
             }
+            Self::Template => {
+                let prompt = settings.template.filled(fields.0, "data.text.template")?;
+                let completion = settings.completion.filled(fields.0, "data.text.completion")?;
+                Example::Pair(Pair::new(prompt, completion, Separator::None)).into()
+            }
             Self::Alpaca => Example::Pair(alpaca::pair(&fields)?).into(),
             Self::ShareGpt | Self::Chat => {
                 let chat = chat.expect("conversations are only read with a chat template");
@@ -105,7 +123,7 @@ impl TextFormat {
             Self::Dart => triples::dart(&fields)?.into(),
             Self::WebNlg => triples::webnlg(&fields)?.into(),
         };
-        let unused = unused::unused(self, &fields, columns)?;
+        let unused = unused::unused(self, &fields, settings)?;
         converted.notes.extend(unused.into_iter().map(|field| (Note::Unused, field)));
         check_length(&converted.examples)?;
         Ok(converted)
@@ -145,6 +163,7 @@ impl fmt::Display for TextFormat {
         f.write_str(match self {
             Self::Text => "text",
             Self::PromptCompletion => "prompt-completion",
+            Self::Template => "template",
             Self::Alpaca => "alpaca",
             Self::ShareGpt => "sharegpt",
             Self::Chat => "chat",
@@ -193,16 +212,18 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// A prompt of a format, with nothing that follows it yet.
+    /// A prompt of a format, with nothing that follows it yet; one of a template is filled already.
     pub fn question(format: TextFormat, prompt: &str) -> Self {
         match format {
             TextFormat::Alpaca => Self::new(alpaca::prompt(prompt, ""), "", Separator::None),
             TextFormat::E2e | TextFormat::Dart | TextFormat::WebNlg => {
                 Self::new(prompt, "", Separator::EndAndSpace)
             }
-            TextFormat::Text | TextFormat::PromptCompletion | TextFormat::ShareGpt | TextFormat::Chat => {
-                Self::new(prompt, "", Separator::None)
-            }
+            TextFormat::Text
+            | TextFormat::PromptCompletion
+            | TextFormat::Template
+            | TextFormat::ShareGpt
+            | TextFormat::Chat => Self::new(prompt, "", Separator::None),
         }
     }
 
@@ -289,6 +310,7 @@ pub(super) mod tests {
         for format in [
             TextFormat::Text,
             TextFormat::PromptCompletion,
+            TextFormat::Template,
             TextFormat::Alpaca,
             TextFormat::ShareGpt,
             TextFormat::Chat,

@@ -95,7 +95,7 @@ impl TextSource<'_> {
     pub fn prepare(&self) -> Result<TextData, TextError> {
         self.settings.check(self.context)?;
         self.check_tokenizer()?;
-        let columns = self.format.columns(self.settings);
+        let columns = self.format.columns(self.settings)?;
         let rows = Rows::of(self.data, self.format.plain_text(), columns, self.settings)?;
         let Some(cache) = Cache::open(self, &rows.files)? else {
             let (samples, report, bad_rows) = self.make(&rows)?;

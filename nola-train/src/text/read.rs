@@ -61,7 +61,7 @@ pub enum FileKind {
 
 impl FileKind {
     /// The kind that a file's name says; `.gz` at the end of a text file's is skipped.
-    pub(super) fn of(file: &Path) -> Option<Self> {
+    pub fn of(file: &Path) -> Option<Self> {
         let name = file.file_name()?.to_str()?.to_ascii_lowercase();
         let (name, is_packed) = name.strip_suffix(".gz").map_or((name.as_str(), false), |name| (name, true));
         match name.rsplit_once('.')?.1 {

@@ -40,7 +40,7 @@ pub fn references(
     if format.is_conversation() || format == TextFormat::Text {
         return Err(TextError::NoPrompts { path: data.name.clone(), format });
     }
-    let rows = Rows::of(data, format.plain_text(), format.columns(settings), settings)?;
+    let rows = Rows::of(data, format.plain_text(), format.columns(settings)?, settings)?;
     let examples = rows.all(|content| Ok(format.converted(content, settings, None)?.examples))?;
     let count = examples.len();
     let mut places: HashMap<String, usize> = HashMap::new();
@@ -66,7 +66,6 @@ pub fn references(
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
     use crate::shared::shared;
 

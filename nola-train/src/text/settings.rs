@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::TextError;
+use super::{PromptTemplate, TextError};
 
 /// Longest sample a recipe may ask for, in tokens; more is a typo.
 const MOST_TOKENS: usize = 1 << 20;
@@ -38,6 +38,13 @@ pub struct TextSettings {
     pub group_by_length: bool,
     /// Names of the columns that a format reads.
     pub columns: Columns,
+    /// The prompt, in the format `template`: `{name}` stands for the column of that name, `{{` and `}}` for the braces
+    /// themselves. Text is written as it is, numbers and lists as JSON writes them.
+    #[schemars(with = "String", example = &"Question: {question} Answer:", extend("x-unit" = "text with columns in braces"))]
+    pub template: PromptTemplate,
+    /// What follows the prompt and is learned, in the format `template`, likewise.
+    #[schemars(with = "String", example = &" {answer}", extend("x-unit" = "text with columns in braces"))]
+    pub completion: PromptTemplate,
     /// System message of conversations that have none; empty: they keep none.
     #[schemars(example = &"You are a helpful assistant.")]
     pub system: String,
@@ -60,6 +67,8 @@ impl Default for TextSettings {
             packing: Packing::Off,
             group_by_length: false,
             columns: Columns::default(),
+            template: PromptTemplate::default(),
+            completion: PromptTemplate::default(),
             system: String::new(),
             limit: 0,
             cache: PathBuf::new(),

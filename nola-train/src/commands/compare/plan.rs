@@ -7,12 +7,11 @@ use nola_models::hub::Wanted;
 
 use super::CompareArgs;
 use crate::Error;
-use crate::assets::located;
-use crate::data::{DataError, Dataset};
+use crate::data::{Dataset, Split};
+use crate::data_files;
 use crate::portion::DataSource;
 use crate::recipe::{CheckedRecipe, DataRecipe, Init, MethodRecipe, Modality, Recipe};
-use crate::task::text_format;
-use crate::text::references;
+use crate::task::{all_references, text_format};
 
 /// One recipe with the runs that are made of it.
 #[derive(Debug)]
@@ -31,7 +30,9 @@ pub fn plan(args: &CompareArgs) -> Result<Vec<Planned>, Error> {
     let names = names(&args.recipes);
     let plan = |(file, name): (&PathBuf, String)| {
         let folder = args.out.join(&name);
-        let seed = |seed| seeded(file, &args.set, seed, folder.join(format!("seed-{seed}")));
+        let recipe = Recipe::named(file, &args.set)?.pinned();
+        let recipe = recipe.map_err(|error| error.with_data_note(Recipe::data_note(file)))?;
+        let seed = |seed| seeded(recipe.clone(), seed, folder.join(format!("seed-{seed}")));
         let seeds = (0..args.seeds).map(seed).collect::<Result<Vec<_>, Error>>()?;
         check(&seeds[0], args.metrics.as_deref())?;
         Ok(Planned { name, seeds })
@@ -52,8 +53,8 @@ fn names(files: &[PathBuf]) -> Vec<String> {
 }
 
 /// A recipe with the seed of one of its runs.
-fn seeded(file: &Path, set: &[String], seed: u64, out: PathBuf) -> Result<CheckedRecipe, Error> {
-    let mut recipe = Recipe::named(file, set)?.into_inner();
+fn seeded(recipe: CheckedRecipe, seed: u64, out: PathBuf) -> Result<CheckedRecipe, Error> {
+    let mut recipe = recipe.into_inner();
     recipe.output.dir = out;
     recipe.train.seed = seed;
     recipe.data.shots_seed = seed;
@@ -89,11 +90,9 @@ fn check(recipe: &CheckedRecipe, metrics: Option<&Path>) -> Result<(), Error> {
 }
 
 fn check_text(data: &DataRecipe, metrics: Option<&Path>) -> Result<(), Error> {
-    for path in data.train.paths().chain(data.validation.paths()) {
-        std::fs::metadata(path).map_err(|source| DataError::Io { path: path.into(), source })?;
-    }
     if let Some(file) = metrics {
-        references(&DataSource::whole(&located(file)?), text_format(data)?, &data.text)?;
+        let found = data_files::find(vec![DataSource::whole(file)], Split::Validation)?;
+        all_references(&found.sources, text_format(data)?, &data.text)?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use super::EvaluateArgs;
 use crate::base::{Base, TextBase};
 use crate::chosen::{Named, Opened};
 use crate::commands::{Global, print_json, print_line};
+use crate::data_files;
 use crate::evaluate::{ChoiceScores, TextScores, answer_choices, evaluate_text, score_written, with_room};
 use crate::memory::peak_bytes;
 use crate::progress::Counted;
@@ -131,7 +132,7 @@ fn of_data(
     }
     let (model, base) = (&chosen.adapted.model, &chosen.base);
     let mut data = data.clone();
-    let mut sources = data.scored_on(chosen.seed());
+    let mut sources = data_files::find(data.scored_on(chosen.seed()), data.scored_split())?.sources;
     if let Some(limit) = args.limit {
         // What is held out depends on the rows that were read at the time.
         data.text.limit = if data.validation_split.is_some() { data.text.limit } else { limit };
@@ -163,7 +164,8 @@ fn of_writing(
     global: &Global,
 ) -> Result<Scored, Error> {
     let (model, base) = (&chosen.adapted.model, &chosen.base);
-    let mut groups = all_references(&data.scored_on(chosen.seed()), text_format(data)?, &data.text)?;
+    let sources = data_files::find(data.scored_on(chosen.seed()), data.scored_split())?.sources;
+    let mut groups = all_references(&sources, text_format(data)?, &data.text)?;
     groups.truncate(args.limit.unwrap_or(usize::MAX));
     let asked = groups.len();
     let groups: Vec<References> = with_room(groups, base).collect::<Result<_, Error>>()?;

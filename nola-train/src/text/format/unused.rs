@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::TextFormat;
 use super::fields::Fields;
-use crate::text::{Columns, RowProblem};
+use crate::text::{RowProblem, TextSettings};
 
 /// Marks that say whether a row or an answer is learned.
 pub(super) const MARKS: [&str; 5] = ["weight", "train", "training", "loss", "loss_mask"];
@@ -23,8 +23,12 @@ const MEDIA: [&str; 4] = ["image", "images", "videos", "audios"];
 ///
 /// # Errors
 /// If one of them would change what is learned.
-pub(super) fn unused(format: TextFormat, row: &Fields, columns: &Columns) -> Result<Vec<String>, RowProblem> {
-    let Some(read) = read_by(format, columns) else { return Ok(Vec::new()) };
+pub(super) fn unused(
+    format: TextFormat,
+    row: &Fields,
+    settings: &TextSettings,
+) -> Result<Vec<String>, RowProblem> {
+    let Some(read) = read_by(format, settings) else { return Ok(Vec::new()) };
     let others = row.0.keys().filter(|key| !read.contains(&key.as_str()) && row.telling(key).is_some());
     let mut unused = Vec::new();
     for key in others {
@@ -43,14 +47,16 @@ pub(super) fn unused(format: TextFormat, row: &Fields, columns: &Columns) -> Res
 }
 
 /// All fields whose values matter: those that a format reads, and those that may not be there; `None` if all may.
-pub(super) fn looked_at(format: TextFormat, columns: &Columns) -> Option<Vec<&str>> {
+pub(super) fn looked_at(format: TextFormat, settings: &TextSettings) -> Option<Vec<&str>> {
     let checked = [&MARKS[..], &CONTEXT, &ADDED, &MEDIA].concat();
-    Some(read_by(format, columns)?.into_iter().chain(checked).collect())
+    Some(read_by(format, settings)?.into_iter().chain(checked).collect())
 }
 
 /// The fields that a format reads, and those of its published data that say nothing to learn; `None` if it is known as a whole.
-fn read_by(format: TextFormat, columns: &Columns) -> Option<Vec<&str>> {
+fn read_by(format: TextFormat, settings: &TextSettings) -> Option<Vec<&str>> {
+    let columns = &settings.columns;
     match format {
+        TextFormat::Template => Some([settings.template.columns(), settings.completion.columns()].concat()),
         TextFormat::Text => Some(vec![columns.text.as_str()]),
         TextFormat::PromptCompletion => Some(vec![columns.prompt.as_str(), columns.completion.as_str()]),
         TextFormat::Alpaca => Some(vec!["instruction", "input", "output", "text"]),
@@ -69,7 +75,9 @@ fn refused(format: TextFormat, key: &str) -> Option<(&'static str, &'static str)
         fields.iter().find(|field| **field == key).map(|field| (*field, cure))
     };
     match format {
-        TextFormat::Text | TextFormat::E2e | TextFormat::Dart | TextFormat::WebNlg => None,
+        TextFormat::Text | TextFormat::Template | TextFormat::E2e | TextFormat::Dart | TextFormat::WebNlg => {
+            None
+        }
         TextFormat::PromptCompletion => among(&CONTEXT, AS_CONVERSATION),
         TextFormat::Alpaca => {
             among(&CONTEXT, AS_CONVERSATION).or(among(&ADDED, AS_CONVERSATION)).or(among(&MEDIA, NO_MEDIA))
@@ -138,6 +146,7 @@ mod tests {
         let mut row = match format {
             TextFormat::Text => json!({"text": "a"}),
             TextFormat::PromptCompletion => json!({"prompt": "a", "completion": "b"}),
+            TextFormat::Template => unreachable!("its fields are what its template says"),
             TextFormat::Alpaca => json!({"instruction": "a", "output": "b", "text": "whole"}),
             TextFormat::ShareGpt => json!({"conversations": [{"from": "gpt", "value": "a"}]}),
             TextFormat::Chat => json!({"messages": [{"role": "assistant", "content": "a"}]}),
