@@ -216,8 +216,11 @@ fn a_configuration_or_a_split_that_is_not_named_lists_those_there_are() {
     let arguments = of_rows("data.train=ada/rows/food", "data.validation=ada/rows/food");
     let run = with_hub(&workshop, &hub.endpoint, &[], &arguments);
     run.assert_refused(4, &["has no validation split; it has train, test", "/food/test"]);
-    let images =
-        ["train", "food.toml", "--set=data.format=folder", "--set=data.train=hf://datasets/ada/rows"];
+    workshop.write(
+        "images.toml",
+        "[model]\npath = \"base\"\n[data]\ntrain = \"hf://datasets/ada/rows\"\nvalidation = \"val\"\n",
+    );
+    let images = ["train", "images.toml"];
     with_hub(&workshop, &hub.endpoint, &[], &images).assert_refused(4, &["not from the hub", "hf download"]);
 }
 
