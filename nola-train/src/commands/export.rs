@@ -83,16 +83,17 @@ fn export<B: Base>(named: &Named, args: &ExportArgs) -> Result<Exported, Error> 
         summary: String::new(),
         data: named.data()?.map_or(Value::Null, |data| data.to_value()),
     };
-    let adapted = match args.coefficient_bits {
-        None => adapted,
+    // What is rounded is rounded once, by the writer; what it will hold is what is compared.
+    let stored = match args.coefficient_bits {
+        None => adapted.clone(),
         Some(_) if adapted.config().is_none_or(|config| config.kind() != "nola") => {
             let problem =
                 "only the coefficients of NOLA are stored in so many bits, and this adapter has none";
             return Err(Error::NotExportable { problem });
         }
-        Some(bits) => folder::as_stored(adapted, bits)?,
+        Some(bits) => folder::as_stored(adapted.clone(), bits)?,
     };
-    let before = base.fixed_logits(&adapted.model, &device);
+    let before = base.fixed_logits(&stored.model, &device);
     check_finite(&before)?;
     match args.coefficient_bits {
         None => write_for_peft(&base, &adapted, args, &description)?,
