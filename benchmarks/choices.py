@@ -21,18 +21,18 @@ PROGRAM = os.environ.get("NOLA_TRAIN", "nola-train")
 
 # The recipe of each method, and the seeds of a learning rate.
 TASKS = {
-    "digits": (3, {
+    "digits": (2, {
         "nola": "benchmarks/recipes/few-shot-nola-48.toml",
         "lora": "benchmarks/recipes/few-shot-lora-4.toml",
         "linear": "benchmarks/recipes/few-shot-linear.toml",
         "full": "benchmarks/recipes/few-shot-full.toml",
     }, []),
-    "museum": (3, {
+    "museum": (2, {
         "nola": "assets/recipes/text-museum-nola.toml",
         "lora": "assets/recipes/text-museum-lora.toml",
         "full": "assets/recipes/text-museum-full.toml",
     }, []),
-    "e2e": (3, {
+    "e2e": (1, {
         "nola": "benchmarks/recipes/e2e-nola-144.toml",
         "lora": "benchmarks/recipes/e2e-lora-1.toml",
         "full": "benchmarks/recipes/e2e-full.toml",
@@ -45,10 +45,10 @@ TASKS = {
 }
 
 RATES = {
-    "nola": [2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1],
-    "lora": [1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2],
-    "linear": [1e-3, 5e-3, 1e-2, 2e-2, 5e-2],
-    "full": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
+    "nola": [5e-3, 1e-2, 2e-2, 5e-2],
+    "lora": [2e-3, 5e-3, 1e-2, 2e-2],
+    "linear": [2e-3, 5e-3, 1e-2, 2e-2],
+    "full": [3e-4, 1e-3, 3e-3, 1e-2],
 }
 
 # Of the tasks that take minutes a run.
