@@ -52,7 +52,7 @@ fn shipped_recipes_are_listed_as_json_with_what_they_need() {
     assert_eq!(digits["format"], "folder");
     assert_eq!(digits["needs"], serde_json::json!([]));
     let llama = named("llama2-7b-alpaca-nola");
-    let needs = ["meta-llama/Llama-2-7b-hf", "data/alpaca/train.json", "data/alpaca/validation.json"];
+    let needs = ["meta-llama/Llama-2-7b-hf", "tatsu-lab/alpaca"];
     assert_eq!(llama["needs"], serde_json::json!(needs));
     assert!(llama["purpose"].as_str().expect("text").contains("Alpaca"));
 }
