@@ -384,6 +384,6 @@ fn an_interrupt_ends_the_run_after_its_step_and_keeps_what_was_learned() {
     assert_eq!(running.wait().expect("a child").code(), Some(130));
     let result: Value =
         serde_json::from_slice(&bytes_of(&workshop.at("runs/colours/result.json"))).expect("JSON");
-    assert_eq!(result["interrupted"], true);
+    assert_eq!((&result["interrupted"], &result["interrupted_by"]), (&true.into(), &"Ctrl-C".into()));
     assert_eq!(workshop.run(&["evaluate", "--run", "runs/colours"]).code, 0);
 }

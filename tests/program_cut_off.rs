@@ -87,7 +87,7 @@ fn a_kill_before_anything_was_kept_leaves_a_free_folder() {
 
 #[test]
 fn a_signal_ends_a_run_after_its_step_and_keeps_what_was_learned() {
-    for signal in ["-INT", "-TERM", "-HUP"] {
+    for (signal, name) in [("-INT", "Ctrl-C"), ("-TERM", "SIGTERM"), ("-HUP", "SIGHUP")] {
         let workshop = Workshop::new();
         let mut running =
             Running::start(&workshop, &[&ENDLESS[..], &["--set=train.evaluate_every=0"]].concat());
@@ -95,10 +95,16 @@ fn a_signal_ends_a_run_after_its_step_and_keeps_what_was_learned() {
         running.signal(signal);
         let (code, said) = running.ended();
         assert_eq!(code, Some(130), "{said}");
-        assert!(said.contains("the run ends after this step"), "{said}");
+        for part in
+            ["interrupted by {}: the run ends", "interrupted by {} after step ", "error: interrupted by {}"]
+        {
+            assert!(said.contains(&part.replace("{}", name)), "{part:?}: {said}");
+        }
         let result: Value =
             serde_json::from_slice(&bytes_of(&workshop.at("runs/colours/result.json"))).expect("JSON");
-        assert_eq!(result["interrupted"], true);
+        assert_eq!((&result["interrupted"], &result["interrupted_by"]), (&true.into(), &name.into()));
+        let report = String::from_utf8(bytes_of(&workshop.at("runs/colours/report.html"))).expect("text");
+        assert!(report.contains(&format!("interrupted by {name} after step")), "the report says why it ended");
         assert_eq!(workshop.run(&["evaluate", "--run", "runs/colours"]).code, 0);
     }
 }

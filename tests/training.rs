@@ -176,7 +176,7 @@ fn the_state_with_the_best_score_is_kept() {
 fn a_run_without_progress_stops_early() {
     let recipe = TrainRecipe { evaluate_every: Period(1), early_stop: 2, ..recipe(9) };
     let (trained, seen) = run_scored(&recipe, &[&[0, 1, 2, 3]], vec![0.5, 0.5, 0.4, 0.9]);
-    assert_eq!((trained.steps, seen.reports.len(), trained.interrupted), (3, 3, false));
+    assert_eq!((trained.steps, seen.reports.len(), trained.interrupted), (3, 3, None));
 }
 
 /// Trains three steps of which the second has pixels that are NaN.
@@ -214,10 +214,11 @@ fn trained_values_that_overflow_are_not_kept() {
 fn steps_before_a_batch_that_cannot_be_made_are_told() {
     let device = device();
     let mut observer = Scripted::default();
-    let step = |step: usize| if step < 3 { Ok(vec![batch(4, 2, &device)]) } else { Err(Error::Interrupted) };
+    let missing = || Error::Input { source: std::io::Error::other("no batch") };
+    let step = |step: usize| if step < 3 { Ok(vec![batch(4, 2, &device)]) } else { Err(missing()) };
     let model = tiny_vit(&device).adapted(&nola());
     let trained = train(model, &recipe(9), (0..9).map(step), &mut observer);
-    assert!(matches!(trained.err(), Some(Error::Interrupted)));
+    assert!(matches!(trained.err(), Some(Error::Input { .. })));
     assert_eq!(observer.reports.iter().map(|report| report.step).collect::<Vec<_>>(), [1, 2, 3]);
 }
 

@@ -79,8 +79,7 @@ impl Global {
     fn ended(&self, failures: [Option<Error>; 2]) -> Result<(), Error> {
         match failures.into_iter().flatten().next() {
             Some(error) => Err(error),
-            None if self.stop.is_asked() => Err(Error::Interrupted),
-            None => Ok(()),
+            None => self.stop.asked().map_or(Ok(()), |by| Err(Error::Interrupted { by })),
         }
     }
 }

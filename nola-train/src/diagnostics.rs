@@ -8,6 +8,7 @@ use crate::data::Split;
 use crate::fit::{HEAD, chosen_targets};
 use crate::portion::DataSource;
 use crate::recipe::{DataFormat, DataRecipe, ImageFormat, MethodRecipe, Recipe};
+use crate::stop::Interrupt;
 use crate::task::{Model, Task};
 use crate::{Error, data_files};
 
@@ -92,13 +93,19 @@ fn larger_than_lora(method: &MethodRecipe, coefficients: usize, sites: &[Site]) 
 }
 
 /// Why a run made fewer steps than its recipe has.
-pub(crate) fn early_stop(steps: usize, best_step: usize, recipe: &Recipe) -> Option<String> {
-    (steps < recipe.train.steps).then(|| {
-        format!(
-            "stopped early after step {steps} of {}: train.early_stop = {} evaluations were not better than that after step \
-             {best_step}",
-            recipe.train.steps, recipe.train.early_stop
-        )
+pub(crate) fn early_end(
+    steps: usize,
+    best_step: usize,
+    interrupted: Option<Interrupt>,
+    recipe: &Recipe,
+) -> Option<String> {
+    let (all, early_stop) = (recipe.train.steps, recipe.train.early_stop);
+    (steps < all).then(|| match interrupted {
+        Some(by) => format!("interrupted by {by} after step {steps} of {all}"),
+        None => format!(
+            "stopped early after step {steps} of {all}: train.early_stop = {early_stop} evaluations were not better than \
+             that after step {best_step}"
+        ),
     })
 }
 
@@ -151,8 +158,10 @@ mod tests {
     fn a_run_that_ends_early_says_why() {
         let mut recipe = Recipe::default();
         recipe.train.early_stop = 3;
-        assert_eq!(early_stop(recipe.train.steps, 5, &recipe), None);
-        let told = early_stop(40, 10, &recipe).expect("it ended early");
+        assert_eq!(early_end(recipe.train.steps, 5, None, &recipe), None);
+        let told = early_end(40, 10, None, &recipe).expect("it ended early");
         assert!(told.contains("after step 40") && told.contains("after step 10"), "{told}");
+        let told = early_end(40, 10, Some(Interrupt::HangUp), &recipe).expect("it ended early");
+        assert!(told.starts_with("interrupted by SIGHUP after step 40 of "), "{told}");
     }
 }

@@ -13,6 +13,7 @@ use crate::data::DataError;
 use crate::metrics::MetricsError;
 use crate::recipe::{Modality, RecipeError};
 use crate::run::Occupied;
+use crate::stop::Interrupt;
 use crate::terminal::StdoutError;
 use crate::text::TextError;
 
@@ -278,8 +279,11 @@ pub enum Error {
     Stdout(#[from] StdoutError),
 
     /// The user stopped the run.
-    #[error("interrupted")]
-    Interrupted,
+    #[error("interrupted by {by}")]
+    Interrupted {
+        /// How.
+        by: Interrupt,
+    },
 }
 
 /// The first words of a text.
@@ -360,7 +364,7 @@ impl Error {
             Self::Diverged { .. } | Self::NothingTrained { .. } => 8,
             Self::Output { .. } | Self::Occupied { .. } => 9,
             Self::Stdout(_) => 1,
-            Self::Interrupted => 130,
+            Self::Interrupted { .. } => 130,
         }
     }
 

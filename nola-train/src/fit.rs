@@ -16,7 +16,7 @@ use crate::model_with_loss::ModelWithLoss;
 use crate::progress::{self, Progress, Style};
 use crate::recipe::{self, MethodRecipe, Recipe, TargetsRecipe, TrainRecipe};
 use crate::report::{History, HistoryPoint};
-use crate::stop::Stop;
+use crate::stop::{Interrupt, Stop};
 use crate::task::{LargestPass, Model, Task};
 use crate::terminal::err_line;
 use crate::train::{Observer, StepReport, pass_loss, train};
@@ -47,8 +47,8 @@ pub struct Fitted<T: Task> {
     pub steps: usize,
     /// Seconds of training, evaluations included.
     pub seconds: f64,
-    /// Whether an interrupt ended the run.
-    pub interrupted: bool,
+    /// The interrupt that ended the run.
+    pub interrupted: Option<Interrupt>,
     /// What makes the run doubtful, though it came to its end.
     pub warnings: Vec<String>,
     /// What ended the run before its time, after something worth keeping was learned.
@@ -131,8 +131,8 @@ pub fn fit<T: Task>(
     let best = Module::valid(&done.last.clone().with_state(done.best).map_err(|_| diverged)?);
     let stored = stored(task, recipe, terms.device, &best, evaluation);
     watcher.finish(done.best_step, &stored.evaluation, recipe);
-    if !done.interrupted && done.failure.is_none() {
-        let note = diagnostics::early_stop(done.steps, done.best_step, recipe);
+    if done.failure.is_none() {
+        let note = diagnostics::early_end(done.steps, done.best_step, done.interrupted, recipe);
         note.iter().for_each(|note| err_line(note));
         warnings.extend(note);
     }
@@ -393,7 +393,7 @@ impl<T: Task, K: Keeper<T>> Observer<Model<T>> for ProgressObserver<'_, T, K> {
         self.note_failure(kept, "what the last step left is lost");
     }
 
-    fn is_stopped(&self) -> bool {
-        self.terms.stop.is_asked()
+    fn stopped(&self) -> Option<Interrupt> {
+        self.terms.stop.asked()
     }
 }

@@ -16,10 +16,11 @@ pub fn run() -> ExitCode {
     memory::watch_panics();
     memory::explain_cut_files();
     let stop = Stop::default();
-    let end = || {
+    let end = |by| {
+        let error = Error::Interrupted { by };
         // Where nobody reads any more, the exit code still tells.
-        let _ = std::io::stderr().write_all(line_end().as_bytes());
-        std::process::exit(i32::from(Error::Interrupted.exit_code()))
+        let _ = std::io::stderr().write_all(format!("{}error: {error}\n", line_end()).as_bytes());
+        std::process::exit(i32::from(error.exit_code()))
     };
     if let Err(error) = stop.listen(end) {
         err_line(&format!("warning: interrupts end the program at once: {error}"));

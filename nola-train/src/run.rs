@@ -13,6 +13,7 @@ mod keep;
 mod occupied;
 
 use std::cell::Cell;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use nola_core::folder;
@@ -34,6 +35,7 @@ use crate::portion::Drawn;
 use crate::progress::Target;
 use crate::recipe::{CheckedRecipe, MethodRecipe};
 use crate::report::{self, History, ResultRow, RunReport};
+use crate::stop::Interrupt;
 use crate::task::Task;
 use claim::Claim;
 use keep::folder_bytes;
@@ -107,6 +109,9 @@ pub struct RunResult {
     pub report: PathBuf,
     /// Whether an interrupt ended the run.
     pub interrupted: bool,
+    /// Which one; absent where none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interrupted_by: Option<Interrupt>,
     /// What of the data came from the hub; absent where nothing did.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub data_from_hub: Vec<HubData>,
@@ -185,7 +190,7 @@ impl RunFolder {
         let mut failures = Failures::default();
         failures.take(self.save_models(&keeping, fitted));
         if !keeping.place().is_dir() {
-            return Err(failures.first.unwrap_or(Error::Interrupted));
+            return Err(failures.first.unwrap_or_else(|| Error::Output { path: keeping.place(), source: ErrorKind::NotFound.into() }));
         }
         let result = self.result(&keeping, fitted, device)?;
         failures.take(self.save_result(&result));
@@ -232,7 +237,8 @@ impl RunFolder {
             run: self.path().to_owned(),
             adapter,
             report: self.path().join(report::PAGE),
-            interrupted: fitted.interrupted,
+            interrupted: fitted.interrupted.is_some(),
+            interrupted_by: fitted.interrupted,
             data_from_hub: keeping.task.sources().to_vec(),
             warnings: fitted.warnings.clone(),
         })

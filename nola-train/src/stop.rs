@@ -1,10 +1,37 @@
 //! What an interrupt does: the first one ends a run after its step, and the run keeps what was learned and finishes its
 //! files; where nothing would be lost, and at the second, the program ends at once.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::{fmt, io};
+
+use serde::{Deserialize, Serialize};
 
 use crate::terminal::err_line;
+
+/// What interrupts a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Interrupt {
+    /// Somebody at the keyboard (SIGINT).
+    #[serde(rename = "Ctrl-C")]
+    CtrlC,
+    /// A batch system, or `kill`.
+    #[serde(rename = "SIGTERM")]
+    Terminate,
+    /// The terminal was closed.
+    #[serde(rename = "SIGHUP")]
+    HangUp,
+}
+
+impl fmt::Display for Interrupt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CtrlC => "Ctrl-C",
+            Self::Terminate => "SIGTERM",
+            Self::HangUp => "SIGHUP",
+        })
+    }
+}
 
 /// Asks a run to end; all clones are one.
 #[derive(Debug, Clone, Default)]
@@ -12,7 +39,7 @@ pub struct Stop(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    is_asked: AtomicBool,
+    asked: OnceLock<Interrupt>,
     /// How many runs have something to lose.
     runs: AtomicUsize,
 }
@@ -28,14 +55,14 @@ pub enum Answer {
 
 impl Stop {
     /// Takes an interrupt.
-    pub fn interrupt(&self) -> Answer {
-        let is_second = self.0.is_asked.swap(true, Ordering::SeqCst);
+    pub fn interrupt(&self, interrupt: Interrupt) -> Answer {
+        let is_second = self.0.asked.set(interrupt).is_err();
         if is_second || self.0.runs.load(Ordering::SeqCst) == 0 { Answer::AtOnce } else { Answer::AfterStep }
     }
 
-    /// Whether there was an interrupt.
-    pub fn is_asked(&self) -> bool {
-        self.0.is_asked.load(Ordering::SeqCst)
+    /// The first interrupt, if there was one.
+    pub fn asked(&self) -> Option<Interrupt> {
+        self.0.asked.get().copied()
     }
 
     /// A run that has something to lose from here on, until it is dropped.
@@ -49,19 +76,14 @@ impl Stop {
     ///
     /// # Errors
     /// If the system does not let it listen.
-    pub fn listen(&self, at_once: impl Fn() + Send + 'static) -> Result<(), ctrlc::Error> {
+    pub fn listen(&self, at_once: impl Fn(Interrupt) + Send + 'static) -> io::Result<()> {
         let stop = self.clone();
-        let ignored = ignored::Signals::take();
-        ctrlc::set_handler(move || match stop.interrupt() {
-            Answer::AtOnce => at_once(),
-            Answer::AfterStep => {
-                err_line(
-                    "interrupted: the run ends after this step and keeps what it learned; once more to end at once",
-                );
-            }
-        })?;
-        ignored.stay();
-        Ok(())
+        signals::listen(move |interrupt| match stop.interrupt(interrupt) {
+            Answer::AtOnce => at_once(interrupt),
+            Answer::AfterStep => err_line(&format!(
+                "interrupted by {interrupt}: the run ends after this step and keeps what it learned; once more to end at once"
+            )),
+        })
     }
 }
 
@@ -76,34 +98,41 @@ impl Drop for Running {
 }
 
 #[cfg(unix)]
-mod ignored {
+mod signals {
+    use std::sync::mpsc;
+    use std::{io, thread};
+
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    use signal_hook::iterator::Signals;
 
-    /// Signals that were ignored before anybody listened for them.
-    pub struct Signals(Vec<Signal>);
+    use super::Interrupt;
 
-    impl Signals {
-        /// Finds them, among those that end a program.
-        pub fn take() -> Self {
-            let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
-            Self(signals.into_iter().filter(|&signal| is_ignored(signal)).collect())
-        }
+    const KNOWN: [(Signal, Interrupt); 3] = [
+        (Signal::SIGINT, Interrupt::CtrlC),
+        (Signal::SIGTERM, Interrupt::Terminate),
+        (Signal::SIGHUP, Interrupt::HangUp),
+    ];
 
-        /// Ignores them again.
-        pub fn stay(self) {
-            for signal in self.0 {
-                set(signal, &ignore());
+    /// Hands every interrupt to `hear`, in a thread of its own; signals that are ignored stay so.
+    pub fn listen(hear: impl Fn(Interrupt) + Send + 'static) -> io::Result<()> {
+        let known = KNOWN.into_iter().filter(|&(signal, _)| !is_ignored(signal)).collect::<Vec<_>>();
+        let (told, listens) = mpsc::channel();
+        // The thread first: without one, a signal that is caught would never be heard.
+        thread::Builder::new().name("interrupts".to_owned()).spawn(move || {
+            let signals = Signals::new(known.iter().map(|&(signal, _)| signal as i32));
+            let (mut signals, result) = signals.map_or_else(|error| (None, Err(error)), |found| (Some(found), Ok(())));
+            let _ = told.send(result);
+            for caught in signals.iter_mut().flat_map(Signals::forever) {
+                known.iter().filter(|&&(signal, _)| signal as i32 == caught).for_each(|&(_, which)| hear(which));
             }
-        }
-    }
-
-    fn ignore() -> SigAction {
-        SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty())
+        })?;
+        listens.recv().map_err(io::Error::other)?
     }
 
     /// What is done about a signal is told only when something else is to be done.
     fn is_ignored(signal: Signal) -> bool {
-        let Some(before) = set(signal, &ignore()) else { return false };
+        let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+        let Some(before) = set(signal, &ignore) else { return false };
         set(signal, &before);
         matches!(before.handler(), SigHandler::SigIgn)
     }
@@ -115,17 +144,15 @@ mod ignored {
     }
 }
 
-/// Elsewhere a program cannot be started so.
+/// Windows knows Ctrl-C and its like alone.
 #[cfg(not(unix))]
-mod ignored {
-    pub struct Signals;
+mod signals {
+    use std::io;
 
-    impl Signals {
-        pub fn take() -> Self {
-            Self
-        }
+    use super::Interrupt;
 
-        pub fn stay(self) {}
+    pub fn listen(hear: impl Fn(Interrupt) + Send + 'static) -> io::Result<()> {
+        ctrlc::set_handler(move || hear(Interrupt::CtrlC)).map_err(io::Error::other)
     }
 }
 
@@ -135,10 +162,10 @@ mod tests {
 
     #[test]
     fn an_interrupt_where_nothing_is_lost_ends_the_program() {
-        assert_eq!(Stop::default().interrupt(), Answer::AtOnce);
+        assert_eq!(Stop::default().interrupt(Interrupt::CtrlC), Answer::AtOnce);
         let stop = Stop::default();
         drop(stop.run());
-        assert_eq!(stop.interrupt(), Answer::AtOnce);
+        assert_eq!(stop.interrupt(Interrupt::CtrlC), Answer::AtOnce);
     }
 
     #[test]
@@ -146,8 +173,16 @@ mod tests {
         let stop = Stop::default();
         let (_outer, inner) = (stop.run(), stop.clone().run());
         drop(inner);
-        assert!(!stop.is_asked());
-        assert_eq!([stop.interrupt(), stop.interrupt()], [Answer::AfterStep, Answer::AtOnce]);
-        assert!(stop.is_asked());
+        assert_eq!(stop.asked(), None);
+        let answers = [Interrupt::Terminate, Interrupt::CtrlC].map(|interrupt| stop.interrupt(interrupt));
+        assert_eq!(answers, [Answer::AfterStep, Answer::AtOnce]);
+        assert_eq!(stop.asked(), Some(Interrupt::Terminate));
+    }
+
+    #[test]
+    fn an_interrupt_is_stored_as_it_is_shown() {
+        for interrupt in [Interrupt::CtrlC, Interrupt::Terminate, Interrupt::HangUp] {
+            assert_eq!(serde_json::to_value(interrupt).unwrap(), interrupt.to_string());
+        }
     }
 }

@@ -10,6 +10,7 @@ use crate::Error;
 use crate::model_with_loss::{ModelWithLoss, recomputed_loss};
 use crate::optimizer::{Optimizer, clipped, gradient_norm};
 use crate::recipe::TrainRecipe;
+use crate::stop::Interrupt;
 
 /// Shortest time between two readings of losses from the device, which make the loop wait for it.
 const BETWEEN_READS: Duration = Duration::from_millis(200);
@@ -46,9 +47,9 @@ pub trait Observer<M: ModelWithLoss> {
     /// The run ends and nothing could be evaluated; what is not finite is never handed on.
     fn left_unscored(&mut self, _model: &Adapted<M>) {}
 
-    /// Whether the run is to end after the step it is in.
-    fn is_stopped(&self) -> bool {
-        false
+    /// What asks the run to end after the step it is in.
+    fn stopped(&self) -> Option<Interrupt> {
+        None
     }
 }
 
@@ -62,8 +63,8 @@ pub struct Trained<M: ModelWithLoss> {
     pub best_step: usize,
     /// Optimizer steps made whose loss and gradient were numbers.
     pub steps: usize,
-    /// Whether an interrupt ended the run.
-    pub interrupted: bool,
+    /// The interrupt that ended the run.
+    pub interrupted: Option<Interrupt>,
     /// What ended the run before its time.
     pub failure: Option<Error>,
 }
@@ -98,7 +99,7 @@ pub fn train<M: ModelWithLoss>(
         model = updated(model, gradients, &mut measured, recipe, &mut optimizer);
         unread.steps.push(measured);
         let done = step + 1;
-        let evaluates = recipe.evaluate_every.is_due(done) || done == recipe.steps || observer.is_stopped();
+        let evaluates = recipe.evaluate_every.is_due(done) || done == recipe.steps || observer.stopped().is_some();
         if evaluates || unread.is_due() {
             failure = unread.tell(&optimizer, observer).err();
         }
@@ -111,7 +112,7 @@ pub fn train<M: ModelWithLoss>(
             failure = offered.err();
         }
         // An interrupt that comes during an evaluation needs no further one.
-        let is_over = evaluates && (observer.is_stopped() || best.is_stale(recipe.early_stop));
+        let is_over = evaluates && (observer.stopped().is_some() || best.is_stale(recipe.early_stop));
         if failure.is_some() || is_over {
             break;
         }
@@ -119,13 +120,13 @@ pub fn train<M: ModelWithLoss>(
     // If a batch could not be made, there may be steps before it of which nothing is known yet.
     failure = unread.tell(&optimizer, observer).err().or(failure);
     let Some(state) = best.state else {
-        let failure = failure.unwrap_or(Error::Interrupted);
+        let failure = failure.expect("a run without a failure was evaluated at its last step");
         if !failure.spoils_training() && unread.told > 0 && is_finite(&model.state()) {
             observer.left_unscored(&model);
         }
         return Err(failure);
     };
-    let interrupted = observer.is_stopped() && unread.told < recipe.steps;
+    let interrupted = observer.stopped().filter(|_| unread.told < recipe.steps);
     Ok(Trained { last: model, best: state, best_step: best.step, steps: unread.told, interrupted, failure })
 }
 

@@ -110,8 +110,8 @@ impl Comparing<'_> {
     }
 
     fn one(&self, recipe: &CheckedRecipe, label: &str) -> Result<Once, Error> {
-        if self.global.stop.is_asked() {
-            return Err(Error::Interrupted);
+        if let Some(by) = self.global.stop.asked() {
+            return Err(Error::Interrupted { by });
         }
         match recipe.data.format.modality() {
             Modality::Images => self.once::<ImageTask>(recipe, label),
@@ -146,10 +146,9 @@ impl Comparing<'_> {
         let mut fitted = fit(&task, recipe, &terms, &folder.keeper(&task, recipe))?;
         let saved = folder.save(&task, recipe, &fitted, &self.open.name)?;
         let failure = fitted.failure.take().or(saved.failure);
-        match failure {
-            Some(error) => return Err(error),
-            None if saved.result.interrupted => return Err(Error::Interrupted),
-            None => {}
+        let interrupted = fitted.interrupted.map(|by| Error::Interrupted { by });
+        if let Some(error) = failure.or(interrupted) {
+            return Err(error);
         }
         let metrics = self.metrics(&task, &fitted.best.model, recipe)?;
         Ok(Once { result: saved.result, metrics })
