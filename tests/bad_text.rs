@@ -197,7 +197,7 @@ fn a_chat_template_that_never_ends() {
             config["chat_template"] = template.into()
         });
         train_on(&workshop, "rows/chat.jsonl", "chat", &[])
-            .assert_refused(4, &["12 rows cannot be used", "rows/chat.jsonl:1: chat template: "]);
+            .assert_refused(4, &["12 rows cannot be used", "chat template: ", "rows/chat.jsonl:1"]);
         workshop
             .run(&["generate", "--model", "base", "--chat", "Hi"])
             .assert_refused(5, &["tokenizer_config.json"]);
@@ -245,14 +245,13 @@ fn a_csv_row_of_another_length() {
 }
 
 #[test]
-fn ten_bad_rows_are_listed_and_the_others_counted() {
+fn equal_bad_rows_are_told_once_with_the_first_places() {
     let rows: String = (1..=15).map(|row| format!("row {row} has no separator\n")).collect();
     let run = with_rows("rows.txt", "e2e", rows, &[]);
     run.assert_refused(
         4,
-        &["15 rows cannot be used", "rows.txt:1: no `||`", "rows.txt:10: no `||`", "and 5 more"],
+        &["15 rows cannot be used", "15 rows: no `||`", "(rows.txt:1, 2, 3, 4, 5 and 10 more)"],
     );
-    assert!(!run.stderr.contains("rows.txt:11"), "{}", run.stderr);
     assert!(!run.stderr.contains("step "), "nothing may be trained: {}", run.stderr);
 }
 

@@ -104,7 +104,10 @@ fn a_signal_ends_a_run_after_its_step_and_keeps_what_was_learned() {
             serde_json::from_slice(&bytes_of(&workshop.at("runs/colours/result.json"))).expect("JSON");
         assert_eq!((&result["interrupted"], &result["interrupted_by"]), (&true.into(), &name.into()));
         let report = String::from_utf8(bytes_of(&workshop.at("runs/colours/report.html"))).expect("text");
-        assert!(report.contains(&format!("interrupted by {name} after step")), "the report says why it ended");
+        assert!(
+            report.contains(&format!("interrupted by {name} after step")),
+            "the report says why it ended"
+        );
         assert_eq!(workshop.run(&["evaluate", "--run", "runs/colours"]).code, 0);
     }
 }

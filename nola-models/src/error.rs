@@ -1,6 +1,6 @@
 //! The one error of this crate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a model, an image or a setting of either could not be read or written.
 ///
@@ -259,6 +259,18 @@ pub enum Error {
         /// Side of a patch, in pixels.
         patch_size: usize,
     },
+}
+
+impl Error {
+    /// The image that cannot be decoded, where that is what is wrong.
+    pub fn image(&self) -> Option<&Path> {
+        if let Self::Image { file, .. } | Self::ImageCutShort { file } | Self::ImageTooLarge { file, .. } =
+            self
+        {
+            return Some(file);
+        }
+        None
+    }
 }
 
 /// The non-empty ones of `lists`, each under its title.

@@ -19,7 +19,7 @@ use nola_models::hub::DatasetName;
 
 pub use batches::{HostBatch, TrainingPlan, evaluation_batches, training_batches};
 pub use classes::{Matched, composed};
-pub use error::{BadImage, DataError, few};
+pub use error::{BadImage, DataError, bad_images, few};
 pub use folder::{FolderImages, images_in};
 pub use images::{ImageReader, Images};
 pub use order::{Order, Purpose, WeightedSamples, permutation, random};

@@ -30,6 +30,7 @@ mod option_values;
 mod overfitting;
 pub mod portion;
 mod printable;
+mod problems;
 pub mod program;
 pub mod progress;
 pub mod prompt;

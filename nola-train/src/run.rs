@@ -190,7 +190,10 @@ impl RunFolder {
         let mut failures = Failures::default();
         failures.take(self.save_models(&keeping, fitted));
         if !keeping.place().is_dir() {
-            return Err(failures.first.unwrap_or_else(|| Error::Output { path: keeping.place(), source: ErrorKind::NotFound.into() }));
+            return Err(failures.first.unwrap_or_else(|| Error::Output {
+                path: keeping.place(),
+                source: ErrorKind::NotFound.into(),
+            }));
         }
         let result = self.result(&keeping, fitted, device)?;
         failures.take(self.save_result(&result));

@@ -120,10 +120,14 @@ mod signals {
         // The thread first: without one, a signal that is caught would never be heard.
         thread::Builder::new().name("interrupts".to_owned()).spawn(move || {
             let signals = Signals::new(known.iter().map(|&(signal, _)| signal as i32));
-            let (mut signals, result) = signals.map_or_else(|error| (None, Err(error)), |found| (Some(found), Ok(())));
+            let (mut signals, result) =
+                signals.map_or_else(|error| (None, Err(error)), |found| (Some(found), Ok(())));
             let _ = told.send(result);
             for caught in signals.iter_mut().flat_map(Signals::forever) {
-                known.iter().filter(|&&(signal, _)| signal as i32 == caught).for_each(|&(_, which)| hear(which));
+                known
+                    .iter()
+                    .filter(|&&(signal, _)| signal as i32 == caught)
+                    .for_each(|&(_, which)| hear(which));
             }
         })?;
         listens.recv().map_err(io::Error::other)?

@@ -99,7 +99,8 @@ pub fn train<M: ModelWithLoss>(
         model = updated(model, gradients, &mut measured, recipe, &mut optimizer);
         unread.steps.push(measured);
         let done = step + 1;
-        let evaluates = recipe.evaluate_every.is_due(done) || done == recipe.steps || observer.stopped().is_some();
+        let evaluates =
+            recipe.evaluate_every.is_due(done) || done == recipe.steps || observer.stopped().is_some();
         if evaluates || unread.is_due() {
             failure = unread.tell(&optimizer, observer).err();
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::printable::{self, path_name};
+use crate::problems::{Limits, Problems};
 use crate::recipe::DataFormat;
 
 /// Why a data set cannot be used.
@@ -340,6 +341,28 @@ pub enum BadImage {
     Decode(#[from] nola_models::Error),
 }
 
+impl BadImage {
+    /// The file, and what is wrong with it.
+    fn parts(&self) -> (String, String) {
+        let told = self.to_string();
+        let name = match self {
+            Self::Read { file, .. } | Self::Empty { file } | Self::TooLarge { file, .. } => path_name(file),
+            Self::Decode(error) => error.image().map(|file| file.display().to_string()).unwrap_or_default(),
+        };
+        let problem = told.strip_prefix(&name).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&told);
+        (name, problem.to_owned())
+    }
+}
+
+/// A line for each different problem of images.
+pub fn bad_images(bad: &[BadImage], limits: Limits) -> Vec<String> {
+    let mut problems = Problems::new(limits);
+    for (name, problem) in bad.iter().map(BadImage::parts) {
+        problems.push(name, problem);
+    }
+    problems.lines("images", |names| names.join(", "))
+}
+
 /// The cure for a folder that may be one level too high, else another.
 fn level(folders: &[String], class: &std::path::Path, otherwise: &str) -> String {
     if folders.is_empty() {
@@ -387,13 +410,9 @@ fn unanswered(bad: &[BadImage], of: usize) -> String {
 }
 
 fn list(bad: &[BadImage]) -> String {
-    /// Lines before the rest is counted only.
-    const SHOWN: usize = 20;
     let mut lines = vec![format!("{} images cannot be used:", bad.len())];
-    lines.extend(bad.iter().take(SHOWN).map(|image| format!("  {image}")));
-    if bad.len() > SHOWN {
-        lines.push(format!("  and {} more", bad.len() - SHOWN));
-    }
+    let listed = bad_images(bad, Limits { problems: 20, places: 20 });
+    lines.extend(listed.iter().map(|line| format!("  {line}")));
     lines.push("replace or remove them, or leave them out with data.on_bad_image = \"skip\"".to_owned());
     lines.join("\n")
 }

@@ -241,6 +241,14 @@ mod tests {
     }
 
     #[test]
+    fn equal_images_are_counted_and_named_in_one_line() {
+        let (_root, dataset) = dataset(&[("a/0.png", b""), ("a/1.png", b""), ("a/2.png", b"")]);
+        let message = Images::load(dataset, OnBadImage::Fail, 1 << 20).unwrap_err().to_string();
+        let line = message.lines().nth(1).unwrap();
+        assert!(line.starts_with("  3 images: the file is empty (") && line.ends_with("2.png)"), "{message}");
+    }
+
+    #[test]
     fn skipping_leaves_bad_images_out_and_reports_them() {
         let (_root, dataset) = dataset(&[("a/0.png", &image(9)), ("a/1.png", b"")]);
         let (images, bad) = Images::load(dataset, OnBadImage::Skip, 1 << 20).unwrap();

@@ -90,7 +90,7 @@ pub struct DataRecipe {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnBadImage {
-    /// The run does not start; all such images are listed.
+    /// The run does not start; the first of such images are listed.
     Fail,
     /// Such images are left out; all of them are listed.
     Skip,

@@ -12,7 +12,7 @@ use crate::Error;
 use crate::base::{Base, ImageBase};
 use crate::baseline::Baseline;
 use crate::data::{
-    Dataset, HostBatch, Images, Order, Prefetch, TrainingPlan, WeightedSamples, training_batches,
+    Dataset, HostBatch, Images, Order, Prefetch, TrainingPlan, WeightedSamples, bad_images, training_batches,
 };
 use crate::data_counts::DataCounts;
 use crate::data_files::HubData;
@@ -20,6 +20,7 @@ use crate::evaluate::{Evaluation, TextScores, evaluate};
 use crate::model_with_loss::ImageBatch;
 use crate::portion::Drawn;
 use crate::printable::path_name;
+use crate::problems::Limits;
 use crate::progress::{Scores, Target};
 use crate::recipe::{DataRecipe, Recipe, TrainingPaths, WeightedPath};
 use crate::report::{self, Misclassified, ReportSections};
@@ -89,8 +90,9 @@ pub fn load(dataset: Dataset, recipe: &DataRecipe) -> Result<Arc<Images>, Error>
         ));
     }
     let (images, bad) = Images::load(dataset, recipe.on_bad_image, (recipe.cache_mib as u64) << 20)?;
-    for image in bad {
-        err_line(&format!("data: left out: {image}"));
+    // All of them: nobody else knows which they were.
+    for line in bad_images(&bad, Limits { problems: usize::MAX, places: usize::MAX }) {
+        err_line(&format!("data: left out: {line}"));
     }
     Ok(Arc::new(images))
 }

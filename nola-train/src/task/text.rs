@@ -26,7 +26,7 @@ use crate::recipe::{DataFormat, DataRecipe, Recipe, TrainingPaths};
 use crate::report::{Continuation, ReportSections};
 use crate::terminal::{err_line, err_painted};
 use crate::text::{
-    self, BAD_ROWS_LISTED, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat,
+    self, BadRows, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat,
     TextReport, TextSettings, TextSource, TokenBatch, preview,
 };
 
@@ -262,7 +262,7 @@ pub fn open_texts(
     data: &DataRecipe,
     base: &TextBase,
 ) -> Result<OpenedText, Error> {
-    let (mut parts, mut bad_rows, mut bad) = (Vec::new(), Vec::new(), 0);
+    let (mut parts, mut bad) = (Vec::new(), BadRows::default());
     for source in sources {
         let name = match sources {
             [_] => name.to_owned(),
@@ -270,16 +270,12 @@ pub fn open_texts(
         };
         match open_text(&name, source, data, base) {
             Ok(part) => parts.push(part),
-            Err(Error::Text(TextError::BadRows { total, first })) => {
-                bad += total;
-                bad_rows.extend(first);
-            }
+            Err(Error::Text(TextError::BadRows(of_source))) => bad.extend(of_source),
             Err(other) => return Err(other),
         }
     }
-    if bad > 0 {
-        bad_rows.truncate(BAD_ROWS_LISTED);
-        return Err(TextError::BadRows { total: bad, first: bad_rows }.into());
+    if bad.total() > 0 {
+        return Err(TextError::BadRows(bad).into());
     }
     let reports = parts.iter().map(|part| part.report.clone()).collect();
     let (data, parts) = TextData::joined(parts);
@@ -322,8 +318,8 @@ fn open_text(name: &str, source: &DataSource, data: &DataRecipe, base: &TextBase
         context: base.model.info().max_tokens,
     };
     let prepared = source.prepare()?;
-    for row in &prepared.bad_rows {
-        err_line(&format!("data: left out: {row}"));
+    for line in prepared.bad_rows.lines() {
+        err_line(&format!("data: left out: {line}"));
     }
     err_line(&format!("data: {name}: {}{}", prepared.report, prepared.cache));
     Ok(prepared)

@@ -4,8 +4,10 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Bad rows that are listed; the others are only counted.
-pub const BAD_ROWS_LISTED: usize = 10;
+use crate::problems::{Limits, Problems};
+
+/// What is listed of bad rows; the others are only counted.
+const LISTED: Limits = Limits { problems: 10, places: 5 };
 
 /// Where a row stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,11 +38,61 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = self.file.display();
         match self.spot {
-            RowLocation::Line(line) => write!(f, "{file}:{line}"),
-            RowLocation::Row(row) => write!(f, "{file} row {row}"),
-            RowLocation::RowAtLine { row, line } => write!(f, "{file}:{line} (row {row})"),
+            spot @ (RowLocation::Line(_) | RowLocation::RowAtLine { .. }) => write!(f, "{file}:{spot}"),
+            spot @ RowLocation::Row(_) => write!(f, "{file} row {spot}"),
         }
     }
+}
+
+impl fmt::Display for RowLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(number) | Self::Row(number) => write!(f, "{number}"),
+            Self::RowAtLine { row, line } => write!(f, "{line} (row {row})"),
+        }
+    }
+}
+
+/// Rows that cannot be used.
+#[derive(Debug)]
+pub struct BadRows(Problems<Place>);
+
+impl Default for BadRows {
+    fn default() -> Self {
+        Self(Problems::new(LISTED))
+    }
+}
+
+impl BadRows {
+    /// Adds one.
+    pub(super) fn push(&mut self, place: Place, problem: &RowProblem) {
+        self.0.push(place, problem.to_string());
+    }
+
+    /// Adds those of another source.
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
+    /// How many there are.
+    pub fn total(&self) -> usize {
+        self.0.total()
+    }
+
+    /// A line for each different problem.
+    pub fn lines(&self) -> Vec<String> {
+        self.0.lines("rows", several)
+    }
+}
+
+/// Places, the name of a file only where another one begins.
+fn several(places: &[Place]) -> String {
+    let mut file = None;
+    let shown = places.iter().map(|place| {
+        let is_same = file.replace(&place.file) == Some(&place.file);
+        if is_same { place.spot.to_string() } else { place.to_string() }
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 /// A row that cannot be used.

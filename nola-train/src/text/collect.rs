@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::read::{Content, FileKind, PlainText, Row, UsedColumns, files_of, read};
-use super::{BAD_ROWS_LISTED, BadRow, OnBadRow, Place, RowProblem, TextError, TextSettings};
+use super::{BadRows, OnBadRow, Place, RowProblem, TextError, TextSettings};
 use crate::portion::{DataSource, Drawn, DrawnUnit, Portion};
 
 /// Which rows are read.
@@ -24,25 +24,6 @@ pub(super) struct Rows {
     chosen: Option<Vec<bool>>,
     /// Rows used at most; 0: all.
     most: usize,
-}
-
-/// Rows that cannot be used.
-#[derive(Debug, Default)]
-pub(super) struct BadRows {
-    /// How many.
-    pub total: usize,
-    /// The first of them.
-    pub first: Vec<BadRow>,
-}
-
-impl BadRows {
-    /// Adds one.
-    pub fn push(&mut self, place: Place, problem: RowProblem) {
-        self.total += 1;
-        if self.first.len() < BAD_ROWS_LISTED {
-            self.first.push(BadRow { place, problem });
-        }
-    }
 }
 
 impl Rows {
@@ -128,8 +109,8 @@ impl Rows {
             used += usize::from(is_used);
             if is_used || self.on_bad_row == OnBadRow::Fail {
                 match row.content.and_then(&convert) {
-                    Err(problem) => bad.push(row.place, problem),
-                    Ok(_) if !is_used || bad.total > 0 && self.on_bad_row == OnBadRow::Fail => {}
+                    Err(problem) => bad.push(row.place, &problem),
+                    Ok(_) if !is_used || bad.total() > 0 && self.on_bad_row == OnBadRow::Fail => {}
                     Ok(value) => failed = take(row.place, value, bad).err(),
                 }
             }
@@ -163,7 +144,7 @@ impl Rows {
     /// [`TextError::BadRows`].
     pub fn judge(&self, bad: BadRows) -> Result<BadRows, TextError> {
         match self.on_bad_row {
-            OnBadRow::Fail if bad.total > 0 => Err(TextError::BadRows { total: bad.total, first: bad.first }),
+            OnBadRow::Fail if bad.total() > 0 => Err(TextError::BadRows(bad)),
             OnBadRow::Fail | OnBadRow::Skip => Ok(bad),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{BadRow, FileKind, Place, TextFormat, TextReport};
+use super::{BadRow, BadRows, FileKind, Place, TextFormat, TextReport};
 use crate::portion::DrawnUnit;
 
 /// Why text data cannot be used.
@@ -117,13 +117,8 @@ pub enum TextError {
     },
 
     /// Rows that cannot be used.
-    #[error("{}", list(.total, .first))]
-    BadRows {
-        /// How many.
-        total: usize,
-        /// The first of them.
-        first: Vec<BadRow>,
-    },
+    #[error("{}", list(.0))]
+    BadRows(BadRows),
 
     /// Data of which nothing can be learned.
     #[error("{}: nothing to learn from: {}", path.display(), reasons(.report, .max_tokens))]
@@ -232,12 +227,9 @@ pub enum TextError {
     },
 }
 
-fn list(total: &usize, first: &[BadRow]) -> String {
-    let mut lines = vec![format!("{total} rows cannot be used:")];
-    lines.extend(first.iter().map(|row| format!("  {row}")));
-    if *total > first.len() {
-        lines.push(format!("  and {} more", total - first.len()));
-    }
+fn list(bad: &BadRows) -> String {
+    let mut lines = vec![format!("{} rows cannot be used:", bad.total())];
+    lines.extend(bad.lines().iter().map(|line| format!("  {line}")));
     lines.push("correct them, or leave them out with data.text.on_bad_row = \"skip\"".to_owned());
     lines.join("\n")
 }

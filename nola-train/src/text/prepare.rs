@@ -4,10 +4,10 @@ use std::fmt;
 use std::ops::Range;
 
 use super::cache::{Cache, Found};
-use super::collect::{BadRows, Rows, check_divisible};
+use super::collect::{Rows, check_divisible};
 use super::pack::rows_of;
 use super::sample_builder::SampleBuilder;
-use super::{BadRow, ChatRender, Encode, Packing, Sample, TextError, TextFormat, TextReport, TextSettings};
+use super::{BadRows, ChatRender, Encode, Packing, Sample, TextError, TextFormat, TextReport, TextSettings};
 use crate::portion::{DataSource, Drawn, DrawnUnit, Portion};
 
 /// A data set, and the model that is to learn from it.
@@ -38,8 +38,8 @@ pub struct TextData {
     pub rows: Vec<Vec<usize>>,
     /// What became of the rows of the files.
     pub report: TextReport,
-    /// The first bad rows; empty if the samples come from the cache.
-    pub bad_rows: Vec<BadRow>,
+    /// The bad rows; none if the samples come from the cache.
+    pub bad_rows: BadRows,
     /// Whether they come from the cache.
     pub cache: CacheUse,
 }
@@ -103,7 +103,7 @@ impl TextSource<'_> {
         };
         let used = match cache.load() {
             Found::Samples(samples, report) => {
-                return Ok(self.data(samples, report, Vec::new(), CacheUse::Hit));
+                return Ok(self.data(samples, report, BadRows::default(), CacheUse::Hit));
             }
             Found::Nothing => CacheUse::Made,
             Found::Damaged => CacheUse::Repaired,
@@ -113,13 +113,7 @@ impl TextSource<'_> {
         Ok(self.data(samples, report, bad_rows, used))
     }
 
-    fn data(
-        &self,
-        samples: Vec<Sample>,
-        report: TextReport,
-        bad_rows: Vec<BadRow>,
-        cache: CacheUse,
-    ) -> TextData {
+    fn data(&self, samples: Vec<Sample>, report: TextReport, bad_rows: BadRows, cache: CacheUse) -> TextData {
         let rows = match self.settings.packing {
             Packing::Off => (0..samples.len()).map(|sample| vec![sample]).collect(),
             Packing::On => rows_of(&samples, self.settings.max_tokens),
@@ -138,7 +132,7 @@ impl TextSource<'_> {
         Ok(())
     }
 
-    fn make(&self, rows: &Rows) -> Result<(Vec<Sample>, TextReport, Vec<BadRow>), TextError> {
+    fn make(&self, rows: &Rows) -> Result<(Vec<Sample>, TextReport, BadRows), TextError> {
         let mut maker = SampleBuilder::new(self);
         let mut bad = BadRows::default();
         let convert = |content| self.format.converted(content, self.settings, self.chat);
@@ -150,13 +144,13 @@ impl TextSource<'_> {
         maker.encode_waiting(&mut bad)?;
         let bad = rows.judge(bad)?;
         let (samples, report) = maker.finish();
-        let report = TextReport { rows: read, bad: bad.total, drawn: rows.drawn(), ..report };
+        let report = TextReport { rows: read, bad: bad.total(), drawn: rows.drawn(), ..report };
         let (samples, report) = self.portion_of(samples, report, rows)?;
         if samples.is_empty() {
             let (path, max_tokens) = (self.data.name.clone(), self.settings.max_tokens);
             return Err(TextError::NothingLeft { path, report: Box::new(report), max_tokens });
         }
-        Ok((samples, report, bad.first))
+        Ok((samples, report, bad))
     }
 
     /// The samples that are used: of running text, which has no rows, a portion is drawn here.
@@ -258,21 +252,28 @@ mod tests {
     }
 
     #[test]
-    fn the_first_ten_bad_rows_are_listed_before_anything_is_trained() {
-        let mut text = "good||row\n".to_owned();
-        (0..12).for_each(|_| text.push_str("bad row\n"));
+    fn equal_bad_rows_are_counted_before_anything_is_trained() {
+        let text = format!("good||row\n{}\0||row\n", "bad row\n".repeat(12));
         let message = Case::new("a.txt", text, TextFormat::E2e).message();
         let lines: Vec<&str> = message.lines().collect();
-        assert_eq!(lines[0], "12 rows cannot be used:");
-        assert_eq!(lines[1], "  F/a.txt:2: no `||` between context and completion");
         assert_eq!(
-            lines[10..],
+            lines,
             [
-                "  F/a.txt:11: no `||` between context and completion",
-                "  and 2 more",
+                "13 rows cannot be used:",
+                "  12 rows: no `||` between context and completion (F/a.txt:2, 3, 4, 5, 6 and 7 more)",
+                "  F/a.txt:14: a zero byte at byte 0 of the row; the file is damaged, or not text",
                 "correct them, or leave them out with data.text.on_bad_row = \"skip\"",
             ]
         );
+    }
+
+    #[test]
+    fn the_first_ten_different_problems_are_listed() {
+        let text: String = (0..12).map(|row| format!("{{\"text{row}\": 1}}\n")).collect();
+        let message = Case::new("a.jsonl", text, TextFormat::Text).message();
+        let lines: Vec<&str> = message.lines().collect();
+        assert!(lines[10].starts_with("  F/a.jsonl:10: no field `text`"), "{message}");
+        assert_eq!(lines[11], "  and 2 more");
     }
 
     #[test]
@@ -282,8 +283,9 @@ mod tests {
         case.settings.on_bad_row = OnBadRow::Skip;
         let data = case.prepare().unwrap();
         assert_eq!((data.samples.len(), data.report.rows, data.report.bad), (1, 3, 2));
-        assert!(data.bad_rows[0].to_string().contains("a.jsonl:2: not JSON"), "{:?}", data.bad_rows);
-        assert!(data.bad_rows[1].to_string().ends_with("a.jsonl:3: tokenizer: cannot say this"));
+        let lines = data.bad_rows.lines();
+        assert!(lines[0].contains("a.jsonl:2: not JSON"), "{lines:?}");
+        assert!(lines[1].ends_with("a.jsonl:3: tokenizer: cannot say this"), "{lines:?}");
     }
 
     #[test]

@@ -2,12 +2,11 @@
 
 use rayon::prelude::*;
 
-use super::collect::BadRows;
 use super::format::Converted;
 use super::read::blocks;
 use super::sample::{Encoded, Encoder};
 use super::{
-    Beginning, Encode, Example, Loss, Note, OnLong, Place, Sample, TextError, TextReport, TextSource,
+    BadRows, Beginning, Encode, Example, Loss, Note, OnLong, Place, Sample, TextError, TextReport, TextSource,
 };
 
 /// Examples that are tokenised together, at most; and bytes of text after which they need not be as many.
@@ -77,7 +76,7 @@ impl<'a> SampleBuilder<'a> {
             waiting.par_iter().map(|(_, example)| self.encoder(example).encoded(example)).collect();
         for ((place, example), encoded) in waiting.into_iter().zip(encoded) {
             match encoded {
-                Err(problem) => bad.push(place, problem),
+                Err(problem) => bad.push(place, &problem),
                 Ok(Encoded { sample, unread }) => {
                     self.check_tokens(&place, &sample)?;
                     unread.iter().for_each(|name| self.report.count(Note::Unread, name));
