@@ -26,7 +26,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use tokenizers::Decoder;
+use tokenizers::{Decoder, Model, ModelWrapper};
 
 pub use error::TokenizerError;
 use files::Files;
@@ -72,6 +72,7 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     pad: Option<u32>,
+    unknown: Option<u32>,
     vocab_size: usize,
     base_vocab_size: usize,
     longest_token: usize,
@@ -92,13 +93,15 @@ impl Tokenizer {
         let Finished { inner, names, special_ids, notes } =
             caught(&file, || read::finished(vocabulary, &settings))?;
         let id = |field| names.get(field).and_then(|token| inner.token_to_id(token));
+        let (bos, eos) = (id("bos_token"), id("eos_token"));
         let vocab = inner.get_vocab(true);
         let added = inner.get_added_vocabulary().get_added_tokens_decoder();
         let size = |highest: Option<u32>| highest.map_or(0, |id| id as usize + 1);
         Ok(Self {
-            bos: id("bos_token"),
-            eos: id("eos_token"),
+            bos,
+            eos,
             pad: id("pad_token"),
+            unknown: unknown(&inner).filter(|id| ![bos, eos].contains(&Some(*id))),
             vocab_size: size(vocab.values().copied().max()),
             base_vocab_size: size(vocab.values().copied().filter(|id| !added.contains_key(id)).max()),
             longest_token: vocab.keys().map(String::len).max().unwrap_or_default(),
@@ -218,6 +221,12 @@ impl Tokenizer {
         self.pad
     }
 
+    /// The token that stands for what the vocabulary lacks, if there is one; none if it is also the one that starts or ends
+    /// a text.
+    pub fn unknown(&self) -> Option<u32> {
+        self.unknown
+    }
+
     /// The special tokens by the names that chat templates use for them, such as `bos_token`.
     pub fn special_tokens(&self) -> &BTreeMap<&'static str, String> {
         &self.names
@@ -258,6 +267,21 @@ impl fmt::Debug for Tokenizer {
         shown.field("file", file).field("vocab_size", vocab_size).field("names", names);
         shown.field("sha256", sha256).finish_non_exhaustive()
     }
+}
+
+/// The token that the model gives for what its vocabulary lacks.
+fn unknown(inner: &tokenizers::Tokenizer) -> Option<u32> {
+    let name = match inner.get_model() {
+        ModelWrapper::BPE(model) => model.get_unk_token().as_ref()?,
+        ModelWrapper::WordPiece(model) => &model.unk_token,
+        ModelWrapper::WordLevel(model) => &model.unk_token,
+        // It does not tell, but gives it for a letter that no script has; a model that falls back to bytes gives four.
+        ModelWrapper::Unigram(model) => {
+            let tokens = model.tokenize("\u{10FFFF}").ok()?;
+            return if let [token] = &tokens[..] { Some(token.id) } else { None };
+        }
+    };
+    inner.token_to_id(name)
 }
 
 /// Runs the tokenizers library, which panics on some crafted files; `file` is what the error names.

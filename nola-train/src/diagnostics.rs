@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 
 use nola_core::{Adapted, Site};
 
+use crate::amounts::thousands;
 use crate::data::Split;
 use crate::fit::{HEAD, chosen_targets};
 use crate::portion::DataSource;
+use crate::printable::printable;
 use crate::recipe::{DataFormat, DataRecipe, ImageFormat, MethodRecipe, Recipe};
 use crate::stop::Interrupt;
 use crate::task::{Model, Task};
+use crate::text::{TextData, Unknown};
 use crate::{Error, data_files};
 
 /// What can be told before the first step.
@@ -29,9 +32,25 @@ pub(crate) fn before_training<T: Task>(
         found.extend(fits_nothing("targets", &unmatched.modules));
         found.extend(fits_nothing("exclude", &unmatched.exclude));
     }
+    found.extend_from_slice(task.data_warnings());
     found.extend(same_data(&recipe.data)?);
     found.extend(larger_than_lora(&recipe.method, model.trained_numbers().adapter, model.sites()));
     Ok(found)
+}
+
+/// A model learns nothing from what its tokenizer does not know; `tokens_of` says of what the tokens are.
+pub(crate) fn unknown_tokens(tokens_of: &str, data: &TextData) -> Option<String> {
+    let (Unknown { token, count, texts, .. }, place) = data.unknown()?;
+    let tokens = data.report.tokens;
+    let share = 100.0 * *count as f64 / tokens as f64;
+    let share = if share < 0.05 { "less than 0.1".to_owned() } else { format!("{share:.1}") };
+    let (count, tokens) = (thousands(*count as u64), thousands(tokens as u64));
+    let told = format!("{share} % of the {tokens_of} are `{token}` ({count} of {tokens}), first in {place}");
+    let texts: Vec<String> = texts.iter().map(|text| format!("`{}`", printable(text))).collect();
+    if texts.is_empty() {
+        return Some(told);
+    }
+    Some(format!("{told}; the tokenizer does not know {}", texts.join(", ")))
 }
 
 fn fits_nothing(key: &str, names: &[String]) -> Option<String> {

@@ -59,6 +59,11 @@ pub trait Task: Sized {
     /// What of its data came from the hub.
     fn sources(&self) -> &[HubData];
 
+    /// What of the data a user should hear before it is learned from.
+    fn data_warnings(&self) -> &[String] {
+        &[]
+    }
+
     /// Answers that the model chooses from: classes, or tokens.
     fn choices(&self) -> usize;
 

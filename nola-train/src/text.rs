@@ -24,6 +24,7 @@ mod sample;
 mod sample_builder;
 mod settings;
 mod template;
+mod unknown;
 
 use std::ops::Range;
 
@@ -45,6 +46,7 @@ pub use report::{Note, TextReport};
 pub use sample::{Sample, prompt_ids};
 pub use settings::{Columns, Loss, OnBadRow, OnLong, Packing, TextSettings};
 pub use template::PromptTemplate;
+pub use unknown::Unknown;
 
 /// A tokenizer.
 pub trait Encode: Sync {
@@ -65,6 +67,11 @@ pub trait Encode: Sync {
 
     /// The token that the tokenizer puts behind every text, if it does.
     fn closing(&self) -> Option<u32> {
+        None
+    }
+
+    /// The token that stands for what the vocabulary lacks, with its name; none if there is none.
+    fn unknown(&self) -> Option<(u32, String)> {
         None
     }
 

@@ -286,6 +286,11 @@ impl Encode for TextBase {
         self.closing
     }
 
+    fn unknown(&self) -> Option<(u32, String)> {
+        let id = self.tokenizer.unknown()?;
+        Some((id, self.tokenizer.token(id)?))
+    }
+
     fn ends(&self) -> &[u32] {
         // What generation stops at, so that a trained model knows how to end.
         &self.eos

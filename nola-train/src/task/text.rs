@@ -17,6 +17,7 @@ use crate::baseline::Baseline;
 use crate::data::{Order, Prefetch, Split, WeightedSamples};
 use crate::data_counts::DataCounts;
 use crate::data_files::{self, Found, HubData};
+use crate::diagnostics::unknown_tokens;
 use crate::evaluate::{Decoding, TextEvaluation, TextScores, evaluate_text, score_written, with_room};
 use crate::model_with_loss::TextBatch;
 use crate::portion::{DataSource, Drawn, Portion};
@@ -26,8 +27,8 @@ use crate::recipe::{DataFormat, DataRecipe, Recipe, TrainingPaths};
 use crate::report::{Continuation, ReportSections};
 use crate::terminal::{err_line, err_painted};
 use crate::text::{
-    self, BadRows, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat,
-    TextReport, TextSettings, TextSource, TokenBatch, preview,
+    self, BadRows, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat, TextReport,
+    TextSettings, TextSource, TokenBatch, preview,
 };
 
 /// Prompts of the validation data that the report shows.
@@ -53,6 +54,7 @@ pub struct Text {
     prompts: Vec<References>,
     counts: DataCounts,
     sources: Vec<HubData>,
+    warnings: Vec<String>,
 }
 
 /// The text of several files.
@@ -64,6 +66,8 @@ pub struct OpenedText {
     pub parts: Vec<Range<usize>>,
     /// What became of the rows of each file.
     pub reports: Vec<TextReport>,
+    /// What of it a user should hear before it is learned from.
+    pub warnings: Vec<String>,
 }
 
 impl Task for Text {
@@ -89,9 +93,10 @@ impl Task for Text {
         // Documents and conversations have no prompts to show.
         let prompts = with_room(prompts.unwrap_or_default(), &base).take(SHOWN_PROMPTS);
         let prompts = prompts.collect::<Result<_, Error>>()?;
+        let warnings = [train.warnings, validation.warnings].concat();
         let (train, validation) = (Arc::new(train.data), Arc::new(validation.data));
         let sources = sources(data, &learned_from, &scored_on)?;
-        Ok(Self { base, train, parts, validation, prompts, counts, sources })
+        Ok(Self { base, train, parts, validation, prompts, counts, sources, warnings })
     }
 
     fn counts(&self) -> &DataCounts {
@@ -100,6 +105,10 @@ impl Task for Text {
 
     fn sources(&self) -> &[HubData] {
         &self.sources
+    }
+
+    fn data_warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     fn choices(&self) -> usize {
@@ -277,9 +286,15 @@ pub fn open_texts(
     if bad.total() > 0 {
         return Err(TextError::BadRows(bad).into());
     }
+    let tokens_of = |source: &DataSource| match sources {
+        [_] => format!("{name} tokens"),
+        _ => format!("{name} tokens of {}", path_name(&source.name)),
+    };
+    let warnings = sources.iter().zip(&parts);
+    let warnings = warnings.filter_map(|(source, part)| unknown_tokens(&tokens_of(source), part)).collect();
     let reports = parts.iter().map(|part| part.report.clone()).collect();
     let (data, parts) = TextData::joined(parts);
-    let opened = OpenedText { data, parts, reports };
+    let opened = OpenedText { data, parts, reports, warnings };
     if sources.iter().any(|source| matches!(source.portion, Portion::HeldOut(_))) {
         say_held_out(opened.drawn());
     }

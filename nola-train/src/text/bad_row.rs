@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::problems::{Limits, Problems};
 
 /// What is listed of bad rows; the others are only counted.
@@ -19,7 +21,7 @@ pub struct Place {
 }
 
 /// Where in a file a row stands, counted from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RowLocation {
     /// The line in which it starts.
     Line(usize),

@@ -99,6 +99,10 @@ impl Encode for Beginning<'_> {
         self.tokenizer.closing()
     }
 
+    fn unknown(&self) -> Option<(u32, String)> {
+        self.tokenizer.unknown()
+    }
+
     fn eos(&self) -> Option<u32> {
         self.tokenizer.eos()
     }

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::{Packing, Sample, TextError, TextReport, TextSettings, TextSource};
 
 /// Changes whenever the same data would become other samples.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// The place of one data set in the cache folder.
 pub(super) struct Cache {

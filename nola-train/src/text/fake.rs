@@ -15,12 +15,13 @@ pub struct Bytes {
     pub bos: Option<u32>,
     pub ends: Vec<u32>,
     pub fingerprint: &'static str,
+    pub unknown: Option<u32>,
 }
 
 impl Default for Bytes {
     /// As GPT-2: no token before the text.
     fn default() -> Self {
-        Self { bos: None, ends: vec![EOS], fingerprint: "bytes" }
+        Self { bos: None, ends: vec![EOS], fingerprint: "bytes", unknown: None }
     }
 }
 
@@ -47,6 +48,10 @@ impl Encode for Bytes {
 
     fn bos(&self) -> Option<u32> {
         self.bos
+    }
+
+    fn unknown(&self) -> Option<(u32, String)> {
+        self.unknown.map(|id| (id, "<unk>".to_owned()))
     }
 
     fn ends(&self) -> &[u32] {

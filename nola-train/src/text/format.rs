@@ -7,6 +7,7 @@ mod fields;
 mod triples;
 mod unused;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -194,6 +195,17 @@ impl Example {
             Self::Document(text) | Self::More(text) => text.len(),
             Self::Pair(pair) => pair.prompt.len() + pair.completion.len(),
             Self::Chat(dialogue) => dialogue.conversation.bytes(),
+        }
+    }
+
+    /// Its texts, without what a template writes around them.
+    pub(super) fn texts(&self) -> Vec<Cow<'_, str>> {
+        match self {
+            Self::Document(text) | Self::More(text) => vec![text.into()],
+            Self::Pair(pair) => vec![(&pair.prompt).into(), (&pair.completion).into()],
+            Self::Chat(dialogue) => {
+                dialogue.conversation.messages.iter().map(|message| message.text().into()).collect()
+            }
         }
     }
 }

@@ -2,12 +2,17 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
 
 use super::cache::{Cache, Found};
 use super::collect::{Rows, check_divisible};
 use super::pack::rows_of;
 use super::sample_builder::SampleBuilder;
-use super::{BadRows, ChatRender, Encode, Packing, Sample, TextError, TextFormat, TextReport, TextSettings};
+use super::{
+    BadRows, ChatRender, Encode, Packing, Place, Sample, TextError, TextFormat, TextReport, TextSettings,
+    Unknown,
+};
 use crate::portion::{DataSource, Drawn, DrawnUnit, Portion};
 
 /// A data set, and the model that is to learn from it.
@@ -42,6 +47,17 @@ pub struct TextData {
     pub bad_rows: BadRows,
     /// Whether they come from the cache.
     pub cache: CacheUse,
+    /// The files they come from.
+    files: Vec<Arc<Path>>,
+}
+
+impl TextData {
+    /// What the tokenizer does not know, and the first row with it.
+    pub fn unknown(&self) -> Option<(&Unknown, Place)> {
+        let unknown = self.report.unknown.as_ref()?;
+        let file = self.files.get(unknown.file)?.clone();
+        Some((unknown, Place { file, spot: unknown.row }))
+    }
 }
 
 /// What the cache was good for.
@@ -86,6 +102,9 @@ impl TextData {
     }
 }
 
+/// Samples, what became of their rows, and the bad ones.
+type Made = (Vec<Sample>, TextReport, BadRows);
+
 impl TextSource<'_> {
     /// Reads and tokenises the data set, or takes it from the cache.
     ///
@@ -98,27 +117,29 @@ impl TextSource<'_> {
         let columns = self.format.columns(self.settings)?;
         let rows = Rows::of(self.data, self.format.plain_text(), columns, self.settings)?;
         let Some(cache) = Cache::open(self, &rows.files)? else {
-            let (samples, report, bad_rows) = self.make(&rows)?;
-            return Ok(self.data(samples, report, bad_rows, CacheUse::Off));
+            let made = self.make(&rows)?;
+            return Ok(self.data(made, CacheUse::Off, rows.files));
         };
         let used = match cache.load() {
             Found::Samples(samples, report) => {
-                return Ok(self.data(samples, report, BadRows::default(), CacheUse::Hit));
+                let made = (samples, report, BadRows::default());
+                return Ok(self.data(made, CacheUse::Hit, rows.files));
             }
             Found::Nothing => CacheUse::Made,
             Found::Damaged => CacheUse::Repaired,
         };
-        let (samples, report, bad_rows) = self.make(&rows)?;
-        cache.save(&samples, &report)?;
-        Ok(self.data(samples, report, bad_rows, used))
+        let made = self.make(&rows)?;
+        cache.save(&made.0, &made.1)?;
+        Ok(self.data(made, used, rows.files))
     }
 
-    fn data(&self, samples: Vec<Sample>, report: TextReport, bad_rows: BadRows, cache: CacheUse) -> TextData {
+    fn data(&self, made: Made, cache: CacheUse, files: Vec<Arc<Path>>) -> TextData {
+        let (samples, report, bad_rows) = made;
         let rows = match self.settings.packing {
             Packing::Off => (0..samples.len()).map(|sample| vec![sample]).collect(),
             Packing::On => rows_of(&samples, self.settings.max_tokens),
         };
-        TextData { samples, rows, report, bad_rows, cache }
+        TextData { samples, rows, report, bad_rows, cache, files }
     }
 
     fn check_tokenizer(&self) -> Result<(), TextError> {
@@ -132,7 +153,7 @@ impl TextSource<'_> {
         Ok(())
     }
 
-    fn make(&self, rows: &Rows) -> Result<(Vec<Sample>, TextReport, BadRows), TextError> {
+    fn make(&self, rows: &Rows) -> Result<Made, TextError> {
         let mut maker = SampleBuilder::new(self);
         let mut bad = BadRows::default();
         let convert = |content| self.format.converted(content, self.settings, self.chat);
@@ -143,7 +164,10 @@ impl TextSource<'_> {
         })?;
         maker.encode_waiting(&mut bad)?;
         let bad = rows.judge(bad)?;
-        let (samples, report) = maker.finish();
+        let (samples, mut report, place) = maker.finish();
+        if let Some((unknown, place)) = report.unknown.as_mut().zip(place) {
+            unknown.file = rows.files.iter().position(|file| *file == place.file).unwrap_or_default();
+        }
         let report = TextReport { rows: read, bad: bad.total(), drawn: rows.drawn(), ..report };
         let (samples, report) = self.portion_of(samples, report, rows)?;
         if samples.is_empty() {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::Sample;
+use super::{Sample, Unknown};
 use crate::portion::Drawn;
 use crate::printable::printable;
 
@@ -42,6 +42,9 @@ pub struct TextReport {
     /// How much of the data this is; absent where it is all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drawn: Option<Drawn>,
+    /// Tokens that stand for what the tokenizer does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<Box<Unknown>>,
 }
 
 /// Names of one kind that are told; the others are counted together.
@@ -88,6 +91,7 @@ impl TextReport {
             samples: samples.len(),
             tokens: samples.iter().map(Sample::positions).sum(),
             targets: samples.iter().map(Sample::targets).sum(),
+            unknown: self.unknown.and_then(|unknown| unknown.counted(samples).map(Box::new)),
             ..self
         }
     }

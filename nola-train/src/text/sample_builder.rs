@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::format::Converted;
 use super::read::blocks;
 use super::sample::{Encoded, Encoder};
+use super::unknown::UnknownSearch;
 use super::{
     BadRows, Beginning, Encode, Example, Loss, Note, OnLong, Place, Sample, TextError, TextReport, TextSource,
 };
@@ -24,6 +25,7 @@ pub(super) struct SampleBuilder<'a> {
     /// All running text, documents parted by end tokens.
     stream: Vec<u32>,
     report: TextReport,
+    unknown: Option<UnknownSearch>,
 }
 
 impl<'a> SampleBuilder<'a> {
@@ -36,6 +38,7 @@ impl<'a> SampleBuilder<'a> {
             samples: Vec::new(),
             stream: Vec::new(),
             report: TextReport::default(),
+            unknown: UnknownSearch::of(source.tokenizer),
         }
     }
 
@@ -80,7 +83,14 @@ impl<'a> SampleBuilder<'a> {
                 Ok(Encoded { sample, unread }) => {
                     self.check_tokens(&place, &sample)?;
                     unread.iter().for_each(|name| self.report.count(Note::Unread, name));
+                    let (running, samples) = (self.stream.len(), self.samples.len());
                     self.keep(&example, sample)?;
+                    if let Some(search) = &mut self.unknown {
+                        let of_samples = self.samples[samples..].iter().flat_map(|sample| &sample.ids);
+                        if search.is_in(self.stream[running..].iter().chain(of_samples)) {
+                            search.found(&place, &example, &self.beginning);
+                        }
+                    }
                 }
             }
         }
@@ -97,7 +107,8 @@ impl<'a> SampleBuilder<'a> {
     }
 
     /// The samples, and all of the report that concerns them.
-    pub fn finish(mut self) -> (Vec<Sample>, TextReport) {
+    /// With unknown tokens, the place of the first row that has one.
+    pub fn finish(mut self) -> (Vec<Sample>, TextReport, Option<Place>) {
         if !self.stream.is_empty() {
             self.stream.extend(self.source.tokenizer.closing());
         }
@@ -105,9 +116,12 @@ impl<'a> SampleBuilder<'a> {
         for window in windows {
             self.keep_sample(window);
         }
-        let Self { samples, report, beginning, .. } = self;
-        let report = TextReport { shortened: beginning.shortened(), ..report.counted(&samples) };
-        (samples, report)
+        let Self { samples, report, beginning, unknown, .. } = self;
+        let (unknown, place) = unknown.and_then(UnknownSearch::finish).unzip();
+        let report =
+            TextReport { shortened: beginning.shortened(), unknown: unknown.map(Box::new), ..report }
+                .counted(&samples);
+        (samples, report, place)
     }
 
     fn check_tokens(&self, place: &Place, sample: &Sample) -> Result<(), TextError> {

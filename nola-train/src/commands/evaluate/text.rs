@@ -140,6 +140,7 @@ fn of_data(
     }
     let opened = open_texts("validation", &sources, &data, base)?;
     args.warn_of_change(opened.drawn());
+    opened.warnings.iter().for_each(|warning| err_line(&format!("warning: {warning}")));
     let text = opened.data;
     let bar = Counted::start(text.len(), global.style());
     let evaluation = evaluate_text(model, &text, device, |rows| bar.show(rows));
