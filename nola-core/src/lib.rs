@@ -22,6 +22,7 @@ pub mod matrix;
 mod params;
 mod pattern;
 pub mod philox;
+mod plain_words;
 mod product;
 #[cfg(test)]
 #[path = "../../tests/shared.rs"]
@@ -35,5 +36,6 @@ pub use folder::BaseIdentity;
 pub use hollow::Hollow;
 pub use params::{FoundParam, float_params, read_params, unadaptable_weights, write_params};
 pub use pattern::PatternError;
+pub use plain_words::plain_words;
 pub use product::{compute_dtype, in_compute_dtype, product};
 pub use targets::{Site, Targets, Unmatched};

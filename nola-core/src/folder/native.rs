@@ -20,6 +20,7 @@ use crate::Error;
 use crate::adapted::Adapted;
 use crate::adapter::{Factor, Plan};
 use crate::philox::fnv1a_32;
+use crate::plain_words::plain_words;
 use crate::targets::Site;
 
 const CONFIG: &str = "adapter_config.json";
@@ -165,5 +166,5 @@ fn sites_sha256(sites: &[Site]) -> String {
 }
 
 fn invalid(file: &Path, error: impl std::fmt::Display) -> Error {
-    Error::Invalid { file: PathBuf::from(file), problems: vec![error.to_string()] }
+    Error::Invalid { file: PathBuf::from(file), problems: vec![plain_words(&error.to_string())] }
 }

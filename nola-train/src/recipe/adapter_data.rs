@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nola_core::Error as AdapterError;
-use nola_core::folder;
+use nola_core::{folder, plain_words};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -63,7 +63,10 @@ impl AdapterData {
             return Ok(None);
         }
         serde_json::from_value(value).map(Some).map_err(|error| {
-            let problem = format!("`data`: {error}; restore the file from its source, or update nola-train");
+            let problem = format!(
+                "`data`: {}; restore the file from its source, or update nola-train",
+                plain_words(&error.to_string())
+            );
             AdapterError::Invalid { file: folder.join("adapter_config.json"), problems: vec![problem] }.into()
         })
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use nola_core::plain_words;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
@@ -60,7 +61,7 @@ impl<'a> Source<'a> {
         let mut findings = Findings::default();
         check(table, &mut findings);
         if findings.is_empty() {
-            let problem = error.inner().message().trim().to_owned();
+            let problem = plain_words(error.inner().message().trim());
             findings.add(error.path().to_string(), Problem::Unreadable(problem));
         }
         self.located(RecipeError::Invalid(findings.into_vec()))

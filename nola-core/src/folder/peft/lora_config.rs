@@ -12,6 +12,7 @@ use super::kinds;
 use crate::Error;
 use crate::foreign_json;
 use crate::pattern::{PatternError, PythonPattern};
+use crate::plain_words::plain_words;
 pub(super) use modules::{Layer, Target};
 use modules::{Layers, Modules, OneOrMany};
 
@@ -72,7 +73,8 @@ impl PeftConfig {
     /// The settings in `bytes` of `file`, if they are those of a LoRA that this program computes.
     pub(super) fn parse(file: &Path, bytes: &[u8]) -> Result<Self, Error> {
         let invalid = |problem: String| Error::Invalid { file: file.to_owned(), problems: vec![problem] };
-        let value: Value = foreign_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+        let value: Value =
+            foreign_json::from_slice(bytes).map_err(|error| invalid(plain_words(&error.to_string())))?;
         // Other kinds have other keys, so the kind is checked before any key.
         kinds::check(file, &value)?;
         let written = Written::read(value).map_err(invalid)?;
@@ -186,7 +188,7 @@ impl Written {
         let written: Self = serde_path_to_error::deserialize(&value).map_err(|error| {
             let path = error.path().to_string();
             let found = value.get(&path).map(foreign_json::shown).unwrap_or_default();
-            format!("`{path}` is `{found}`: {}", error.inner())
+            format!("`{path}` is `{found}`: {}", plain_words(&error.inner().to_string()))
         })?;
         let has_layers = match &written.layers_to_transform {
             None => false,

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::OurMetadata;
 use crate::Error;
 use crate::folder::native::changed_setting;
+use crate::plain_words::plain_words;
 
 /// Keys that decide what the tensors mean; a key that is absent is the same as null.
 const DECIDING: [&str; 19] = [
@@ -44,7 +45,8 @@ pub(super) fn of(config: &Value) -> BTreeMap<String, Value> {
 pub(super) fn check(file: &Path, text: &[u8], ours: Option<&OurMetadata>) -> Result<(), Error> {
     let Some(ours) = ours else { return Ok(()) };
     let invalid = |problems| Error::Invalid { file: file.to_owned(), problems };
-    let config = serde_json::from_slice(text).map_err(|error| invalid(vec![error.to_string()]))?;
+    let config =
+        serde_json::from_slice(text).map_err(|error| invalid(vec![plain_words(&error.to_string())]))?;
     let problems = changed(&ours.settings, &config);
     if problems.is_empty() { Ok(()) } else { Err(invalid(problems)) }
 }
