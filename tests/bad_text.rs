@@ -325,11 +325,11 @@ fn an_empty_prompt_for_a_model_without_a_start_token() {
 fn decoding_settings_that_cannot_be_meant() {
     let workshop = text_workshop();
     for (option, part) in [
-        ("--temperature=-1", "`temperature` is -1"),
-        ("--top-p=0", "`top_p` is 0"),
-        ("--beams=0", "`num_beams` is 0"),
-        ("--max-new-tokens=0", "`max_new_tokens` is 0"),
-        ("--repetition-penalty=0", "`repetition_penalty` is 0"),
+        ("--temperature=-1", "--temperature is -1"),
+        ("--top-p=0", "--top-p is 0"),
+        ("--beams=0", "--beams is 0"),
+        ("--max-new-tokens=0", "--max-new-tokens is 0"),
+        ("--repetition-penalty=0", "--repetition-penalty is 0"),
     ] {
         workshop.run(&["generate", "--model", "base", "Hi", option]).assert_refused(2, &[part, "it must be"]);
     }

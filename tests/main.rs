@@ -39,6 +39,7 @@ mod program_recipes;
 mod program_report;
 mod program_template;
 mod program_text;
+mod program_words;
 mod shared;
 mod sizes;
 mod test_model;

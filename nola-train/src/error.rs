@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use nola_core::plain_words;
 use nola_models::WeightDtype;
 use nola_models::chat::ChatError;
 use nola_models::generate::GenerateError;
@@ -77,6 +78,13 @@ pub enum Error {
     /// The prompt cannot be completed.
     #[error(transparent)]
     Generate(#[from] GenerateError),
+
+    /// Options of decoding that cannot be, or do not go together with each other or the model's settings.
+    #[error("{problem}")]
+    Decoding {
+        /// What is wrong, and what to type.
+        problem: String,
+    },
 
     /// The chat template cannot be used.
     #[error(transparent)]
@@ -343,6 +351,7 @@ impl Error {
             | Self::LongInput { .. }
             | Self::ManyPrompts { .. }
             | Self::NothingWritten
+            | Self::Decoding { .. }
             | Self::Input { .. } => 2,
             Self::Generate(error) if error.is_usage() => 2,
             Self::Hub(_) | Self::Tokenizer(_) | Self::Chat(_) | Self::Generate(_) => 5,
@@ -373,7 +382,7 @@ impl Error {
         let mut text = self.to_string();
         let mut source = std::error::Error::source(self);
         while let Some(cause) = source {
-            let cause_text = cause.to_string();
+            let cause_text = plain_words(&cause.to_string());
             if !text.contains(&cause_text) {
                 text = format!("{text}: {cause_text}");
             }

@@ -150,11 +150,16 @@ impl TextBase {
     /// # Errors
     /// If the file is damaged, or asks for what this program does not do or the model does not have.
     pub fn generation(&self) -> Result<GenerationConfig, Error> {
-        let [own, of_model] = [GENERATION, "config.json"].map(|name| self.folder.join(name));
-        let file = if own.exists() { own } else { of_model };
+        let file = self.generation_file();
         let generation = GenerationConfig::from_json(&file, &checkpoint::read_bounded(&file)?)?;
         check_ids(file, &generation.eos_token_id, &self.model)?;
         Ok(GenerationConfig { eos_token_id: self.eos.clone(), ..generation })
+    }
+
+    /// The file that says something about generating.
+    pub fn generation_file(&self) -> PathBuf {
+        let [own, of_model] = [GENERATION, "config.json"].map(|name| self.folder.join(name));
+        if own.exists() { own } else { of_model }
     }
 
     /// Says so if conversations are written by another template than those that the adapter `name` was trained on.

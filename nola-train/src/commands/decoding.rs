@@ -1,9 +1,14 @@
 //! Options of every command that writes text.
 
-use clap::Args;
-use nola_models::generate::GenerationConfig;
+use std::path::Path;
 
+use clap::Args;
+use nola_models::generate::{GenerateError, GenerationConfig};
+
+use crate::Error;
+use crate::base::TextBase;
 use crate::evaluate::Decoding;
+use crate::terminal::err_line;
 
 /// How text is written; what is not given comes from the model's `generation_config.json`.
 #[derive(Debug, Args)]
@@ -57,8 +62,98 @@ impl DecodingArgs {
     }
 
     /// The settings of the model's folder with what was typed.
-    pub fn over(&self, folder: &GenerationConfig) -> Decoding {
-        let mut generation = folder.clone();
+    ///
+    /// # Errors
+    /// If they cannot be read, or a setting cannot be or does not go together with another.
+    pub fn over(&self, base: &TextBase) -> Result<Decoding, Error> {
+        let generation = self.merged(base.generation()?);
+        generation.check().map_err(|error| self.explained(error.into(), &base.generation_file()))?;
+        self.without_effect(&generation).iter().for_each(|note| err_line(note));
+        Ok(Decoding { generation, batch: self.batch as usize })
+    }
+
+    /// An error about settings under the names by which the user gave them: options, or keys of `file`.
+    pub fn explained(&self, error: Error, file: &Path) -> Error {
+        let Error::Generate(error) = error else { return error };
+        match self.problem(&error, file) {
+            Some(problem) => Error::Decoding { problem },
+            None => error.into(),
+        }
+    }
+
+    fn problem(&self, error: &GenerateError, file: &Path) -> Option<String> {
+        let name = |key| self.name(key, file);
+        Some(match error {
+            GenerateError::OutOfRange { field, found, allowed } => {
+                format!("{} is {found}; it must be {allowed}", name(field))
+            }
+            GenerateError::SampledBeams { num_beams } if self.beams.is_some() => format!(
+                "--beams {num_beams} and --temperature do not go together: beams are not drawn at random; leave one of them out"
+            ),
+            GenerateError::SampledBeams { num_beams } => format!(
+                "--temperature draws at random, but {} is {num_beams}, and beams are not drawn; add --beams 1, or leave \
+                 --temperature out",
+                name("num_beams")
+            ),
+            GenerateError::TooFewBeams { wanted, num_beams } => format!(
+                "{} is {wanted}, but {} is {num_beams}; give --beams {wanted} or more",
+                name("num_return_sequences"),
+                name("num_beams")
+            ),
+            GenerateError::SameSequences { wanted } => format!(
+                "{} is {wanted}, but the likeliest tokens are one text; give --temperature 1 or --beams {wanted}",
+                name("num_return_sequences")
+            ),
+            GenerateError::UnknownEnd { token, vocabulary } => format!(
+                "{} names {token}, but the model has {vocabulary} tokens, from 0; give an id below with --end",
+                name("eos_token_id")
+            ),
+            GenerateError::NothingLeft { row, new_tokens } => format!(
+                "prompt {}: after {new_tokens} new tokens none may follow: {} is too small; give a larger --no-repeat, or 0 \
+                 for off",
+                row + 1,
+                name("no_repeat_ngram_size")
+            ),
+            _ => return None,
+        })
+    }
+
+    /// What the user calls a setting: the option that was typed, else the key of `file`.
+    fn name(&self, key: &str, file: &Path) -> String {
+        let option = match key {
+            "max_new_tokens" => self.max_new_tokens.map(|_| "--max-new-tokens"),
+            "temperature" => self.temperature.map(|_| "--temperature"),
+            "top_k" => self.top_k.map(|_| "--top-k"),
+            "top_p" => self.top_p.map(|_| "--top-p"),
+            "min_p" => self.min_p.map(|_| "--min-p"),
+            "repetition_penalty" => self.repetition_penalty.map(|_| "--repetition-penalty"),
+            "no_repeat_ngram_size" => self.no_repeat.map(|_| "--no-repeat"),
+            "num_beams" => self.beams.map(|_| "--beams"),
+            "length_penalty" => self.length_penalty.map(|_| "--length-penalty"),
+            "eos_token_id" => self.end.as_ref().map(|_| "--end"),
+            _ => None,
+        };
+        option.map_or_else(|| format!("`{key}` of {}", file.display()), str::to_owned)
+    }
+
+    /// What was typed in vain.
+    fn without_effect(&self, generation: &GenerationConfig) -> Vec<String> {
+        let drawing = [
+            ("--top-k", self.top_k.is_some()),
+            ("--top-p", self.top_p.is_some()),
+            ("--min-p", self.min_p.is_some()),
+            ("--seed", self.seed.is_some()),
+        ];
+        let drawing = drawing.into_iter().filter(|(_, is_typed)| *is_typed && !generation.do_sample).map(|(option, _)| {
+            format!("warning: {option} has no effect: nothing is drawn at random; add --temperature 1 for that")
+        });
+        let is_vain = self.length_penalty.is_some() && generation.num_beams == 1;
+        let of_beams =
+            "warning: --length-penalty has no effect: there is one beam; add --beams 4, for example";
+        drawing.chain(is_vain.then(|| of_beams.to_owned())).collect()
+    }
+
+    fn merged(&self, mut generation: GenerationConfig) -> GenerationConfig {
         fn set<T: Clone>(value: &mut T, typed: &Option<T>) {
             if let Some(typed) = typed {
                 *value = typed.clone();
@@ -87,7 +182,7 @@ impl DecodingArgs {
                 generation.temperature = temperature;
             }
         }
-        Decoding { generation, batch: self.batch as usize }
+        generation
     }
 }
 
@@ -106,7 +201,7 @@ mod tests {
     fn typed(arguments: &[&str]) -> GenerationConfig {
         let line = Line::try_parse_from(["test"].iter().chain(arguments)).expect("usable options");
         let folder = GenerationConfig { do_sample: true, top_k: 7, ..GenerationConfig::default() };
-        line.decoding.over(&folder).generation
+        line.decoding.merged(folder)
     }
 
     #[test]
@@ -118,7 +213,7 @@ mod tests {
     fn a_typed_number_of_new_tokens_counts_instead_of_the_folders_length() {
         let line = Line::try_parse_from(["test", "--max-new-tokens", "7"]).expect("usable options");
         let folder = GenerationConfig { max_length: 20, ..GenerationConfig::default() };
-        let generation = line.decoding.over(&folder).generation;
+        let generation = line.decoding.merged(folder);
         assert_eq!((generation.max_new_tokens, generation.max_length), (7, usize::MAX));
     }
 
@@ -131,6 +226,52 @@ mod tests {
     #[test]
     fn beams_are_not_drawn() {
         assert!(!typed(&["--beams", "4"]).do_sample);
+    }
+
+    /// What is said of options beside the settings of a folder.
+    fn refused(arguments: &[&str], folder: GenerationConfig) -> String {
+        let line = Line::try_parse_from(["test"].iter().chain(arguments)).expect("usable options");
+        let error = line.decoding.merged(folder).check().expect_err("they do not go together");
+        line.decoding.explained(error.into(), Path::new("base/generation_config.json")).to_string()
+    }
+
+    #[test]
+    fn options_are_named_as_they_are_typed() {
+        let folder = GenerationConfig::default;
+        assert_eq!(refused(&["--top-p", "2"], folder()), "--top-p is 2; it must be above 0 and at most 1");
+        assert!(refused(&["--beams", "0"], folder()).starts_with("--beams is 0; it must be from 1"));
+        assert!(refused(&["--max-new-tokens", "0"], folder()).starts_with("--max-new-tokens is 0"));
+        let both = refused(&["--beams", "4", "--temperature", "0.5"], folder());
+        assert!(both.starts_with("--beams 4 and --temperature do not go together"), "{both}");
+        let line = Line::try_parse_from(["test", "--no-repeat", "1"]).expect("usable options");
+        let error = Error::from(GenerateError::NothingLeft { row: 0, new_tokens: 3 });
+        let told = line.decoding.explained(error, Path::new("file")).to_string();
+        assert!(told.contains(": --no-repeat is too small"), "{told}");
+    }
+
+    #[test]
+    fn settings_of_the_folder_are_named_with_their_file() {
+        let beams = GenerationConfig { num_beams: 3, ..GenerationConfig::default() };
+        let told = refused(&["--temperature", "0.5"], beams);
+        assert!(told.contains("`num_beams` of base/generation_config.json is 3"), "{told}");
+        let several =
+            GenerationConfig { num_return_sequences: 3, do_sample: true, ..GenerationConfig::default() };
+        let told = refused(&["--temperature", "0"], several.clone());
+        assert!(told.starts_with("`num_return_sequences` of base/generation_config.json is 3"), "{told}");
+        let told = refused(&["--beams", "2"], several);
+        assert!(told.contains("but --beams is 2; give --beams 3 or more"), "{told}");
+    }
+
+    #[test]
+    fn what_is_typed_in_vain_is_told() {
+        let vain = |arguments: &[&str]| {
+            let line = Line::try_parse_from(["test"].iter().chain(arguments)).expect("usable options");
+            let generation = line.decoding.merged(GenerationConfig::default());
+            line.decoding.without_effect(&generation).len()
+        };
+        assert_eq!(vain(&["--top-k", "3", "--seed", "1", "--length-penalty", "2"]), 3);
+        assert_eq!(vain(&["--top-k", "3", "--seed", "1", "--temperature", "1"]), 0);
+        assert_eq!(vain(&["--length-penalty", "2", "--beams", "2"]), 0);
     }
 
     #[test]

@@ -122,15 +122,16 @@ pub fn run(args: &GenerateArgs, global: &Global) -> Result<(), Error> {
     let base: TextBase = named.base(&open.device)?;
     let adapted = |chosen| args.adapted(chosen, &prompts, &base, named.model.dtype, &open.device);
     let models: Vec<AdaptedModel> = chosen.into_iter().map(adapted).collect::<Result<_, Error>>()?;
-    let decoding = args.decoding.over(&base.generation()?);
+    let decoding = args.decoding.over(&base)?;
     let started = Instant::now();
     let is_one =
         models[0].prompts.len() == 1 && models.len() == 1 && decoding.generation.num_return_sequences == 1;
     let texts = if is_one && decoding.generation.num_beams == 1 && !global.json {
-        vec![streamed(&models[0], &base, &decoding, &open.device)?]
+        streamed(&models[0], &base, &decoding, &open.device).map(|text| vec![text])
     } else {
-        written(&models, &base, &decoding, &open.device, global)?
+        written(&models, &base, &decoding, &open.device, global)
     };
+    let texts = texts.map_err(|error| args.decoding.explained(error, &base.generation_file()))?;
     base.check_unchanged()?;
     report(texts, started.elapsed().as_secs_f64(), open.name, global)
 }

@@ -171,9 +171,10 @@ fn of_writing(
     let asked = groups.len();
     let groups: Vec<References> = with_room(groups, base).collect::<Result<_, Error>>()?;
     let mut file = args.save_texts.as_deref().map(create).transpose()?;
-    let decoding = args.decoding.over(&base.generation()?);
+    let decoding = args.decoding.over(base)?;
     let bar = Counted::start(groups.len(), global.style());
-    let (metrics, texts) = score_written(model, base, &groups, &decoding, device, |done| bar.show(done))?;
+    let scored = score_written(model, base, &groups, &decoding, device, |done| bar.show(done));
+    let (metrics, texts) = scored.map_err(|error| args.decoding.explained(error, &base.generation_file()))?;
     let lines: String = texts.iter().map(|text| format!("{}\n", text.replace('\n', " "))).collect();
     let unsaved = file.as_mut().and_then(|(file, path)| {
         let output = |source| Error::Output { path: path.to_owned(), source };
