@@ -53,11 +53,12 @@ impl Case<'_> {
     ///
     /// The fixtures hold A as `[rank, d_in]` and B as `[d_out, rank]`: both are transposed.
     fn plan(&self, prefix: &str, bases: &str) -> Plan {
-        let mixed = |basis: &str, offset: &str, coefficients: &str| {
+        let mixed = |basis: &str, offset: &str, coefficients: &'static str| {
             let golden = &self.tensors[&format!("{bases}{basis}")];
             let [_, rows, cols] = golden.shape[..] else { panic!("{}: {basis}", self.name) };
             let offset = self.tensors.get(&format!("{prefix}{offset}"));
             Factor::Mixed(Mixed {
+                name: coefficients,
                 basis: Basis::given(transposed(&golden.f32(), rows, cols), [cols, rows]),
                 offset: offset.map(|offset| Arc::from(transposed(&offset.f32(), rows, cols))),
                 initial: self.tensors[&format!("{prefix}{coefficients}")].f32(),

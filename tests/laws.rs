@@ -121,7 +121,7 @@ fn the_first_step_has_a_gradient_for_every_site<M: TestModel>(tiny: &Tiny<M>) {
         let model = tiny.adapted(&adapter);
         let gradients = GradientsParams::from_grads(model.model.loss(&tiny.batch, 0.0).backward(), &model);
         let beta = &by_path(&model, &model.project(gradients))["beta"];
-        assert!(beta.chunks(nola.l).all(|row| row.iter().any(|value| *value != 0.0)), "{name}");
+        assert!(beta.chunks(nola.l()).all(|row| row.iter().any(|value| *value != 0.0)), "{name}");
     }
 }
 
@@ -129,7 +129,7 @@ fn the_trained_numbers_are_those_of_the_formula<M: TestModel>(tiny: &Tiny<M>) {
     for (name, adapter) in every_adapter() {
         let model = tiny.adapted(&adapter);
         let numbers = match &adapter {
-            AdapterConfig::Nola(nola) => model.sites().len() * (nola.k + nola.l),
+            AdapterConfig::Nola(nola) => model.sites().len() * (nola.k + nola.l()),
             AdapterConfig::Lora(lora) => {
                 model.sites().iter().map(|site| lora.rank * (site.d_in + site.d_out)).sum()
             }
@@ -256,7 +256,7 @@ fn every_number_of_bits_stores_what_it_promises<M: TestModel>(tiny: &Tiny<M>) {
     ];
     for (bits, promise) in promises {
         let stored = from_disk(tiny, &model, bits).state();
-        for (name, count) in [("alpha", nola().k), ("beta", nola().l)] {
+        for (name, count) in [("alpha", nola().k), ("beta", nola().l())] {
             let vectors = |state: &TrainedState| -> Vec<f32> {
                 state[name].clone().try_into_vec().expect("coefficients are f32")
             };

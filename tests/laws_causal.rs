@@ -301,7 +301,7 @@ fn sites_have_the_names_of_peft() {
 
 /// The settings of a small LoRA.
 fn lora() -> AdapterConfig {
-    AdapterConfig::Lora(LoraConfig { rank: 2, alpha: 4.0, ..LoraConfig::default() })
+    AdapterConfig::Lora(LoraConfig { rank: 2, alpha: Some(4.0), ..LoraConfig::default() })
 }
 
 #[test]

@@ -85,16 +85,21 @@ impl Case {
             d_out: *d_out,
         };
         let sites = self.shapes.iter().enumerate().map(site).collect();
-        let plan = |[a, b]: &[Side; 2]| Plan { a: a.mixed(), b: b.mixed(), rank: self.rank, scale: 1.0 };
+        let plan = |[a, b]: &[Side; 2]| Plan {
+            a: a.mixed("alpha"),
+            b: b.mixed("beta"),
+            rank: self.rank,
+            scale: 1.0,
+        };
         let plans = sides.iter().map(plan).collect();
         Adapted::attach_plans(model, sites, plans, &[], device).expect("sites that exist")
     }
 }
 
 impl Side {
-    fn mixed(&self) -> Factor {
+    fn mixed(&self, name: &'static str) -> Factor {
         let basis = Basis::generated(self.generator, self.coefficients.len(), self.shape, ENTRY_SCALE);
-        Factor::Mixed(Mixed { basis, offset: None, initial: self.coefficients.clone() })
+        Factor::Mixed(Mixed { name, basis, offset: None, initial: self.coefficients.clone() })
     }
 
     fn elements(&self) -> usize {

@@ -65,7 +65,7 @@ fn sites<M: Module>(model: &M, pattern: &str) -> Vec<Site> {
 }
 
 fn nola(k: usize) -> AdapterConfig {
-    AdapterConfig::Nola(NolaConfig { k, l: k, ..NolaConfig::default() })
+    AdapterConfig::Nola(NolaConfig { k, ..NolaConfig::default() })
 }
 
 fn lora(rank: usize) -> AdapterConfig {
@@ -98,7 +98,7 @@ fn adapters_have_the_published_numbers_of_trained_numbers() {
         ("ViT-L, LoRA r 4", sites(&vit_l, ATTENTION), lora(4), 393_216),
     ];
     for (name, sites, adapter, numbers) in table {
-        let plans = adapter.plan(&sites).expect("usable settings");
+        let plans = adapter.plan(&sites, &|site| vec![0.0; site.d_in * site.d_out]).expect("usable settings");
         assert_eq!(plans.iter().map(Plan::trained_numbers).sum::<usize>(), numbers, "{name}");
     }
 }
@@ -120,7 +120,7 @@ fn attached_to_a_model_of_full_size_an_adapter_trains_no_other_numbers() {
 
 /// Rank 1 keeps tests short; neither numbers nor bytes depend on it.
 fn nola_of_rank_1(k: usize) -> AdapterConfig {
-    AdapterConfig::Nola(NolaConfig { rank: 1, k, l: k, ..NolaConfig::default() })
+    AdapterConfig::Nola(NolaConfig { rank: 1, k, ..NolaConfig::default() })
 }
 
 #[test]

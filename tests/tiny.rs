@@ -158,7 +158,7 @@ fn texts(samples: usize, seed: u32, device: &Device) -> TextBatch {
 
 /// The settings of every adapter and preset there is, each with a name.
 pub fn every_adapter() -> Vec<(String, AdapterConfig)> {
-    let small = NolaConfig { rank: 2, k: 5, l: 3, alpha: 2.0, ..NolaConfig::default() };
+    let small = NolaConfig { rank: 2, k: 5, l: Some(3), ..NolaConfig::default() };
     let mut all = Vec::new();
     for preset in [Preset::Default, Preset::Paper2023, Preset::Code2024, Preset::Vit2024] {
         for basis in [Distribution::Uniform, Distribution::Sign] {
@@ -170,9 +170,9 @@ pub fn every_adapter() -> Vec<(String, AdapterConfig)> {
     }
     // A rank above both widths, and a single matrix to mix.
     all.push(("nola of rank 50".to_owned(), AdapterConfig::Nola(NolaConfig { rank: 50, ..small.clone() })));
-    all.push(("nola of k = 1".to_owned(), AdapterConfig::Nola(NolaConfig { k: 1, l: 1, ..small })));
+    all.push(("nola of k = 1".to_owned(), AdapterConfig::Nola(NolaConfig { k: 1, l: None, ..small })));
     for variant in [LoraVariant::Plain, LoraVariant::RsLora] {
-        let lora = LoraConfig { rank: 2, alpha: 3.0, variant, seed: 5 };
+        let lora = LoraConfig { rank: 2, alpha: Some(3.0), variant, seed: 5 };
         all.push((format!("lora {variant:?}"), AdapterConfig::Lora(lora)));
     }
     all

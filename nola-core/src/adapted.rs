@@ -24,10 +24,8 @@ use crate::targets::{Site, Targets};
 pub struct Adapted<M: Module> {
     /// The model, adapters attached to its weights.
     pub model: M,
-    /// Coefficients of A, `[sites, k]`.
-    alpha: Option<Param<Tensor<2>>>,
-    /// Coefficients of B, `[sites, l]`.
-    beta: Option<Param<Tensor<2>>>,
+    /// Coefficients of the factors that are linear combinations, `[sites, count]` each.
+    coefficients: Vec<Param<Tensor<2>>>,
     #[module(skip)]
     attached: Arc<Attached>,
 }
@@ -46,8 +44,18 @@ struct Attached {
     ids: Vec<[ParamId; 3]>,
     /// What has gradients: factors, and the parameters trained beside them.
     trained: Vec<ParamId>,
-    /// The linear combinations of A and of B, if that is what the factors are.
-    linear_combinations: [Option<LinearCombinations>; 2],
+    /// What each of the coefficients gives.
+    combined: Vec<Combined>,
+}
+
+/// Factors that are linear combinations: A of every site, or B.
+#[derive(Debug)]
+struct Combined {
+    /// Name of their coefficients.
+    name: &'static str,
+    /// Which of a site's ids is that of the factor.
+    side: usize,
+    combinations: LinearCombinations,
 }
 
 /// How many numbers training changes.
@@ -59,7 +67,7 @@ pub struct TrainedNumbers {
     pub other: usize,
 }
 
-/// The values that training changed, by name: `alpha`, `beta`, and parameter paths.
+/// The values that training changed, by name: those of coefficients, such as NOLA's `alpha`, and paths of parameters.
 pub type TrainedState = BTreeMap<String, TensorData>;
 
 impl<M: Module> Adapted<M> {
@@ -75,7 +83,7 @@ impl<M: Module> Adapted<M> {
         device: &Device,
     ) -> Result<Self, Error> {
         let sites = targets.choose(&model)?;
-        let plans = config.plan(&sites)?;
+        let plans = config.plan(&sites, &|site| weight_of(&model, site))?;
         let mut adapted = Self::attach_plans(model, sites, plans, also_train, device)?;
         let attached = Arc::get_mut(&mut adapted.attached).expect("nobody else has it yet");
         attached.config = Some(config.clone());
@@ -95,8 +103,13 @@ impl<M: Module> Adapted<M> {
         device: &Device,
     ) -> Result<Self, Error> {
         check_saddles(&sites, &plans)?;
-        let alpha = initial_coefficients(&plans, |plan| &plan.a, device);
-        let beta = initial_coefficients(&plans, |plan| &plan.b, device);
+        let combined: Vec<Combined> =
+            [combined(&plans, 1, |plan| &plan.a), combined(&plans, 2, |plan| &plan.b)]
+                .into_iter()
+                .flatten()
+                .collect();
+        let coefficients =
+            combined.iter().map(|combined| combined.combinations.initial_coefficients(device)).collect();
         let adapters: BTreeMap<String, LowRank> = (sites.par_iter().zip(&plans))
             .map(|(site, plan)| (site.weight_path(), plan.build(site, device)))
             .collect();
@@ -106,18 +119,9 @@ impl<M: Module> Adapted<M> {
         let mut trained = ids_named(&params, also_train)?;
         trained.extend(params.iter().filter(|p| is_adapter(&p.path)).map(|p| p.id));
         let model = train_only(model, &trained);
-        let linear_combinations =
-            [LinearCombinations::of(&plans, |plan| &plan.a), LinearCombinations::of(&plans, |plan| &plan.b)];
-        let attached = Attached {
-            config: None,
-            targets: Targets::default(),
-            sites,
-            plans,
-            ids,
-            trained,
-            linear_combinations,
-        };
-        Ok(Self { model, alpha, beta, attached: Arc::new(attached) })
+        let attached =
+            Attached { config: None, targets: Targets::default(), sites, plans, ids, trained, combined };
+        Ok(Self { model, coefficients, attached: Arc::new(attached) })
     }
 
     /// A model without adapters of which only the modules `trained` are trained: a linear probe, if that is the head.
@@ -139,10 +143,10 @@ impl<M: Module> Adapted<M> {
             plans: Vec::new(),
             ids: Vec::new(),
             trained,
-            linear_combinations: [None, None],
+            combined: Vec::new(),
         };
         let model = train_only(model, &attached.trained);
-        Self { model, alpha: None, beta: None, attached: Arc::new(attached) }
+        Self { model, coefficients: Vec::new(), attached: Arc::new(attached) }
     }
 
     /// Settings of the adapters, if there are any and they were attached from settings.
@@ -203,11 +207,11 @@ impl<M: Module> Adapted<M> {
     /// # Source
     /// NOLA, section 2: dL/dalpha_i = ⟨A_i, dL/dA⟩; exact for sums over passes, since the map is linear.
     pub fn project(&self, mut gradients: GradientsParams) -> GradientsParams {
-        for (coefficients, linear_combinations, side) in self.sides() {
+        for (coefficients, combined) in self.combined() {
             let of_factors: Vec<Option<Tensor<2>>> =
-                self.attached.ids.iter().map(|ids| gradients.remove::<2>(ids[side])).collect();
+                self.attached.ids.iter().map(|ids| gradients.remove::<2>(ids[combined.side])).collect();
             if of_factors.iter().any(Option::is_some) {
-                let gradient = linear_combinations.project(of_factors, &coefficients.val());
+                let gradient = combined.combinations.project(of_factors, &coefficients.val());
                 gradients.register(coefficients.id, gradient);
             }
         }
@@ -217,9 +221,9 @@ impl<M: Module> Adapted<M> {
     /// The coefficients become factors again: the last part of [`Adapted::step`], after the update.
     pub fn expand(mut self) -> Self {
         let mut factors = BTreeMap::new();
-        for (coefficients, linear_combinations, side) in self.sides() {
-            let expanded = linear_combinations.expand(coefficients.val());
-            factors.extend(self.attached.ids.iter().map(|ids| ids[side]).zip(expanded));
+        for (coefficients, combined) in self.combined() {
+            let expanded = combined.combinations.expand(coefficients.val());
+            factors.extend(self.attached.ids.iter().map(|ids| ids[combined.side]).zip(expanded));
         }
         if !factors.is_empty() {
             self.model = replace_params(self.model, factors);
@@ -230,10 +234,10 @@ impl<M: Module> Adapted<M> {
     /// Refuses a model whose factors are not what its coefficients give: it was trained without [`Adapted::step`], and what
     /// it learned would be lost in a folder that holds coefficients.
     pub(crate) fn check_factors(&self) -> Result<(), Error> {
-        for (coefficients, linear_combinations, side) in self.sides() {
-            let ids: Vec<ParamId> = self.attached.ids.iter().map(|ids| ids[side]).collect();
+        for (coefficients, combined) in self.combined() {
+            let ids: Vec<ParamId> = self.attached.ids.iter().map(|ids| ids[combined.side]).collect();
             let found = read_params(&self.model, &ids);
-            let expanded = linear_combinations.expand(coefficients.val());
+            let expanded = combined.combinations.expand(coefficients.val());
             for ((id, expanded), site) in ids.iter().zip(expanded).zip(&self.attached.sites) {
                 if !are_near(&floats(found[id].clone()), &floats(expanded.into_data())) {
                     return Err(Error::StaleFactors { site: site.path.clone() });
@@ -243,20 +247,14 @@ impl<M: Module> Adapted<M> {
         Ok(())
     }
 
-    /// Coefficients, linear combinations, and the index among a site's ids, of A and of B if they are linear combinations.
-    fn sides(&self) -> impl Iterator<Item = (&Param<Tensor<2>>, &LinearCombinations, usize)> {
-        let [of_a, of_b] = &self.attached.linear_combinations;
-        let sides = [(&self.alpha, of_a, 1), (&self.beta, of_b, 2)];
-        sides.into_iter().filter_map(|(coefficients, linear_combinations, side)| {
-            let linear_combinations = linear_combinations.as_ref();
-            let coefficients = coefficients.as_ref()?;
-            Some((
-                coefficients,
-                linear_combinations
-                    .expect("coefficients exist only where all factors are linear combinations"),
-                side,
-            ))
-        })
+    /// The coefficients, each with what they give.
+    fn combined(&self) -> impl Iterator<Item = (&Param<Tensor<2>>, &Combined)> {
+        self.coefficients.iter().zip(&self.attached.combined)
+    }
+
+    /// Whether the trained tensor `name` holds coefficients, which a folder stores in few bits.
+    pub(crate) fn has_coefficients(&self, name: &str) -> bool {
+        self.attached.combined.iter().any(|combined| combined.name == name)
     }
 
     /// Calls of `expand` and of `project` on every basis so far: per site, A's and B's.
@@ -275,12 +273,10 @@ impl<M: Module> Adapted<M> {
         let mut values = read_params(&self.model, &ids);
         let mut state: TrainedState =
             (params.into_iter()).filter_map(|param| Some((param.path, values.remove(&param.id)?))).collect();
-        for (name, coefficients) in [("alpha", &self.alpha), ("beta", &self.beta)] {
-            if let Some(coefficients) = coefficients {
-                let shape = coefficients.val().dims();
-                let values = TensorData::new(host_values(coefficients.val()), shape);
-                state.insert(name.to_owned(), values);
-            }
+        for (coefficients, combined) in self.combined() {
+            let shape = coefficients.val().dims();
+            let values = TensorData::new(host_values(coefficients.val()), shape);
+            state.insert(combined.name.to_owned(), values);
         }
         state
     }
@@ -296,11 +292,9 @@ impl<M: Module> Adapted<M> {
         if !problems.is_empty() {
             return Err(problems);
         }
-        for (name, coefficients) in [("alpha", &mut self.alpha), ("beta", &mut self.beta)] {
-            if let (Some(param), Some(data)) = (coefficients.take(), state.remove(name)) {
-                let written = write_params(param.clone(), BTreeMap::from([(param.id, data)]));
-                *coefficients = Some(written);
-            }
+        for (coefficients, combined) in self.coefficients.iter_mut().zip(&self.attached.combined) {
+            let data = state.remove(combined.name).expect("every name was checked");
+            *coefficients = write_params(coefficients.clone(), BTreeMap::from([(coefficients.id, data)]));
         }
         let params = self.trained_params();
         let values =
@@ -315,12 +309,11 @@ impl<M: Module> Adapted<M> {
     pub fn factors(&self) -> Vec<SiteFactors> {
         let ids: Vec<ParamId> = self.attached.ids.iter().flat_map(|ids| [ids[1], ids[2]]).collect();
         let values = read_params(&self.model, &ids);
-        let rows = [&self.alpha, &self.beta].map(|coefficients| {
-            coefficients.as_ref().map(|param| (host_values(param.val()), param.val().dims()[1]))
-        });
-        let factor = |factor: &Factor, id: ParamId, rows: &Option<(Vec<f32>, usize)>, site: usize| match (
-            factor, rows,
-        ) {
+        let rows: BTreeMap<usize, (Vec<f32>, usize)> = (self.combined())
+            .map(|(param, combined)| (combined.side, (host_values(param.val()), param.val().dims()[1])))
+            .collect();
+        let factor = |factor: &Factor, id: ParamId, side: usize, site: usize| match (factor, rows.get(&side))
+        {
             (Factor::Mixed(mixed), Some((rows, count))) => {
                 mixed.expand(&rows[site * count..(site + 1) * count])
             }
@@ -332,8 +325,8 @@ impl<M: Module> Adapted<M> {
                 site: site.clone(),
                 rank: plan.rank,
                 scale: plan.scale,
-                a: factor(&plan.a, ids[1], &rows[0], index),
-                b: factor(&plan.b, ids[2], &rows[1], index),
+                a: factor(&plan.a, ids[1], 1, index),
+                b: factor(&plan.b, ids[2], 2, index),
             })
             .collect()
     }
@@ -483,6 +476,14 @@ fn ids_of(site: &Site, params: &[FoundParam]) -> [ParamId; 3] {
     [id(weight.clone()), id(format!("{weight}.adapter.a")), id(format!("{weight}.adapter.b"))]
 }
 
+/// The base weight of a site, row-major.
+fn weight_of<M: Module>(model: &M, site: &Site) -> Vec<f32> {
+    let path = site.weight_path();
+    let found = float_params(model).into_iter().find(|param| param.path == path);
+    let id = found.expect("sites are found in the model").id;
+    floats(read_params(model, &[id]).remove(&id).expect("it was just found"))
+}
+
 fn ids_named(params: &[FoundParam], names: &[&str]) -> Result<Vec<ParamId>, Error> {
     let mut ids = Vec::new();
     for name in names {
@@ -497,20 +498,10 @@ fn ids_named(params: &[FoundParam], names: &[&str]) -> Result<Vec<ParamId>, Erro
     Ok(ids)
 }
 
-/// The initial coefficients of all sites, `[sites, count]`; none if the factors are not linear combinations.
-fn initial_coefficients(
-    plans: &[Plan],
-    side: impl Fn(&Plan) -> &Factor,
-    device: &Device,
-) -> Option<Param<Tensor<2>>> {
-    let rows: Vec<&[f32]> = (plans.iter())
-        .filter_map(|plan| match side(plan) {
-            Factor::Mixed(mixed) => Some(mixed.initial.as_slice()),
-            Factor::Learned(_) => None,
-        })
-        .collect();
-    let count = rows.first()?.len();
-    Some(Param::from_data(TensorData::new(rows.concat(), [rows.len(), count]), device))
+/// The factors of one side, if they are linear combinations.
+fn combined(plans: &[Plan], side: usize, factor: impl Fn(&Plan) -> &Factor) -> Option<Combined> {
+    let combinations = LinearCombinations::of(plans, factor)?;
+    Some(Combined { name: combinations.name(), side, combinations })
 }
 
 fn check_saddles(sites: &[Site], plans: &[Plan]) -> Result<(), Error> {
@@ -567,7 +558,7 @@ mod tests {
     fn model() -> (Adapted<Vec<Linear>>, GradientsParams) {
         let device = Device::flex().autodiff();
         let base = vec![LinearConfig::new(6, 5).init(&device)];
-        let nola = AdapterConfig::Nola(NolaConfig { rank: 2, k: 9, l: 7, ..NolaConfig::default() });
+        let nola = AdapterConfig::Nola(NolaConfig { rank: 2, k: 9, l: Some(7), ..NolaConfig::default() });
         let model = Adapted::attach(base, &nola, &Targets::matching("0"), &[], &device).expect("a layer");
         let x = Tensor::<2>::random([4, 6], Distribution::Default, &device);
         let loss = adapted(&model.model[0], x).powi_scalar(2).mean();

@@ -1,6 +1,7 @@
 //! The linear combinations of one side of all adapters, expanded and projected where their coefficients are.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::module::Param;
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::adapted::floats;
 use crate::adapter::{Factor, Mixed, Plan};
@@ -23,7 +24,22 @@ impl LinearCombinations {
             Factor::Learned(_) => None,
         });
         let all = mixed.collect::<Option<Vec<_>>>()?;
-        Some(Self { kernels: Kernels::of(&all), all })
+        (!all.is_empty()).then(|| Self { kernels: Kernels::of(&all), all })
+    }
+
+    /// Name of the coefficients.
+    pub(crate) fn name(&self) -> &'static str {
+        self.all.first().map_or("", |mixed| mixed.name)
+    }
+
+    /// The coefficients at the start of training.
+    ///
+    /// # Shapes
+    /// - output: `[sites, count]`
+    pub(crate) fn initial_coefficients(&self, device: &Device) -> Param<Tensor<2>> {
+        let rows: Vec<&[f32]> = self.all.iter().map(|mixed| mixed.initial.as_slice()).collect();
+        let count = rows.first().map_or(0, |row| row.len());
+        Param::from_data(TensorData::new(rows.concat(), [rows.len(), count]), device)
     }
 
     /// The factors of all sites, outside autodiff.

@@ -33,7 +33,7 @@ impl Named {
             return Err(Error::NoAdapter { run: folder.to_owned(), last: None });
         }
         let recipe = Recipe::read(&recipe, &[])?;
-        let is_full = recipe.method == (MethodRecipe::Full {});
+        let is_full = recipe.method == MethodRecipe::Full;
         let Some(best) = run::whole(folder, if is_full { run::MODEL } else { run::ADAPTER }) else {
             let last = run::whole(folder, run::LAST_ADAPTER);
             return Err(Error::NoAdapter { run: folder.to_owned(), last });

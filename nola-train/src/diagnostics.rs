@@ -98,15 +98,15 @@ fn is_same(left: &Path, right: &Path) -> bool {
     }
 }
 
-/// NOLA is for fewer numbers than LoRA has.
+/// Coefficients are for fewer numbers than LoRA has.
 fn larger_than_lora(method: &MethodRecipe, coefficients: usize, sites: &[Site]) -> Option<String> {
-    let MethodRecipe::Nola(nola) = method else { return None };
-    let of_lora: usize = sites.iter().map(|site| nola.rank * (site.d_in + site.d_out)).sum();
-    (coefficients > of_lora).then(|| {
+    let config = &method.adapter()?.config;
+    let (name, rank) = (config.kind().to_uppercase(), config.method().rank());
+    let of_lora: usize = sites.iter().map(|site| rank * (site.d_in + site.d_out)).sum();
+    (config.has_coefficients() && coefficients > of_lora).then(|| {
         format!(
-            "NOLA trains {coefficients} coefficients, more than the {of_lora} parameters of LoRA with rank {}: lower \
-             method.k, or use LoRA",
-            nola.rank
+            "{name} trains {coefficients} coefficients, more than the {of_lora} parameters of LoRA with rank {rank}: lower \
+             method.k, or use LoRA"
         )
     })
 }
@@ -131,8 +131,8 @@ pub(crate) fn early_end(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::NolaRecipe;
     use crate::text::TextFormat;
+    use nola_core::adapter::NolaConfig;
 
     #[test]
     fn names_that_fit_nothing_are_told_together() {
@@ -165,12 +165,12 @@ mod tests {
 
     #[test]
     fn an_adapter_larger_than_lora_is_told_with_both_sizes() {
-        let method = MethodRecipe::Nola(NolaRecipe { rank: 2, ..NolaRecipe::default() });
+        let method = MethodRecipe::from(NolaConfig { rank: 2, ..NolaConfig::default() });
         let site = Site { path: "up".to_owned(), d_in: 10, d_out: 20 };
         assert_eq!(larger_than_lora(&method, 60, std::slice::from_ref(&site)), None);
         let told = larger_than_lora(&method, 61, &[site]).expect("one more");
         assert!(told.contains("61 coefficients") && told.contains("the 60 parameters"), "{told}");
-        assert_eq!(larger_than_lora(&MethodRecipe::Full {}, 61, &[]), None);
+        assert_eq!(larger_than_lora(&MethodRecipe::Full, 61, &[]), None);
     }
 
     #[test]

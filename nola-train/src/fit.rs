@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use nola_core::folder::{self, CoefficientBits};
 use nola_core::targets::Pattern;
-use nola_core::{Adapted, AdapterConfig, Targets, TrainedNumbers, adapter};
+use nola_core::{Adapted, AdapterConfig, Targets, TrainedNumbers};
 
 use crate::base::Base;
 use crate::baseline::Baseline;
@@ -14,7 +14,7 @@ use crate::diagnostics;
 use crate::divergence::Divergence;
 use crate::model_with_loss::ModelWithLoss;
 use crate::progress::{self, Progress, Style};
-use crate::recipe::{self, MethodRecipe, Recipe, TargetsRecipe, TrainRecipe};
+use crate::recipe::{AdapterRecipe, ChosenWeights, MethodRecipe, Recipe, TargetsRecipe, TrainRecipe};
 use crate::report::{History, HistoryPoint};
 use crate::stop::{Interrupt, Stop};
 use crate::task::{LargestPass, Model, Task};
@@ -210,7 +210,7 @@ pub fn rounded<M: ModelWithLoss>(
     recipe: &Recipe,
 ) -> (Adapted<M>, CoefficientBits, Option<Error>) {
     let bits = CoefficientBits::try_from(recipe.output.coefficient_bits).unwrap_or_default();
-    if bits == CoefficientBits::B32 || !matches!(recipe.method, MethodRecipe::Nola(_)) {
+    if bits == CoefficientBits::B32 || !trained.config().is_some_and(AdapterConfig::has_coefficients) {
         return (trained.clone(), CoefficientBits::B32, None);
     }
     match folder::as_stored(trained.clone(), bits) {
@@ -252,55 +252,28 @@ pub(crate) fn attach<M: Module>(
     beside: &[&str],
     device: &Device,
 ) -> Result<Adapted<M>, Error> {
-    let adapted = match method {
-        MethodRecipe::Nola(nola) => {
-            let targets = targets(&nola.targets, &nola.exclude, &nola.layers);
-            Adapted::attach(model, &AdapterConfig::Nola(nola_config(nola)), &targets, beside, device)?
+    Ok(match method {
+        MethodRecipe::Adapter(AdapterRecipe { config, weights }) => {
+            Adapted::attach(model, config, &targets(weights), beside, device)?
         }
-        MethodRecipe::Lora(lora) => {
-            let targets = targets(&lora.targets, &lora.exclude, &lora.layers);
-            Adapted::attach(model, &AdapterConfig::Lora(lora_config(lora)), &targets, beside, device)?
-        }
-        MethodRecipe::Linear {} => Adapted::probe(model, beside, device)?,
-        MethodRecipe::Full {} => Adapted::full(model),
-    };
-    Ok(adapted)
+        MethodRecipe::Linear => Adapted::probe(model, beside, device)?,
+        MethodRecipe::Full => Adapted::full(model),
+    })
 }
 
 /// The choice of sites of a method that has one.
 pub(crate) fn chosen_targets(method: &MethodRecipe) -> Option<Targets> {
-    match method {
-        MethodRecipe::Nola(nola) => Some(targets(&nola.targets, &nola.exclude, &nola.layers)),
-        MethodRecipe::Lora(lora) => Some(targets(&lora.targets, &lora.exclude, &lora.layers)),
-        MethodRecipe::Linear {} | MethodRecipe::Full {} => None,
-    }
+    method.adapter().map(|adapter| targets(&adapter.weights))
 }
 
-fn targets(modules: &TargetsRecipe, exclude: &[String], layers: &[usize]) -> Targets {
-    let modules = match modules {
+fn targets(weights: &ChosenWeights) -> Targets {
+    let modules = match &weights.targets {
         TargetsRecipe::Names(names) => Pattern::Names(names.clone()),
         TargetsRecipe::Pattern(pattern) => Pattern::Regex(pattern.clone()),
     };
     // The head is trained itself, so `all-linear` leaves it out, as PEFT does.
-    let exclude = exclude.iter().cloned().chain([HEAD.to_owned()]).collect();
-    Targets { modules, exclude: Pattern::Names(exclude), layers: layers.to_vec() }
-}
-
-fn nola_config(nola: &recipe::NolaRecipe) -> adapter::NolaConfig {
-    adapter::NolaConfig {
-        rank: nola.rank,
-        k: nola.k,
-        l: nola.l(),
-        alpha: nola.alpha(),
-        preset: nola.preset,
-        basis: nola.basis,
-        sharing: nola.sharing,
-        seed: nola.seed,
-    }
-}
-
-fn lora_config(lora: &recipe::LoraRecipe) -> adapter::LoraConfig {
-    adapter::LoraConfig { rank: lora.rank, alpha: lora.alpha(), variant: lora.variant, seed: lora.seed }
+    let exclude = weights.exclude.iter().cloned().chain([HEAD.to_owned()]).collect();
+    Targets { modules, exclude: Pattern::Names(exclude), layers: weights.layers.clone() }
 }
 
 /// Shows the loop, keeps its history and its best model, and scores the model.
@@ -332,7 +305,7 @@ impl<'a, T: Task, K: Keeper<T>> ProgressObserver<'a, T, K> {
     /// Says what is kept, and whether it is better than what the last steps left.
     fn finish(&mut self, kept_step: usize, evaluation: &T::Evaluation, recipe: &Recipe) {
         self.history.kept_step = kept_step;
-        let kept = if recipe.method == (MethodRecipe::Full {}) { "model" } else { "adapter" };
+        let kept = if recipe.method == MethodRecipe::Full { "model" } else { "adapter" };
         self.progress.kept(kept, kept_step, &T::scores(evaluation));
         if let Some(warning) = overfitting::warning(&self.history, kept) {
             self.progress.note(&format!("warning: {warning}"));

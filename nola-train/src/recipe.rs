@@ -32,7 +32,7 @@ pub use error::{Finding, Place, Problem, RecipeError};
 pub use explain::{explained, keys_of, reference};
 pub use format::{DataFormat, ImageFormat, Modality};
 pub use keys::{Key, KeyDefault, Section, sections};
-pub use method::{LoraRecipe, MethodRecipe, NolaRecipe, TargetsRecipe};
+pub use method::{AdapterRecipe, ChosenWeights, MethodRecipe, TargetsRecipe};
 pub use model::{Init, ModelRecipe};
 pub use paths::{TrainingPaths, ValidationPaths, WeightedPath};
 pub use schema::{schema, schema_text};
@@ -118,7 +118,7 @@ impl Recipe {
 
     /// What only some tasks and methods have.
     fn check_together(&self, findings: &mut Findings) {
-        if self.method == (MethodRecipe::Full {}) && self.model.dtype != WeightDtype::F32 {
+        if self.method == MethodRecipe::Full && self.model.dtype != WeightDtype::F32 {
             let found = self.model.dtype.to_string();
             let range =
                 "f32 with method.kind = \"full\": half precision would round small updates of weights away"
@@ -128,7 +128,7 @@ impl Recipe {
         if self.data.format.modality() == Modality::Images {
             return;
         }
-        if self.method == (MethodRecipe::Linear {}) {
+        if self.method == MethodRecipe::Linear {
             let found = "linear".to_owned();
             let range = "nola, lora or full: a language model has no new head".to_owned();
             findings.add("method.kind", Problem::NotAllowed { found, range });
@@ -216,6 +216,8 @@ impl Deref for CheckedRecipe {
 
 #[cfg(test)]
 mod tests {
+    use nola_core::AdapterConfig;
+
     use super::*;
 
     const SMALL: &str = r#"
@@ -259,7 +261,7 @@ steps = 200
             read(SMALL, &["train.steps=7", "data.train=other/folder", "method.kind=linear"]).unwrap();
         assert_eq!(recipe.train.steps, 7);
         assert_eq!(recipe.data.train.paths().collect::<Vec<_>>(), [Path::new("other/folder")]);
-        assert_eq!(recipe.method, MethodRecipe::Linear {});
+        assert_eq!(recipe.method, MethodRecipe::Linear);
     }
 
     #[test]
@@ -284,10 +286,11 @@ steps = 200
     fn another_method_keeps_the_targets_and_drops_what_it_does_not_have() {
         let text = format!("{SMALL}\n[method]\nkind = \"nola\"\nrank = 2\nk = 7\nlayers = [1]\n");
         let of = |overrides: &[&str]| read(&text, overrides).unwrap().method.clone();
-        let MethodRecipe::Lora(lora) = of(&["method.kind=lora"]) else { panic!("no LoRA") };
-        assert_eq!((lora.rank, lora.layers), (2, vec![1]));
-        assert_eq!(of(&["method.kind=full"]), MethodRecipe::Full {});
-        let MethodRecipe::Nola(nola) = of(&["method.kind=nola"]) else { panic!("no NOLA") };
+        let AdapterRecipe { config, weights } = of(&["method.kind=lora"]).adapter().expect("LoRA").clone();
+        assert_eq!((config.kind(), config.method().rank(), weights.layers), ("lora", 2, vec![1]));
+        assert_eq!(of(&["method.kind=full"]), MethodRecipe::Full);
+        let config = of(&["method.kind=nola"]).adapter().expect("NOLA").config.clone();
+        let AdapterConfig::Nola(nola) = config else { panic!("no NOLA") };
         assert_eq!(nola.k, 7, "the same method keeps everything");
     }
 

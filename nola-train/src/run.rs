@@ -279,7 +279,7 @@ impl RunFolder {
             keeping.keep_best(&fitted.unrounded, &fitted.evaluation)?;
         }
         let is_spoilt = fitted.failure.as_ref().is_some_and(Error::spoils_training);
-        if is_spoilt || keeping.recipe.method == (MethodRecipe::Full {}) {
+        if is_spoilt || keeping.recipe.method == MethodRecipe::Full {
             return Ok(());
         }
         keeping.keep_last(&fitted.last, &self.path().join(LAST_ADAPTER))

@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Factor, MAX_RANK, Plan, check_number, kaiming_uniform};
+use super::{Factor, MAX_RANK, Method, Plan, Weights, check_number, kaiming_uniform};
 use crate::Error;
 use crate::targets::Site;
 
@@ -21,39 +21,84 @@ pub enum LoraVariant {
     RsLora,
 }
 
-/// Settings of LoRA.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// LoRA: the two factors of low-rank updates, and the head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoraConfig {
-    /// Width of the bottleneck.
+    /// Rank of the update.
+    #[schemars(range(min = 1, max = MAX_RANK), example = 16)]
     pub rank: usize,
-    /// Numerator of the scale.
-    pub alpha: f64,
-    /// How the update is scaled.
+    /// Numerator of the update's factor, which `variant` computes.
+    #[schemars(
+        example = 16.0,
+        extend("not" = { "enum": [0] }, "x-range" = "any number but 0", "x-default" = "what gives a factor of 1")
+    )]
+    pub alpha: Option<f64>,
+    /// How the update's factor is computed.
+    #[schemars(example = &"rslora")]
     pub variant: LoraVariant,
-    /// Seed of the initial A.
+    /// Seed of A's first values.
+    #[schemars(example = 1)]
     pub seed: u64,
 }
 
 impl Default for LoraConfig {
     /// PEFT's defaults.
     fn default() -> Self {
-        Self { rank: 8, alpha: 8.0, variant: LoraVariant::Plain, seed: 0 }
+        Self { rank: 8, alpha: None, variant: LoraVariant::Plain, seed: 0 }
     }
 }
 
 impl LoraConfig {
+    /// Numerator of the update's factor.
+    pub fn alpha(&self) -> f64 {
+        let rank = self.rank as f64;
+        self.alpha.unwrap_or(match self.variant {
+            LoraVariant::Plain => rank,
+            LoraVariant::RsLora => rank.sqrt(),
+        })
+    }
+
     /// Factor of the update.
     pub fn scale(&self) -> f64 {
         match self.variant {
-            LoraVariant::Plain => self.alpha / self.rank as f64,
-            LoraVariant::RsLora => self.alpha / (self.rank as f64).sqrt(),
+            LoraVariant::Plain => self.alpha() / self.rank as f64,
+            LoraVariant::RsLora => self.alpha() / (self.rank as f64).sqrt(),
         }
+    }
+}
+
+impl Method for LoraConfig {
+    fn check(&self) -> Result<(), Error> {
+        check_number("rank", self.rank, MAX_RANK)
+    }
+
+    fn resolve(&mut self) {
+        self.alpha = Some(self.alpha());
+    }
+
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn set_rank(&mut self, rank: usize) {
+        self.rank = rank;
+    }
+
+    fn set_seed(&mut self, seed: u64) {
+        self.seed = seed;
+    }
+
+    fn learning_rate(&self) -> f64 {
+        5e-3
+    }
+
+    fn coefficients(&self) -> Vec<(&'static str, usize)> {
+        Vec::new()
     }
 
     /// A drawn, B zero: a fresh adapter changes nothing.
-    pub(super) fn plan(&self, sites: &[Site]) -> Result<Vec<Plan>, Error> {
-        check_number("rank", self.rank, MAX_RANK)?;
+    fn plan(&self, sites: &[Site], _weights: Weights) -> Result<Vec<Plan>, Error> {
         let plan = |site: &Site| Plan {
             a: Factor::Learned(kaiming_uniform(self.seed, site, self.rank)),
             b: Factor::Learned(vec![0.0; self.rank * site.d_out]),
@@ -61,5 +106,9 @@ impl LoraConfig {
             scale: self.scale(),
         };
         Ok(sites.iter().map(plan).collect())
+    }
+
+    fn described(&self) -> String {
+        format!("LoRA, rank {}", self.rank)
     }
 }

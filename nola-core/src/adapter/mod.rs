@@ -1,21 +1,10 @@
-//! Adapters: one file each, one arm each in [`AdapterConfig`], and one shape of result for all of them.
+//! Adapters: one file each, one line each in the [list](AdapterConfig), and one shape of result for all of them.
 //!
-//! Every adapter is planned on the host from its settings and the sites it is attached to ([`AdapterConfig::plan`]),
-//! and becomes a [`LowRank`] on each weight. Merging, saving, freezing and the factored forward are written once,
-//! over `LowRank`.
-//!
-//! Where the next ones go (each also a file here and an arm in [`AdapterConfig`]):
-//!
-//! | adapter | what it adds |
-//! |---|---|
-//! | DoRA | a field `magnitude: Option<Param<Tensor<1>>>` in `LowRank`, applied at the end of [`adapted`] |
-//! | OLoRA | a second, frozen pair in `LowRank` with scale −s; `plan` then needs the weight of each site |
-//! | LoRA-XS | a field `core: Option<Param<Tensor<2>>>` in `LowRank`, and a `Factor::Frozen` from an SVD of the weight |
-//! | VeRA | `Factor::Frozen` for both factors, sliced from one pair, and vectors in place of the core |
-//! | PC-LoRA | a field `gain` for the base's part of [`adapted`], set by a schedule between steps |
-//! | ALoRA | a gate per rank as the core, pruned between steps |
-//! | PRANC | a `Factor::Mixed` of the weight's own shape as A, and a `Factor::Frozen` identity as B |
+//! Every adapter is planned on the host from its settings, the sites it is attached to and their weights
+//! ([`Method::plan`]), and becomes a [`LowRank`] on each weight. Merging, saving, freezing and the factored forward are
+//! written once, over `LowRank`.
 
+mod list;
 mod lora;
 mod nola;
 
@@ -24,8 +13,8 @@ use std::sync::Arc;
 use burn::module::{Module, Param, Reparameterization};
 use burn::nn::Linear;
 use burn::tensor::{Device, Tensor, TensorData};
-use serde::{Deserialize, Serialize};
 
+pub use list::AdapterConfig;
 pub use lora::{LoraConfig, LoraVariant};
 pub use nola::{NolaConfig, Preset, Sharing};
 
@@ -34,16 +23,6 @@ use crate::low_rank::updated;
 use crate::product::product;
 use crate::targets::Site;
 use crate::{Error, basis};
-
-/// Every adapter this project knows, with its settings; to add one, add a file and an arm.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum AdapterConfig {
-    /// Both factors are linear combinations of random matrices.
-    Nola(NolaConfig),
-    /// Both factors are trained as they are.
-    Lora(LoraConfig),
-}
 
 /// Largest rank, and largest number of coefficients of a factor; a larger number is a typo or an attack.
 const MAX_RANK: usize = 1 << 16;
@@ -58,24 +37,58 @@ fn check_number(field: &'static str, value: usize, most: usize) -> Result<(), Er
     Err(Error::BadSetting { field, value: value.to_string(), cure })
 }
 
+/// The weight of a site, `[d_in, d_out]`, row-major; it is read from the model when it is asked for.
+pub type Weights<'a> = &'a dyn Fn(&Site) -> Vec<f32>;
+
+/// What an adapter does; its settings are the fields of the type that implements this, and exist nowhere else.
+pub trait Method {
+    /// Refuses settings that cannot be meant.
+    ///
+    /// # Errors
+    /// [`Error::BadSetting`] with the first of them.
+    fn check(&self) -> Result<(), Error>;
+
+    /// Fills in the settings that follow from others, so that they are written down.
+    fn resolve(&mut self);
+
+    /// Width of the bottleneck.
+    fn rank(&self) -> usize;
+
+    /// Takes another width of the bottleneck.
+    fn set_rank(&mut self, rank: usize);
+
+    /// Takes another seed.
+    fn set_seed(&mut self, seed: u64);
+
+    /// Learning rate where a recipe gives none: the best of a sweep over the shipped tasks (`benchmarks/choices.py`).
+    fn learning_rate(&self) -> f64;
+
+    /// The tensors that its folder holds, each with its numbers in one site; none if it is written as PEFT writes it.
+    fn coefficients(&self) -> Vec<(&'static str, usize)>;
+
+    /// What is attached to each of `sites`; the settings were checked.
+    ///
+    /// # Errors
+    /// If two sites would share random numbers by accident, or the weights are not what the adapter needs.
+    fn plan(&self, sites: &[Site], weights: Weights) -> Result<Vec<Plan>, Error>;
+
+    /// Its settings in a line for people.
+    fn described(&self) -> String;
+}
+
 impl AdapterConfig {
+    /// Whether its folder holds coefficients, in few bits; else it is written as PEFT writes it.
+    pub fn has_coefficients(&self) -> bool {
+        !self.method().coefficients().is_empty()
+    }
+
     /// What is attached to each of `sites`.
     ///
     /// # Errors
-    /// If a setting cannot be used, or two sites would share random numbers by accident.
-    pub fn plan(&self, sites: &[Site]) -> Result<Vec<Plan>, Error> {
-        match self {
-            Self::Nola(config) => config.plan(sites),
-            Self::Lora(config) => config.plan(sites),
-        }
-    }
-
-    /// Name of the adapter as recipes write it.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Nola(_) => "nola",
-            Self::Lora(_) => "lora",
-        }
+    /// As [`Method::check`] and [`Method::plan`].
+    pub fn plan(&self, sites: &[Site], weights: Weights) -> Result<Vec<Plan>, Error> {
+        self.method().check()?;
+        self.method().plan(sites, weights)
     }
 }
 
@@ -109,6 +122,8 @@ impl Factor {
 /// A mixture of random matrices: `offset + Σᵢ coefficientᵢ · basisᵢ`.
 #[derive(Debug, Clone)]
 pub struct Mixed {
+    /// Name of the coefficients in states and folders; all sites have the same.
+    pub name: &'static str,
     /// The frozen matrices.
     pub basis: Basis,
     /// A frozen matrix that is always there, row-major; regenerated like the basis, never stored.

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Factor, MAX_COEFFICIENTS, MAX_RANK, Mixed, Plan, check_number, kaiming_uniform};
+use super::{
+    Factor, MAX_COEFFICIENTS, MAX_RANK, Method, Mixed, Plan, Weights, check_number, kaiming_uniform,
+};
 use crate::Error;
 use crate::basis::{Basis, Distribution, Generator, Stream};
 use crate::philox::fnv1a_32;
@@ -45,35 +47,58 @@ pub enum Sharing {
     Shared,
 }
 
-/// Settings of NOLA.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Coefficients of the factor A, and of B.
+const ALPHA: &str = "alpha";
+const BETA: &str = "beta";
+
+/// NOLA: coefficients that combine random matrices into low-rank updates, and the head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NolaConfig {
-    /// Width of the bottleneck; free, since it costs no trained number.
+    /// Rank of the update; it costs no trainable parameter.
+    #[schemars(range(min = 1, max = MAX_RANK), example = 8)]
     pub rank: usize,
-    /// Coefficients of A per site.
+    /// Random matrices that are combined into the factor A, and so the trainable coefficients of A in each weight.
+    #[schemars(range(min = 1, max = MAX_COEFFICIENTS), example = 1024, extend("x-unit" = "matrices"))]
     pub k: usize,
-    /// Coefficients of B per site.
-    pub l: usize,
-    /// Numerator of the scale.
-    pub alpha: f64,
-    /// Published setting.
+    /// Random matrices that are combined into the factor B, and so the trainable coefficients of B in each weight.
+    #[schemars(
+        range(min = 1, max = MAX_COEFFICIENTS),
+        example = 512,
+        extend("x-unit" = "matrices", "x-default" = "as `k`")
+    )]
+    pub l: Option<usize>,
+    /// Numerator of the update's factor `alpha / rank`.
+    #[schemars(
+        example = 4.0,
+        extend(
+            "not" = { "enum": [0] },
+            "x-range" = "any number but 0",
+            "x-default" = "as `rank`, for a factor of 1; 1 with the presets paper-2023 and vit-2024"
+        )
+    )]
+    pub alpha: Option<f64>,
+    /// Published setting that decides scale, offset and first coefficients.
+    #[schemars(example = &"code-2024")]
     pub preset: Preset,
-    /// Distribution of the entries.
+    /// Distribution of the random entries.
+    #[schemars(example = &"sign")]
     pub basis: Distribution,
-    /// Whether sites of one shape mix the same matrices.
+    /// Whether weights of one shape share one basis.
+    #[schemars(example = &"shared")]
     pub sharing: Sharing,
-    /// Seed of the basis: part of the adapter.
+    /// Seed of the basis; part of the adapter.
+    #[schemars(example = 1)]
     pub seed: u64,
 }
 
 impl Default for NolaConfig {
     fn default() -> Self {
         Self {
-            rank: 8,
-            k: 512,
-            l: 512,
-            alpha: 8.0,
+            rank: 4,
+            k: 64,
+            l: None,
+            alpha: None,
             preset: Preset::Default,
             basis: Distribution::Uniform,
             sharing: Sharing::Separate,
@@ -83,31 +108,25 @@ impl Default for NolaConfig {
 }
 
 impl NolaConfig {
+    /// Random matrices that are combined into B, and coefficients of B in each weight.
+    pub fn l(&self) -> usize {
+        self.l.unwrap_or(self.k)
+    }
+
+    /// Numerator of the update's factor: the rank (a factor of 1) where the preset leaves it free, else 1.
+    pub fn alpha(&self) -> f64 {
+        self.alpha.unwrap_or(match self.preset {
+            Preset::Default | Preset::Code2024 => self.rank as f64,
+            Preset::Paper2023 | Preset::Vit2024 => 1.0,
+        })
+    }
+
     /// Factor of the update.
     pub fn scale(&self) -> f64 {
         match self.preset {
-            Preset::Default | Preset::Paper2023 | Preset::Code2024 => self.alpha / self.rank as f64,
+            Preset::Default | Preset::Paper2023 | Preset::Code2024 => self.alpha() / self.rank as f64,
             Preset::Vit2024 => 1.0 / self.rank as f64,
         }
-    }
-
-    /// Refuses numbers that cannot be meant.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        check_number("rank", self.rank, MAX_RANK)?;
-        check_number("k", self.k, MAX_COEFFICIENTS)?;
-        check_number("l", self.l, MAX_COEFFICIENTS)
-    }
-
-    pub(super) fn plan(&self, sites: &[Site]) -> Result<Vec<Plan>, Error> {
-        self.check()?;
-        self.check_hashes(sites)?;
-        let plan = |site: &Site| Plan {
-            a: Factor::Mixed(self.mixed_a(site)),
-            b: Factor::Mixed(self.mixed_b(site)),
-            rank: self.rank,
-            scale: self.scale(),
-        };
-        Ok(sites.iter().map(plan).collect())
     }
 
     fn mixed_a(&self, site: &Site) -> Mixed {
@@ -121,18 +140,19 @@ impl NolaConfig {
             Preset::Code2024 => vec![0.0; self.k],
             Preset::Paper2023 | Preset::Vit2024 => vec![1.0 / self.k as f32; self.k],
         };
-        Mixed { basis: self.basis(site, Stream::A, self.k, shape), offset, initial }
+        Mixed { name: ALPHA, basis: self.basis(site, Stream::A, self.k, shape), offset, initial }
     }
 
     fn mixed_b(&self, site: &Site) -> Mixed {
         let initial = match self.preset {
             Preset::Default | Preset::Code2024 => 0.0,
-            Preset::Paper2023 | Preset::Vit2024 => 1.0 / self.l as f32,
+            Preset::Paper2023 | Preset::Vit2024 => 1.0 / self.l() as f32,
         };
         Mixed {
-            basis: self.basis(site, Stream::B, self.l, [self.rank, site.d_out]),
+            name: BETA,
+            basis: self.basis(site, Stream::B, self.l(), [self.rank, site.d_out]),
             offset: None,
-            initial: vec![initial; self.l],
+            initial: vec![initial; self.l()],
         }
     }
 
@@ -199,12 +219,74 @@ impl NolaConfig {
     }
 }
 
+impl Method for NolaConfig {
+    fn check(&self) -> Result<(), Error> {
+        check_number("rank", self.rank, MAX_RANK)?;
+        check_number("k", self.k, MAX_COEFFICIENTS)?;
+        check_number("l", self.l(), MAX_COEFFICIENTS)?;
+        if self.preset == Preset::Vit2024 && self.alpha() != 1.0 {
+            let cure = "the preset vit-2024 has a factor of 1 / rank: leave it out";
+            return Err(Error::BadSetting { field: "alpha", value: self.alpha().to_string(), cure });
+        }
+        Ok(())
+    }
+
+    fn resolve(&mut self) {
+        self.l = Some(self.l());
+        self.alpha = Some(self.alpha());
+    }
+
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn set_rank(&mut self, rank: usize) {
+        self.rank = rank;
+    }
+
+    fn set_seed(&mut self, seed: u64) {
+        self.seed = seed;
+    }
+
+    fn learning_rate(&self) -> f64 {
+        2e-2
+    }
+
+    fn coefficients(&self) -> Vec<(&'static str, usize)> {
+        vec![(ALPHA, self.k), (BETA, self.l())]
+    }
+
+    fn plan(&self, sites: &[Site], _weights: Weights) -> Result<Vec<Plan>, Error> {
+        self.check_hashes(sites)?;
+        let plan = |site: &Site| Plan {
+            a: Factor::Mixed(self.mixed_a(site)),
+            b: Factor::Mixed(self.mixed_b(site)),
+            rank: self.rank,
+            scale: self.scale(),
+        };
+        Ok(sites.iter().map(plan).collect())
+    }
+
+    fn described(&self) -> String {
+        let Self { rank, k, preset, seed, .. } = self;
+        let l = self.l();
+        format!(
+            "NOLA (Koohpayegani et al., ICLR 2024): rank {rank}, k {k}, l {l}, preset {preset:?}, seed {seed}"
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::AdapterConfig;
 
     fn site(path: &str) -> Site {
         Site { path: path.to_owned(), d_in: 96, d_out: 40 }
+    }
+
+    fn planned(config: &NolaConfig, sites: &[Site]) -> Result<Vec<Plan>, Error> {
+        AdapterConfig::from(config.clone()).plan(sites, &|_| Vec::new())
     }
 
     fn variance(values: &[f32]) -> f64 {
@@ -212,14 +294,14 @@ mod tests {
     }
 
     fn initial_a(config: &NolaConfig) -> Vec<f32> {
-        let plans = config.plan(&[site("blocks.0.mlp.up")]).expect("a valid plan");
+        let plans = planned(config, &[site("blocks.0.mlp.up")]).expect("a valid plan");
         plans[0].a.initial()
     }
 
     #[test]
     fn the_default_a_has_the_variance_of_loras() {
         for basis in [Distribution::Uniform, Distribution::Sign] {
-            let config = NolaConfig { rank: 64, k: 64, l: 64, basis, ..NolaConfig::default() };
+            let config = NolaConfig { rank: 64, k: 64, l: Some(64), basis, ..NolaConfig::default() };
             let ratio = variance(&initial_a(&config)) * 3.0 * 96.0;
             assert!((0.6..1.5).contains(&ratio), "{basis:?}: {ratio}");
         }
@@ -228,7 +310,7 @@ mod tests {
     #[test]
     fn the_papers_a_has_the_published_spread() {
         let config = NolaConfig { rank: 8, k: 1000, preset: Preset::Paper2023, ..NolaConfig::default() };
-        let plans = config.plan(&[Site { path: "x".to_owned(), d_in: 1024, d_out: 1024 }]);
+        let plans = planned(&config, &[Site { path: "x".to_owned(), d_in: 1024, d_out: 1024 }]);
         let a = plans.expect("a valid plan")[0].a.initial();
         let spread = variance(&a).sqrt();
         assert!((spread / 2.0e-4 - 1.0).abs() < 0.05, "{spread}");
@@ -242,8 +324,8 @@ mod tests {
 
     #[test]
     fn sites_of_one_shape_share_a_basis_but_not_their_coefficients() {
-        let config = NolaConfig { k: 8, l: 8, sharing: Sharing::Shared, ..NolaConfig::default() };
-        let plans = config.plan(&[site("a.up"), site("b.up")]).expect("a valid plan");
+        let config = NolaConfig { k: 8, l: Some(8), sharing: Sharing::Shared, ..NolaConfig::default() };
+        let plans = planned(&config, &[site("a.up"), site("b.up")]).expect("a valid plan");
         let [Factor::Mixed(first), Factor::Mixed(second)] = [&plans[0].a, &plans[1].a] else {
             panic!("NOLA mixes")
         };
@@ -254,7 +336,7 @@ mod tests {
     #[test]
     fn a_rank_of_zero_is_refused_by_name() {
         let config = NolaConfig { rank: 0, ..NolaConfig::default() };
-        let error = config.plan(&[site("x")]).expect_err("rank 0");
+        let error = planned(&config, &[site("x")]).expect_err("rank 0");
         assert!(error.to_string().contains("`rank` is 0"), "{error}");
     }
 
@@ -262,7 +344,7 @@ mod tests {
     fn two_paths_with_one_hash_are_refused() {
         // Found by searching: both hash to the same 32 bits.
         let (first, second) = colliding_paths();
-        let error = NolaConfig::default().plan(&[site(&first), site(&second)]);
+        let error = planned(&NolaConfig::default(), &[site(&first), site(&second)]);
         assert!(matches!(error, Err(Error::HashCollision { .. })));
     }
 

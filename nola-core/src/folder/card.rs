@@ -2,16 +2,11 @@
 
 use super::Description;
 use super::native::Manifest;
-use crate::adapter::AdapterConfig;
 
 /// The text of `README.md`; short, since it counts toward the folder's size.
 pub(super) fn text(manifest: &Manifest, description: &Description) -> String {
     let method = match manifest.config() {
-        Some(AdapterConfig::Nola(nola)) => format!(
-            "NOLA (Koohpayegani et al., ICLR 2024): rank {}, k {}, l {}, preset {:?}, seed {}, on {} sites.",
-            nola.rank, nola.k, nola.l, nola.preset, nola.seed, manifest.sites
-        ),
-        Some(AdapterConfig::Lora(lora)) => format!("LoRA, rank {}, on {} sites.", lora.rank, manifest.sites),
+        Some(adapter) => format!("{}, on {} sites.", adapter.method().described(), manifest.sites),
         None => "A linear probe: only the head is trained.".to_owned(),
     };
     let mut labels = description.labels.join(", ");

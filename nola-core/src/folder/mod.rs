@@ -117,12 +117,10 @@ pub fn write<M: Module>(
 /// If a coefficient is beyond what so many bits can hold.
 pub fn as_stored<M: Module>(adapted: Adapted<M>, bits: CoefficientBits) -> Result<Adapted<M>, Error> {
     let mut state = adapted.state();
-    for name in ["alpha", "beta"] {
-        if let Some(data) = state.get_mut(name) {
-            let (shape, values) = (data.shape(), floats(data.clone()));
-            let count = shape.as_slice()[1];
-            *data = TensorData::new(bits.unpack(&bits.pack(&values, count), count), shape);
-        }
+    for (_, data) in state.iter_mut().filter(|(name, _)| adapted.has_coefficients(name)) {
+        let (shape, values) = (data.shape(), floats(data.clone()));
+        let count = shape.as_slice()[1];
+        *data = TensorData::new(bits.unpack(&bits.pack(&values, count), count), shape);
     }
     let name = format!("coefficients in {} bits", u8::from(bits));
     adapted.with_state(state).map_err(|problems| Error::NotFinite { name, count: problems.len() })

@@ -1,6 +1,7 @@
 //! The native format: coefficients, check words and hashes.
 
 mod manifest;
+mod settings;
 mod tensors;
 
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ pub(super) fn write<M: Module>(
     description: &Description,
     bits: CoefficientBits,
 ) -> Result<u64, Error> {
-    if adapted.config().is_some_and(|config| config.kind() != "nola")
+    if adapted.config().is_some_and(|config| !config.has_coefficients())
         || adapted.config().is_none() && !adapted.sites().is_empty()
     {
         return Err(Error::Unsupported {
@@ -50,7 +51,7 @@ pub(super) fn write<M: Module>(
     let weights = serialized(folder, &stored_tensors(adapted, &state, bits))?;
     let manifest = written_manifest(adapted, &state, description, bits, &weights);
     // Not indented: in a folder of a few kilobytes the blanks would be a tenth. `inspect` shows it readably.
-    let config = serde_json::to_vec(&manifest).map_err(|error| invalid(folder, error))?;
+    let config = serde_json::to_vec(&manifest.to_json()).map_err(|error| invalid(folder, error))?;
     let card = card::text(&manifest, description);
     let mut bytes = 0;
     for (name, content) in [(WEIGHTS, &weights[..]), (CARD, card.as_bytes()), (CONFIG, &config)] {

@@ -142,7 +142,7 @@ impl Bench<'_> {
         let recipe = method.recipe(AdapterSizes { lora_rank, rank, k, l: k });
         // What attaches nothing to the model has nothing to load.
         recipe
-            .filter(|recipe| *recipe != MethodRecipe::Full {})
+            .filter(|recipe| *recipe != MethodRecipe::Full)
             .ok_or_else(|| Error::NothingTrained { method: method.name() })
     }
 

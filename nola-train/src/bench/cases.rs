@@ -1,15 +1,19 @@
 //! What is measured: models of published sizes with random weights, methods, and batches.
 
+use std::sync::LazyLock;
+
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::ValueEnum;
-use nola_core::adapter::Sharing;
+use clap::builder::PossibleValue;
+use nola_core::AdapterConfig;
+use nola_core::adapter::{NolaConfig, Sharing};
 use nola_core::basis::{Distribution, Generator, Stream};
 use nola_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Vit, VitConfig, WeightDtype};
 use rayon::prelude::*;
 
 use crate::model_with_loss::{ImageBatch, TextBatch};
-use crate::recipe::{LoraRecipe, MethodRecipe, NolaRecipe};
+use crate::recipe::MethodRecipe;
 use crate::text::{Sample, TokenBatch};
 
 /// Seed of weights and batches.
@@ -152,22 +156,41 @@ fn llama_sizes(
 }
 
 /// Ways of training that can be measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// The forward pass and the loss alone, without a graph.
     Frozen,
     /// Every weight.
     Full,
-    /// LoRA on query and value.
-    Lora,
-    /// NOLA on query and value, a basis for every weight.
-    Nola,
-    /// The same with one basis for each shape.
-    NolaShared,
-    /// NOLA with entries of +1 and -1.
-    NolaSign,
-    /// The same with one basis for each shape.
-    NolaSharedSign,
+    /// NOLA on query and value.
+    Nola(Sharing, Distribution),
+    /// Another adapter of the list on query and value, by its name.
+    Adapter(&'static str),
+}
+
+/// NOLA with a uniform basis for every weight, and the other kinds of basis.
+const NOLAS: [(&str, Method); 4] = [
+    (NOLA, Method::Nola(Sharing::Separate, Distribution::Uniform)),
+    ("nola-shared", Method::Nola(Sharing::Shared, Distribution::Uniform)),
+    ("nola-sign", Method::Nola(Sharing::Separate, Distribution::Sign)),
+    ("nola-shared-sign", Method::Nola(Sharing::Shared, Distribution::Sign)),
+];
+const NOLA: &str = "nola";
+
+/// Every way of training.
+static METHODS: LazyLock<Vec<Method>> = LazyLock::new(|| {
+    let others = AdapterConfig::KINDS.iter().filter(|kind| **kind != NOLA).map(|kind| Method::Adapter(kind));
+    [Method::Frozen, Method::Full].into_iter().chain(others).chain(NOLAS.map(|(_, nola)| nola)).collect()
+});
+
+impl ValueEnum for Method {
+    fn value_variants<'a>() -> &'a [Self] {
+        &METHODS
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.static_name()))
+    }
 }
 
 /// Sizes of the adapters that are measured.
@@ -182,28 +205,42 @@ pub(super) struct AdapterSizes {
 impl Method {
     /// Name on the command line and in results.
     pub(super) fn name(self) -> String {
-        self.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
+        self.static_name().to_owned()
+    }
+
+    fn static_name(self) -> &'static str {
+        match self {
+            Self::Frozen => "frozen",
+            Self::Full => "full",
+            Self::Nola(..) => NOLAS.iter().find(|(_, nola)| *nola == self).map_or(NOLA, |(name, _)| name),
+            Self::Adapter(kind) => kind,
+        }
+    }
+
+    /// Whether it has a basis, and so `k` and `l`.
+    pub(super) fn is_nola(self) -> bool {
+        matches!(self, Self::Nola(..))
     }
 
     /// The method as a recipe has it; none if nothing is trained.
     pub(super) fn recipe(self, sizes: AdapterSizes) -> Option<MethodRecipe> {
-        let nola = |sharing, basis| {
-            let AdapterSizes { rank, k, l, .. } = sizes;
-            let (l, alpha) = (Some(l), Some(NOLA_ALPHA));
-            MethodRecipe::Nola(NolaRecipe { rank, k, l, alpha, sharing, basis, ..NolaRecipe::default() })
-        };
         match self {
             Self::Frozen => None,
-            Self::Full => Some(MethodRecipe::Full {}),
-            Self::Lora => {
-                Some(MethodRecipe::Lora(LoraRecipe { rank: sizes.lora_rank, ..LoraRecipe::default() }))
+            Self::Full => Some(MethodRecipe::Full),
+            Self::Nola(sharing, basis) => Some(nola(sharing, basis, sizes).into()),
+            Self::Adapter(kind) => {
+                let mut config = AdapterConfig::every().into_iter().find(|config| config.kind() == kind)?;
+                config.method_mut().set_rank(sizes.lora_rank);
+                Some(config.into())
             }
-            Self::Nola => Some(nola(Sharing::Separate, Distribution::Uniform)),
-            Self::NolaShared => Some(nola(Sharing::Shared, Distribution::Uniform)),
-            Self::NolaSign => Some(nola(Sharing::Separate, Distribution::Sign)),
-            Self::NolaSharedSign => Some(nola(Sharing::Shared, Distribution::Sign)),
         }
     }
+}
+
+/// NOLA's settings in the measurements.
+pub(super) fn nola(sharing: Sharing, basis: Distribution, sizes: AdapterSizes) -> NolaConfig {
+    let AdapterSizes { rank, k, l, .. } = sizes;
+    NolaConfig { rank, k, l: Some(l), alpha: Some(NOLA_ALPHA), sharing, basis, ..NolaConfig::default() }
 }
 
 /// Numbers of a model, which is not made for it.

@@ -185,7 +185,7 @@ impl Run<'_> {
         let adapted = attach(model.train(), method, &[], &on_device)?;
         let recipe = self.recipe();
         let numbers = adapted.trained_numbers();
-        let has_basis = matches!(method, MethodRecipe::Nola(_));
+        let has_basis = self.case.method.is_nola();
         let mut optimizer = Optimizer::new(&recipe, &adapted);
         let (mut model, mut steps) = (Some(adapted), 0);
         let step = || {
@@ -261,8 +261,8 @@ impl Run<'_> {
         let (case, open) = (&self.case, self.open);
         let (device, part) = open.name.split_once(' ').unwrap_or((&open.name, ""));
         let device_name = if part.is_empty() { machine::cpu_name() } else { part.to_owned() };
-        let nola = matches!(case.method.recipe(case.adapter), Some(MethodRecipe::Nola(_)));
-        let of_lora = (case.method == Method::Lora).then_some(case.adapter.lora_rank);
+        let nola = case.method.is_nola();
+        let of_lora = matches!(case.method, Method::Adapter(_)).then_some(case.adapter.lora_rank);
         let peak_device = open.device.memory_pool_usage();
         CaseInfo {
             model: case.preset.name(),

@@ -72,6 +72,9 @@ mod tests {
     use nola_models::WeightDtype;
 
     use super::super::cases::{AdapterSizes, Preset};
+    use nola_core::adapter::Sharing;
+    use nola_core::basis::Distribution;
+
     use super::*;
 
     fn gib(preset: Preset, method: Method, dtype: WeightDtype) -> f64 {
@@ -85,20 +88,20 @@ mod tests {
     fn a_seven_billion_model_needs_its_weights_and_more() {
         let gib = |method| gib(Preset::Llama7b, method, WeightDtype::F32);
         assert!((25.0..30.0).contains(&gib(Method::Frozen)));
-        assert!(gib(Method::Lora) > 30.0);
+        assert!(gib(Method::Adapter("lora")) > 30.0);
         assert!(gib(Method::Full) > 100.0);
     }
 
     #[test]
     fn half_precision_halves_the_weights() {
-        let gib = |dtype| gib(Preset::Llama7b, Method::Lora, dtype);
+        let gib = |dtype| gib(Preset::Llama7b, Method::Adapter("lora"), dtype);
         let half_of_weights = 6_738_415_616.0 * 2.0 / GIB;
         assert!((gib(WeightDtype::F32) - gib(WeightDtype::Bf16) - half_of_weights).abs() < 0.01);
     }
 
     #[test]
     fn a_small_one_fits_a_laptop() {
-        let gib = gib(Preset::Gpt2, Method::Nola, WeightDtype::F32);
+        let gib = gib(Preset::Gpt2, Method::Nola(Sharing::Separate, Distribution::Uniform), WeightDtype::F32);
         assert!((1.0..4.0).contains(&gib), "{gib}");
     }
 }

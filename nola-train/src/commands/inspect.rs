@@ -63,7 +63,7 @@ fn contents(folder: &Path) -> Result<Value, Error> {
 
 fn of_adapter(folder: &Path) -> Result<Value, Error> {
     let saved = folder::read(folder)?;
-    let manifest = serde_json::to_value(&saved.manifest).unwrap_or_default();
+    let manifest = saved.manifest.to_json();
     let tensors = saved.tensors().map(|(name, shape)| tensor(name, &shape)).collect();
     let settings = if saved.manifest.settings_check.is_some() { "covered" } else { NOT_COVERED };
     let mut contents = json!({ "kind": "adapter", "hashes": "fit", "settings": settings });

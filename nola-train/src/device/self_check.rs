@@ -80,7 +80,7 @@ fn gpt2() -> Value {
 }
 
 fn trained(config: &Value, basis: Distribution, device: &Device) -> Vec<Part> {
-    let nola = NolaConfig { rank: 3, k: 24, l: 20, basis, ..NolaConfig::default() };
+    let nola = NolaConfig { rank: 3, k: 24, l: Some(20), basis, ..NolaConfig::default() };
     let targets = Targets::matching("query|value|up|down");
     let mut model = Adapted::attach(model(config, device), &AdapterConfig::Nola(nola), &targets, &[], device)
         .expect("the model has these layers");

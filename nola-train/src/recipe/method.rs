@@ -1,20 +1,66 @@
 //! `[method]`: what is trained.
+//!
+//! The settings of an adapter are those of its own type in nola-core; a recipe adds which weights it is attached to.
 
-use nola_core::adapter::{LoraVariant, Preset, Sharing};
-use nola_core::basis::Distribution;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+use nola_core::{AdapterConfig, Error as AdapterError};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+use toml::Table;
 
 use super::error::{Findings, Problem};
+use super::node::TAG;
 
 /// What is trained; `kind` chooses the method.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum MethodRecipe {
-    /// NOLA: coefficients that combine random matrices into low-rank updates, and the head.
-    Nola(NolaRecipe),
-    /// LoRA: the two factors of low-rank updates, and the head.
-    Lora(LoraRecipe),
+    /// An adapter on the chosen weights, and the head.
+    Adapter(AdapterRecipe),
+    /// The head alone.
+    Linear,
+    /// Every weight of the model.
+    Full,
+}
+
+/// An adapter and the weights it is attached to.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct AdapterRecipe {
+    /// Its kind and settings.
+    #[serde(flatten)]
+    pub config: AdapterConfig,
+    /// The weights.
+    #[serde(flatten)]
+    pub weights: ChosenWeights,
+}
+
+/// The keys that say which weights an adapter is attached to.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChosenWeights {
+    /// Weights that are adapted: names or ends of names, one pattern (Python's regular expressions) for the whole name, or
+    /// `all-linear` for every linear layer but the head.
+    #[schemars(example = ["query", "value"])]
+    pub targets: TargetsRecipe,
+    /// Weights among the targets that are left alone; names or ends of names.
+    #[schemars(example = ["blocks.0.attention.query"])]
+    pub exclude: Vec<String>,
+    /// Blocks that are adapted, counted from 0; an empty list adapts all.
+    #[schemars(example = [0, 1, 2])]
+    pub layers: Vec<usize>,
+}
+
+impl ChosenWeights {
+    /// Its keys in a recipe.
+    const KEYS: [&str; 3] = ["targets", "exclude", "layers"];
+}
+
+/// The methods without an adapter.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+enum Alone {
     /// The head alone.
     Linear {},
     /// Every weight of the model.
@@ -23,153 +69,71 @@ pub enum MethodRecipe {
 
 impl Default for MethodRecipe {
     fn default() -> Self {
-        Self::Nola(NolaRecipe::default())
+        Self::Adapter(AdapterRecipe::default())
     }
 }
 
-/// NOLA on the chosen weights.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct NolaRecipe {
-    /// Rank of the update; it costs no trainable parameter.
-    #[schemars(range(min = 1, max = MAX_RANK), example = 8)]
-    pub rank: usize,
-    /// Random matrices that are combined into the factor A, and so the trainable coefficients of A in each weight.
-    #[schemars(range(min = 1, max = MAX_COEFFICIENTS), example = 1024, extend("x-unit" = "matrices"))]
-    pub k: usize,
-    /// Random matrices that are combined into the factor B, and so the trainable coefficients of B in each weight.
-    #[schemars(
-        range(min = 1, max = MAX_COEFFICIENTS),
-        example = 512,
-        extend("x-unit" = "matrices", "x-default" = "as `k`")
-    )]
-    pub l: Option<usize>,
-    /// Numerator of the update's factor `alpha / rank`.
-    #[schemars(
-        example = 4.0,
-        extend(
-            "not" = { "enum": [0] },
-            "x-range" = "any number but 0",
-            "x-default" = "as `rank`, for a factor of 1; 1 with the presets paper-2023 and vit-2024"
-        )
-    )]
-    pub alpha: Option<f64>,
-    /// Published setting that decides scale, offset and first coefficients.
-    #[schemars(example = &"code-2024")]
-    pub preset: Preset,
-    /// Distribution of the random entries.
-    #[schemars(example = &"sign")]
-    pub basis: Distribution,
-    /// Whether weights of one shape share one basis.
-    #[schemars(example = &"shared")]
-    pub sharing: Sharing,
-    /// Seed of the basis; part of the adapter.
-    #[schemars(example = 1)]
-    pub seed: u64,
-    /// Weights that are adapted: names or ends of names, one pattern (Python's regular expressions) for the whole name, or
-    /// `all-linear` for every linear layer but the head.
-    #[schemars(example = ["query", "value"])]
-    pub targets: TargetsRecipe,
-    /// Weights among the targets that are left alone; names or ends of names.
-    #[schemars(example = ["blocks.0.attention.query"])]
-    pub exclude: Vec<String>,
-    /// Blocks that are adapted, counted from 0; an empty list adapts all.
-    #[schemars(example = [0, 1, 2])]
-    pub layers: Vec<usize>,
+impl<C: Into<AdapterConfig>> From<C> for MethodRecipe {
+    fn from(config: C) -> Self {
+        Self::Adapter(AdapterRecipe { config: config.into(), weights: ChosenWeights::default() })
+    }
 }
 
-impl Default for NolaRecipe {
-    fn default() -> Self {
-        Self {
-            rank: 4,
-            k: 64,
-            l: None,
-            alpha: None,
-            preset: Preset::Default,
-            basis: Distribution::Uniform,
-            sharing: Sharing::Separate,
-            seed: 0,
-            targets: TargetsRecipe::default(),
-            exclude: Vec::new(),
-            layers: Vec::new(),
+impl Serialize for MethodRecipe {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Adapter(adapter) => adapter.serialize(serializer),
+            Self::Linear => Alone::Linear {}.serialize(serializer),
+            Self::Full => Alone::Full {}.serialize(serializer),
         }
     }
 }
 
-impl NolaRecipe {
-    /// Random matrices mixed into B.
-    pub fn l(&self) -> usize {
-        self.l.unwrap_or(self.k)
-    }
-
-    /// Numerator of the update's factor: the rank (a factor of 1) where the preset leaves it free, else 1.
-    pub fn alpha(&self) -> f64 {
-        self.alpha.unwrap_or(match self.preset {
-            Preset::Default | Preset::Code2024 => self.rank as f64,
-            Preset::Paper2023 | Preset::Vit2024 => 1.0,
-        })
-    }
-}
-
-/// LoRA on the chosen weights.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct LoraRecipe {
-    /// Rank of the update.
-    #[schemars(range(min = 1, max = MAX_RANK), example = 16)]
-    pub rank: usize,
-    /// Numerator of the update's factor, which `variant` computes.
-    #[schemars(
-        example = 16.0,
-        extend("not" = { "enum": [0] }, "x-range" = "any number but 0", "x-default" = "what gives a factor of 1")
-    )]
-    pub alpha: Option<f64>,
-    /// How the update's factor is computed.
-    #[schemars(example = &"rslora")]
-    pub variant: LoraVariant,
-    /// Seed of A's first values.
-    #[schemars(example = 1)]
-    pub seed: u64,
-    /// Weights that are adapted: names or ends of names, one pattern (Python's regular expressions) for the whole name, or
-    /// `all-linear` for every linear layer but the head.
-    #[schemars(example = ["query", "value"])]
-    pub targets: TargetsRecipe,
-    /// Weights among the targets that are left alone; names or ends of names.
-    #[schemars(example = ["blocks.0.attention.query"])]
-    pub exclude: Vec<String>,
-    /// Blocks that are adapted, counted from 0; an empty list adapts all.
-    #[schemars(example = [0, 1, 2])]
-    pub layers: Vec<usize>,
-}
-
-impl Default for LoraRecipe {
-    fn default() -> Self {
-        Self {
-            rank: 8,
-            alpha: None,
-            variant: LoraVariant::Plain,
-            seed: 0,
-            targets: TargetsRecipe::default(),
-            exclude: Vec::new(),
-            layers: Vec::new(),
+impl<'de> Deserialize<'de> for MethodRecipe {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let table = Table::deserialize(deserializer)?;
+        let is_adapter = table.get(TAG).and_then(toml::Value::as_str).is_some_and(is_adapter);
+        if !is_adapter {
+            return Ok(match Alone::deserialize(table).map_err(D::Error::custom)? {
+                Alone::Linear {} => Self::Linear,
+                Alone::Full {} => Self::Full,
+            });
         }
+        let is_of_weights = |(key, _): &(String, toml::Value)| ChosenWeights::KEYS.contains(&key.as_str());
+        let (weights, settings): (Vec<_>, Vec<_>) = table.into_iter().partition(is_of_weights);
+        let weights = ChosenWeights::deserialize(Table::from_iter(weights)).map_err(D::Error::custom)?;
+        let config = AdapterConfig::deserialize(Table::from_iter(settings)).map_err(D::Error::custom)?;
+        Ok(Self::Adapter(AdapterRecipe { config, weights }))
     }
 }
 
-impl LoraRecipe {
-    /// Numerator of the update's factor.
-    pub fn alpha(&self) -> f64 {
-        let rank = self.rank as f64;
-        self.alpha.unwrap_or(match self.variant {
-            LoraVariant::Plain => rank,
-            LoraVariant::RsLora => rank.sqrt(),
-        })
-    }
+fn is_adapter(kind: &str) -> bool {
+    AdapterConfig::KINDS.contains(&kind)
 }
 
-/// Largest rank, and largest number of coefficients of a factor; a larger number is a typo.
-const MAX_RANK: usize = 1 << 16;
-const MAX_COEFFICIENTS: usize = 1 << 20;
+/// The kinds of adapters, each with its settings and the keys of the weights, and the methods without one.
+impl JsonSchema for MethodRecipe {
+    fn schema_name() -> Cow<'static, str> {
+        "MethodRecipe".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let variants = |schema: Schema| match schema.get("oneOf") {
+            Some(Value::Array(variants)) => variants.clone(),
+            Some(_) | None => Vec::new(),
+        };
+        let weights = ChosenWeights::json_schema(generator);
+        let keys = weights.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
+        let mut all = variants(AdapterConfig::json_schema(generator));
+        for variant in &mut all {
+            if let Some(properties) = variant["properties"].as_object_mut() {
+                properties.extend(keys.clone());
+            }
+        }
+        all.extend(variants(Alone::json_schema(generator)));
+        schemars::json_schema!({ "description": "What is trained; `kind` chooses the method.", "oneOf": all })
+    }
+}
 
 /// Which weights are adapted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -204,53 +168,55 @@ impl MethodRecipe {
     /// The method's name in a recipe.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Nola(_) => "nola",
-            Self::Lora(_) => "lora",
-            Self::Linear {} => "linear",
-            Self::Full {} => "full",
+            Self::Adapter(adapter) => adapter.config.kind(),
+            Self::Linear => "linear",
+            Self::Full => "full",
+        }
+    }
+
+    /// Its adapter, if it has one.
+    pub fn adapter(&self) -> Option<&AdapterRecipe> {
+        match self {
+            Self::Adapter(adapter) => Some(adapter),
+            Self::Linear | Self::Full => None,
         }
     }
 
     /// Learning rate where a recipe gives none: the best of a sweep over the shipped tasks (`benchmarks/choices.py`).
     pub fn default_learning_rate(&self) -> f64 {
         match self {
-            Self::Nola(_) => 2e-2,
-            Self::Lora(_) => 5e-3,
-            Self::Linear {} => 1e-2,
-            Self::Full {} => 1e-3,
+            Self::Adapter(adapter) => adapter.config.method().learning_rate(),
+            Self::Linear => 1e-2,
+            Self::Full => 1e-3,
+        }
+    }
+
+    /// Takes another seed, where random numbers are drawn.
+    pub fn set_seed(&mut self, seed: u64) {
+        match self {
+            Self::Adapter(adapter) => adapter.config.method_mut().set_seed(seed),
+            Self::Linear | Self::Full => {}
         }
     }
 
     /// What depends on more than one key; ranges are checked as the schema states them.
     pub(super) fn check(&self, findings: &mut Findings) {
-        match self {
-            Self::Nola(nola) => {
-                check_targets(&nola.targets, findings);
-                if nola.preset == Preset::Vit2024 && nola.alpha.is_some_and(|alpha| alpha != 1.0) {
-                    findings.add("method.alpha", Problem::NoEffect { because: "preset = \"vit-2024\"" });
-                }
-            }
-            Self::Lora(lora) => check_targets(&lora.targets, findings),
-            Self::Linear {} | Self::Full {} => {}
+        let Self::Adapter(AdapterRecipe { config, weights }) = self else { return };
+        if weights.targets.is_empty() {
+            let example = "targets = [\"query\", \"value\"] or targets = \"all-linear\"".to_owned();
+            findings.add("method.targets", Problem::Missing { example });
+        }
+        if let Err(AdapterError::BadSetting { field, value, cure }) = config.method().check() {
+            findings
+                .add(format!("method.{field}"), Problem::NotAllowed { found: value, range: cure.to_owned() });
         }
     }
 
     /// Fills in what follows from other values.
     pub(super) fn resolve(&mut self) {
         match self {
-            Self::Nola(nola) => {
-                nola.l = Some(nola.l());
-                nola.alpha = Some(nola.alpha());
-            }
-            Self::Lora(lora) => lora.alpha = Some(lora.alpha()),
-            Self::Linear {} | Self::Full {} => {}
+            Self::Adapter(adapter) => adapter.config.method_mut().resolve(),
+            Self::Linear | Self::Full => {}
         }
-    }
-}
-
-fn check_targets(targets: &TargetsRecipe, findings: &mut Findings) {
-    if targets.is_empty() {
-        let example = "targets = [\"query\", \"value\"] or targets = \"all-linear\"".to_owned();
-        findings.add("method.targets", Problem::Missing { example });
     }
 }

@@ -68,7 +68,7 @@ impl<T: Task> Keeping<'_, T> {
     }
 
     fn is_full(&self) -> bool {
-        self.recipe.method == (MethodRecipe::Full {})
+        self.recipe.method == MethodRecipe::Full
     }
 
     /// Keeps what the last step left beside the best one.

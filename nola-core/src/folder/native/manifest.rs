@@ -4,14 +4,13 @@ use std::path::Path;
 
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::tensors::is_coefficients;
-use super::{invalid, sites_sha256};
+use super::{invalid, settings, sites_sha256};
 use crate::Error;
 use crate::adapted::{Adapted, TrainedState};
-use crate::adapter::{AdapterConfig, LoraConfig, NolaConfig, Preset, Sharing};
-use crate::basis::{Distribution, GENERATOR};
+use crate::adapter::AdapterConfig;
+use crate::basis::GENERATOR;
 use crate::folder::{BaseIdentity, CoefficientBits, Description, files};
 use crate::targets::{Pattern, Targets};
 
@@ -20,16 +19,20 @@ use crate::targets::{Pattern, Targets};
 pub const FORMAT_VERSION: u32 = 3;
 
 const OLDEST_VERSION: u32 = 1;
+/// What stands for the key that is named after the adapter's kind.
+const ADAPTER: &str = "adapter";
+/// `peft_type` of a folder that holds a trained head alone.
+pub(super) const PROBE: &str = "LINEAR_PROBE";
 /// Hexadecimal digits that guard one setting: enough for a slip of the hand, which is all that can be told from here.
 const CHECK_DIGITS: usize = 8;
 /// Keys that decide nothing (the name of the base), or are hashes of something else.
 const UNCHECKED: [&str; 3] = ["base_model_name_or_path", "model_sha256", "settings_check"];
 
-/// `adapter_config.json`.
+/// `adapter_config.json`; [`Manifest::to_json`] and [`Manifest::from_json`] are how it is written and read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// `NOLA`, or `LINEAR_PROBE` for a trained head alone.
+    /// The kind of the adapter, such as `NOLA`, or `LINEAR_PROBE` for a trained head alone.
     pub peft_type: String,
     /// See [`FORMAT_VERSION`].
     pub format_version: u32,
@@ -44,9 +47,9 @@ pub struct Manifest {
     /// SHA-256 over all bytes of the base's tensors; version 1 had none, and a base that was drawn has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_tensors_sha256: Option<String>,
-    /// Settings of NOLA.
+    /// Settings of the adapter, which stand under the name of its kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nola: Option<NolaKeys>,
+    adapter: Option<Map<String, Value>>,
     /// Chosen layers.
     pub target_modules: Pattern,
     /// Layers left out of them.
@@ -73,41 +76,44 @@ pub struct Manifest {
     pub settings_check: Option<String>,
 }
 
-/// NOLA's settings under PEFT's names where there are any.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NolaKeys {
-    /// Width of the bottleneck.
-    pub r: usize,
-    /// Coefficients of A per site.
-    pub k: usize,
-    /// Coefficients of B per site.
-    pub l: usize,
-    /// Numerator of the scale.
-    pub lora_alpha: f64,
-    /// Published setting.
-    pub preset: Preset,
-    /// Distribution of the entries.
-    pub basis: Distribution,
-    /// Whether sites of one shape mix the same matrices.
-    pub sharing: Sharing,
-    /// In decimal digits: JSON readers round large numbers.
-    pub seed: String,
-}
-
 impl Manifest {
+    /// Settings of the adapters; none for a linear probe, or where they cannot be read.
     pub(in crate::folder) fn config(&self) -> Option<AdapterConfig> {
-        let keys = self.nola.as_ref()?;
-        Some(AdapterConfig::Nola(NolaConfig {
-            rank: keys.r,
-            k: keys.k,
-            l: keys.l,
-            alpha: keys.lora_alpha,
-            preset: keys.preset,
-            basis: keys.basis,
-            sharing: keys.sharing,
-            seed: keys.seed.parse().ok()?,
-        }))
+        settings::read(settings::kind_of(&self.peft_type)?, self.adapter.as_ref()?).ok()
+    }
+
+    /// The file's content.
+    pub fn to_json(&self) -> Value {
+        let Ok(Value::Object(written)) = serde_json::to_value(self) else { return Value::Null };
+        let key = self.peft_type.to_lowercase();
+        written
+            .into_iter()
+            .map(|(name, value)| (if name == ADAPTER { key.clone() } else { name }, value))
+            .collect()
+    }
+
+    /// What a file says.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn from_json(value: Value) -> Result<Self, String> {
+        let kind = value["peft_type"].as_str().and_then(settings::kind_of);
+        let key = kind.map(settings::key_of);
+        let Value::Object(read) = value else { return Err("this is no table of keys".to_owned()) };
+        if read.contains_key(ADAPTER) {
+            return Err(format!("unknown field `{ADAPTER}`"));
+        }
+        let rename = |(name, value): (String, Value)| {
+            (if Some(&name) == key.as_ref() { ADAPTER.to_owned() } else { name }, value)
+        };
+        let read: Value = read.into_iter().map(rename).collect();
+        let manifest: Self = serde_json::from_value(read).map_err(|error| error.to_string())?;
+        match (kind, &manifest.adapter) {
+            (Some(kind), Some(found)) => settings::read(kind, found).map(drop)?,
+            (Some(kind), None) => return Err(format!("`{}` must hold the settings", settings::key_of(kind))),
+            (None, _) => {}
+        }
+        Ok(manifest)
     }
 
     /// The base it was trained on.
@@ -130,7 +136,7 @@ impl Manifest {
 
     /// Every setting that decides what the adapter computes, with its value as JSON.
     fn settings(&self) -> Vec<(String, String)> {
-        let value = serde_json::to_value(self).unwrap_or_default();
+        let value = self.to_json();
         let mut settings = Vec::new();
         for (key, value) in value.as_object().into_iter().flatten() {
             match value {
@@ -200,36 +206,23 @@ pub(super) fn written_manifest<M: Module>(
     bits: CoefficientBits,
     weights: &[u8],
 ) -> Manifest {
-    let nola = match adapted.config() {
-        Some(AdapterConfig::Nola(nola)) => Some(NolaKeys {
-            r: nola.rank,
-            k: nola.k,
-            l: nola.l,
-            lora_alpha: nola.alpha,
-            preset: nola.preset,
-            basis: nola.basis,
-            sharing: nola.sharing,
-            seed: nola.seed.to_string(),
-        }),
-        Some(AdapterConfig::Lora(LoraConfig { .. })) | None => None,
-    };
     let targets = adapted.targets();
     let mut manifest = Manifest {
-        peft_type: if nola.is_some() { "NOLA" } else { "LINEAR_PROBE" }.to_owned(),
+        peft_type: adapted.config().map_or(PROBE.to_owned(), |config| settings::peft_type_of(config.kind())),
         format_version: FORMAT_VERSION,
         generator: GENERATOR.to_owned(),
         base_model_name_or_path: description.base.name.clone(),
         base_config_sha256: description.base.config_sha256.clone(),
         base_weights_sha256: description.base.weights_sha256.clone(),
         base_tensors_sha256: description.base.tensors_sha256.clone(),
-        nola,
+        adapter: adapted.config().map(settings::written),
         target_modules: targets.modules.clone(),
         exclude_modules: targets.exclude.clone(),
         layers_to_transform: targets.layers.clone(),
         sites: adapted.sites().len(),
         sites_sha256: sites_sha256(adapted.sites()),
         coefficient_bits: bits,
-        modules_to_save: (state.keys()).filter(|name| !is_coefficients(name)).cloned().collect(),
+        modules_to_save: (state.keys()).filter(|name| !adapted.has_coefficients(name)).cloned().collect(),
         labels: description.labels.clone(),
         data: description.data.clone(),
         model_sha256: files::sha256_hex(weights),
@@ -248,8 +241,9 @@ pub(super) fn read_manifest(file: &Path) -> Result<Manifest, Error> {
         Err(Error::Unsupported { file: file.to_owned(), field, found: text(field), supported })
     };
     match text("peft_type").as_str() {
-        "NOLA" | "LINEAR_PROBE" => {}
+        PROBE => {}
         "LORA" => return unsupported("peft_type", "LORA through the PEFT reader; use `folder::peft::read`"),
+        found if settings::kind_of(found).is_some() => {}
         _ => {
             return unsupported(
                 "peft_type",
@@ -264,15 +258,10 @@ pub(super) fn read_manifest(file: &Path) -> Result<Manifest, Error> {
     if text("generator") != GENERATOR {
         return unsupported("generator", GENERATOR);
     }
-    let manifest: Manifest = serde_json::from_value(value).map_err(|error| invalid(file, error))?;
-    let seed_is_wrong = manifest.nola.as_ref().is_some_and(|nola| nola.seed.parse::<u64>().is_err());
-    if seed_is_wrong || (manifest.peft_type == "NOLA") != manifest.nola.is_some() {
-        let problem = "`nola` must hold the settings, `seed` among them in decimal digits".to_owned();
-        return Err(Error::Invalid { file: file.to_owned(), problems: vec![problem] });
-    }
+    let manifest = Manifest::from_json(value).map_err(|problem| invalid(file, problem))?;
     check_settings(file, &manifest)?;
-    if let Some(AdapterConfig::Nola(nola)) = manifest.config() {
-        nola.check().map_err(|error| invalid(file, error))?;
+    if let Some(config) = manifest.config() {
+        config.method().check().map_err(|error| invalid(file, error))?;
     }
     Ok(manifest)
 }
@@ -307,10 +296,10 @@ mod tests {
     }
 
     fn checked() -> Value {
-        let mut manifest: Manifest = serde_json::from_value(unchecked()).expect("every key is known");
+        let mut manifest = Manifest::from_json(unchecked()).expect("every key is known");
         manifest.format_version = FORMAT_VERSION;
         manifest.settings_check = Some(manifest.check_of_settings());
-        serde_json::to_value(manifest).expect("numbers and text")
+        manifest.to_json()
     }
 
     fn read(config: &Value) -> Result<Manifest, String> {
@@ -322,10 +311,9 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read() {
-        assert_eq!(
-            read(&checked()).expect("nothing was edited").nola.expect("settings").seed,
-            u64::MAX.to_string()
-        );
+        let config = read(&checked()).expect("nothing was edited").config();
+        let Some(AdapterConfig::Nola(nola)) = config else { panic!("it is NOLA") };
+        assert_eq!((nola.rank, nola.seed), (2, u64::MAX));
         read(&unchecked()).expect("version 1 had no check");
     }
 

@@ -34,11 +34,6 @@ pub(super) fn check_finite(state: &TrainedState) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a trained tensor holds coefficients.
-pub(super) fn is_coefficients(name: &str) -> bool {
-    ["alpha", "beta"].contains(&name)
-}
-
 /// Everything that is written, by name.
 pub(super) fn stored_tensors<M: Module>(
     adapted: &Adapted<M>,
@@ -49,7 +44,7 @@ pub(super) fn stored_tensors<M: Module>(
     let mut tensors = BTreeMap::new();
     for (name, data) in state {
         let (shape, values) = (data.shape().to_vec(), floats(data.clone()));
-        if !is_coefficients(name) {
+        if !adapted.has_coefficients(name) {
             tensors.insert(name.clone(), Stored { dtype: Dtype::F32, shape, bytes: le_bytes(&values) });
             continue;
         }
@@ -99,11 +94,10 @@ pub(super) fn read_tensors(
     let mut reader = Reader { tensors, used: Vec::new(), problems: Vec::new() };
     let mut state = TrainedState::new();
     let sites = manifest.sites;
-    if let Some(nola) = &manifest.nola {
-        for (name, count) in [("alpha", nola.k), ("beta", nola.l)] {
-            if let Some(values) = reader.coefficients(name, sites, count, manifest.coefficient_bits) {
-                state.insert(name.to_owned(), TensorData::new(values, [sites, count]));
-            }
+    let config = manifest.config();
+    for (name, count) in config.iter().flat_map(|config| config.method().coefficients()) {
+        if let Some(values) = reader.coefficients(name, sites, count, manifest.coefficient_bits) {
+            state.insert(name.to_owned(), TensorData::new(values, [sites, count]));
         }
     }
     for name in &manifest.modules_to_save {
@@ -112,7 +106,7 @@ pub(super) fn read_tensors(
         }
     }
     let mut words = Vec::new();
-    if manifest.nola.is_some()
+    if config.is_some()
         && let Some((_, bytes)) = reader.take("check", Dtype::U32, Some(&[sites]))
     {
         words = bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();

@@ -315,7 +315,7 @@ fn parts_with_different_scales_keep_the_larger_one() {
 
 #[test]
 fn nola_on_query_and_value_reads_back_to_the_same_outputs() {
-    let nola = NolaConfig { rank: 2, k: 5, l: 5, ..NolaConfig::default() };
+    let nola = NolaConfig { rank: 2, k: 5, ..NolaConfig::default() };
     let targets = Targets::matching("query|value");
     let toy = Toy::new(D_MODEL, 2);
     let model = Adapted::attach(toy.clone(), &AdapterConfig::Nola(nola), &targets, &[], &device());

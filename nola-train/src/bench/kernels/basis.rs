@@ -3,6 +3,8 @@
 use burn::module::{Module, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
+use clap::ValueEnum;
+use nola_core::adapter::NolaConfig;
 use nola_core::basis::Distribution;
 use nola_core::{Adapted, float_params};
 use nola_models::{Gpt2, Llama, Vit};
@@ -10,10 +12,9 @@ use serde::Serialize;
 
 use super::{NANO, Probe, Rate, Timed};
 use crate::Error;
-use crate::bench::cases::{AdapterSizes, Method, Preset, Sizes, drawn};
+use crate::bench::cases::{self, AdapterSizes, Method, Preset, Sizes, drawn};
 use crate::bench::statistics::{median, rounded};
 use crate::fit::attach;
-use crate::recipe::{MethodRecipe, NolaRecipe};
 
 /// `expand` or `project` of every site of a model.
 #[derive(Debug, Serialize)]
@@ -34,7 +35,7 @@ pub(super) struct BasisRate {
 struct BasisCase {
     model: String,
     method: String,
-    law: Distribution,
+    distribution: Distribution,
     sites: usize,
     rank: usize,
     k: usize,
@@ -43,12 +44,12 @@ struct BasisCase {
 }
 
 impl BasisCase {
-    fn of<M: Module>(preset: Preset, method: Method, nola: &NolaRecipe, adapted: &Adapted<M>) -> Self {
+    fn of<M: Module>(preset: Preset, method: Method, nola: &NolaConfig, adapted: &Adapted<M>) -> Self {
         let widths = adapted.sites().iter().map(|site| (site.d_in + site.d_out) as f64).sum::<f64>();
         Self {
             model: preset.name(),
             method: method.name(),
-            law: nola.basis,
+            distribution: nola.basis,
             sites: adapted.sites().len(),
             rank: nola.rank,
             k: nola.k,
@@ -64,7 +65,7 @@ impl Probe<'_> {
     /// If a setting of the adapter cannot be used.
     pub(super) fn basis(&mut self, preset: Preset) -> Result<(), Error> {
         let device = self.open.device.clone().autodiff();
-        for method in [Method::Nola, Method::NolaShared, Method::NolaSign, Method::NolaSharedSign] {
+        for method in Method::value_variants().iter().copied().filter(|method| method.is_nola()) {
             // The weights themselves are never used, and so take no memory.
             match preset.sizes() {
                 Sizes::Vit(config) => self.mixed(preset, method, Vit::uninitialized(&config, &device)),
@@ -80,13 +81,13 @@ impl Probe<'_> {
         let name = |call: &str| format!("{call}_{}_{}", preset.name(), method.name());
         let (expand, project) = (name("expand"), name("project"));
         let [wants_expand, wants_project] = [&expand, &project].map(|what| self.wants(what));
-        let Some(MethodRecipe::Nola(nola)) =
-            method.recipe(self.sizes(preset)).filter(|_| wants_expand || wants_project)
-        else {
+        let Method::Nola(sharing, basis) = method else { return Ok(()) };
+        if !(wants_expand || wants_project) {
             return Ok(());
-        };
+        }
+        let nola = cases::nola(sharing, basis, self.sizes(preset));
         let device = self.open.device.clone().autodiff();
-        let adapted = attach(model, &MethodRecipe::Nola(nola.clone()), &[], &device)?;
+        let adapted = attach(model, &nola.clone().into(), &[], &device)?;
         let case = BasisCase::of(preset, method, &nola, &adapted);
         if wants_project {
             let gradients = FactorGradients::of(&adapted, &self.open.device);

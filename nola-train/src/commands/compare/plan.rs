@@ -10,7 +10,7 @@ use crate::Error;
 use crate::data::{Dataset, Split};
 use crate::data_files;
 use crate::portion::DataSource;
-use crate::recipe::{CheckedRecipe, DataRecipe, Init, MethodRecipe, Modality, Recipe};
+use crate::recipe::{CheckedRecipe, DataRecipe, Init, Modality, Recipe};
 use crate::task::{all_references, text_format};
 
 /// One recipe with the runs that are made of it.
@@ -58,11 +58,7 @@ fn seeded(recipe: CheckedRecipe, seed: u64, out: PathBuf) -> Result<CheckedRecip
     recipe.output.dir = out;
     recipe.train.seed = seed;
     recipe.data.shots_seed = seed;
-    match &mut recipe.method {
-        MethodRecipe::Nola(nola) => nola.seed = seed,
-        MethodRecipe::Lora(lora) => lora.seed = seed,
-        MethodRecipe::Linear {} | MethodRecipe::Full {} => {}
-    }
+    recipe.method.set_seed(seed);
     Ok(recipe.check()?)
 }
 
