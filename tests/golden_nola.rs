@@ -7,10 +7,10 @@ use burn::module::{Module, Param, Reparameterization};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
-use nola_core::adapter::{Factor, LowRank, Mixed, Plan};
+use nola_core::adapter::{Factor, Mixed, Plan};
 use nola_core::basis::Basis;
 use nola_core::folder::peft::Part;
-use nola_core::{Adapted, Site, Targets, adapted};
+use nola_core::{Adapted, Site, Targets, Update, adapted};
 use nola_models::{CausalLm, Checkpoint, Vit};
 use serde_json::Value;
 
@@ -64,12 +64,8 @@ impl Case<'_> {
                 initial: self.tensors[&format!("{prefix}{coefficients}")].f32(),
             })
         };
-        Plan {
-            a: mixed("basis_a", "a0", "alpha"),
-            b: mixed("basis_b", "b0", "beta"),
-            rank: self.tensors[&format!("{bases}basis_a")].shape[1],
-            scale: self.scale,
-        }
+        let rank = self.tensors[&format!("{bases}basis_a")].shape[1];
+        Plan::low_rank(mixed("basis_a", "a0", "alpha"), mixed("basis_b", "b0", "beta"), rank, self.scale)
     }
 
     /// Absolute, but relative to the largest number where PyTorch's own float32 run came near the tolerance.
@@ -226,7 +222,7 @@ fn check_layer<const D: usize>(case: &Case, route: Route<D>) {
 }
 
 fn check_factors(case: &Case, prefix: &str, layer: &Linear) {
-    let adapter = layer.weight.reparameterization::<LowRank>().expect("it was attached there");
+    let adapter = layer.weight.reparameterization::<Update>().expect("it was attached there");
     case.check_transposed(&format!("{prefix}a"), &values(adapter.a.val()));
     case.check_transposed(&format!("{prefix}b"), &values(adapter.b.val()));
     let delta = adapter.apply(layer.weight.base().zeros_like());

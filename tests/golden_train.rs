@@ -193,11 +193,10 @@ impl<M: Pooled> Case<'_, M> {
             let golden = &self.golden[&format!("{foreign}.{factor}")];
             Factor::Learned(transposed(&golden.f32(), golden.shape[0], golden.shape[1]))
         };
-        let plan = |(foreign, _): &(String, Site)| Plan {
-            a: factor(foreign, "A"),
-            b: factor(foreign, "B"),
-            rank: self.settings["r"].as_u64().expect("a rank") as usize,
-            scale: self.settings["scale"].as_f64().expect("a scale"),
+        let rank = self.settings["r"].as_u64().expect("a rank") as usize;
+        let scale = self.settings["scale"].as_f64().expect("a scale");
+        let plan = |(foreign, _): &(String, Site)| {
+            Plan::low_rank(factor(foreign, "A"), factor(foreign, "B"), rank, scale)
         };
         let sites = self.sites();
         let plans = sites.iter().map(plan).collect();

@@ -85,12 +85,7 @@ impl Case {
             d_out: *d_out,
         };
         let sites = self.shapes.iter().enumerate().map(site).collect();
-        let plan = |[a, b]: &[Side; 2]| Plan {
-            a: a.mixed("alpha"),
-            b: b.mixed("beta"),
-            rank: self.rank,
-            scale: 1.0,
-        };
+        let plan = |[a, b]: &[Side; 2]| Plan::low_rank(a.mixed("alpha"), b.mixed("beta"), self.rank, 1.0);
         let plans = sides.iter().map(plan).collect();
         Adapted::attach_plans(model, sites, plans, &[], device).expect("sites that exist")
     }

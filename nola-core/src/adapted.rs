@@ -10,10 +10,13 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::Error;
-use crate::adapter::{AdapterConfig, Factor, LowRank, Plan};
+use crate::adapter::{AdapterConfig, Between, Factor, Magnitude, Plan};
 use crate::linear_combinations::LinearCombinations;
-use crate::params::{FoundParam, float_params, read_params, replace_params, train_only, write_params};
+use crate::params::{
+    FoundParam, base_tensors, float_params, read_params, replace_params, train_only, write_params,
+};
 use crate::targets::{Site, Targets};
+use crate::update::{Update, column_norms};
 
 /// A model whose base is frozen and whose adapters are trained; also a linear probe, or a model trained in full.
 ///
@@ -42,6 +45,8 @@ struct Attached {
     plans: Vec<Plan>,
     /// Per site: the base weight, A and B.
     ids: Vec<[ParamId; 3]>,
+    /// Trained numbers that a folder holds as one tensor for all sites.
+    stacked: Vec<Stacked>,
     /// What has gradients: factors, and the parameters trained beside them.
     trained: Vec<ParamId>,
     /// What each of the coefficients gives.
@@ -56,6 +61,17 @@ struct Combined {
     /// Which of a site's ids is that of the factor.
     side: usize,
     combinations: LinearCombinations,
+}
+
+/// A parameter of every site, stored as the rows of one tensor.
+#[derive(Debug)]
+struct Stacked {
+    /// Name of the tensor, and of the parameter in each site.
+    name: &'static str,
+    /// Of the sites.
+    ids: Vec<ParamId>,
+    /// Numbers in each site.
+    count: usize,
 }
 
 /// How many numbers training changes.
@@ -87,6 +103,7 @@ impl<M: Module> Adapted<M> {
         let mut adapted = Self::attach_plans(model, sites, plans, also_train, device)?;
         let attached = Arc::get_mut(&mut adapted.attached).expect("nobody else has it yet");
         attached.config = Some(config.clone());
+        attached.stacked = stacked(config, &attached.sites, &float_params(&adapted.model));
         attached.targets = targets.clone();
         Ok(adapted)
     }
@@ -110,17 +127,27 @@ impl<M: Module> Adapted<M> {
                 .collect();
         let coefficients =
             combined.iter().map(|combined| combined.combinations.initial_coefficients(device)).collect();
-        let adapters: BTreeMap<String, LowRank> = (sites.par_iter().zip(&plans))
-            .map(|(site, plan)| (site.weight_path(), plan.build(site, device)))
+        // One after the other: of the weights, one at a time is in memory twice.
+        let weight = |site: &Site| weight_of(&model, site);
+        let adapters: BTreeMap<String, Update> = (sites.iter().zip(&plans))
+            .map(|(site, plan)| (site.weight_path(), Update::new(plan, site, &weight, device)))
             .collect();
         let model = model.apply_reparameterization(Attach { adapters });
         let params = float_params(&model);
         let ids = sites.iter().map(|site| ids_of(site, &params)).collect();
         let mut trained = ids_named(&params, also_train)?;
-        trained.extend(params.iter().filter(|p| is_adapter(&p.path)).map(|p| p.id));
+        trained.extend(trained_of_updates(&sites, &plans, &params));
         let model = train_only(model, &trained);
-        let attached =
-            Attached { config: None, targets: Targets::default(), sites, plans, ids, trained, combined };
+        let attached = Attached {
+            config: None,
+            targets: Targets::default(),
+            sites,
+            plans,
+            ids,
+            stacked: Vec::new(),
+            trained,
+            combined,
+        };
         Ok(Self { model, coefficients, attached: Arc::new(attached) })
     }
 
@@ -142,6 +169,7 @@ impl<M: Module> Adapted<M> {
             sites: Vec::new(),
             plans: Vec::new(),
             ids: Vec::new(),
+            stacked: Vec::new(),
             trained,
             combined: Vec::new(),
         };
@@ -175,7 +203,8 @@ impl<M: Module> Adapted<M> {
             .filter(|param| self.attached.trained.contains(&param.id) && !is_adapter(&param.path))
             .map(|param| param.shape.iter().product::<usize>())
             .sum();
-        TrainedNumbers { adapter: self.attached.plans.iter().map(Plan::trained_numbers).sum(), other }
+        let of_sites = self.attached.plans.iter().zip(&self.attached.sites);
+        TrainedNumbers { adapter: of_sites.map(|(plan, site)| plan.trained_numbers(site.d_out)).sum(), other }
     }
 
     /// The model after an optimizer step with the gradients of all its passes, added up.
@@ -228,7 +257,33 @@ impl<M: Module> Adapted<M> {
         if !factors.is_empty() {
             self.model = replace_params(self.model, factors);
         }
+        let norms = self.column_norms();
+        if !norms.is_empty() {
+            self.model = replace_params(self.model, norms);
+        }
         self
+    }
+
+    /// The lengths of the columns of every weight whose magnitude is trained, `[1, d_out]` each, outside autodiff.
+    fn column_norms(&self) -> BTreeMap<ParamId, Tensor<2>> {
+        let mut norms = BTreeMap::new();
+        let with_magnitude = self.attached.plans.iter().zip(&self.attached.sites);
+        let sites: Vec<(&Plan, &Site)> =
+            with_magnitude.filter(|(plan, _)| plan.magnitude == Magnitude::Trained).collect();
+        if sites.is_empty() {
+            return norms;
+        }
+        let params = float_params(&self.model);
+        let id = |site: &Site, leaf: &str| id_at(&params, &format!("{}{leaf}", site.weight_path()));
+        for (plan, site) in sites {
+            let leaves = ["", ".adapter.base_squares", ".adapter.a", ".adapter.b"];
+            let ids = leaves.map(|leaf| id(site, leaf));
+            let mut tensors = base_tensors(&self.model, &ids);
+            let [weight, squares, a, b] = ids.map(|id| tensors.remove(&id).expect("it was just found"));
+            let lengths = column_norms(weight, squares.flatten(0, 1), a, b, plan.scale);
+            norms.insert(id(site, ".adapter.norm"), lengths.unsqueeze_dim(0));
+        }
+        norms
     }
 
     /// Refuses a model whose factors are not what its coefficients give: it was trained without [`Adapted::step`], and what
@@ -255,13 +310,14 @@ impl<M: Module> Adapted<M> {
     /// Whether the trained tensor `name` holds coefficients, which a folder stores in few bits.
     pub(crate) fn has_coefficients(&self, name: &str) -> bool {
         self.attached.combined.iter().any(|combined| combined.name == name)
+            || self.attached.stacked.iter().any(|stacked| stacked.name == name)
     }
 
     /// Calls of `expand` and of `project` on every basis so far: per site, A's and B's.
     pub fn basis_calls(&self) -> Vec<[[usize; 2]; 2]> {
         let calls = |factor: &Factor| match factor {
             Factor::Mixed(mixed) => mixed.basis.calls(),
-            Factor::Learned(_) => [0, 0],
+            Factor::Learned(_) | Factor::Frozen(_) => [0, 0],
         };
         self.attached.plans.iter().map(|plan| [calls(&plan.a), calls(&plan.b)]).collect()
     }
@@ -271,8 +327,13 @@ impl<M: Module> Adapted<M> {
         let params = self.trained_params();
         let ids: Vec<ParamId> = params.iter().map(|param| param.id).collect();
         let mut values = read_params(&self.model, &ids);
-        let mut state: TrainedState =
-            (params.into_iter()).filter_map(|param| Some((param.path, values.remove(&param.id)?))).collect();
+        let mut state = TrainedState::new();
+        for Stacked { name, ids, count } in &self.attached.stacked {
+            let rows: Vec<f32> =
+                ids.iter().flat_map(|id| floats(values.remove(id).expect("it is trained"))).collect();
+            state.insert((*name).to_owned(), TensorData::new(rows, [ids.len(), *count]));
+        }
+        state.extend(params.into_iter().filter_map(|param| Some((param.path, values.remove(&param.id)?))));
         for (coefficients, combined) in self.combined() {
             let shape = coefficients.val().dims();
             let values = TensorData::new(host_values(coefficients.val()), shape);
@@ -297,38 +358,57 @@ impl<M: Module> Adapted<M> {
             *coefficients = write_params(coefficients.clone(), BTreeMap::from([(coefficients.id, data)]));
         }
         let params = self.trained_params();
-        let values =
-            (params.into_iter()).filter_map(|param| Some((param.id, state.remove(&param.path)?))).collect();
+        let mut values: BTreeMap<ParamId, TensorData> =
+            (params.iter()).filter_map(|param| Some((param.id, state.remove(&param.path)?))).collect();
+        for Stacked { name, ids, count } in &self.attached.stacked {
+            let rows = floats(state.remove(*name).expect("every name was checked"));
+            for (id, row) in ids.iter().zip(rows.chunks_exact(*count)) {
+                let shape = params.iter().find(|param| param.id == *id).expect("it is trained").shape.clone();
+                values.insert(*id, TensorData::new(row.to_vec(), shape));
+            }
+        }
         self.model = write_params(self.model, values);
         Ok(self.expand())
     }
 
     /// The factors of every site on the host, row-major: A `[d_in, rank]`, B `[rank, d_out]`, and the update's scale.
     ///
-    /// Linear combinations are expanded by the plain version on the host, so the bits are the same on every machine.
+    /// Linear combinations are expanded by the plain version on the host, so the bits are the same on every machine. What
+    /// stands between A and B is multiplied into B, and a frozen pair that is taken away stands beside them, with twice the
+    /// rank.
     pub fn factors(&self) -> Vec<SiteFactors> {
-        let ids: Vec<ParamId> = self.attached.ids.iter().flat_map(|ids| [ids[1], ids[2]]).collect();
+        let params = float_params(&self.model);
+        let within = |param: &&FoundParam| is_adapter(&param.path);
+        let ids: Vec<ParamId> = params.iter().filter(within).map(|param| param.id).collect();
         let values = read_params(&self.model, &ids);
         let rows: BTreeMap<usize, (Vec<f32>, usize)> = (self.combined())
             .map(|(param, combined)| (combined.side, (host_values(param.val()), param.val().dims()[1])))
             .collect();
-        let factor = |factor: &Factor, id: ParamId, side: usize, site: usize| match (factor, rows.get(&side))
-        {
-            (Factor::Mixed(mixed), Some((rows, count))) => {
-                mixed.expand(&rows[site * count..(site + 1) * count])
+        let sites = self.attached.sites.iter().zip(&self.attached.plans).enumerate();
+        let factors = sites.map(|(index, (site, plan))| {
+            let leaf = |name: &str| {
+                let id = id_at(&params, &format!("{}.adapter.{name}", site.weight_path()));
+                floats(values[&id].clone())
+            };
+            let factor = |factor: &Factor, side: usize, name: &str| match (factor, rows.get(&side)) {
+                (Factor::Mixed(mixed), Some((rows, count))) => {
+                    mixed.expand(&rows[index * count..(index + 1) * count])
+                }
+                (Factor::Mixed(_) | Factor::Learned(_) | Factor::Frozen(_), _) => leaf(name),
+            };
+            let (a, b) = (factor(&plan.a, 1, "a"), inner_b(plan, factor(&plan.b, 2, "b"), &leaf));
+            let magnitude = match plan.magnitude {
+                Magnitude::Free => None,
+                Magnitude::Trained => Some(leaf("magnitude")),
+            };
+            let factors =
+                SiteFactors { site: site.clone(), rank: plan.rank, scale: plan.scale, a, b, magnitude };
+            match &plan.start {
+                None => factors,
+                Some(start) => factors.without(start),
             }
-            (Factor::Mixed(_) | Factor::Learned(_), _) => floats(values[&id].clone()),
-        };
-        (self.attached.sites.iter().zip(&self.attached.plans).zip(&self.attached.ids))
-            .enumerate()
-            .map(|(index, ((site, plan), ids))| SiteFactors {
-                site: site.clone(),
-                rank: plan.rank,
-                scale: plan.scale,
-                a: factor(&plan.a, ids[1], 1, index),
-                b: factor(&plan.b, ids[2], 2, index),
-            })
-            .collect()
+        });
+        factors.collect()
     }
 
     /// The model with its adapters baked into dense weights, the same bits on every machine.
@@ -391,9 +471,20 @@ pub struct SiteFactors {
     pub a: Vec<f32>,
     /// `[rank, d_out]`, row-major.
     pub b: Vec<f32>,
+    /// Lengths that the columns of the updated weight get, `[d_out]`, if they are trained.
+    pub magnitude: Option<Vec<f32>>,
 }
 
 impl SiteFactors {
+    /// The same less the product of `start`: both pairs side by side.
+    fn without(self, [start_a, start_b]: &[Arc<[f32]>; 2]) -> Self {
+        let rank = self.rank;
+        let rows = self.a.chunks_exact(rank).zip(start_a.chunks_exact(rank));
+        let a = rows.flat_map(|(own, start)| [own, start].concat()).collect();
+        let b = self.b.iter().copied().chain(start_b.iter().map(|entry| -entry)).collect();
+        Self { rank: 2 * rank, a, b, ..self }
+    }
+
     /// `W + scale · A·B`, summed in `f64` over the rank in ascending order and rounded once.
     pub(crate) fn merged(&self, weight: &[f32]) -> Vec<f32> {
         self.merged_counting(weight, &|weight| weight).0
@@ -402,23 +493,45 @@ impl SiteFactors {
     /// The same, and what of it is left once `stored` has rounded it again.
     fn merged_counting(&self, weight: &[f32], stored: &(dyn Fn(f32) -> f32 + Sync)) -> (Vec<f32>, Survivors) {
         let (d_out, rank) = (self.site.d_out, self.rank);
+        let updated = |row: usize, column: usize, weight: f32| {
+            let a = &self.a[row * rank..(row + 1) * rank];
+            let products =
+                (a.iter().enumerate()).map(|(r, &a)| f64::from(a) * f64::from(self.b[r * d_out + column]));
+            f64::from(weight) + self.scale * products.sum::<f64>()
+        };
+        let gains = self.column_gains(weight, &updated);
         let mut merged = weight.to_vec();
         let row = |(row, weights): (usize, &mut [f32])| {
-            let a = &self.a[row * rank..(row + 1) * rank];
             let mut survivors = Survivors::default();
             for (column, weight) in weights.iter_mut().enumerate() {
-                let products = (a.iter().enumerate())
-                    .map(|(r, &a)| f64::from(a) * f64::from(self.b[r * d_out + column]));
-                let (before, update) = (*weight, self.scale * products.sum::<f64>());
-                *weight = (f64::from(before) + update) as f32;
-                survivors.changed += usize::from(update != 0.0);
-                survivors.left += usize::from(update != 0.0 && stored(before) != stored(*weight));
+                let before = *weight;
+                let after = gains.as_ref().map_or(1.0, |gains| gains[column]) * updated(row, column, before);
+                *weight = after as f32;
+                let is_changed = after != f64::from(before);
+                survivors.changed += usize::from(is_changed);
+                survivors.left += usize::from(is_changed && stored(before) != stored(*weight));
             }
             survivors
         };
         let survivors =
             merged.par_chunks_mut(d_out).enumerate().map(row).reduce(Survivors::default, std::ops::Add::add);
         (merged, survivors)
+    }
+
+    /// What each column of the updated weight is multiplied by, so that it is as long as its magnitude says.
+    fn column_gains(
+        &self,
+        weight: &[f32],
+        updated: &(dyn Fn(usize, usize, f32) -> f64 + Sync),
+    ) -> Option<Vec<f64>> {
+        let magnitude = self.magnitude.as_ref()?;
+        let d_out = self.site.d_out;
+        let gain = |(column, &length): (usize, &f32)| {
+            let entries = weight.iter().skip(column).step_by(d_out).enumerate();
+            let square: f64 = entries.map(|(row, &weight)| updated(row, column, weight).powi(2)).sum();
+            f64::from(length) / square.sqrt()
+        };
+        Some(magnitude.par_iter().enumerate().map(gain).collect())
     }
 }
 
@@ -440,17 +553,17 @@ impl std::ops::Add for Survivors {
 }
 
 struct Attach {
-    adapters: BTreeMap<String, LowRank>,
+    adapters: BTreeMap<String, Update>,
 }
 
 impl Reparameterizer for Attach {
-    type Reparam = LowRank;
+    type Reparam = Update;
 
     fn reparameterize<const D: usize>(
         &mut self,
         path: &str,
         param: Param<Tensor<D>>,
-    ) -> (Param<Tensor<D>>, Option<LowRank>) {
+    ) -> (Param<Tensor<D>>, Option<Update>) {
         (param, self.adapters.remove(path))
     }
 }
@@ -468,12 +581,68 @@ pub(crate) fn is_adapter(path: &str) -> bool {
 }
 
 fn ids_of(site: &Site, params: &[FoundParam]) -> [ParamId; 3] {
-    let id = |path: String| {
-        let found = params.iter().find(|param| param.path == path);
-        found.map(|param| param.id).expect("the adapter was just attached there")
-    };
     let weight = site.weight_path();
-    [id(weight.clone()), id(format!("{weight}.adapter.a")), id(format!("{weight}.adapter.b"))]
+    ["", ".adapter.a", ".adapter.b"].map(|leaf| id_at(params, &format!("{weight}{leaf}")))
+}
+
+/// The parameter at `path`, which exists.
+fn id_at(params: &[FoundParam], path: &str) -> ParamId {
+    let found = params.iter().find(|param| param.path == path);
+    found.map(|param| param.id).expect("the adapter was just attached there")
+}
+
+/// The parameters of updates that have gradients: all but what is frozen or follows from others.
+fn trained_of_updates(sites: &[Site], plans: &[Plan], params: &[FoundParam]) -> Vec<ParamId> {
+    let is_free = |factor: &Factor| match factor {
+        Factor::Learned(_) | Factor::Mixed(_) => true,
+        Factor::Frozen(_) => false,
+    };
+    let mut trained = Vec::new();
+    for (site, plan) in sites.iter().zip(plans) {
+        let within = format!("{}.adapter.", site.weight_path());
+        let is_trained = |leaf: &str| match leaf {
+            "a" => is_free(&plan.a),
+            "b" => is_free(&plan.b),
+            leaf => ["core", "rows", "columns", "magnitude"].contains(&leaf),
+        };
+        let leaves = params.iter().filter(|param| param.path.strip_prefix(&within).is_some_and(is_trained));
+        trained.extend(leaves.map(|param| param.id));
+    }
+    trained
+}
+
+/// The parameters that the folder of `config` holds as one tensor for all sites.
+fn stacked(config: &AdapterConfig, sites: &[Site], params: &[FoundParam]) -> Vec<Stacked> {
+    let named = config.method().coefficients().into_iter();
+    let of_sites = named.filter_map(|(name, count)| {
+        let path = |site: &Site| format!("{}.adapter.{name}", site.weight_path());
+        let find = |site: &Site| params.iter().find(|param| param.path == path(site)).map(|param| param.id);
+        Some(Stacked { name, ids: sites.iter().map(find).collect::<Option<_>>()?, count })
+    });
+    of_sites.collect()
+}
+
+/// M·B on the host, its columns scaled; each entry is summed in `f64`.
+fn inner_b(plan: &Plan, b: Vec<f32>, leaf: &dyn Fn(&str) -> Vec<f32>) -> Vec<f32> {
+    let (rank, d_out) = (plan.rank, b.len() / plan.rank);
+    match &plan.between {
+        Between::Nothing => b,
+        Between::Matrix(_) => {
+            let core = leaf("core");
+            let entry = |index: usize| {
+                let (row, column) = (index / d_out, index % d_out);
+                let terms =
+                    (0..rank).map(|r| f64::from(core[row * rank + r]) * f64::from(b[r * d_out + column]));
+                terms.sum::<f64>() as f32
+            };
+            (0..rank * d_out).map(entry).collect()
+        }
+        Between::Scales { .. } => {
+            let (rows, columns) = (leaf("rows"), leaf("columns"));
+            let scaled = |(index, entry): (usize, f32)| entry * rows[index / d_out] * columns[index % d_out];
+            b.into_iter().enumerate().map(scaled).collect()
+        }
+    }
 }
 
 /// The base weight of a site, row-major.
@@ -505,9 +674,11 @@ fn combined(plans: &[Plan], side: usize, factor: impl Fn(&Plan) -> &Factor) -> O
 }
 
 fn check_saddles(sites: &[Site], plans: &[Plan]) -> Result<(), Error> {
+    let is_zero = |values: &[f32]| values.iter().all(|value| *value == 0.0);
     let is_dead = |factor: &Factor| match factor {
-        Factor::Mixed(mixed) => mixed.offset.is_none() && mixed.initial.iter().all(|c| *c == 0.0),
-        Factor::Learned(values) => values.iter().all(|value| *value == 0.0),
+        Factor::Mixed(mixed) => mixed.offset.is_none() && is_zero(&mixed.initial),
+        Factor::Learned(values) => is_zero(values),
+        Factor::Frozen(values) => is_zero(values),
     };
     match sites.iter().zip(plans).find(|(_, plan)| is_dead(&plan.a) && is_dead(&plan.b)) {
         Some((site, _)) => Err(Error::DeadSaddle { site: site.path.clone() }),
@@ -553,7 +724,8 @@ mod tests {
     use burn::tensor::Distribution;
 
     use super::*;
-    use crate::adapter::{NolaConfig, adapted};
+    use crate::adapted;
+    use crate::adapter::NolaConfig;
 
     fn model() -> (Adapted<Vec<Linear>>, GradientsParams) {
         let device = Device::flex().autodiff();

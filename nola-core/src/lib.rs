@@ -28,9 +28,10 @@ mod product;
 #[path = "../../tests/shared.rs"]
 mod shared;
 pub mod targets;
+mod update;
 
 pub use adapted::{Adapted, SiteFactors, Survivors, TrainedNumbers, TrainedState};
-pub use adapter::{AdapterConfig, adapted};
+pub use adapter::AdapterConfig;
 pub use error::Error;
 pub use folder::BaseIdentity;
 pub use hollow::Hollow;
@@ -39,3 +40,4 @@ pub use pattern::PatternError;
 pub use plain_words::plain_words;
 pub use product::{compute_dtype, in_compute_dtype, product};
 pub use targets::{Site, Targets, Unmatched};
+pub use update::{Update, adapted};

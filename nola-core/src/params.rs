@@ -118,6 +118,27 @@ pub fn read_params<M: Module>(module: &M, wanted: &[ParamId]) -> BTreeMap<ParamI
     read.values
 }
 
+struct Tensors<'a> {
+    wanted: &'a [ParamId],
+    tensors: BTreeMap<ParamId, Tensor<2>>,
+}
+
+impl ModuleVisitor for Tensors<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.wanted.contains(&param.id) {
+            let last = param.lazy_shape().to_vec().last().copied().unwrap_or(1) as i64;
+            self.tensors.insert(param.id, param.base().inner().reshape([-1, last]));
+        }
+    }
+}
+
+/// The parameters `wanted` where they are, without their adapters, as matrices outside autodiff.
+pub(crate) fn base_tensors<M: Module>(module: &M, wanted: &[ParamId]) -> BTreeMap<ParamId, Tensor<2>> {
+    let mut tensors = Tensors { wanted, tensors: BTreeMap::new() };
+    module.visit(&mut tensors);
+    tensors.tensors
+}
+
 struct Write {
     values: BTreeMap<ParamId, TensorData>,
 }

@@ -99,11 +99,10 @@ impl Method for LoraConfig {
 
     /// A drawn, B zero: a fresh adapter changes nothing.
     fn plan(&self, sites: &[Site], _weights: Weights) -> Result<Vec<Plan>, Error> {
-        let plan = |site: &Site| Plan {
-            a: Factor::Learned(kaiming_uniform(self.seed, site, self.rank)),
-            b: Factor::Learned(vec![0.0; self.rank * site.d_out]),
-            rank: self.rank,
-            scale: self.scale(),
+        let plan = |site: &Site| {
+            let a = Factor::Learned(kaiming_uniform(self.seed, site, self.rank));
+            let b = Factor::Learned(vec![0.0; self.rank * site.d_out]);
+            Plan::low_rank(a, b, self.rank, self.scale())
         };
         Ok(sites.iter().map(plan).collect())
     }

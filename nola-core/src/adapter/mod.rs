@@ -1,8 +1,8 @@
 //! Adapters: one file each, one line each in the [list](AdapterConfig), and one shape of result for all of them.
 //!
 //! Every adapter is planned on the host from its settings, the sites it is attached to and their weights
-//! ([`Method::plan`]), and becomes a [`LowRank`] on each weight. Merging, saving, freezing and the factored forward are
-//! written once, over `LowRank`.
+//! ([`Method::plan`]), and becomes an [`Update`](crate::Update) of each weight. Merging, saving, freezing and the
+//! factored forward are written once, over `Update`.
 
 mod list;
 mod lora;
@@ -10,17 +10,11 @@ mod nola;
 
 use std::sync::Arc;
 
-use burn::module::{Module, Param, Reparameterization};
-use burn::nn::Linear;
-use burn::tensor::{Device, Tensor, TensorData};
-
 pub use list::AdapterConfig;
 pub use lora::{LoraConfig, LoraVariant};
 pub use nola::{NolaConfig, Preset, Sharing};
 
 use crate::basis::Basis;
-use crate::low_rank::updated;
-use crate::product::product;
 use crate::targets::Site;
 use crate::{Error, basis};
 
@@ -99,14 +93,17 @@ pub enum Factor {
     Learned(Vec<f32>),
     /// Regenerated from trained coefficients once per optimizer step.
     Mixed(Mixed),
+    /// Never trained, row-major; made again from the settings or the base.
+    Frozen(Arc<[f32]>),
 }
 
 impl Factor {
     /// The matrix at the start of training, row-major.
-    fn initial(&self) -> Vec<f32> {
+    pub(crate) fn initial(&self) -> Vec<f32> {
         match self {
             Self::Learned(values) => values.clone(),
             Self::Mixed(mixed) => mixed.at_start(),
+            Self::Frozen(values) => values.to_vec(),
         }
     }
 
@@ -115,6 +112,7 @@ impl Factor {
         match self {
             Self::Learned(values) => values.len(),
             Self::Mixed(mixed) => mixed.basis.count(),
+            Self::Frozen(_) => 0,
         }
     }
 }
@@ -162,7 +160,7 @@ impl Mixed {
     }
 }
 
-/// What will be attached to one weight, as the host sees it.
+/// What will be attached to one weight, as the host sees it: `scale · A·M·B`, and what else changes the product.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// `[d_in, rank]`.
@@ -173,70 +171,61 @@ pub struct Plan {
     pub rank: usize,
     /// Factor of the whole update.
     pub scale: f64,
+    /// What stands between A and B.
+    pub between: Between,
+    /// A frozen pair of factors whose product, times `scale`, is taken away, so that a fresh adapter changes nothing.
+    pub start: Option<[Arc<[f32]>; 2]>,
+    /// Whether each column of the updated weight has a trained length.
+    pub magnitude: Magnitude,
+}
+
+/// What stands between the factors A and B; its numbers are trained.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Between {
+    /// Nothing.
+    Nothing,
+    /// A matrix, `[rank, rank]`, row-major.
+    Matrix(Vec<f32>),
+    /// A scale for each row of B, `[rank]`, and for each of its columns, `[d_out]`.
+    Scales {
+        /// Of the rows.
+        rows: Vec<f32>,
+        /// Of the columns.
+        columns: Vec<f32>,
+    },
+}
+
+/// Whether the columns of a weight have lengths of their own.
+///
+/// # Source
+/// DoRA (Liu et al., ICML 2024): the weight's directions and lengths are trained apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Magnitude {
+    /// They are as long as the update makes them.
+    Free,
+    /// They have trained lengths, those of the base at first.
+    Trained,
 }
 
 impl Plan {
-    /// Trained numbers of the site.
-    pub fn trained_numbers(&self) -> usize {
-        self.a.trained_numbers() + self.b.trained_numbers()
+    /// `scale · A·B` and nothing else.
+    pub fn low_rank(a: Factor, b: Factor, rank: usize, scale: f64) -> Self {
+        Self { a, b, rank, scale, between: Between::Nothing, start: None, magnitude: Magnitude::Free }
     }
 
-    /// The module to attach to the weight of `site`.
-    pub(crate) fn build(&self, site: &Site, device: &Device) -> LowRank {
-        let matrix = |factor: &Factor, shape: [usize; 2]| {
-            Param::from_data(TensorData::new(factor.initial(), shape), device)
+    /// Trained numbers of a site with `d_out` outputs.
+    pub fn trained_numbers(&self, d_out: usize) -> usize {
+        let between = match &self.between {
+            Between::Nothing => 0,
+            Between::Matrix(values) => values.len(),
+            Between::Scales { rows, columns } => rows.len() + columns.len(),
         };
-        LowRank {
-            a: matrix(&self.a, [site.d_in, self.rank]),
-            b: matrix(&self.b, [self.rank, site.d_out]),
-            scale: self.scale,
-        }
+        let lengths = match self.magnitude {
+            Magnitude::Free => 0,
+            Magnitude::Trained => d_out,
+        };
+        self.a.trained_numbers() + self.b.trained_numbers() + between + lengths
     }
-}
-
-/// `ΔW = scale · A·B`, attached to a weight.
-#[derive(Module, Debug)]
-pub struct LowRank {
-    /// `[d_in, rank]`: a leaf of the autodiff graph, whoever made it.
-    pub a: Param<Tensor<2>>,
-    /// `[rank, d_out]`: likewise.
-    pub b: Param<Tensor<2>>,
-    #[module(skip)]
-    scale: f64,
-}
-
-impl Reparameterization for LowRank {
-    const NAME: &'static str = "adapter";
-
-    /// `W + ΔW`, dense: the oracle of [`adapted`], and what models that do not call it compute with.
-    fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
-        let delta = self.a.val().matmul(self.b.val()).mul_scalar(self.scale);
-        base.clone() + delta.reshape(base.shape()).cast(base.dtype())
-    }
-}
-
-/// `x·(W + ΔW) + bias` as `x·W + scale·(x·A)·B + bias`: no weight-sized product or gradient.
-///
-/// # Shapes
-/// - `x`: `[.., d_in]`
-/// - output: `[.., d_out]`
-///
-/// # Source
-/// LoRA (Hu et al., ICLR 2022), equation 3; NOLA (Koohpayegani et al., ICLR 2024), section 2.
-pub fn adapted<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
-    let (d_in, mut shape) = (x.dims()[D - 1], x.dims());
-    // One product over all rows, however they are grouped: the weight is then read once.
-    let rows = x.reshape([-1, d_in as i64]);
-    let bias = layer.bias.as_ref().map(|bias| bias.val());
-    let Some(adapter) = layer.weight.reparameterization::<LowRank>() else {
-        let y = product(rows, layer.weight.val(), bias);
-        shape[D - 1] = y.dims()[1];
-        return y.reshape(shape);
-    };
-    let y = product(rows.clone(), layer.weight.base(), bias);
-    let y = updated(y, rows, adapter.a.val(), adapter.b.val(), adapter.scale);
-    shape[D - 1] = y.dims()[1];
-    y.reshape(shape)
 }
 
 /// Entries of LoRA's initial A and of `code-2024`'s offset: uniform in ±1/√d_in.

@@ -258,11 +258,9 @@ impl Method for NolaConfig {
 
     fn plan(&self, sites: &[Site], _weights: Weights) -> Result<Vec<Plan>, Error> {
         self.check_hashes(sites)?;
-        let plan = |site: &Site| Plan {
-            a: Factor::Mixed(self.mixed_a(site)),
-            b: Factor::Mixed(self.mixed_b(site)),
-            rank: self.rank,
-            scale: self.scale(),
+        let plan = |site: &Site| {
+            let (a, b) = (Factor::Mixed(self.mixed_a(site)), Factor::Mixed(self.mixed_b(site)));
+            Plan::low_rank(a, b, self.rank, self.scale())
         };
         Ok(sites.iter().map(plan).collect())
     }

@@ -74,12 +74,9 @@ impl<'a> Matching<'a> {
         let d_out = site.d_out * module.part.of();
         let a = self.take(&key(&name, "lora_A.weight"), &[rank, site.d_in]);
         let b = self.take(&key(&name, "lora_B.weight"), &[d_out, rank]);
-        Some(Plan {
-            a: Factor::Learned(transposed(&a?, site.d_in)),
-            b: Factor::Learned(part_of(&transposed(&b?, rank), d_out, &module)),
-            rank,
-            scale,
-        })
+        let a = Factor::Learned(transposed(&a?, site.d_in));
+        let b = Factor::Learned(part_of(&transposed(&b?, rank), d_out, &module));
+        Some(Plan::low_rank(a, b, rank, scale))
     }
 
     /// Everything else that the folder changes, by our path.

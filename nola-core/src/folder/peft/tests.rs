@@ -108,12 +108,9 @@ fn description() -> Description {
 }
 
 fn plan(site: &Site, rank: usize, scale: f64, seed: usize) -> Plan {
-    Plan {
-        a: Factor::Learned(numbers(site.d_in * rank, seed)),
-        b: Factor::Learned(numbers(rank * site.d_out, seed + 1)),
-        rank,
-        scale,
-    }
+    let a = Factor::Learned(numbers(site.d_in * rank, seed));
+    let b = Factor::Learned(numbers(rank * site.d_out, seed + 1));
+    Plan::low_rank(a, b, rank, scale)
 }
 
 /// A toy with adapters on the sites for which `plan` gives one, by number of the site.

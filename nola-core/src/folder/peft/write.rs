@@ -127,7 +127,7 @@ fn others<M: Module>(
     generation: Generation,
 ) -> Result<Vec<Other>, Error> {
     // The coefficients are in the factors already.
-    let is_factor = |path: &String| is_adapter(path) || ["alpha", "beta"].contains(&path.as_str());
+    let is_factor = |path: &String| is_adapter(path) || adapted.has_coefficients(path);
     let trained: BTreeSet<String> = adapted.state().into_keys().filter(|path| !is_factor(path)).collect();
     if let Some(name) = trained.iter().find(|path| !path.contains('.')) {
         return Err(Error::NoPeftModule { name: name.clone() });

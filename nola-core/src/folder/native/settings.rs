@@ -1,0 +1,83 @@
+//! The settings of an adapter as the folder has them: under the name of their kind, with PEFT's names where there are any.
+
+use serde_json::{Map, Value};
+
+use crate::adapter::AdapterConfig;
+
+/// Our name of a setting, and the folder's.
+const NAMES: [(&str, &str); 2] = [("rank", "r"), ("alpha", "lora_alpha")];
+/// In decimal digits: JSON readers round large numbers.
+const SEED: &str = "seed";
+/// The key of a recipe that says which adapter it is; the folder says it by `peft_type`.
+const KIND: &str = "kind";
+
+/// Settings as they are written; every one is filled in.
+pub(super) fn written(config: &AdapterConfig) -> Map<String, Value> {
+    let mut config = config.clone();
+    config.method_mut().resolve();
+    let settings = serde_json::to_value(&config).unwrap_or_default();
+    let settings = settings.as_object().into_iter().flatten().filter(|(name, _)| *name != KIND);
+    let written = settings.map(|(name, value)| match name.as_str() {
+        SEED => (name.clone(), Value::String(value.to_string())),
+        name => (
+            NAMES.iter().find(|(ours, _)| *ours == name).map_or(name, |(_, theirs)| theirs).into(),
+            value.clone(),
+        ),
+    });
+    written.collect()
+}
+
+/// The adapter of `kind` with settings from a folder.
+///
+/// # Errors
+/// What is wrong with them, in words.
+pub(super) fn read(kind: &str, settings: &Map<String, Value>) -> Result<AdapterConfig, String> {
+    let mut read = Map::from_iter([(KIND.to_owned(), Value::from(kind))]);
+    for (name, value) in settings {
+        let (name, value) = match (name.as_str(), value) {
+            (SEED, Value::String(digits)) => (SEED, digits.parse::<u64>().map_or(value.clone(), Value::from)),
+            (name, value) => (
+                NAMES.iter().find(|(_, theirs)| *theirs == name).map_or(name, |(ours, _)| ours),
+                value.clone(),
+            ),
+        };
+        read.insert(name.to_owned(), value);
+    }
+    serde_json::from_value(read.into()).map_err(|error| format!("`{}`: {error}", key_of(kind)))
+}
+
+/// The key that holds the settings of `kind`.
+pub(super) fn key_of(kind: &str) -> String {
+    kind.replace('-', "_")
+}
+
+/// The value of `peft_type` for `kind`.
+pub(super) fn peft_type_of(kind: &str) -> String {
+    key_of(kind).to_uppercase()
+}
+
+/// The kind that a value of `peft_type` stands for.
+pub(super) fn kind_of(peft_type: &str) -> Option<&'static str> {
+    AdapterConfig::KINDS.iter().copied().find(|kind| peft_type_of(kind) == peft_type)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_adapter_comes_back_from_its_settings() {
+        for mut config in AdapterConfig::every() {
+            config.method_mut().set_seed(u64::MAX);
+            config.method_mut().resolve();
+            assert_eq!(read(config.kind(), &written(&config)), Ok(config));
+        }
+    }
+
+    #[test]
+    fn every_adapter_has_a_name_in_folders() {
+        for kind in AdapterConfig::KINDS {
+            assert_eq!(kind_of(&peft_type_of(kind)), Some(*kind));
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What an adapter does to a weight: one shape for all of them, and the product with an adapted weight.
+
+use burn::module::{Module, Param, Reparameterization};
+use burn::nn::Linear;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+use crate::adapter::{Between, Magnitude, Plan};
+use crate::low_rank::updated;
+use crate::product::product;
+use crate::targets::Site;
+
+/// `ΔW = scale · (A·M·B - A₀·B₀)`, attached to a weight whose columns may have lengths of their own.
+///
+/// Every parameter is a plain leaf of the autodiff graph, whoever made it.
+#[derive(Module, Debug)]
+pub struct Update {
+    /// `[d_in, rank]`.
+    pub a: Param<Tensor<2>>,
+    /// `[rank, d_out]`.
+    pub b: Param<Tensor<2>>,
+    /// M as a matrix, `[rank, rank]`.
+    core: Option<Param<Tensor<2>>>,
+    /// M as a scale of B's rows, `[rank]`.
+    rows: Option<Param<Tensor<1>>>,
+    /// A scale of B's columns, `[d_out]`.
+    columns: Option<Param<Tensor<1>>>,
+    /// A₀ `[d_in, rank]`, frozen.
+    start_a: Option<Param<Tensor<2>>>,
+    /// B₀ `[rank, d_out]`, frozen.
+    start_b: Option<Param<Tensor<2>>>,
+    /// Trained lengths of the weight's columns, `[d_out]`.
+    magnitude: Option<Param<Tensor<1>>>,
+    /// Lengths that the columns have without it, `[d_out]`: constant within an optimizer step, and for the gradient.
+    norm: Option<Param<Tensor<1>>>,
+    /// Squared lengths of the base's columns, `[d_out]`, frozen.
+    base_squares: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    scale: f64,
+}
+
+impl Update {
+    /// The update that `plan` says, for the weight of `site`, whose numbers `weight` gives where they are needed.
+    pub(crate) fn new(plan: &Plan, site: &Site, weight: &dyn Fn(&Site) -> Vec<f32>, device: &Device) -> Self {
+        let matrix =
+            |values: Vec<f32>, shape: [usize; 2]| Param::from_data(TensorData::new(values, shape), device);
+        let row = |values: Vec<f32>| {
+            let count = values.len();
+            Param::from_data(TensorData::new(values, [count]), device)
+        };
+        let (in_shape, out_shape) = ([site.d_in, plan.rank], [plan.rank, site.d_out]);
+        let (core, rows, columns) = match &plan.between {
+            Between::Nothing => (None, None, None),
+            Between::Matrix(values) => (Some(matrix(values.clone(), [plan.rank; 2])), None, None),
+            Between::Scales { rows, columns } => (None, Some(row(rows.clone())), Some(row(columns.clone()))),
+        };
+        let start = plan.start.as_ref();
+        let squares = match plan.magnitude {
+            Magnitude::Free => None,
+            Magnitude::Trained => Some(column_squares(&weight(site), site.d_out)),
+        };
+        let lengths =
+            squares.as_ref().map(|squares| squares.iter().map(|square| square.sqrt()).collect::<Vec<f32>>());
+        Self {
+            a: matrix(plan.a.initial(), in_shape),
+            b: matrix(plan.b.initial(), out_shape),
+            core,
+            rows,
+            columns,
+            start_a: start.map(|[a, _]| matrix(a.to_vec(), in_shape)),
+            start_b: start.map(|[_, b]| matrix(b.to_vec(), out_shape)),
+            magnitude: lengths.clone().map(row),
+            norm: lengths.map(row),
+            base_squares: squares.map(row),
+            scale: plan.scale,
+        }
+    }
+
+    /// M·B, with its columns scaled.
+    ///
+    /// # Shapes
+    /// - output: `[rank, d_out]`
+    fn inner_b(&self) -> Tensor<2> {
+        let mut b = self.b.val();
+        if let Some(core) = &self.core {
+            b = core.val().matmul(b);
+        }
+        if let Some(rows) = &self.rows {
+            b = b * rows.val().unsqueeze_dim(1);
+        }
+        if let Some(columns) = &self.columns {
+            b = b * columns.val().unsqueeze_dim(0);
+        }
+        b
+    }
+
+    /// What each column of the product is multiplied by.
+    fn column_gain(&self) -> Option<Tensor<1>> {
+        let (magnitude, norm) = (self.magnitude.as_ref()?, self.norm.as_ref()?);
+        Some(magnitude.val() / norm.val().detach())
+    }
+
+    /// `y + x·ΔW`, before the columns get their lengths.
+    fn added(&self, y: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
+        let y = match (&self.start_a, &self.start_b) {
+            (Some(a), Some(b)) => updated(y, x.clone(), a.val(), b.val(), -self.scale),
+            (Some(_), None) | (None, Some(_)) | (None, None) => y,
+        };
+        updated(y, x, self.a.val(), self.inner_b(), self.scale)
+    }
+}
+
+/// Squared lengths of the columns of a row-major matrix, each summed in `f64`.
+fn column_squares(weight: &[f32], d_out: usize) -> Vec<f32> {
+    let mut squares = vec![0.0_f64; d_out];
+    for row in weight.chunks_exact(d_out) {
+        squares.iter_mut().zip(row).for_each(|(sum, &entry)| *sum += f64::from(entry).powi(2));
+    }
+    squares.into_iter().map(|square| square as f32).collect()
+}
+
+/// Lengths of the columns of `W + scale·A·B`, without a matrix of the weight's size.
+///
+/// # Shapes
+/// - `weight`: `[d_in, d_out]`; `squares`: `[d_out]`, of its columns
+/// - `a`: `[d_in, rank]`; `b`: `[rank, d_out]`
+/// - output: `[d_out]`
+pub(crate) fn column_norms(
+    weight: Tensor<2>,
+    squares: Tensor<1>,
+    a: Tensor<2>,
+    b: Tensor<2>,
+    scale: f64,
+) -> Tensor<1> {
+    let (a, b) = (a.cast(DType::F32), b.cast(DType::F32));
+    let cross = (product(a.clone().transpose(), weight, None) * b.clone()).sum_dim(0);
+    let own = (a.clone().transpose().matmul(a).matmul(b.clone()) * b).sum_dim(0);
+    let sum = squares.unsqueeze_dim(0) + cross.mul_scalar(2.0 * scale) + own.mul_scalar(scale * scale);
+    sum.clamp_min(0.0).sqrt().squeeze_dim(0)
+}
+
+impl Reparameterization for Update {
+    const NAME: &'static str = "adapter";
+
+    /// The updated weight, dense: the oracle of [`adapted`], and what models that do not call it compute with.
+    fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
+        let mut delta = self.a.val().matmul(self.inner_b()).mul_scalar(self.scale);
+        if let (Some(a), Some(b)) = (&self.start_a, &self.start_b) {
+            delta = delta - a.val().matmul(b.val()).mul_scalar(self.scale);
+        }
+        let weight = base.clone() + delta.clone().reshape(base.shape()).cast(base.dtype());
+        match self.column_gain() {
+            None => weight,
+            Some(gain) => {
+                let gain = gain.unsqueeze_dim::<2>(0).expand(delta.dims());
+                weight * gain.reshape(base.shape()).cast(base.dtype())
+            }
+        }
+    }
+}
+
+/// `x·(W + ΔW) + bias` as `x·W + scale·(x·A)·B + bias`: no weight-sized product or gradient.
+///
+/// # Shapes
+/// - `x`: `[.., d_in]`
+/// - output: `[.., d_out]`
+///
+/// # Source
+/// LoRA (Hu et al., ICLR 2022), equation 3; NOLA (Koohpayegani et al., ICLR 2024), section 2; DoRA (Liu et al., ICML
+/// 2024), equation 5.
+pub fn adapted<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+    let (d_in, mut shape) = (x.dims()[D - 1], x.dims());
+    // One product over all rows, however they are grouped: the weight is then read once.
+    let rows = x.reshape([-1, d_in as i64]);
+    let bias = layer.bias.as_ref().map(|bias| bias.val());
+    let y = match layer.weight.reparameterization::<Update>() {
+        None => product(rows, layer.weight.val(), bias),
+        Some(update) => match update.column_gain() {
+            None => {
+                let y = product(rows.clone(), layer.weight.base(), bias);
+                update.added(y, rows)
+            }
+            Some(gain) => {
+                let y = product(rows.clone(), layer.weight.base(), None);
+                let y = update.added(y, rows);
+                let y = y.clone() * gain.unsqueeze_dim(0).cast(y.dtype());
+                match bias {
+                    None => y,
+                    Some(bias) => y.clone() + bias.unsqueeze_dim(0).cast(y.dtype()),
+                }
+            }
+        },
+    };
+    shape[D - 1] = y.dims()[1];
+    y.reshape(shape)
+}
