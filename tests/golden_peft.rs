@@ -229,6 +229,7 @@ fn place(name: &str) -> (&str, &str, Joint) {
     match rest.rsplit_once('.') {
         Some((module, "lora_A")) => (module, "weight.adapter.a", Joint::Copies),
         Some((module, "lora_B")) => (module, "weight.adapter.b", Joint::Beside),
+        Some((module, "lora_magnitude_vector")) => (module, "weight.adapter.magnitude", Joint::Beside),
         Some((module, "modules_to_save" | "base_layer")) => (module, leaf, Joint::Beside),
         Some(_) | None => (rest, leaf, Joint::Beside),
     }

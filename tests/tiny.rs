@@ -1,7 +1,7 @@
 //! Models small enough for every law, and adapters of every kind to attach to them.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use nola_core::adapter::{LoraConfig, LoraVariant, NolaConfig, Preset, Sharing};
+use nola_core::adapter::{DoraConfig, LoraConfig, LoraVariant, NolaConfig, Preset, Sharing};
 use nola_core::basis::Distribution;
 use nola_core::{Adapted, AdapterConfig, Targets};
 use nola_models::vit::{Pooling, Positions, Problem};
@@ -174,6 +174,8 @@ pub fn every_adapter() -> Vec<(String, AdapterConfig)> {
     for variant in [LoraVariant::Plain, LoraVariant::RsLora] {
         let lora = LoraConfig { rank: 2, alpha: Some(3.0), variant, seed: 5 };
         all.push((format!("lora {variant:?}"), AdapterConfig::Lora(lora)));
+        let dora = DoraConfig { rank: 2, alpha: Some(3.0), variant, seed: 5 };
+        all.push((format!("dora {variant:?}"), AdapterConfig::Dora(dora)));
     }
     all
 }

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::Error;
-use crate::adapter::{AdapterConfig, Between, Factor, Magnitude, Plan};
+use crate::adapter::{AdapterConfig, Between, Factor, Plan};
 use crate::linear_combinations::LinearCombinations;
 use crate::params::{
     FoundParam, base_tensors, float_params, read_params, replace_params, train_only, write_params,
@@ -148,7 +148,7 @@ impl<M: Module> Adapted<M> {
             trained,
             combined,
         };
-        Ok(Self { model, coefficients, attached: Arc::new(attached) })
+        Ok(Self { model, coefficients, attached: Arc::new(attached) }.with_norms())
     }
 
     /// A model without adapters of which only the modules `trained` are trained: a linear probe, if that is the head.
@@ -257,6 +257,11 @@ impl<M: Module> Adapted<M> {
         if !factors.is_empty() {
             self.model = replace_params(self.model, factors);
         }
+        self.with_norms()
+    }
+
+    /// The lengths that the columns of updated weights have without their magnitudes follow from the factors.
+    fn with_norms(mut self) -> Self {
         let norms = self.column_norms();
         if !norms.is_empty() {
             self.model = replace_params(self.model, norms);
@@ -269,7 +274,7 @@ impl<M: Module> Adapted<M> {
         let mut norms = BTreeMap::new();
         let with_magnitude = self.attached.plans.iter().zip(&self.attached.sites);
         let sites: Vec<(&Plan, &Site)> =
-            with_magnitude.filter(|(plan, _)| plan.magnitude == Magnitude::Trained).collect();
+            with_magnitude.filter(|(plan, _)| plan.magnitude.is_trained()).collect();
         if sites.is_empty() {
             return norms;
         }
@@ -397,10 +402,7 @@ impl<M: Module> Adapted<M> {
                 (Factor::Mixed(_) | Factor::Learned(_) | Factor::Frozen(_), _) => leaf(name),
             };
             let (a, b) = (factor(&plan.a, 1, "a"), inner_b(plan, factor(&plan.b, 2, "b"), &leaf));
-            let magnitude = match plan.magnitude {
-                Magnitude::Free => None,
-                Magnitude::Trained => Some(leaf("magnitude")),
-            };
+            let magnitude = plan.magnitude.is_trained().then(|| leaf("magnitude"));
             let factors =
                 SiteFactors { site: site.clone(), rank: plan.rank, scale: plan.scale, a, b, magnitude };
             match &plan.start {
@@ -646,7 +648,7 @@ fn inner_b(plan: &Plan, b: Vec<f32>, leaf: &dyn Fn(&str) -> Vec<f32>) -> Vec<f32
 }
 
 /// The base weight of a site, row-major.
-fn weight_of<M: Module>(model: &M, site: &Site) -> Vec<f32> {
+pub(crate) fn weight_of<M: Module>(model: &M, site: &Site) -> Vec<f32> {
     let path = site.weight_path();
     let found = float_params(model).into_iter().find(|param| param.path == path);
     let id = found.expect("sites are found in the model").id;

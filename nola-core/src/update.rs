@@ -54,12 +54,14 @@ impl Update {
             Between::Scales { rows, columns } => (None, Some(row(rows.clone())), Some(row(columns.clone()))),
         };
         let start = plan.start.as_ref();
-        let squares = match plan.magnitude {
-            Magnitude::Free => None,
-            Magnitude::Trained => Some(column_squares(&weight(site), site.d_out)),
-        };
-        let lengths =
+        let squares = plan.magnitude.is_trained().then(|| column_squares(&weight(site), site.d_out));
+        let norms =
             squares.as_ref().map(|squares| squares.iter().map(|square| square.sqrt()).collect::<Vec<f32>>());
+        let magnitude = match &plan.magnitude {
+            Magnitude::Free => None,
+            Magnitude::OfBase => norms.clone(),
+            Magnitude::Given(lengths) => Some(lengths.clone()),
+        };
         Self {
             a: matrix(plan.a.initial(), in_shape),
             b: matrix(plan.b.initial(), out_shape),
@@ -68,8 +70,8 @@ impl Update {
             columns,
             start_a: start.map(|[a, _]| matrix(a.to_vec(), in_shape)),
             start_b: start.map(|[_, b]| matrix(b.to_vec(), out_shape)),
-            magnitude: lengths.clone().map(row),
-            norm: lengths.map(row),
+            magnitude: magnitude.map(row),
+            norm: norms.map(row),
             base_squares: squares.map(row),
             scale: plan.scale,
         }
@@ -110,7 +112,7 @@ impl Update {
 }
 
 /// Squared lengths of the columns of a row-major matrix, each summed in `f64`.
-fn column_squares(weight: &[f32], d_out: usize) -> Vec<f32> {
+pub(crate) fn column_squares(weight: &[f32], d_out: usize) -> Vec<f32> {
     let mut squares = vec![0.0_f64; d_out];
     for row in weight.chunks_exact(d_out) {
         squares.iter_mut().zip(row).for_each(|(sum, &entry)| *sum += f64::from(entry).powi(2));

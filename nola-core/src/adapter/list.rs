@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LoraConfig, Method, NolaConfig};
+use super::{DoraConfig, LoraConfig, Method, NolaConfig};
 
 /// Makes [`AdapterConfig`], and with it all that walks over the adapters.
 macro_rules! adapters {
@@ -59,6 +59,8 @@ adapters! {
     Nola(NolaConfig) = "nola",
     /// LoRA: the two factors of low-rank updates, and the head.
     Lora(LoraConfig) = "lora",
+    /// DoRA: LoRA's two factors and the length of each column, and the head.
+    Dora(DoraConfig) = "dora",
 }
 
 impl Default for AdapterConfig {

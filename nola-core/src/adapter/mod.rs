@@ -4,12 +4,14 @@
 //! ([`Method::plan`]), and becomes an [`Update`](crate::Update) of each weight. Merging, saving, freezing and the
 //! factored forward are written once, over `Update`.
 
+mod dora;
 mod list;
 mod lora;
 mod nola;
 
 use std::sync::Arc;
 
+pub use dora::DoraConfig;
 pub use list::AdapterConfig;
 pub use lora::{LoraConfig, LoraVariant};
 pub use nola::{NolaConfig, Preset, Sharing};
@@ -199,12 +201,24 @@ pub enum Between {
 ///
 /// # Source
 /// DoRA (Liu et al., ICML 2024): the weight's directions and lengths are trained apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Magnitude {
     /// They are as long as the update makes them.
     Free,
     /// They have trained lengths, those of the base at first.
-    Trained,
+    OfBase,
+    /// They have trained lengths, these at first, `[d_out]`.
+    Given(Vec<f32>),
+}
+
+impl Magnitude {
+    /// Whether the columns have lengths of their own.
+    pub fn is_trained(&self) -> bool {
+        match self {
+            Self::Free => false,
+            Self::OfBase | Self::Given(_) => true,
+        }
+    }
 }
 
 impl Plan {
@@ -220,10 +234,7 @@ impl Plan {
             Between::Matrix(values) => values.len(),
             Between::Scales { rows, columns } => rows.len() + columns.len(),
         };
-        let lengths = match self.magnitude {
-            Magnitude::Free => 0,
-            Magnitude::Trained => d_out,
-        };
+        let lengths = if self.magnitude.is_trained() { d_out } else { 0 };
         self.a.trained_numbers() + self.b.trained_numbers() + between + lengths
     }
 }

@@ -102,13 +102,13 @@ impl<T: Task> Keeping<'_, T> {
     ) -> Result<(), Error> {
         let base = self.task.base();
         let modules = |site: &str| base.foreign_module(site);
-        match adapted.config().map(|config| config.kind()) {
-            Some("lora") => {
-                let generation = peft::Generation::default();
-                peft::write(folder, adapted, &modules, generation, base.peft_task(), description)?
-            }
-            Some(_) | None => folder::write(folder, adapted, description, bits)?,
-        };
+        let is_peft = adapted.config().is_some_and(|config| !config.has_coefficients());
+        if is_peft {
+            let generation = peft::Generation::default();
+            peft::write(folder, adapted, &modules, generation, base.peft_task(), description)?;
+        } else {
+            folder::write(folder, adapted, description, bits)?;
+        }
         Ok(())
     }
 }

@@ -55,7 +55,7 @@ pub(super) fn written(loras: &[ModuleLora], about: &About) -> Value {
         "lora_alpha": number(common_alpha),
         "lora_dropout": 0.0,
         "use_rslora": false,
-        "use_dora": false,
+        "use_dora": loras.iter().any(|lora| lora.magnitude.is_some()),
         "fan_in_fan_out": loras.iter().any(|lora| lora.layout == Layout::Conv1d),
         "bias": match about.biases {
             Biases::None => "none",

@@ -17,7 +17,12 @@ pub(super) struct ModuleLora {
     pub a: Vec<f32>,
     /// `[rank, d_out]`.
     pub b: Vec<f32>,
+    /// `[d_out]`: lengths of the columns, if they are trained.
+    pub magnitude: Option<Vec<f32>>,
 }
+
+/// Lengths of the columns of the base, of a part of a foreign module by its index.
+pub(super) type BaseNorms<'a> = &'a dyn Fn(&ForeignModule, usize) -> Vec<f32>;
 
 /// A site that is a part of a foreign module.
 struct PartLora {
@@ -30,6 +35,7 @@ pub(super) fn module_loras(
     factors: Vec<SiteFactors>,
     modules: Modules,
     generation: Generation,
+    base_norms: BaseNorms,
 ) -> Vec<ModuleLora> {
     let mut found: Vec<(ForeignModule, Vec<PartLora>)> = Vec::new();
     for factors in factors {
@@ -44,11 +50,14 @@ pub(super) fn module_loras(
             None => found.push((module, vec![part])),
         }
     }
-    found.into_iter().map(|(module, parts)| join(&module, module.name(generation), &parts)).collect()
+    found
+        .into_iter()
+        .map(|(module, parts)| join(&module, module.name(generation), &parts, base_norms))
+        .collect()
 }
 
 /// The LoRA that computes what `parts` compute, each on its own outputs, and nothing on the outputs of other parts.
-fn join(module: &ForeignModule, name: &str, parts: &[PartLora]) -> ModuleLora {
+fn join(module: &ForeignModule, name: &str, parts: &[PartLora], base_norms: BaseNorms) -> ModuleLora {
     let site = &parts[0].factors.site;
     // The largest, so that no entry of B grows: where all are the same, as usual, nothing is multiplied.
     let scale = (parts.iter().map(|part| part.factors.scale))
@@ -77,7 +86,20 @@ fn join(module: &ForeignModule, name: &str, parts: &[PartLora]) -> ModuleLora {
         d_out: site.d_out * module.part.of(),
         a: beside(&all_a, site.d_in),
         b: beside(&all_b, rank),
+        magnitude: joined_magnitude(module, parts, base_norms),
     }
+}
+
+/// The lengths of all columns of a module; those of parts without an adapter are the base's.
+fn joined_magnitude(module: &ForeignModule, parts: &[PartLora], base_norms: BaseNorms) -> Option<Vec<f32>> {
+    if parts.iter().all(|part| part.factors.magnitude.is_none()) {
+        return None;
+    }
+    let of_part = |index| {
+        let part = parts.iter().find(|part| part.index == index);
+        part.and_then(|part| part.factors.magnitude.clone()).unwrap_or_else(|| base_norms(module, index))
+    };
+    Some((0..module.part.of()).flat_map(of_part).collect())
 }
 
 /// Whether two parts have the same A to the bit, as they have if they came from one LoRA.

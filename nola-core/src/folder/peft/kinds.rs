@@ -15,8 +15,7 @@ const MERGED: &str =
 ///
 /// Not among them: what acts in training alone (`velora_config`, `monteclora_config`, `lora_dropout`), what only tells
 /// how numbers lie in memory (`fan_in_fan_out`, `megatron_config`), and what belongs to an initialisation.
-const REFUSED: [(&str, &str); 9] = [
-    ("use_dora", "plain LoRA and rsLoRA; merge the adapter into its base with PEFT (`merge_and_unload`)"),
+const REFUSED: [(&str, &str); 8] = [
     (
         "lora_bias",
         "adapters without a bias on B; merge the adapter into its base with PEFT (`merge_and_unload`)",
@@ -34,7 +33,7 @@ const REFUSED: [(&str, &str); 9] = [
 ];
 
 /// Flags of the form `use_…` that are read.
-const KNOWN_USES: [&str; 1] = ["use_rslora"];
+const KNOWN_USES: [&str; 2] = ["use_rslora", "use_dora"];
 
 /// Initialisations that leave the base as it is.
 const OF_UNCHANGED_BASE: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
@@ -147,7 +146,6 @@ mod tests {
     #[test]
     fn a_setting_that_changes_what_is_computed_is_refused_by_its_key() {
         let settings = [
-            ("use_dora", json!(true)),
             ("lora_bias", json!(true)),
             ("layer_replication", json!([[0, 4]])),
             ("alora_invocation_tokens", json!([5])),

@@ -26,6 +26,8 @@ pub(super) struct PeftConfig {
     rank: usize,
     alpha: f64,
     use_rslora: bool,
+    /// Whether the columns of adapted weights have trained lengths.
+    pub use_dora: bool,
     ranks: Vec<(PythonPattern, usize)>,
     alphas: Vec<(PythonPattern, f64)>,
     target_modules: Modules,
@@ -58,6 +60,7 @@ struct Written {
     lora_alpha: Option<f64>,
     task_type: Option<String>,
     use_rslora: Option<bool>,
+    use_dora: Option<bool>,
     rank_pattern: Option<Map<String, Value>>,
     alpha_pattern: Option<Map<String, Value>>,
     target_modules: Option<OneOrMany<String>>,
@@ -90,6 +93,7 @@ impl PeftConfig {
             rank: written.r.unwrap_or(DEFAULT_RANK),
             alpha: written.lora_alpha.unwrap_or(DEFAULT_ALPHA),
             use_rslora: written.use_rslora.unwrap_or_default(),
+            use_dora: written.use_dora.unwrap_or_default(),
             ranks: by_pattern("rank_pattern", written.rank_pattern, as_rank)?,
             alphas: by_pattern("alpha_pattern", written.alpha_pattern, Value::as_f64)?,
             layers: Layers::of(written.layers_to_transform, written.layers_pattern)

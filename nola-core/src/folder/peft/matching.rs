@@ -13,7 +13,7 @@ use super::matrix::{columns, transposed};
 use super::read::PeftAdapter;
 use super::{CONFIG, ForeignModule, Layout, Modules, PREFIX, foreign_leaf};
 use crate::adapted::{TrainedState, floats};
-use crate::adapter::{Factor, Plan};
+use crate::adapter::{Factor, Magnitude, Plan};
 use crate::params::{FoundParam, float_params, read_params};
 use crate::targets::Site;
 
@@ -76,7 +76,16 @@ impl<'a> Matching<'a> {
         let b = self.take(&key(&name, "lora_B.weight"), &[d_out, rank]);
         let a = Factor::Learned(transposed(&a?, site.d_in));
         let b = Factor::Learned(part_of(&transposed(&b?, rank), d_out, &module));
-        Some(Plan::low_rank(a, b, rank, scale))
+        Some(Plan { magnitude: self.magnitude(&name, d_out, &module)?, ..Plan::low_rank(a, b, rank, scale) })
+    }
+
+    /// The lengths of the columns of the module `name`, if the folder is DoRA's.
+    fn magnitude(&mut self, name: &str, d_out: usize, module: &ForeignModule) -> Option<Magnitude> {
+        if !self.adapter.config.use_dora {
+            return Some(Magnitude::Free);
+        }
+        let lengths = self.take(&key(name, MAGNITUDE), &[d_out])?;
+        Some(Magnitude::Given(part_of(&lengths, d_out, module)))
     }
 
     /// Everything else that the folder changes, by our path.
@@ -290,6 +299,9 @@ impl<'a> Matching<'a> {
         }
     }
 }
+
+/// What of the tensor's name follows the module's: lengths of DoRA's columns.
+pub(super) const MAGNITUDE: &str = "lora_magnitude_vector";
 
 pub(super) fn key(name: &str, inside: &str) -> String {
     format!("{PREFIX}{name}.{inside}")

@@ -11,15 +11,18 @@ use serde_json::Value;
 
 use super::config::{self, About, Biases};
 use super::fused::{ModuleLora, module_loras};
+use super::matching::{MAGNITUDE, key};
 use super::matrix::{beside, transposed};
 use super::{
     CONFIG, ForeignModule, Generation, Layout, METADATA, Modules, OurMetadata, PREFIX, Task, WEIGHTS,
     foreign_leaf, settings,
 };
 use crate::Error;
-use crate::adapted::{Adapted, floats, is_adapter};
+use crate::adapted::{Adapted, floats, is_adapter, weight_of};
 use crate::folder::{Description, files};
-use crate::params::{FoundParam, float_params, read_params};
+use crate::params::{FoundParam, float_params, linear_sites, read_params};
+use crate::targets::Site;
+use crate::update::column_squares;
 
 /// Writes the adapter as a PEFT LoRA that computes the same function, and returns the bytes of the folder.
 ///
@@ -40,7 +43,8 @@ pub fn write<M: Module>(
 ) -> Result<u64, Error> {
     adapted.check_factors()?;
     let partial = files::PartialFolder::beside(folder)?;
-    let loras = module_loras(adapted.factors(), modules, generation);
+    let norms = |module: &ForeignModule, index| base_norms(&adapted.model, modules, module, index);
+    let loras = module_loras(adapted.factors(), modules, generation, &norms);
     let others = others(adapted, modules, generation)?;
     let about = About {
         base_name: &description.base.name,
@@ -69,10 +73,28 @@ pub fn write<M: Module>(
 type Stored = (Vec<usize>, Vec<f32>);
 type Tensors = BTreeMap<String, Stored>;
 
-fn lora_tensors(lora: &ModuleLora) -> [(String, Stored); 2] {
-    let key = |factor: &str| format!("{PREFIX}{}.{factor}.weight", lora.name);
+fn lora_tensors(lora: &ModuleLora) -> Vec<(String, Stored)> {
     let (a, b) = (transposed(&lora.a, lora.rank), transposed(&lora.b, lora.d_out));
-    [(key("lora_A"), (vec![lora.rank, lora.d_in], a)), (key("lora_B"), (vec![lora.d_out, lora.rank], b))]
+    let mut tensors = vec![
+        (key(&lora.name, "lora_A.weight"), (vec![lora.rank, lora.d_in], a)),
+        (key(&lora.name, "lora_B.weight"), (vec![lora.d_out, lora.rank], b)),
+    ];
+    tensors.extend(
+        lora.magnitude.clone().map(|lengths| (key(&lora.name, MAGNITUDE), (vec![lora.d_out], lengths))),
+    );
+    tensors
+}
+
+/// Lengths of the columns of the base, of the part `index` of a foreign module.
+fn base_norms<M: Module>(model: &M, modules: Modules, module: &ForeignModule, index: usize) -> Vec<f32> {
+    let is_it = |site: &Site| {
+        let found = modules(&site.path);
+        found.names == module.names && found.part.index() == index
+    };
+    let site =
+        linear_sites(model).into_iter().find(is_it).expect("every part of a module is a layer of ours");
+    let squares = column_squares(&weight_of(model, &site), site.d_out);
+    squares.into_iter().map(f32::sqrt).collect()
 }
 
 /// A parameter that is no factor, as PyTorch has it.
