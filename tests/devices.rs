@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, DeviceKind, Int, Tensor, TensorData};
+use nola_core::Adapted;
 
 use crate::fixtures::{Golden, Tensors};
 
@@ -80,6 +81,20 @@ pub fn by_path<M: Module>(module: &M, gradients: &GradientsParams) -> BTreeMap<S
     let mut walk = Walk { gradients, path: Vec::new(), found: BTreeMap::new() };
     module.visit(&mut walk);
     walk.found
+}
+
+/// The gradients of what an optimizer changes in `adapted`: coefficients by name, other parameters by path.
+pub fn by_name<M: Module + burn::module::ModuleDisplay>(
+    adapted: &Adapted<M>,
+    gradients: &GradientsParams,
+) -> BTreeMap<String, Vec<f32>> {
+    let mut found = by_path(adapted, gradients);
+    for (index, name) in adapted.coefficient_names().enumerate() {
+        if let Some(gradient) = found.remove(&format!("coefficients.{index}")) {
+            found.insert(name.to_owned(), gradient);
+        }
+    }
+    found
 }
 
 struct Walk<'a> {

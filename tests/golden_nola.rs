@@ -15,7 +15,7 @@ use nola_models::{CausalLm, Checkpoint, Vit};
 use serde_json::Value;
 
 use crate::curves;
-use crate::devices::{by_path, device, precise, tensor, tolerance, transposed, values};
+use crate::devices::{by_name, by_path, device, precise, tensor, tolerance, transposed, values};
 use crate::fixtures::{self, Golden, Tally, Tensors, assert_close};
 use crate::test_model::{Kind, Loaded, TestModel, kind};
 
@@ -204,7 +204,7 @@ fn check_layer<const D: usize>(case: &Case, route: Route<D>) {
     case.check_expected("grad.x", &values(of_x));
     let gradients = GradientsParams::from_grads(gradients, &layers);
     let of_factors = by_path(&layers, &gradients);
-    let of_coefficients = by_path(&layers, &layers.project(gradients));
+    let of_coefficients = by_name(&layers, &layers.project(gradients));
     for (row, (index, prefix)) in adapters.iter().enumerate() {
         check_factors(case, prefix, &layers.model.layers[*index]);
         for factor in ["a", "b"] {
@@ -250,7 +250,7 @@ fn check_model<M: TestModel>(case: &Case, Loaded { model, batch, device }: Loade
     case.check_expected("logits", &model.model.logits_of(&batch));
     case.check_expected("loss", &values(loss(&model)));
     let gradients = GradientsParams::from_grads(loss(&model).backward(), &model);
-    let gradients = by_path(&model, &model.project(gradients));
+    let gradients = by_name(&model, &model.project(gradients));
     check_coefficients(case, "grad", &modules, |name| gradients[name].clone());
     let model = curves::follow(&case.settings["curve"], model, loss, |steps, found, golden| {
         case.check(&format!("loss after {steps} steps"), &[found], &[golden]);

@@ -10,7 +10,7 @@ use nola_models::{CausalLm, Checkpoint, Vit, WeightDtype};
 use nola_train::model_with_loss::recomputed_loss;
 use serde_json::Value;
 
-use crate::devices::{by_path, device, precise};
+use crate::devices::{by_name, device, precise};
 use crate::fixtures;
 use crate::program::Workshop;
 use crate::test_model::{Kind, TestModel, kind};
@@ -98,7 +98,7 @@ impl ModuleMapper for Hold {
 fn gradient<M: TestModel>(tiny: &Tiny<M>, loss: impl Fn(&M, &M::Batch) -> Tensor<1>) -> Vec<f32> {
     let model = tiny.perturbed(&every_adapter().remove(0).1);
     let gradients = GradientsParams::from_grads(loss(&model.model, &tiny.batch).backward(), &model);
-    let of_coefficients = by_path(&model, &model.project(gradients));
+    let of_coefficients = by_name(&model, &model.project(gradients));
     ["alpha", "beta"].iter().flat_map(|name| of_coefficients[*name].clone()).collect()
 }
 

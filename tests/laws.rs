@@ -11,7 +11,7 @@ use nola_core::folder::{self, BaseIdentity, CoefficientBits, Description};
 use nola_core::{Adapted, AdapterConfig, FoundParam, TrainedState, float_params, read_params};
 use nola_train::model_with_loss::recomputed_loss;
 
-use crate::devices::{by_path, device, factor_tolerance, values};
+use crate::devices::{by_name, by_path, device, factor_tolerance, values};
 use crate::test_model::TestModel;
 use crate::tiny::{Tiny, every_adapter, tiny_gpt2, tiny_llama, tiny_vit};
 
@@ -123,7 +123,7 @@ fn the_first_step_has_a_gradient_for_every_site<M: TestModel>(tiny: &Tiny<M>) {
         let AdapterConfig::Nola(nola) = &adapter else { continue };
         let model = tiny.adapted(&adapter);
         let gradients = GradientsParams::from_grads(model.model.loss(&tiny.batch, 0.0).backward(), &model);
-        let beta = &by_path(&model, &model.project(gradients))["coefficients.1"];
+        let beta = &by_name(&model, &model.project(gradients))["beta"];
         assert!(beta.chunks(nola.l()).all(|row| row.iter().any(|value| *value != 0.0)), "{name}");
     }
 }

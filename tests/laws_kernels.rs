@@ -11,7 +11,7 @@ use nola_core::basis::{Basis, Distribution, Generator, Stream};
 use nola_core::{Adapted, Site, float_params, read_params};
 use proptest::prelude::*;
 
-use crate::devices::{by_path, device};
+use crate::devices::{by_name, by_path, device};
 
 /// Far from a power of two, so that a scale applied twice or not at all is seen.
 const ENTRY_SCALE: f32 = 0.3;
@@ -137,7 +137,7 @@ fn projected(
         let data = TensorData::new(side.gradient(), side.shape);
         gradients.register(param.id, Tensor::<2>::from_data(data, &device));
     }
-    by_path(model, &model.project(gradients))
+    by_name(model, &model.project(gradients))
 }
 
 /// The sum of some products, and the sum of their sizes.

@@ -312,6 +312,11 @@ impl<M: Module> Adapted<M> {
         self.coefficients.iter().zip(&self.attached.combined)
     }
 
+    /// Names of the coefficients that factors are regenerated from, such as NOLA's `alpha` and `beta`.
+    pub fn coefficient_names(&self) -> impl Iterator<Item = &'static str> {
+        self.attached.combined.iter().map(|combined| combined.name)
+    }
+
     /// Whether the trained tensor `name` holds coefficients, which a folder stores in few bits.
     pub(crate) fn has_coefficients(&self, name: &str) -> bool {
         self.attached.combined.iter().any(|combined| combined.name == name)
