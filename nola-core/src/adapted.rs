@@ -446,10 +446,30 @@ impl<M: Module> Adapted<M> {
                 return Err(Error::NotFinite { name: site.weight_path(), count });
             }
             values.insert(ids[0], TensorData::new(merged, [site.d_in, site.d_out]));
-            let nothing = vec![0.0_f32; factors.rank * site.d_out];
-            values.insert(ids[2], TensorData::new(nothing, [factors.rank, site.d_out]));
         }
+        values.extend(self.without_effect());
         Ok((write_params(self.model, values).materialize(), survivors))
+    }
+
+    /// Values with which the updates change nothing, once they are in the weights.
+    fn without_effect(&self) -> BTreeMap<ParamId, TensorData> {
+        let params = float_params(&self.model);
+        let leaf = |site: &Site, name: &str| {
+            let path = format!("{}.adapter.{name}", site.weight_path());
+            params.iter().find(|param| param.path == path)
+        };
+        let mut values = BTreeMap::new();
+        for site in &self.attached.sites {
+            for param in ["b", "start_b"].into_iter().filter_map(|name| leaf(site, name)) {
+                let count = param.shape.iter().product();
+                values.insert(param.id, TensorData::new(vec![0.0_f32; count], param.shape.clone()));
+            }
+            // A column as long as its magnitude says is multiplied by 1.
+            for param in ["magnitude", "norm"].into_iter().filter_map(|name| leaf(site, name)) {
+                values.insert(param.id, TensorData::new(vec![1.0_f32; site.d_out], param.shape.clone()));
+            }
+        }
+        values
     }
 
     /// What the optimizer changes in the model itself: not the factors that are regenerated from coefficients.
