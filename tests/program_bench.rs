@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::program::{Outcome, Workshop, keys};
 
-const METHODS: [&str; 7] = ["frozen", "full", "lora", "nola", "nola-shared", "nola-sign", "nola-shared-sign"];
+const METHODS: [&str; 8] =
+    ["frozen", "full", "lora", "dora", "nola", "nola-shared", "nola-sign", "nola-shared-sign"];
 const MODELS: [&str; 3] = ["tiny-gpt2", "tiny-llama", "tiny-vit"];
 
 /// The lines of JSON of a run that must have gone well.

@@ -171,13 +171,11 @@ impl Bench<'_> {
         let description =
             Description { base: self.identity(), labels, summary, data: serde_json::Value::Null };
         let modules = |site: &str| self.base.peft_module(site);
-        Ok(match adapted.config().map(|config| config.kind()) {
-            Some("lora") => {
-                let (generation, task) = (peft::Generation::default(), peft::Task::CausalLanguageModel);
-                peft::write(folder, adapted, &modules, generation, task, &description)?
-            }
-            Some(_) | None => folder::write(folder, adapted, &description, CoefficientBits::default())?,
-        })
+        if adapted.config().is_some_and(|config| !config.has_coefficients()) {
+            let (generation, task) = (peft::Generation::default(), peft::Task::CausalLanguageModel);
+            return Ok(peft::write(folder, adapted, &modules, generation, task, &description)?);
+        }
+        Ok(folder::write(folder, adapted, &description, CoefficientBits::default())?)
     }
 
     fn load(&self, folder: &Path) -> Result<Adapted<CausalLm>, Error> {
