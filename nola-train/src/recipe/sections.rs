@@ -39,7 +39,7 @@ pub struct TrainRecipe {
     /// Learning rate after the warm-up.
     #[schemars(
         example = 5e-3,
-        extend("exclusiveMinimum" = 0, "x-default" = "2e-2 for nola, 5e-3 for lora, 1e-2 for linear, 1e-3 for full")
+        extend("exclusiveMinimum" = 0, "x-default" = "2e-2 for nola, 5e-3 for lora and dora, 1e-2 for linear, 1e-3 for full")
     )]
     pub learning_rate: f64,
     /// Learning rate of the head after the warm-up.
