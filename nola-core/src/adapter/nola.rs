@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn code_2024_starts_at_its_offset() {
         let config = NolaConfig { preset: Preset::Code2024, ..NolaConfig::default() };
-        assert_eq!(initial_a(&config), kaiming_uniform(0, &site("blocks.0.mlp.up"), 8));
+        assert_eq!(initial_a(&config), kaiming_uniform(0, &site("blocks.0.mlp.up"), config.rank));
     }
 
     #[test]

@@ -107,9 +107,9 @@ impl Manifest {
             (if Some(&name) == key.as_ref() { ADAPTER.to_owned() } else { name }, value)
         };
         let read: Value = read.into_iter().map(rename).collect();
-        let manifest: Self = serde_json::from_value(read).map_err(|error| error.to_string())?;
-        match (kind, &manifest.adapter) {
-            (Some(kind), Some(found)) => settings::read(kind, found).map(drop)?,
+        let mut manifest: Self = serde_json::from_value(read).map_err(|error| error.to_string())?;
+        match (kind, &mut manifest.adapter) {
+            (Some(kind), Some(found)) => *found = settings::normal(kind, found)?,
             (Some(kind), None) => return Err(format!("`{}` must hold the settings", settings::key_of(kind))),
             (None, _) => {}
         }

@@ -46,6 +46,16 @@ pub(super) fn read(kind: &str, settings: &Map<String, Value>) -> Result<AdapterC
     serde_json::from_value(read.into()).map_err(|error| format!("`{}`: {error}", key_of(kind)))
 }
 
+/// The settings that a folder holds, each written as this program writes it: 2 as 2.0, where it is no whole number.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn normal(kind: &str, settings: &Map<String, Value>) -> Result<Map<String, Value>, String> {
+    let written = written(&read(kind, settings)?);
+    let same = |(name, value): (&String, &Value)| (name.clone(), written.get(name).unwrap_or(value).clone());
+    Ok(settings.iter().map(same).collect())
+}
+
 /// The key that holds the settings of `kind`.
 pub(super) fn key_of(kind: &str) -> String {
     kind.replace('-', "_")
