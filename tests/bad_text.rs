@@ -67,7 +67,7 @@ fn a_token_that_is_listed_with_an_id_out_of_range() {
 fn an_end_token_that_generation_does_not_have() {
     let workshop = text_workshop();
     let run = workshop.run(&["generate", "--model", "base", "Hi", "--end", "300"]);
-    run.assert_refused(2, &["`eos_token_id` names 300", "the model has 257 tokens"]);
+    run.assert_refused(2, &["--end names 300", "the model has 257 tokens"]);
 }
 
 #[test]

@@ -280,7 +280,7 @@ fn bits_of_coefficients_are_for_adapters_that_have_some() {
     let lora = ["--set", "method.kind=lora"];
     assert_eq!(workshop.run(&[&["train", "colours.toml"], &lora[..]].concat()).code, 0);
     let run = workshop.run(&["export", "--run", "runs/colours", "--coefficient-bits", "8", "--out", "eight"]);
-    run.assert_refused(6, &["only the coefficients of NOLA"]);
+    run.assert_refused(6, &["--coefficient-bits", "this adapter has none", "leave it out"]);
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn bad_rows_of_all_files_are_listed_with_their_files() {
     workshop.write("first.txt", "no separator\na||b\n");
     workshop.write("second.txt", "a||b\nnone here\n");
     let files = "data.train=[\"first.txt\", \"second.txt\"]";
-    let parts = ["2 rows cannot be used", "first.txt:1: no `||`", "second.txt:2: no `||`"];
+    let parts = ["2 rows cannot be used", "2 rows: no `||`", "(first.txt:1, second.txt:2)"];
     train(&workshop, &sets(&[files])).assert_refused(4, &parts);
     let missing = "data.train=[\"rows/e2e.txt\", \"nowhere.txt\"]";
     train(&workshop, &sets(&[missing])).assert_refused(4, &["nowhere.txt"]);

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use nola_core::AdapterConfig;
 use serde_json::Value;
 
 use crate::program::Workshop;
@@ -86,7 +87,11 @@ fn a_key_is_explained_and_a_typo_suggests_the_likely_one() {
     let told = workshop.run(&["recipes", "--explain", "train"]).stdout;
     assert!(told.contains("  learning_rate ") && told.contains("  warmup "), "{told}");
     let key = workshop.run(&["recipes", "--explain", "method.alpha", "--json"]).json();
-    assert_eq!(key["sections"].as_array().map(Vec::len), Some(2), "NOLA's and LoRA's: {key}");
+    assert_eq!(
+        key["sections"].as_array().map(Vec::len),
+        Some(AdapterConfig::KINDS.len()),
+        "one for each adapter: {key}"
+    );
     workshop
         .run(&["recipes", "--explain", "train.warmpu"])
         .assert_refused(3, &["did you mean `train.warmup`?"]);

@@ -86,10 +86,10 @@ fn export<B: Base>(named: &Named, args: &ExportArgs) -> Result<Exported, Error> 
     // What is rounded is rounded once, by the writer; what it will hold is what is compared.
     let stored = match args.coefficient_bits {
         None => adapted.clone(),
-        Some(_) if adapted.config().is_none_or(|config| !config.has_coefficients()) => {
-            let problem =
-                "only coefficients, such as NOLA's, are stored in so many bits, and this adapter has none";
-            return Err(Error::NotExportable { problem });
+        Some(bits) if adapted.config().is_none_or(|config| !config.has_coefficients()) => {
+            let cure = "only coefficients, such as NOLA's, are stored in so many bits, and this adapter has none; leave it out";
+            let value = u8::from(bits).to_string();
+            return Err(nola_core::Error::BadSetting { field: "--coefficient-bits", value, cure }.into());
         }
         Some(bits) => folder::as_stored(adapted.clone(), bits)?,
     };
