@@ -17,8 +17,9 @@ fn words_that_the_tokenizer_does_not_know_are_counted_and_named() {
     let workshop = text_workshop();
     edit_json(&workshop.at("base/tokenizer.json"), |tokenizer| {
         let vocabulary = WORDS.iter().enumerate().map(|(id, word)| ((*word).to_owned(), id.into()));
+        let others = (WORDS.len()..256).map(|id| (format!("other{id}"), id.into()));
         let end = ("<|endoftext|>".to_owned(), 256.into());
-        let vocabulary = Value::Object(vocabulary.chain([end]).collect());
+        let vocabulary = Value::Object(vocabulary.chain(others).chain([end]).collect());
         tokenizer["model"] = json!({"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"});
         tokenizer["pre_tokenizer"] = json!({"type": "Whitespace"});
         tokenizer["decoder"] = Value::Null;
