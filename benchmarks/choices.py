@@ -132,13 +132,21 @@ def show(values, digits=3):
     return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.{digits}f}"
 
 
+def scores(row):
+    if not row["losses"]:
+        return "diverges"
+    accuracies = row["accuracies"] if row["task"] == "digits" else []
+    accuracy = f" ({show((100 * value for value in accuracies), 1)} %)" if accuracies else ""
+    return show(row["losses"]) + accuracy
+
+
 def table_rates():
     lines = known("benchmarks/rates.json")
-    print("| task | method | " + "validation loss at each learning rate |")
+    print("| task | method | validation loss at each learning rate |\n|---|---|---|")
     for task in TASKS:
         for method in RATES:
             rows = [line for line in lines if (line["task"], line["method"]) == (task, method)]
-            cells = [f"{row['rate']:g}: " + (show(row["losses"]) if row["losses"] else "diverges") for row in rows]
+            cells = [f"{row['rate']:g}: " + scores(row) for row in rows]
             if cells:
                 print(f"| {task} | {method} | " + ", ".join(cells) + " |")
 
