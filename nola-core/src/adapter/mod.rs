@@ -56,7 +56,7 @@ pub trait Method {
     /// Takes another seed.
     fn set_seed(&mut self, seed: u64);
 
-    /// Learning rate where a recipe gives none: the best of a sweep over the shipped tasks (`benchmarks/choices.py`).
+    /// Learning rate where a recipe gives none: chosen on small models, see "Learning rates" in `benchmarks/README.md`.
     fn learning_rate(&self) -> f64;
 
     /// The tensors that its folder holds, each with its numbers in one site; none if it is written as PEFT writes it.

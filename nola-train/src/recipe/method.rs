@@ -182,7 +182,7 @@ impl MethodRecipe {
         }
     }
 
-    /// Learning rate where a recipe gives none: the best of a sweep over the shipped tasks (`benchmarks/choices.py`).
+    /// Learning rate where a recipe gives none: chosen on small models, see "Learning rates" in `benchmarks/README.md`.
     pub fn default_learning_rate(&self) -> f64 {
         match self {
             Self::Adapter(adapter) => adapter.config.method().learning_rate(),
