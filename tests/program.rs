@@ -284,6 +284,15 @@ fn bits_of_coefficients_are_for_adapters_that_have_some() {
 }
 
 #[test]
+fn the_version_and_the_help_are_printed_once() {
+    let workshop = Workshop::empty();
+    let version = workshop.run(&["--version"]);
+    assert_eq!((version.code, version.stdout.lines().count()), (0, 1), "{}", version.stdout);
+    let help = workshop.run(&["--help"]);
+    assert_eq!((help.code, help.stdout.matches("Usage:").count()), (0, 1), "{}", help.stdout);
+}
+
+#[test]
 fn evaluate_counts_every_image_once() {
     let workshop = Workshop::new();
     workshop.trained();

@@ -189,10 +189,11 @@ fn parsed() -> Result<Cli, Error> {
         Ok(cli) => return Ok(cli),
         Err(told) => told,
     };
-    if !told.use_stderr() {
-        written(told.print())?;
+    if told.use_stderr() {
+        told.exit();
     }
-    told.exit()
+    written(told.print())?;
+    std::process::exit(told.exit_code())
 }
 
 /// The table of methods, as every command prints it.
