@@ -16,7 +16,7 @@ use crate::params::{
     FoundParam, base_tensors, float_params, read_params, replace_params, train_only, write_params,
 };
 use crate::targets::{Site, Targets};
-use crate::update::{Update, column_norms};
+use crate::update::{Update, column_norms, column_squares};
 
 /// A model whose base is frozen and whose adapters are trained; also a linear probe, or a model trained in full.
 ///
@@ -45,6 +45,8 @@ struct Attached {
     plans: Vec<Plan>,
     /// Per site: the base weight, A and B.
     ids: Vec<[ParamId; 3]>,
+    /// Of the weights whose columns have trained lengths.
+    lengths: Vec<LengthIds>,
     /// Trained numbers that a folder holds as one tensor for all sites.
     stacked: Vec<Stacked>,
     /// What has gradients: factors, and the parameters trained beside them.
@@ -61,6 +63,17 @@ struct Combined {
     /// Which of a site's ids is that of the factor.
     side: usize,
     combinations: LinearCombinations,
+}
+
+/// What the lengths of a weight's columns follow from in every step, and where they go.
+#[derive(Debug)]
+struct LengthIds {
+    weight: ParamId,
+    squares: ParamId,
+    a: ParamId,
+    b: ParamId,
+    norm: ParamId,
+    scale: f64,
 }
 
 /// A parameter of every site, stored as the rows of one tensor.
@@ -128,9 +141,13 @@ impl<M: Module> Adapted<M> {
         let coefficients =
             combined.iter().map(|combined| combined.combinations.initial_coefficients(device)).collect();
         // One after the other: of the weights, one at a time is in memory twice.
-        let weight = |site: &Site| weight_of(&model, site);
-        let adapters: BTreeMap<String, Update> = (sites.iter().zip(&plans))
-            .map(|(site, plan)| (site.weight_path(), Update::new(plan, site, &weight, device)))
+        let squares: Vec<Option<Vec<f32>>> = (sites.iter().zip(&plans))
+            .map(|(site, plan)| {
+                plan.magnitude.is_trained().then(|| column_squares(&weight_of(&model, site), site.d_out))
+            })
+            .collect();
+        let adapters: BTreeMap<String, Update> = (sites.par_iter().zip(&plans).zip(squares))
+            .map(|((site, plan), squares)| (site.weight_path(), Update::new(plan, site, squares, device)))
             .collect();
         let model = model.apply_reparameterization(Attach { adapters });
         let params = float_params(&model);
@@ -138,12 +155,14 @@ impl<M: Module> Adapted<M> {
         let mut trained = ids_named(&params, also_train)?;
         trained.extend(trained_of_updates(&sites, &plans, &params));
         let model = train_only(model, &trained);
+        let lengths = length_ids(&sites, &plans, &params);
         let attached = Attached {
             config: None,
             targets: Targets::default(),
             sites,
             plans,
             ids,
+            lengths,
             stacked: Vec::new(),
             trained,
             combined,
@@ -169,6 +188,7 @@ impl<M: Module> Adapted<M> {
             sites: Vec::new(),
             plans: Vec::new(),
             ids: Vec::new(),
+            lengths: Vec::new(),
             stacked: Vec::new(),
             trained,
             combined: Vec::new(),
@@ -271,24 +291,20 @@ impl<M: Module> Adapted<M> {
 
     /// The lengths of the columns of every weight whose magnitude is trained, `[1, d_out]` each, outside autodiff.
     fn column_norms(&self) -> BTreeMap<ParamId, Tensor<2>> {
-        let mut norms = BTreeMap::new();
-        let with_magnitude = self.attached.plans.iter().zip(&self.attached.sites);
-        let sites: Vec<(&Plan, &Site)> =
-            with_magnitude.filter(|(plan, _)| plan.magnitude.is_trained()).collect();
-        if sites.is_empty() {
-            return norms;
+        let lengths = &self.attached.lengths;
+        let ids: Vec<ParamId> =
+            lengths.iter().flat_map(|ids| [ids.weight, ids.squares, ids.a, ids.b]).collect();
+        if ids.is_empty() {
+            return BTreeMap::new();
         }
-        let params = float_params(&self.model);
-        let id = |site: &Site, leaf: &str| id_at(&params, &format!("{}{leaf}", site.weight_path()));
-        for (plan, site) in sites {
-            let leaves = ["", ".adapter.base_squares", ".adapter.a", ".adapter.b"];
-            let ids = leaves.map(|leaf| id(site, leaf));
-            let mut tensors = base_tensors(&self.model, &ids);
-            let [weight, squares, a, b] = ids.map(|id| tensors.remove(&id).expect("it was just found"));
-            let lengths = column_norms(weight, squares.flatten(0, 1), a, b, plan.scale);
-            norms.insert(id(site, ".adapter.norm"), lengths.unsqueeze_dim(0));
-        }
-        norms
+        let tensors = base_tensors(&self.model, &ids);
+        let norms = lengths.iter().map(|ids| {
+            let [weight, squares, a, b] =
+                [ids.weight, ids.squares, ids.a, ids.b].map(|id| tensors[&id].clone());
+            let norms = column_norms(weight, squares.flatten(0, 1), a, b, ids.scale);
+            (ids.norm, norms.unsqueeze_dim(0))
+        });
+        norms.collect()
     }
 
     /// Refuses a model whose factors are not what its coefficients give: it was trained without [`Adapted::step`], and what
@@ -616,6 +632,22 @@ fn ids_of(site: &Site, params: &[FoundParam]) -> [ParamId; 3] {
 fn id_at(params: &[FoundParam], path: &str) -> ParamId {
     let found = params.iter().find(|param| param.path == path);
     found.map(|param| param.id).expect("the adapter was just attached there")
+}
+
+fn length_ids(sites: &[Site], plans: &[Plan], params: &[FoundParam]) -> Vec<LengthIds> {
+    let trained = sites.iter().zip(plans).filter(|(_, plan)| plan.magnitude.is_trained());
+    let ids = trained.map(|(site, plan)| {
+        let id = |leaf: &str| id_at(params, &format!("{}{leaf}", site.weight_path()));
+        LengthIds {
+            weight: id(""),
+            squares: id(".adapter.base_squares"),
+            a: id(".adapter.a"),
+            b: id(".adapter.b"),
+            norm: id(".adapter.norm"),
+            scale: plan.scale,
+        }
+    });
+    ids.collect()
 }
 
 /// The parameters of updates that have gradients: all but what is frozen or follows from others.

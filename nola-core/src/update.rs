@@ -39,8 +39,8 @@ pub struct Update {
 }
 
 impl Update {
-    /// The update that `plan` says, for the weight of `site`, whose numbers `weight` gives where they are needed.
-    pub(crate) fn new(plan: &Plan, site: &Site, weight: &dyn Fn(&Site) -> Vec<f32>, device: &Device) -> Self {
+    /// The update that `plan` says, for the weight of `site`; `squares` are those of its columns, if their lengths are trained.
+    pub(crate) fn new(plan: &Plan, site: &Site, squares: Option<Vec<f32>>, device: &Device) -> Self {
         let matrix =
             |values: Vec<f32>, shape: [usize; 2]| Param::from_data(TensorData::new(values, shape), device);
         let row = |values: Vec<f32>| {
@@ -54,7 +54,6 @@ impl Update {
             Between::Scales { rows, columns } => (None, Some(row(rows.clone())), Some(row(columns.clone()))),
         };
         let start = plan.start.as_ref();
-        let squares = plan.magnitude.is_trained().then(|| column_squares(&weight(site), site.d_out));
         let norms =
             squares.as_ref().map(|squares| squares.iter().map(|square| square.sqrt()).collect::<Vec<f32>>());
         let magnitude = match &plan.magnitude {
