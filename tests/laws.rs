@@ -137,7 +137,7 @@ fn the_trained_numbers_are_those_of_the_formula<M: TestModel>(tiny: &Tiny<M>) {
                 model.sites().iter().map(|site| lora.rank * (site.d_in + site.d_out)).sum()
             }
             AdapterConfig::Dora(dora) => {
-                model.sites().iter().map(|site| dora.rank * (site.d_in + site.d_out) + site.d_out).sum()
+                model.sites().iter().map(|site| dora.0.rank * (site.d_in + site.d_out) + site.d_out).sum()
             }
         };
         assert_eq!(model.trained_numbers().adapter, numbers, "{name}");

@@ -173,9 +173,8 @@ pub fn every_adapter() -> Vec<(String, AdapterConfig)> {
     all.push(("nola of k = 1".to_owned(), AdapterConfig::Nola(NolaConfig { k: 1, l: None, ..small })));
     for variant in [LoraVariant::Plain, LoraVariant::RsLora] {
         let lora = LoraConfig { rank: 2, alpha: Some(3.0), variant, seed: 5 };
+        all.push((format!("dora {variant:?}"), AdapterConfig::Dora(DoraConfig(lora.clone()))));
         all.push((format!("lora {variant:?}"), AdapterConfig::Lora(lora)));
-        let dora = DoraConfig { rank: 2, alpha: Some(3.0), variant, seed: 5 };
-        all.push((format!("dora {variant:?}"), AdapterConfig::Dora(dora)));
     }
     all
 }

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::Error;
-use crate::adapter::{AdapterConfig, Between, Factor, Plan};
+use crate::adapter::{AdapterConfig, Factor, Plan};
 use crate::linear_combinations::LinearCombinations;
 use crate::params::{
     FoundParam, base_tensors, float_params, read_params, replace_params, train_only, write_params,
@@ -47,8 +47,6 @@ struct Attached {
     ids: Vec<[ParamId; 3]>,
     /// Of the weights whose columns have trained lengths.
     lengths: Vec<LengthIds>,
-    /// Trained numbers that a folder holds as one tensor for all sites.
-    stacked: Vec<Stacked>,
     /// What has gradients: factors, and the parameters trained beside them.
     trained: Vec<ParamId>,
     /// What each of the coefficients gives.
@@ -73,18 +71,9 @@ struct LengthIds {
     a: ParamId,
     b: ParamId,
     norm: ParamId,
+    magnitude: ParamId,
+    d_out: usize,
     scale: f64,
-}
-
-/// A parameter of every site, stored as the rows of one tensor.
-#[derive(Debug)]
-struct Stacked {
-    /// Name of the tensor, and of the parameter in each site.
-    name: &'static str,
-    /// Of the sites.
-    ids: Vec<ParamId>,
-    /// Numbers in each site.
-    count: usize,
 }
 
 /// How many numbers training changes.
@@ -100,7 +89,7 @@ pub struct TrainedNumbers {
 pub type TrainedState = BTreeMap<String, TensorData>;
 
 impl<M: Module> Adapted<M> {
-    /// Attaches adapters on the targets, trains the parameters of the modules `also_train` too, and freezes the rest.
+    /// Attaches adapters to the targets, trains the parameters of the modules `also_train` too, and freezes the rest.
     ///
     /// # Errors
     /// If nothing matches, or a setting of the adapter cannot be used.
@@ -116,12 +105,11 @@ impl<M: Module> Adapted<M> {
         let mut adapted = Self::attach_plans(model, sites, plans, also_train, device)?;
         let attached = Arc::get_mut(&mut adapted.attached).expect("nobody else has it yet");
         attached.config = Some(config.clone());
-        attached.stacked = stacked(config, &attached.sites, &float_params(&adapted.model));
         attached.targets = targets.clone();
         Ok(adapted)
     }
 
-    /// Attaches ready plans on `sites`: for adapters that come from elsewhere than an [`AdapterConfig`].
+    /// Attaches ready plans to `sites`: for adapters that come from elsewhere than an [`AdapterConfig`].
     ///
     /// # Errors
     /// If a site could never get a gradient, or a name of `also_train` does not exist.
@@ -153,7 +141,7 @@ impl<M: Module> Adapted<M> {
         let params = float_params(&model);
         let ids = sites.iter().map(|site| ids_of(site, &params)).collect();
         let mut trained = ids_named(&params, also_train)?;
-        trained.extend(trained_of_updates(&sites, &plans, &params));
+        trained.extend(trained_of_updates(&params));
         let model = train_only(model, &trained);
         let lengths = length_ids(&sites, &plans, &params);
         let attached = Attached {
@@ -163,7 +151,6 @@ impl<M: Module> Adapted<M> {
             plans,
             ids,
             lengths,
-            stacked: Vec::new(),
             trained,
             combined,
         };
@@ -189,7 +176,6 @@ impl<M: Module> Adapted<M> {
             plans: Vec::new(),
             ids: Vec::new(),
             lengths: Vec::new(),
-            stacked: Vec::new(),
             trained,
             combined: Vec::new(),
         };
@@ -336,14 +322,13 @@ impl<M: Module> Adapted<M> {
     /// Whether the trained tensor `name` holds coefficients, which a folder stores in few bits.
     pub(crate) fn has_coefficients(&self, name: &str) -> bool {
         self.attached.combined.iter().any(|combined| combined.name == name)
-            || self.attached.stacked.iter().any(|stacked| stacked.name == name)
     }
 
     /// Calls of `expand` and of `project` on every basis so far: per site, A's and B's.
     pub fn basis_calls(&self) -> Vec<[[usize; 2]; 2]> {
         let calls = |factor: &Factor| match factor {
             Factor::Mixed(mixed) => mixed.basis.calls(),
-            Factor::Learned(_) | Factor::Frozen(_) => [0, 0],
+            Factor::Learned(_) => [0, 0],
         };
         self.attached.plans.iter().map(|plan| [calls(&plan.a), calls(&plan.b)]).collect()
     }
@@ -353,13 +338,8 @@ impl<M: Module> Adapted<M> {
         let params = self.trained_params();
         let ids: Vec<ParamId> = params.iter().map(|param| param.id).collect();
         let mut values = read_params(&self.model, &ids);
-        let mut state = TrainedState::new();
-        for Stacked { name, ids, count } in &self.attached.stacked {
-            let rows: Vec<f32> =
-                ids.iter().flat_map(|id| floats(values.remove(id).expect("it is trained"))).collect();
-            state.insert((*name).to_owned(), TensorData::new(rows, [ids.len(), *count]));
-        }
-        state.extend(params.into_iter().filter_map(|param| Some((param.path, values.remove(&param.id)?))));
+        let mut state: TrainedState =
+            (params.into_iter()).filter_map(|param| Some((param.path, values.remove(&param.id)?))).collect();
         for (coefficients, combined) in self.combined() {
             let shape = coefficients.val().dims();
             let values = TensorData::new(host_values(coefficients.val()), shape);
@@ -384,24 +364,15 @@ impl<M: Module> Adapted<M> {
             *coefficients = write_params(coefficients.clone(), BTreeMap::from([(coefficients.id, data)]));
         }
         let params = self.trained_params();
-        let mut values: BTreeMap<ParamId, TensorData> =
-            (params.iter()).filter_map(|param| Some((param.id, state.remove(&param.path)?))).collect();
-        for Stacked { name, ids, count } in &self.attached.stacked {
-            let rows = floats(state.remove(*name).expect("every name was checked"));
-            for (id, row) in ids.iter().zip(rows.chunks_exact(*count)) {
-                let shape = params.iter().find(|param| param.id == *id).expect("it is trained").shape.clone();
-                values.insert(*id, TensorData::new(row.to_vec(), shape));
-            }
-        }
+        let values =
+            (params.into_iter()).filter_map(|param| Some((param.id, state.remove(&param.path)?))).collect();
         self.model = write_params(self.model, values);
         Ok(self.expand())
     }
 
     /// The factors of every site on the host, row-major: A `[d_in, rank]`, B `[rank, d_out]`, and the update's scale.
     ///
-    /// Linear combinations are expanded by the plain version on the host, so the bits are the same on every machine. What
-    /// stands between A and B is multiplied into B, and a frozen pair that is taken away stands beside them, with twice the
-    /// rank.
+    /// Linear combinations are expanded by the plain version on the host, so the bits are the same on every machine.
     pub fn factors(&self) -> Vec<SiteFactors> {
         let params = float_params(&self.model);
         let within = |param: &&FoundParam| is_adapter(&param.path);
@@ -420,16 +391,11 @@ impl<M: Module> Adapted<M> {
                 (Factor::Mixed(mixed), Some((rows, count))) => {
                     mixed.expand(&rows[index * count..(index + 1) * count])
                 }
-                (Factor::Mixed(_) | Factor::Learned(_) | Factor::Frozen(_), _) => leaf(name),
+                (Factor::Mixed(_) | Factor::Learned(_), _) => leaf(name),
             };
-            let (a, b) = (factor(&plan.a, 1, "a"), inner_b(plan, factor(&plan.b, 2, "b"), &leaf));
+            let (a, b) = (factor(&plan.a, 1, "a"), factor(&plan.b, 2, "b"));
             let magnitude = plan.magnitude.is_trained().then(|| leaf("magnitude"));
-            let factors =
-                SiteFactors { site: site.clone(), rank: plan.rank, scale: plan.scale, a, b, magnitude };
-            match &plan.start {
-                None => factors,
-                Some(start) => factors.without(start),
-            }
+            SiteFactors { site: site.clone(), rank: plan.rank, scale: plan.scale, a, b, magnitude }
         });
         factors.collect()
     }
@@ -469,23 +435,16 @@ impl<M: Module> Adapted<M> {
 
     /// Values with which the updates change nothing, once they are in the weights.
     fn without_effect(&self) -> BTreeMap<ParamId, TensorData> {
-        let params = float_params(&self.model);
-        let leaf = |site: &Site, name: &str| {
-            let path = format!("{}.adapter.{name}", site.weight_path());
-            params.iter().find(|param| param.path == path)
-        };
-        let mut values = BTreeMap::new();
-        for site in &self.attached.sites {
-            for param in ["b", "start_b"].into_iter().filter_map(|name| leaf(site, name)) {
-                let count = param.shape.iter().product();
-                values.insert(param.id, TensorData::new(vec![0.0_f32; count], param.shape.clone()));
-            }
-            // A column as long as its magnitude says is multiplied by 1.
-            for param in ["magnitude", "norm"].into_iter().filter_map(|name| leaf(site, name)) {
-                values.insert(param.id, TensorData::new(vec![1.0_f32; site.d_out], param.shape.clone()));
-            }
-        }
-        values
+        let sites = self.attached.sites.iter().zip(&self.attached.plans).zip(&self.attached.ids);
+        let of_b = sites.map(|((site, plan), ids)| {
+            let shape = [plan.rank, site.d_out];
+            (ids[2], TensorData::new(vec![0.0_f32; plan.rank * site.d_out], shape))
+        });
+        // A column as long as its magnitude says is multiplied by 1.
+        let lengths = self.attached.lengths.iter().flat_map(|ids| {
+            [ids.magnitude, ids.norm].map(|id| (id, TensorData::new(vec![1.0_f32; ids.d_out], [ids.d_out])))
+        });
+        of_b.chain(lengths).collect()
     }
 
     /// What the optimizer changes in the model itself: not the factors that are regenerated from coefficients.
@@ -519,15 +478,6 @@ pub struct SiteFactors {
 }
 
 impl SiteFactors {
-    /// The same less the product of `start`: both pairs side by side.
-    fn without(self, [start_a, start_b]: &[Arc<[f32]>; 2]) -> Self {
-        let rank = self.rank;
-        let rows = self.a.chunks_exact(rank).zip(start_a.chunks_exact(rank));
-        let a = rows.flat_map(|(own, start)| [own, start].concat()).collect();
-        let b = self.b.iter().copied().chain(start_b.iter().map(|entry| -entry)).collect();
-        Self { rank: 2 * rank, a, b, ..self }
-    }
-
     /// `W + scale · A·B`, summed in `f64` over the rank in ascending order and rounded once.
     pub(crate) fn merged(&self, weight: &[f32]) -> Vec<f32> {
         self.merged_counting(weight, &|weight| weight).0
@@ -644,64 +594,21 @@ fn length_ids(sites: &[Site], plans: &[Plan], params: &[FoundParam]) -> Vec<Leng
             a: id(".adapter.a"),
             b: id(".adapter.b"),
             norm: id(".adapter.norm"),
+            magnitude: id(".adapter.magnitude"),
+            d_out: site.d_out,
             scale: plan.scale,
         }
     });
     ids.collect()
 }
 
-/// The parameters of updates that have gradients: all but what is frozen or follows from others.
-fn trained_of_updates(sites: &[Site], plans: &[Plan], params: &[FoundParam]) -> Vec<ParamId> {
-    let is_free = |factor: &Factor| match factor {
-        Factor::Learned(_) | Factor::Mixed(_) => true,
-        Factor::Frozen(_) => false,
+/// The parameters of updates that have gradients: all but what follows from others.
+fn trained_of_updates(params: &[FoundParam]) -> impl Iterator<Item = ParamId> {
+    let is_trained = |param: &&FoundParam| {
+        is_adapter(&param.path)
+            && ["a", "b", "magnitude"].iter().any(|leaf| param.path.ends_with(&format!(".{leaf}")))
     };
-    let mut trained = Vec::new();
-    for (site, plan) in sites.iter().zip(plans) {
-        let within = format!("{}.adapter.", site.weight_path());
-        let is_trained = |leaf: &str| match leaf {
-            "a" => is_free(&plan.a),
-            "b" => is_free(&plan.b),
-            leaf => ["core", "rows", "columns", "magnitude"].contains(&leaf),
-        };
-        let leaves = params.iter().filter(|param| param.path.strip_prefix(&within).is_some_and(is_trained));
-        trained.extend(leaves.map(|param| param.id));
-    }
-    trained
-}
-
-/// The parameters that the folder of `config` holds as one tensor for all sites.
-fn stacked(config: &AdapterConfig, sites: &[Site], params: &[FoundParam]) -> Vec<Stacked> {
-    let named = config.method().coefficients().into_iter();
-    let of_sites = named.filter_map(|(name, count)| {
-        let path = |site: &Site| format!("{}.adapter.{name}", site.weight_path());
-        let find = |site: &Site| params.iter().find(|param| param.path == path(site)).map(|param| param.id);
-        Some(Stacked { name, ids: sites.iter().map(find).collect::<Option<_>>()?, count })
-    });
-    of_sites.collect()
-}
-
-/// M·B on the host, its columns scaled; each entry is summed in `f64`.
-fn inner_b(plan: &Plan, b: Vec<f32>, leaf: &dyn Fn(&str) -> Vec<f32>) -> Vec<f32> {
-    let (rank, d_out) = (plan.rank, b.len() / plan.rank);
-    match &plan.between {
-        Between::Nothing => b,
-        Between::Matrix(_) => {
-            let core = leaf("core");
-            let entry = |index: usize| {
-                let (row, column) = (index / d_out, index % d_out);
-                let terms =
-                    (0..rank).map(|r| f64::from(core[row * rank + r]) * f64::from(b[r * d_out + column]));
-                terms.sum::<f64>() as f32
-            };
-            (0..rank * d_out).map(entry).collect()
-        }
-        Between::Scales { .. } => {
-            let (rows, columns) = (leaf("rows"), leaf("columns"));
-            let scaled = |(index, entry): (usize, f32)| entry * rows[index / d_out] * columns[index % d_out];
-            b.into_iter().enumerate().map(scaled).collect()
-        }
-    }
+    params.iter().filter(is_trained).map(|param| param.id)
 }
 
 /// The base weight of a site, row-major.
@@ -737,7 +644,6 @@ fn check_saddles(sites: &[Site], plans: &[Plan]) -> Result<(), Error> {
     let is_dead = |factor: &Factor| match factor {
         Factor::Mixed(mixed) => mixed.offset.is_none() && is_zero(&mixed.initial),
         Factor::Learned(values) => is_zero(values),
-        Factor::Frozen(values) => is_zero(values),
     };
     match sites.iter().zip(plans).find(|(_, plan)| is_dead(&plan.a) && is_dead(&plan.b)) {
         Some((site, _)) => Err(Error::DeadSaddle { site: site.path.clone() }),

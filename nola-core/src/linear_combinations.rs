@@ -21,7 +21,7 @@ impl LinearCombinations {
     pub(crate) fn of(plans: &[Plan], side: impl Fn(&Plan) -> &Factor) -> Option<Self> {
         let mixed = plans.iter().map(|plan| match side(plan) {
             Factor::Mixed(mixed) => Some(mixed.clone()),
-            Factor::Learned(_) | Factor::Frozen(_) => None,
+            Factor::Learned(_) => None,
         });
         let all = mixed.collect::<Option<Vec<_>>>()?;
         (!all.is_empty()).then(|| Self { kernels: Kernels::of(&all), all })

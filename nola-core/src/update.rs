@@ -4,12 +4,12 @@ use burn::module::{Module, Param, Reparameterization};
 use burn::nn::Linear;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use crate::adapter::{Between, Magnitude, Plan};
+use crate::adapter::{Magnitude, Plan};
 use crate::low_rank::updated;
 use crate::product::product;
 use crate::targets::Site;
 
-/// `ΔW = scale · (A·M·B - A₀·B₀)`, attached to a weight whose columns may have lengths of their own.
+/// `ΔW = scale · A·B`, attached to a weight whose columns may have lengths of their own.
 ///
 /// Every parameter is a plain leaf of the autodiff graph, whoever made it.
 #[derive(Module, Debug)]
@@ -18,16 +18,6 @@ pub struct Update {
     pub a: Param<Tensor<2>>,
     /// `[rank, d_out]`.
     pub b: Param<Tensor<2>>,
-    /// M as a matrix, `[rank, rank]`.
-    core: Option<Param<Tensor<2>>>,
-    /// M as a scale of B's rows, `[rank]`.
-    rows: Option<Param<Tensor<1>>>,
-    /// A scale of B's columns, `[d_out]`.
-    columns: Option<Param<Tensor<1>>>,
-    /// A₀ `[d_in, rank]`, frozen.
-    start_a: Option<Param<Tensor<2>>>,
-    /// B₀ `[rank, d_out]`, frozen.
-    start_b: Option<Param<Tensor<2>>>,
     /// Trained lengths of the weight's columns, `[d_out]`.
     magnitude: Option<Param<Tensor<1>>>,
     /// Lengths that the columns have without it, `[d_out]`: constant within an optimizer step, and for the gradient.
@@ -48,12 +38,6 @@ impl Update {
             Param::from_data(TensorData::new(values, [count]), device)
         };
         let (in_shape, out_shape) = ([site.d_in, plan.rank], [plan.rank, site.d_out]);
-        let (core, rows, columns) = match &plan.between {
-            Between::Nothing => (None, None, None),
-            Between::Matrix(values) => (Some(matrix(values.clone(), [plan.rank; 2])), None, None),
-            Between::Scales { rows, columns } => (None, Some(row(rows.clone())), Some(row(columns.clone()))),
-        };
-        let start = plan.start.as_ref();
         let norms =
             squares.as_ref().map(|squares| squares.iter().map(|square| square.sqrt()).collect::<Vec<f32>>());
         let magnitude = match &plan.magnitude {
@@ -64,34 +48,11 @@ impl Update {
         Self {
             a: matrix(plan.a.initial(), in_shape),
             b: matrix(plan.b.initial(), out_shape),
-            core,
-            rows,
-            columns,
-            start_a: start.map(|[a, _]| matrix(a.to_vec(), in_shape)),
-            start_b: start.map(|[_, b]| matrix(b.to_vec(), out_shape)),
             magnitude: magnitude.map(row),
             norm: norms.map(row),
             base_squares: squares.map(row),
             scale: plan.scale,
         }
-    }
-
-    /// M·B, with its columns scaled.
-    ///
-    /// # Shapes
-    /// - output: `[rank, d_out]`
-    fn inner_b(&self) -> Tensor<2> {
-        let mut b = self.b.val();
-        if let Some(core) = &self.core {
-            b = core.val().matmul(b);
-        }
-        if let Some(rows) = &self.rows {
-            b = b * rows.val().unsqueeze_dim(1);
-        }
-        if let Some(columns) = &self.columns {
-            b = b * columns.val().unsqueeze_dim(0);
-        }
-        b
     }
 
     /// What each column of the product is multiplied by.
@@ -102,11 +63,7 @@ impl Update {
 
     /// `y + x·ΔW`, before the columns get their lengths.
     fn added(&self, y: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
-        let y = match (&self.start_a, &self.start_b) {
-            (Some(a), Some(b)) => updated(y, x.clone(), a.val(), b.val(), -self.scale),
-            (Some(_), None) | (None, Some(_)) | (None, None) => y,
-        };
-        updated(y, x, self.a.val(), self.inner_b(), self.scale)
+        updated(y, x, self.a.val(), self.b.val(), self.scale)
     }
 }
 
@@ -144,10 +101,7 @@ impl Reparameterization for Update {
 
     /// The updated weight, dense: the oracle of [`adapted`], and what models that do not call it compute with.
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
-        let mut delta = self.a.val().matmul(self.inner_b()).mul_scalar(self.scale);
-        if let (Some(a), Some(b)) = (&self.start_a, &self.start_b) {
-            delta = delta - a.val().matmul(b.val()).mul_scalar(self.scale);
-        }
+        let delta = self.a.val().matmul(self.b.val()).mul_scalar(self.scale);
         let weight = base.clone() + delta.clone().reshape(base.shape()).cast(base.dtype());
         match self.column_gain() {
             None => weight,

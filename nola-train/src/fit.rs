@@ -245,7 +245,7 @@ fn memory_line(largest: &LargestPass, device: &Device) -> String {
     format!("memory: {}", memory::after_largest_pass(&largest.size, device))
 }
 
-/// Attaches the method's adapters on `model` and trains the modules `beside` too.
+/// Attaches the method's adapters to `model` and trains the modules `beside` too.
 pub(crate) fn attach<M: Module>(
     model: M,
     method: &MethodRecipe,

@@ -9,88 +9,51 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Factor, LoraVariant, MAX_RANK, Magnitude, Method, Plan, Weights, check_number, kaiming_uniform};
+use super::{LoraConfig, Magnitude, Method, Plan, Weights};
 use crate::Error;
-use crate::adapter::LoraConfig;
 use crate::targets::Site;
 
-/// DoRA: LoRA's two factors and the length of each column, and the head.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct DoraConfig {
-    /// Rank of the update.
-    #[schemars(range(min = 1, max = MAX_RANK), example = 16)]
-    pub rank: usize,
-    /// Numerator of the update's factor, which `variant` computes.
-    #[schemars(
-        example = 16.0,
-        extend("not" = { "enum": [0] }, "x-range" = "any number but 0", "x-default" = "what gives a factor of 1")
-    )]
-    pub alpha: Option<f64>,
-    /// How the update's factor is computed.
-    #[schemars(example = &"rslora")]
-    pub variant: LoraVariant,
-    /// Seed of A's first values.
-    #[schemars(example = 1)]
-    pub seed: u64,
-}
-
-impl Default for DoraConfig {
-    fn default() -> Self {
-        let LoraConfig { rank, alpha, variant, seed } = LoraConfig::default();
-        Self { rank, alpha, variant, seed }
-    }
-}
-
-impl DoraConfig {
-    /// LoRA with the same factors.
-    fn lora(&self) -> LoraConfig {
-        let Self { rank, alpha, variant, seed } = *self;
-        LoraConfig { rank, alpha, variant, seed }
-    }
-}
+/// DoRA: LoRA's two factors and the length of each column, and the head; its settings are LoRA's.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct DoraConfig(pub LoraConfig);
 
 impl Method for DoraConfig {
     fn check(&self) -> Result<(), Error> {
-        check_number("rank", self.rank, MAX_RANK)
+        self.0.check()
     }
 
     fn resolve(&mut self) {
-        self.alpha = Some(self.lora().alpha());
+        self.0.resolve();
     }
 
     fn rank(&self) -> usize {
-        self.rank
+        self.0.rank()
     }
 
     fn set_rank(&mut self, rank: usize) {
-        self.rank = rank;
+        self.0.set_rank(rank);
     }
 
     fn set_seed(&mut self, seed: u64) {
-        self.seed = seed;
+        self.0.set_seed(seed);
     }
 
     fn learning_rate(&self) -> f64 {
-        self.lora().learning_rate()
+        self.0.learning_rate()
     }
 
     fn coefficients(&self) -> Vec<(&'static str, usize)> {
-        Vec::new()
+        self.0.coefficients()
     }
 
     /// As LoRA, and every column as long as the base's: a fresh adapter changes nothing.
-    fn plan(&self, sites: &[Site], _weights: Weights) -> Result<Vec<Plan>, Error> {
-        let scale = self.lora().scale();
-        let plan = |site: &Site| {
-            let a = Factor::Learned(kaiming_uniform(self.seed, site, self.rank));
-            let b = Factor::Learned(vec![0.0; self.rank * site.d_out]);
-            Plan { magnitude: Magnitude::OfBase, ..Plan::low_rank(a, b, self.rank, scale) }
-        };
-        Ok(sites.iter().map(plan).collect())
+    fn plan(&self, sites: &[Site], weights: Weights) -> Result<Vec<Plan>, Error> {
+        let plans = self.0.plan(sites, weights)?.into_iter();
+        Ok(plans.map(|plan| Plan { magnitude: Magnitude::OfBase, ..plan }).collect())
     }
 
     fn described(&self) -> String {
-        format!("DoRA, rank {}", self.rank)
+        format!("DoRA, rank {}", self.rank())
     }
 }

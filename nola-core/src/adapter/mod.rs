@@ -95,8 +95,6 @@ pub enum Factor {
     Learned(Vec<f32>),
     /// Regenerated from trained coefficients once per optimizer step.
     Mixed(Mixed),
-    /// Never trained, row-major; made again from the settings or the base.
-    Frozen(Arc<[f32]>),
 }
 
 impl Factor {
@@ -105,7 +103,6 @@ impl Factor {
         match self {
             Self::Learned(values) => values.clone(),
             Self::Mixed(mixed) => mixed.at_start(),
-            Self::Frozen(values) => values.to_vec(),
         }
     }
 
@@ -114,7 +111,6 @@ impl Factor {
         match self {
             Self::Learned(values) => values.len(),
             Self::Mixed(mixed) => mixed.basis.count(),
-            Self::Frozen(_) => 0,
         }
     }
 }
@@ -162,7 +158,7 @@ impl Mixed {
     }
 }
 
-/// What will be attached to one weight, as the host sees it: `scale · A·M·B`, and what else changes the product.
+/// What will be attached to one weight, as the host sees it: `scale · A·B`, and what else changes the product.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// `[d_in, rank]`.
@@ -173,28 +169,8 @@ pub struct Plan {
     pub rank: usize,
     /// Factor of the whole update.
     pub scale: f64,
-    /// What stands between A and B.
-    pub between: Between,
-    /// A frozen pair of factors whose product, times `scale`, is taken away, so that a fresh adapter changes nothing.
-    pub start: Option<[Arc<[f32]>; 2]>,
     /// Whether each column of the updated weight has a trained length.
     pub magnitude: Magnitude,
-}
-
-/// What stands between the factors A and B; its numbers are trained.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Between {
-    /// Nothing.
-    Nothing,
-    /// A matrix, `[rank, rank]`, row-major.
-    Matrix(Vec<f32>),
-    /// A scale for each row of B, `[rank]`, and for each of its columns, `[d_out]`.
-    Scales {
-        /// Of the rows.
-        rows: Vec<f32>,
-        /// Of the columns.
-        columns: Vec<f32>,
-    },
 }
 
 /// Whether the columns of a weight have lengths of their own.
@@ -224,18 +200,13 @@ impl Magnitude {
 impl Plan {
     /// `scale · A·B` and nothing else.
     pub fn low_rank(a: Factor, b: Factor, rank: usize, scale: f64) -> Self {
-        Self { a, b, rank, scale, between: Between::Nothing, start: None, magnitude: Magnitude::Free }
+        Self { a, b, rank, scale, magnitude: Magnitude::Free }
     }
 
     /// Trained numbers of a site with `d_out` outputs.
     pub fn trained_numbers(&self, d_out: usize) -> usize {
-        let between = match &self.between {
-            Between::Nothing => 0,
-            Between::Matrix(values) => values.len(),
-            Between::Scales { rows, columns } => rows.len() + columns.len(),
-        };
         let lengths = if self.magnitude.is_trained() { d_out } else { 0 };
-        self.a.trained_numbers() + self.b.trained_numbers() + between + lengths
+        self.a.trained_numbers() + self.b.trained_numbers() + lengths
     }
 }
 

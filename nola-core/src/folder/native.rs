@@ -157,15 +157,8 @@ fn check_word(plan: &Plan) -> u32 {
     let text = |factor: &Factor| match factor {
         Factor::Mixed(mixed) => mixed.basis.check_text(),
         Factor::Learned(values) => values.len().to_string(),
-        Factor::Frozen(values) => check_of(values),
     };
     fnv1a_32(&format!("{}/{}", text(&plan.a), text(&plan.b)))
-}
-
-/// Something that changes when frozen numbers do.
-fn check_of(values: &[f32]) -> String {
-    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    files::sha256_hex(&bytes)
 }
 
 fn sites_sha256(sites: &[Site]) -> String {

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::adapter::AdapterConfig;
+use crate::plain_words::plain_words;
 
 /// Our name of a setting, and the folder's.
 const NAMES: [(&str, &str); 2] = [("rank", "r"), ("alpha", "lora_alpha")];
@@ -43,7 +44,8 @@ pub(super) fn read(kind: &str, settings: &Map<String, Value>) -> Result<AdapterC
         };
         read.insert(name.to_owned(), value);
     }
-    serde_json::from_value(read.into()).map_err(|error| format!("`{}`: {error}", key_of(kind)))
+    serde_json::from_value(read.into())
+        .map_err(|error| format!("`{}`: {}", key_of(kind), plain_words(&error.to_string())))
 }
 
 /// The settings that a folder holds, each written as this program writes it: 2 as 2.0, where it is no whole number.
