@@ -38,7 +38,7 @@ laws! {
     a_fresh_adapter_changes_nothing_unless_its_preset_starts_beside_zero
     only_factors_and_what_is_trained_beside_them_get_gradients
     the_first_step_has_a_gradient_for_every_site
-    the_trained_numbers_are_those_of_the_formula
+    the_trainable_parameters_are_those_of_the_formula
     the_factored_route_equals_the_dense_one
     recomputing_blocks_changes_neither_loss_nor_gradients
     merging_keeps_the_logits
@@ -128,7 +128,7 @@ fn the_first_step_has_a_gradient_for_every_site<M: TestModel>(tiny: &Tiny<M>) {
     }
 }
 
-fn the_trained_numbers_are_those_of_the_formula<M: TestModel>(tiny: &Tiny<M>) {
+fn the_trainable_parameters_are_those_of_the_formula<M: TestModel>(tiny: &Tiny<M>) {
     for (name, adapter) in every_adapter() {
         let model = tiny.adapted(&adapter);
         let numbers = match &adapter {
@@ -140,7 +140,7 @@ fn the_trained_numbers_are_those_of_the_formula<M: TestModel>(tiny: &Tiny<M>) {
                 model.sites().iter().map(|site| dora.0.rank * (site.d_in + site.d_out) + site.d_out).sum()
             }
         };
-        assert_eq!(model.trained_numbers().adapter, numbers, "{name}");
+        assert_eq!(model.trainable_parameters().adapter, numbers, "{name}");
     }
 }
 

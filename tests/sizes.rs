@@ -73,7 +73,7 @@ fn lora(rank: usize) -> AdapterConfig {
 }
 
 #[test]
-fn adapters_have_the_published_numbers_of_trained_numbers() {
+fn adapters_have_the_published_numbers_of_trainable_parameters() {
     let [medium, large] = [Gpt2Config::medium(), Gpt2Config::large()].map(gpt2);
     let llamas = [LlamaConfig::llama2_7b(), LlamaConfig::llama2_13b(), LlamaConfig::llama2_70b()].map(llama);
     let [llama_7b, llama_13b, llama_70b] = llamas.map(|model| sites(&model, "all-linear"));
@@ -99,7 +99,7 @@ fn adapters_have_the_published_numbers_of_trained_numbers() {
     ];
     for (name, sites, adapter, numbers) in table {
         let plans = adapter.plan(&sites, &|site| vec![0.0; site.d_in * site.d_out]).expect("usable settings");
-        assert_eq!(trained_numbers(&plans, &sites), numbers, "{name}");
+        assert_eq!(trainable_parameters(&plans, &sites), numbers, "{name}");
     }
 }
 
@@ -113,7 +113,7 @@ fn attached_to_a_model_of_full_size_an_adapter_trains_no_other_numbers() {
     ];
     for (name, config, adapter, numbers) in table {
         let adapted = Adapted::attach(llama(config), &adapter, &targets("all-linear"), &[], &Device::flex());
-        let trained = adapted.expect("linear layers").trained_numbers();
+        let trained = adapted.expect("linear layers").trainable_parameters();
         assert_eq!((trained.adapter, trained.other), (numbers, 0), "{name}");
     }
 }
@@ -166,6 +166,6 @@ fn check_folder<M: Module + ModuleDisplay>(name: &str, model: M, pattern: &str, 
     }
 }
 
-fn trained_numbers(plans: &[Plan], sites: &[Site]) -> usize {
-    plans.iter().zip(sites).map(|(plan, site)| plan.trained_numbers(site.d_out)).sum()
+fn trainable_parameters(plans: &[Plan], sites: &[Site]) -> usize {
+    plans.iter().zip(sites).map(|(plan, site)| plan.trainable_parameters(site.d_out)).sum()
 }

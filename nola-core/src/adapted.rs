@@ -78,7 +78,7 @@ struct LengthIds {
 
 /// How many numbers training changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TrainedNumbers {
+pub struct TrainableParameters {
     /// In adapters: coefficients, or LoRA's factors.
     pub adapter: usize,
     /// In other parameters, such as the head, or the whole model.
@@ -204,13 +204,16 @@ impl<M: Module> Adapted<M> {
     }
 
     /// How many numbers training changes.
-    pub fn trained_numbers(&self) -> TrainedNumbers {
+    pub fn trainable_parameters(&self) -> TrainableParameters {
         let other = (float_params(&self.model).iter())
             .filter(|param| self.attached.trained.contains(&param.id) && !is_adapter(&param.path))
             .map(|param| param.shape.iter().product::<usize>())
             .sum();
         let of_sites = self.attached.plans.iter().zip(&self.attached.sites);
-        TrainedNumbers { adapter: of_sites.map(|(plan, site)| plan.trained_numbers(site.d_out)).sum(), other }
+        TrainableParameters {
+            adapter: of_sites.map(|(plan, site)| plan.trainable_parameters(site.d_out)).sum(),
+            other,
+        }
     }
 
     /// The model after an optimizer step with the gradients of all its passes, added up.

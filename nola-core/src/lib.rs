@@ -30,7 +30,7 @@ mod shared;
 pub mod targets;
 mod update;
 
-pub use adapted::{Adapted, SiteFactors, Survivors, TrainedNumbers, TrainedState};
+pub use adapted::{Adapted, SiteFactors, Survivors, TrainableParameters, TrainedState};
 pub use adapter::AdapterConfig;
 pub use error::Error;
 pub use folder::BaseIdentity;

@@ -33,6 +33,6 @@ pub(crate) fn attend(
     mask: &AttentionMask,
 ) -> Tensor<3> {
     let [batch, heads, tokens, d_head] = query.dims();
-    let mixed = attention(query, key, value, mask.unseen(), scale);
+    let mixed = attention(query, key, value, mask.additive(), scale);
     mixed.swap_dims(1, 2).reshape([batch, tokens, heads * d_head])
 }

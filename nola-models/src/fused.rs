@@ -146,7 +146,7 @@ pub(crate) struct Inputs<B: Backend> {
     query: FloatTensor<B>,
     key: FloatTensor<B>,
     value: FloatTensor<B>,
-    unseen: Option<FloatTensor<B>>,
+    mask: Option<FloatTensor<B>>,
 }
 
 #[cfg(feature = "cube")]
@@ -191,7 +191,7 @@ pub(crate) trait Fused: Backend {
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
         value: FloatTensor<Self>,
-        unseen: FloatTensor<Self>,
+        mask: FloatTensor<Self>,
         scale: f64,
     ) -> FloatTensor<Self>;
 }
@@ -232,17 +232,17 @@ impl<B: Kernels> Fused for B {
         value: FloatTensor<B>,
         scale: f64,
     ) -> FloatTensor<B> {
-        B::attend(Inputs { query, key, value, unseen: None }, scale)
+        B::attend(Inputs { query, key, value, mask: None }, scale)
     }
 
     fn fused_masked_attention(
         query: FloatTensor<B>,
         key: FloatTensor<B>,
         value: FloatTensor<B>,
-        unseen: FloatTensor<B>,
+        mask: FloatTensor<B>,
         scale: f64,
     ) -> FloatTensor<B> {
-        B::attend(Inputs { query, key, value, unseen: Some(unseen) }, scale)
+        B::attend(Inputs { query, key, value, mask: Some(mask) }, scale)
     }
 }
 
@@ -296,25 +296,25 @@ pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>, smoothing: f64) 
     Tensor::from_dispatch(Dispatch::fused_cross_entropy(logits, labels, smoothing))
 }
 
-/// Values mixed by the softmax of `scale · query · keyᵀ + unseen`.
+/// Values mixed by the softmax of `scale · query · keyᵀ + mask`.
 ///
 /// With fewer heads in `key` and `value` than in `query`, each serves a group of queries that lie side by side.
 ///
 /// # Shapes
 /// - `query` and output: `[batch, heads, tokens, d_head]`
 /// - `key`, `value`: `[batch, kv_heads, keys, d_head]`
-/// - `unseen`: `[batch or 1, 1, tokens, keys]`, f32
+/// - `mask`: `[batch or 1, 1, tokens, keys]`, f32
 pub(crate) fn attention(
     query: Tensor<4>,
     key: Tensor<4>,
     value: Tensor<4>,
-    unseen: Option<Tensor<4>>,
+    mask: Option<Tensor<4>>,
     scale: f64,
 ) -> Tensor<4> {
     let (query, key, value) = (query.into_dispatch(), key.into_dispatch(), value.into_dispatch());
-    Tensor::from_dispatch(match unseen {
+    Tensor::from_dispatch(match mask {
         None => Dispatch::fused_attention(query, key, value, scale),
-        Some(unseen) => Dispatch::fused_masked_attention(query, key, value, unseen.into_dispatch(), scale),
+        Some(mask) => Dispatch::fused_masked_attention(query, key, value, mask.into_dispatch(), scale),
     })
 }
 

@@ -70,7 +70,7 @@ impl DataCounts {
     }
 
     /// Name and value of what a report shows.
-    pub fn facts(&self) -> Vec<(String, String)> {
+    pub fn report_lines(&self) -> Vec<(String, String)> {
         let mixture = self.mixture().map(|mixture| ("training data".to_owned(), mixture));
         let held_out =
             self.held_out.map(|drawn| ("validation data".to_owned(), format!("{drawn}, held out")));
@@ -110,7 +110,7 @@ mod tests {
             DataCounts::new(&paths, &[1200, 7], &[samples(1200, 2.0), samples(6, 0.5)], None).unwrap();
         let told = "an epoch has 2,403 samples: 2,400 of a (1,200 with weight 2); 3 of b (7 with weight 0.5)";
         assert_eq!(counts.mixture().as_deref(), Some(told));
-        assert_eq!(counts.facts(), [("training data".to_owned(), told.to_owned())]);
+        assert_eq!(counts.report_lines(), [("training data".to_owned(), told.to_owned())]);
     }
 
     #[test]
@@ -119,7 +119,7 @@ mod tests {
         let counts = DataCounts::new(&paths("\"a\""), &[1008], &[samples(1008, 1.0)], held_out).unwrap();
         assert_eq!(counts.mixture(), None);
         let told = [("validation data".to_owned(), "112 of 1,120 rows, held out".to_owned())];
-        assert_eq!(counts.facts(), told);
+        assert_eq!(counts.report_lines(), told);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(crate) fn before_training<T: Task>(
     }
     found.extend_from_slice(task.data_warnings());
     found.extend(same_data(&recipe.data)?);
-    found.extend(larger_than_lora(&recipe.method, model.trained_numbers().adapter, model.sites()));
+    found.extend(larger_than_lora(&recipe.method, model.trainable_parameters().adapter, model.sites()));
     Ok(found)
 }
 

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use nola_core::folder::{self, CoefficientBits};
 use nola_core::targets::Pattern;
-use nola_core::{Adapted, AdapterConfig, Targets, TrainedNumbers};
+use nola_core::{Adapted, AdapterConfig, Targets, TrainableParameters};
 
 use crate::base::Base;
 use crate::baseline::Baseline;
@@ -40,7 +40,7 @@ pub struct Fitted<T: Task> {
     /// Loss, rate and scores over the steps.
     pub history: History,
     /// How many numbers were trained.
-    pub trained: TrainedNumbers,
+    pub trained: TrainableParameters,
     /// Optimizer steps after which the best was found.
     pub best_step: usize,
     /// Optimizer steps made.
@@ -104,7 +104,7 @@ pub fn fit<T: Task>(
     task.base().check_intact()?;
     let on_device = terms.device.clone().autodiff();
     let model = attach(task.model().train(), &recipe.method, task.trained_beside(), &on_device)?;
-    let trained = model.trained_numbers();
+    let trained = model.trainable_parameters();
     if trained.adapter + trained.other == 0 {
         return Err(Error::NothingTrained { method: recipe.method.kind().to_owned() });
     }

@@ -70,9 +70,9 @@ pub fn held_out(folder: &Path) -> Option<Drawn> {
 pub struct RunResult {
     /// What was trained: `nola`, `lora`, `linear` or `full`.
     pub method: String,
-    /// Trained numbers, head included.
+    /// Trainable parameters, head included.
     pub trainable: usize,
-    /// Trained numbers of the adapters alone.
+    /// Trainable parameters of the adapters alone.
     pub adapter_numbers: usize,
     /// Bytes of the adapter folder, head included.
     pub adapter_bytes: u64,
@@ -262,7 +262,7 @@ impl RunFolder {
         let facts = facts.map(|(name, value)| (name.to_owned(), value)).into_iter();
         let report = RunReport {
             title: format!("{} on {}", parts.fitted.history.name, details.about),
-            facts: facts.chain(parts.task.counts().facts()).chain(details.facts.clone()).collect(),
+            facts: facts.chain(parts.task.counts().report_lines()).chain(details.facts.clone()).collect(),
             warnings: parts.fitted.warnings.clone(),
             scores: T::scores(&parts.fitted.evaluation),
             recipe_toml: parts.toml.clone(),

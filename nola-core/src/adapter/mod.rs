@@ -106,8 +106,8 @@ impl Factor {
         }
     }
 
-    /// Trained numbers behind the matrix.
-    fn trained_numbers(&self) -> usize {
+    /// Trainable parameters behind the matrix.
+    fn trainable_parameters(&self) -> usize {
         match self {
             Self::Learned(values) => values.len(),
             Self::Mixed(mixed) => mixed.basis.count(),
@@ -203,10 +203,10 @@ impl Plan {
         Self { a, b, rank, scale, magnitude: Magnitude::Free }
     }
 
-    /// Trained numbers of a site with `d_out` outputs.
-    pub fn trained_numbers(&self, d_out: usize) -> usize {
+    /// Trainable parameters of a site with `d_out` outputs.
+    pub fn trainable_parameters(&self, d_out: usize) -> usize {
         let lengths = if self.magnitude.is_trained() { d_out } else { 0 };
-        self.a.trained_numbers() + self.b.trained_numbers() + lengths
+        self.a.trainable_parameters() + self.b.trainable_parameters() + lengths
     }
 }
 

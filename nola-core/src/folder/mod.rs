@@ -74,7 +74,7 @@ impl BaseIdentity {
     }
 }
 
-/// What an adapter folder says beside the trained numbers.
+/// What an adapter folder says beside the trainable parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Description {
     /// The base it was trained on.
@@ -154,12 +154,12 @@ impl SavedAdapter {
         self.manifest.targets()
     }
 
-    /// Trained numbers in the folder, by tensor name.
+    /// Trainable parameters in the folder, by tensor name.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, Vec<usize>)> {
         self.state.iter().map(|(name, data)| (name.as_str(), data.shape().to_vec()))
     }
 
-    /// Attaches the adapter on a freshly loaded `model` and sets its trained numbers.
+    /// Attaches the adapter to a freshly loaded `model` and sets its trainable parameters.
     ///
     /// # Errors
     /// If the base is another one, or sites, check words or tensors differ: all differences in one error.

@@ -6,7 +6,7 @@ use super::KeyValueCache;
 
 /// Added to the score of what must not be seen. Finite, so that a token that sees nothing, as padding, stays a number;
 /// several of them still add up to a number.
-const UNSEEN: f32 = f32::MIN / 8.0;
+const MASKED: f32 = f32::MIN / 8.0;
 
 /// Where the tokens of one pass stand in their sequences, and what each may look at; made once for all blocks.
 #[derive(Debug, Clone)]
@@ -17,7 +17,7 @@ pub struct AttentionMask {
     /// Tokens of padding before each row; empty for none.
     padding: Vec<usize>,
     /// Added to the scores, `[rows or 1, 1, tokens, keys]`; none where everything may be seen.
-    unseen: Option<Tensor<4>>,
+    additive: Option<Tensor<4>>,
 }
 
 impl AttentionMask {
@@ -28,8 +28,8 @@ impl AttentionMask {
     /// - `ids`: `[rows, tokens]`, of the pass
     pub fn causal(ids: &Tensor<2, Int>) -> Self {
         let [_, tokens] = ids.dims();
-        let unseen = (tokens > 1).then(|| later(0, tokens, &ids.device()));
-        Self { positions: (0..tokens).collect(), tokens, padding: Vec::new(), unseen }
+        let additive = (tokens > 1).then(|| later(0, tokens, &ids.device()));
+        Self { positions: (0..tokens).collect(), tokens, padding: Vec::new(), additive }
     }
 
     /// Several samples in one row: every token sees those before it that have its own segment number.
@@ -48,10 +48,10 @@ impl AttentionMask {
             Tensor::<1, Int>::from_data(TensorData::new(segments.to_vec(), [rows * tokens]), &device);
         let of_keys = segments.clone().reshape([rows, 1, 1, tokens]);
         let other = segments.reshape([rows, 1, tokens, 1]).not_equal(of_keys);
-        let unseen = later(0, tokens, &device) + hidden(other);
+        let additive = later(0, tokens, &device) + hidden(other);
         let counted = |&position: &i64| usize::try_from(position).expect("positions count from 0");
         let positions = positions.iter().map(counted).collect();
-        Self { positions, tokens, padding: Vec::new(), unseen: Some(unseen) }
+        Self { positions, tokens, padding: Vec::new(), additive: Some(additive) }
     }
 
     /// Prompts of different lengths that all end at the last token: what stands before a row's own tokens is not seen.
@@ -70,7 +70,7 @@ impl AttentionMask {
         Self::behind(0, ids, lengths.iter().map(padding).collect())
     }
 
-    /// The tokens that come next after all that `cache` holds; its padding stays unseen.
+    /// The tokens that come next after all that `cache` holds; its padding stays masked.
     ///
     /// # Shapes
     /// - `ids`: `[rows, tokens]`, of the pass; `rows` as in the cache
@@ -82,16 +82,21 @@ impl AttentionMask {
     fn behind(past: usize, ids: &Tensor<2, Int>, padding: Vec<usize>) -> Self {
         let ([rows, tokens], device) = (ids.dims(), ids.device());
         if padding.iter().all(|&tokens| tokens == 0) {
-            let unseen = (tokens > 1).then(|| later(past, tokens, &device));
-            return Self { positions: (past..past + tokens).collect(), tokens, padding: Vec::new(), unseen };
+            let additive = (tokens > 1).then(|| later(past, tokens, &device));
+            return Self {
+                positions: (past..past + tokens).collect(),
+                tokens,
+                padding: Vec::new(),
+                additive,
+            };
         }
         let of_row = |padding: usize| (past..past + tokens).map(move |n| n.saturating_sub(padding));
         let first: Vec<i32> = padding.iter().map(|&tokens| tokens as i32).collect();
         let first = Tensor::<1, Int>::from_data(TensorData::new(first, [rows]), &device);
         let before = counted(0, past + tokens, &device).reshape([1, 1, 1, past + tokens]);
-        let unseen = hidden(before.lower(first.reshape([rows, 1, 1, 1]))) + later(past, tokens, &device);
+        let additive = hidden(before.lower(first.reshape([rows, 1, 1, 1]))) + later(past, tokens, &device);
         let positions = padding.iter().copied().flat_map(of_row).collect();
-        Self { positions, tokens, padding, unseen: Some(unseen) }
+        Self { positions, tokens, padding, additive: Some(additive) }
     }
 
     /// Tokens of padding before each row; empty for none.
@@ -106,8 +111,8 @@ impl AttentionMask {
     }
 
     /// What to add to the scores, `[rows or 1, 1, tokens, keys]`, f32; none where everything may be seen.
-    pub(super) fn unseen(&self) -> Option<Tensor<4>> {
-        self.unseen.clone()
+    pub(super) fn additive(&self) -> Option<Tensor<4>> {
+        self.additive.clone()
     }
 }
 
@@ -122,9 +127,9 @@ fn counted(from: usize, count: usize, device: &Device) -> Tensor<1, Int> {
     Tensor::arange(from as i64..(from + count) as i64, device)
 }
 
-/// [`UNSEEN`] where `mask` is true, else 0; f32.
+/// [`MASKED`] where `mask` is true, else 0; f32.
 fn hidden(mask: Tensor<4, burn::tensor::Bool>) -> Tensor<4> {
-    mask.float().cast(DType::F32) * UNSEEN
+    mask.float().cast(DType::F32) * MASKED
 }
 
 #[cfg(test)]
@@ -137,9 +142,9 @@ mod tests {
 
     /// One string a row and query: `x` for what is seen, `.` for what is not.
     fn drawn(mask: &AttentionMask) -> Vec<String> {
-        let unseen = mask.unseen.clone().expect("something is hidden");
-        let [.., keys] = unseen.dims();
-        let values: Vec<f32> = unseen.into_data_as::<f32>().try_into_vec().expect("the type was asked for");
+        let additive = mask.additive.clone().expect("something is hidden");
+        let [.., keys] = additive.dims();
+        let values: Vec<f32> = additive.into_data_as::<f32>().try_into_vec().expect("the type was asked for");
         let mark = |&value: &f32| if value == 0.0 { 'x' } else { '.' };
         values.chunks(keys).map(|row| row.iter().map(mark).collect()).collect()
     }
@@ -166,11 +171,11 @@ mod tests {
 
     #[test]
     fn a_single_token_without_padding_hides_nothing() {
-        assert!(AttentionMask::following(&ids(4, 1), &KeyValueCache::new()).unseen.is_none());
+        assert!(AttentionMask::following(&ids(4, 1), &KeyValueCache::new()).additive.is_none());
     }
 
     #[test]
     fn twice_hidden_is_still_a_number() {
-        assert!((UNSEEN * 4.0).is_finite());
+        assert!((MASKED * 4.0).is_finite());
     }
 }

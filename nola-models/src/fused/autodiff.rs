@@ -180,10 +180,10 @@ impl<B: Kernels, C: CheckpointStrategy> Fused for Autodiff<B, C> {
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
         value: FloatTensor<Self>,
-        unseen: FloatTensor<Self>,
+        mask: FloatTensor<Self>,
         scale: f64,
     ) -> FloatTensor<Self> {
-        attended::<B, C>([query, key, value], Some(unseen), scale)
+        attended::<B, C>([query, key, value], Some(mask), scale)
     }
 }
 
@@ -207,13 +207,13 @@ fn normed<B: Kernels, C: CheckpointStrategy>(
 
 fn attended<B: Kernels, C: CheckpointStrategy>(
     tensors: [Tracked<B, C>; 3],
-    unseen: Option<Tracked<B, C>>,
+    mask: Option<Tracked<B, C>>,
     scale: f64,
 ) -> Tracked<B, C> {
     let [(query, query_node), (key, key_node), (value, value_node)] =
         tensors.map(|tensor| tensor.into_parts());
-    let unseen = unseen.map(|unseen| unseen.into_primitive());
-    let inputs = Inputs { query, key, value, unseen };
+    let mask = mask.map(|mask| mask.into_primitive());
+    let inputs = Inputs { query, key, value, mask };
     match AttentionBackward.prepare::<C>([query_node, key_node, value_node]).compute_bound().stateful() {
         OpsKind::Tracked(ready) => ready.finish((inputs.clone(), scale), B::attend(inputs, scale)),
         OpsKind::UnTracked(ready) => ready.finish(B::attend(inputs, scale)),

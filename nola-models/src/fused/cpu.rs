@@ -150,13 +150,13 @@ impl Kernels for Flex {
     }
 
     fn attend(inputs: Inputs<Self>, scale: f64) -> FlexTensor {
-        let Inputs { query, key, value, unseen } = &inputs;
-        if !are_f32([query, key, value].into_iter().chain(unseen)) {
+        let Inputs { query, key, value, mask } = &inputs;
+        if !are_f32([query, key, value].into_iter().chain(mask)) {
             return plain::attention::<Self>(inputs, scale);
         }
         let [query, key, value] = [query, key, value].map(rows_together);
-        let unseen = unseen.clone().map(contiguous);
-        let mask = unseen.as_ref().map(|unseen| mask_of(unseen));
+        let mask = mask.clone().map(contiguous);
+        let mask = mask.as_ref().map(|mask| mask_of(mask));
         let heads = [&query, &key, &value].map(heads_of);
         let mut mixed = Mixed::new(query.layout().shape());
         attention::forward(heads, mask, scale as f32, mixed.values());
@@ -164,13 +164,13 @@ impl Kernels for Flex {
     }
 
     fn attend_backward(inputs: Inputs<Self>, scale: f64, gradient: FlexTensor) -> [FlexTensor; 3] {
-        let Inputs { query, key, value, unseen } = &inputs;
-        if !are_f32([query, key, value, &gradient].into_iter().chain(unseen)) {
+        let Inputs { query, key, value, mask } = &inputs;
+        if !are_f32([query, key, value, &gradient].into_iter().chain(mask)) {
             return plain::attention_backward::<Self>(inputs, scale, gradient);
         }
         let [query, key, value, gradient] = [query, key, value, &gradient].map(rows_together);
-        let unseen = unseen.clone().map(contiguous);
-        let mask = unseen.as_ref().map(|unseen| mask_of(unseen));
+        let mask = mask.clone().map(contiguous);
+        let mask = mask.as_ref().map(|mask| mask_of(mask));
         let heads = [&query, &key, &value].map(heads_of);
         let [mut of_query, mut of_key, mut of_value] =
             [&query, &key, &value].map(|tensor| Mixed::new(tensor.layout().shape()));
@@ -199,9 +199,9 @@ fn heads_of(tensor: &FlexTensor) -> Heads<'_> {
     }
 }
 
-fn mask_of(unseen: &FlexTensor) -> Mask<'_> {
-    let shape = unseen.layout().shape();
-    Mask { values: numbers(unseen), tokens: shape[2], keys: shape[3] }
+fn mask_of(mask: &FlexTensor) -> Mask<'_> {
+    let shape = mask.layout().shape();
+    Mask { values: numbers(mask), tokens: shape[2], keys: shape[3] }
 }
 
 /// A result `[batch, heads, tokens, d_head]`, in memory as `[batch, tokens, heads, d_head]`: what follows in the model

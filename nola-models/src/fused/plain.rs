@@ -291,9 +291,9 @@ impl Sizes {
         let scores = B::float_matmul(scaled::<B>(query, scale), B::float_transpose(inputs.key.clone()));
         let mut scores = wide::<B>(scores);
         let grouped = scores.shape();
-        if let Some(unseen) = &inputs.unseen {
+        if let Some(mask) = &inputs.mask {
             scores = B::float_reshape(scores, Shape::new([self.batch, self.heads, tokens, self.keys]));
-            scores = B::float_add(scores, tokens_of::<B>(unseen.clone(), start, tokens));
+            scores = B::float_add(scores, tokens_of::<B>(mask.clone(), start, tokens));
         }
         B::float_reshape(B::softmax(scores, 3), grouped)
     }

@@ -155,13 +155,13 @@ fn attention_is_that_of_burn() {
     let keys = Tensor::<1, Int>::arange(0..70, &device).reshape([1, 1, 1, 70]);
     let later = keys.clone().greater(keys.reshape([1, 1, 70, 1])).float() * -1e37;
     let inputs = || [0.1, 0.7, 1.9].map(|seed| tensor([2, 3, 70, 8], seed));
-    for unseen in [None, Some(later)] {
+    for mask in [None, Some(later)] {
         let burns = |[query, key, value]: [Tensor<4>; 3]| {
             let scores = query.matmul(key.swap_dims(2, 3)) * 0.05;
-            let scores = unseen.clone().map_or(scores.clone(), |unseen| scores + unseen);
+            let scores = mask.clone().map_or(scores.clone(), |mask| scores + mask);
             softmax(scores, 3).matmul(value)
         };
-        let fused = |[query, key, value]: [Tensor<4>; 3]| attention(query, key, value, unseen.clone(), 0.05);
+        let fused = |[query, key, value]: [Tensor<4>; 3]| attention(query, key, value, mask.clone(), 0.05);
         assert_alike(&differentiated(inputs(), fused), &differentiated(inputs(), burns));
     }
 }
@@ -187,7 +187,7 @@ fn attentions() -> impl Strategy<Value = Inputs<Flex>> {
                 query: primitive([batch, kv_heads * group, tokens, d_head], 0.1),
                 key: primitive([batch, kv_heads, keys, d_head], 1.1),
                 value: primitive([batch, kv_heads, keys, d_head], 2.1),
-                unseen: is_masked.then_some(mask),
+                mask: is_masked.then_some(mask),
             })
         })
 }

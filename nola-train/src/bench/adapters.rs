@@ -124,7 +124,7 @@ impl Bench<'_> {
             threads: rayon::current_num_threads(),
             n: self.args.repeats,
             sites: adapted.sites().len(),
-            trainable: adapted.trained_numbers().adapter,
+            trainable: adapted.trainable_parameters().adapter,
             adapter_bytes,
             weights_bytes: metadata.len(),
             attach_s,

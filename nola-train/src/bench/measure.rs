@@ -184,7 +184,7 @@ impl Run<'_> {
         let on_device = self.open.device.clone().autodiff();
         let adapted = attach(model.train(), method, &[], &on_device)?;
         let recipe = self.recipe();
-        let numbers = adapted.trained_numbers();
+        let numbers = adapted.trainable_parameters();
         let has_basis = self.case.method.is_nola();
         let mut optimizer = Optimizer::new(&recipe, &adapted);
         let (mut model, mut steps) = (Some(adapted), 0);

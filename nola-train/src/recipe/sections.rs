@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use nola_core::AdapterConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::MAX_SAMPLES;
 use super::error::{Findings, Problem};
+use super::method::MethodRecipe;
 
 /// How it is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -39,7 +41,7 @@ pub struct TrainRecipe {
     /// Learning rate after the warm-up.
     #[schemars(
         example = 5e-3,
-        extend("exclusiveMinimum" = 0, "x-default" = "2e-2 for nola, 5e-3 for lora and dora, 1e-2 for linear, 1e-3 for full")
+        extend("exclusiveMinimum" = 0, "x-default" = learning_rates())
     )]
     pub learning_rate: f64,
     /// Learning rate of the head after the warm-up.
@@ -117,6 +119,15 @@ pub enum ScheduleKind {
     Linear,
     /// It stays as it is.
     Constant,
+}
+
+/// The default of every method, in words.
+fn learning_rates() -> String {
+    let adapters = AdapterConfig::every().into_iter().map(MethodRecipe::from);
+    let methods = adapters.chain([MethodRecipe::Linear, MethodRecipe::Full]);
+    let rates: Vec<String> =
+        methods.map(|method| format!("{:e} for {}", method.default_learning_rate(), method.kind())).collect();
+    rates.join(", ")
 }
 
 impl Default for TrainRecipe {

@@ -33,7 +33,7 @@ impl<T: Task> Keeper<T> for Keeping<'_, T> {
         let trial = beside(&self.place(), &format!("{PARTIAL}trial"));
         let bytes = if self.is_full() {
             // Gigabytes, which are not written only to see whether they can be.
-            let trained = model.trained_numbers();
+            let trained = model.trainable_parameters();
             ((trained.adapter + trained.other) * size_of::<f32>()) as u64
         } else {
             let written = self.write(&trial, model, "").and_then(|()| folder_bytes(&trial));

@@ -87,6 +87,14 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_of_another_type_is_told_in_plain_words() {
+        let mut settings = written(&AdapterConfig::default());
+        settings["k"] = "many".into();
+        let told = read("nola", &settings).expect_err("no number");
+        assert_eq!(told, "`nola`: it is the text \"many\", expected a whole number");
+    }
+
+    #[test]
     fn every_adapter_has_a_name_in_folders() {
         for kind in AdapterConfig::KINDS {
             assert_eq!(kind_of(&peft_type_of(kind)), Some(*kind));

@@ -98,7 +98,7 @@ pub(in crate::folder) fn read_data(folder: &Path) -> Value {
 }
 
 impl PeftAdapter {
-    /// Attaches the adapter on a freshly loaded `model`.
+    /// Attaches the adapter to a freshly loaded `model`.
     ///
     /// # Errors
     /// If a tensor is missing for a target, belongs to nothing or has a wrong shape: all of them in one error.
