@@ -7,7 +7,7 @@ use burn::module::{Module, Param, Reparameterization};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
-use nola_core::adapter::{Factor, Mixed, Plan};
+use nola_core::adapter::{Factor, LinearCombination, Matrices, Plan};
 use nola_core::basis::Basis;
 use nola_core::folder::peft::Part;
 use nola_core::{Adapted, Site, Targets, Update, adapted};
@@ -57,9 +57,9 @@ impl Case<'_> {
             let golden = &self.tensors[&format!("{bases}{basis}")];
             let [_, rows, cols] = golden.shape[..] else { panic!("{}: {basis}", self.name) };
             let offset = self.tensors.get(&format!("{prefix}{offset}"));
-            Factor::Mixed(Mixed {
+            Factor::Combined(LinearCombination {
                 name: coefficients,
-                basis: Basis::given(transposed(&golden.f32(), rows, cols), [cols, rows]),
+                matrices: Matrices::Random(Basis::given(transposed(&golden.f32(), rows, cols), [cols, rows])),
                 offset: offset.map(|offset| Arc::from(transposed(&offset.f32(), rows, cols))),
                 initial: self.tensors[&format!("{prefix}{coefficients}")].f32(),
             })

@@ -6,7 +6,7 @@ use burn::module::{Module, ParamId};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
-use nola_core::adapter::{Factor, Mixed, Plan};
+use nola_core::adapter::{Factor, LinearCombination, Matrices, Plan};
 use nola_core::basis::{Basis, Distribution, Generator, Stream};
 use nola_core::{Adapted, Site, float_params, read_params};
 use proptest::prelude::*;
@@ -94,7 +94,13 @@ impl Case {
 impl Side {
     fn mixed(&self, name: &'static str) -> Factor {
         let basis = Basis::generated(self.generator, self.coefficients.len(), self.shape, ENTRY_SCALE);
-        Factor::Mixed(Mixed { name, basis, offset: None, initial: self.coefficients.clone() })
+        let matrices = Matrices::Random(basis);
+        Factor::Combined(LinearCombination {
+            name,
+            matrices,
+            offset: None,
+            initial: self.coefficients.clone(),
+        })
     }
 
     fn elements(&self) -> usize {

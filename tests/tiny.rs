@@ -1,7 +1,7 @@
 //! Models small enough for every law, and adapters of every kind to attach to them.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use nola_core::adapter::{DoraConfig, LoraConfig, LoraVariant, NolaConfig, Preset, Sharing};
+use nola_core::adapter::{LoraConfig, LoraVariant, NolaConfig, Preset, Sharing};
 use nola_core::basis::Distribution;
 use nola_core::{Adapted, AdapterConfig, Targets};
 use nola_models::vit::{Pooling, Positions, Problem};
@@ -156,25 +156,31 @@ fn texts(samples: usize, seed: u32, device: &Device) -> TextBatch {
     numbered_texts(&(0..samples).collect::<Vec<_>>(), seed, device)
 }
 
-/// The settings of every adapter and preset there is, each with a name.
+/// A small NOLA of the default preset.
+pub fn small_nola() -> NolaConfig {
+    NolaConfig { rank: 2, k: 5, l: Some(3), ..NolaConfig::default() }
+}
+
+/// Every adapter there is, small, and every preset and variant, each with a name.
 pub fn every_adapter() -> Vec<(String, AdapterConfig)> {
-    let small = NolaConfig { rank: 2, k: 5, l: Some(3), ..NolaConfig::default() };
-    let mut all = Vec::new();
+    let mut all: Vec<(String, AdapterConfig)> = Vec::new();
+    for mut config in AdapterConfig::every() {
+        config.method_mut().set_rank(2);
+        config.method_mut().set_seed(5);
+        all.push((config.kind().to_owned(), config));
+    }
     for preset in [Preset::Default, Preset::Paper2023, Preset::Code2024, Preset::Vit2024] {
         for basis in [Distribution::Uniform, Distribution::Sign] {
             for sharing in [Sharing::Separate, Sharing::Shared] {
-                let nola = NolaConfig { preset, basis, sharing, ..small.clone() };
-                all.push((format!("nola {preset:?} {basis:?} {sharing:?}"), AdapterConfig::Nola(nola)));
+                let nola = NolaConfig { preset, basis, sharing, ..small_nola() };
+                all.push((format!("nola {preset:?} {basis:?} {sharing:?}"), nola.into()));
             }
         }
     }
-    // A rank above both widths, and a single matrix to mix.
-    all.push(("nola of rank 50".to_owned(), AdapterConfig::Nola(NolaConfig { rank: 50, ..small.clone() })));
-    all.push(("nola of k = 1".to_owned(), AdapterConfig::Nola(NolaConfig { k: 1, l: None, ..small })));
-    for variant in [LoraVariant::Plain, LoraVariant::RsLora] {
-        let lora = LoraConfig { rank: 2, alpha: Some(3.0), variant, seed: 5 };
-        all.push((format!("dora {variant:?}"), AdapterConfig::Dora(DoraConfig(lora.clone()))));
-        all.push((format!("lora {variant:?}"), AdapterConfig::Lora(lora)));
-    }
+    // A rank above both widths, and a single matrix to combine.
+    all.push(("nola of rank 50".to_owned(), NolaConfig { rank: 50, ..small_nola() }.into()));
+    all.push(("nola of k = 1".to_owned(), NolaConfig { k: 1, l: None, ..small_nola() }.into()));
+    let rslora = LoraConfig { rank: 2, alpha: Some(3.0), variant: LoraVariant::RsLora, seed: 5 };
+    all.push(("rslora".to_owned(), rslora.into()));
     all
 }

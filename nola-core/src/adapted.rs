@@ -10,7 +10,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::Error;
-use crate::adapter::{AdapterConfig, Factor, Plan};
+use crate::adapter::{AdapterConfig, Factor, FrozenMatrix, Plan};
+use crate::basis::Basis;
 use crate::linear_combinations::LinearCombinations;
 use crate::params::{
     FoundParam, base_tensors, float_params, read_params, replace_params, train_only, write_params,
@@ -43,8 +44,8 @@ struct Attached {
     targets: Targets,
     sites: Vec<Site>,
     plans: Vec<Plan>,
-    /// Per site: the base weight, A and B.
-    ids: Vec<[ParamId; 3]>,
+    /// Of the weight and the factors of each site.
+    ids: Vec<SiteIds>,
     /// Of the weights whose columns have trained lengths.
     lengths: Vec<LengthIds>,
     /// What has gradients: factors, and the parameters trained beside them.
@@ -53,13 +54,38 @@ struct Attached {
     combined: Vec<Combined>,
 }
 
+/// Parameters of one site.
+#[derive(Debug)]
+struct SiteIds {
+    weight: ParamId,
+    a: ParamId,
+    b: ParamId,
+    /// Of the frozen pair that is taken away.
+    start_b: Option<ParamId>,
+}
+
+impl SiteIds {
+    fn factor(&self, side: Side) -> ParamId {
+        match side {
+            Side::A => self.a,
+            Side::B => self.b,
+        }
+    }
+}
+
+/// One of the two factors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    A,
+    B,
+}
+
 /// Factors that are linear combinations: A of every site, or B.
 #[derive(Debug)]
 struct Combined {
     /// Name of their coefficients.
     name: &'static str,
-    /// Which of a site's ids is that of the factor.
-    side: usize,
+    side: Side,
     combinations: LinearCombinations,
 }
 
@@ -122,7 +148,7 @@ impl<M: Module> Adapted<M> {
     ) -> Result<Self, Error> {
         check_saddles(&sites, &plans)?;
         let combined: Vec<Combined> =
-            [combined(&plans, 1, |plan| &plan.a), combined(&plans, 2, |plan| &plan.b)]
+            [combined(&plans, Side::A, |plan| &plan.a), combined(&plans, Side::B, |plan| &plan.b)]
                 .into_iter()
                 .flatten()
                 .collect();
@@ -139,9 +165,9 @@ impl<M: Module> Adapted<M> {
             .collect();
         let model = model.apply_reparameterization(Attach { adapters });
         let params = float_params(&model);
-        let ids = sites.iter().map(|site| ids_of(site, &params)).collect();
+        let ids = sites.iter().zip(&plans).map(|(site, plan)| ids_of(site, plan, &params)).collect();
         let mut trained = ids_named(&params, also_train)?;
-        trained.extend(trained_of_updates(&params));
+        trained.extend(trained_of_updates(&sites, &plans, &params));
         let model = train_only(model, &trained);
         let lengths = length_ids(&sites, &plans, &params);
         let attached = Attached {
@@ -246,8 +272,12 @@ impl<M: Module> Adapted<M> {
     /// NOLA, section 2: dL/dalpha_i = ⟨A_i, dL/dA⟩; exact for sums over passes, since the map is linear.
     pub fn project(&self, mut gradients: GradientsParams) -> GradientsParams {
         for (coefficients, combined) in self.combined() {
-            let of_factors: Vec<Option<Tensor<2>>> =
-                self.attached.ids.iter().map(|ids| gradients.remove::<2>(ids[combined.side])).collect();
+            let of_factors: Vec<Option<Tensor<2>>> = self
+                .attached
+                .ids
+                .iter()
+                .map(|ids| gradients.remove::<2>(ids.factor(combined.side)))
+                .collect();
             if of_factors.iter().any(Option::is_some) {
                 let gradient = combined.combinations.project(of_factors, &coefficients.val());
                 gradients.register(coefficients.id, gradient);
@@ -261,7 +291,7 @@ impl<M: Module> Adapted<M> {
         let mut factors = BTreeMap::new();
         for (coefficients, combined) in self.combined() {
             let expanded = combined.combinations.expand(coefficients.val());
-            factors.extend(self.attached.ids.iter().map(|ids| ids[combined.side]).zip(expanded));
+            factors.extend(self.attached.ids.iter().map(|ids| ids.factor(combined.side)).zip(expanded));
         }
         if !factors.is_empty() {
             self.model = replace_params(self.model, factors);
@@ -300,7 +330,7 @@ impl<M: Module> Adapted<M> {
     /// it learned would be lost in a folder that holds coefficients.
     pub(crate) fn check_factors(&self) -> Result<(), Error> {
         for (coefficients, combined) in self.combined() {
-            let ids: Vec<ParamId> = self.attached.ids.iter().map(|ids| ids[combined.side]).collect();
+            let ids: Vec<ParamId> = self.attached.ids.iter().map(|ids| ids.factor(combined.side)).collect();
             let found = read_params(&self.model, &ids);
             let expanded = combined.combinations.expand(coefficients.val());
             for ((id, expanded), site) in ids.iter().zip(expanded).zip(&self.attached.sites) {
@@ -330,8 +360,8 @@ impl<M: Module> Adapted<M> {
     /// Calls of `expand` and of `project` on every basis so far: per site, A's and B's.
     pub fn basis_calls(&self) -> Vec<[[usize; 2]; 2]> {
         let calls = |factor: &Factor| match factor {
-            Factor::Mixed(mixed) => mixed.basis.calls(),
-            Factor::Learned(_) => [0, 0],
+            Factor::Combined(combined) => combined.matrices.random().map_or([0, 0], Basis::calls),
+            Factor::Learned(_) | Factor::Frozen(_) => [0, 0],
         };
         self.attached.plans.iter().map(|plan| [calls(&plan.a), calls(&plan.b)]).collect()
     }
@@ -375,14 +405,17 @@ impl<M: Module> Adapted<M> {
 
     /// The factors of every site on the host, row-major: A `[d_in, rank]`, B `[rank, d_out]`, and the update's scale.
     ///
-    /// Linear combinations are expanded by the plain version on the host, so the bits are the same on every machine.
+    /// Linear combinations are expanded by the plain version on the host, so the bits are the same on every machine. A frozen
+    /// pair that is taken away stands beside them, with twice the rank.
     pub fn factors(&self) -> Vec<SiteFactors> {
         let params = float_params(&self.model);
         let within = |param: &&FoundParam| is_adapter(&param.path);
         let ids: Vec<ParamId> = params.iter().filter(within).map(|param| param.id).collect();
         let values = read_params(&self.model, &ids);
-        let rows: BTreeMap<usize, (Vec<f32>, usize)> = (self.combined())
-            .map(|(param, combined)| (combined.side, (host_values(param.val()), param.val().dims()[1])))
+        let rows: BTreeMap<Side, Vec<Vec<f32>>> = (self.combined())
+            .map(|(param, combined)| {
+                (combined.side, combined.combinations.host_rows(&host_values(param.val())))
+            })
             .collect();
         let sites = self.attached.sites.iter().zip(&self.attached.plans).enumerate();
         let factors = sites.map(|(index, (site, plan))| {
@@ -390,15 +423,25 @@ impl<M: Module> Adapted<M> {
                 let id = id_at(&params, &format!("{}.adapter.{name}", site.weight_path()));
                 floats(values[&id].clone())
             };
-            let factor = |factor: &Factor, side: usize, name: &str| match (factor, rows.get(&side)) {
-                (Factor::Mixed(mixed), Some((rows, count))) => {
-                    mixed.expand(&rows[index * count..(index + 1) * count])
-                }
-                (Factor::Mixed(_) | Factor::Learned(_), _) => leaf(name),
+            let factor = |factor: &Factor, side: Side, name: &str| match (factor, rows.get(&side)) {
+                (Factor::Combined(combined), Some(rows)) => combined.expand(&rows[index]),
+                (Factor::Combined(_) | Factor::Learned(_) | Factor::Frozen(_), _) => leaf(name),
             };
-            let (a, b) = (factor(&plan.a, 1, "a"), factor(&plan.b, 2, "b"));
+            let (a, b) = (factor(&plan.a, Side::A, "a"), factor(&plan.b, Side::B, "b"));
             let magnitude = plan.magnitude.is_trained().then(|| leaf("magnitude"));
-            SiteFactors { site: site.clone(), rank: plan.rank, scale: plan.scale, a, b, magnitude }
+            let factors = SiteFactors {
+                site: site.clone(),
+                rank: plan.rank,
+                scale: plan.scale,
+                base_gain: plan.base.weight,
+                a,
+                b,
+                magnitude,
+            };
+            match &plan.start {
+                None => factors,
+                Some(start) => factors.without(start),
+            }
         });
         factors.collect()
     }
@@ -418,19 +461,19 @@ impl<M: Module> Adapted<M> {
     pub fn merge_counting(self, stored: &(dyn Fn(f32) -> f32 + Sync)) -> Result<(M, Survivors), Error> {
         self.check_factors()?;
         let mut survivors = Survivors::default();
-        let bases: Vec<ParamId> = self.attached.ids.iter().map(|ids| ids[0]).collect();
+        let bases: Vec<ParamId> = self.attached.ids.iter().map(|ids| ids.weight).collect();
         let mut weights = read_params(&self.model, &bases);
         let mut values = BTreeMap::new();
         for (factors, ids) in self.factors().into_iter().zip(&self.attached.ids) {
             let site = &factors.site;
-            let weight = floats(weights.remove(&ids[0]).expect("every site has a weight"));
+            let weight = floats(weights.remove(&ids.weight).expect("every site has a weight"));
             let (merged, left) = factors.merged_counting(&weight, stored);
             survivors = survivors + left;
             let count = merged.iter().filter(|value| !value.is_finite()).count();
             if count > 0 {
                 return Err(Error::NotFinite { name: site.weight_path(), count });
             }
-            values.insert(ids[0], TensorData::new(merged, [site.d_in, site.d_out]));
+            values.insert(ids.weight, TensorData::new(merged, [site.d_in, site.d_out]));
         }
         values.extend(self.without_effect());
         Ok((write_params(self.model, values).materialize(), survivors))
@@ -439,9 +482,10 @@ impl<M: Module> Adapted<M> {
     /// Values with which the updates change nothing, once they are in the weights.
     fn without_effect(&self) -> BTreeMap<ParamId, TensorData> {
         let sites = self.attached.sites.iter().zip(&self.attached.plans).zip(&self.attached.ids);
-        let of_b = sites.map(|((site, plan), ids)| {
+        let zeros = |shape: [usize; 2]| TensorData::new(vec![0.0_f32; shape[0] * shape[1]], shape);
+        let of_b = sites.flat_map(|((site, plan), ids)| {
             let shape = [plan.rank, site.d_out];
-            (ids[2], TensorData::new(vec![0.0_f32; plan.rank * site.d_out], shape))
+            [Some(ids.b), ids.start_b].into_iter().flatten().map(move |id| (id, zeros(shape)))
         });
         // A column as long as its magnitude says is multiplied by 1.
         let lengths = self.attached.lengths.iter().flat_map(|ids| {
@@ -453,8 +497,8 @@ impl<M: Module> Adapted<M> {
     /// What the optimizer changes in the model itself: not the factors that are regenerated from coefficients.
     fn trained_params(&self) -> Vec<FoundParam> {
         let derived: Vec<ParamId> = (self.attached.plans.iter().zip(&self.attached.ids))
-            .flat_map(|(plan, ids)| [(&plan.a, ids[1]), (&plan.b, ids[2])])
-            .filter(|(factor, _)| matches!(factor, Factor::Mixed(_)))
+            .flat_map(|(plan, ids)| [(&plan.a, ids.a), (&plan.b, ids.b)])
+            .filter(|(factor, _)| matches!(factor, Factor::Combined(_)))
             .map(|(_, id)| id)
             .collect();
         let mut params = float_params(&self.model);
@@ -472,6 +516,8 @@ pub struct SiteFactors {
     pub rank: usize,
     /// Factor of the whole update.
     pub scale: f64,
+    /// What the base's weight is multiplied by.
+    pub base_gain: f64,
     /// `[d_in, rank]`, row-major.
     pub a: Vec<f32>,
     /// `[rank, d_out]`, row-major.
@@ -481,7 +527,7 @@ pub struct SiteFactors {
 }
 
 impl SiteFactors {
-    /// `W + scale · A·B`, summed in `f64` over the rank in ascending order and rounded once.
+    /// `gain · W + scale · A·B`, summed in `f64` over the rank in ascending order and rounded once.
     pub(crate) fn merged(&self, weight: &[f32]) -> Vec<f32> {
         self.merged_counting(weight, &|weight| weight).0
     }
@@ -493,7 +539,7 @@ impl SiteFactors {
             let a = &self.a[row * rank..(row + 1) * rank];
             let products =
                 (a.iter().enumerate()).map(|(r, &a)| f64::from(a) * f64::from(self.b[r * d_out + column]));
-            f64::from(weight) + self.scale * products.sum::<f64>()
+            self.base_gain * f64::from(weight) + self.scale * products.sum::<f64>()
         };
         let gains = self.column_gains(weight, &updated);
         let mut merged = weight.to_vec();
@@ -512,6 +558,15 @@ impl SiteFactors {
         let survivors =
             merged.par_chunks_mut(d_out).enumerate().map(row).reduce(Survivors::default, std::ops::Add::add);
         (merged, survivors)
+    }
+
+    /// The same less the product of `start`: both pairs side by side.
+    fn without(self, [start_a, start_b]: &[FrozenMatrix; 2]) -> Self {
+        let rank = self.rank;
+        let rows = self.a.chunks_exact(rank).zip(start_a.values().chunks_exact(rank));
+        let a = rows.flat_map(|(own, start)| [own, start].concat()).collect();
+        let b = self.b.iter().copied().chain(start_b.values().iter().map(|entry| -entry)).collect();
+        Self { rank: 2 * rank, a, b, ..self }
     }
 
     /// What each column of the updated weight is multiplied by, so that it is as long as its magnitude says.
@@ -576,9 +631,15 @@ pub(crate) fn is_adapter(path: &str) -> bool {
     path.contains(".weight.adapter.")
 }
 
-fn ids_of(site: &Site, params: &[FoundParam]) -> [ParamId; 3] {
+fn ids_of(site: &Site, plan: &Plan, params: &[FoundParam]) -> SiteIds {
     let weight = site.weight_path();
-    ["", ".adapter.a", ".adapter.b"].map(|leaf| id_at(params, &format!("{weight}{leaf}")))
+    let id = |leaf: &str| id_at(params, &format!("{weight}{leaf}"));
+    SiteIds {
+        weight: id(""),
+        a: id(".adapter.a"),
+        b: id(".adapter.b"),
+        start_b: plan.start.as_ref().map(|_| id(".adapter.start_b")),
+    }
 }
 
 /// The parameter at `path`, which exists.
@@ -605,13 +666,23 @@ fn length_ids(sites: &[Site], plans: &[Plan], params: &[FoundParam]) -> Vec<Leng
     ids.collect()
 }
 
-/// The parameters of updates that have gradients: all but what follows from others.
-fn trained_of_updates(params: &[FoundParam]) -> impl Iterator<Item = ParamId> {
-    let is_trained = |param: &&FoundParam| {
-        is_adapter(&param.path)
-            && ["a", "b", "magnitude"].iter().any(|leaf| param.path.ends_with(&format!(".{leaf}")))
+/// The parameters of updates that have gradients: all but what is frozen or follows from others.
+fn trained_of_updates(sites: &[Site], plans: &[Plan], params: &[FoundParam]) -> Vec<ParamId> {
+    let has_gradient = |factor: &Factor| match factor {
+        Factor::Learned(_) | Factor::Combined(_) => true,
+        Factor::Frozen(_) => false,
     };
-    params.iter().filter(is_trained).map(|param| param.id)
+    let of_site = |(site, plan): (&Site, &Plan)| {
+        let leaves = [
+            ("a", has_gradient(&plan.a)),
+            ("b", has_gradient(&plan.b)),
+            ("magnitude", plan.magnitude.is_trained()),
+        ];
+        let weight = site.weight_path();
+        let trained = leaves.into_iter().filter(|(_, is_trained)| *is_trained);
+        trained.map(|(leaf, _)| id_at(params, &format!("{weight}.adapter.{leaf}"))).collect::<Vec<_>>()
+    };
+    sites.iter().zip(plans).flat_map(of_site).collect()
 }
 
 /// The base weight of a site, row-major.
@@ -637,7 +708,7 @@ fn ids_named(params: &[FoundParam], names: &[&str]) -> Result<Vec<ParamId>, Erro
 }
 
 /// The factors of one side, if they are linear combinations.
-fn combined(plans: &[Plan], side: usize, factor: impl Fn(&Plan) -> &Factor) -> Option<Combined> {
+fn combined(plans: &[Plan], side: Side, factor: impl Fn(&Plan) -> &Factor) -> Option<Combined> {
     let combinations = LinearCombinations::of(plans, factor)?;
     Some(Combined { name: combinations.name(), side, combinations })
 }
@@ -645,8 +716,9 @@ fn combined(plans: &[Plan], side: usize, factor: impl Fn(&Plan) -> &Factor) -> O
 fn check_saddles(sites: &[Site], plans: &[Plan]) -> Result<(), Error> {
     let is_zero = |values: &[f32]| values.iter().all(|value| *value == 0.0);
     let is_dead = |factor: &Factor| match factor {
-        Factor::Mixed(mixed) => mixed.offset.is_none() && is_zero(&mixed.initial),
+        Factor::Combined(combined) => combined.offset.is_none() && is_zero(&combined.initial),
         Factor::Learned(values) => is_zero(values),
+        Factor::Frozen(frozen) => is_zero(frozen.values()),
     };
     match sites.iter().zip(plans).find(|(_, plan)| is_dead(&plan.a) && is_dead(&plan.b)) {
         Some((site, _)) => Err(Error::DeadSaddle { site: site.path.clone() }),

@@ -1,64 +1,152 @@
 //! The linear combinations of one side of all adapters, expanded and projected where their coefficients are.
 
+use std::sync::{Mutex, PoisonError};
+
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::adapted::floats;
-use crate::adapter::{Factor, Mixed, Plan};
+use crate::adapter::{Factor, FrozenMatrix, LinearCombination, Plan};
 use crate::basis::{Basis, project_all};
 use crate::cube::Kernels;
 
 /// The linear combinations of A, or of B, of all sites in order.
 #[derive(Debug)]
 pub(crate) struct LinearCombinations {
-    all: Vec<Mixed>,
+    all: Vec<LinearCombination>,
+    /// Those of random matrices.
+    random: Vec<RandomSites>,
+    /// The frozen matrices of the others on the device that asked for them last.
+    frozen_there: Mutex<Option<FrozenThere>>,
+}
+
+/// Sites that combine equally many random matrices.
+#[derive(Debug)]
+struct RandomSites {
+    /// In the order of all sites.
+    sites: Vec<usize>,
     /// For GPUs; nothing if somebody else drew a basis.
     kernels: Option<Kernels>,
+}
+
+/// Frozen matrices on a device, those that are the same once.
+#[derive(Debug)]
+struct FrozenThere {
+    device: Device,
+    matrices: Vec<(FrozenMatrix, Tensor<2>)>,
 }
 
 impl LinearCombinations {
     /// The factors that `side` picks from the plans; nothing if they are not linear combinations.
     pub(crate) fn of(plans: &[Plan], side: impl Fn(&Plan) -> &Factor) -> Option<Self> {
-        let mixed = plans.iter().map(|plan| match side(plan) {
-            Factor::Mixed(mixed) => Some(mixed.clone()),
-            Factor::Learned(_) => None,
+        let combined = plans.iter().map(|plan| match side(plan) {
+            Factor::Combined(combined) => Some(combined.clone()),
+            Factor::Learned(_) | Factor::Frozen(_) => None,
         });
-        let all = mixed.collect::<Option<Vec<_>>>()?;
-        (!all.is_empty()).then(|| Self { kernels: Kernels::of(&all), all })
+        let all = combined.collect::<Option<Vec<_>>>()?;
+        (!all.is_empty()).then(|| Self { random: random_sites(&all), all, frozen_there: Mutex::default() })
     }
 
     /// Name of the coefficients.
     pub(crate) fn name(&self) -> &'static str {
-        self.all.first().map_or("", |mixed| mixed.name)
+        self.all.first().map_or("", |combined| combined.name)
+    }
+
+    /// How many coefficients each site has.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = usize> {
+        self.all.iter().map(|combined| combined.matrices.count())
     }
 
     /// The coefficients at the start of training.
     ///
     /// # Shapes
-    /// - output: `[sites, count]`
+    /// - output: as [`LinearCombinations::shape`]
     pub(crate) fn initial_coefficients(&self, device: &Device) -> Param<Tensor<2>> {
-        let rows: Vec<&[f32]> = self.all.iter().map(|mixed| mixed.initial.as_slice()).collect();
-        let count = rows.first().map_or(0, |row| row.len());
-        Param::from_data(TensorData::new(rows.concat(), [rows.len(), count]), device)
+        let rows: Vec<&[f32]> = self.all.iter().map(|combined| combined.initial.as_slice()).collect();
+        Param::from_data(TensorData::new(rows.concat(), self.shape()), device)
+    }
+
+    /// `[sites, count]` if all sites have equally many coefficients; else `[1, total]`, one site after the other.
+    fn shape(&self) -> [usize; 2] {
+        let mut counts = self.counts();
+        let first = counts.next().unwrap_or_default();
+        if counts.all(|count| count == first) { [self.all.len(), first] } else { [1, self.counts().sum()] }
+    }
+
+    /// The coefficients of every site.
+    ///
+    /// # Shapes
+    /// - `coefficients`: as [`LinearCombinations::shape`]
+    /// - outputs: `[1, count]`
+    fn rows(&self, coefficients: Tensor<2>) -> Vec<Tensor<2>> {
+        let total = self.counts().sum::<usize>();
+        let flat = coefficients.reshape([1, total]);
+        let mut start = 0;
+        let row = |count| {
+            start += count;
+            flat.clone().slice([0..1, start - count..start])
+        };
+        self.counts().map(row).collect()
+    }
+
+    /// The coefficients of every site on the host.
+    pub(crate) fn host_rows(&self, coefficients: &[f32]) -> Vec<Vec<f32>> {
+        let mut rest = coefficients;
+        let row = |count| {
+            let (row, behind) = rest.split_at(count);
+            rest = behind;
+            row.to_vec()
+        };
+        self.counts().map(row).collect()
     }
 
     /// The factors of all sites, outside autodiff.
     ///
     /// # Shapes
-    /// - `coefficients`: `[sites, count]`
+    /// - `coefficients`: as [`LinearCombinations::shape`]
     /// - outputs: the shapes of the linear combinations
     pub(crate) fn expand(&self, coefficients: Tensor<2>) -> Vec<Tensor<2>> {
-        let there = self.kernels.as_ref().filter(|kernels| kernels.run_beside(&coefficients));
-        if let Some(kernels) = there {
-            self.all.iter().for_each(|mixed| mixed.basis.count_expand());
-            return kernels.expand(coefficients);
+        let coefficients = coefficients.inner();
+        let device = coefficients.device();
+        let rows = self.rows(coefficients);
+        let mut matrices: Vec<Option<Tensor<2>>> = vec![None; self.all.len()];
+        for group in &self.random {
+            let rows = Tensor::cat(group.sites.iter().map(|&site| rows[site].clone()).collect(), 0);
+            for (&site, matrix) in group.sites.iter().zip(self.expand_random(group, rows)) {
+                matrices[site] = Some(matrix);
+            }
         }
-        let (device, count) = (coefficients.device().inner(), coefficients.dims()[1]);
-        let rows = floats(coefficients.into_data());
-        let linear_combinations: Vec<(&Mixed, &[f32])> = self.all.iter().zip(rows.chunks(count)).collect();
-        let expanded = Mixed::expand_all(&linear_combinations).into_iter().zip(&self.all);
+        let frozen = self.frozen_on(&device);
+        let rest = matrices.into_iter().zip(rows).zip(&self.all).zip(frozen);
+        let matrix =
+            |(((matrix, row), combined), frozen): (((Option<_>, _), &LinearCombination), Option<_>)| {
+                matrix.unwrap_or_else(|| {
+                    let frozen = frozen.expect("what is not random is frozen");
+                    combined.matrices.expand_there(row, frozen)
+                })
+            };
+        rest.map(matrix).collect()
+    }
+
+    /// The same for a group of random ones.
+    ///
+    /// # Shapes
+    /// - `rows`: `[sites, count]`
+    fn expand_random(&self, group: &RandomSites, rows: Tensor<2>) -> Vec<Tensor<2>> {
+        let sites: Vec<(&LinearCombination, &Basis)> =
+            group.sites.iter().map(|&site| self.basis(site)).collect();
+        if let Some(kernels) = group.kernels.as_ref().filter(|kernels| kernels.run_beside(&rows)) {
+            sites.iter().for_each(|(_, basis)| basis.count_expand());
+            return kernels.expand(rows);
+        }
+        let (device, count) = (rows.device(), rows.dims()[1]);
+        let rows = floats(rows.into_data());
+        let with_rows: Vec<(&LinearCombination, &Basis, &[f32])> = (sites.iter().zip(rows.chunks(count)))
+            .map(|((combined, basis), row)| (*combined, *basis, row))
+            .collect();
+        let expanded = LinearCombination::expand_random(&with_rows).into_iter().zip(sites);
         expanded
-            .map(|(matrix, mixed)| Tensor::from_data(TensorData::new(matrix, mixed.basis.shape()), &device))
+            .map(|(matrix, (_, basis))| Tensor::from_data(TensorData::new(matrix, basis.shape()), &device))
             .collect()
     }
 
@@ -66,26 +154,104 @@ impl LinearCombinations {
     ///
     /// # Shapes
     /// - `gradients`: the shapes of the linear combinations
-    /// - `coefficients` and output: `[sites, count]`
-    pub(crate) fn project(&self, gradients: Vec<Option<Tensor<2>>>, coefficients: &Tensor<2>) -> Tensor<2> {
-        let device = coefficients.device().inner();
-        let there = self.kernels.as_ref().filter(|kernels| kernels.run_beside(coefficients));
-        if let Some(kernels) = there {
-            let with_one = self.all.iter().zip(&gradients).filter(|(_, gradient)| gradient.is_some());
-            with_one.for_each(|(mixed, _)| mixed.basis.count_project());
-            return kernels.project(gradients, &device).cast(coefficients.dtype());
+    /// - `coefficients` and output: as [`LinearCombinations::shape`]
+    pub(crate) fn project(
+        &self,
+        mut gradients: Vec<Option<Tensor<2>>>,
+        coefficients: &Tensor<2>,
+    ) -> Tensor<2> {
+        let (device, dtype) = (coefficients.device().inner(), coefficients.dtype());
+        let mut rows: Vec<Option<Tensor<2>>> = vec![None; self.all.len()];
+        for group in &self.random {
+            let of_group: Vec<_> = group.sites.iter().map(|&site| gradients[site].take()).collect();
+            let projected = self.project_random(group, of_group, &device);
+            for (n, &site) in group.sites.iter().enumerate() {
+                rows[site] = Some(projected.clone().slice([n..n + 1]));
+            }
+        }
+        for (site, frozen) in self.frozen_on(&device).into_iter().enumerate() {
+            if let (Some(frozen), Some(gradient)) = (frozen, gradients[site].take()) {
+                rows[site] = Some(self.all[site].matrices.project_there(gradient, frozen));
+            }
+        }
+        let row = |(row, count): (Option<Tensor<2>>, usize)| {
+            row.unwrap_or_else(|| Tensor::zeros([1, count], &device)).cast(dtype)
+        };
+        let rows: Vec<Tensor<2>> = rows.into_iter().zip(self.counts()).map(row).collect();
+        Tensor::cat(rows, 1).reshape(self.shape())
+    }
+
+    /// The same for a group of random ones.
+    ///
+    /// # Shapes
+    /// - output: `[sites, count]`
+    fn project_random(
+        &self,
+        group: &RandomSites,
+        gradients: Vec<Option<Tensor<2>>>,
+        device: &Device,
+    ) -> Tensor<2> {
+        let sites: Vec<&Basis> = group.sites.iter().map(|&site| self.basis(site).1).collect();
+        let count = sites[0].count();
+        let empty = Tensor::<2>::zeros([1, count], device);
+        if let Some(kernels) = group.kernels.as_ref().filter(|kernels| kernels.run_beside(&empty)) {
+            let with_one = sites.iter().zip(&gradients).filter(|(_, gradient)| gradient.is_some());
+            with_one.for_each(|(basis, _)| basis.count_project());
+            return kernels.project(gradients, device);
         }
         let gradients: Vec<Option<Vec<f32>>> =
             gradients.into_iter().map(|gradient| gradient.map(|g| floats(g.into_data()))).collect();
-        let of_sites: Vec<(&Basis, &[f32])> = (self.all.iter().zip(&gradients))
-            .filter_map(|(mixed, gradient)| Some((&mixed.basis, gradient.as_deref()?)))
+        let of_sites: Vec<(&Basis, &[f32])> = sites
+            .iter()
+            .zip(&gradients)
+            .filter_map(|(basis, gradient)| Some((*basis, gradient.as_deref()?)))
             .collect();
-        let shape = coefficients.dims();
         let mut projected = project_all(&of_sites).into_iter();
         let rows = gradients.iter().map(|gradient| match gradient {
             Some(_) => projected.next().expect("one row for each gradient"),
-            None => vec![0.0; shape[1]],
+            None => vec![0.0; count],
         });
-        Tensor::from_data(TensorData::new(rows.flatten().collect::<Vec<f32>>(), shape), &device)
+        Tensor::from_data(TensorData::new(rows.flatten().collect::<Vec<f32>>(), [sites.len(), count]), device)
     }
+
+    /// A combination of random matrices, and those.
+    fn basis(&self, site: usize) -> (&LinearCombination, &Basis) {
+        let combined = &self.all[site];
+        (combined, combined.matrices.random().expect("a group of random matrices"))
+    }
+
+    /// The frozen matrix of every site that has one, on `device`.
+    fn frozen_on(&self, device: &Device) -> Vec<Option<Tensor<2>>> {
+        let mut there = self.frozen_there.lock().unwrap_or_else(PoisonError::into_inner);
+        if there.as_ref().is_none_or(|there| there.device != *device) {
+            *there = Some(FrozenThere { device: device.clone(), matrices: Vec::new() });
+        }
+        let matrices = there.as_mut().map(|there| &mut there.matrices).expect("it was just made");
+        let mut tensor = |frozen: &FrozenMatrix| {
+            if let Some((_, tensor)) = matrices.iter().find(|(known, _)| known.is_shared_with(frozen)) {
+                return tensor.clone();
+            }
+            let tensor = frozen.on(device);
+            matrices.push((frozen.clone(), tensor.clone()));
+            tensor
+        };
+        self.all.iter().map(|combined| combined.matrices.frozen().map(&mut tensor)).collect()
+    }
+}
+
+/// The sites with random matrices, in groups of equally many.
+fn random_sites(all: &[LinearCombination]) -> Vec<RandomSites> {
+    let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
+    for (site, combined) in all.iter().enumerate() {
+        let Some(basis) = combined.matrices.random() else { continue };
+        match groups.iter_mut().find(|(count, _)| *count == basis.count()) {
+            Some((_, sites)) => sites.push(site),
+            None => groups.push((basis.count(), vec![site])),
+        }
+    }
+    let group = |(_, sites): (usize, Vec<usize>)| {
+        let of_group: Vec<&LinearCombination> = sites.iter().map(|&site| &all[site]).collect();
+        RandomSites { kernels: Kernels::of(&of_group), sites }
+    };
+    groups.into_iter().map(group).collect()
 }

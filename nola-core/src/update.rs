@@ -4,12 +4,12 @@ use burn::module::{Module, Param, Reparameterization};
 use burn::nn::Linear;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use crate::adapter::{Magnitude, Plan};
+use crate::adapter::{BaseGain, Magnitude, Plan};
 use crate::low_rank::updated;
 use crate::product::product;
 use crate::targets::Site;
 
-/// `ΔW = scale · A·B`, attached to a weight whose columns may have lengths of their own.
+/// `ΔW = scale · (A·B - A₀·B₀)`, attached to a weight whose columns may have lengths of their own.
 ///
 /// Every parameter is a plain leaf of the autodiff graph, whoever made it.
 #[derive(Module, Debug)]
@@ -18,12 +18,18 @@ pub struct Update {
     pub a: Param<Tensor<2>>,
     /// `[rank, d_out]`.
     pub b: Param<Tensor<2>>,
+    /// A₀ `[d_in, rank]`, frozen.
+    start_a: Option<Param<Tensor<2>>>,
+    /// B₀ `[rank, d_out]`, frozen.
+    start_b: Option<Param<Tensor<2>>>,
     /// Trained lengths of the weight's columns, `[d_out]`.
     magnitude: Option<Param<Tensor<1>>>,
     /// Lengths that the columns have without it, `[d_out]`: constant within an optimizer step, and for the gradient.
     norm: Option<Param<Tensor<1>>>,
     /// Squared lengths of the base's columns, `[d_out]`, frozen.
     base_squares: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    base: BaseGain,
     #[module(skip)]
     scale: f64,
 }
@@ -38,6 +44,7 @@ impl Update {
             Param::from_data(TensorData::new(values, [count]), device)
         };
         let (in_shape, out_shape) = ([site.d_in, plan.rank], [plan.rank, site.d_out]);
+        let start = plan.start.as_ref();
         let norms =
             squares.as_ref().map(|squares| squares.iter().map(|square| square.sqrt()).collect::<Vec<f32>>());
         let magnitude = match &plan.magnitude {
@@ -48,9 +55,12 @@ impl Update {
         Self {
             a: matrix(plan.a.initial(), in_shape),
             b: matrix(plan.b.initial(), out_shape),
+            start_a: start.map(|[a, _]| matrix(a.values().to_vec(), in_shape)),
+            start_b: start.map(|[_, b]| matrix(b.values().to_vec(), out_shape)),
             magnitude: magnitude.map(row),
             norm: norms.map(row),
             base_squares: squares.map(row),
+            base: plan.base,
             scale: plan.scale,
         }
     }
@@ -61,10 +71,36 @@ impl Update {
         Some(magnitude.val() / norm.val().detach())
     }
 
+    /// What is left of the base layer.
+    fn base_product(&self, layer: &Linear, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+        let bias = bias.filter(|_| self.base.bias != 0.0).map(|bias| times(bias, self.base.bias));
+        if self.base.weight == 0.0 {
+            let [rows, d_out] = [x.dims()[0], self.b.dims()[1]];
+            let zeros = Tensor::zeros([rows, d_out], (&x.device(), x.dtype()));
+            return match bias {
+                None => zeros,
+                Some(bias) => zeros + bias.unsqueeze_dim(0).cast(x.dtype()),
+            };
+        }
+        if self.base.weight == 1.0 {
+            return product(x, layer.weight.base(), bias);
+        }
+        product(x.mul_scalar(self.base.weight), layer.weight.base(), bias)
+    }
+
     /// `y + x·ΔW`, before the columns get their lengths.
     fn added(&self, y: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
+        let y = match (&self.start_a, &self.start_b) {
+            (Some(a), Some(b)) => updated(y, x.clone(), a.val(), b.val(), -self.scale),
+            (Some(_), None) | (None, Some(_)) | (None, None) => y,
+        };
         updated(y, x, self.a.val(), self.b.val(), self.scale)
     }
+}
+
+/// The tensor itself, if it is multiplied by 1.
+fn times<const D: usize>(tensor: Tensor<D>, factor: f64) -> Tensor<D> {
+    if factor == 1.0 { tensor } else { tensor.mul_scalar(factor) }
 }
 
 /// Squared lengths of the columns of a row-major matrix, each summed in `f64`.
@@ -101,8 +137,13 @@ impl Reparameterization for Update {
 
     /// The updated weight, dense: the oracle of [`adapted`], and what models that do not call it compute with.
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
-        let delta = self.a.val().matmul(self.b.val()).mul_scalar(self.scale);
-        let weight = base.clone() + delta.clone().reshape(base.shape()).cast(base.dtype());
+        let mut delta = self.a.val().matmul(self.b.val()).mul_scalar(self.scale);
+        if let (Some(a), Some(b)) = (&self.start_a, &self.start_b) {
+            delta = delta - a.val().matmul(b.val()).mul_scalar(self.scale);
+        }
+        let update = delta.clone().reshape(base.shape()).cast(base.dtype());
+        let weight =
+            if self.base.weight == 0.0 { update } else { times(base.clone(), self.base.weight) + update };
         match self.column_gain() {
             None => weight,
             Some(gain) => {
@@ -131,11 +172,11 @@ pub fn adapted<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
         None => product(rows, layer.weight.val(), bias),
         Some(update) => match update.column_gain() {
             None => {
-                let y = product(rows.clone(), layer.weight.base(), bias);
+                let y = update.base_product(layer, rows.clone(), bias);
                 update.added(y, rows)
             }
             Some(gain) => {
-                let y = product(rows.clone(), layer.weight.base(), None);
+                let y = update.base_product(layer, rows.clone(), None);
                 let y = update.added(y, rows);
                 let y = y.clone() * gain.unsqueeze_dim(0).cast(y.dtype());
                 match bias {

@@ -5,18 +5,17 @@
 //! factored forward are written once, over `Update`.
 
 mod dora;
+mod factor;
 mod list;
 mod lora;
 mod nola;
 
-use std::sync::Arc;
-
 pub use dora::DoraConfig;
+pub use factor::{Factor, FrozenMatrix, LinearCombination, Matrices};
 pub use list::AdapterConfig;
 pub use lora::{LoraConfig, LoraVariant};
 pub use nola::{NolaConfig, Preset, Sharing};
 
-use crate::basis::Basis;
 use crate::targets::Site;
 use crate::{Error, basis};
 
@@ -88,77 +87,7 @@ impl AdapterConfig {
     }
 }
 
-/// A `[rows, cols]` matrix, however it is obtained.
-#[derive(Debug, Clone)]
-pub enum Factor {
-    /// Trained itself; these are its initial values, row-major.
-    Learned(Vec<f32>),
-    /// Regenerated from trained coefficients once per optimizer step.
-    Mixed(Mixed),
-}
-
-impl Factor {
-    /// The matrix at the start of training, row-major.
-    pub(crate) fn initial(&self) -> Vec<f32> {
-        match self {
-            Self::Learned(values) => values.clone(),
-            Self::Mixed(mixed) => mixed.at_start(),
-        }
-    }
-
-    /// Trainable parameters behind the matrix.
-    fn trainable_parameters(&self) -> usize {
-        match self {
-            Self::Learned(values) => values.len(),
-            Self::Mixed(mixed) => mixed.basis.count(),
-        }
-    }
-}
-
-/// A mixture of random matrices: `offset + Σᵢ coefficientᵢ · basisᵢ`.
-#[derive(Debug, Clone)]
-pub struct Mixed {
-    /// Name of the coefficients in states and folders; all sites have the same.
-    pub name: &'static str,
-    /// The frozen matrices.
-    pub basis: Basis,
-    /// A frozen matrix that is always there, row-major; regenerated like the basis, never stored.
-    pub offset: Option<Arc<[f32]>>,
-    /// Coefficients at the start of training.
-    pub initial: Vec<f32>,
-}
-
-impl Mixed {
-    /// The mixed matrix, row-major.
-    pub fn expand(&self, coefficients: &[f32]) -> Vec<f32> {
-        self.with_offset(self.basis.expand(coefficients))
-    }
-
-    /// The mixed matrices of many sites; a basis that sites share is generated once.
-    pub fn expand_all(linear_combinations: &[(&Self, &[f32])]) -> Vec<Vec<f32>> {
-        let sites: Vec<_> = linear_combinations.iter().map(|(mixed, row)| (&mixed.basis, *row)).collect();
-        let matrices = basis::expand_all(&sites).into_iter().zip(linear_combinations);
-        matrices.map(|(matrix, (mixed, _))| mixed.with_offset(matrix)).collect()
-    }
-
-    /// The matrix at the start of training; zero coefficients, the usual B, cost nothing.
-    fn at_start(&self) -> Vec<f32> {
-        if self.initial.iter().any(|&coefficient| coefficient != 0.0) {
-            return self.expand(&self.initial);
-        }
-        let [rows, cols] = self.basis.shape();
-        self.with_offset(vec![0.0; rows * cols])
-    }
-
-    fn with_offset(&self, mut matrix: Vec<f32>) -> Vec<f32> {
-        if let Some(offset) = &self.offset {
-            matrix.iter_mut().zip(offset.iter()).for_each(|(entry, offset)| *entry += offset);
-        }
-        matrix
-    }
-}
-
-/// What will be attached to one weight, as the host sees it: `scale · A·B`, and what else changes the product.
+/// What will be attached to one weight, as the host sees it: `scale · (A·B - A₀·B₀)`, and what else changes the product.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// `[d_in, rank]`.
@@ -169,8 +98,27 @@ pub struct Plan {
     pub rank: usize,
     /// Factor of the whole update.
     pub scale: f64,
+    /// A₀ `[d_in, rank]` and B₀ `[rank, d_out]`, frozen, whose product is taken away: an update that starts at them changes
+    /// nothing at first.
+    pub start: Option<[FrozenMatrix; 2]>,
+    /// What is left of the base layer.
+    pub base: BaseGain,
     /// Whether each column of the updated weight has a trained length.
     pub magnitude: Magnitude,
+}
+
+/// What the parts of a base layer are multiplied by; 0 drops them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BaseGain {
+    /// Of the weight.
+    pub weight: f64,
+    /// Of the bias.
+    pub bias: f64,
+}
+
+impl BaseGain {
+    /// The layer as it is.
+    pub const WHOLE: Self = Self { weight: 1.0, bias: 1.0 };
 }
 
 /// Whether the columns of a weight have lengths of their own.
@@ -200,7 +148,7 @@ impl Magnitude {
 impl Plan {
     /// `scale · A·B` and nothing else.
     pub fn low_rank(a: Factor, b: Factor, rank: usize, scale: f64) -> Self {
-        Self { a, b, rank, scale, magnitude: Magnitude::Free }
+        Self { a, b, rank, scale, start: None, base: BaseGain::WHOLE, magnitude: Magnitude::Free }
     }
 
     /// Trainable parameters of a site with `d_out` outputs.

@@ -11,7 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Factor, MAX_COEFFICIENTS, MAX_RANK, Method, Mixed, Plan, Weights, check_number, kaiming_uniform,
+    Factor, LinearCombination, MAX_COEFFICIENTS, MAX_RANK, Matrices, Method, Plan, Weights, check_number,
+    kaiming_uniform,
 };
 use crate::Error;
 use crate::basis::{Basis, Distribution, Generator, Stream};
@@ -36,7 +37,7 @@ pub enum Preset {
     Vit2024,
 }
 
-/// Whether sites of one shape mix the same matrices.
+/// Whether sites of one shape combine the same matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Sharing {
@@ -129,7 +130,7 @@ impl NolaConfig {
         }
     }
 
-    fn mixed_a(&self, site: &Site) -> Mixed {
+    fn combined_a(&self, site: &Site) -> LinearCombination {
         let shape = [site.d_in, self.rank];
         let offset = match self.preset {
             Preset::Code2024 => Some(Arc::from(kaiming_uniform(self.seed, site, self.rank))),
@@ -140,17 +141,18 @@ impl NolaConfig {
             Preset::Code2024 => vec![0.0; self.k],
             Preset::Paper2023 | Preset::Vit2024 => vec![1.0 / self.k as f32; self.k],
         };
-        Mixed { name: ALPHA, basis: self.basis(site, Stream::A, self.k, shape), offset, initial }
+        let matrices = Matrices::Random(self.basis(site, Stream::A, self.k, shape));
+        LinearCombination { name: ALPHA, matrices, offset, initial }
     }
 
-    fn mixed_b(&self, site: &Site) -> Mixed {
+    fn combined_b(&self, site: &Site) -> LinearCombination {
         let initial = match self.preset {
             Preset::Default | Preset::Code2024 => 0.0,
             Preset::Paper2023 | Preset::Vit2024 => 1.0 / self.l() as f32,
         };
-        Mixed {
+        LinearCombination {
             name: BETA,
-            basis: self.basis(site, Stream::B, self.l(), [self.rank, site.d_out]),
+            matrices: Matrices::Random(self.basis(site, Stream::B, self.l(), [self.rank, site.d_out])),
             offset: None,
             initial: vec![initial; self.l()],
         }
@@ -259,7 +261,7 @@ impl Method for NolaConfig {
     fn plan(&self, sites: &[Site], _weights: Weights) -> Result<Vec<Plan>, Error> {
         self.check_hashes(sites)?;
         let plan = |site: &Site| {
-            let (a, b) = (Factor::Mixed(self.mixed_a(site)), Factor::Mixed(self.mixed_b(site)));
+            let (a, b) = (Factor::Combined(self.combined_a(site)), Factor::Combined(self.combined_b(site)));
             Plan::low_rank(a, b, self.rank, self.scale())
         };
         Ok(sites.iter().map(plan).collect())
@@ -324,8 +326,8 @@ mod tests {
     fn sites_of_one_shape_share_a_basis_but_not_their_coefficients() {
         let config = NolaConfig { k: 8, l: Some(8), sharing: Sharing::Shared, ..NolaConfig::default() };
         let plans = planned(&config, &[site("a.up"), site("b.up")]).expect("a valid plan");
-        let [Factor::Mixed(first), Factor::Mixed(second)] = [&plans[0].a, &plans[1].a] else {
-            panic!("NOLA mixes")
+        let [Factor::Combined(first), Factor::Combined(second)] = [&plans[0].a, &plans[1].a] else {
+            panic!("NOLA combines")
         };
         assert_eq!(first.expand(&[1.0; 8]), second.expand(&[1.0; 8]));
         assert_ne!(first.initial, second.initial);

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 
-use crate::adapter::Mixed;
+use crate::adapter::LinearCombination;
 
 /// Never there.
 #[derive(Debug)]
@@ -10,7 +10,7 @@ pub(crate) enum Kernels {}
 
 impl Kernels {
     /// Nothing.
-    pub(crate) fn of(_all: &[Mixed]) -> Option<Self> {
+    pub(crate) fn of(_all: &[&LinearCombination]) -> Option<Self> {
         None
     }
 

@@ -12,7 +12,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_cubecl::tensor::CubeTensor;
 
 use self::launch::Launch;
-use crate::adapter::Mixed;
+use crate::adapter::LinearCombination;
 use crate::basis::Generator;
 
 /// Most elements of all factors of a launch: no index leaves 32 bits, and buffers stay below every device's limit.
@@ -37,16 +37,16 @@ struct Offsets {
 
 impl Kernels {
     /// The launches for the linear combinations `all`; nothing if somebody else drew a basis.
-    pub(crate) fn of(all: &[Mixed]) -> Option<Self> {
+    pub(crate) fn of(all: &[&LinearCombination]) -> Option<Self> {
         let mut launches: Vec<Launch> = Vec::new();
-        for (row, mixed) in all.iter().enumerate() {
-            let new = launch_of(mixed, row)?;
+        for (row, combined) in all.iter().enumerate() {
+            let new = launch_of(combined, row)?;
             match launches.iter_mut().find(|launch| may_join(launch, &new)) {
                 Some(launch) => launch.sites.extend(new.sites),
                 None => launches.push(new),
             }
         }
-        let offsets = all.iter().map(|mixed| mixed.offset.clone()).collect();
+        let offsets = all.iter().map(|combined| combined.offset.clone()).collect();
         Some(Self { launches, offsets, offsets_there: Mutex::default() })
     }
 
@@ -141,11 +141,12 @@ fn there(tensor: Tensor<2>) -> Option<CubeTensor> {
 }
 
 /// A launch for one site.
-fn launch_of(mixed: &Mixed, row: usize) -> Option<Launch> {
-    let generator = *mixed.basis.generator()?;
-    let (count, shape) = (mixed.basis.count(), mixed.basis.shape());
+fn launch_of(combined: &LinearCombination, row: usize) -> Option<Launch> {
+    let basis = combined.matrices.random()?;
+    let generator = *basis.generator()?;
+    let (count, shape) = (basis.count(), basis.shape());
     let sites = vec![[generator.site, row as u32]];
-    Some(Launch { generator, sites, count, shape, entry_scale: mixed.basis.entry_scale() })
+    Some(Launch { generator, sites, count, shape, entry_scale: basis.entry_scale() })
 }
 
 /// Whether one launch can do the sites of both.

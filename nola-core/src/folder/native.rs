@@ -19,7 +19,7 @@ use tensors::{check_finite, read_tensors, serialized, stored_tensors};
 use super::{BaseIdentity, CoefficientBits, Description, SavedAdapter, card, files};
 use crate::Error;
 use crate::adapted::Adapted;
-use crate::adapter::{Factor, Plan};
+use crate::adapter::Plan;
 use crate::philox::fnv1a_32;
 use crate::plain_words::plain_words;
 use crate::targets::Site;
@@ -154,11 +154,7 @@ fn check_word_problems<M: Module>(adapted: &Adapted<M>, stored: &[u32]) -> Vec<S
 
 /// One word that changes when the basis of a site does.
 fn check_word(plan: &Plan) -> u32 {
-    let text = |factor: &Factor| match factor {
-        Factor::Mixed(mixed) => mixed.basis.check_text(),
-        Factor::Learned(values) => values.len().to_string(),
-    };
-    fnv1a_32(&format!("{}/{}", text(&plan.a), text(&plan.b)))
+    fnv1a_32(&format!("{}/{}", plan.a.check_text(), plan.b.check_text()))
 }
 
 fn sites_sha256(sites: &[Site]) -> String {
