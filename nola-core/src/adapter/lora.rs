@@ -111,3 +111,15 @@ impl Method for LoraConfig {
         format!("LoRA, rank {}", self.rank)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_trains_rank_times_both_widths() {
+        let site = Site { path: "blocks.0.mlp.up".to_owned(), d_in: 24, d_out: 40 };
+        let plans = LoraConfig { rank: 3, ..LoraConfig::default() }.plan(&[site], &|_| Vec::new());
+        assert_eq!(plans.expect("a valid plan")[0].trainable_parameters(40), 3 * (24 + 40));
+    }
+}

@@ -323,6 +323,13 @@ mod tests {
     }
 
     #[test]
+    fn a_site_trains_its_coefficients_whatever_its_shape_and_rank() {
+        let config = NolaConfig { rank: 50, k: 8, l: Some(3), ..NolaConfig::default() };
+        let plans = planned(&config, &[site("a.up")]).expect("a valid plan");
+        assert_eq!(plans[0].trainable_parameters(40), 8 + 3);
+    }
+
+    #[test]
     fn sites_of_one_shape_share_a_basis_but_not_their_coefficients() {
         let config = NolaConfig { k: 8, l: Some(8), sharing: Sharing::Shared, ..NolaConfig::default() };
         let plans = planned(&config, &[site("a.up"), site("b.up")]).expect("a valid plan");

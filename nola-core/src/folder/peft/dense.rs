@@ -73,7 +73,15 @@ impl Lora {
     /// `scale · left·right` on the whole of a parameter, seen as a matrix.
     fn update(&self, place: &Place, shape: [usize; 2], left: Vec<f32>, right: Vec<f32>) -> SiteFactors {
         let site = Site { path: place.module.to_owned(), d_in: shape[0], d_out: shape[1] };
-        SiteFactors { site, rank: self.rank, scale: self.scale, a: left, b: right, magnitude: None }
+        SiteFactors {
+            site,
+            rank: self.rank,
+            scale: self.scale,
+            base_gain: 1.0,
+            a: left,
+            b: right,
+            magnitude: None,
+        }
     }
 }
 
