@@ -55,9 +55,8 @@ pub fn run(args: &MergeArgs, global: &Global) -> Result<(), Error> {
     }
     if survivors.is_none() {
         let out = args.out.display();
-        return print_line(&format!(
-            "wrote the model of {sites} low-rank layers, without their base, to {out}"
-        ));
+        print_line(&format!("wrote the model of {sites} low-rank layers, without their base, to {out}"))?;
+        return Ok(());
     }
     print_line(&format!("merged {sites} sites into {}", args.out.display()))?;
     Ok(())
