@@ -180,7 +180,13 @@ pub fn every_adapter() -> Vec<(String, AdapterConfig)> {
     // A rank above both widths, and a single matrix to combine.
     all.push(("nola of rank 50".to_owned(), NolaConfig { rank: 50, ..small_nola() }.into()));
     all.push(("nola of k = 1".to_owned(), NolaConfig { k: 1, l: None, ..small_nola() }.into()));
-    let rslora = LoraConfig { rank: 2, alpha: Some(3.0), variant: LoraVariant::RsLora, seed: 5 };
+    let rslora = LoraConfig {
+        rank: 2,
+        alpha: Some(3.0),
+        variant: LoraVariant::RsLora,
+        seed: 5,
+        ..LoraConfig::default()
+    };
     all.push(("rslora".to_owned(), rslora.into()));
     all
 }

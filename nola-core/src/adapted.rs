@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::Error;
-use crate::adapter::{AdapterConfig, Factor, FrozenMatrix, Plan};
+use crate::adapter::{AdapterConfig, Factor, FrozenMatrix, Plan, RateFactors};
 use crate::basis::Basis;
 use crate::linear_combinations::LinearCombinations;
 use crate::params::{
@@ -240,6 +240,19 @@ impl<M: Module> Adapted<M> {
             adapter: of_sites.map(|(plan, site)| plan.trainable_parameters(site.d_out)).sum(),
             other,
         }
+    }
+
+    /// The parameters of updates that have learning rates of their own, each with what the rate is multiplied by.
+    pub fn rate_factors(&self) -> Vec<(ParamId, f64)> {
+        let factors = self.config().map_or(RateFactors::ALIKE, |config| config.method().rate_factors());
+        let factor = |param: &FoundParam| match param.path.rsplit_once('.')?.1 {
+            "a" => Some(factors.a),
+            "b" => Some(factors.b),
+            "magnitude" => Some(factors.magnitude),
+            _ => None,
+        };
+        let of_updates = float_params(&self.model).into_iter().filter(|param| is_adapter(&param.path));
+        of_updates.filter_map(|param| Some((param.id, factor(&param).filter(|factor| *factor != 1.0)?))).collect()
     }
 
     /// The model after an optimizer step with the gradients of all its passes, added up.

@@ -1,12 +1,13 @@
 //! LoRA: both low-rank factors are trained as they are. The baseline.
 //!
 //! # Source
-//! Hu et al., *LoRA* (ICLR 2022); Kalajdzievski, *rsLoRA* (2023) for the other scale.
+//! Hu et al., *LoRA* (ICLR 2022); Kalajdzievski, *rsLoRA* (2023) for the other scale; Hayou, Ghosh,
+//! Yu, *LoRA+* (ICML 2024) for the rate of B.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Factor, MAX_RANK, Method, Plan, Weights, check_number, kaiming_uniform};
+use super::{Factor, MAX_RANK, Method, Plan, RateFactors, Weights, check_number, kaiming_uniform};
 use crate::Error;
 use crate::targets::Site;
 
@@ -37,6 +38,9 @@ pub struct LoraConfig {
     /// How the update's factor is computed.
     #[schemars(example = &"rslora")]
     pub variant: LoraVariant,
+    /// What the learning rate of B is multiplied by: LoRA+, with 16 in its paper; 1 trains A and B alike.
+    #[schemars(extend("exclusiveMinimum" = 0), example = 16.0)]
+    pub lora_plus_ratio: f64,
     /// Seed of A's first values.
     #[schemars(example = 1)]
     pub seed: u64,
@@ -45,7 +49,7 @@ pub struct LoraConfig {
 impl Default for LoraConfig {
     /// PEFT's defaults.
     fn default() -> Self {
-        Self { rank: 8, alpha: None, variant: LoraVariant::Plain, seed: 0 }
+        Self { rank: 8, alpha: None, variant: LoraVariant::Plain, lora_plus_ratio: 1.0, seed: 0 }
     }
 }
 
@@ -70,7 +74,12 @@ impl LoraConfig {
 
 impl Method for LoraConfig {
     fn check(&self) -> Result<(), Error> {
-        check_number("rank", self.rank, MAX_RANK)
+        check_number("rank", self.rank, MAX_RANK)?;
+        if !(self.lora_plus_ratio > 0.0 && self.lora_plus_ratio.is_finite()) {
+            let value = self.lora_plus_ratio.to_string();
+            return Err(Error::BadSetting { field: "lora_plus_ratio", value, cure: "use a number above 0" });
+        }
+        Ok(())
     }
 
     fn resolve(&mut self) {
@@ -91,6 +100,11 @@ impl Method for LoraConfig {
 
     fn learning_rate(&self) -> f64 {
         5e-3
+    }
+
+    /// As PEFT's `create_loraplus_optimizer`, which counts what has one axis to B.
+    fn rate_factors(&self) -> RateFactors {
+        RateFactors { b: self.lora_plus_ratio, magnitude: self.lora_plus_ratio, ..RateFactors::ALIKE }
     }
 
     fn coefficients(&self) -> Vec<(&'static str, usize)> {

@@ -58,6 +58,11 @@ pub trait Method {
     /// Learning rate where a recipe gives none: chosen on small models, see "Learning rates" in `benchmarks/README.md`.
     fn learning_rate(&self) -> f64;
 
+    /// What the learning rate of each part of an update is multiplied by.
+    fn rate_factors(&self) -> RateFactors {
+        RateFactors::ALIKE
+    }
+
     /// The tensors that its folder holds, each with its numbers in one site; none if it is written as PEFT writes it.
     fn coefficients(&self) -> Vec<(&'static str, usize)>;
 
@@ -85,6 +90,22 @@ impl AdapterConfig {
         self.method().check()?;
         self.method().plan(sites, weights)
     }
+}
+
+/// What the learning rate is multiplied by, for each part of an update.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RateFactors {
+    /// For A.
+    pub a: f64,
+    /// For B.
+    pub b: f64,
+    /// For the lengths of columns.
+    pub magnitude: f64,
+}
+
+impl RateFactors {
+    /// One rate for all of it.
+    pub const ALIKE: Self = Self { a: 1.0, b: 1.0, magnitude: 1.0 };
 }
 
 /// What will be attached to one weight, as the host sees it: `scale · (A·B - A₀·B₀)`, and what else changes the product.
