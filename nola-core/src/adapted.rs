@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use crate::Error;
 use crate::adapter::{AdapterConfig, Factor, FrozenMatrix, Plan, RateFactors};
 use crate::basis::Basis;
+use crate::dropout::CurrentPass;
 use crate::linear_combinations::LinearCombinations;
 use crate::params::{
     FoundParam, base_tensors, float_params, read_params, replace_params, train_only, write_params,
@@ -32,6 +33,8 @@ pub struct Adapted<M: Module> {
     coefficients: Vec<Param<Tensor<2>>>,
     #[module(skip)]
     attached: Arc<Attached>,
+    #[module(skip)]
+    pass: CurrentPass,
 }
 
 /// Largest difference of two expansions of the same coefficients, as a part of the largest entry.
@@ -160,8 +163,9 @@ impl<M: Module> Adapted<M> {
                 plan.magnitude.is_trained().then(|| column_squares(&weight_of(&model, site), site.d_out))
             })
             .collect();
+        let pass = CurrentPass::default();
         let adapters: BTreeMap<String, Update> = (sites.par_iter().zip(&plans).zip(squares))
-            .map(|((site, plan), squares)| (site.weight_path(), Update::new(plan, site, squares, device)))
+            .map(|((site, plan), squares)| (site.weight_path(), Update::new(plan, site, squares, &pass, device)))
             .collect();
         let model = model.apply_reparameterization(Attach { adapters });
         let params = float_params(&model);
@@ -180,7 +184,7 @@ impl<M: Module> Adapted<M> {
             trained,
             combined,
         };
-        Ok(Self { model, coefficients, attached: Arc::new(attached) }.with_norms())
+        Ok(Self { model, coefficients, attached: Arc::new(attached), pass }.with_norms())
     }
 
     /// A model without adapters of which only the modules `trained` are trained: a linear probe, if that is the head.
@@ -206,7 +210,12 @@ impl<M: Module> Adapted<M> {
             combined: Vec::new(),
         };
         let model = train_only(model, &attached.trained);
-        Self { model, coefficients: Vec::new(), attached: Arc::new(attached) }
+        Self {
+            model,
+            coefficients: Vec::new(),
+            attached: Arc::new(attached),
+            pass: CurrentPass::default(),
+        }
     }
 
     /// Settings of the adapters, if there are any and they were attached from settings.
@@ -240,6 +249,12 @@ impl<M: Module> Adapted<M> {
             adapter: of_sites.map(|(plan, site)| plan.trainable_parameters(site.d_out)).sum(),
             other,
         }
+    }
+
+    /// Runs `work` in a pass of training: inputs of updates are dropped as their settings say, which entries `number`
+    /// decides. Everywhere else the model drops nothing.
+    pub fn in_training_pass<T>(&self, number: u64, work: impl FnOnce() -> T) -> T {
+        self.pass.within(number, work)
     }
 
     /// The parameters of updates that have learning rates of their own, each with what the rate is multiplied by.

@@ -9,8 +9,10 @@
 mod adapted;
 pub mod adapter;
 pub mod basis;
+mod by_pattern;
 #[cfg_attr(not(feature = "cube"), path = "cube/absent.rs")]
 mod cube;
+mod dropout;
 mod error;
 pub mod folder;
 pub mod foreign_json;
@@ -32,6 +34,7 @@ mod update;
 
 pub use adapted::{Adapted, SiteFactors, Survivors, TrainableParameters, TrainedState};
 pub use adapter::AdapterConfig;
+pub use by_pattern::ByPattern;
 pub use error::Error;
 pub use folder::BaseIdentity;
 pub use hollow::Hollow;

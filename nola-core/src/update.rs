@@ -5,6 +5,7 @@ use burn::nn::Linear;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::adapter::{BaseGain, Magnitude, Plan};
+use crate::dropout::{CurrentPass, InputDropout};
 use crate::low_rank::updated;
 use crate::product::product;
 use crate::targets::Site;
@@ -29,6 +30,8 @@ pub struct Update {
     /// Squared lengths of the base's columns, `[d_out]`, frozen.
     base_squares: Option<Param<Tensor<1>>>,
     #[module(skip)]
+    dropout: Option<InputDropout>,
+    #[module(skip)]
     base: BaseGain,
     #[module(skip)]
     scale: f64,
@@ -36,7 +39,14 @@ pub struct Update {
 
 impl Update {
     /// The update that `plan` says, for the weight of `site`; `squares` are those of its columns, if their lengths are trained.
-    pub(crate) fn new(plan: &Plan, site: &Site, squares: Option<Vec<f32>>, device: &Device) -> Self {
+    /// In the passes of training that `pass` tells of, it drops what the plan says.
+    pub(crate) fn new(
+        plan: &Plan,
+        site: &Site,
+        squares: Option<Vec<f32>>,
+        pass: &CurrentPass,
+        device: &Device,
+    ) -> Self {
         let matrix =
             |values: Vec<f32>, shape: [usize; 2]| Param::from_data(TensorData::new(values, shape), device);
         let row = |values: Vec<f32>| {
@@ -60,6 +70,7 @@ impl Update {
             magnitude: magnitude.map(row),
             norm: norms.map(row),
             base_squares: squares.map(row),
+            dropout: plan.dropout.map(|dropout| InputDropout::new(dropout, site, pass.clone())),
             base: plan.base,
             scale: plan.scale,
         }
@@ -86,6 +97,29 @@ impl Update {
             return product(x, layer.weight.base(), bias);
         }
         product(x.mul_scalar(self.base.weight), layer.weight.base(), bias)
+    }
+
+    /// The input as the update sees it, if some of it is dropped.
+    fn dropped(&self, x: &Tensor<2>) -> Option<Tensor<2>> {
+        self.dropout.as_ref()?.dropped(x)
+    }
+
+    /// The product where columns have trained lengths: `y` without the update, `gain` and the base's product once more, if
+    /// the update sees less of the input.
+    ///
+    /// # Source
+    /// `DoraLinearLayer` of PEFT.
+    fn with_lengths(&self, layer: &Linear, x: Tensor<2>, gain: Tensor<1>) -> Tensor<2> {
+        let y = self.base_product(layer, x.clone(), None);
+        let gain = gain.unsqueeze_dim(0).cast(y.dtype());
+        match self.dropped(&x) {
+            None => self.added(y, x) * gain,
+            Some(seen) => {
+                let of_seen = self.base_product(layer, seen.clone(), None);
+                let updated = self.added(of_seen.clone(), seen) * gain;
+                y - of_seen + updated
+            }
+        }
     }
 
     /// `y + x·ΔW`, before the columns get their lengths.
@@ -173,12 +207,11 @@ pub fn adapted<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
         Some(update) => match update.column_gain() {
             None => {
                 let y = update.base_product(layer, rows.clone(), bias);
-                update.added(y, rows)
+                let seen = update.dropped(&rows).unwrap_or(rows);
+                update.added(y, seen)
             }
             Some(gain) => {
-                let y = update.base_product(layer, rows.clone(), None);
-                let y = update.added(y, rows);
-                let y = y.clone() * gain.unsqueeze_dim(0).cast(y.dtype());
+                let y = update.with_lengths(layer, rows, gain);
                 match bias {
                     None => y,
                     Some(bias) => y.clone() + bias.unsqueeze_dim(0).cast(y.dtype()),

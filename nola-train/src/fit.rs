@@ -115,7 +115,7 @@ pub fn fit<T: Task>(
     if largest.step > 0 {
         let passes = task.steps(recipe, largest.step..largest.step + 1, &on_device).next();
         let passes = passes.transpose()?.unwrap_or_default();
-        rehearse(&model.model, &passes, &recipe.train, &largest, terms.device);
+        model.in_training_pass(0, || rehearse(&model.model, &passes, &recipe.train, &largest, terms.device));
     }
     let name = recipe.method.kind().to_owned();
     let label = if terms.label.is_empty() { &name } else { terms.label };

@@ -14,6 +14,8 @@ use crate::stop::Interrupt;
 
 /// Shortest time between two readings of losses from the device, which make the loop wait for it.
 const BETWEEN_READS: Duration = Duration::from_millis(200);
+/// Bits of a pass's number that count the passes of its step.
+const PASS_BITS: u32 = 32;
 
 /// What one optimizer step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -153,7 +155,7 @@ pub(crate) fn measured_gradients<M: ModelWithLoss>(
     recipe: &TrainRecipe,
     step: usize,
 ) -> (GradientsParams, Measured) {
-    let (gradients, loss) = accumulated(model, passes, recipe);
+    let (gradients, loss) = accumulated(model, passes, recipe, step);
     let started = Instant::now();
     let gradients = model.project(gradients);
     let project_seconds = started.elapsed().as_secs_f64();
@@ -237,13 +239,15 @@ fn accumulated<M: ModelWithLoss>(
     model: &Adapted<M>,
     passes: &[M::Batch],
     recipe: &TrainRecipe,
+    step: usize,
 ) -> (GradientsParams, Tensor<1>) {
     let targets: usize = passes.iter().map(M::targets).sum();
     let mut gradients = GradientsAccumulator::new();
     let mut losses = Vec::with_capacity(passes.len());
-    for pass in passes {
+    for (index, pass) in passes.iter().enumerate() {
         let weight = M::targets(pass) as f64 / targets as f64;
-        let part = pass_loss(&model.model, pass, recipe).mul_scalar(weight);
+        let number = (step as u64) << PASS_BITS | index as u64;
+        let part = model.in_training_pass(number, || pass_loss(&model.model, pass, recipe)).mul_scalar(weight);
         losses.push(part.clone().inner().cast(DType::F32));
         let of_pass = GradientsParams::from_grads(part.backward(), model);
         gradients.accumulate(model, of_pass);

@@ -126,6 +126,17 @@ pub struct Plan {
     pub base: BaseGain,
     /// Whether each column of the updated weight has a trained length.
     pub magnitude: Magnitude,
+    /// What of the update's input is dropped in training.
+    pub dropout: Option<Dropout>,
+}
+
+/// Entries of an input that are 0 in a pass of training, so that none is relied on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dropout {
+    /// Share of them.
+    pub rate: f64,
+    /// What decides, with the site and the pass, which ones.
+    pub seed: u64,
 }
 
 /// What the parts of a base layer are multiplied by; 0 drops them.
@@ -169,7 +180,7 @@ impl Magnitude {
 impl Plan {
     /// `scale · A·B` and nothing else.
     pub fn low_rank(a: Factor, b: Factor, rank: usize, scale: f64) -> Self {
-        Self { a, b, rank, scale, start: None, base: BaseGain::WHOLE, magnitude: Magnitude::Free }
+        Self { a, b, rank, scale, start: None, base: BaseGain::WHOLE, magnitude: Magnitude::Free, dropout: None }
     }
 
     /// Trainable parameters of a site with `d_out` outputs.

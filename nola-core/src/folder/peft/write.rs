@@ -49,6 +49,7 @@ pub fn write<M: Module>(
     let about = About {
         base_name: &description.base.name,
         task,
+        dropout: adapted.plans().first().and_then(|plan| plan.dropout).map_or(0.0, |dropout| dropout.rate),
         biases: Biases::of(&others, &loras),
         modules_to_save: &others
             .iter()
