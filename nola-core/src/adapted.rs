@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::Error;
-use crate::adapter::{AdapterConfig, Factor, FrozenMatrix, Plan, RateFactors};
+use crate::adapter::{AdapterConfig, BaseGain, Factor, FrozenMatrix, Plan, RateFactors};
 use crate::basis::Basis;
 use crate::dropout::CurrentPass;
 use crate::linear_combinations::LinearCombinations;
@@ -18,7 +18,7 @@ use crate::params::{
     FoundParam, base_tensors, float_params, read_params, replace_params, train_only, write_params,
 };
 use crate::targets::{Site, Targets};
-use crate::update::{Update, column_norms, column_squares};
+use crate::update::{SharedGain, Update, column_norms, column_squares};
 
 /// A model whose base is frozen and whose adapters are trained; also a linear probe, or a model trained in full.
 ///
@@ -36,6 +36,9 @@ pub struct Adapted<M: Module> {
     #[module(skip)]
     pass: CurrentPass,
 }
+
+/// Name of what is left of the base, `[2]`: of the weight and of the bias.
+pub(crate) const BASE_GAIN: &str = "base_gain";
 
 /// Largest difference of two expansions of the same coefficients, as a part of the largest entry.
 const FACTOR_TOLERANCE: f32 = 1e-5;
@@ -55,6 +58,8 @@ struct Attached {
     trained: Vec<ParamId>,
     /// What each of the coefficients gives.
     combined: Vec<Combined>,
+    /// What is left of each site's base.
+    gains: Vec<SharedGain>,
 }
 
 /// Parameters of one site.
@@ -164,9 +169,13 @@ impl<M: Module> Adapted<M> {
             })
             .collect();
         let pass = CurrentPass::default();
-        let adapters: BTreeMap<String, Update> = (sites.par_iter().zip(&plans).zip(squares))
-            .map(|((site, plan), squares)| (site.weight_path(), Update::new(plan, site, squares, &pass, device)))
-            .collect();
+        let gains: Vec<SharedGain> = plans.iter().map(|plan| SharedGain::new(plan.base)).collect();
+        let adapters: BTreeMap<String, Update> =
+            (sites.par_iter().zip(&plans).zip(squares).zip(gains.clone()))
+                .map(|(((site, plan), squares), gain)| {
+                    (site.weight_path(), Update::new(plan, site, squares, gain, &pass, device))
+                })
+                .collect();
         let model = model.apply_reparameterization(Attach { adapters });
         let params = float_params(&model);
         let ids = sites.iter().zip(&plans).map(|(site, plan)| ids_of(site, plan, &params)).collect();
@@ -183,6 +192,7 @@ impl<M: Module> Adapted<M> {
             lengths,
             trained,
             combined,
+            gains,
         };
         Ok(Self { model, coefficients, attached: Arc::new(attached), pass }.with_norms())
     }
@@ -208,14 +218,10 @@ impl<M: Module> Adapted<M> {
             lengths: Vec::new(),
             trained,
             combined: Vec::new(),
+            gains: Vec::new(),
         };
         let model = train_only(model, &attached.trained);
-        Self {
-            model,
-            coefficients: Vec::new(),
-            attached: Arc::new(attached),
-            pass: CurrentPass::default(),
-        }
+        Self { model, coefficients: Vec::new(), attached: Arc::new(attached), pass: CurrentPass::default() }
     }
 
     /// Settings of the adapters, if there are any and they were attached from settings.
@@ -267,7 +273,32 @@ impl<M: Module> Adapted<M> {
             _ => None,
         };
         let of_updates = float_params(&self.model).into_iter().filter(|param| is_adapter(&param.path));
-        of_updates.filter_map(|param| Some((param.id, factor(&param).filter(|factor| *factor != 1.0)?))).collect()
+        of_updates
+            .filter_map(|param| Some((param.id, factor(&param).filter(|factor| *factor != 1.0)?)))
+            .collect()
+    }
+
+    /// Sets what depends on the number of the optimizer step alone, counted from 0: to be called before its first pass.
+    pub fn before_step(&self, step: usize, steps: usize) {
+        if let Some(gain) = self.config().and_then(|config| config.method().base_gain(step, steps)) {
+            self.set_base_gain(gain);
+        }
+    }
+
+    /// Sets what is left of the base of every adapted layer, in all clones of this model.
+    pub fn set_base_gain(&self, gain: BaseGain) {
+        self.attached.gains.iter().for_each(|shared| shared.set(gain));
+    }
+
+    /// How much of the loss is that of the task, if the rest compares outputs with those of the base.
+    pub fn task_share(&self) -> Option<f64> {
+        self.config()?.method().task_share()
+    }
+
+    /// What is left of the base, if that changes while it is trained.
+    pub fn base_gain(&self) -> Option<BaseGain> {
+        self.config()?.method().base_gain(0, 1)?;
+        self.attached.gains.first().map(SharedGain::get)
     }
 
     /// The model after an optimizer step with the gradients of all its passes, added up.
@@ -406,6 +437,10 @@ impl<M: Module> Adapted<M> {
             let values = TensorData::new(host_values(coefficients.val()), shape);
             state.insert(combined.name.to_owned(), values);
         }
+        if let Some(gain) = self.base_gain() {
+            let values = vec![gain.weight as f32, gain.bias as f32];
+            state.insert(BASE_GAIN.to_owned(), TensorData::new(values, [2]));
+        }
         state
     }
 
@@ -423,6 +458,9 @@ impl<M: Module> Adapted<M> {
         for (coefficients, combined) in self.coefficients.iter_mut().zip(&self.attached.combined) {
             let data = state.remove(combined.name).expect("every name was checked");
             *coefficients = write_params(coefficients.clone(), BTreeMap::from([(coefficients.id, data)]));
+        }
+        if let Some(gain) = state.remove(BASE_GAIN).map(floats) {
+            self.set_base_gain(BaseGain { weight: f64::from(gain[0]), bias: f64::from(gain[1]) });
         }
         let params = self.trained_params();
         let values =
@@ -457,15 +495,10 @@ impl<M: Module> Adapted<M> {
             };
             let (a, b) = (factor(&plan.a, Side::A, "a"), factor(&plan.b, Side::B, "b"));
             let magnitude = plan.magnitude.is_trained().then(|| leaf("magnitude"));
-            let factors = SiteFactors {
-                site: site.clone(),
-                rank: plan.rank,
-                scale: plan.scale,
-                base_gain: plan.base.weight,
-                a,
-                b,
-                magnitude,
-            };
+            let bias = plan.bias.as_ref().map(|_| leaf("bias"));
+            let base = self.attached.gains[index].get();
+            let (site, rank, scale) = (site.clone(), plan.rank, plan.scale);
+            let factors = SiteFactors { site, rank, scale, base, a, b, bias, magnitude };
             match &plan.start {
                 None => factors,
                 Some(start) => factors.without(start),
@@ -491,7 +524,7 @@ impl<M: Module> Adapted<M> {
         let mut survivors = Survivors::default();
         let bases: Vec<ParamId> = self.attached.ids.iter().map(|ids| ids.weight).collect();
         let mut weights = read_params(&self.model, &bases);
-        let mut values = BTreeMap::new();
+        let mut values = self.merged_biases()?;
         for (factors, ids) in self.factors().into_iter().zip(&self.attached.ids) {
             let site = &factors.site;
             let weight = floats(weights.remove(&ids.weight).expect("every site has a weight"));
@@ -504,7 +537,31 @@ impl<M: Module> Adapted<M> {
             values.insert(ids.weight, TensorData::new(merged, [site.d_in, site.d_out]));
         }
         values.extend(self.without_effect());
+        self.set_base_gain(BaseGain::WHOLE);
         Ok((write_params(self.model, values).materialize(), survivors))
+    }
+
+    /// The biases of layers whose adapters change them.
+    fn merged_biases(&self) -> Result<BTreeMap<ParamId, TensorData>, Error> {
+        let params = float_params(&self.model);
+        let mut merged = BTreeMap::new();
+        for factors in self.factors().into_iter().filter(SiteFactors::changes_bias) {
+            let added = factors.bias.unwrap_or_else(|| vec![0.0; factors.site.d_out]);
+            let path = format!("{}.bias", factors.site.path);
+            let Some(param) = params.iter().find(|param| param.path == path) else {
+                if added.iter().any(|&entry| entry != 0.0) {
+                    return Err(Error::NoBias { site: factors.site.path });
+                }
+                continue;
+            };
+            let bias = floats(read_params(&self.model, &[param.id]).remove(&param.id).expect("it was found"));
+            let sum = |(bias, added): (&f32, &f32)| {
+                (factors.base.bias * f64::from(*bias) + f64::from(*added)) as f32
+            };
+            let sums: Vec<f32> = bias.iter().zip(&added).map(sum).collect();
+            merged.insert(param.id, TensorData::new(sums, [added.len()]));
+        }
+        Ok(merged)
     }
 
     /// Values with which the updates change nothing, once they are in the weights.
@@ -519,7 +576,13 @@ impl<M: Module> Adapted<M> {
         let lengths = self.attached.lengths.iter().flat_map(|ids| {
             [ids.magnitude, ids.norm].map(|id| (id, TensorData::new(vec![1.0_f32; ids.d_out], [ids.d_out])))
         });
-        of_b.chain(lengths).collect()
+        let params = float_params(&self.model);
+        let of_bias = self.attached.sites.iter().zip(&self.attached.plans).filter_map(|(site, plan)| {
+            let bias = plan.bias.as_ref()?;
+            let id = id_at(&params, &format!("{}.adapter.bias", site.weight_path()));
+            Some((id, TensorData::new(vec![0.0_f32; bias.len()], [bias.len()])))
+        });
+        of_b.chain(lengths).chain(of_bias).collect()
     }
 
     /// What the optimizer changes in the model itself: not the factors that are regenerated from coefficients.
@@ -544,12 +607,14 @@ pub struct SiteFactors {
     pub rank: usize,
     /// Factor of the whole update.
     pub scale: f64,
-    /// What the base's weight is multiplied by.
-    pub base_gain: f64,
+    /// What is left of the base.
+    pub base: BaseGain,
     /// `[d_in, rank]`, row-major.
     pub a: Vec<f32>,
     /// `[rank, d_out]`, row-major.
     pub b: Vec<f32>,
+    /// A trained bias that is added, `[d_out]`.
+    pub bias: Option<Vec<f32>>,
     /// Lengths that the columns of the updated weight get, `[d_out]`, if they are trained.
     pub magnitude: Option<Vec<f32>>,
 }
@@ -567,7 +632,7 @@ impl SiteFactors {
             let a = &self.a[row * rank..(row + 1) * rank];
             let products =
                 (a.iter().enumerate()).map(|(r, &a)| f64::from(a) * f64::from(self.b[r * d_out + column]));
-            self.base_gain * f64::from(weight) + self.scale * products.sum::<f64>()
+            self.base.weight * f64::from(weight) + self.scale * products.sum::<f64>()
         };
         let gains = self.column_gains(weight, &updated);
         let mut merged = weight.to_vec();
@@ -586,6 +651,10 @@ impl SiteFactors {
         let survivors =
             merged.par_chunks_mut(d_out).enumerate().map(row).reduce(Survivors::default, std::ops::Add::add);
         (merged, survivors)
+    }
+
+    fn changes_bias(&self) -> bool {
+        self.bias.is_some() || self.base.bias != 1.0
     }
 
     /// The same less the product of `start`: both pairs side by side.
@@ -704,6 +773,7 @@ fn trained_of_updates(sites: &[Site], plans: &[Plan], params: &[FoundParam]) -> 
         let leaves = [
             ("a", has_gradient(&plan.a)),
             ("b", has_gradient(&plan.b)),
+            ("bias", plan.bias.is_some()),
             ("magnitude", plan.magnitude.is_trained()),
         ];
         let weight = site.weight_path();

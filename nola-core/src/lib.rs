@@ -14,6 +14,7 @@ mod by_pattern;
 mod cube;
 mod dropout;
 mod error;
+pub mod features;
 pub mod folder;
 pub mod foreign_json;
 mod hollow;

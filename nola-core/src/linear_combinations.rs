@@ -166,7 +166,7 @@ impl LinearCombinations {
             let of_group: Vec<_> = group.sites.iter().map(|&site| gradients[site].take()).collect();
             let projected = self.project_random(group, of_group, &device);
             for (n, &site) in group.sites.iter().enumerate() {
-                rows[site] = Some(projected.clone().slice([n..n + 1]));
+                rows[site] = Some(projected.clone().narrow(0, n, 1));
             }
         }
         for (site, frozen) in self.frozen_on(&device).into_iter().enumerate() {

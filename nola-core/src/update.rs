@@ -1,18 +1,26 @@
 //! What an adapter does to a weight: one shape for all of them, and the product with an adapted weight.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use burn::module::{Module, Param, Reparameterization};
 use burn::nn::Linear;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::adapter::{BaseGain, Magnitude, Plan};
 use crate::dropout::{CurrentPass, InputDropout};
+use crate::features::{self, Layers};
 use crate::low_rank::updated;
 use crate::product::product;
 use crate::targets::Site;
 
+/// Names of the parameters of an [`Update`] that can be trained.
+pub(crate) const LEAVES: [&str; 4] = ["a", "b", "bias", "magnitude"];
+
 /// `ΔW = scale · (A·B - A₀·B₀)`, attached to a weight whose columns may have lengths of their own.
 ///
 /// Every parameter is a plain leaf of the autodiff graph, whoever made it.
+///
+/// Names of the parameters are part of folders: [`LEAVES`].
 #[derive(Module, Debug)]
 pub struct Update {
     /// `[d_in, rank]`.
@@ -23,6 +31,8 @@ pub struct Update {
     start_a: Option<Param<Tensor<2>>>,
     /// B₀ `[rank, d_out]`, frozen.
     start_b: Option<Param<Tensor<2>>>,
+    /// A trained bias that is added, `[d_out]`.
+    bias: Option<Param<Tensor<1>>>,
     /// Trained lengths of the weight's columns, `[d_out]`.
     magnitude: Option<Param<Tensor<1>>>,
     /// Lengths that the columns have without it, `[d_out]`: constant within an optimizer step, and for the gradient.
@@ -32,7 +42,7 @@ pub struct Update {
     #[module(skip)]
     dropout: Option<InputDropout>,
     #[module(skip)]
-    base: BaseGain,
+    base: SharedGain,
     #[module(skip)]
     scale: f64,
 }
@@ -44,6 +54,7 @@ impl Update {
         plan: &Plan,
         site: &Site,
         squares: Option<Vec<f32>>,
+        gain: SharedGain,
         pass: &CurrentPass,
         device: &Device,
     ) -> Self {
@@ -67,11 +78,12 @@ impl Update {
             b: matrix(plan.b.initial(), out_shape),
             start_a: start.map(|[a, _]| matrix(a.values().to_vec(), in_shape)),
             start_b: start.map(|[_, b]| matrix(b.values().to_vec(), out_shape)),
+            bias: plan.bias.clone().map(row),
             magnitude: magnitude.map(row),
             norm: norms.map(row),
             base_squares: squares.map(row),
             dropout: plan.dropout.map(|dropout| InputDropout::new(dropout, site, pass.clone())),
-            base: plan.base,
+            base: gain,
             scale: plan.scale,
         }
     }
@@ -84,19 +96,27 @@ impl Update {
 
     /// What is left of the base layer.
     fn base_product(&self, layer: &Linear, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
-        let bias = bias.filter(|_| self.base.bias != 0.0).map(|bias| times(bias, self.base.bias));
-        if self.base.weight == 0.0 {
-            let [rows, d_out] = [x.dims()[0], self.b.dims()[1]];
-            let zeros = Tensor::zeros([rows, d_out], (&x.device(), x.dtype()));
-            return match bias {
-                None => zeros,
-                Some(bias) => zeros + bias.unsqueeze_dim(0).cast(x.dtype()),
-            };
+        let gain = self.base.get();
+        let bias = bias.filter(|_| gain.bias != 0.0).map(|bias| times(bias, gain.bias));
+        if gain.weight != 0.0 {
+            return product(times(x, gain.weight), layer.weight.base(), bias);
         }
-        if self.base.weight == 1.0 {
-            return product(x, layer.weight.base(), bias);
-        }
-        product(x.mul_scalar(self.base.weight), layer.weight.base(), bias)
+        let [rows, d_out] = [x.dims()[0], self.b.dims()[1]];
+        with_bias(Tensor::zeros([rows, d_out], (&x.device(), x.dtype())), bias)
+    }
+
+    /// The layer with its adapter.
+    fn forward(&self, layer: &Linear, x: Tensor<2>) -> Tensor<2> {
+        let bias = layer.bias.as_ref().map(|bias| bias.val());
+        let y = match self.column_gain() {
+            None => {
+                let y = self.base_product(layer, x.clone(), bias);
+                let seen = self.dropped(&x).unwrap_or(x);
+                self.added(y, seen)
+            }
+            Some(gain) => with_bias(self.with_lengths(layer, x, gain), bias),
+        };
+        with_bias(y, self.bias.as_ref().map(|bias| bias.val()))
     }
 
     /// The input as the update sees it, if some of it is dropped.
@@ -129,6 +149,41 @@ impl Update {
             (Some(_), None) | (None, Some(_)) | (None, None) => y,
         };
         updated(y, x, self.a.val(), self.b.val(), self.scale)
+    }
+}
+
+/// A gain that changes between optimizer steps, one for all clones of a model.
+#[derive(Debug, Clone)]
+pub(crate) struct SharedGain(Arc<Mutex<BaseGain>>);
+
+impl SharedGain {
+    pub(crate) fn new(gain: BaseGain) -> Self {
+        Self(Arc::new(Mutex::new(gain)))
+    }
+
+    pub(crate) fn get(&self) -> BaseGain {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set(&self, gain: BaseGain) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = gain;
+    }
+}
+
+/// `y` itself, noted if a pass is recorded.
+fn noted(y: Tensor<2>) -> Tensor<2> {
+    features::note(&y);
+    y
+}
+
+/// `y + bias`, if there is one.
+fn with_bias(y: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    match bias {
+        None => y,
+        Some(bias) => {
+            let bias = bias.unsqueeze_dim(0).cast(y.dtype());
+            y + bias
+        }
     }
 }
 
@@ -176,8 +231,11 @@ impl Reparameterization for Update {
             delta = delta - a.val().matmul(b.val()).mul_scalar(self.scale);
         }
         let update = delta.clone().reshape(base.shape()).cast(base.dtype());
-        let weight =
-            if self.base.weight == 0.0 { update } else { times(base.clone(), self.base.weight) + update };
+        let weight = if self.base.get().weight == 0.0 {
+            update
+        } else {
+            times(base.clone(), self.base.get().weight) + update
+        };
         match self.column_gain() {
             None => weight,
             Some(gain) => {
@@ -201,23 +259,11 @@ pub fn adapted<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
     let (d_in, mut shape) = (x.dims()[D - 1], x.dims());
     // One product over all rows, however they are grouped: the weight is then read once.
     let rows = x.reshape([-1, d_in as i64]);
-    let bias = layer.bias.as_ref().map(|bias| bias.val());
-    let y = match layer.weight.reparameterization::<Update>() {
-        None => product(rows, layer.weight.val(), bias),
-        Some(update) => match update.column_gain() {
-            None => {
-                let y = update.base_product(layer, rows.clone(), bias);
-                let seen = update.dropped(&rows).unwrap_or(rows);
-                update.added(y, seen)
-            }
-            Some(gain) => {
-                let y = update.with_lengths(layer, rows, gain);
-                match bias {
-                    None => y,
-                    Some(bias) => y.clone() + bias.unsqueeze_dim(0).cast(y.dtype()),
-                }
-            }
-        },
+    let plain = |x, weight| product(x, weight, layer.bias.as_ref().map(|bias| bias.val()));
+    let y = match (layer.weight.reparameterization::<Update>(), features::layers()) {
+        (None, _) => plain(rows, layer.weight.val()),
+        (Some(_), Layers::Base) => noted(plain(rows, layer.weight.base())),
+        (Some(update), Layers::Adapted) => noted(update.forward(layer, rows)),
     };
     shape[D - 1] = y.dims()[1];
     y.reshape(shape)

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DoraConfig, LoraConfig, Method, NolaConfig};
+use super::{DoraConfig, LoraConfig, Method, NolaConfig, PcLoraConfig};
 
 /// Makes [`AdapterConfig`], and with it all that walks over the adapters.
 macro_rules! adapters {
@@ -61,6 +61,8 @@ adapters! {
     Lora(LoraConfig) = "lora",
     /// DoRA: LoRA's two factors and the length of each column, and the head.
     Dora(DoraConfig) = "dora",
+    /// PC-LoRA: low-rank layers that take the place of the base's, each with a bias, and the head.
+    PcLora(PcLoraConfig) = "pc-lora",
 }
 
 impl Default for AdapterConfig {

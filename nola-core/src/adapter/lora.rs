@@ -165,7 +165,11 @@ impl Method for LoraConfig {
         }
         if !(0.0..1.0).contains(&self.dropout) {
             let value = self.dropout.to_string();
-            return Err(Error::BadSetting { field: "dropout", value, cure: "use a number from 0 to below 1" });
+            return Err(Error::BadSetting {
+                field: "dropout",
+                value,
+                cure: "use a number from 0 to below 1",
+            });
         }
         self.check_patterns()
     }

@@ -9,12 +9,14 @@ mod factor;
 mod list;
 mod lora;
 mod nola;
+mod pc_lora;
 
 pub use dora::DoraConfig;
 pub use factor::{Factor, FrozenMatrix, LinearCombination, Matrices};
 pub use list::AdapterConfig;
 pub use lora::{LoraConfig, LoraVariant};
 pub use nola::{NolaConfig, Preset, Sharing};
+pub use pc_lora::{Fade, LayerBias, PcLoraConfig};
 
 use crate::targets::Site;
 use crate::{Error, basis};
@@ -63,8 +65,29 @@ pub trait Method {
         RateFactors::ALIKE
     }
 
-    /// The tensors that its folder holds, each with its numbers in one site; none if it is written as PEFT writes it.
+    /// The tensors that its folder holds, each with its numbers in one site.
     fn coefficients(&self) -> Vec<(&'static str, usize)>;
+
+    /// The format of its folder.
+    fn format(&self) -> Format {
+        if self.coefficients().is_empty() { Format::Peft } else { Format::Native }
+    }
+
+    /// Why no plain LoRA computes the same, if none does.
+    fn unlike_lora(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// What is left of the base in optimizer step `step` of `steps`, counted from 0; nothing if the plans decide it.
+    fn base_gain(&self, _step: usize, _steps: usize) -> Option<BaseGain> {
+        None
+    }
+
+    /// How much of the loss is that of the task, between 0 and 1; the rest compares the outputs of adapted layers with those
+    /// of the base. Nothing if the loss is that of the task alone.
+    fn task_share(&self) -> Option<f64> {
+        None
+    }
 
     /// What is attached to each of `sites`; the settings were checked.
     ///
@@ -76,8 +99,17 @@ pub trait Method {
     fn described(&self) -> String;
 }
 
+/// Who else reads an adapter folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// This project alone.
+    Native,
+    /// PEFT: a plain LoRA.
+    Peft,
+}
+
 impl AdapterConfig {
-    /// Whether its folder holds coefficients, in few bits; else it is written as PEFT writes it.
+    /// Whether its folder holds coefficients, in few bits.
     pub fn has_coefficients(&self) -> bool {
         !self.method().coefficients().is_empty()
     }
@@ -124,6 +156,8 @@ pub struct Plan {
     pub start: Option<[FrozenMatrix; 2]>,
     /// What is left of the base layer.
     pub base: BaseGain,
+    /// A trained bias that is added to the outputs, at first, `[d_out]`.
+    pub bias: Option<Vec<f32>>,
     /// Whether each column of the updated weight has a trained length.
     pub magnitude: Magnitude,
     /// What of the update's input is dropped in training.
@@ -180,13 +214,24 @@ impl Magnitude {
 impl Plan {
     /// `scale · A·B` and nothing else.
     pub fn low_rank(a: Factor, b: Factor, rank: usize, scale: f64) -> Self {
-        Self { a, b, rank, scale, start: None, base: BaseGain::WHOLE, magnitude: Magnitude::Free, dropout: None }
+        Self {
+            a,
+            b,
+            rank,
+            scale,
+            start: None,
+            base: BaseGain::WHOLE,
+            bias: None,
+            magnitude: Magnitude::Free,
+            dropout: None,
+        }
     }
 
     /// Trainable parameters of a site with `d_out` outputs.
     pub fn trainable_parameters(&self, d_out: usize) -> usize {
         let lengths = if self.magnitude.is_trained() { d_out } else { 0 };
-        self.a.trainable_parameters() + self.b.trainable_parameters() + lengths
+        let bias = self.bias.as_ref().map_or(0, Vec::len);
+        self.a.trainable_parameters() + self.b.trainable_parameters() + bias + lengths
     }
 }
 

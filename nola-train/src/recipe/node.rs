@@ -220,8 +220,10 @@ fn as_toml(value: &Value) -> String {
     match value {
         Value::Array(values) => format!("[{}]", values.iter().map(as_toml).collect::<Vec<_>>().join(", ")),
         Value::Object(table) => {
-            let pairs: Vec<_> =
-                table.iter().map(|(key, value)| format!("{} = {}", key_as_toml(key), as_toml(value))).collect();
+            let pairs: Vec<_> = table
+                .iter()
+                .map(|(key, value)| format!("{} = {}", key_as_toml(key), as_toml(value)))
+                .collect();
             format!("{{ {} }}", pairs.join(", "))
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.to_string(),

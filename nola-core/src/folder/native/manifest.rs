@@ -6,6 +6,7 @@ use burn::module::Module;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::tensors::is_beside;
 use super::{invalid, settings, sites_sha256};
 use crate::Error;
 use crate::adapted::{Adapted, TrainedState};
@@ -222,7 +223,7 @@ pub(super) fn written_manifest<M: Module>(
         sites: adapted.sites().len(),
         sites_sha256: sites_sha256(adapted.sites()),
         coefficient_bits: bits,
-        modules_to_save: (state.keys()).filter(|name| !adapted.has_coefficients(name)).cloned().collect(),
+        modules_to_save: state.keys().filter(|name| is_beside(adapted, name)).cloned().collect(),
         labels: description.labels.clone(),
         data: description.data.clone(),
         model_sha256: files::sha256_hex(weights),

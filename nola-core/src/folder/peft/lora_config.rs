@@ -223,7 +223,8 @@ fn by_pattern<T: Copy>(
             .ok_or_else(|| format!("`{field}`: `{key}` is `{}`; expected a number", shown()))?;
         Ok((key, value))
     };
-    let table: ByPattern<T> = written.unwrap_or_default().into_iter().map(entry).collect::<Result<_, String>>()?;
+    let table: ByPattern<T> =
+        written.unwrap_or_default().into_iter().map(entry).collect::<Result<_, String>>()?;
     table.compiled().map_err(|error| format!("`{field}`: {error}"))
 }
 

@@ -42,6 +42,9 @@ pub fn write<M: Module>(
     description: &Description,
 ) -> Result<u64, Error> {
     adapted.check_factors()?;
+    if let Some((config, reason)) = adapted.config().and_then(|c| Some((c, c.method().unlike_lora()?))) {
+        return Err(Error::UnlikeLora { kind: config.kind(), reason });
+    }
     let partial = files::PartialFolder::beside(folder)?;
     let norms = |module: &ForeignModule, index| base_norms(&adapted.model, modules, module, index);
     let loras = module_loras(adapted.factors(), modules, generation, &norms);
