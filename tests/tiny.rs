@@ -1,9 +1,9 @@
 //! Models small enough for every law, and adapters of every kind to attach to them.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use nola_core::adapter::{LoraConfig, LoraVariant, NolaConfig, Preset, Sharing};
+use nola_core::adapter::{DoraConfig, LoraConfig, LoraVariant, NolaConfig, Preset, Sharing};
 use nola_core::basis::Distribution;
-use nola_core::{Adapted, AdapterConfig, Targets};
+use nola_core::{Adapted, AdapterConfig, ByPattern, Targets};
 use nola_models::vit::{Pooling, Positions, Problem};
 use nola_models::{Activation, CausalLm, Vit, VitConfig};
 use nola_train::model_with_loss::{ImageBatch, TextBatch};
@@ -188,5 +188,20 @@ pub fn every_adapter() -> Vec<(String, AdapterConfig)> {
         ..LoraConfig::default()
     };
     all.push(("rslora".to_owned(), rslora.into()));
+    let by_pattern = LoraConfig {
+        rank: 2,
+        rank_pattern: ByPattern::from_iter([("value".to_owned(), 3), (r"blocks\.0\..*".to_owned(), 1)]),
+        alpha_pattern: ByPattern::from_iter([("query".to_owned(), 5.0)]),
+        ..LoraConfig::default()
+    };
+    all.push(("lora of several ranks".to_owned(), by_pattern.into()));
+    all.extend(with_dropout());
     all
+}
+
+/// Adapters that drop inputs in training.
+pub fn with_dropout() -> [(String, AdapterConfig); 2] {
+    let lora = LoraConfig { rank: 2, dropout: 0.3, ..LoraConfig::default() };
+    let dora = DoraConfig(lora.clone());
+    [("lora with dropout".to_owned(), lora.into()), ("dora with dropout".to_owned(), dora.into())]
 }

@@ -1,5 +1,7 @@
 //! A model with its adapters: what is trained, and the two calls that an optimizer step makes.
 
+mod ranks;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -8,6 +10,9 @@ use burn::module::{Module, ModuleDisplay, Param, ParamId, Reparameterizer};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
+
+pub use ranks::RankMove;
+use ranks::Ranks;
 
 use crate::Error;
 use crate::adapter::{AdapterConfig, BaseGain, Factor, FrozenMatrix, Plan, RateFactors};
@@ -35,6 +40,8 @@ pub struct Adapted<M: Module> {
     attached: Arc<Attached>,
     #[module(skip)]
     pass: CurrentPass,
+    #[module(skip)]
+    ranks: Arc<Ranks>,
 }
 
 /// Name of what is left of the base, `[2]`: of the weight and of the bias.
@@ -183,6 +190,7 @@ impl<M: Module> Adapted<M> {
         trained.extend(trained_of_updates(&sites, &plans, &params));
         let model = train_only(model, &trained);
         let lengths = length_ids(&sites, &plans, &params);
+        let ranks = Arc::new(Ranks::new(&sites, &plans, &params));
         let attached = Attached {
             config: None,
             targets: Targets::default(),
@@ -194,7 +202,7 @@ impl<M: Module> Adapted<M> {
             combined,
             gains,
         };
-        Ok(Self { model, coefficients, attached: Arc::new(attached), pass }.with_norms())
+        Ok(Self { model, coefficients, attached: Arc::new(attached), pass, ranks }.with_norms())
     }
 
     /// A model without adapters of which only the modules `trained` are trained: a linear probe, if that is the head.
@@ -221,7 +229,13 @@ impl<M: Module> Adapted<M> {
             gains: Vec::new(),
         };
         let model = train_only(model, &attached.trained);
-        Self { model, coefficients: Vec::new(), attached: Arc::new(attached), pass: CurrentPass::default() }
+        Self {
+            model,
+            coefficients: Vec::new(),
+            attached: Arc::new(attached),
+            pass: CurrentPass::default(),
+            ranks: Arc::default(),
+        }
     }
 
     /// Settings of the adapters, if there are any and they were attached from settings.
@@ -251,10 +265,8 @@ impl<M: Module> Adapted<M> {
             .map(|param| param.shape.iter().product::<usize>())
             .sum();
         let of_sites = self.attached.plans.iter().zip(&self.attached.sites);
-        TrainableParameters {
-            adapter: of_sites.map(|(plan, site)| plan.trainable_parameters(site.d_out)).sum(),
-            other,
-        }
+        let of_plans = || of_sites.map(|(plan, site)| plan.trainable_parameters(site.d_out)).sum();
+        TrainableParameters { adapter: self.ranks.trainable_parameters().unwrap_or_else(of_plans), other }
     }
 
     /// Runs `work` in a pass of training: inputs of updates are dropped as their settings say, which entries `number`
@@ -355,7 +367,7 @@ impl<M: Module> Adapted<M> {
         if !factors.is_empty() {
             self.model = replace_params(self.model, factors);
         }
-        self.with_norms()
+        self.gated().with_norms()
     }
 
     /// The lengths that the columns of updated weights have without their magnitudes follow from the factors.
@@ -444,13 +456,15 @@ impl<M: Module> Adapted<M> {
         state
     }
 
-    /// The model with the trained values of `state`; every name and shape must fit.
+    /// The model with the trained values of `state`; every name and shape must fit. Only pairs of factors that were added
+    /// since may be absent, and are zero then.
     ///
     /// # Errors
     /// One text per missing, surplus, misshapen or non-finite tensor, all at once.
     pub fn with_state(mut self, mut state: TrainedState) -> Result<Self, Vec<String>> {
         let expected: Vec<(String, Vec<usize>)> =
             self.state().into_iter().map(|(name, data)| (name, data.shape().to_vec())).collect();
+        self.add_absent_pairs(&mut state);
         let problems = state_problems(&expected, &state);
         if !problems.is_empty() {
             return Err(problems);
@@ -466,7 +480,7 @@ impl<M: Module> Adapted<M> {
         let values =
             (params.into_iter()).filter_map(|param| Some((param.id, state.remove(&param.path)?))).collect();
         self.model = write_params(self.model, values);
-        Ok(self.expand())
+        Ok(self.with_gates_of_values().expand())
     }
 
     /// The factors of every site on the host, row-major: A `[d_in, rank]`, B `[rank, d_out]`, and the update's scale.
@@ -499,6 +513,7 @@ impl<M: Module> Adapted<M> {
             let base = self.attached.gains[index].get();
             let (site, rank, scale) = (site.clone(), plan.rank, plan.scale);
             let factors = SiteFactors { site, rank, scale, base, a, b, bias, magnitude };
+            let factors = self.with_moved_ranks(index, factors, &values);
             match &plan.start {
                 None => factors,
                 Some(start) => factors.without(start),
@@ -582,7 +597,7 @@ impl<M: Module> Adapted<M> {
             let id = id_at(&params, &format!("{}.adapter.bias", site.weight_path()));
             Some((id, TensorData::new(vec![0.0_f32; bias.len()], [bias.len()])))
         });
-        of_b.chain(lengths).chain(of_bias).collect()
+        of_b.chain(lengths).chain(of_bias).chain(self.further_without_effect()).collect()
     }
 
     /// What the optimizer changes in the model itself: not the factors that are regenerated from coefficients.
@@ -593,7 +608,9 @@ impl<M: Module> Adapted<M> {
             .map(|(_, id)| id)
             .collect();
         let mut params = float_params(&self.model);
-        params.retain(|param| self.attached.trained.contains(&param.id) && !derived.contains(&param.id));
+        let further = self.ranks.further();
+        let is_trained = |id: &ParamId| self.attached.trained.contains(id) || further.contains(id);
+        params.retain(|param| is_trained(&param.id) && !derived.contains(&param.id));
         params
     }
 }

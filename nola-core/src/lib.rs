@@ -33,13 +33,13 @@ mod shared;
 pub mod targets;
 mod update;
 
-pub use adapted::{Adapted, SiteFactors, Survivors, TrainableParameters, TrainedState};
+pub use adapted::{Adapted, RankMove, SiteFactors, Survivors, TrainableParameters, TrainedState};
 pub use adapter::AdapterConfig;
 pub use by_pattern::ByPattern;
 pub use error::Error;
 pub use folder::BaseIdentity;
 pub use hollow::Hollow;
-pub use params::{FoundParam, float_params, read_params, unadaptable_weights, write_params};
+pub use params::{FoundParam, biases, float_params, read_params, unadaptable_weights, write_params};
 pub use pattern::PatternError;
 pub use plain_words::plain_words;
 pub use product::{compute_dtype, in_compute_dtype, product};

@@ -31,6 +31,8 @@ pub struct Update {
     start_a: Option<Param<Tensor<2>>>,
     /// B₀ `[rank, d_out]`, frozen.
     start_b: Option<Param<Tensor<2>>>,
+    /// Pairs beside A and B that were added during training, and room for more.
+    further: Vec<Pair>,
     /// A trained bias that is added, `[d_out]`.
     bias: Option<Param<Tensor<1>>>,
     /// Trained lengths of the weight's columns, `[d_out]`.
@@ -45,6 +47,21 @@ pub struct Update {
     base: SharedGain,
     #[module(skip)]
     scale: f64,
+}
+
+/// Factors beside those of an update: `[d_in, rank]` and `[rank, d_out]`, or `[1, 1]` and not used as long as there are none.
+#[derive(Module, Debug)]
+struct Pair {
+    a: Param<Tensor<2>>,
+    b: Param<Tensor<2>>,
+}
+
+impl Pair {
+    /// Room for a pair.
+    fn empty(device: &Device) -> Self {
+        let empty = || Param::from_data(TensorData::new(vec![0.0_f32], [1, 1]), device);
+        Self { a: empty(), b: empty() }
+    }
 }
 
 impl Update {
@@ -78,6 +95,7 @@ impl Update {
             b: matrix(plan.b.initial(), out_shape),
             start_a: start.map(|[a, _]| matrix(a.values().to_vec(), in_shape)),
             start_b: start.map(|[_, b]| matrix(b.values().to_vec(), out_shape)),
+            further: (0..plan.further_pairs).map(|_| Pair::empty(device)).collect(),
             bias: plan.bias.clone().map(row),
             magnitude: magnitude.map(row),
             norm: norms.map(row),
@@ -148,7 +166,15 @@ impl Update {
             (Some(a), Some(b)) => updated(y, x.clone(), a.val(), b.val(), -self.scale),
             (Some(_), None) | (None, Some(_)) | (None, None) => y,
         };
-        updated(y, x, self.a.val(), self.b.val(), self.scale)
+        let further = self.further().fold(y, |y, (a, b)| updated(y, x.clone(), a, b, self.scale));
+        updated(further, x, self.a.val(), self.b.val(), self.scale)
+    }
+
+    /// The pairs that were added.
+    fn further(&self) -> impl Iterator<Item = (Tensor<2>, Tensor<2>)> {
+        let ([d_in, _], [_, d_out]) = (self.a.dims(), self.b.dims());
+        let pairs = self.further.iter().map(|pair| (pair.a.val(), pair.b.val()));
+        pairs.filter(move |(a, b)| a.dims()[0] == d_in && b.dims()[1] == d_out)
     }
 }
 
@@ -229,6 +255,9 @@ impl Reparameterization for Update {
         let mut delta = self.a.val().matmul(self.b.val()).mul_scalar(self.scale);
         if let (Some(a), Some(b)) = (&self.start_a, &self.start_b) {
             delta = delta - a.val().matmul(b.val()).mul_scalar(self.scale);
+        }
+        for (a, b) in self.further() {
+            delta = delta + a.matmul(b).mul_scalar(self.scale);
         }
         let update = delta.clone().reshape(base.shape()).cast(base.dtype());
         let weight = if self.base.get().weight == 0.0 {

@@ -1,12 +1,13 @@
 //! One fit: a task and a method become a trained model, its scores and its history.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::Device;
 use nola_core::folder::{self, CoefficientBits};
 use nola_core::targets::Pattern;
-use nola_core::{Adapted, AdapterConfig, Targets, TrainableParameters};
+use nola_core::{Adapted, AdapterConfig, Targets, TrainableParameters, biases, float_params};
 
 use crate::base::Base;
 use crate::baseline::Baseline;
@@ -14,10 +15,12 @@ use crate::diagnostics;
 use crate::divergence::Divergence;
 use crate::model_with_loss::ModelWithLoss;
 use crate::progress::{self, Progress, Style};
-use crate::recipe::{AdapterRecipe, ChosenWeights, MethodRecipe, Recipe, TargetsRecipe, TrainRecipe};
+use crate::recipe::{
+    AdapterRecipe, ChosenWeights, MethodRecipe, Recipe, TargetsRecipe, TrainRecipe, TrainedBiases,
+};
 use crate::report::{History, HistoryPoint};
 use crate::stop::{Interrupt, Stop};
-use crate::task::{LargestPass, Model, Task};
+use crate::task::{Batch, LargestPass, Model, Task};
 use crate::terminal::err_line;
 use crate::train::{Observer, StepReport, pass_loss, train};
 use crate::{Error, memory, overfitting};
@@ -108,6 +111,7 @@ pub fn fit<T: Task>(
     if trained.adapter + trained.other == 0 {
         return Err(Error::NothingTrained { method: recipe.method.kind().to_owned() });
     }
+    model.check_run(recipe.train.steps)?;
     let mut warnings = diagnostics::before_training(task, recipe, &model)?;
     warnings.iter().for_each(|warning| err_line(&format!("warning: {warning}")));
     keeper.prepare(&Module::valid(&model))?;
@@ -139,12 +143,12 @@ pub fn fit<T: Task>(
     warnings.extend(watcher.divergence.warnings);
     Ok(Fitted {
         best: stored.model,
+        trained: best.trainable_parameters(),
         unrounded: best,
         last: Module::valid(&done.last),
         evaluation: stored.evaluation,
         is_rounded: stored.bits != CoefficientBits::B32,
         history: watcher.history,
-        trained,
         best_step: done.best_step,
         steps: done.steps,
         seconds: started.elapsed().as_secs_f64(),
@@ -246,7 +250,7 @@ fn memory_line(largest: &LargestPass, device: &Device) -> String {
 }
 
 /// Attaches the method's adapters to `model` and trains the modules `beside` too.
-pub(crate) fn attach<M: Module>(
+pub(crate) fn attach<M: ModelWithLoss>(
     model: M,
     method: &MethodRecipe,
     beside: &[&str],
@@ -254,11 +258,71 @@ pub(crate) fn attach<M: Module>(
 ) -> Result<Adapted<M>, Error> {
     Ok(match method {
         MethodRecipe::Adapter(AdapterRecipe { config, weights }) => {
-            Adapted::attach(model, config, &targets(weights), beside, device)?
+            let targets = targets(weights);
+            let chosen = trained_beside(&model, weights, &targets)?;
+            let beside: Vec<&str> = beside.iter().copied().chain(chosen.iter().map(String::as_str)).collect();
+            Adapted::attach(model, config, &targets, &beside, device)?
         }
         MethodRecipe::Linear => Adapted::probe(model, beside, device)?,
         MethodRecipe::Full => Adapted::full(model),
     })
+}
+
+/// Paths of the modules and biases of `model` that a recipe trains beside an adapter.
+fn trained_beside<M: ModelWithLoss>(
+    model: &M,
+    weights: &ChosenWeights,
+    targets: &Targets,
+) -> Result<Vec<String>, Error> {
+    let paths: Vec<String> = float_params(model).into_iter().map(|param| param.path).collect();
+    let mut chosen = Vec::new();
+    for name in &weights.modules_to_save {
+        let found = modules_named(name, &paths);
+        if found.is_empty() {
+            return Err(Error::NoModule { name: name.clone(), expected: module_names(&paths) });
+        }
+        if let Some(tied) = found.iter().find(|module| model.tied_module() == Some(module.as_str())) {
+            return Err(Error::TiedModule { name: tied.clone() });
+        }
+        chosen.extend(found);
+    }
+    let biases = match weights.bias {
+        TrainedBiases::None => return Ok(chosen),
+        TrainedBiases::All => biases(model),
+        TrainedBiases::LoraOnly => {
+            let sites = targets.choose(model)?;
+            let of_site = |path: &String| sites.iter().any(|site| *path == format!("{}.bias", site.path));
+            biases(model).into_iter().filter(of_site).collect()
+        }
+    };
+    if biases.is_empty() {
+        return Err(Error::NoBiases);
+    }
+    chosen.extend(biases);
+    Ok(chosen)
+}
+
+/// The modules around the parameters at `paths`, with those around them.
+fn modules(paths: &[String]) -> Vec<String> {
+    let around = |path: &String| {
+        let ends: Vec<usize> = path.match_indices('.').map(|(end, _)| end).collect();
+        ends.into_iter().map(|end| path[..end].to_owned()).collect::<Vec<_>>()
+    };
+    paths.iter().flat_map(around).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The last parts of their names, but for numbers.
+fn module_names(paths: &[String]) -> Vec<String> {
+    let modules = modules(paths);
+    let last = modules.iter().filter_map(|module| module.rsplit('.').next());
+    let names: BTreeSet<&str> = last.filter(|name| name.parse::<usize>().is_err()).collect();
+    names.into_iter().map(str::to_owned).collect()
+}
+
+/// The modules that are called `name`, or whose names end so after a dot.
+fn modules_named(name: &str, paths: &[String]) -> Vec<String> {
+    let end = format!(".{name}");
+    modules(paths).into_iter().filter(|module| module == name || module.ends_with(&end)).collect()
 }
 
 /// The choice of sites of a method that has one.
@@ -286,6 +350,8 @@ struct ProgressObserver<'a, T: Task, K> {
     history: History,
     targets: usize,
     best: Option<T::Evaluation>,
+    /// What the model is scored on quickly, once it was asked for.
+    few: Option<Batch<T>>,
     divergence: Divergence,
 }
 
@@ -299,7 +365,18 @@ impl<'a, T: Task, K: Keeper<T>> ProgressObserver<'a, T, K> {
         history: History,
     ) -> Self {
         let divergence = Divergence::among(task.choices());
-        Self { task, terms, keeper, largest, progress, history, targets: 0, best: None, divergence }
+        Self {
+            task,
+            terms,
+            keeper,
+            largest,
+            progress,
+            history,
+            targets: 0,
+            best: None,
+            few: None,
+            divergence,
+        }
     }
 
     /// Says what is kept, and whether it is better than what the last steps left.
@@ -353,6 +430,20 @@ impl<T: Task, K: Keeper<T>> Observer<Model<T>> for ProgressObserver<'_, T, K> {
             self.best = Some(evaluation);
         }
         Ok(scores.rank())
+    }
+
+    fn score_quickly(&mut self, model: &Model<T>) -> Result<f64, Error> {
+        if self.few.is_none() {
+            self.few = Some(self.task.few_samples(self.terms.device)?);
+        }
+        let few = self.few.as_ref().expect("it was just made");
+        Ok(-f64::from(model.loss(few, 0.0).into_scalar::<f32>()))
+    }
+
+    fn changed_between_steps(&mut self, done: usize, model: &Adapted<Model<T>>) {
+        let ranks: Vec<String> =
+            model.ranks().iter().map(|(site, rank)| format!("{} {rank}", site.path)).collect();
+        self.progress.note(&format!("ranks after step {done}: {}", ranks.join(", ")));
     }
 
     fn found_best(&mut self, model: &Adapted<Model<T>>) {

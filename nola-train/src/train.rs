@@ -43,6 +43,17 @@ pub trait Observer<M: ModelWithLoss> {
     /// If the validation data cannot be read, or the model answers with what is not finite.
     fn evaluate(&mut self, step: usize, model: &M) -> Result<f64, Error>;
 
+    /// Scores the model quickly, always on the same few samples; larger is better.
+    ///
+    /// # Errors
+    /// As [`Observer::evaluate`].
+    fn score_quickly(&mut self, model: &M) -> Result<f64, Error> {
+        self.evaluate(0, model)
+    }
+
+    /// The adapter did something between two steps that `done` steps precede.
+    fn changed_between_steps(&mut self, _done: usize, _model: &Adapted<M>) {}
+
     /// The model that was evaluated last is the best one so far.
     fn found_best(&mut self, _model: &Adapted<M>) {}
 
@@ -106,6 +117,16 @@ pub fn train<M: ModelWithLoss>(
             recipe.evaluate_every.is_due(done) || done == recipe.steps || observer.stopped().is_some();
         if evaluates || unread.is_due() {
             failure = unread.tell(&optimizer, observer).err();
+        }
+        if failure.is_none() {
+            match model.between_steps(done, recipe.steps, &mut |model| observer.score_quickly(model)) {
+                Ok(None) => {}
+                Ok(Some(changed)) => {
+                    model = changed;
+                    observer.changed_between_steps(done, &model);
+                }
+                Err(error) => failure = Some(error),
+            }
         }
         if evaluates && failure.is_none() {
             let score = observer.evaluate(done, &burn::module::Module::valid(&model).model);

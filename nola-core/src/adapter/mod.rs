@@ -4,19 +4,23 @@
 //! ([`Method::plan`]), and becomes an [`Update`](crate::Update) of each weight. Merging, saving, freezing and the
 //! factored forward are written once, over `Update`.
 
+mod alora;
 mod dora;
 mod factor;
 mod list;
 mod lora;
 mod nola;
 mod pc_lora;
+mod rank_moves;
 
+pub use alora::AloraConfig;
 pub use dora::DoraConfig;
 pub use factor::{Factor, FrozenMatrix, LinearCombination, Matrices};
 pub use list::AdapterConfig;
 pub use lora::{LoraConfig, LoraVariant};
 pub use nola::{NolaConfig, Preset, Sharing};
 pub use pc_lora::{Fade, LayerBias, PcLoraConfig};
+pub use rank_moves::{Moved, RankMoves, moved};
 
 use crate::targets::Site;
 use crate::{Error, basis};
@@ -86,6 +90,11 @@ pub trait Method {
     /// How much of the loss is that of the task, between 0 and 1; the rest compares the outputs of adapted layers with those
     /// of the base. Nothing if the loss is that of the task alone.
     fn task_share(&self) -> Option<f64> {
+        None
+    }
+
+    /// When ranks move from some weights to others during training, if they do.
+    fn rank_moves(&self) -> Option<RankMoves> {
         None
     }
 
@@ -160,6 +169,8 @@ pub struct Plan {
     pub bias: Option<Vec<f32>>,
     /// Whether each column of the updated weight has a trained length.
     pub magnitude: Magnitude,
+    /// Pairs of factors that can be added to A and B during training.
+    pub further_pairs: usize,
     /// What of the update's input is dropped in training.
     pub dropout: Option<Dropout>,
 }
@@ -223,6 +234,7 @@ impl Plan {
             base: BaseGain::WHOLE,
             bias: None,
             magnitude: Magnitude::Free,
+            further_pairs: 0,
             dropout: None,
         }
     }
@@ -239,7 +251,7 @@ impl Plan {
 ///
 /// # Source
 /// `kaiming_uniform_(a = √5)` of the reference implementations: bound √(6 / ((1 + 5)·fan_in)).
-fn kaiming_uniform(seed: u64, site: &Site, rank: usize) -> Vec<f32> {
+pub(crate) fn kaiming_uniform(seed: u64, site: &Site, rank: usize) -> Vec<f32> {
     let generator = basis::Generator {
         distribution: basis::Distribution::Uniform,
         seed,
