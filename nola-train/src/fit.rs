@@ -106,7 +106,9 @@ pub fn fit<T: Task>(
     task.base().identity();
     task.base().check_intact()?;
     let on_device = terms.device.clone().autodiff();
-    let model = attach(task.model().train(), &recipe.method, task.trained_beside(), &on_device)?;
+    let base = task.model();
+    refuse_tied(&base, &recipe.method)?;
+    let model = attach(base.train(), &recipe.method, task.trained_beside(), &on_device)?;
     let trained = model.trainable_parameters();
     if trained.adapter + trained.other == 0 {
         return Err(Error::NothingTrained { method: recipe.method.kind().to_owned() });
@@ -250,7 +252,7 @@ fn memory_line(largest: &LargestPass, device: &Device) -> String {
 }
 
 /// Attaches the method's adapters to `model` and trains the modules `beside` too.
-pub(crate) fn attach<M: ModelWithLoss>(
+pub(crate) fn attach<M: Module>(
     model: M,
     method: &MethodRecipe,
     beside: &[&str],
@@ -268,8 +270,18 @@ pub(crate) fn attach<M: ModelWithLoss>(
     })
 }
 
+/// Refuses to train a module beside an adapter that is the head too: a LoRA folder holds the two apart.
+fn refuse_tied<M: ModelWithLoss>(model: &M, method: &MethodRecipe) -> Result<(), Error> {
+    let (Some(adapter), Some(tied)) = (method.adapter(), model.tied_module()) else { return Ok(()) };
+    let mut named = adapter.weights.modules_to_save.iter();
+    match named.any(|name| !modules_named(name, &[format!("{tied}.weight")]).is_empty()) {
+        true => Err(Error::TiedModule { name: tied.to_owned() }),
+        false => Ok(()),
+    }
+}
+
 /// Paths of the modules and biases of `model` that a recipe trains beside an adapter.
-fn trained_beside<M: ModelWithLoss>(
+fn trained_beside<M: Module>(
     model: &M,
     weights: &ChosenWeights,
     targets: &Targets,
@@ -280,9 +292,6 @@ fn trained_beside<M: ModelWithLoss>(
         let found = modules_named(name, &paths);
         if found.is_empty() {
             return Err(Error::NoModule { name: name.clone(), expected: module_names(&paths) });
-        }
-        if let Some(tied) = found.iter().find(|module| model.tied_module() == Some(module.as_str())) {
-            return Err(Error::TiedModule { name: tied.clone() });
         }
         chosen.extend(found);
     }

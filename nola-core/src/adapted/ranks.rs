@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use burn::module::{Module, ModuleMapper, Param, ParamId};
+use burn::module::{Module, ModuleDisplay, ModuleMapper, Param, ParamId};
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::{Adapted, SiteFactors, TrainedState, floats};
@@ -136,7 +136,10 @@ impl<M: Module> Adapted<M> {
         done: usize,
         steps: usize,
         score: &mut dyn FnMut(&M) -> Result<f64, E>,
-    ) -> Result<Option<Self>, E> {
+    ) -> Result<Option<Self>, E>
+    where
+        M: ModuleDisplay,
+    {
         let moves = self.config().and_then(|config| config.method().rank_moves());
         let round = moves.and_then(|moves| Some((moves, moves.round(done, steps)?)));
         let Some((moves, round)) = round else { return Ok(None) };
@@ -169,7 +172,10 @@ impl<M: Module> Adapted<M> {
         count: usize,
         drawn: &dyn Fn(&Site, usize) -> Vec<f32>,
         score: &mut dyn FnMut(&M) -> Result<f64, E>,
-    ) -> Result<(Self, RankMove), E> {
+    ) -> Result<(Self, RankMove), E>
+    where
+        M: ModuleDisplay,
+    {
         let ranks = self.ranks.all();
         if count >= ranks.len() {
             let cure = "a round would leave no rank: use less, or a higher rank";

@@ -16,6 +16,7 @@ use super::node::TAG;
 
 /// What is trained; `kind` chooses the method.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a recipe has one")]
 pub enum MethodRecipe {
     /// An adapter on the chosen weights, and the head.
     Adapter(AdapterRecipe),
