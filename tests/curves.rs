@@ -33,13 +33,14 @@ pub fn follow<M: Module + ModuleDisplay>(
     model
 }
 
-fn settings(curve: &Value) -> TrainRecipe {
+/// The optimizer of `curve`, which decays nothing unless it says so.
+pub fn settings(curve: &Value) -> TrainRecipe {
     let or = |value: &Value, default: f64| value.as_f64().unwrap_or(default);
     TrainRecipe {
         optimizer: recipe::Optimizer::AdamW,
         learning_rate: required(&curve["lr"]),
         schedule: ScheduleKind::Constant,
-        weight_decay: Some(required(&curve["weight_decay"])),
+        weight_decay: Some(or(&curve["weight_decay"], 0.0)),
         betas: [or(&curve["betas"][0], 0.9), or(&curve["betas"][1], 0.999)],
         eps: or(&curve["eps"], 1e-8),
         ..TrainRecipe::default()

@@ -13,7 +13,7 @@ use nola_train::model_with_loss::recomputed_loss;
 
 use crate::devices::{by_name, by_path, device, factor_tolerance, values};
 use crate::test_model::TestModel;
-use crate::tiny::{Tiny, every_adapter, small_nola, tiny_gpt2, tiny_llama, tiny_vit};
+use crate::tiny::{Tiny, every_adapter, small_nola, tiny_gpt2, tiny_llama, tiny_vit, with_dropout};
 
 /// Makes each law a test of each kind of model.
 macro_rules! laws {
@@ -41,6 +41,7 @@ laws! {
     the_trainable_parameters_are_the_numbers_of_the_trained_state
     the_factored_route_equals_the_dense_one
     recomputing_blocks_changes_neither_loss_nor_gradients
+    inputs_are_dropped_in_passes_of_training_alone
     merging_keeps_the_logits
     merging_twice_gives_the_same_bits
     an_adapter_read_back_gives_the_same_logits
@@ -159,8 +160,10 @@ fn assert_recomputed<M: TestModel>(name: &str, tiny: &Tiny<M>, model: &Adapted<M
         let gradients = GradientsParams::from_grads(loss.clone().mul_scalar(0.5).backward(), model);
         (values(loss), by_path(&model.model, &gradients))
     };
-    let (loss, gradients) = of(model.model.loss(&tiny.batch, 0.1));
-    let (recomputed_loss, recomputed) = of(recomputed_loss(&model.model, &tiny.batch, 0.1));
+    // What is dropped in this pass has to be dropped again.
+    let (loss, gradients) = of(model.in_training_pass(3, || model.model.loss(&tiny.batch, 0.1)));
+    let (recomputed_loss, recomputed) =
+        of(model.in_training_pass(3, || recomputed_loss(&model.model, &tiny.batch, 0.1)));
     assert_near(name, &recomputed_loss, &loss, 1e-6);
     assert!(recomputed.keys().eq(gradients.keys()), "{name}: {:?}", recomputed.keys());
     for (path, gradient) in gradients {
@@ -168,6 +171,22 @@ fn assert_recomputed<M: TestModel>(name: &str, tiny: &Tiny<M>, model: &Adapted<M
         if !path.ends_with("key.bias") {
             assert_near(&format!("{name}, {path}"), &recomputed[&path], &gradient, 1e-4);
         }
+    }
+}
+
+fn inputs_are_dropped_in_passes_of_training_alone<M: TestModel>(tiny: &Tiny<M>) {
+    for (name, adapter) in with_dropout() {
+        let model = tiny.perturbed(&adapter);
+        let loss = || values(model.model.loss(&tiny.batch, 0.0));
+        let in_pass = |number| model.in_training_pass(number, loss);
+        let whole = loss();
+        assert_eq!(in_pass(1), in_pass(1), "{name}: the pass decides");
+        assert_ne!(in_pass(1), in_pass(2), "{name}: each pass drops something else");
+        assert_ne!(in_pass(1), whole, "{name}: nothing is dropped");
+        assert_eq!(loss(), whole, "{name}: the pass is over");
+        let gradients = model.in_training_pass(1, || model.model.loss(&tiny.batch, 0.0).backward());
+        let gradients = by_path(&model.model, &GradientsParams::from_grads(gradients, &model));
+        assert!(gradients.values().flatten().all(|value| value.is_finite()), "{name}");
     }
 }
 

@@ -1,9 +1,9 @@
 //! Models small enough for every law, and adapters of every kind to attach to them.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use nola_core::adapter::{LoraConfig, LoraVariant, NolaConfig, Preset, Sharing};
+use nola_core::adapter::{DoraConfig, LoraConfig, LoraVariant, NolaConfig, Preset, Sharing};
 use nola_core::basis::Distribution;
-use nola_core::{Adapted, AdapterConfig, Targets};
+use nola_core::{Adapted, AdapterConfig, ByPattern, Targets};
 use nola_models::vit::{Pooling, Positions, Problem};
 use nola_models::{Activation, CausalLm, Vit, VitConfig};
 use nola_train::model_with_loss::{ImageBatch, TextBatch};
@@ -180,7 +180,28 @@ pub fn every_adapter() -> Vec<(String, AdapterConfig)> {
     // A rank above both widths, and a single matrix to combine.
     all.push(("nola of rank 50".to_owned(), NolaConfig { rank: 50, ..small_nola() }.into()));
     all.push(("nola of k = 1".to_owned(), NolaConfig { k: 1, l: None, ..small_nola() }.into()));
-    let rslora = LoraConfig { rank: 2, alpha: Some(3.0), variant: LoraVariant::RsLora, seed: 5 };
+    let rslora = LoraConfig {
+        rank: 2,
+        alpha: Some(3.0),
+        variant: LoraVariant::RsLora,
+        seed: 5,
+        ..LoraConfig::default()
+    };
     all.push(("rslora".to_owned(), rslora.into()));
+    let by_pattern = LoraConfig {
+        rank: 2,
+        rank_pattern: ByPattern::from_iter([("value".to_owned(), 3), (r"blocks\.0\..*".to_owned(), 1)]),
+        alpha_pattern: ByPattern::from_iter([("query".to_owned(), 5.0)]),
+        ..LoraConfig::default()
+    };
+    all.push(("lora of several ranks".to_owned(), by_pattern.into()));
+    all.extend(with_dropout());
     all
+}
+
+/// Adapters that drop inputs in training.
+pub fn with_dropout() -> [(String, AdapterConfig); 2] {
+    let lora = LoraConfig { rank: 2, dropout: 0.3, ..LoraConfig::default() };
+    let dora = DoraConfig(lora.clone());
+    [("lora with dropout".to_owned(), lora.into()), ("dora with dropout".to_owned(), dora.into())]
 }

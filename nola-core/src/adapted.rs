@@ -1,5 +1,7 @@
 //! A model with its adapters: what is trained, and the two calls that an optimizer step makes.
 
+mod ranks;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,9 +11,13 @@ use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
+pub use ranks::RankMove;
+use ranks::Ranks;
+
 use crate::Error;
-use crate::adapter::{AdapterConfig, BaseGain, Factor, FrozenMatrix, Plan};
+use crate::adapter::{AdapterConfig, BaseGain, Factor, FrozenMatrix, Plan, RateFactors};
 use crate::basis::Basis;
+use crate::dropout::CurrentPass;
 use crate::linear_combinations::LinearCombinations;
 use crate::low_rank_weights::low_rank_weights;
 use crate::params::{
@@ -33,6 +39,10 @@ pub struct Adapted<M: Module> {
     coefficients: Vec<Param<Tensor<2>>>,
     #[module(skip)]
     attached: Arc<Attached>,
+    #[module(skip)]
+    pass: CurrentPass,
+    #[module(skip)]
+    ranks: Arc<Ranks>,
 }
 
 /// Name of what is left of the base, `[2]`: of the weight and of the bias.
@@ -167,11 +177,12 @@ impl<M: Module> Adapted<M> {
                 plan.magnitude.is_trained().then(|| column_squares(&weight_of(&model, site), site.d_out))
             })
             .collect();
+        let pass = CurrentPass::default();
         let gains: Vec<SharedGain> = plans.iter().map(|plan| SharedGain::new(plan.base)).collect();
         let adapters: BTreeMap<String, Update> =
             (sites.par_iter().zip(&plans).zip(squares).zip(gains.clone()))
                 .map(|(((site, plan), squares), gain)| {
-                    (site.weight_path(), Update::new(plan, site, squares, gain, device))
+                    (site.weight_path(), Update::new(plan, site, squares, gain, &pass, device))
                 })
                 .collect();
         let model = model.apply_reparameterization(Attach { adapters });
@@ -181,6 +192,7 @@ impl<M: Module> Adapted<M> {
         trained.extend(trained_of_updates(&sites, &plans, &params));
         let model = train_only(model, &trained);
         let lengths = length_ids(&sites, &plans, &params);
+        let ranks = Arc::new(Ranks::new(&sites, &plans, &params));
         let attached = Attached {
             config: None,
             targets: Targets::default(),
@@ -192,7 +204,7 @@ impl<M: Module> Adapted<M> {
             combined,
             gains,
         };
-        Ok(Self { model, coefficients, attached: Arc::new(attached) }.with_norms())
+        Ok(Self { model, coefficients, attached: Arc::new(attached), pass, ranks }.with_norms())
     }
 
     /// A model without adapters of which only the modules `trained` are trained: a linear probe, if that is the head.
@@ -219,7 +231,13 @@ impl<M: Module> Adapted<M> {
             gains: Vec::new(),
         };
         let model = train_only(model, &attached.trained);
-        Self { model, coefficients: Vec::new(), attached: Arc::new(attached) }
+        Self {
+            model,
+            coefficients: Vec::new(),
+            attached: Arc::new(attached),
+            pass: CurrentPass::default(),
+            ranks: Arc::default(),
+        }
     }
 
     /// Settings of the adapters, if there are any and they were attached from settings.
@@ -249,10 +267,29 @@ impl<M: Module> Adapted<M> {
             .map(|param| param.shape.iter().product::<usize>())
             .sum();
         let of_sites = self.attached.plans.iter().zip(&self.attached.sites);
-        TrainableParameters {
-            adapter: of_sites.map(|(plan, site)| plan.trainable_parameters(site.d_out)).sum(),
-            other,
-        }
+        let of_plans = || of_sites.map(|(plan, site)| plan.trainable_parameters(site.d_out)).sum();
+        TrainableParameters { adapter: self.ranks.trainable_parameters().unwrap_or_else(of_plans), other }
+    }
+
+    /// Runs `work` in a pass of training: inputs of updates are dropped as their settings say, which entries `number`
+    /// decides. Everywhere else the model drops nothing.
+    pub fn in_training_pass<T>(&self, number: u64, work: impl FnOnce() -> T) -> T {
+        self.pass.within(number, work)
+    }
+
+    /// The parameters of updates that have learning rates of their own, each with what the rate is multiplied by.
+    pub fn rate_factors(&self) -> Vec<(ParamId, f64)> {
+        let factors = self.config().map_or(RateFactors::ALIKE, |config| config.method().rate_factors());
+        let factor = |param: &FoundParam| match param.path.rsplit_once('.')?.1 {
+            "a" => Some(factors.a),
+            "b" => Some(factors.b),
+            "magnitude" => Some(factors.magnitude),
+            _ => None,
+        };
+        let of_updates = float_params(&self.model).into_iter().filter(|param| is_adapter(&param.path));
+        of_updates
+            .filter_map(|param| Some((param.id, factor(&param).filter(|factor| *factor != 1.0)?)))
+            .collect()
     }
 
     /// Sets what depends on the number of the optimizer step alone, counted from 0: to be called before its first pass.
@@ -332,7 +369,7 @@ impl<M: Module> Adapted<M> {
         if !factors.is_empty() {
             self.model = replace_params(self.model, factors);
         }
-        self.with_norms()
+        self.gated().with_norms()
     }
 
     /// The lengths that the columns of updated weights have without their magnitudes follow from the factors.
@@ -421,13 +458,15 @@ impl<M: Module> Adapted<M> {
         state
     }
 
-    /// The model with the trained values of `state`; every name and shape must fit.
+    /// The model with the trained values of `state`; every name and shape must fit. Only pairs of factors that were added
+    /// since may be absent, and are zero then.
     ///
     /// # Errors
     /// One text per missing, surplus, misshapen or non-finite tensor, all at once.
     pub fn with_state(mut self, mut state: TrainedState) -> Result<Self, Vec<String>> {
         let expected: Vec<(String, Vec<usize>)> =
             self.state().into_iter().map(|(name, data)| (name, data.shape().to_vec())).collect();
+        self.add_absent_pairs(&mut state);
         let problems = state_problems(&expected, &state);
         if !problems.is_empty() {
             return Err(problems);
@@ -443,7 +482,7 @@ impl<M: Module> Adapted<M> {
         let values =
             (params.into_iter()).filter_map(|param| Some((param.id, state.remove(&param.path)?))).collect();
         self.model = write_params(self.model, values);
-        Ok(self.expand())
+        Ok(self.with_gates_of_values().expand())
     }
 
     /// The factors of every site on the host, row-major: A `[d_in, rank]`, B `[rank, d_out]`, and the update's scale.
@@ -476,6 +515,7 @@ impl<M: Module> Adapted<M> {
             let base = self.attached.gains[index].get();
             let (site, rank, scale) = (site.clone(), plan.rank, plan.scale);
             let factors = SiteFactors { site, rank, scale, base, a, b, bias, magnitude };
+            let factors = self.with_moved_ranks(index, factors, &values);
             match &plan.start {
                 None => factors,
                 Some(start) => factors.without(start),
@@ -569,7 +609,7 @@ impl<M: Module> Adapted<M> {
             let id = id_at(&params, &format!("{}.adapter.bias", site.weight_path()));
             Some((id, TensorData::new(vec![0.0_f32; bias.len()], [bias.len()])))
         });
-        of_b.chain(lengths).chain(of_bias).collect()
+        of_b.chain(lengths).chain(of_bias).chain(self.further_without_effect()).collect()
     }
 
     /// What the optimizer changes in the model itself: not the factors that are regenerated from coefficients.
@@ -580,7 +620,9 @@ impl<M: Module> Adapted<M> {
             .map(|(_, id)| id)
             .collect();
         let mut params = float_params(&self.model);
-        params.retain(|param| self.attached.trained.contains(&param.id) && !derived.contains(&param.id));
+        let further = self.ranks.further();
+        let is_trained = |id: &ParamId| self.attached.trained.contains(id) || further.contains(id);
+        params.retain(|param| is_trained(&param.id) && !derived.contains(&param.id));
         params
     }
 }

@@ -9,8 +9,10 @@
 mod adapted;
 pub mod adapter;
 pub mod basis;
+mod by_pattern;
 #[cfg_attr(not(feature = "cube"), path = "cube/absent.rs")]
 mod cube;
+mod dropout;
 mod error;
 pub mod features;
 pub mod folder;
@@ -32,13 +34,14 @@ mod shared;
 pub mod targets;
 mod update;
 
-pub use adapted::{Adapted, SiteFactors, Survivors, TrainableParameters, TrainedState};
+pub use adapted::{Adapted, RankMove, SiteFactors, Survivors, TrainableParameters, TrainedState};
 pub use adapter::AdapterConfig;
+pub use by_pattern::ByPattern;
 pub use error::Error;
 pub use folder::BaseIdentity;
 pub use hollow::Hollow;
 pub use low_rank_weights::{LowRankWeight, LowRankWeights, low_rank_weights, with_low_rank_weights};
-pub use params::{FoundParam, float_params, read_params, unadaptable_weights, write_params};
+pub use params::{FoundParam, biases, float_params, read_params, unadaptable_weights, write_params};
 pub use pattern::PatternError;
 pub use plain_words::plain_words;
 pub use product::{compute_dtype, in_compute_dtype, product};

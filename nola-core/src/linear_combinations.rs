@@ -6,7 +6,7 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::adapted::floats;
-use crate::adapter::{Factor, FrozenMatrix, LinearCombination, Plan};
+use crate::adapter::{Factor, FrozenMatrix, LinearCombination, Matrices, Plan};
 use crate::basis::{Basis, project_all};
 use crate::cube::Kernels;
 
@@ -237,6 +237,14 @@ impl LinearCombinations {
         };
         self.all.iter().map(|combined| combined.matrices.frozen().map(&mut tensor)).collect()
     }
+}
+
+/// The only matrix of `basis` on `device`, outside autodiff.
+pub(crate) fn random_matrix(basis: Basis, device: &Device) -> Tensor<2> {
+    let matrices = Matrices::Random(basis);
+    let all = vec![LinearCombination { name: "", matrices, offset: None, initial: vec![1.0] }];
+    let alone = LinearCombinations { random: random_sites(&all), all, frozen_there: Mutex::default() };
+    alone.expand(Tensor::ones([1, 1], device)).pop().expect("one site")
 }
 
 /// The sites with random matrices, in groups of equally many.

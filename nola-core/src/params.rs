@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Tensor, TensorData};
 
+use crate::folder::peft::foreign_leaf;
 use crate::targets::Site;
 
 /// A float parameter as a walk meets it.
@@ -85,6 +86,15 @@ pub(crate) fn linear_sites<M: Module>(module: &M) -> Vec<Site> {
             Some(Site { path, d_in: param.shape[0], d_out: param.shape[1] })
         })
         .collect()
+}
+
+/// Paths of the biases of `module`, those of its norms too.
+pub fn biases<M: Module>(module: &M) -> Vec<String> {
+    let is_bias = |param: &FoundParam| {
+        let leaf = param.path.rsplit('.').next().unwrap_or_default();
+        foreign_leaf(leaf) == "bias" && param.shape.len() == 1
+    };
+    float_params(module).into_iter().filter(is_bias).map(|param| param.path).collect()
 }
 
 /// Paths of the weights of `module` that no adapter can be attached to: those of convolutions, embeddings and other layers

@@ -54,6 +54,12 @@ impl PythonPattern {
         Self::new(pattern, |translated| format!("\\A(?:.*\\.)?{translated}\\z"))
     }
 
+    /// A pattern for a whole path, or for the end of one after a dot, as PEFT writes it: a back-reference in it counts the
+    /// same groups.
+    pub(crate) fn site(pattern: &str) -> Result<Self, PatternError> {
+        Self::at_start(&format!("(.*\\.)?({pattern})$"))
+    }
+
     fn new(written: &str, place: impl Fn(&str) -> String) -> Result<Self, PatternError> {
         let none = |reason| PatternError::NoPattern { pattern: written.to_owned(), reason };
         let translated = translated(written).map_err(none)?;

@@ -7,6 +7,7 @@ use burn::nn::Linear;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::adapter::{BaseGain, Magnitude, Plan};
+use crate::dropout::{CurrentPass, InputDropout};
 use crate::features::{self, Layers};
 use crate::low_rank::updated;
 use crate::product::product;
@@ -30,6 +31,8 @@ pub struct Update {
     start_a: Option<Param<Tensor<2>>>,
     /// B₀ `[rank, d_out]`, frozen.
     start_b: Option<Param<Tensor<2>>>,
+    /// Pairs beside A and B that were added during training, and room for more.
+    further: Vec<Pair>,
     /// A trained bias that is added, `[d_out]`.
     bias: Option<Param<Tensor<1>>>,
     /// Trained lengths of the weight's columns, `[d_out]`.
@@ -39,18 +42,37 @@ pub struct Update {
     /// Squared lengths of the base's columns, `[d_out]`, frozen.
     base_squares: Option<Param<Tensor<1>>>,
     #[module(skip)]
+    dropout: Option<InputDropout>,
+    #[module(skip)]
     base: SharedGain,
     #[module(skip)]
     scale: f64,
 }
 
+/// Factors beside those of an update: `[d_in, rank]` and `[rank, d_out]`, or `[1, 1]` and not used as long as there are none.
+#[derive(Module, Debug)]
+struct Pair {
+    a: Param<Tensor<2>>,
+    b: Param<Tensor<2>>,
+}
+
+impl Pair {
+    /// Room for a pair.
+    fn empty(device: &Device) -> Self {
+        let empty = || Param::from_data(TensorData::new(vec![0.0_f32], [1, 1]), device);
+        Self { a: empty(), b: empty() }
+    }
+}
+
 impl Update {
     /// The update that `plan` says, for the weight of `site`; `squares` are those of its columns, if their lengths are trained.
+    /// In the passes of training that `pass` tells of, it drops what the plan says.
     pub(crate) fn new(
         plan: &Plan,
         site: &Site,
         squares: Option<Vec<f32>>,
         gain: SharedGain,
+        pass: &CurrentPass,
         device: &Device,
     ) -> Self {
         let matrix =
@@ -73,10 +95,12 @@ impl Update {
             b: matrix(plan.b.initial(), out_shape),
             start_a: start.map(|[a, _]| matrix(a.values().to_vec(), in_shape)),
             start_b: start.map(|[_, b]| matrix(b.values().to_vec(), out_shape)),
+            further: (0..plan.further_pairs).map(|_| Pair::empty(device)).collect(),
             bias: plan.bias.clone().map(row),
             magnitude: magnitude.map(row),
             norm: norms.map(row),
             base_squares: squares.map(row),
+            dropout: plan.dropout.map(|dropout| InputDropout::new(dropout, site, pass.clone())),
             base: gain,
             scale: plan.scale,
         }
@@ -115,16 +139,35 @@ impl Update {
         let y = match self.column_gain() {
             None => {
                 let y = self.base_product(layer, x.clone(), bias);
-                self.added(y, x)
+                let seen = self.dropped(&x).unwrap_or(x);
+                self.added(y, seen)
             }
-            Some(gain) => {
-                let y = self.base_product(layer, x.clone(), None);
-                let y = self.added(y, x);
-                let gain = gain.unsqueeze_dim(0).cast(y.dtype());
-                with_bias(y * gain, bias)
-            }
+            Some(gain) => with_bias(self.with_lengths(layer, x, gain), bias),
         };
         with_bias(y, self.bias.as_ref().map(|bias| bias.val()))
+    }
+
+    /// The input as the update sees it, if some of it is dropped.
+    fn dropped(&self, x: &Tensor<2>) -> Option<Tensor<2>> {
+        self.dropout.as_ref()?.dropped(x)
+    }
+
+    /// The product where columns have trained lengths: `y` without the update, `gain` and the base's product once more, if
+    /// the update sees less of the input.
+    ///
+    /// # Source
+    /// `DoraLinearLayer` of PEFT.
+    fn with_lengths(&self, layer: &Linear, x: Tensor<2>, gain: Tensor<1>) -> Tensor<2> {
+        let y = self.base_product(layer, x.clone(), None);
+        let gain = gain.unsqueeze_dim(0).cast(y.dtype());
+        match self.dropped(&x) {
+            None => self.added(y, x) * gain,
+            Some(seen) => {
+                let of_seen = self.base_product(layer, seen.clone(), None);
+                let updated = self.added(of_seen.clone(), seen) * gain;
+                y - of_seen + updated
+            }
+        }
     }
 
     /// `y + x·ΔW`, before the columns get their lengths.
@@ -133,7 +176,15 @@ impl Update {
             (Some(a), Some(b)) => updated(y, x.clone(), a.val(), b.val(), -self.scale),
             (Some(_), None) | (None, Some(_)) | (None, None) => y,
         };
-        updated(y, x, self.a.val(), self.b.val(), self.scale)
+        let further = self.further().fold(y, |y, (a, b)| updated(y, x.clone(), a, b, self.scale));
+        updated(further, x, self.a.val(), self.b.val(), self.scale)
+    }
+
+    /// The pairs that were added.
+    fn further(&self) -> impl Iterator<Item = (Tensor<2>, Tensor<2>)> {
+        let ([d_in, _], [_, d_out]) = (self.a.dims(), self.b.dims());
+        let pairs = self.further.iter().map(|pair| (pair.a.val(), pair.b.val()));
+        pairs.filter(move |(a, b)| a.dims()[0] == d_in && b.dims()[1] == d_out)
     }
 }
 
@@ -214,6 +265,9 @@ impl Reparameterization for Update {
         let mut delta = self.a.val().matmul(self.b.val()).mul_scalar(self.scale);
         if let (Some(a), Some(b)) = (&self.start_a, &self.start_b) {
             delta = delta - a.val().matmul(b.val()).mul_scalar(self.scale);
+        }
+        for (a, b) in self.further() {
+            delta = delta + a.matmul(b).mul_scalar(self.scale);
         }
         let update = delta.clone().reshape(base.shape()).cast(base.dtype());
         let weight = if self.base.get().weight == 0.0 {

@@ -12,6 +12,7 @@ use nola_core::{Adapted, Error as AdapterError};
 use nola_models::{Checkpoint, WeightDtype};
 
 pub use images::ImageBase;
+pub(crate) use text::TIED;
 pub use text::{Template, TextBase};
 
 use crate::Error;

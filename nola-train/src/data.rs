@@ -17,7 +17,7 @@ use std::sync::Arc;
 use image::RgbImage;
 use nola_models::hub::DatasetName;
 
-pub use batches::{HostBatch, TrainingPlan, evaluation_batches, training_batches};
+pub use batches::{HostBatch, TrainingPlan, evaluation_batch, evaluation_batches, training_batches};
 pub use classes::{Matched, composed};
 pub use error::{BadImage, DataError, bad_images, few};
 pub use folder::{FolderImages, images_in};

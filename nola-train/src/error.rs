@@ -12,7 +12,7 @@ use nola_models::tokenizer::TokenizerError;
 use crate::bench::BenchError;
 use crate::data::DataError;
 use crate::metrics::MetricsError;
-use crate::recipe::{Modality, RecipeError};
+use crate::recipe::{Modality, RecipeError, hint};
 use crate::run::Occupied;
 use crate::stop::Interrupt;
 use crate::terminal::StdoutError;
@@ -217,6 +217,29 @@ pub enum Error {
         loss: f32,
     },
 
+    /// A module that is to be trained whole does not exist.
+    #[error(
+        "`method.modules_to_save` names `{name}`, but the model has no such module; {}",
+        hint(name, expected)
+    )]
+    NoModule {
+        /// The name in the recipe.
+        name: String,
+        /// Names that there are.
+        expected: Vec<String>,
+    },
+
+    /// A module that is the head too, which a LoRA folder holds apart.
+    #[error("`method.modules_to_save` names `{name}`, which is the head too in this model; leave it out")]
+    TiedModule {
+        /// The module.
+        name: String,
+    },
+
+    /// Biases are to be trained, and there is none.
+    #[error("`method.bias` wants biases to be trained, but the model has none there; leave it out")]
+    NoBiases,
+
     /// No number of the model would change.
     #[error("method `{method}` would train nothing; see [method] in the recipe")]
     NothingTrained {
@@ -339,6 +362,7 @@ impl Error {
             Self::Bench(error) => error.exit_code(),
             Self::Recipe(_) => 3,
             Self::Hub(HubError::Dataset(_)) => 4,
+            Self::NoModule { .. } | Self::NoBiases | Self::TiedModule { .. } => 3,
             Self::MissingData { .. }
             | Self::Data(_)
             | Self::Text(_)

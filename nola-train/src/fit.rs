@@ -1,12 +1,13 @@
 //! One fit: a task and a method become a trained model, its scores and its history.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::Device;
 use nola_core::folder::{self, CoefficientBits};
 use nola_core::targets::Pattern;
-use nola_core::{Adapted, AdapterConfig, Targets, TrainableParameters};
+use nola_core::{Adapted, AdapterConfig, Targets, TrainableParameters, biases, float_params};
 
 use crate::base::Base;
 use crate::baseline::Baseline;
@@ -14,10 +15,12 @@ use crate::diagnostics;
 use crate::divergence::Divergence;
 use crate::model_with_loss::ModelWithLoss;
 use crate::progress::{self, Progress, Style};
-use crate::recipe::{AdapterRecipe, ChosenWeights, MethodRecipe, Recipe, TargetsRecipe, TrainRecipe};
+use crate::recipe::{
+    AdapterRecipe, ChosenWeights, MethodRecipe, Recipe, TargetsRecipe, TrainRecipe, TrainedBiases,
+};
 use crate::report::{History, HistoryPoint};
 use crate::stop::{Interrupt, Stop};
-use crate::task::{LargestPass, Model, Task};
+use crate::task::{Batch, LargestPass, Model, Task};
 use crate::terminal::err_line;
 use crate::train::{Observer, StepReport, pass_loss, train};
 use crate::{Error, memory, overfitting};
@@ -103,11 +106,14 @@ pub fn fit<T: Task>(
     task.base().identity();
     task.base().check_intact()?;
     let on_device = terms.device.clone().autodiff();
-    let model = attach(task.model().train(), &recipe.method, task.trained_beside(), &on_device)?;
+    let base = task.model();
+    refuse_tied(&base, &recipe.method)?;
+    let model = attach(base.train(), &recipe.method, task.trained_beside(), &on_device)?;
     let trained = model.trainable_parameters();
     if trained.adapter + trained.other == 0 {
         return Err(Error::NothingTrained { method: recipe.method.kind().to_owned() });
     }
+    model.check_run(recipe.train.steps)?;
     let mut warnings = diagnostics::before_training(task, recipe, &model)?;
     warnings.iter().for_each(|warning| err_line(&format!("warning: {warning}")));
     keeper.prepare(&Module::valid(&model))?;
@@ -115,7 +121,7 @@ pub fn fit<T: Task>(
     if largest.step > 0 {
         let passes = task.steps(recipe, largest.step..largest.step + 1, &on_device).next();
         let passes = passes.transpose()?.unwrap_or_default();
-        rehearse(&model, &passes, &recipe.train, &largest, terms.device);
+        model.in_training_pass(0, || rehearse(&model, &passes, &recipe.train, &largest, terms.device));
     }
     let name = recipe.method.kind().to_owned();
     let label = if terms.label.is_empty() { &name } else { terms.label };
@@ -139,12 +145,12 @@ pub fn fit<T: Task>(
     warnings.extend(watcher.divergence.warnings);
     Ok(Fitted {
         best: stored.model,
+        trained: best.trainable_parameters(),
         unrounded: best,
         last: Module::valid(&done.last),
         evaluation: stored.evaluation,
         is_rounded: stored.bits != CoefficientBits::B32,
         history: watcher.history,
-        trained,
         best_step: done.best_step,
         steps: done.steps,
         seconds: started.elapsed().as_secs_f64(),
@@ -254,11 +260,78 @@ pub(crate) fn attach<M: Module>(
 ) -> Result<Adapted<M>, Error> {
     Ok(match method {
         MethodRecipe::Adapter(AdapterRecipe { config, weights }) => {
-            Adapted::attach(model, config, &targets(weights), beside, device)?
+            let targets = targets(weights);
+            let chosen = trained_beside(&model, weights, &targets)?;
+            let beside: Vec<&str> = beside.iter().copied().chain(chosen.iter().map(String::as_str)).collect();
+            Adapted::attach(model, config, &targets, &beside, device)?
         }
         MethodRecipe::Linear => Adapted::probe(model, beside, device)?,
         MethodRecipe::Full => Adapted::full(model),
     })
+}
+
+/// Refuses to train a module beside an adapter that is the head too: a LoRA folder holds the two apart.
+fn refuse_tied<M: ModelWithLoss>(model: &M, method: &MethodRecipe) -> Result<(), Error> {
+    let (Some(adapter), Some(tied)) = (method.adapter(), model.tied_module()) else { return Ok(()) };
+    let mut named = adapter.weights.modules_to_save.iter();
+    match named.any(|name| !modules_named(name, &[format!("{tied}.weight")]).is_empty()) {
+        true => Err(Error::TiedModule { name: tied.to_owned() }),
+        false => Ok(()),
+    }
+}
+
+/// Paths of the modules and biases of `model` that a recipe trains beside an adapter.
+fn trained_beside<M: Module>(
+    model: &M,
+    weights: &ChosenWeights,
+    targets: &Targets,
+) -> Result<Vec<String>, Error> {
+    let paths: Vec<String> = float_params(model).into_iter().map(|param| param.path).collect();
+    let mut chosen = Vec::new();
+    for name in &weights.modules_to_save {
+        let found = modules_named(name, &paths);
+        if found.is_empty() {
+            return Err(Error::NoModule { name: name.clone(), expected: module_names(&paths) });
+        }
+        chosen.extend(found);
+    }
+    let biases = match weights.bias {
+        TrainedBiases::None => return Ok(chosen),
+        TrainedBiases::All => biases(model),
+        TrainedBiases::LoraOnly => {
+            let sites = targets.choose(model)?;
+            let of_site = |path: &String| sites.iter().any(|site| *path == format!("{}.bias", site.path));
+            biases(model).into_iter().filter(of_site).collect()
+        }
+    };
+    if biases.is_empty() {
+        return Err(Error::NoBiases);
+    }
+    chosen.extend(biases);
+    Ok(chosen)
+}
+
+/// The modules around the parameters at `paths`, with those around them.
+fn modules(paths: &[String]) -> Vec<String> {
+    let around = |path: &String| {
+        let ends: Vec<usize> = path.match_indices('.').map(|(end, _)| end).collect();
+        ends.into_iter().map(|end| path[..end].to_owned()).collect::<Vec<_>>()
+    };
+    paths.iter().flat_map(around).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The last parts of their names, but for numbers.
+fn module_names(paths: &[String]) -> Vec<String> {
+    let modules = modules(paths);
+    let last = modules.iter().filter_map(|module| module.rsplit('.').next());
+    let names: BTreeSet<&str> = last.filter(|name| name.parse::<usize>().is_err()).collect();
+    names.into_iter().map(str::to_owned).collect()
+}
+
+/// The modules that are called `name`, or whose names end so after a dot.
+fn modules_named(name: &str, paths: &[String]) -> Vec<String> {
+    let end = format!(".{name}");
+    modules(paths).into_iter().filter(|module| module == name || module.ends_with(&end)).collect()
 }
 
 /// The choice of sites of a method that has one.
@@ -286,6 +359,8 @@ struct ProgressObserver<'a, T: Task, K> {
     history: History,
     targets: usize,
     best: Option<T::Evaluation>,
+    /// What the model is scored on quickly, once it was asked for.
+    few: Option<Batch<T>>,
     divergence: Divergence,
 }
 
@@ -299,7 +374,18 @@ impl<'a, T: Task, K: Keeper<T>> ProgressObserver<'a, T, K> {
         history: History,
     ) -> Self {
         let divergence = Divergence::among(task.choices());
-        Self { task, terms, keeper, largest, progress, history, targets: 0, best: None, divergence }
+        Self {
+            task,
+            terms,
+            keeper,
+            largest,
+            progress,
+            history,
+            targets: 0,
+            best: None,
+            few: None,
+            divergence,
+        }
     }
 
     /// Says what is kept, and whether it is better than what the last steps left.
@@ -353,6 +439,20 @@ impl<T: Task, K: Keeper<T>> Observer<Model<T>> for ProgressObserver<'_, T, K> {
             self.best = Some(evaluation);
         }
         Ok(scores.rank())
+    }
+
+    fn score_quickly(&mut self, model: &Model<T>) -> Result<f64, Error> {
+        if self.few.is_none() {
+            self.few = Some(self.task.few_samples(self.terms.device)?);
+        }
+        let few = self.few.as_ref().expect("it was just made");
+        Ok(-f64::from(model.loss(few, 0.0).into_scalar::<f32>()))
+    }
+
+    fn changed_between_steps(&mut self, done: usize, model: &Adapted<Model<T>>) {
+        let ranks: Vec<String> =
+            model.ranks().iter().map(|(site, rank)| format!("{} {rank}", site.path)).collect();
+        self.progress.note(&format!("ranks after step {done}: {}", ranks.join(", ")));
     }
 
     fn found_best(&mut self, model: &Adapted<Model<T>>) {

@@ -57,6 +57,11 @@ pub trait ModelWithLoss: Module + ModuleDisplay {
         self.loss_of(self.blocks(batch), batch, label_smoothing)
     }
 
+    /// A module that is the head too.
+    fn tied_module(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Targets in a batch, images or tokens with a loss: its weight among the passes of one step.
     fn targets(batch: &Self::Batch) -> usize;
 }

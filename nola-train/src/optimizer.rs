@@ -1,4 +1,4 @@
-//! burn's optimizers with torch's settings, a learning rate for the head, and a limit on the whole gradient.
+//! burn's optimizers with torch's settings, learning rates for the head and for parts of adapters, and a limit on the whole gradient.
 
 use burn::lr_scheduler::constant::ConstantLr;
 use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
@@ -7,7 +7,7 @@ use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{AdamConfig, AdamWConfig, GradientsParams, ModuleOptimizer, SgdConfig};
 use burn::tensor::{DType, Tensor};
-use nola_core::float_params;
+use nola_core::{Adapted, float_params};
 
 use crate::recipe::{self, TrainRecipe};
 use crate::schedule::Schedule;
@@ -18,12 +18,15 @@ pub struct Optimizer {
     schedule: Schedule,
     head_schedule: Schedule,
     head: ParamGroup,
+    /// Parts of adapters with a rate of their own, and what it is to that of the others.
+    parts: Vec<(f64, ParamGroup)>,
 }
 
 impl Optimizer {
-    /// The optimizer of a run; parameters inside a module called `head` have a learning rate of their own.
-    pub fn new<M: Module>(train: &TrainRecipe, model: &M) -> Self {
-        let head: Vec<ParamId> = (float_params(model).iter())
+    /// The optimizer of a run; parameters inside a module called `head` have a learning rate of their own, and so have
+    /// parts of adapters that ask for it.
+    pub fn new<M: Module>(train: &TrainRecipe, model: &Adapted<M>) -> Self {
+        let head: Vec<ParamId> = (float_params(&model.model).iter())
             .filter(|param| param.path.split('.').any(|name| name == "head"))
             .map(|param| param.id)
             .collect();
@@ -32,6 +35,7 @@ impl Optimizer {
             schedule: Schedule::new(train),
             head_schedule: Schedule::for_head(train),
             head: ParamGroup::from_ids(head),
+            parts: groups(model.rate_factors()),
         }
     }
 
@@ -47,8 +51,25 @@ impl Optimizer {
 
     fn rates(&self, step: usize) -> ModuleLearningRate {
         let head = ConstantLr::from(self.head_schedule.rate(step));
-        ModuleLrScheduler::new(ConstantLr::from(self.rate(step))).with_group(self.head.clone(), head).step()
+        let rate = self.rate(step);
+        let mut rates = ModuleLrScheduler::new(ConstantLr::from(rate)).with_group(self.head.clone(), head);
+        for (factor, group) in &self.parts {
+            rates = rates.with_group(group.clone(), ConstantLr::from(factor * rate));
+        }
+        rates.step()
     }
+}
+
+/// The parameters of each factor.
+fn groups(factors: Vec<(ParamId, f64)>) -> Vec<(f64, ParamGroup)> {
+    let mut groups: Vec<(f64, Vec<ParamId>)> = Vec::new();
+    for (id, factor) in factors {
+        match groups.iter_mut().find(|(known, _)| *known == factor) {
+            Some((_, ids)) => ids.push(id),
+            None => groups.push((factor, vec![id])),
+        }
+    }
+    groups.into_iter().map(|(factor, ids)| (factor, ParamGroup::from_ids(ids))).collect()
 }
 
 fn optimizer(train: &TrainRecipe) -> ModuleOptimizer {

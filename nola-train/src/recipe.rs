@@ -28,11 +28,12 @@ use toml::Table;
 
 pub use adapter_data::AdapterData;
 pub use data::{DataRecipe, OnBadImage};
+pub(crate) use error::hint;
 pub use error::{Finding, Place, Problem, RecipeError};
 pub use explain::{explained, keys_of, reference};
 pub use format::{DataFormat, ImageFormat, Modality};
 pub use keys::{Key, KeyDefault, Section, sections};
-pub use method::{AdapterRecipe, ChosenWeights, MethodRecipe, TargetsRecipe};
+pub use method::{AdapterRecipe, ChosenWeights, MethodRecipe, TargetsRecipe, TrainedBiases};
 pub use model::{Init, ModelRecipe};
 pub use paths::{TrainingPaths, ValidationPaths, WeightedPath};
 pub use schema::{schema, schema_text};

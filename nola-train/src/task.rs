@@ -28,6 +28,15 @@ pub type Model<T> = <<T as Task>::Base as Base>::Model;
 /// What one pass of a task sees.
 pub type Batch<T> = <Model<T> as ModelWithLoss>::Batch;
 
+/// Most samples of [`Task::few_samples`], as in ALoRA's paper.
+const FEW: usize = 32;
+
+/// Places of [`FEW`] samples that are spread over `count`.
+fn spread(count: usize) -> impl Iterator<Item = usize> {
+    let few = count.min(FEW);
+    (0..few).map(move |place| place * count / few)
+}
+
 /// The pass of a run that takes the most memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LargestPass {
@@ -101,6 +110,12 @@ pub trait Task: Sized {
     /// # Errors
     /// If the data has changed since it was checked.
     fn evaluate(&self, model: &Model<Self>, device: &Device) -> Result<Self::Evaluation, Error>;
+
+    /// A few samples of the validation data, spread over all of it: always the same.
+    ///
+    /// # Errors
+    /// As [`Task::evaluate`].
+    fn few_samples(&self, device: &Device) -> Result<Batch<Self>, Error>;
 
     /// The numbers of an evaluation that the loop compares and shows.
     fn scores(evaluation: &Self::Evaluation) -> Scores;

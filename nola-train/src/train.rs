@@ -14,6 +14,8 @@ use crate::stop::Interrupt;
 
 /// Shortest time between two readings of losses from the device, which make the loop wait for it.
 const BETWEEN_READS: Duration = Duration::from_millis(200);
+/// Bits of a pass's number that count the passes of its step.
+const PASS_BITS: u32 = 32;
 
 /// What one optimizer step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,6 +42,17 @@ pub trait Observer<M: ModelWithLoss> {
     /// # Errors
     /// If the validation data cannot be read, or the model answers with what is not finite.
     fn evaluate(&mut self, step: usize, model: &M) -> Result<f64, Error>;
+
+    /// Scores the model quickly, always on the same few samples; larger is better.
+    ///
+    /// # Errors
+    /// As [`Observer::evaluate`].
+    fn score_quickly(&mut self, model: &M) -> Result<f64, Error> {
+        self.evaluate(0, model)
+    }
+
+    /// The adapter did something between two steps that `done` steps precede.
+    fn changed_between_steps(&mut self, _done: usize, _model: &Adapted<M>) {}
 
     /// The model that was evaluated last is the best one so far.
     fn found_best(&mut self, _model: &Adapted<M>) {}
@@ -105,6 +118,16 @@ pub fn train<M: ModelWithLoss>(
         if evaluates || unread.is_due() {
             failure = unread.tell(&optimizer, observer).err();
         }
+        if failure.is_none() {
+            match model.between_steps(done, recipe.steps, &mut |model| observer.score_quickly(model)) {
+                Ok(None) => {}
+                Ok(Some(changed)) => {
+                    model = changed;
+                    observer.changed_between_steps(done, &model);
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
         if evaluates && failure.is_none() {
             let score = observer.evaluate(done, &burn::module::Module::valid(&model).model);
             let offered = score.and_then(|score| best.offer(score, done, &model));
@@ -154,7 +177,7 @@ pub(crate) fn measured_gradients<M: ModelWithLoss>(
     recipe: &TrainRecipe,
     step: usize,
 ) -> (GradientsParams, Measured) {
-    let (gradients, loss) = accumulated(model, passes, recipe);
+    let (gradients, loss) = accumulated(model, passes, recipe, step);
     let started = Instant::now();
     let gradients = model.project(gradients);
     let project_seconds = started.elapsed().as_secs_f64();
@@ -238,13 +261,15 @@ fn accumulated<M: ModelWithLoss>(
     model: &Adapted<M>,
     passes: &[M::Batch],
     recipe: &TrainRecipe,
+    step: usize,
 ) -> (GradientsParams, Tensor<1>) {
     let targets: usize = passes.iter().map(M::targets).sum();
     let mut gradients = GradientsAccumulator::new();
     let mut losses = Vec::with_capacity(passes.len());
-    for pass in passes {
+    for (index, pass) in passes.iter().enumerate() {
         let weight = M::targets(pass) as f64 / targets as f64;
-        let part = pass_loss(model, pass, recipe).mul_scalar(weight);
+        let number = (step as u64) << PASS_BITS | index as u64;
+        let part = model.in_training_pass(number, || pass_loss(model, pass, recipe)).mul_scalar(weight);
         losses.push(part.clone().inner().cast(DType::F32));
         let of_pass = GradientsParams::from_grads(part.backward(), model);
         gradients.accumulate(model, of_pass);

@@ -9,7 +9,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LoraConfig, Magnitude, Method, Plan, Weights};
+use super::{LoraConfig, Magnitude, Method, Plan, RateFactors, Weights};
 use crate::Error;
 use crate::targets::Site;
 
@@ -41,6 +41,10 @@ impl Method for DoraConfig {
 
     fn learning_rate(&self) -> f64 {
         self.0.learning_rate()
+    }
+
+    fn rate_factors(&self) -> RateFactors {
+        self.0.rate_factors()
     }
 
     fn coefficients(&self) -> Vec<(&'static str, usize)> {

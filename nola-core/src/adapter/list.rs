@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DoraConfig, LoraConfig, Method, NolaConfig, PcLoraConfig};
+use super::{AloraConfig, DoraConfig, LoraConfig, Method, NolaConfig, PcLoraConfig};
 
 /// Makes [`AdapterConfig`], and with it all that walks over the adapters.
 macro_rules! adapters {
@@ -61,6 +61,8 @@ adapters! {
     Lora(LoraConfig) = "lora",
     /// DoRA: LoRA's two factors and the length of each column, and the head.
     Dora(DoraConfig) = "dora",
+    /// ALoRA: LoRA's factors, of which ranks move during training to the weights that need them, and the head.
+    Alora(AloraConfig) = "alora",
     /// PC-LoRA: low-rank layers that take the place of the base's, each with a bias, and the head.
     PcLora(PcLoraConfig) = "pc-lora",
 }

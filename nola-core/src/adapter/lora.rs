@@ -1,13 +1,15 @@
 //! LoRA: both low-rank factors are trained as they are. The baseline.
 //!
 //! # Source
-//! Hu et al., *LoRA* (ICLR 2022); Kalajdzievski, *rsLoRA* (2023) for the other scale.
+//! Hu et al., *LoRA* (ICLR 2022); Kalajdzievski, *rsLoRA* (2023) for the other scale; Hayou, Ghosh,
+//! Yu, *LoRA+* (ICML 2024) for the rate of B.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Factor, MAX_RANK, Method, Plan, Weights, check_number, kaiming_uniform};
+use super::{Dropout, Factor, MAX_RANK, Method, Plan, RateFactors, Weights, check_number, kaiming_uniform};
 use crate::Error;
+use crate::by_pattern::{ByPattern, CompiledByPattern};
 use crate::targets::Site;
 
 /// How LoRA's update is scaled.
@@ -37,7 +39,31 @@ pub struct LoraConfig {
     /// How the update's factor is computed.
     #[schemars(example = &"rslora")]
     pub variant: LoraVariant,
-    /// Seed of A's first values.
+    /// Ranks of some weights alone, under patterns (Python's regular expressions) of their names or ends of names, of which the
+    /// first that fits counts.
+    #[schemars(
+        extend("additionalProperties" = { "type": "integer", "minimum": 1, "maximum": MAX_RANK }),
+        extend("x-range" = "ranks of 1 to 65536", "x-default" = "`rank` for all"),
+        example = std::collections::BTreeMap::from([("value", 32)])
+    )]
+    #[serde(skip_serializing_if = "ByPattern::is_empty")]
+    pub rank_pattern: ByPattern<usize>,
+    /// Values of `alpha` for some weights alone, likewise.
+    #[schemars(
+        extend("additionalProperties" = { "type": "number", "not": { "enum": [0] } }),
+        extend("x-range" = "any numbers but 0", "x-default" = "`alpha` for all"),
+        example = std::collections::BTreeMap::from([("blocks.0.*", 8.0)])
+    )]
+    #[serde(skip_serializing_if = "ByPattern::is_empty")]
+    pub alpha_pattern: ByPattern<f64>,
+    /// Share of the entries of an adapted layer's input that the update does not see in a training step; in evaluations and
+    /// merged it sees all.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1), example = 0.1)]
+    pub dropout: f64,
+    /// What the learning rate of B is multiplied by: LoRA+, with 16 in its paper; 1 trains A and B alike.
+    #[schemars(extend("exclusiveMinimum" = 0), example = 16.0)]
+    pub lora_plus_ratio: f64,
+    /// Seed of A's first values, and of dropout.
     #[schemars(example = 1)]
     pub seed: u64,
 }
@@ -45,7 +71,16 @@ pub struct LoraConfig {
 impl Default for LoraConfig {
     /// PEFT's defaults.
     fn default() -> Self {
-        Self { rank: 8, alpha: None, variant: LoraVariant::Plain, seed: 0 }
+        Self {
+            rank: 8,
+            alpha: None,
+            variant: LoraVariant::Plain,
+            rank_pattern: ByPattern::default(),
+            alpha_pattern: ByPattern::default(),
+            dropout: 0.0,
+            lora_plus_ratio: 1.0,
+            seed: 0,
+        }
     }
 }
 
@@ -59,18 +94,84 @@ impl LoraConfig {
         })
     }
 
-    /// Factor of the update.
+    /// Factor of the update where no pattern says otherwise.
     pub fn scale(&self) -> f64 {
+        self.scale_of(self.rank, self.alpha())
+    }
+
+    fn scale_of(&self, rank: usize, alpha: f64) -> f64 {
         match self.variant {
-            LoraVariant::Plain => self.alpha() / self.rank as f64,
-            LoraVariant::RsLora => self.alpha() / (self.rank as f64).sqrt(),
+            LoraVariant::Plain => alpha / rank as f64,
+            LoraVariant::RsLora => alpha / (rank as f64).sqrt(),
+        }
+    }
+
+    fn check_patterns(&self) -> Result<(), Error> {
+        compiled(RANK_PATTERN, &self.rank_pattern)?;
+        compiled(ALPHA_PATTERN, &self.alpha_pattern)?;
+        for (_, &rank) in self.rank_pattern.entries() {
+            check_number(RANK_PATTERN, rank, MAX_RANK)?;
+        }
+        match self.alpha_pattern.entries().find(|(_, alpha)| !(alpha.is_finite() && **alpha != 0.0)) {
+            Some((_, alpha)) => {
+                let value = alpha.to_string();
+                Err(Error::BadSetting { field: ALPHA_PATTERN, value, cure: "use any number but 0" })
+            }
+            None => Ok(()),
         }
     }
 }
 
+/// Keys of the tables by pattern, as recipes write them.
+const RANK_PATTERN: &str = "rank_pattern";
+const ALPHA_PATTERN: &str = "alpha_pattern";
+
+/// The patterns of `field`, ready to be asked.
+fn compiled<T: Copy>(field: &'static str, table: &ByPattern<T>) -> Result<CompiledByPattern<T>, Error> {
+    table.compiled().map_err(|error| Error::BadSetting {
+        field,
+        value: error.to_string(),
+        cure: "write its keys as Python's regular expressions",
+    })
+}
+
+/// The value that `table` has for each of `sites`, if it has one.
+///
+/// # Errors
+/// If one of its patterns fits no site before another one: it could not be meant.
+fn values<T: Copy>(
+    field: &'static str,
+    table: &ByPattern<T>,
+    sites: &[Site],
+) -> Result<Vec<Option<T>>, Error> {
+    let patterns = compiled(field, table)?;
+    let places: Vec<Option<usize>> =
+        sites.iter().map(|site| patterns.first_place(&site.path)).collect::<Result<_, _>>()?;
+    let entries: Vec<(&str, T)> = table.entries().map(|(pattern, value)| (pattern, *value)).collect();
+    if let Some(place) = (0..entries.len()).find(|place| !places.contains(&Some(*place))) {
+        let value = format!("`{}`", entries[place].0);
+        let cure = "no adapted weight has a name that fits it and no pattern before it; correct or remove it";
+        return Err(Error::BadSetting { field, value, cure });
+    }
+    Ok(places.into_iter().map(|place| place.map(|place| entries[place].1)).collect())
+}
+
 impl Method for LoraConfig {
     fn check(&self) -> Result<(), Error> {
-        check_number("rank", self.rank, MAX_RANK)
+        check_number("rank", self.rank, MAX_RANK)?;
+        if !(self.lora_plus_ratio > 0.0 && self.lora_plus_ratio.is_finite()) {
+            let value = self.lora_plus_ratio.to_string();
+            return Err(Error::BadSetting { field: "lora_plus_ratio", value, cure: "use a number above 0" });
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            let value = self.dropout.to_string();
+            return Err(Error::BadSetting {
+                field: "dropout",
+                value,
+                cure: "use a number from 0 to below 1",
+            });
+        }
+        self.check_patterns()
     }
 
     fn resolve(&mut self) {
@@ -93,18 +194,27 @@ impl Method for LoraConfig {
         5e-3
     }
 
+    /// As PEFT's `create_loraplus_optimizer`, which counts what has one axis to B.
+    fn rate_factors(&self) -> RateFactors {
+        RateFactors { b: self.lora_plus_ratio, magnitude: self.lora_plus_ratio, ..RateFactors::ALIKE }
+    }
+
     fn coefficients(&self) -> Vec<(&'static str, usize)> {
         Vec::new()
     }
 
     /// A drawn, B zero: a fresh adapter changes nothing.
     fn plan(&self, sites: &[Site], _weights: Weights) -> Result<Vec<Plan>, Error> {
-        let plan = |site: &Site| {
-            let a = Factor::Learned(kaiming_uniform(self.seed, site, self.rank));
-            let b = Factor::Learned(vec![0.0; self.rank * site.d_out]);
-            Plan::low_rank(a, b, self.rank, self.scale())
+        let ranks = values(RANK_PATTERN, &self.rank_pattern, sites)?;
+        let alphas = values(ALPHA_PATTERN, &self.alpha_pattern, sites)?;
+        let dropout = (self.dropout > 0.0).then_some(Dropout { rate: self.dropout, seed: self.seed });
+        let plan = |((site, rank), alpha): ((&Site, Option<usize>), Option<f64>)| {
+            let (rank, alpha) = (rank.unwrap_or(self.rank), alpha.unwrap_or_else(|| self.alpha()));
+            let a = Factor::Learned(kaiming_uniform(self.seed, site, rank));
+            let b = Factor::Learned(vec![0.0; rank * site.d_out]);
+            Plan { dropout, ..Plan::low_rank(a, b, rank, self.scale_of(rank, alpha)) }
         };
-        Ok(sites.iter().map(plan).collect())
+        Ok(sites.iter().zip(ranks).zip(alphas).map(plan).collect())
     }
 
     fn described(&self) -> String {
@@ -121,5 +231,34 @@ mod tests {
         let site = Site { path: "blocks.0.mlp.up".to_owned(), d_in: 24, d_out: 40 };
         let plans = LoraConfig { rank: 3, ..LoraConfig::default() }.plan(&[site], &|_| Vec::new());
         assert_eq!(plans.expect("a valid plan")[0].trainable_parameters(40), 3 * (24 + 40));
+    }
+
+    fn sites() -> [Site; 2] {
+        ["blocks.0.mlp.up", "blocks.1.mlp.up"].map(|path| Site { path: path.to_owned(), d_in: 6, d_out: 4 })
+    }
+
+    #[test]
+    fn a_pattern_gives_its_sites_a_rank_and_an_alpha_of_their_own() {
+        let lora = LoraConfig {
+            rank: 2,
+            alpha: Some(6.0),
+            rank_pattern: ByPattern::from_iter([("^blocks.1.*".to_owned(), 3)]),
+            alpha_pattern: ByPattern::from_iter([(r"0\.mlp\.up".to_owned(), 1.0)]),
+            ..LoraConfig::default()
+        };
+        let plans = lora.plan(&sites(), &|_| Vec::new()).expect("a valid plan");
+        assert_eq!([(plans[0].rank, plans[0].scale), (plans[1].rank, plans[1].scale)], [(2, 0.5), (3, 2.0)]);
+    }
+
+    #[test]
+    fn a_pattern_that_fits_no_site_is_refused_by_its_text() {
+        let ranks = |pattern: &str| LoraConfig {
+            rank_pattern: ByPattern::from_iter([(pattern.to_owned(), 3)]),
+            ..LoraConfig::default()
+        };
+        let error = ranks("qurey").plan(&sites(), &|_| Vec::new()).expect_err("a slip").to_string();
+        assert!(error.contains("`rank_pattern`") && error.contains("`qurey`"), "{error}");
+        let error = ranks("(up").check().expect_err("no pattern").to_string();
+        assert!(error.contains("`rank_pattern`") && error.contains("(up"), "{error}");
     }
 }

@@ -4,19 +4,23 @@
 //! ([`Method::plan`]), and becomes an [`Update`](crate::Update) of each weight. Merging, saving, freezing and the
 //! factored forward are written once, over `Update`.
 
+mod alora;
 mod dora;
 mod factor;
 mod list;
 mod lora;
 mod nola;
 mod pc_lora;
+mod rank_moves;
 
+pub use alora::AloraConfig;
 pub use dora::DoraConfig;
 pub use factor::{Factor, FrozenMatrix, LinearCombination, Matrices};
 pub use list::AdapterConfig;
 pub use lora::{LoraConfig, LoraVariant};
 pub use nola::{NolaConfig, Preset, Sharing};
 pub use pc_lora::{Fade, LayerBias, PcLoraConfig};
+pub use rank_moves::{Moved, RankMoves, moved};
 
 use crate::targets::Site;
 use crate::{Error, basis};
@@ -60,6 +64,11 @@ pub trait Method {
     /// Learning rate where a recipe gives none: chosen on small models, see "Learning rates" in `benchmarks/README.md`.
     fn learning_rate(&self) -> f64;
 
+    /// What the learning rate of each part of an update is multiplied by.
+    fn rate_factors(&self) -> RateFactors {
+        RateFactors::ALIKE
+    }
+
     /// The tensors that its folder holds, each with its numbers in one site.
     fn coefficients(&self) -> Vec<(&'static str, usize)>;
 
@@ -81,6 +90,11 @@ pub trait Method {
     /// How much of the loss is that of the task, between 0 and 1; the rest compares the outputs of adapted layers with those
     /// of the base. Nothing if the loss is that of the task alone.
     fn task_share(&self) -> Option<f64> {
+        None
+    }
+
+    /// When ranks move from some weights to others during training, if they do.
+    fn rank_moves(&self) -> Option<RankMoves> {
         None
     }
 
@@ -119,6 +133,22 @@ impl AdapterConfig {
     }
 }
 
+/// What the learning rate is multiplied by, for each part of an update.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RateFactors {
+    /// For A.
+    pub a: f64,
+    /// For B.
+    pub b: f64,
+    /// For the lengths of columns.
+    pub magnitude: f64,
+}
+
+impl RateFactors {
+    /// One rate for all of it.
+    pub const ALIKE: Self = Self { a: 1.0, b: 1.0, magnitude: 1.0 };
+}
+
 /// What will be attached to one weight, as the host sees it: `scale · (A·B - A₀·B₀)`, and what else changes the product.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -139,6 +169,19 @@ pub struct Plan {
     pub bias: Option<Vec<f32>>,
     /// Whether each column of the updated weight has a trained length.
     pub magnitude: Magnitude,
+    /// Pairs of factors that can be added to A and B during training.
+    pub further_pairs: usize,
+    /// What of the update's input is dropped in training.
+    pub dropout: Option<Dropout>,
+}
+
+/// Entries of an input that are 0 in a pass of training, so that none is relied on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dropout {
+    /// Share of them.
+    pub rate: f64,
+    /// What decides, with the site and the pass, which ones.
+    pub seed: u64,
 }
 
 /// What the parts of a base layer are multiplied by; 0 drops them.
@@ -182,7 +225,18 @@ impl Magnitude {
 impl Plan {
     /// `scale · A·B` and nothing else.
     pub fn low_rank(a: Factor, b: Factor, rank: usize, scale: f64) -> Self {
-        Self { a, b, rank, scale, start: None, base: BaseGain::WHOLE, bias: None, magnitude: Magnitude::Free }
+        Self {
+            a,
+            b,
+            rank,
+            scale,
+            start: None,
+            base: BaseGain::WHOLE,
+            bias: None,
+            magnitude: Magnitude::Free,
+            further_pairs: 0,
+            dropout: None,
+        }
     }
 
     /// Trainable parameters of a site with `d_out` outputs.
@@ -197,7 +251,7 @@ impl Plan {
 ///
 /// # Source
 /// `kaiming_uniform_(a = √5)` of the reference implementations: bound √(6 / ((1 + 5)·fan_in)).
-fn kaiming_uniform(seed: u64, site: &Site, rank: usize) -> Vec<f32> {
+pub(crate) fn kaiming_uniform(seed: u64, site: &Site, rank: usize) -> Vec<f32> {
     let generator = basis::Generator {
         distribution: basis::Distribution::Uniform,
         seed,

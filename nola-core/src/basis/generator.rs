@@ -34,6 +34,8 @@ pub enum Stream {
     OffsetB = 3,
     /// Initial coefficients.
     Coefficients = 4,
+    /// What dropout keeps.
+    Dropout = 5,
 }
 
 /// One family of random matrices: everything that `value` depends on but the indices.

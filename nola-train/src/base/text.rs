@@ -26,7 +26,7 @@ use crate::{Error, device};
 const GENERATION: &str = "generation_config.json";
 
 /// What is one matrix in a base with tied weights.
-const TIED: peft::TiedHead = peft::TiedHead { embedding: "tokens", head: "head" };
+pub(crate) const TIED: peft::TiedHead = peft::TiedHead { embedding: "tokens", head: "head" };
 
 /// A language model with its tokenizer and what its folder says about generating.
 #[derive(Debug, Clone)]

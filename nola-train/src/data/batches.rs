@@ -84,9 +84,20 @@ pub fn evaluation_batches(
 ) -> impl Iterator<Item = Result<HostBatch, DataError>> + Send + 'static {
     let count = images.len();
     (0..count).step_by(batch).map(move |first| {
-        let samples = (first..count.min(first + batch)).collect();
-        make(samples, &images, &preprocessor, |_, image| preprocessor.evaluate(image))
+        evaluation_batch((first..count.min(first + batch)).collect(), &images, &preprocessor)
     })
+}
+
+/// The batch of these images, without augmentation.
+///
+/// # Errors
+/// If one has changed since it was checked.
+pub fn evaluation_batch(
+    samples: Vec<usize>,
+    images: &Images,
+    preprocessor: &Preprocessor,
+) -> Result<HostBatch, DataError> {
+    make(samples, images, preprocessor, |_, image| preprocessor.evaluate(image))
 }
 
 /// Puts samples together; `prepare` gets a sample's position in the batch and its image.

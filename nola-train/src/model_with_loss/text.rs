@@ -6,6 +6,7 @@ use nola_models::{AttentionMask, CausalLm, Stage};
 
 use super::recompute::plus_zero;
 use super::{ModelWithLoss, cross_entropy};
+use crate::base::TIED;
 use crate::text::TokenBatch;
 
 /// Logits that are in memory at a time, in bytes; a vocabulary of 50,257 then takes 667 targets at once. With fewer, more
@@ -84,6 +85,10 @@ impl ModelWithLoss for CausalLm {
         }
         let chunk = targets_at_once(self.info().vocab_size);
         chunked_loss(|hidden| self.logits(hidden), hidden, &batch.next, label_smoothing, chunk)
+    }
+
+    fn tied_module(&self) -> Option<&'static str> {
+        self.has_tied_head().then_some(TIED.embedding)
     }
 
     fn targets(batch: &TextBatch) -> usize {

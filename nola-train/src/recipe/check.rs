@@ -49,6 +49,11 @@ fn check_value(path: &str, node: Node, value: &Value, findings: &mut Findings) {
     match (node.kind(), value) {
         (Kind::Table, Value::Table(table)) => check_table(path, node, table, findings),
         (Kind::Tagged, Value::Table(table)) => check_tagged(path, node, table, findings),
+        (Kind::Map, Value::Table(table)) => {
+            for (name, value) in table {
+                check_value(&keys::joined(path, name), node.values(), value, findings);
+            }
+        }
         (Kind::Whole, Value::Integer(number)) => check_number(path, node, *number as f64, value, findings),
         (Kind::Number, Value::Integer(number)) => check_number(path, node, *number as f64, value, findings),
         (Kind::Number, Value::Float(number)) => check_number(path, node, *number, value, findings),
@@ -67,6 +72,7 @@ fn check_value(path: &str, node: Node, value: &Value, findings: &mut Findings) {
         (
             Kind::Table
             | Kind::Tagged
+            | Kind::Map
             | Kind::Whole
             | Kind::Number
             | Kind::Flag
@@ -81,7 +87,7 @@ fn check_value(path: &str, node: Node, value: &Value, findings: &mut Findings) {
 /// Whether a value is of a kind, whatever it holds.
 fn is_alike(kind: Kind, value: &Value) -> bool {
     match kind {
-        Kind::Table | Kind::Tagged => value.is_table(),
+        Kind::Table | Kind::Tagged | Kind::Map => value.is_table(),
         Kind::Whole => value.is_integer(),
         Kind::Number => value.is_integer() || value.is_float(),
         Kind::Flag => value.is_bool(),
@@ -252,6 +258,8 @@ mod tests {
             ("train.min_learning_rate", "0.5"),
             ("train.betas", "[0.9, 1.0]"),
             ("method.alpha", "0"),
+            ("method.rank_pattern", "{ value = 0 }"),
+            ("method.alpha_pattern", "{ value = 0 }"),
             ("data.augment.resized_crop.scale", "[0.9, 0.2]"),
             ("data.augment.resized_crop.ratio", "[2.0, 0.5]"),
             ("data.augment.blur.sigma", "[2.0, 0.1]"),
@@ -259,7 +267,7 @@ mod tests {
             ("data.train", "[{ path = \"a\", weight = 1000.5 }]"),
         ];
         for (path, value) in outside {
-            let kind = path.starts_with("method.").then_some("nola");
+            let kind = path.starts_with("method.").then_some("lora");
             assert!(finding(path, kind, value).is_some(), "{path} = {value} is accepted");
         }
         for (path, ..) in nodes().into_iter().filter(|(_, _, node)| node.has_range_in_words()) {

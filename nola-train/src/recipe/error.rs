@@ -206,7 +206,7 @@ impl Findings {
 }
 
 /// "did you mean", then everything that is possible.
-fn hint(wrong: &str, expected: &[String]) -> String {
+pub(crate) fn hint(wrong: &str, expected: &[String]) -> String {
     let all = format!("possible: {}", expected.join(", "));
     likely(wrong, expected).map_or(all.clone(), |likely| format!("did you mean `{likely}`? ({all})"))
 }

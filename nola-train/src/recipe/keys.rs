@@ -123,7 +123,8 @@ fn collect(path: String, kind: Option<&str>, node: Node, sections: &mut Vec<Sect
             Kind::Tagged => collect_tagged(path, key, sections),
             // It stands in the section before, with all that it can be.
             _ if kind.is_some() && name == TAG => {}
-            Kind::Whole
+            Kind::Map
+            | Kind::Whole
             | Kind::Number
             | Kind::Flag
             | Kind::Text

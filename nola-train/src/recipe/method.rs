@@ -16,6 +16,7 @@ use super::node::TAG;
 
 /// What is trained; `kind` chooses the method.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a recipe has one")]
 pub enum MethodRecipe {
     /// An adapter on the chosen weights, and the head.
     Adapter(AdapterRecipe),
@@ -50,11 +51,31 @@ pub struct ChosenWeights {
     /// Blocks that are adapted, counted from 0; an empty list adapts all.
     #[schemars(example = [0, 1, 2])]
     pub layers: Vec<usize>,
+    /// Biases of the base that are trained beside the adapter.
+    #[schemars(example = &"lora_only")]
+    pub bias: TrainedBiases,
+    /// Modules of the base that are trained as a whole beside the adapter, such as norms; names or ends of names. The head of
+    /// a classifier is trained without being named.
+    #[schemars(example = ["norm"])]
+    pub modules_to_save: Vec<String>,
+}
+
+/// Which biases of the base are trained; PEFT's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainedBiases {
+    /// None of them.
+    #[default]
+    None,
+    /// Every bias of the model, those of its norms too.
+    All,
+    /// Those of the adapted layers.
+    LoraOnly,
 }
 
 impl ChosenWeights {
     /// Its keys in a recipe.
-    const KEYS: [&str; 3] = ["targets", "exclude", "layers"];
+    const KEYS: [&str; 5] = ["targets", "exclude", "layers", "bias", "modules_to_save"];
 }
 
 /// The methods without an adapter.

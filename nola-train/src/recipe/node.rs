@@ -15,6 +15,8 @@ pub(super) enum Kind {
     Table,
     /// A table whose other keys depend on the key [`TAG`].
     Tagged,
+    /// A table whose keys the user chooses.
+    Map,
     Whole,
     Number,
     Flag,
@@ -39,6 +41,7 @@ impl<'a> Node<'a> {
             return Kind::Choice;
         }
         match self.0["type"].as_str() {
+            Some("object") if self.0["additionalProperties"].is_object() => Kind::Map,
             Some("object") => Kind::Table,
             Some("integer") => Kind::Whole,
             Some("number") => Kind::Number,
@@ -84,6 +87,11 @@ impl<'a> Node<'a> {
     /// What each value of a list is.
     pub(super) fn items(self) -> Node<'a> {
         Node(&self.0["items"])
+    }
+
+    /// What each value of a [`Kind::Map`] is.
+    pub(super) fn values(self) -> Node<'a> {
+        Node(&self.0["additionalProperties"])
     }
 
     /// Values of a list, if their number is fixed.
@@ -171,6 +179,7 @@ impl<'a> Node<'a> {
         }
         match self.kind() {
             Kind::Table | Kind::Tagged => "a table".to_owned(),
+            Kind::Map => format!("a table of {}", self.values().plural()),
             Kind::Whole => "a whole number".to_owned(),
             Kind::Number => "a number".to_owned(),
             Kind::Flag => "true or false".to_owned(),
@@ -190,7 +199,7 @@ impl<'a> Node<'a> {
             Kind::Whole => "whole numbers",
             Kind::Number => "numbers",
             Kind::Text | Kind::Choice => "texts",
-            Kind::Table | Kind::Tagged | Kind::Flag | Kind::List | Kind::Either => "values",
+            Kind::Table | Kind::Tagged | Kind::Map | Kind::Flag | Kind::List | Kind::Either => "values",
         }
     }
 
@@ -211,12 +220,20 @@ fn as_toml(value: &Value) -> String {
     match value {
         Value::Array(values) => format!("[{}]", values.iter().map(as_toml).collect::<Vec<_>>().join(", ")),
         Value::Object(table) => {
-            let pairs: Vec<_> =
-                table.iter().map(|(key, value)| format!("{key} = {}", as_toml(value))).collect();
+            let pairs: Vec<_> = table
+                .iter()
+                .map(|(key, value)| format!("{} = {}", key_as_toml(key), as_toml(value)))
+                .collect();
             format!("{{ {} }}", pairs.join(", "))
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.to_string(),
     }
+}
+
+/// A key as TOML writes it.
+fn key_as_toml(key: &str) -> String {
+    let is_bare = key.chars().all(|sign| sign.is_ascii_alphanumeric() || matches!(sign, '_' | '-'));
+    if is_bare && !key.is_empty() { key.to_owned() } else { Value::from(key).to_string() }
 }
 
 #[cfg(test)]

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use nola_models::Vit;
 
-use super::{LargestPass, Task};
+use super::{LargestPass, Task, spread};
 use crate::Error;
 use crate::base::{Base, ImageBase};
 use crate::baseline::Baseline;
 use crate::data::{
-    Dataset, HostBatch, Images, Order, Prefetch, TrainingPlan, WeightedSamples, bad_images, training_batches,
+    Dataset, HostBatch, Images, Order, Prefetch, TrainingPlan, WeightedSamples, bad_images, evaluation_batch,
+    training_batches,
 };
 use crate::data_counts::DataCounts;
 use crate::data_files::HubData;
@@ -168,6 +169,12 @@ impl Task for ImageTask {
 
     fn evaluate(&self, vit: &Vit, device: &Device) -> Result<Evaluation, Error> {
         evaluate(vit, &self.splits.validation, &self.base.preprocessor, device)
+    }
+
+    fn few_samples(&self, device: &Device) -> Result<ImageBatch, Error> {
+        let images = &self.splits.validation;
+        let samples = spread(images.len()).collect();
+        Ok(ImageBatch::new(evaluation_batch(samples, images, &self.base.preprocessor)?, device))
     }
 
     fn scores(evaluation: &Evaluation) -> Scores {

@@ -10,7 +10,7 @@ use nola_models::CausalLm;
 use nola_models::generate::GenerationConfig;
 use nola_models::tokenizer::DecodeSpecials;
 
-use super::{LargestPass, Task, say_held_out};
+use super::{LargestPass, Task, say_held_out, spread};
 use crate::Error;
 use crate::base::{Base, Template, TextBase};
 use crate::baseline::Baseline;
@@ -168,6 +168,11 @@ impl Task for Text {
 
     fn evaluate(&self, model: &CausalLm, device: &Device) -> Result<TextEvaluation, Error> {
         Ok(evaluate_text(model, &self.validation, device, |_| ()))
+    }
+
+    fn few_samples(&self, device: &Device) -> Result<TextBatch, Error> {
+        let rows: Vec<usize> = spread(self.validation.rows.len()).collect();
+        Ok(TextBatch::new(&self.validation.batch(&rows), device))
     }
 
     fn scores(evaluation: &TextEvaluation) -> Scores {

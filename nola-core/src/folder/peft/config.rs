@@ -22,6 +22,8 @@ pub(super) enum Biases {
 pub(super) struct About<'a> {
     pub base_name: &'a str,
     pub task: Task,
+    /// Share of the inputs that updates did not see in training.
+    pub dropout: f64,
     /// Which biases are in the folder under their own names.
     pub biases: Biases,
     /// Modules that are in the folder as they are.
@@ -53,7 +55,7 @@ pub(super) fn written(loras: &[ModuleLora], about: &About) -> Value {
         "inference_mode": true,
         "r": common_rank,
         "lora_alpha": number(common_alpha),
-        "lora_dropout": 0.0,
+        "lora_dropout": about.dropout,
         "use_rslora": false,
         "use_dora": loras.iter().any(|lora| lora.magnitude.is_some()),
         "fan_in_fan_out": loras.iter().any(|lora| lora.layout == Layout::Conv1d),

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::kinds;
 use crate::Error;
+use crate::by_pattern::{ByPattern, CompiledByPattern};
 use crate::foreign_json;
 use crate::pattern::{PatternError, PythonPattern};
 use crate::plain_words::plain_words;
@@ -28,8 +29,8 @@ pub(super) struct PeftConfig {
     use_rslora: bool,
     /// Whether the columns of adapted weights have trained lengths.
     pub use_dora: bool,
-    ranks: Vec<(PythonPattern, usize)>,
-    alphas: Vec<(PythonPattern, f64)>,
+    ranks: CompiledByPattern<usize>,
+    alphas: CompiledByPattern<f64>,
     target_modules: Modules,
     exclude_modules: Modules,
     layers: Layers,
@@ -114,12 +115,12 @@ impl PeftConfig {
 
     /// Width of the bottleneck of `module`.
     pub(super) fn rank(&self, module: &str) -> Result<usize, PatternError> {
-        Ok(first_fit(&self.ranks, module)?.unwrap_or(self.rank))
+        Ok(self.ranks.first_fit(module)?.unwrap_or(self.rank))
     }
 
     /// Factor of the update of `module`, which has this rank.
     pub(super) fn scale(&self, module: &str, rank: usize) -> Result<f64, PatternError> {
-        let alpha = first_fit(&self.alphas, module)?.unwrap_or(self.alpha);
+        let alpha = self.alphas.first_fit(module)?.unwrap_or(self.alpha);
         Ok(if self.use_rslora { alpha / (rank as f64).sqrt() } else { alpha / rank as f64 })
     }
 
@@ -211,31 +212,20 @@ impl Written {
 }
 
 /// The values of `field` with compiled keys, in their order.
-fn by_pattern<T>(
+fn by_pattern<T: Copy>(
     field: &'static str,
     written: Option<Map<String, Value>>,
     value: impl Fn(&Value) -> Option<T>,
-) -> Result<Vec<(PythonPattern, T)>, String> {
+) -> Result<CompiledByPattern<T>, String> {
     let entry = |(key, written): (String, Value)| {
-        // As PEFT writes it, so that a back-reference in the key counts the same groups.
-        let pattern = PythonPattern::at_start(&format!("(.*\\.)?({key})$"));
-        let pattern = pattern.map_err(|error| format!("`{field}`: {error}"))?;
         let shown = || foreign_json::shown(&written);
         let value = value(&written)
             .ok_or_else(|| format!("`{field}`: `{key}` is `{}`; expected a number", shown()))?;
-        Ok((pattern, value))
+        Ok((key, value))
     };
-    written.unwrap_or_default().into_iter().map(entry).collect()
-}
-
-/// The value of the first pattern that `module` fits.
-fn first_fit<T: Copy>(patterns: &[(PythonPattern, T)], module: &str) -> Result<Option<T>, PatternError> {
-    for (pattern, value) in patterns {
-        if pattern.fits(module)? {
-            return Ok(Some(*value));
-        }
-    }
-    Ok(None)
+    let table: ByPattern<T> =
+        written.unwrap_or_default().into_iter().map(entry).collect::<Result<_, String>>()?;
+    table.compiled().map_err(|error| format!("`{field}`: {error}"))
 }
 
 #[cfg(test)]

@@ -143,7 +143,7 @@ struct OurMetadata {
 const METADATA: &str = "nola";
 
 /// What a parameter of ours is called inside a module of transformers.
-fn foreign_leaf(leaf: &str) -> &str {
+pub(crate) fn foreign_leaf(leaf: &str) -> &str {
     match leaf {
         "gamma" => "weight",
         "beta" => "bias",

@@ -47,11 +47,14 @@ pub fn write<M: Module>(
     }
     let partial = files::PartialFolder::beside(folder)?;
     let norms = |module: &ForeignModule, index| base_norms(&adapted.model, modules, module, index);
-    let loras = module_loras(adapted.factors(), modules, generation, &norms);
+    // A weight may have lost all its ranks.
+    let factors = adapted.factors().into_iter().filter(|factors| factors.rank > 0).collect();
+    let loras = module_loras(factors, modules, generation, &norms);
     let others = others(adapted, modules, generation)?;
     let about = About {
         base_name: &description.base.name,
         task,
+        dropout: adapted.plans().first().and_then(|plan| plan.dropout).map_or(0.0, |dropout| dropout.rate),
         biases: Biases::of(&others, &loras),
         modules_to_save: &others
             .iter()
