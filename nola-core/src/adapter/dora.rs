@@ -9,7 +9,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LoraConfig, Magnitude, Method, Plan, Weights};
+use super::{Count, LoraConfig, Magnitude, Method, Plan, Weights};
 use crate::Error;
 use crate::targets::Site;
 
@@ -43,7 +43,7 @@ impl Method for DoraConfig {
         self.0.learning_rate()
     }
 
-    fn coefficients(&self) -> Vec<(&'static str, usize)> {
+    fn coefficients(&self) -> Vec<(&'static str, Count)> {
         self.0.coefficients()
     }
 

@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Factor, MAX_RANK, Method, Plan, Weights, check_number, kaiming_uniform};
+use super::{Count, Factor, MAX_RANK, Method, Plan, Weights, check_number, kaiming_uniform};
 use crate::Error;
 use crate::targets::Site;
 
@@ -93,7 +93,7 @@ impl Method for LoraConfig {
         5e-3
     }
 
-    fn coefficients(&self) -> Vec<(&'static str, usize)> {
+    fn coefficients(&self) -> Vec<(&'static str, Count)> {
         Vec::new()
     }
 

@@ -9,19 +9,25 @@ mod factor;
 mod list;
 mod lora;
 mod nola;
+mod pranc;
+mod vera;
 
 pub use dora::DoraConfig;
 pub use factor::{Factor, FrozenMatrix, LinearCombination, Matrices};
 pub use list::AdapterConfig;
 pub use lora::{LoraConfig, LoraVariant};
 pub use nola::{NolaConfig, Preset, Sharing};
+pub use pranc::{PrancConfig, PrancMode};
+pub use vera::VeraConfig;
+pub(crate) use vera::VeraPair;
 
+use crate::quantized::CoefficientBits;
 use crate::targets::Site;
 use crate::{Error, basis};
 
 /// Largest rank, and largest number of coefficients of a factor; a larger number is a typo or an attack.
 const MAX_RANK: usize = 1 << 16;
-const MAX_COEFFICIENTS: usize = 1 << 20;
+pub(crate) const MAX_COEFFICIENTS: usize = 1 << 20;
 
 /// Refuses a number that is 0 or beyond `most`.
 fn check_number(field: &'static str, value: usize, most: usize) -> Result<(), Error> {
@@ -30,6 +36,26 @@ fn check_number(field: &'static str, value: usize, most: usize) -> Result<(), Er
     }
     let cure = if value == 0 { "use at least 1" } else { "use less; that is more than any adapter has" };
     Err(Error::BadSetting { field, value: value.to_string(), cure })
+}
+
+/// How many coefficients of one name there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// So many in each site.
+    InEachSite(usize),
+    /// In each site as many as its shape says.
+    OfItsShape,
+    /// So many, which all sites have in common.
+    Shared(usize),
+}
+
+/// What an adapter is in a folder of PEFT's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum PeftForm<'a> {
+    /// A LoRA that computes the same.
+    Lora,
+    /// PEFT's own VeRA, where its modules are sites of ours as a whole; else a LoRA.
+    Vera(&'a VeraConfig),
 }
 
 /// The weight of a site, `[d_in, d_out]`, row-major; it is read from the model when it is asked for.
@@ -58,8 +84,13 @@ pub trait Method {
     /// Learning rate where a recipe gives none: chosen on small models, see "Learning rates" in `benchmarks/README.md`.
     fn learning_rate(&self) -> f64;
 
-    /// The tensors that its folder holds, each with its numbers in one site; none if it is written as PEFT writes it.
-    fn coefficients(&self) -> Vec<(&'static str, usize)>;
+    /// The tensors that its folder holds, each with how many numbers there are; none if it is written as PEFT writes it.
+    fn coefficients(&self) -> Vec<(&'static str, Count)>;
+
+    /// What it is in a folder of PEFT's.
+    fn peft_form(&self) -> PeftForm<'_> {
+        PeftForm::Lora
+    }
 
     /// What is attached to each of `sites`; the settings were checked.
     ///
@@ -94,7 +125,7 @@ pub struct Plan {
     pub a: Factor,
     /// `[rank, d_out]`.
     pub b: Factor,
-    /// Width of the bottleneck.
+    /// Width of the bottleneck; d_in if A is the identity.
     pub rank: usize,
     /// Factor of the whole update.
     pub scale: f64,
@@ -105,6 +136,27 @@ pub struct Plan {
     pub base: BaseGain,
     /// Whether each column of the updated weight has a trained length.
     pub magnitude: Magnitude,
+    /// What is common to the coefficients of both factors, if they are linear combinations; the same for all sites.
+    pub coefficients: Coefficients,
+}
+
+/// How the coefficients of linear combinations are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Coefficients {
+    /// Whose they are.
+    pub owner: Owner,
+    /// Bits that they are rounded to before they are used; the optimizer moves the unrounded ones.
+    pub rounding: CoefficientBits,
+}
+
+/// Who has coefficients of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Owner {
+    /// Every site.
+    #[default]
+    Site,
+    /// All sites together: they combine their matrices alike.
+    AllSites,
 }
 
 /// What the parts of a base layer are multiplied by; 0 drops them.
@@ -148,13 +200,26 @@ impl Magnitude {
 impl Plan {
     /// `scale · A·B` and nothing else.
     pub fn low_rank(a: Factor, b: Factor, rank: usize, scale: f64) -> Self {
-        Self { a, b, rank, scale, start: None, base: BaseGain::WHOLE, magnitude: Magnitude::Free }
+        Self {
+            a,
+            b,
+            rank,
+            scale,
+            start: None,
+            base: BaseGain::WHOLE,
+            magnitude: Magnitude::Free,
+            coefficients: Coefficients::default(),
+        }
     }
 
-    /// Trainable parameters of a site with `d_out` outputs.
+    /// Trainable parameters of a site with `d_out` outputs, without those that all sites share.
     pub fn trainable_parameters(&self, d_out: usize) -> usize {
         let lengths = if self.magnitude.is_trained() { d_out } else { 0 };
-        self.a.trainable_parameters() + self.b.trainable_parameters() + lengths
+        let of_factor = |factor: &Factor| match (factor, self.coefficients.owner) {
+            (Factor::Combined(_), Owner::AllSites) => 0,
+            (_, Owner::Site | Owner::AllSites) => factor.trainable_parameters(),
+        };
+        of_factor(&self.a) + of_factor(&self.b) + lengths
     }
 }
 

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Factor, LinearCombination, MAX_COEFFICIENTS, MAX_RANK, Matrices, Method, Plan, Weights, check_number,
+    Count, Factor, LinearCombination, MAX_COEFFICIENTS, MAX_RANK, Matrices, Method, Plan, Weights, check_number,
     kaiming_uniform,
 };
 use crate::Error;
@@ -254,8 +254,8 @@ impl Method for NolaConfig {
         2e-2
     }
 
-    fn coefficients(&self) -> Vec<(&'static str, usize)> {
-        vec![(ALPHA, self.k), (BETA, self.l())]
+    fn coefficients(&self) -> Vec<(&'static str, Count)> {
+        vec![(ALPHA, Count::InEachSite(self.k)), (BETA, Count::InEachSite(self.l()))]
     }
 
     fn plan(&self, sites: &[Site], _weights: Weights) -> Result<Vec<Plan>, Error> {
