@@ -10,14 +10,15 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::Error;
-use crate::adapter::{AdapterConfig, Factor, FrozenMatrix, Plan};
+use crate::adapter::{AdapterConfig, BaseGain, Factor, FrozenMatrix, Plan};
 use crate::basis::Basis;
-use crate::linear_combinations::LinearCombinations;
+use crate::linear_combinations::{LinearCombinations, Vectors};
 use crate::params::{
     FoundParam, base_tensors, float_params, read_params, replace_params, train_only, write_params,
 };
+use crate::quantized::CoefficientBits;
 use crate::targets::{Site, Targets};
-use crate::update::{Update, column_norms, column_squares};
+use crate::update::{SharedGain, Update, column_norms, column_squares};
 
 /// A model whose base is frozen and whose adapters are trained; also a linear probe, or a model trained in full.
 ///
@@ -28,11 +29,15 @@ use crate::update::{Update, column_norms, column_squares};
 pub struct Adapted<M: Module> {
     /// The model, adapters attached to its weights.
     pub model: M,
-    /// Coefficients of the factors that are linear combinations, `[sites, count]` each.
+    /// Coefficients of the factors that are linear combinations, `[sites, count]` each; `[1, total]`, one site after the other, if
+    /// sites have different numbers of them, and `[1, count]` if all sites share them.
     coefficients: Vec<Param<Tensor<2>>>,
     #[module(skip)]
     attached: Arc<Attached>,
 }
+
+/// Name of what is left of the base, `[2]`: of the weight and of the bias.
+pub(crate) const BASE_GAIN: &str = "base_gain";
 
 /// Largest difference of two expansions of the same coefficients, as a part of the largest entry.
 const FACTOR_TOLERANCE: f32 = 1e-5;
@@ -52,13 +57,16 @@ struct Attached {
     trained: Vec<ParamId>,
     /// What each of the coefficients gives.
     combined: Vec<Combined>,
+    /// What is left of each site's base.
+    gains: Vec<SharedGain>,
 }
 
 /// Parameters of one site.
 #[derive(Debug)]
 struct SiteIds {
     weight: ParamId,
-    a: ParamId,
+    /// None if A is the identity.
+    a: Option<ParamId>,
     b: ParamId,
     /// Of the frozen pair that is taken away.
     start_b: Option<ParamId>,
@@ -67,7 +75,7 @@ struct SiteIds {
 impl SiteIds {
     fn factor(&self, side: Side) -> ParamId {
         match side {
-            Side::A => self.a,
+            Side::A => self.a.expect("the identity is no linear combination"),
             Side::B => self.b,
         }
     }
@@ -160,9 +168,13 @@ impl<M: Module> Adapted<M> {
                 plan.magnitude.is_trained().then(|| column_squares(&weight_of(&model, site), site.d_out))
             })
             .collect();
-        let adapters: BTreeMap<String, Update> = (sites.par_iter().zip(&plans).zip(squares))
-            .map(|((site, plan), squares)| (site.weight_path(), Update::new(plan, site, squares, device)))
-            .collect();
+        let gains: Vec<SharedGain> = plans.iter().map(|plan| SharedGain::new(plan.base)).collect();
+        let adapters: BTreeMap<String, Update> =
+            (sites.par_iter().zip(&plans).zip(squares).zip(gains.clone()))
+                .map(|(((site, plan), squares), gain)| {
+                    (site.weight_path(), Update::new(plan, site, squares, gain, device))
+                })
+                .collect();
         let model = model.apply_reparameterization(Attach { adapters });
         let params = float_params(&model);
         let ids = sites.iter().zip(&plans).map(|(site, plan)| ids_of(site, plan, &params)).collect();
@@ -179,8 +191,11 @@ impl<M: Module> Adapted<M> {
             lengths,
             trained,
             combined,
+            gains,
         };
-        Ok(Self { model, coefficients, attached: Arc::new(attached) }.with_norms())
+        let is_rounded = attached.plans.iter().any(|p| p.coefficients.rounding != CoefficientBits::B32);
+        let adapted = Self { model, coefficients, attached: Arc::new(attached) };
+        Ok(if is_rounded { adapted.expand() } else { adapted.with_norms() })
     }
 
     /// A model without adapters of which only the modules `trained` are trained: a linear probe, if that is the head.
@@ -204,6 +219,7 @@ impl<M: Module> Adapted<M> {
             lengths: Vec::new(),
             trained,
             combined: Vec::new(),
+            gains: Vec::new(),
         };
         let model = train_only(model, &attached.trained);
         Self { model, coefficients: Vec::new(), attached: Arc::new(attached) }
@@ -236,10 +252,32 @@ impl<M: Module> Adapted<M> {
             .map(|param| param.shape.iter().product::<usize>())
             .sum();
         let of_sites = self.attached.plans.iter().zip(&self.attached.sites);
-        TrainableParameters {
-            adapter: of_sites.map(|(plan, site)| plan.trainable_parameters(site.d_out)).sum(),
-            other,
+        let of_sites: usize = of_sites.map(|(plan, site)| plan.trainable_parameters(site.d_out)).sum();
+        let shared = self.attached.combined.iter().map(|combined| combined.combinations.shared());
+        TrainableParameters { adapter: of_sites + shared.sum::<usize>(), other }
+    }
+
+    /// Sets what depends on the number of the optimizer step alone, counted from 0: to be called before its first pass.
+    pub fn before_step(&self, step: usize, steps: usize) {
+        if let Some(gain) = self.config().and_then(|config| config.method().base_gain(step, steps)) {
+            self.set_base_gain(gain);
         }
+    }
+
+    /// Sets what is left of the base of every adapted layer, in all clones of this model.
+    pub fn set_base_gain(&self, gain: BaseGain) {
+        self.attached.gains.iter().for_each(|shared| shared.set(gain));
+    }
+
+    /// How much of the loss is that of the task, if the rest compares outputs with those of the base.
+    pub fn task_share(&self) -> Option<f64> {
+        self.config()?.method().task_share()
+    }
+
+    /// What is left of the base, if that changes while it is trained.
+    pub fn base_gain(&self) -> Option<BaseGain> {
+        self.config()?.method().base_gain(0, 1)?;
+        self.attached.gains.first().map(SharedGain::get)
     }
 
     /// The model after an optimizer step with the gradients of all its passes, added up.
@@ -354,14 +392,20 @@ impl<M: Module> Adapted<M> {
 
     /// Whether the trained tensor `name` holds coefficients, which a folder stores in few bits.
     pub(crate) fn has_coefficients(&self, name: &str) -> bool {
-        self.attached.combined.iter().any(|combined| combined.name == name)
+        self.vectors(name).is_some()
+    }
+
+    /// The vectors of coefficients in the trained tensor `name`, if it holds some.
+    pub(crate) fn vectors(&self, name: &str) -> Option<Vectors> {
+        let combined = self.attached.combined.iter().find(|combined| combined.name == name)?;
+        Some(combined.combinations.vectors())
     }
 
     /// Calls of `expand` and of `project` on every basis so far: per site, A's and B's.
     pub fn basis_calls(&self) -> Vec<[[usize; 2]; 2]> {
         let calls = |factor: &Factor| match factor {
             Factor::Combined(combined) => combined.matrices.random().map_or([0, 0], Basis::calls),
-            Factor::Learned(_) | Factor::Frozen(_) => [0, 0],
+            Factor::Learned(_) | Factor::Frozen(_) | Factor::Identity => [0, 0],
         };
         self.attached.plans.iter().map(|plan| [calls(&plan.a), calls(&plan.b)]).collect()
     }
@@ -377,6 +421,10 @@ impl<M: Module> Adapted<M> {
             let shape = coefficients.val().dims();
             let values = TensorData::new(host_values(coefficients.val()), shape);
             state.insert(combined.name.to_owned(), values);
+        }
+        if let Some(gain) = self.base_gain() {
+            let values = vec![gain.weight as f32, gain.bias as f32];
+            state.insert(BASE_GAIN.to_owned(), TensorData::new(values, [2]));
         }
         state
     }
@@ -396,6 +444,9 @@ impl<M: Module> Adapted<M> {
             let data = state.remove(combined.name).expect("every name was checked");
             *coefficients = write_params(coefficients.clone(), BTreeMap::from([(coefficients.id, data)]));
         }
+        if let Some(gain) = state.remove(BASE_GAIN).map(floats) {
+            self.set_base_gain(BaseGain { weight: f64::from(gain[0]), bias: f64::from(gain[1]) });
+        }
         let params = self.trained_params();
         let values =
             (params.into_iter()).filter_map(|param| Some((param.id, state.remove(&param.path)?))).collect();
@@ -403,7 +454,8 @@ impl<M: Module> Adapted<M> {
         Ok(self.expand())
     }
 
-    /// The factors of every site on the host, row-major: A `[d_in, rank]`, B `[rank, d_out]`, and the update's scale.
+    /// The factors of every site on the host, row-major: A `[d_in, rank]` unless it is the identity, B `[rank, d_out]`, and the
+    /// update's scale.
     ///
     /// Linear combinations are expanded by the plain version on the host, so the bits are the same on every machine. A frozen
     /// pair that is taken away stands beside them, with twice the rank.
@@ -424,20 +476,17 @@ impl<M: Module> Adapted<M> {
                 floats(values[&id].clone())
             };
             let factor = |factor: &Factor, side: Side, name: &str| match (factor, rows.get(&side)) {
-                (Factor::Combined(combined), Some(rows)) => combined.expand(&rows[index]),
-                (Factor::Combined(_) | Factor::Learned(_) | Factor::Frozen(_), _) => leaf(name),
+                (Factor::Combined(combined), Some(rows)) => Some(combined.expand(&rows[index])),
+                (Factor::Identity, _) => None,
+                (Factor::Combined(_) | Factor::Learned(_) | Factor::Frozen(_), _) => Some(leaf(name)),
             };
-            let (a, b) = (factor(&plan.a, Side::A, "a"), factor(&plan.b, Side::B, "b"));
+            let a = factor(&plan.a, Side::A, "a");
+            let b = factor(&plan.b, Side::B, "b").expect("B is no identity");
             let magnitude = plan.magnitude.is_trained().then(|| leaf("magnitude"));
-            let factors = SiteFactors {
-                site: site.clone(),
-                rank: plan.rank,
-                scale: plan.scale,
-                base_gain: plan.base.weight,
-                a,
-                b,
-                magnitude,
-            };
+            let bias = plan.bias.as_ref().map(|_| leaf("bias"));
+            let base = self.attached.gains[index].get();
+            let (site, rank, scale) = (site.clone(), plan.rank, plan.scale);
+            let factors = SiteFactors { site, rank, scale, base, a, b, bias, magnitude };
             match &plan.start {
                 None => factors,
                 Some(start) => factors.without(start),
@@ -463,7 +512,7 @@ impl<M: Module> Adapted<M> {
         let mut survivors = Survivors::default();
         let bases: Vec<ParamId> = self.attached.ids.iter().map(|ids| ids.weight).collect();
         let mut weights = read_params(&self.model, &bases);
-        let mut values = BTreeMap::new();
+        let mut values = self.merged_biases()?;
         for (factors, ids) in self.factors().into_iter().zip(&self.attached.ids) {
             let site = &factors.site;
             let weight = floats(weights.remove(&ids.weight).expect("every site has a weight"));
@@ -476,7 +525,31 @@ impl<M: Module> Adapted<M> {
             values.insert(ids.weight, TensorData::new(merged, [site.d_in, site.d_out]));
         }
         values.extend(self.without_effect());
+        self.set_base_gain(BaseGain::WHOLE);
         Ok((write_params(self.model, values).materialize(), survivors))
+    }
+
+    /// The biases of layers whose adapters change them.
+    fn merged_biases(&self) -> Result<BTreeMap<ParamId, TensorData>, Error> {
+        let params = float_params(&self.model);
+        let mut merged = BTreeMap::new();
+        for factors in self.factors().into_iter().filter(SiteFactors::changes_bias) {
+            let added = factors.bias.unwrap_or_else(|| vec![0.0; factors.site.d_out]);
+            let path = format!("{}.bias", factors.site.path);
+            let Some(param) = params.iter().find(|param| param.path == path) else {
+                if added.iter().any(|&entry| entry != 0.0) {
+                    return Err(Error::NoBias { site: factors.site.path });
+                }
+                continue;
+            };
+            let bias = floats(read_params(&self.model, &[param.id]).remove(&param.id).expect("it was found"));
+            let sum = |(bias, added): (&f32, &f32)| {
+                (factors.base.bias * f64::from(*bias) + f64::from(*added)) as f32
+            };
+            let sums: Vec<f32> = bias.iter().zip(&added).map(sum).collect();
+            merged.insert(param.id, TensorData::new(sums, [added.len()]));
+        }
+        Ok(merged)
     }
 
     /// Values with which the updates change nothing, once they are in the weights.
@@ -491,15 +564,21 @@ impl<M: Module> Adapted<M> {
         let lengths = self.attached.lengths.iter().flat_map(|ids| {
             [ids.magnitude, ids.norm].map(|id| (id, TensorData::new(vec![1.0_f32; ids.d_out], [ids.d_out])))
         });
-        of_b.chain(lengths).collect()
+        let params = float_params(&self.model);
+        let of_bias = self.attached.sites.iter().zip(&self.attached.plans).filter_map(|(site, plan)| {
+            let bias = plan.bias.as_ref()?;
+            let id = id_at(&params, &format!("{}.adapter.bias", site.weight_path()));
+            Some((id, TensorData::new(vec![0.0_f32; bias.len()], [bias.len()])))
+        });
+        of_b.chain(lengths).chain(of_bias).collect()
     }
 
     /// What the optimizer changes in the model itself: not the factors that are regenerated from coefficients.
     fn trained_params(&self) -> Vec<FoundParam> {
         let derived: Vec<ParamId> = (self.attached.plans.iter().zip(&self.attached.ids))
-            .flat_map(|(plan, ids)| [(&plan.a, ids.a), (&plan.b, ids.b)])
+            .flat_map(|(plan, ids)| [(&plan.a, ids.a), (&plan.b, Some(ids.b))])
             .filter(|(factor, _)| matches!(factor, Factor::Combined(_)))
-            .map(|(_, id)| id)
+            .filter_map(|(_, id)| id)
             .collect();
         let mut params = float_params(&self.model);
         params.retain(|param| self.attached.trained.contains(&param.id) && !derived.contains(&param.id));
@@ -516,12 +595,14 @@ pub struct SiteFactors {
     pub rank: usize,
     /// Factor of the whole update.
     pub scale: f64,
-    /// What the base's weight is multiplied by.
-    pub base_gain: f64,
-    /// `[d_in, rank]`, row-major.
-    pub a: Vec<f32>,
+    /// What is left of the base.
+    pub base: BaseGain,
+    /// `[d_in, rank]`, row-major; none if it is the identity.
+    pub a: Option<Vec<f32>>,
     /// `[rank, d_out]`, row-major.
     pub b: Vec<f32>,
+    /// A trained bias that is added, `[d_out]`.
+    pub bias: Option<Vec<f32>>,
     /// Lengths that the columns of the updated weight get, `[d_out]`, if they are trained.
     pub magnitude: Option<Vec<f32>>,
 }
@@ -536,10 +617,16 @@ impl SiteFactors {
     fn merged_counting(&self, weight: &[f32], stored: &(dyn Fn(f32) -> f32 + Sync)) -> (Vec<f32>, Survivors) {
         let (d_out, rank) = (self.site.d_out, self.rank);
         let updated = |row: usize, column: usize, weight: f32| {
-            let a = &self.a[row * rank..(row + 1) * rank];
-            let products =
-                (a.iter().enumerate()).map(|(r, &a)| f64::from(a) * f64::from(self.b[r * d_out + column]));
-            self.base_gain * f64::from(weight) + self.scale * products.sum::<f64>()
+            let product = match &self.a {
+                None => f64::from(self.b[row * d_out + column]),
+                Some(a) => {
+                    let a = &a[row * rank..(row + 1) * rank];
+                    let products = (a.iter().enumerate())
+                        .map(|(r, &a)| f64::from(a) * f64::from(self.b[r * d_out + column]));
+                    products.sum()
+                }
+            };
+            self.base.weight * f64::from(weight) + self.scale * product
         };
         let gains = self.column_gains(weight, &updated);
         let mut merged = weight.to_vec();
@@ -560,13 +647,22 @@ impl SiteFactors {
         (merged, survivors)
     }
 
+    /// A of an update that is known to have one.
+    pub(crate) fn low_rank_a(&self) -> &[f32] {
+        self.a.as_deref().expect("an update of low rank has both factors")
+    }
+
+    fn changes_bias(&self) -> bool {
+        self.bias.is_some() || self.base.bias != 1.0
+    }
+
     /// The same less the product of `start`: both pairs side by side.
     fn without(self, [start_a, start_b]: &[FrozenMatrix; 2]) -> Self {
         let rank = self.rank;
-        let rows = self.a.chunks_exact(rank).zip(start_a.values().chunks_exact(rank));
+        let rows = self.low_rank_a().chunks_exact(rank).zip(start_a.values().chunks_exact(rank));
         let a = rows.flat_map(|(own, start)| [own, start].concat()).collect();
         let b = self.b.iter().copied().chain(start_b.values().iter().map(|entry| -entry)).collect();
-        Self { rank: 2 * rank, a, b, ..self }
+        Self { rank: 2 * rank, a: Some(a), b, ..self }
     }
 
     /// What each column of the updated weight is multiplied by, so that it is as long as its magnitude says.
@@ -636,7 +732,10 @@ fn ids_of(site: &Site, plan: &Plan, params: &[FoundParam]) -> SiteIds {
     let id = |leaf: &str| id_at(params, &format!("{weight}{leaf}"));
     SiteIds {
         weight: id(""),
-        a: id(".adapter.a"),
+        a: match plan.a {
+            Factor::Identity => None,
+            Factor::Learned(_) | Factor::Frozen(_) | Factor::Combined(_) => Some(id(".adapter.a")),
+        },
         b: id(".adapter.b"),
         start_b: plan.start.as_ref().map(|_| id(".adapter.start_b")),
     }
@@ -670,12 +769,13 @@ fn length_ids(sites: &[Site], plans: &[Plan], params: &[FoundParam]) -> Vec<Leng
 fn trained_of_updates(sites: &[Site], plans: &[Plan], params: &[FoundParam]) -> Vec<ParamId> {
     let has_gradient = |factor: &Factor| match factor {
         Factor::Learned(_) | Factor::Combined(_) => true,
-        Factor::Frozen(_) => false,
+        Factor::Frozen(_) | Factor::Identity => false,
     };
     let of_site = |(site, plan): (&Site, &Plan)| {
         let leaves = [
             ("a", has_gradient(&plan.a)),
             ("b", has_gradient(&plan.b)),
+            ("bias", plan.bias.is_some()),
             ("magnitude", plan.magnitude.is_trained()),
         ];
         let weight = site.weight_path();
@@ -719,6 +819,7 @@ fn check_saddles(sites: &[Site], plans: &[Plan]) -> Result<(), Error> {
         Factor::Combined(combined) => combined.offset.is_none() && is_zero(&combined.initial),
         Factor::Learned(values) => is_zero(values),
         Factor::Frozen(frozen) => is_zero(frozen.values()),
+        Factor::Identity => false,
     };
     match sites.iter().zip(plans).find(|(_, plan)| is_dead(&plan.a) && is_dead(&plan.b)) {
         Some((site, _)) => Err(Error::DeadSaddle { site: site.path.clone() }),

@@ -162,6 +162,26 @@ pub enum Error {
         name: String,
     },
 
+    /// The adapter adds a bias where the base has none.
+    #[error(
+        "`{site}` has no bias, but its adapter learned one, so no weights of the base's form can hold it; keep the adapter"
+    )]
+    NoBias {
+        /// Path of the layer.
+        site: String,
+    },
+
+    /// The adapter is of a kind that no plain LoRA equals.
+    #[error(
+        "an adapter of the kind `{kind}` cannot be written as PEFT's LoRA: {reason}; keep its own folder, or merge it"
+    )]
+    UnlikeLora {
+        /// Kind of the adapter.
+        kind: &'static str,
+        /// What it does that a LoRA does not.
+        reason: &'static str,
+    },
+
     /// The folder holds something already.
     #[error("{} exists and is not empty; choose another folder or remove it", folder.display())]
     Exists {

@@ -12,6 +12,7 @@ pub mod basis;
 #[cfg_attr(not(feature = "cube"), path = "cube/absent.rs")]
 mod cube;
 mod error;
+pub mod features;
 pub mod folder;
 pub mod foreign_json;
 mod hollow;

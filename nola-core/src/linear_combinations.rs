@@ -69,6 +69,14 @@ impl LinearCombinations {
         Vectors { counts: self.counts().take(owners).collect(), rounding: self.coefficients.rounding }
     }
 
+    /// How many coefficients belong to all sites together.
+    pub(crate) fn shared(&self) -> usize {
+        match self.coefficients.owner {
+            Owner::Site => 0,
+            Owner::AllSites => self.vectors().counts.iter().sum(),
+        }
+    }
+
     /// The coefficients at the start of training.
     ///
     /// # Shapes
@@ -192,7 +200,7 @@ impl LinearCombinations {
             let of_group: Vec<_> = group.sites.iter().map(|&site| gradients[site].take()).collect();
             let projected = self.project_random(group, of_group, &device);
             for (n, &site) in group.sites.iter().enumerate() {
-                rows[site] = Some(projected.clone().slice([n..n + 1]));
+                rows[site] = Some(projected.clone().narrow(0, n, 1));
             }
         }
         for (site, frozen) in self.frozen_on(&device).into_iter().enumerate() {
@@ -279,7 +287,7 @@ pub(crate) struct Vectors {
 
 impl Vectors {
     /// The vectors in `values`.
-    fn split<'a>(&self, values: &'a [f32]) -> impl Iterator<Item = &'a [f32]> {
+    pub(crate) fn split<'a>(&self, values: &'a [f32]) -> impl Iterator<Item = &'a [f32]> {
         let mut rest = values;
         self.counts.iter().map(move |count| {
             let (vector, behind) = rest.split_at(*count);
@@ -290,10 +298,7 @@ impl Vectors {
 
     /// The coefficients as they are used.
     fn rounded(&self, values: &[f32]) -> Vec<f32> {
-        match self.rounding {
-            CoefficientBits::B32 => values.to_vec(),
-            bits => self.split(values).flat_map(|vector| bits.rounded(vector)).collect(),
-        }
+        self.split(values).flat_map(|vector| self.rounding.rounded(vector)).collect()
     }
 
     /// What is stored in so many bits: the coefficients as they are used, unless there is room for those that are trained.

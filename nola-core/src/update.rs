@@ -1,27 +1,37 @@
 //! What an adapter does to a weight: one shape for all of them, and the product with an adapted weight.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use burn::module::{Module, Param, Reparameterization};
 use burn::nn::Linear;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::adapter::{BaseGain, Magnitude, Plan};
+use crate::features::{self, Layers};
 use crate::low_rank::updated;
 use crate::product::product;
 use crate::targets::Site;
 
+/// Names of the parameters of an [`Update`] that can be trained.
+pub(crate) const LEAVES: [&str; 4] = ["a", "b", "bias", "magnitude"];
+
 /// `ΔW = scale · (A·B - A₀·B₀)`, attached to a weight whose columns may have lengths of their own.
 ///
 /// Every parameter is a plain leaf of the autodiff graph, whoever made it.
+///
+/// Names of the parameters are part of folders: [`LEAVES`].
 #[derive(Module, Debug)]
 pub struct Update {
-    /// `[d_in, rank]`.
-    pub a: Param<Tensor<2>>,
+    /// `[d_in, rank]`; none if it is the identity.
+    pub a: Option<Param<Tensor<2>>>,
     /// `[rank, d_out]`.
     pub b: Param<Tensor<2>>,
     /// A₀ `[d_in, rank]`, frozen.
     start_a: Option<Param<Tensor<2>>>,
     /// B₀ `[rank, d_out]`, frozen.
     start_b: Option<Param<Tensor<2>>>,
+    /// A trained bias that is added, `[d_out]`.
+    bias: Option<Param<Tensor<1>>>,
     /// Trained lengths of the weight's columns, `[d_out]`.
     magnitude: Option<Param<Tensor<1>>>,
     /// Lengths that the columns have without it, `[d_out]`: constant within an optimizer step, and for the gradient.
@@ -29,14 +39,20 @@ pub struct Update {
     /// Squared lengths of the base's columns, `[d_out]`, frozen.
     base_squares: Option<Param<Tensor<1>>>,
     #[module(skip)]
-    base: BaseGain,
+    base: SharedGain,
     #[module(skip)]
     scale: f64,
 }
 
 impl Update {
     /// The update that `plan` says, for the weight of `site`; `squares` are those of its columns, if their lengths are trained.
-    pub(crate) fn new(plan: &Plan, site: &Site, squares: Option<Vec<f32>>, device: &Device) -> Self {
+    pub(crate) fn new(
+        plan: &Plan,
+        site: &Site,
+        squares: Option<Vec<f32>>,
+        gain: SharedGain,
+        device: &Device,
+    ) -> Self {
         let matrix =
             |values: Vec<f32>, shape: [usize; 2]| Param::from_data(TensorData::new(values, shape), device);
         let row = |values: Vec<f32>| {
@@ -53,14 +69,15 @@ impl Update {
             Magnitude::Given(lengths) => Some(lengths.clone()),
         };
         Self {
-            a: matrix(plan.a.initial(), in_shape),
-            b: matrix(plan.b.initial(), out_shape),
+            a: plan.a.initial().map(|values| matrix(values, in_shape)),
+            b: matrix(plan.b.initial().expect("B is no identity"), out_shape),
             start_a: start.map(|[a, _]| matrix(a.values().to_vec(), in_shape)),
             start_b: start.map(|[_, b]| matrix(b.values().to_vec(), out_shape)),
+            bias: plan.bias.clone().map(row),
             magnitude: magnitude.map(row),
             norm: norms.map(row),
             base_squares: squares.map(row),
-            base: plan.base,
+            base: gain,
             scale: plan.scale,
         }
     }
@@ -73,19 +90,31 @@ impl Update {
 
     /// What is left of the base layer.
     fn base_product(&self, layer: &Linear, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
-        let bias = bias.filter(|_| self.base.bias != 0.0).map(|bias| times(bias, self.base.bias));
-        if self.base.weight == 0.0 {
-            let [rows, d_out] = [x.dims()[0], self.b.dims()[1]];
-            let zeros = Tensor::zeros([rows, d_out], (&x.device(), x.dtype()));
-            return match bias {
-                None => zeros,
-                Some(bias) => zeros + bias.unsqueeze_dim(0).cast(x.dtype()),
-            };
+        let gain = self.base.get();
+        let bias = bias.filter(|_| gain.bias != 0.0).map(|bias| times(bias, gain.bias));
+        if gain.weight != 0.0 {
+            return product(times(x, gain.weight), layer.weight.base(), bias);
         }
-        if self.base.weight == 1.0 {
-            return product(x, layer.weight.base(), bias);
-        }
-        product(x.mul_scalar(self.base.weight), layer.weight.base(), bias)
+        let [rows, d_out] = [x.dims()[0], self.b.dims()[1]];
+        with_bias(Tensor::zeros([rows, d_out], (&x.device(), x.dtype())), bias)
+    }
+
+    /// The layer with its adapter.
+    fn forward(&self, layer: &Linear, x: Tensor<2>) -> Tensor<2> {
+        let bias = layer.bias.as_ref().map(|bias| bias.val());
+        let y = match self.column_gain() {
+            None => {
+                let y = self.base_product(layer, x.clone(), bias);
+                self.added(y, x)
+            }
+            Some(gain) => {
+                let y = self.base_product(layer, x.clone(), None);
+                let y = self.added(y, x);
+                let gain = gain.unsqueeze_dim(0).cast(y.dtype());
+                with_bias(y * gain, bias)
+            }
+        };
+        with_bias(y, self.bias.as_ref().map(|bias| bias.val()))
     }
 
     /// `y + x·ΔW`, before the columns get their lengths.
@@ -94,7 +123,45 @@ impl Update {
             (Some(a), Some(b)) => updated(y, x.clone(), a.val(), b.val(), -self.scale),
             (Some(_), None) | (None, Some(_)) | (None, None) => y,
         };
-        updated(y, x, self.a.val(), self.b.val(), self.scale)
+        match &self.a {
+            Some(a) => updated(y, x, a.val(), self.b.val(), self.scale),
+            None => y + times(product(x, self.b.val(), None), self.scale),
+        }
+    }
+}
+
+/// A gain that changes between optimizer steps, one for all clones of a model.
+#[derive(Debug, Clone)]
+pub(crate) struct SharedGain(Arc<Mutex<BaseGain>>);
+
+impl SharedGain {
+    pub(crate) fn new(gain: BaseGain) -> Self {
+        Self(Arc::new(Mutex::new(gain)))
+    }
+
+    pub(crate) fn get(&self) -> BaseGain {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set(&self, gain: BaseGain) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = gain;
+    }
+}
+
+/// `y` itself, noted if a pass is recorded.
+fn noted(y: Tensor<2>) -> Tensor<2> {
+    features::note(&y);
+    y
+}
+
+/// `y + bias`, if there is one.
+fn with_bias(y: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    match bias {
+        None => y,
+        Some(bias) => {
+            let bias = bias.unsqueeze_dim(0).cast(y.dtype());
+            y + bias
+        }
     }
 }
 
@@ -137,13 +204,18 @@ impl Reparameterization for Update {
 
     /// The updated weight, dense: the oracle of [`adapted`], and what models that do not call it compute with.
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
-        let mut delta = self.a.val().matmul(self.b.val()).mul_scalar(self.scale);
+        let b = self.b.val();
+        let product = self.a.as_ref().map_or(b.clone(), |a| a.val().matmul(b));
+        let mut delta = product.mul_scalar(self.scale);
         if let (Some(a), Some(b)) = (&self.start_a, &self.start_b) {
             delta = delta - a.val().matmul(b.val()).mul_scalar(self.scale);
         }
         let update = delta.clone().reshape(base.shape()).cast(base.dtype());
-        let weight =
-            if self.base.weight == 0.0 { update } else { times(base.clone(), self.base.weight) + update };
+        let weight = if self.base.get().weight == 0.0 {
+            update
+        } else {
+            times(base.clone(), self.base.get().weight) + update
+        };
         match self.column_gain() {
             None => weight,
             Some(gain) => {
@@ -167,24 +239,11 @@ pub fn adapted<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
     let (d_in, mut shape) = (x.dims()[D - 1], x.dims());
     // One product over all rows, however they are grouped: the weight is then read once.
     let rows = x.reshape([-1, d_in as i64]);
-    let bias = layer.bias.as_ref().map(|bias| bias.val());
-    let y = match layer.weight.reparameterization::<Update>() {
-        None => product(rows, layer.weight.val(), bias),
-        Some(update) => match update.column_gain() {
-            None => {
-                let y = update.base_product(layer, rows.clone(), bias);
-                update.added(y, rows)
-            }
-            Some(gain) => {
-                let y = update.base_product(layer, rows.clone(), None);
-                let y = update.added(y, rows);
-                let y = y.clone() * gain.unsqueeze_dim(0).cast(y.dtype());
-                match bias {
-                    None => y,
-                    Some(bias) => y.clone() + bias.unsqueeze_dim(0).cast(y.dtype()),
-                }
-            }
-        },
+    let plain = |x, weight| product(x, weight, layer.bias.as_ref().map(|bias| bias.val()));
+    let y = match (layer.weight.reparameterization::<Update>(), features::layers()) {
+        (None, _) => plain(rows, layer.weight.val()),
+        (Some(_), Layers::Base) => noted(plain(rows, layer.weight.base())),
+        (Some(update), Layers::Adapted) => noted(update.forward(layer, rows)),
     };
     shape[D - 1] = y.dims()[1];
     y.reshape(shape)

@@ -306,6 +306,18 @@ impl Vit {
         }
     }
 
+    /// The output of the last norm over all tokens, given that of the last block; with [`Pooling::MeanThenNorm`], which norms
+    /// later, that of the last block itself.
+    ///
+    /// # Shapes
+    /// - `tokens`, output: `[batch, tokens, d_model]`
+    pub fn normed(&self, tokens: Tensor<3>) -> Tensor<3> {
+        match self.config.pooling {
+            Pooling::ClassToken | Pooling::Mean => self.norm.forward(tokens),
+            Pooling::MeanThenNorm => tokens,
+        }
+    }
+
     /// The output of every stage, class token first, to compare with another implementation.
     ///
     /// With [`Pooling::MeanThenNorm`], which norms later, `final_norm` is the output of the last block.

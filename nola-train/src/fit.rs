@@ -115,7 +115,7 @@ pub fn fit<T: Task>(
     if largest.step > 0 {
         let passes = task.steps(recipe, largest.step..largest.step + 1, &on_device).next();
         let passes = passes.transpose()?.unwrap_or_default();
-        rehearse(&model.model, &passes, &recipe.train, &largest, terms.device);
+        rehearse(&model, &passes, &recipe.train, &largest, terms.device);
     }
     let name = recipe.method.kind().to_owned();
     let label = if terms.label.is_empty() { &name } else { terms.label };
@@ -225,7 +225,7 @@ pub fn rounded<M: ModelWithLoss>(
 /// Makes the largest pass, the first one of its step, once before the first step, so that a run for which memory is short
 /// ends at once; needless where that pass is one of the first step itself.
 fn rehearse<M: ModelWithLoss>(
-    model: &M,
+    model: &Adapted<M>,
     passes: &[M::Batch],
     recipe: &TrainRecipe,
     largest: &LargestPass,

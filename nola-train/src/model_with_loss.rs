@@ -1,5 +1,6 @@
 //! What the training loop asks of a model.
 
+mod distilled;
 mod recompute;
 mod text;
 
@@ -7,6 +8,7 @@ use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_models::{Stage, Vit};
 
+pub use distilled::distilled_loss;
 pub use recompute::recomputed_loss;
 pub use text::{TextBatch, scored};
 
@@ -26,6 +28,20 @@ pub trait ModelWithLoss: Module + ModuleDisplay {
     /// The blocks, one by one.
     fn stages<'a>(&'a self, batch: &'a Self::Batch) -> Vec<Stage<'a>>;
 
+    /// The output of the last block.
+    ///
+    /// # Shapes
+    /// - output: `[samples, tokens, d_model]`
+    fn blocks(&self, batch: &Self::Batch) -> Tensor<3> {
+        self.stages(batch).iter().fold(self.embeddings(batch), |x, stage| stage(x))
+    }
+
+    /// The output of the last norm, given that of the last block; the same, if a later step has the last norm.
+    ///
+    /// # Shapes
+    /// - `tokens`, output: `[samples, tokens, d_model]`
+    fn normed(&self, tokens: Tensor<3>) -> Tensor<3>;
+
     /// Mean loss of a batch, given the output of the last block, in nats per target.
     ///
     /// # Shapes
@@ -38,9 +54,7 @@ pub trait ModelWithLoss: Module + ModuleDisplay {
     /// # Shapes
     /// - output: `[1]`
     fn loss(&self, batch: &Self::Batch, label_smoothing: f64) -> Tensor<1> {
-        let stages = self.stages(batch);
-        let tokens = stages.iter().fold(self.embeddings(batch), |x, stage| stage(x));
-        self.loss_of(tokens, batch, label_smoothing)
+        self.loss_of(self.blocks(batch), batch, label_smoothing)
     }
 
     /// Targets in a batch, images or tokens with a loss: its weight among the passes of one step.
@@ -76,6 +90,10 @@ impl ModelWithLoss for Vit {
 
     fn stages<'a>(&'a self, _batch: &'a ImageBatch) -> Vec<Stage<'a>> {
         self.stages()
+    }
+
+    fn normed(&self, tokens: Tensor<3>) -> Tensor<3> {
+        self.normed(tokens)
     }
 
     fn loss_of(&self, tokens: Tensor<3>, batch: &ImageBatch, label_smoothing: f64) -> Tensor<1> {

@@ -7,7 +7,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 use nola_core::{Adapted, TrainedState};
 
 use crate::Error;
-use crate::model_with_loss::{ModelWithLoss, recomputed_loss};
+use crate::model_with_loss::{ModelWithLoss, distilled_loss, recomputed_loss};
 use crate::optimizer::{Optimizer, clipped, gradient_norm};
 use crate::recipe::TrainRecipe;
 use crate::stop::Interrupt;
@@ -95,6 +95,7 @@ pub fn train<M: ModelWithLoss>(
                 break;
             }
         };
+        model.before_step(step, recipe.steps);
         let (gradients, mut measured) = measured_gradients(&model, &passes, recipe, step);
         model = updated(model, gradients, &mut measured, recipe, &mut optimizer);
         unread.steps.push(measured);
@@ -243,7 +244,7 @@ fn accumulated<M: ModelWithLoss>(
     let mut losses = Vec::with_capacity(passes.len());
     for pass in passes {
         let weight = M::targets(pass) as f64 / targets as f64;
-        let part = pass_loss(&model.model, pass, recipe).mul_scalar(weight);
+        let part = pass_loss(model, pass, recipe).mul_scalar(weight);
         losses.push(part.clone().inner().cast(DType::F32));
         let of_pass = GradientsParams::from_grads(part.backward(), model);
         gradients.accumulate(model, of_pass);
@@ -252,18 +253,24 @@ fn accumulated<M: ModelWithLoss>(
 }
 
 /// The loss of a pass in the way that the recipe wants it differentiated.
-pub(crate) fn pass_loss<M: ModelWithLoss>(model: &M, pass: &M::Batch, recipe: &TrainRecipe) -> Tensor<1> {
-    if recipe.gradient_checkpointing {
-        recomputed_loss(model, pass, recipe.label_smoothing)
-    } else {
-        model.loss(pass, recipe.label_smoothing)
+pub(crate) fn pass_loss<M: ModelWithLoss>(
+    model: &Adapted<M>,
+    pass: &M::Batch,
+    recipe: &TrainRecipe,
+) -> Tensor<1> {
+    let (model, share, smoothing) = (&model.model, model.task_share(), recipe.label_smoothing);
+    match share {
+        Some(share) => distilled_loss(model, pass, smoothing, share),
+        None if recipe.gradient_checkpointing => recomputed_loss(model, pass, smoothing),
+        None => model.loss(pass, smoothing),
     }
 }
 
 /// The best evaluation so far.
 #[derive(Default)]
 struct Best {
-    score: Option<f64>,
+    /// What is left of the base, if it fades: less is better. Then the score.
+    score: Option<(f64, f64)>,
     step: usize,
     state: Option<TrainedState>,
     /// Evaluations since.
@@ -296,7 +303,8 @@ impl Best {
         if !score.is_finite() {
             return Err(diverged());
         }
-        if self.score.is_some_and(|best| score <= best) {
+        let left = model.base_gain().map_or(0.0, |gain| gain.weight);
+        if self.score.is_some_and(|best| (-left, score) <= (-best.0, best.1)) {
             self.since += 1;
             return Ok(Standing::NotBetter);
         }
@@ -304,7 +312,7 @@ impl Best {
         if !is_finite(&state) {
             return Err(diverged());
         }
-        *self = Self { score: Some(score), step, state: Some(state), since: 0 };
+        *self = Self { score: Some((left, score)), step, state: Some(state), since: 0 };
         Ok(Standing::Best)
     }
 

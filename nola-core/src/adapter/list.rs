@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DoraConfig, LoraConfig, Method, NolaConfig, PrancConfig, VeraConfig};
+use super::{DoraConfig, LoraConfig, Method, NolaConfig, PcLoraConfig, PrancConfig, VeraConfig};
 
 /// Makes [`AdapterConfig`], and with it all that walks over the adapters.
 macro_rules! adapters {
@@ -61,6 +61,8 @@ adapters! {
     Lora(LoraConfig) = "lora",
     /// DoRA: LoRA's two factors and the length of each column, and the head.
     Dora(DoraConfig) = "dora",
+    /// PC-LoRA: low-rank layers that take the place of the base's, each with a bias, and the head.
+    PcLora(PcLoraConfig) = "pc-lora",
     /// VeRA: two vectors that scale one frozen random pair in every weight, and the head.
     Vera(VeraConfig) = "vera",
     /// PRANC: one vector that combines random matrices into all chosen weights, and the head.

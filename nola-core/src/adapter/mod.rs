@@ -9,18 +9,22 @@ mod factor;
 mod list;
 mod lora;
 mod nola;
+mod pc_lora;
 mod pranc;
-mod vera;
+pub(crate) mod vera;
 
 pub use dora::DoraConfig;
 pub use factor::{Factor, FrozenMatrix, LinearCombination, Matrices};
 pub use list::AdapterConfig;
 pub use lora::{LoraConfig, LoraVariant};
 pub use nola::{NolaConfig, Preset, Sharing};
+pub use pc_lora::{Fade, LayerBias, PcLoraConfig};
 pub use pranc::{PrancConfig, PrancMode};
 pub use vera::VeraConfig;
-pub(crate) use vera::VeraPair;
 
+use std::collections::BTreeMap;
+
+use crate::philox::fnv1a_32;
 use crate::quantized::CoefficientBits;
 use crate::targets::Site;
 use crate::{Error, basis};
@@ -92,6 +96,27 @@ pub trait Method {
         PeftForm::Lora
     }
 
+    /// The format of its folder.
+    fn format(&self) -> Format {
+        if self.coefficients().is_empty() { Format::Peft } else { Format::Native }
+    }
+
+    /// Why no plain LoRA computes the same, if none does.
+    fn unlike_lora(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// What is left of the base in optimizer step `step` of `steps`, counted from 0; nothing if the plans decide it.
+    fn base_gain(&self, _step: usize, _steps: usize) -> Option<BaseGain> {
+        None
+    }
+
+    /// How much of the loss is that of the task, between 0 and 1; the rest compares the outputs of adapted layers with those
+    /// of the base. Nothing if the loss is that of the task alone.
+    fn task_share(&self) -> Option<f64> {
+        None
+    }
+
     /// What is attached to each of `sites`; the settings were checked.
     ///
     /// # Errors
@@ -102,8 +127,17 @@ pub trait Method {
     fn described(&self) -> String;
 }
 
+/// Who else reads an adapter folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// This project alone.
+    Native,
+    /// PEFT: a plain LoRA.
+    Peft,
+}
+
 impl AdapterConfig {
-    /// Whether its folder holds coefficients, in few bits; else it is written as PEFT writes it.
+    /// Whether its folder holds coefficients, in few bits.
     pub fn has_coefficients(&self) -> bool {
         !self.method().coefficients().is_empty()
     }
@@ -134,6 +168,8 @@ pub struct Plan {
     pub start: Option<[FrozenMatrix; 2]>,
     /// What is left of the base layer.
     pub base: BaseGain,
+    /// A trained bias that is added to the outputs, at first, `[d_out]`.
+    pub bias: Option<Vec<f32>>,
     /// Whether each column of the updated weight has a trained length.
     pub magnitude: Magnitude,
     /// What is common to the coefficients of both factors, if they are linear combinations; the same for all sites.
@@ -207,6 +243,7 @@ impl Plan {
             scale,
             start: None,
             base: BaseGain::WHOLE,
+            bias: None,
             magnitude: Magnitude::Free,
             coefficients: Coefficients::default(),
         }
@@ -215,12 +252,28 @@ impl Plan {
     /// Trainable parameters of a site with `d_out` outputs, without those that all sites share.
     pub fn trainable_parameters(&self, d_out: usize) -> usize {
         let lengths = if self.magnitude.is_trained() { d_out } else { 0 };
+        let bias = self.bias.as_ref().map_or(0, Vec::len);
         let of_factor = |factor: &Factor| match (factor, self.coefficients.owner) {
             (Factor::Combined(_), Owner::AllSites) => 0,
             (_, Owner::Site | Owner::AllSites) => factor.trainable_parameters(),
         };
-        of_factor(&self.a) + of_factor(&self.b) + lengths
+        of_factor(&self.a) + of_factor(&self.b) + bias + lengths
     }
+}
+
+/// Two names with one hash would silently share their random numbers.
+fn check_hashes(names: Vec<String>) -> Result<(), Error> {
+    let mut known: BTreeMap<u32, String> = BTreeMap::new();
+    for name in names {
+        match known.get(&fnv1a_32(&name)) {
+            Some(first) if *first != name => {
+                return Err(Error::HashCollision { first: first.clone(), second: name });
+            }
+            Some(_) => {}
+            None => drop(known.insert(fnv1a_32(&name), name)),
+        }
+    }
+    Ok(())
 }
 
 /// Entries of LoRA's initial A and of `code-2024`'s offset: uniform in ±1/√d_in.
@@ -231,7 +284,7 @@ fn kaiming_uniform(seed: u64, site: &Site, rank: usize) -> Vec<f32> {
     let generator = basis::Generator {
         distribution: basis::Distribution::Uniform,
         seed,
-        site: crate::philox::fnv1a_32(&site.weight_path()),
+        site: fnv1a_32(&site.weight_path()),
         stream: basis::Stream::OffsetA,
     };
     let bound = 1.0 / (site.d_in as f32).sqrt();

@@ -34,6 +34,8 @@ pub enum Stream {
     OffsetB = 3,
     /// Initial coefficients.
     Coefficients = 4,
+    /// Basis of a whole weight.
+    Weight = 5,
 }
 
 /// One family of random matrices: everything that `value` depends on but the indices.

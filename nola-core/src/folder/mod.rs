@@ -35,7 +35,6 @@ use crate::adapted::{Adapted, TrainedState, floats};
 use crate::adapter::AdapterConfig;
 use crate::params::{float_params, read_params};
 pub use crate::quantized::CoefficientBits;
-use crate::quantized::ScaleType;
 use crate::targets::Targets;
 
 /// What identifies the base weights an adapter was trained on.

@@ -14,12 +14,12 @@ use serde_json::Value;
 pub(super) use manifest::changed_setting;
 pub use manifest::{FORMAT_VERSION, Manifest};
 use manifest::{read_manifest, written_manifest};
-use tensors::{check_finite, read_tensors, serialized, stored_tensors};
+use tensors::{by_site, check_finite, read_tensors, serialized, stored_tensors};
 
 use super::{BaseIdentity, CoefficientBits, Description, SavedAdapter, card, files};
 use crate::Error;
 use crate::adapted::Adapted;
-use crate::adapter::Plan;
+use crate::adapter::{Format, Plan};
 use crate::philox::fnv1a_32;
 use crate::plain_words::plain_words;
 use crate::targets::Site;
@@ -34,7 +34,7 @@ pub(super) fn write<M: Module>(
     description: &Description,
     bits: CoefficientBits,
 ) -> Result<u64, Error> {
-    if adapted.config().is_some_and(|config| !config.has_coefficients())
+    if adapted.config().is_some_and(|config| config.method().format() == Format::Peft)
         || adapted.config().is_none() && !adapted.sites().is_empty()
     {
         return Err(Error::Unsupported {
@@ -113,7 +113,8 @@ pub(super) fn attach<M: Module>(
     if !problems.is_empty() {
         return Err(invalid(problems));
     }
-    adapted.with_state(saved.state.clone()).map_err(invalid)
+    let state = by_site(saved.state.clone(), &adapted.state()).map_err(invalid)?;
+    adapted.with_state(state).map_err(invalid)
 }
 
 /// Whether an adapter that was made for the base `expected` may be attached to `found`.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use burn::tensor::{Device, TensorData};
 use clap::Args;
 use comfy_table::{CellAlignment, Table};
+use nola_core::adapter::Format;
 use nola_core::folder::{self, BaseIdentity, CoefficientBits, Description, peft};
 use nola_core::{Adapted, TrainedState};
 use nola_models::CausalLm;
@@ -171,7 +172,7 @@ impl Bench<'_> {
         let description =
             Description { base: self.identity(), labels, summary, data: serde_json::Value::Null };
         let modules = |site: &str| self.base.peft_module(site);
-        if adapted.config().is_some_and(|config| !config.has_coefficients()) {
+        if adapted.config().is_some_and(|config| config.method().format() == Format::Peft) {
             let (generation, task) = (peft::Generation::default(), peft::Task::CausalLanguageModel);
             return Ok(peft::write(folder, adapted, &modules, generation, task, &description)?);
         }

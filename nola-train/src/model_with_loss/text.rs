@@ -73,6 +73,10 @@ impl ModelWithLoss for CausalLm {
         self.stages(&batch.mask)
     }
 
+    fn normed(&self, tokens: Tensor<3>) -> Tensor<3> {
+        self.normed(tokens)
+    }
+
     fn loss_of(&self, tokens: Tensor<3>, batch: &TextBatch, label_smoothing: f64) -> Tensor<1> {
         let hidden = batch.of_targets(self.normed(tokens));
         if self.head_is_trained() {

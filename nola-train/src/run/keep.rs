@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use nola_core::Adapted;
+use nola_core::adapter::Format;
 use nola_core::folder::{self, CoefficientBits, Description, peft};
 use nola_models::WeightDtype;
 use serde_json::Value;
@@ -102,7 +103,7 @@ impl<T: Task> Keeping<'_, T> {
     ) -> Result<(), Error> {
         let base = self.task.base();
         let modules = |site: &str| base.foreign_module(site);
-        let is_peft = adapted.config().is_some_and(|config| !config.has_coefficients());
+        let is_peft = adapted.config().is_some_and(|config| config.method().format() == Format::Peft);
         if is_peft {
             let generation = peft::Generation::default();
             peft::write(folder, adapted, &modules, generation, base.peft_task(), description)?;

@@ -12,16 +12,56 @@ use safetensors::tensor::{Dtype, TensorView};
 use super::manifest::Manifest;
 use super::{WEIGHTS, check_word, invalid};
 use crate::Error;
-use crate::adapted::{Adapted, TrainedState, floats};
+use crate::adapted::{Adapted, BASE_GAIN, TrainedState, floats, is_adapter};
 use crate::adapter::{Count, MAX_COEFFICIENTS};
 use crate::linear_combinations::coefficients_shape;
 use crate::quantized::{CoefficientBits, Packed, ScaleType};
+use crate::update::LEAVES;
 
 /// One tensor on its way to the file.
 pub(super) struct Stored {
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Vec<u8>,
+}
+
+/// Name under which a parameter of an adapter stands in the file: one tensor for all sites, one site after the other in the
+/// order of their paths.
+fn leaf_of(name: &str) -> Option<&'static str> {
+    let leaf = name.rsplit_once('.').filter(|_| is_adapter(name))?.1;
+    LEAVES.into_iter().find(|known| *known == leaf)
+}
+
+/// Whether a trained tensor is that of a module beside the adapters.
+pub(super) fn is_beside<M: Module>(adapted: &Adapted<M>, name: &str) -> bool {
+    !adapted.has_coefficients(name) && leaf_of(name).is_none() && name != BASE_GAIN
+}
+
+/// The tensors of a file, those of all sites cut into those of single sites: what `expected` holds.
+///
+/// # Errors
+/// If one is not as long as its parts.
+pub(super) fn by_site(
+    mut stored: TrainedState,
+    expected: &TrainedState,
+) -> Result<TrainedState, Vec<String>> {
+    let mut problems = Vec::new();
+    for leaf in LEAVES {
+        let parts: Vec<_> = expected.iter().filter(|(name, _)| leaf_of(name) == Some(leaf)).collect();
+        let total: usize = parts.iter().map(|(_, data)| data.shape().num_elements()).sum();
+        let Some(values) = stored.remove(leaf).map(floats).filter(|_| !parts.is_empty()) else { continue };
+        if values.len() != total {
+            problems.push(format!("`{leaf}` holds {} numbers, expected {total}", values.len()));
+            continue;
+        }
+        let mut rest = values.as_slice();
+        for (name, data) in parts {
+            let (own, behind) = rest.split_at(data.shape().num_elements());
+            rest = behind;
+            stored.insert(name.clone(), TensorData::new(own.to_vec(), data.shape()));
+        }
+    }
+    if problems.is_empty() { Ok(stored) } else { Err(problems) }
 }
 
 /// Refuses numbers that no training leaves on purpose.
@@ -43,8 +83,13 @@ pub(super) fn stored_tensors<M: Module>(
 ) -> BTreeMap<String, Stored> {
     let le_bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let mut tensors = BTreeMap::new();
+    let mut of_sites: BTreeMap<&str, Vec<f32>> = BTreeMap::new();
     for (name, data) in state {
         let (shape, values) = (data.shape().to_vec(), floats(data.clone()));
+        if let Some(leaf) = leaf_of(name) {
+            of_sites.entry(leaf).or_default().extend(values);
+            continue;
+        }
         let Some(vectors) = adapted.vectors(name) else {
             tensors.insert(name.clone(), Stored { dtype: Dtype::F32, shape, bytes: le_bytes(&values) });
             continue;
@@ -63,6 +108,10 @@ pub(super) fn stored_tensors<M: Module>(
         if !scales.is_empty() {
             tensors.insert(scale_of(name), stored_scales(&scales, scale_type));
         }
+    }
+    for (leaf, values) in of_sites {
+        let stored = Stored { dtype: Dtype::F32, shape: vec![values.len()], bytes: le_bytes(&values) };
+        tensors.insert(leaf.to_owned(), stored);
     }
     if !adapted.sites().is_empty() {
         let words: Vec<u32> = adapted.plans().iter().map(check_word).collect();
@@ -141,7 +190,9 @@ pub(super) fn read_tensors(
             state.insert(name.to_owned(), data);
         }
     }
-    for name in &manifest.modules_to_save {
+    let of_sites = LEAVES.iter().chain([&BASE_GAIN]).map(|leaf| (*leaf).to_owned());
+    let of_sites = of_sites.filter(|leaf| config.is_some() && tensors.tensor(leaf).is_ok());
+    for name in of_sites.chain(manifest.modules_to_save.iter().cloned()).collect::<Vec<_>>().iter() {
         if let Some((shape, bytes)) = reader.take(name, Dtype::F32, None) {
             state.insert(name.clone(), TensorData::new(f32s(&bytes), shape));
         }

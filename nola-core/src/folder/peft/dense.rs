@@ -5,6 +5,7 @@ use super::lora_config::Layer;
 use super::matching::{Lora, Matching, Place, key};
 use super::matrix::transposed;
 use crate::SiteFactors;
+use crate::adapter::BaseGain;
 use crate::params::FoundParam;
 use crate::targets::Site;
 
@@ -77,9 +78,10 @@ impl Lora {
             site,
             rank: self.rank,
             scale: self.scale,
-            base_gain: 1.0,
-            a: left,
+            base: BaseGain::WHOLE,
+            a: Some(left),
             b: right,
+            bias: None,
             magnitude: None,
         }
     }
