@@ -7,12 +7,12 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use nola_core::folder::peft::{self, Generation, Layout, Part, PeftAdapter};
 use nola_core::folder::{BaseIdentity, Description};
-use nola_core::{Adapted, Error, float_params, read_params};
+use nola_core::{Adapted, Error, Site, float_params, read_params};
 use nola_models::{CausalLm, Checkpoint, Vit};
 use serde_json::Value;
 
 use crate::curves;
-use crate::devices::{by_path, precise, tolerance, transposed, values};
+use crate::devices::{by_name, by_path, precise, tolerance, transposed, values};
 use crate::fixtures::{self, Golden, Tensors, assert_close};
 use crate::test_model::{Kind, Loaded, TestModel, kind};
 
@@ -127,8 +127,19 @@ impl<M: TestModel> Case<M> {
 
     fn check_gradients(&self, model: &Adapted<M>) {
         let gradients = GradientsParams::from_grads(self.loss(model).backward(), model);
+        let gradients = model.project(gradients);
         let mut found = by_path(&model.model, &gradients);
+        let of_coefficients = by_name(model, &gradients);
         for (name, golden) in self.golden_of("grad.") {
+            if let Some(gradient) = self.of_vectors(model, name, &of_coefficients) {
+                assert_close(
+                    &format!("{}: gradient of {name}", self.name),
+                    &gradient,
+                    golden.f64(),
+                    tolerance(),
+                );
+                continue;
+            }
             let holders = self.holders(model, name);
             let gradient = holders.joined(golden, |path| {
                 found.remove(path).unwrap_or_else(|| panic!("{}: no gradient of {path}", self.name))
@@ -139,9 +150,38 @@ impl<M: TestModel> Case<M> {
         assert!(found.is_empty(), "{}: trained beside what PEFT trains: {:?}", self.name, found.keys());
     }
 
+    /// The gradient of one of VeRA's vectors: the scales of the bottleneck are copies in each part of a module, and those of the
+    /// outputs stand side by side.
+    fn of_vectors(
+        &self,
+        model: &Adapted<M>,
+        name: &str,
+        gradients: &BTreeMap<String, Vec<f32>>,
+    ) -> Option<Vec<f32>> {
+        let (module, vector) = name.rsplit_once(".vera_")?;
+        let lengths = |rank: usize, site: &Site| if vector == "lambda_d" { rank } else { site.d_out };
+        let mut rest = gradients[vector].as_slice();
+        let mut parts = BTreeMap::new();
+        for factors in model.factors() {
+            let (own, behind) = rest.split_at(lengths(factors.rank, &factors.site));
+            rest = behind;
+            let foreign = self.base.model.foreign_module(&factors.site.path);
+            if foreign.names.iter().any(|known| known == module) {
+                parts.insert(part_index(foreign.part), own.to_vec());
+            }
+        }
+        let sum = |sum: Vec<f32>, part: Vec<f32>| sum.iter().zip(part).map(|(s, p)| s + p).collect();
+        if vector == "lambda_d" {
+            parts.into_values().reduce(sum)
+        } else {
+            Some(parts.into_values().flatten().collect())
+        }
+    }
+
     /// Follows the golden curve, but for fused modules: there PEFT trains one A for all parts, and we one for each.
     fn check_curve(&self, curve: &Value, model: &Adapted<M>) {
-        let is_fused = self.golden_of("grad.").any(|(name, _)| self.holders(model, name).paths.len() > 1);
+        let parts = |site: &Site| self.base.model.foreign_module(&site.path).part;
+        let is_fused = model.sites().iter().any(|site| parts(site) != Part::Whole);
         if !curve.is_object() {
             return;
         }
@@ -175,11 +215,7 @@ impl<M: TestModel> Case<M> {
             if leaf == "weight" {
                 layout = foreign.layout;
             }
-            let index = match foreign.part {
-                Part::Whole => 0,
-                Part::Outputs { index, .. } => index,
-            };
-            parts.insert(index, param.path);
+            parts.insert(part_index(foreign.part), param.path);
         }
         assert!(!parts.is_empty(), "{}: no parameter for `{name}`", self.name);
         Holders { paths: parts.into_values().collect(), layout, joint }
@@ -220,6 +256,13 @@ impl<M: TestModel> Case<M> {
             let what = format!("{}: merged_weight.{name}", self.name);
             assert_close(&what, &weight, &holders.turned(golden), tolerance());
         }
+    }
+}
+
+fn part_index(part: Part) -> usize {
+    match part {
+        Part::Whole => 0,
+        Part::Outputs { index, .. } => index,
     }
 }
 

@@ -18,11 +18,12 @@ use crate::Error;
 use crate::adapter::{AdapterConfig, BaseGain, Factor, FrozenMatrix, Plan, RateFactors};
 use crate::basis::Basis;
 use crate::dropout::CurrentPass;
-use crate::linear_combinations::LinearCombinations;
+use crate::linear_combinations::{LinearCombinations, Vectors};
 use crate::low_rank_weights::low_rank_weights;
 use crate::params::{
     FoundParam, base_tensors, float_params, read_params, replace_params, train_only, write_params,
 };
+use crate::quantized::CoefficientBits;
 use crate::targets::{Site, Targets};
 use crate::update::{SharedGain, Update, column_norms, column_squares};
 
@@ -35,7 +36,8 @@ use crate::update::{SharedGain, Update, column_norms, column_squares};
 pub struct Adapted<M: Module> {
     /// The model, adapters attached to its weights.
     pub model: M,
-    /// Coefficients of the factors that are linear combinations, `[sites, count]` each.
+    /// Coefficients of the factors that are linear combinations, `[sites, count]` each; `[1, total]`, one site after the other, if
+    /// sites have different numbers of them, and `[1, count]` if all sites share them.
     coefficients: Vec<Param<Tensor<2>>>,
     #[module(skip)]
     attached: Arc<Attached>,
@@ -74,7 +76,8 @@ struct Attached {
 #[derive(Debug)]
 struct SiteIds {
     weight: ParamId,
-    a: ParamId,
+    /// None if A is the identity.
+    a: Option<ParamId>,
     b: ParamId,
     /// Of the frozen pair that is taken away.
     start_b: Option<ParamId>,
@@ -83,7 +86,7 @@ struct SiteIds {
 impl SiteIds {
     fn factor(&self, side: Side) -> ParamId {
         match side {
-            Side::A => self.a,
+            Side::A => self.a.expect("the identity is no linear combination"),
             Side::B => self.b,
         }
     }
@@ -204,7 +207,9 @@ impl<M: Module> Adapted<M> {
             combined,
             gains,
         };
-        Ok(Self { model, coefficients, attached: Arc::new(attached), pass, ranks }.with_norms())
+        let is_rounded = attached.plans.iter().any(|p| p.coefficients.rounding != CoefficientBits::B32);
+        let adapted = Self { model, coefficients, attached: Arc::new(attached), pass, ranks };
+        Ok(if is_rounded { adapted.expand() } else { adapted.with_norms() })
     }
 
     /// A model without adapters of which only the modules `trained` are trained: a linear probe, if that is the head.
@@ -267,7 +272,11 @@ impl<M: Module> Adapted<M> {
             .map(|param| param.shape.iter().product::<usize>())
             .sum();
         let of_sites = self.attached.plans.iter().zip(&self.attached.sites);
-        let of_plans = || of_sites.map(|(plan, site)| plan.trainable_parameters(site.d_out)).sum();
+        let of_plans = || {
+            let of_sites: usize = of_sites.map(|(plan, site)| plan.trainable_parameters(site.d_out)).sum();
+            let shared = self.attached.combined.iter().map(|combined| combined.combinations.shared());
+            of_sites + shared.sum::<usize>()
+        };
         TrainableParameters { adapter: self.ranks.trainable_parameters().unwrap_or_else(of_plans), other }
     }
 
@@ -427,14 +436,20 @@ impl<M: Module> Adapted<M> {
 
     /// Whether the trained tensor `name` holds coefficients, which a folder stores in few bits.
     pub(crate) fn has_coefficients(&self, name: &str) -> bool {
-        self.attached.combined.iter().any(|combined| combined.name == name)
+        self.vectors(name).is_some()
+    }
+
+    /// The vectors of coefficients in the trained tensor `name`, if it holds some.
+    pub(crate) fn vectors(&self, name: &str) -> Option<Vectors> {
+        let combined = self.attached.combined.iter().find(|combined| combined.name == name)?;
+        Some(combined.combinations.vectors())
     }
 
     /// Calls of `expand` and of `project` on every basis so far: per site, A's and B's.
     pub fn basis_calls(&self) -> Vec<[[usize; 2]; 2]> {
         let calls = |factor: &Factor| match factor {
             Factor::Combined(combined) => combined.matrices.random().map_or([0, 0], Basis::calls),
-            Factor::Learned(_) | Factor::Frozen(_) => [0, 0],
+            Factor::Learned(_) | Factor::Frozen(_) | Factor::Identity => [0, 0],
         };
         self.attached.plans.iter().map(|plan| [calls(&plan.a), calls(&plan.b)]).collect()
     }
@@ -485,7 +500,8 @@ impl<M: Module> Adapted<M> {
         Ok(self.with_gates_of_values().expand())
     }
 
-    /// The factors of every site on the host, row-major: A `[d_in, rank]`, B `[rank, d_out]`, and the update's scale.
+    /// The factors of every site on the host, row-major: A `[d_in, rank]` unless it is the identity, B `[rank, d_out]`, and the
+    /// update's scale.
     ///
     /// Linear combinations are expanded by the plain version on the host, so the bits are the same on every machine. A frozen
     /// pair that is taken away stands beside them, with twice the rank.
@@ -506,10 +522,12 @@ impl<M: Module> Adapted<M> {
                 floats(values[&id].clone())
             };
             let factor = |factor: &Factor, side: Side, name: &str| match (factor, rows.get(&side)) {
-                (Factor::Combined(combined), Some(rows)) => combined.expand(&rows[index]),
-                (Factor::Combined(_) | Factor::Learned(_) | Factor::Frozen(_), _) => leaf(name),
+                (Factor::Combined(combined), Some(rows)) => Some(combined.expand(&rows[index])),
+                (Factor::Identity, _) => None,
+                (Factor::Combined(_) | Factor::Learned(_) | Factor::Frozen(_), _) => Some(leaf(name)),
             };
-            let (a, b) = (factor(&plan.a, Side::A, "a"), factor(&plan.b, Side::B, "b"));
+            let a = factor(&plan.a, Side::A, "a");
+            let b = factor(&plan.b, Side::B, "b").expect("B is no identity");
             let magnitude = plan.magnitude.is_trained().then(|| leaf("magnitude"));
             let bias = plan.bias.as_ref().map(|_| leaf("bias"));
             let base = self.attached.gains[index].get();
@@ -615,9 +633,9 @@ impl<M: Module> Adapted<M> {
     /// What the optimizer changes in the model itself: not the factors that are regenerated from coefficients.
     fn trained_params(&self) -> Vec<FoundParam> {
         let derived: Vec<ParamId> = (self.attached.plans.iter().zip(&self.attached.ids))
-            .flat_map(|(plan, ids)| [(&plan.a, ids.a), (&plan.b, ids.b)])
+            .flat_map(|(plan, ids)| [(&plan.a, ids.a), (&plan.b, Some(ids.b))])
             .filter(|(factor, _)| matches!(factor, Factor::Combined(_)))
-            .map(|(_, id)| id)
+            .filter_map(|(_, id)| id)
             .collect();
         let mut params = float_params(&self.model);
         let further = self.ranks.further();
@@ -638,8 +656,8 @@ pub struct SiteFactors {
     pub scale: f64,
     /// What is left of the base.
     pub base: BaseGain,
-    /// `[d_in, rank]`, row-major.
-    pub a: Vec<f32>,
+    /// `[d_in, rank]`, row-major; none if it is the identity.
+    pub a: Option<Vec<f32>>,
     /// `[rank, d_out]`, row-major.
     pub b: Vec<f32>,
     /// A trained bias that is added, `[d_out]`.
@@ -658,10 +676,16 @@ impl SiteFactors {
     fn merged_counting(&self, weight: &[f32], stored: &(dyn Fn(f32) -> f32 + Sync)) -> (Vec<f32>, Survivors) {
         let (d_out, rank) = (self.site.d_out, self.rank);
         let updated = |row: usize, column: usize, weight: f32| {
-            let a = &self.a[row * rank..(row + 1) * rank];
-            let products =
-                (a.iter().enumerate()).map(|(r, &a)| f64::from(a) * f64::from(self.b[r * d_out + column]));
-            self.base.weight * f64::from(weight) + self.scale * products.sum::<f64>()
+            let product = match &self.a {
+                None => f64::from(self.b[row * d_out + column]),
+                Some(a) => {
+                    let a = &a[row * rank..(row + 1) * rank];
+                    let products = (a.iter().enumerate())
+                        .map(|(r, &a)| f64::from(a) * f64::from(self.b[r * d_out + column]));
+                    products.sum()
+                }
+            };
+            self.base.weight * f64::from(weight) + self.scale * product
         };
         let gains = self.column_gains(weight, &updated);
         let mut merged = weight.to_vec();
@@ -682,6 +706,11 @@ impl SiteFactors {
         (merged, survivors)
     }
 
+    /// A of an update that is known to have one.
+    pub(crate) fn low_rank_a(&self) -> &[f32] {
+        self.a.as_deref().expect("an update of low rank has both factors")
+    }
+
     fn changes_bias(&self) -> bool {
         self.bias.is_some() || self.base.bias != 1.0
     }
@@ -689,10 +718,10 @@ impl SiteFactors {
     /// The same less the product of `start`: both pairs side by side.
     fn without(self, [start_a, start_b]: &[FrozenMatrix; 2]) -> Self {
         let rank = self.rank;
-        let rows = self.a.chunks_exact(rank).zip(start_a.values().chunks_exact(rank));
+        let rows = self.low_rank_a().chunks_exact(rank).zip(start_a.values().chunks_exact(rank));
         let a = rows.flat_map(|(own, start)| [own, start].concat()).collect();
         let b = self.b.iter().copied().chain(start_b.values().iter().map(|entry| -entry)).collect();
-        Self { rank: 2 * rank, a, b, ..self }
+        Self { rank: 2 * rank, a: Some(a), b, ..self }
     }
 
     /// What each column of the updated weight is multiplied by, so that it is as long as its magnitude says.
@@ -771,7 +800,10 @@ fn ids_of(site: &Site, plan: &Plan, params: &[FoundParam]) -> SiteIds {
     let id = |leaf: &str| id_at(params, &format!("{weight}{leaf}"));
     SiteIds {
         weight: id(""),
-        a: id(".adapter.a"),
+        a: match plan.a {
+            Factor::Identity => None,
+            Factor::Learned(_) | Factor::Frozen(_) | Factor::Combined(_) => Some(id(".adapter.a")),
+        },
         b: id(".adapter.b"),
         start_b: plan.start.as_ref().map(|_| id(".adapter.start_b")),
     }
@@ -805,7 +837,7 @@ fn length_ids(sites: &[Site], plans: &[Plan], params: &[FoundParam]) -> Vec<Leng
 fn trained_of_updates(sites: &[Site], plans: &[Plan], params: &[FoundParam]) -> Vec<ParamId> {
     let has_gradient = |factor: &Factor| match factor {
         Factor::Learned(_) | Factor::Combined(_) => true,
-        Factor::Frozen(_) => false,
+        Factor::Frozen(_) | Factor::Identity => false,
     };
     let of_site = |(site, plan): (&Site, &Plan)| {
         let leaves = [
@@ -864,6 +896,7 @@ fn check_saddles(sites: &[Site], plans: &[Plan]) -> Result<(), Error> {
         Factor::Combined(combined) => combined.offset.is_none() && is_zero(&combined.initial),
         Factor::Learned(values) => is_zero(values),
         Factor::Frozen(frozen) => is_zero(frozen.values()),
+        Factor::Identity => false,
     };
     match sites.iter().zip(plans).find(|(_, plan)| is_dead(&plan.a) && is_dead(&plan.b)) {
         Some((site, _)) => Err(Error::DeadSaddle { site: site.path.clone() }),

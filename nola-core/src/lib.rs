@@ -28,6 +28,7 @@ mod pattern;
 pub mod philox;
 mod plain_words;
 mod product;
+mod quantized;
 #[cfg(test)]
 #[path = "../../tests/shared.rs"]
 mod shared;

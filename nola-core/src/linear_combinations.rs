@@ -6,14 +6,16 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::adapted::floats;
-use crate::adapter::{Factor, FrozenMatrix, LinearCombination, Matrices, Plan};
+use crate::adapter::{Coefficients, Factor, FrozenMatrix, LinearCombination, Matrices, Owner, Plan};
 use crate::basis::{Basis, project_all};
 use crate::cube::Kernels;
+use crate::quantized::{CoefficientBits, ScaleType};
 
 /// The linear combinations of A, or of B, of all sites in order.
 #[derive(Debug)]
 pub(crate) struct LinearCombinations {
     all: Vec<LinearCombination>,
+    coefficients: Coefficients,
     /// Those of random matrices.
     random: Vec<RandomSites>,
     /// The frozen matrices of the others on the device that asked for them last.
@@ -41,10 +43,11 @@ impl LinearCombinations {
     pub(crate) fn of(plans: &[Plan], side: impl Fn(&Plan) -> &Factor) -> Option<Self> {
         let combined = plans.iter().map(|plan| match side(plan) {
             Factor::Combined(combined) => Some(combined.clone()),
-            Factor::Learned(_) | Factor::Frozen(_) => None,
+            Factor::Learned(_) | Factor::Frozen(_) | Factor::Identity => None,
         });
         let all = combined.collect::<Option<Vec<_>>>()?;
-        (!all.is_empty()).then(|| Self { random: random_sites(&all), all, frozen_there: Mutex::default() })
+        let coefficients = plans.first()?.coefficients;
+        Some(Self { random: random_sites(&all), all, coefficients, frozen_there: Mutex::default() })
     }
 
     /// Name of the coefficients.
@@ -53,8 +56,25 @@ impl LinearCombinations {
     }
 
     /// How many coefficients each site has.
-    pub(crate) fn counts(&self) -> impl Iterator<Item = usize> {
+    fn counts(&self) -> impl Iterator<Item = usize> {
         self.all.iter().map(|combined| combined.matrices.count())
+    }
+
+    /// The vectors of coefficients: one for each site, or one for all.
+    pub(crate) fn vectors(&self) -> Vectors {
+        let owners = match self.coefficients.owner {
+            Owner::Site => self.all.len(),
+            Owner::AllSites => 1,
+        };
+        Vectors { counts: self.counts().take(owners).collect(), rounding: self.coefficients.rounding }
+    }
+
+    /// How many coefficients belong to all sites together.
+    pub(crate) fn shared(&self) -> usize {
+        match self.coefficients.owner {
+            Owner::Site => 0,
+            Owner::AllSites => self.vectors().counts.iter().sum(),
+        }
     }
 
     /// The coefficients at the start of training.
@@ -62,42 +82,56 @@ impl LinearCombinations {
     /// # Shapes
     /// - output: as [`LinearCombinations::shape`]
     pub(crate) fn initial_coefficients(&self, device: &Device) -> Param<Tensor<2>> {
-        let rows: Vec<&[f32]> = self.all.iter().map(|combined| combined.initial.as_slice()).collect();
-        Param::from_data(TensorData::new(rows.concat(), self.shape()), device)
+        let vectors = self.vectors().counts.len();
+        let rows = self.all.iter().take(vectors).map(|combined| combined.initial.as_slice());
+        Param::from_data(TensorData::new(rows.collect::<Vec<_>>().concat(), self.shape()), device)
     }
 
-    /// `[sites, count]` if all sites have equally many coefficients; else `[1, total]`, one site after the other.
+    /// Lengths of the axes of the tensor that holds the coefficients: see [`coefficients_shape`].
     fn shape(&self) -> [usize; 2] {
-        let mut counts = self.counts();
-        let first = counts.next().unwrap_or_default();
-        if counts.all(|count| count == first) { [self.all.len(), first] } else { [1, self.counts().sum()] }
+        coefficients_shape(&self.vectors().counts)
     }
 
-    /// The coefficients of every site.
+    /// The coefficients of every site, as they are used.
     ///
     /// # Shapes
     /// - `coefficients`: as [`LinearCombinations::shape`]
     /// - outputs: `[1, count]`
     fn rows(&self, coefficients: Tensor<2>) -> Vec<Tensor<2>> {
-        let total = self.counts().sum::<usize>();
-        let flat = coefficients.reshape([1, total]);
+        let vectors = self.vectors();
+        let total = vectors.counts.iter().sum::<usize>();
+        let flat = self.rounded(coefficients).reshape([1, total]);
         let mut start = 0;
-        let row = |count| {
+        let row = |count: &usize| {
             start += count;
             flat.clone().slice([0..1, start - count..start])
         };
-        self.counts().map(row).collect()
+        self.for_sites(vectors.counts.iter().map(row).collect())
     }
 
-    /// The coefficients of every site on the host.
+    /// The coefficients as they are used, where they are. The host rounds them, so that every device uses the same.
+    fn rounded(&self, coefficients: Tensor<2>) -> Tensor<2> {
+        if self.coefficients.rounding == CoefficientBits::B32 {
+            return coefficients;
+        }
+        let device = coefficients.device();
+        let values = self.vectors().rounded(&floats(coefficients.into_data()));
+        Tensor::from_data(TensorData::new(values, self.shape()), &device)
+    }
+
+    /// The coefficients of every site on the host, as they are used.
     pub(crate) fn host_rows(&self, coefficients: &[f32]) -> Vec<Vec<f32>> {
-        let mut rest = coefficients;
-        let row = |count| {
-            let (row, behind) = rest.split_at(count);
-            rest = behind;
-            row.to_vec()
-        };
-        self.counts().map(row).collect()
+        let vectors = self.vectors();
+        let rounded = vectors.rounded(coefficients);
+        self.for_sites(vectors.split(&rounded).map(<[f32]>::to_vec).collect())
+    }
+
+    /// A vector for every site, from one of each owner.
+    fn for_sites<T: Clone>(&self, vectors: Vec<T>) -> Vec<T> {
+        match self.coefficients.owner {
+            Owner::Site => vectors,
+            Owner::AllSites => vectors.into_iter().cycle().take(self.all.len()).collect(),
+        }
     }
 
     /// The factors of all sites, outside autodiff.
@@ -178,7 +212,10 @@ impl LinearCombinations {
             row.unwrap_or_else(|| Tensor::zeros([1, count], &device)).cast(dtype)
         };
         let rows: Vec<Tensor<2>> = rows.into_iter().zip(self.counts()).map(row).collect();
-        Tensor::cat(rows, 1).reshape(self.shape())
+        match self.coefficients.owner {
+            Owner::Site => Tensor::cat(rows, 1).reshape(self.shape()),
+            Owner::AllSites => Tensor::cat(rows, 0).sum_dim(0),
+        }
     }
 
     /// The same for a group of random ones.
@@ -245,6 +282,50 @@ pub(crate) fn random_matrix(basis: Basis, device: &Device) -> Tensor<2> {
     let all = vec![LinearCombination { name: "", matrices, offset: None, initial: vec![1.0] }];
     let alone = LinearCombinations { random: random_sites(&all), all, frozen_there: Mutex::default() };
     alone.expand(Tensor::ones([1, 1], device)).pop().expect("one site")
+}
+
+/// The vectors of coefficients that lie one after the other in a tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Vectors {
+    /// Numbers of each.
+    pub counts: Vec<usize>,
+    /// Bits that they are rounded to before they are used.
+    rounding: CoefficientBits,
+}
+
+impl Vectors {
+    /// The vectors in `values`.
+    pub(crate) fn split<'a>(&self, values: &'a [f32]) -> impl Iterator<Item = &'a [f32]> {
+        let mut rest = values;
+        self.counts.iter().map(move |count| {
+            let (vector, behind) = rest.split_at(*count);
+            rest = behind;
+            vector
+        })
+    }
+
+    /// The coefficients as they are used.
+    fn rounded(&self, values: &[f32]) -> Vec<f32> {
+        self.split(values).flat_map(|vector| self.rounding.rounded(vector)).collect()
+    }
+
+    /// What is stored in so many bits: the coefficients as they are used, unless there is room for those that are trained.
+    pub(crate) fn to_store(&self, values: &[f32], bits: CoefficientBits) -> Vec<f32> {
+        if bits == CoefficientBits::B32 { values.to_vec() } else { self.rounded(values) }
+    }
+
+    /// What is trained in as many bits as it is stored in keeps its scale.
+    pub(crate) fn scale_type(&self, bits: CoefficientBits) -> ScaleType {
+        if bits == self.rounding { ScaleType::F32 } else { ScaleType::Bf16 }
+    }
+}
+
+/// `[vectors, count]` if all vectors have equally many coefficients; else `[1, total]`, one after the other.
+pub(crate) fn coefficients_shape(counts: &[usize]) -> [usize; 2] {
+    match counts {
+        [first, rest @ ..] if rest.iter().all(|count| count == first) => [counts.len(), *first],
+        _ => [1, counts.iter().sum()],
+    }
 }
 
 /// The sites with random matrices, in groups of equally many.

@@ -42,7 +42,7 @@ impl<M: Module> Adapted<M> {
         let weight = |factors: SiteFactors| {
             let bias = factors.bias.filter(|_| biases_without_place.contains(&factors.site.path));
             let b = factors.b.iter().map(|&entry| (factors.scale * f64::from(entry)) as f32).collect();
-            let weight = LowRankWeight { rank: factors.rank, a: factors.a, b, bias };
+            let weight = LowRankWeight { rank: factors.rank, a: factors.low_rank_a().to_vec(), b, bias };
             (factors.site.weight_path(), weight)
         };
         let weights = all.into_iter().map(weight).collect();
@@ -103,8 +103,9 @@ impl Update {
             return None;
         }
         let values = |tensor: Tensor<2>| floats(tensor.into_data());
-        let rank = self.a.val().dims()[1];
+        let a = self.a.as_ref()?.val();
+        let rank = a.dims()[1];
         let bias = self.bias().map(|bias| floats(bias.into_data()));
-        Some(LowRankWeight { rank, a: values(self.a.val()), b: values(self.b.val()), bias })
+        Some(LowRankWeight { rank, a: values(a), b: values(self.b.val()), bias })
     }
 }

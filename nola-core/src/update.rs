@@ -23,8 +23,8 @@ pub(crate) const LEAVES: [&str; 4] = ["a", "b", "bias", "magnitude"];
 /// Names of the parameters are part of folders: [`LEAVES`].
 #[derive(Module, Debug)]
 pub struct Update {
-    /// `[d_in, rank]`.
-    pub a: Param<Tensor<2>>,
+    /// `[d_in, rank]`; none if it is the identity.
+    pub a: Option<Param<Tensor<2>>>,
     /// `[rank, d_out]`.
     pub b: Param<Tensor<2>>,
     /// A₀ `[d_in, rank]`, frozen.
@@ -91,8 +91,8 @@ impl Update {
             Magnitude::Given(lengths) => Some(lengths.clone()),
         };
         Self {
-            a: matrix(plan.a.initial(), in_shape),
-            b: matrix(plan.b.initial(), out_shape),
+            a: plan.a.initial().map(|values| matrix(values, in_shape)),
+            b: matrix(plan.b.initial().expect("B is no identity"), out_shape),
             start_a: start.map(|[a, _]| matrix(a.values().to_vec(), in_shape)),
             start_b: start.map(|[_, b]| matrix(b.values().to_vec(), out_shape)),
             further: (0..plan.further_pairs).map(|_| Pair::empty(device)).collect(),
@@ -177,14 +177,19 @@ impl Update {
             (Some(_), None) | (None, Some(_)) | (None, None) => y,
         };
         let further = self.further().fold(y, |y, (a, b)| updated(y, x.clone(), a, b, self.scale));
-        updated(further, x, self.a.val(), self.b.val(), self.scale)
+        match &self.a {
+            Some(a) => updated(further, x, a.val(), self.b.val(), self.scale),
+            None => further + times(product(x, self.b.val(), None), self.scale),
+        }
     }
 
     /// The pairs that were added.
     fn further(&self) -> impl Iterator<Item = (Tensor<2>, Tensor<2>)> {
-        let ([d_in, _], [_, d_out]) = (self.a.dims(), self.b.dims());
+        let Some(a) = &self.a else { return Vec::new().into_iter() };
+        let ([d_in, _], [_, d_out]) = (a.dims(), self.b.dims());
         let pairs = self.further.iter().map(|pair| (pair.a.val(), pair.b.val()));
-        pairs.filter(move |(a, b)| a.dims()[0] == d_in && b.dims()[1] == d_out)
+        let added = pairs.filter(move |(a, b)| a.dims()[0] == d_in && b.dims()[1] == d_out);
+        added.collect::<Vec<_>>().into_iter()
     }
 }
 
@@ -262,7 +267,9 @@ impl Reparameterization for Update {
 
     /// The updated weight, dense: the oracle of [`adapted`], and what models that do not call it compute with.
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
-        let mut delta = self.a.val().matmul(self.b.val()).mul_scalar(self.scale);
+        let b = self.b.val();
+        let product = self.a.as_ref().map_or(b.clone(), |a| a.val().matmul(b));
+        let mut delta = product.mul_scalar(self.scale);
         if let (Some(a), Some(b)) = (&self.start_a, &self.start_b) {
             delta = delta - a.val().matmul(b.val()).mul_scalar(self.scale);
         }

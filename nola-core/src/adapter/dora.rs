@@ -9,7 +9,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LoraConfig, Magnitude, Method, Plan, RateFactors, Weights};
+use super::{Count, LoraConfig, Magnitude, Method, Plan, RateFactors, Weights};
 use crate::Error;
 use crate::targets::Site;
 
@@ -47,7 +47,7 @@ impl Method for DoraConfig {
         self.0.rate_factors()
     }
 
-    fn coefficients(&self) -> Vec<(&'static str, usize)> {
+    fn coefficients(&self) -> Vec<(&'static str, Count)> {
         self.0.coefficients()
     }
 

@@ -13,17 +13,20 @@ pub enum Factor {
     Learned(Vec<f32>),
     /// Never trained.
     Frozen(FrozenMatrix),
+    /// The identity: the other factor is the whole update, and nothing is multiplied by this one.
+    Identity,
     /// Regenerated from trained coefficients once per optimizer step.
     Combined(LinearCombination),
 }
 
 impl Factor {
-    /// The matrix at the start of training, row-major.
-    pub(crate) fn initial(&self) -> Vec<f32> {
+    /// The matrix at the start of training, row-major; none of the identity.
+    pub(crate) fn initial(&self) -> Option<Vec<f32>> {
         match self {
-            Self::Learned(values) => values.clone(),
-            Self::Frozen(frozen) => frozen.values.to_vec(),
-            Self::Combined(combined) => combined.at_start(),
+            Self::Learned(values) => Some(values.clone()),
+            Self::Frozen(frozen) => Some(frozen.values.to_vec()),
+            Self::Identity => None,
+            Self::Combined(combined) => Some(combined.at_start()),
         }
     }
 
@@ -31,7 +34,7 @@ impl Factor {
     pub(super) fn trainable_parameters(&self) -> usize {
         match self {
             Self::Learned(values) => values.len(),
-            Self::Frozen(_) => 0,
+            Self::Frozen(_) | Self::Identity => 0,
             Self::Combined(combined) => combined.matrices.count(),
         }
     }
@@ -41,6 +44,7 @@ impl Factor {
         match self {
             Self::Learned(values) => values.len().to_string(),
             Self::Frozen(frozen) => frozen.check_text(),
+            Self::Identity => "identity".to_owned(),
             Self::Combined(combined) => combined.matrices.check_text(),
         }
     }

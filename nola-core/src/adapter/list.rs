@@ -3,7 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AloraConfig, DoraConfig, LoraConfig, Method, NolaConfig, PcLoraConfig};
+use super::{
+    AloraConfig, DoraConfig, LoraConfig, Method, NolaConfig, PcLoraConfig, PrancConfig, VeraConfig,
+};
 
 /// Makes [`AdapterConfig`], and with it all that walks over the adapters.
 macro_rules! adapters {
@@ -65,6 +67,10 @@ adapters! {
     Alora(AloraConfig) = "alora",
     /// PC-LoRA: low-rank layers that take the place of the base's, each with a bias, and the head.
     PcLora(PcLoraConfig) = "pc-lora",
+    /// VeRA: two vectors that scale one frozen random pair in every weight, and the head.
+    Vera(VeraConfig) = "vera",
+    /// PRANC: one vector that combines random matrices into all chosen weights, and the head.
+    Pranc(PrancConfig) = "pranc",
 }
 
 impl Default for AdapterConfig {

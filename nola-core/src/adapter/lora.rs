@@ -7,7 +7,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Dropout, Factor, MAX_RANK, Method, Plan, RateFactors, Weights, check_number, kaiming_uniform};
+use super::{Count, Dropout, Factor, MAX_RANK, Method, Plan, RateFactors, Weights, check_number, kaiming_uniform};
 use crate::Error;
 use crate::by_pattern::{ByPattern, CompiledByPattern};
 use crate::targets::Site;
@@ -199,7 +199,7 @@ impl Method for LoraConfig {
         RateFactors { b: self.lora_plus_ratio, magnitude: self.lora_plus_ratio, ..RateFactors::ALIKE }
     }
 
-    fn coefficients(&self) -> Vec<(&'static str, usize)> {
+    fn coefficients(&self) -> Vec<(&'static str, Count)> {
         Vec::new()
     }
 

@@ -11,7 +11,9 @@ mod list;
 mod lora;
 mod nola;
 mod pc_lora;
+mod pranc;
 mod rank_moves;
+pub(crate) mod vera;
 
 pub use alora::AloraConfig;
 pub use dora::DoraConfig;
@@ -20,14 +22,20 @@ pub use list::AdapterConfig;
 pub use lora::{LoraConfig, LoraVariant};
 pub use nola::{NolaConfig, Preset, Sharing};
 pub use pc_lora::{Fade, LayerBias, PcLoraConfig};
+pub use pranc::{PrancConfig, PrancMode};
 pub use rank_moves::{Moved, RankMoves, moved};
+pub use vera::VeraConfig;
 
+use std::collections::BTreeMap;
+
+use crate::philox::fnv1a_32;
+use crate::quantized::CoefficientBits;
 use crate::targets::Site;
 use crate::{Error, basis};
 
 /// Largest rank, and largest number of coefficients of a factor; a larger number is a typo or an attack.
 const MAX_RANK: usize = 1 << 16;
-const MAX_COEFFICIENTS: usize = 1 << 20;
+pub(crate) const MAX_COEFFICIENTS: usize = 1 << 20;
 
 /// Refuses a number that is 0 or beyond `most`.
 fn check_number(field: &'static str, value: usize, most: usize) -> Result<(), Error> {
@@ -36,6 +44,26 @@ fn check_number(field: &'static str, value: usize, most: usize) -> Result<(), Er
     }
     let cure = if value == 0 { "use at least 1" } else { "use less; that is more than any adapter has" };
     Err(Error::BadSetting { field, value: value.to_string(), cure })
+}
+
+/// How many coefficients of one name there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// So many in each site.
+    InEachSite(usize),
+    /// In each site as many as its shape says.
+    OfItsShape,
+    /// So many, which all sites have in common.
+    Shared(usize),
+}
+
+/// What an adapter is in a folder of PEFT's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum PeftForm<'a> {
+    /// A LoRA that computes the same.
+    Lora,
+    /// PEFT's own VeRA, where its modules are sites of ours as a whole; else a LoRA.
+    Vera(&'a VeraConfig),
 }
 
 /// The weight of a site, `[d_in, d_out]`, row-major; it is read from the model when it is asked for.
@@ -69,8 +97,13 @@ pub trait Method {
         RateFactors::ALIKE
     }
 
-    /// The tensors that its folder holds, each with its numbers in one site.
-    fn coefficients(&self) -> Vec<(&'static str, usize)>;
+    /// The tensors that its folder holds, each with how many numbers there are; none if it is written as PEFT writes it.
+    fn coefficients(&self) -> Vec<(&'static str, Count)>;
+
+    /// What it is in a folder of PEFT's.
+    fn peft_form(&self) -> PeftForm<'_> {
+        PeftForm::Lora
+    }
 
     /// The format of its folder.
     fn format(&self) -> Format {
@@ -156,7 +189,7 @@ pub struct Plan {
     pub a: Factor,
     /// `[rank, d_out]`.
     pub b: Factor,
-    /// Width of the bottleneck.
+    /// Width of the bottleneck; d_in if A is the identity.
     pub rank: usize,
     /// Factor of the whole update.
     pub scale: f64,
@@ -173,6 +206,8 @@ pub struct Plan {
     pub further_pairs: usize,
     /// What of the update's input is dropped in training.
     pub dropout: Option<Dropout>,
+    /// What is common to the coefficients of both factors, if they are linear combinations; the same for all sites.
+    pub coefficients: Coefficients,
 }
 
 /// Entries of an input that are 0 in a pass of training, so that none is relied on.
@@ -182,6 +217,25 @@ pub struct Dropout {
     pub rate: f64,
     /// What decides, with the site and the pass, which ones.
     pub seed: u64,
+}
+
+/// How the coefficients of linear combinations are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Coefficients {
+    /// Whose they are.
+    pub owner: Owner,
+    /// Bits that they are rounded to before they are used; the optimizer moves the unrounded ones.
+    pub rounding: CoefficientBits,
+}
+
+/// Who has coefficients of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Owner {
+    /// Every site.
+    #[default]
+    Site,
+    /// All sites together: they combine their matrices alike.
+    AllSites,
 }
 
 /// What the parts of a base layer are multiplied by; 0 drops them.
@@ -236,15 +290,35 @@ impl Plan {
             magnitude: Magnitude::Free,
             further_pairs: 0,
             dropout: None,
+            coefficients: Coefficients::default(),
         }
     }
 
-    /// Trainable parameters of a site with `d_out` outputs.
+    /// Trainable parameters of a site with `d_out` outputs, without those that all sites share.
     pub fn trainable_parameters(&self, d_out: usize) -> usize {
         let lengths = if self.magnitude.is_trained() { d_out } else { 0 };
         let bias = self.bias.as_ref().map_or(0, Vec::len);
-        self.a.trainable_parameters() + self.b.trainable_parameters() + bias + lengths
+        let of_factor = |factor: &Factor| match (factor, self.coefficients.owner) {
+            (Factor::Combined(_), Owner::AllSites) => 0,
+            (_, Owner::Site | Owner::AllSites) => factor.trainable_parameters(),
+        };
+        of_factor(&self.a) + of_factor(&self.b) + bias + lengths
     }
+}
+
+/// Two names with one hash would silently share their random numbers.
+fn check_hashes(names: Vec<String>) -> Result<(), Error> {
+    let mut known: BTreeMap<u32, String> = BTreeMap::new();
+    for name in names {
+        match known.get(&fnv1a_32(&name)) {
+            Some(first) if *first != name => {
+                return Err(Error::HashCollision { first: first.clone(), second: name });
+            }
+            Some(_) => {}
+            None => drop(known.insert(fnv1a_32(&name), name)),
+        }
+    }
+    Ok(())
 }
 
 /// Entries of LoRA's initial A and of `code-2024`'s offset: uniform in ±1/√d_in.
@@ -255,7 +329,7 @@ pub(crate) fn kaiming_uniform(seed: u64, site: &Site, rank: usize) -> Vec<f32> {
     let generator = basis::Generator {
         distribution: basis::Distribution::Uniform,
         seed,
-        site: crate::philox::fnv1a_32(&site.weight_path()),
+        site: fnv1a_32(&site.weight_path()),
         stream: basis::Stream::OffsetA,
     };
     let bound = 1.0 / (site.d_in as f32).sqrt();

@@ -4,15 +4,14 @@
 //! Koohpayegani, Navaneet, Nooralinejad, Kolouri, Pirsiavash: *NOLA: Compressing LoRA using Linear Combination of
 //! Random Basis* (ICLR 2024), and the three settings found in the authors' releases.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Factor, LinearCombination, MAX_COEFFICIENTS, MAX_RANK, Matrices, Method, Plan, Weights, check_number,
-    kaiming_uniform,
+    Count, Factor, LinearCombination, MAX_COEFFICIENTS, MAX_RANK, Matrices, Method, Plan, Weights,
+    check_hashes, check_number, kaiming_uniform,
 };
 use crate::Error;
 use crate::basis::{Basis, Distribution, Generator, Stream};
@@ -201,23 +200,11 @@ impl NolaConfig {
         generator.values(0, self.k).into_iter().map(|u| scale * u).collect()
     }
 
-    /// Two names with one hash would silently share their random numbers.
-    fn check_hashes(&self, sites: &[Site]) -> Result<(), Error> {
-        let mut names: BTreeMap<u32, String> = BTreeMap::new();
+    /// What random numbers are named after.
+    fn names(&self, sites: &[Site]) -> Vec<String> {
         let shapes = |site: &Site| [[site.d_in, self.rank], [self.rank, site.d_out]];
-        for name in (sites.iter())
-            .flat_map(|site| shapes(site).map(|shape| self.basis_name(site, shape)))
-            .chain(sites.iter().map(Site::weight_path))
-        {
-            match names.get(&fnv1a_32(&name)) {
-                Some(first) if *first != name => {
-                    return Err(Error::HashCollision { first: first.clone(), second: name });
-                }
-                Some(_) => {}
-                None => drop(names.insert(fnv1a_32(&name), name)),
-            }
-        }
-        Ok(())
+        let of_bases = (sites.iter()).flat_map(|site| shapes(site).map(|shape| self.basis_name(site, shape)));
+        of_bases.chain(sites.iter().map(Site::weight_path)).collect()
     }
 }
 
@@ -254,12 +241,12 @@ impl Method for NolaConfig {
         2e-2
     }
 
-    fn coefficients(&self) -> Vec<(&'static str, usize)> {
-        vec![(ALPHA, self.k), (BETA, self.l())]
+    fn coefficients(&self) -> Vec<(&'static str, Count)> {
+        vec![(ALPHA, Count::InEachSite(self.k)), (BETA, Count::InEachSite(self.l()))]
     }
 
     fn plan(&self, sites: &[Site], _weights: Weights) -> Result<Vec<Plan>, Error> {
-        self.check_hashes(sites)?;
+        check_hashes(self.names(sites))?;
         let plan = |site: &Site| {
             let (a, b) = (Factor::Combined(self.combined_a(site)), Factor::Combined(self.combined_b(site)));
             Plan::low_rank(a, b, self.rank, self.scale())
@@ -295,7 +282,7 @@ mod tests {
 
     fn initial_a(config: &NolaConfig) -> Vec<f32> {
         let plans = planned(config, &[site("blocks.0.mlp.up")]).expect("a valid plan");
-        plans[0].a.initial()
+        plans[0].a.initial().expect("a matrix")
     }
 
     #[test]
@@ -311,7 +298,7 @@ mod tests {
     fn the_papers_a_has_the_published_spread() {
         let config = NolaConfig { rank: 8, k: 1000, preset: Preset::Paper2023, ..NolaConfig::default() };
         let plans = planned(&config, &[Site { path: "x".to_owned(), d_in: 1024, d_out: 1024 }]);
-        let a = plans.expect("a valid plan")[0].a.initial();
+        let a = plans.expect("a valid plan")[0].a.initial().expect("a matrix");
         let spread = variance(&a).sqrt();
         assert!((spread / 2.0e-4 - 1.0).abs() < 0.05, "{spread}");
     }

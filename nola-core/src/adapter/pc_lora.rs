@@ -11,7 +11,9 @@ use std::f64::consts::FRAC_PI_2;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BaseGain, Factor, Format, MAX_RANK, Method, Plan, Weights, check_number, kaiming_uniform};
+use super::{
+    BaseGain, Count, Factor, Format, MAX_RANK, Method, Plan, Weights, check_number, kaiming_uniform,
+};
 use crate::Error;
 use crate::targets::Site;
 
@@ -150,7 +152,7 @@ impl Method for PcLoraConfig {
         5e-3
     }
 
-    fn coefficients(&self) -> Vec<(&'static str, usize)> {
+    fn coefficients(&self) -> Vec<(&'static str, Count)> {
         Vec::new()
     }
 

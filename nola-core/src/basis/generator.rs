@@ -34,8 +34,10 @@ pub enum Stream {
     OffsetB = 3,
     /// Initial coefficients.
     Coefficients = 4,
+    /// Basis of a whole weight.
+    Weight = 5,
     /// What dropout keeps.
-    Dropout = 5,
+    Dropout = 6,
 }
 
 /// One family of random matrices: everything that `value` depends on but the indices.

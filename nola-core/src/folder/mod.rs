@@ -6,8 +6,10 @@
 //! | `adapter_model.safetensors` | `alpha` `[sites, k]` and `beta` `[sites, l]`, one check word a site in `check`, and any other trained parameter under its path |
 //! | `README.md` | the adapter card, for people |
 //!
-//! Coefficients are stored as `f32` (32 bits), `f16` (16), or as signed integers of 8 or 4 bits with one `bf16`
-//! scale per vector in `alpha_scale` and `beta_scale` (`[sites]`); other parameters as `f32`. Reading is strict: every tensor is
+//! Coefficients are stored as `f32` (32 bits), `f16` (16), or as signed integers of 8, 4, 3 or 2 bits with one `bf16`
+//! scale per vector in `alpha_scale` and `beta_scale` (`[sites]`), `f32` where they were trained in so many bits; other
+//! parameters as `f32`. Where sites have different numbers of coefficients, the vectors stand one after the other in one row, and
+//! their lengths in `NAME_counts`. Reading is strict: every tensor is
 //! used, every site is found, settings, check words and hashes are those that were written, or one error lists all that
 //! differs. A folder is there whole or not at all.
 //! LoRA adapters are written as PEFT writes them; see [`peft`].
@@ -16,7 +18,6 @@ mod card;
 mod files;
 mod native;
 pub mod peft;
-mod quantized;
 
 use std::path::Path;
 
@@ -28,12 +29,12 @@ use sha2::{Digest, Sha256};
 
 pub use files::{PartialFolder, new_folder, order_metadata, set_metadata, sha256_hex, write_atomically};
 pub use native::{FORMAT_VERSION, Manifest, check_base};
-pub use quantized::CoefficientBits;
 
 use crate::Error;
 use crate::adapted::{Adapted, TrainedState, floats};
 use crate::adapter::AdapterConfig;
 use crate::params::{float_params, read_params};
+pub use crate::quantized::CoefficientBits;
 use crate::targets::Targets;
 
 /// What identifies the base weights an adapter was trained on.
@@ -117,10 +118,11 @@ pub fn write<M: Module>(
 /// If a coefficient is beyond what so many bits can hold.
 pub fn as_stored<M: Module>(adapted: Adapted<M>, bits: CoefficientBits) -> Result<Adapted<M>, Error> {
     let mut state = adapted.state();
-    for (_, data) in state.iter_mut().filter(|(name, _)| adapted.has_coefficients(name)) {
-        let (shape, values) = (data.shape(), floats(data.clone()));
-        let count = shape.as_slice()[1];
-        *data = TensorData::new(bits.unpack(&bits.pack(&values, count), count), shape);
+    for (name, data) in &mut state {
+        let Some(vectors) = adapted.vectors(name) else { continue };
+        let values = vectors.to_store(&floats(data.clone()), bits);
+        let packed = bits.pack(&values, &vectors.counts, vectors.scale_type(bits));
+        *data = TensorData::new(bits.unpack(&packed, &vectors.counts), data.shape());
     }
     let name = format!("coefficients in {} bits", u8::from(bits));
     adapted.with_state(state).map_err(|problems| Error::NotFinite { name, count: problems.len() })

@@ -31,7 +31,7 @@ pub struct ExportArgs {
 
 fn coefficient_bits(text: &str) -> Result<CoefficientBits, String> {
     let bits = text.parse().ok().and_then(|bits: u8| CoefficientBits::try_from(bits).ok());
-    bits.ok_or_else(|| "possible: 32, 16, 8, 4".to_owned())
+    bits.ok_or_else(|| "possible: 32, 16, 8, 4, 3, 2".to_owned())
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -77,7 +77,7 @@ fn of_peft(folder: &Path) -> Result<Value, Error> {
     let tensors = adapter.tensors().map(|(name, shape)| tensor(name, shape)).collect();
     let contents = json!({
         "kind": "adapter",
-        "peft_type": "LORA",
+        "peft_type": adapter.peft_type(),
         "settings": if adapter.covers_settings() { "covered" } else { NOT_COVERED },
         "base": adapter.base(),
         "labels": adapter.labels(),

@@ -231,7 +231,7 @@ pub struct OutputRecipe {
     )]
     pub dir: PathBuf,
     /// Size of a stored coefficient: 8 bits score as 32 do on the shipped tasks, 4 bits do not everywhere.
-    #[schemars(example = 16, extend("enum" = [32, 16, 8, 4], "x-unit" = "bits"))]
+    #[schemars(example = 16, extend("enum" = [32, 16, 8, 4, 3, 2], "x-unit" = "bits"))]
     pub coefficient_bits: u8,
 }
 

@@ -12,7 +12,7 @@ use crate::Error;
 use crate::adapted::{Adapted, TrainedState};
 use crate::adapter::AdapterConfig;
 use crate::basis::GENERATOR;
-use crate::folder::{BaseIdentity, CoefficientBits, Description, files};
+use crate::folder::{BaseIdentity, CoefficientBits, Description, files, peft};
 use crate::targets::{Pattern, Targets};
 
 /// Version of the folder's layout. Older ones are still read: version 1 had no `settings_check` and no
@@ -86,7 +86,7 @@ impl Manifest {
     /// The file's content.
     pub fn to_json(&self) -> Value {
         let Ok(Value::Object(written)) = serde_json::to_value(self) else { return Value::Null };
-        let key = self.peft_type.to_lowercase();
+        let key = settings::kind_of(&self.peft_type).map_or(ADAPTER.to_owned(), settings::key_of);
         written
             .into_iter()
             .map(|(name, value)| (if name == ADAPTER { key.clone() } else { name }, value))
@@ -243,12 +243,14 @@ pub(super) fn read_manifest(file: &Path) -> Result<Manifest, Error> {
     };
     match text("peft_type").as_str() {
         PROBE => {}
-        "LORA" => return unsupported("peft_type", "LORA through the PEFT reader; use `folder::peft::read`"),
+        found if peft::TYPES.contains(&found) => {
+            return unsupported("peft_type", "PEFT's own kinds through its reader; use `folder::peft::read`");
+        }
         found if settings::kind_of(found).is_some() => {}
         _ => {
             return unsupported(
                 "peft_type",
-                "NOLA, LINEAR_PROBE and LORA; PEFT can merge others into their base (`merge_and_unload`)",
+                "adapters of its own, LORA and VERA; PEFT can merge others into their base (`merge_and_unload`)",
             );
         }
     }

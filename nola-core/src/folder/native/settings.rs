@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::adapter::AdapterConfig;
+use crate::folder::peft;
 use crate::plain_words::plain_words;
 
 /// Our name of a setting, and the folder's.
@@ -63,9 +64,10 @@ pub(super) fn key_of(kind: &str) -> String {
     kind.replace('-', "_")
 }
 
-/// The value of `peft_type` for `kind`.
+/// The value of `peft_type` for `kind`: none that PEFT would take for a folder of its own.
 pub(super) fn peft_type_of(kind: &str) -> String {
-    key_of(kind).to_uppercase()
+    let name = key_of(kind).to_uppercase();
+    if peft::TYPES.contains(&name.as_str()) { format!("NATIVE_{name}") } else { name }
 }
 
 /// The kind that a value of `peft_type` stands for.

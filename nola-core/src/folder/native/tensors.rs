@@ -13,8 +13,9 @@ use super::manifest::Manifest;
 use super::{WEIGHTS, check_word, invalid};
 use crate::Error;
 use crate::adapted::{Adapted, BASE_GAIN, TrainedState, floats, is_adapter};
-use crate::folder::CoefficientBits;
-use crate::folder::quantized::Packed;
+use crate::adapter::{Count, MAX_COEFFICIENTS};
+use crate::linear_combinations::coefficients_shape;
+use crate::quantized::{CoefficientBits, Packed, ScaleType};
 use crate::update::LEAVES;
 
 /// One tensor on its way to the file.
@@ -89,17 +90,23 @@ pub(super) fn stored_tensors<M: Module>(
             of_sites.entry(leaf).or_default().extend(values);
             continue;
         }
-        if !adapted.has_coefficients(name) {
+        let Some(vectors) = adapted.vectors(name) else {
             tensors.insert(name.clone(), Stored { dtype: Dtype::F32, shape, bytes: le_bytes(&values) });
             continue;
+        };
+        let counts = &vectors.counts;
+        let scale_type = vectors.scale_type(bits);
+        let Packed { bytes, scales } = bits.pack(&vectors.to_store(&values, bits), counts, scale_type);
+        let dtype = stored_dtype(bits);
+        let cells = bytes.len() / dtype_bytes(dtype);
+        let rows = if differ_in_length(adapted, name) { 1 } else { counts.len() };
+        tensors.insert(name.clone(), Stored { dtype, shape: vec![rows, cells / rows], bytes });
+        if differ_in_length(adapted, name) {
+            let bytes = counts.iter().flat_map(|count| (*count as u32).to_le_bytes()).collect();
+            tensors.insert(counts_of(name), Stored { dtype: Dtype::U32, shape: vec![counts.len()], bytes });
         }
-        let Packed { bytes, scales } = bits.pack(&values, shape[1]);
-        let (dtype, cols) = stored_form(bits, shape[1]);
-        tensors.insert(name.clone(), Stored { dtype, shape: vec![shape[0], cols], bytes });
         if !scales.is_empty() {
-            let bytes = scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
-            let scale = Stored { dtype: Dtype::BF16, shape: vec![shape[0]], bytes };
-            tensors.insert(format!("{name}_scale"), scale);
+            tensors.insert(scale_of(name), stored_scales(&scales, scale_type));
         }
     }
     for (leaf, values) in of_sites {
@@ -115,14 +122,48 @@ pub(super) fn stored_tensors<M: Module>(
     tensors
 }
 
-/// Type and columns of a stored coefficient tensor.
-fn stored_form(bits: CoefficientBits, count: usize) -> (Dtype, usize) {
+/// Type of a stored coefficient tensor.
+fn stored_dtype(bits: CoefficientBits) -> Dtype {
     match bits {
-        CoefficientBits::B32 => (Dtype::F32, count),
-        CoefficientBits::B16 => (Dtype::F16, count),
-        CoefficientBits::B8 => (Dtype::I8, count),
-        CoefficientBits::B4 => (Dtype::U8, bits.row_bytes(count)),
+        CoefficientBits::B32 => Dtype::F32,
+        CoefficientBits::B16 => Dtype::F16,
+        CoefficientBits::B8 => Dtype::I8,
+        CoefficientBits::B4 | CoefficientBits::B3 | CoefficientBits::B2 => Dtype::U8,
     }
+}
+
+/// Bytes of one of its cells.
+fn dtype_bytes(dtype: Dtype) -> usize {
+    dtype.bitsize() / 8
+}
+
+fn scale_of(name: &str) -> String {
+    format!("{name}_scale")
+}
+
+fn counts_of(name: &str) -> String {
+    format!("{name}_counts")
+}
+
+fn stored_scales(scales: &[f32], scale_type: ScaleType) -> Stored {
+    let shape = vec![scales.len()];
+    match scale_type {
+        // They were rounded already.
+        ScaleType::Bf16 => {
+            let bytes = scales.iter().flat_map(|scale| bf16::from_f32(*scale).to_le_bytes()).collect();
+            Stored { dtype: Dtype::BF16, shape, bytes }
+        }
+        ScaleType::F32 => {
+            let bytes = scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+            Stored { dtype: Dtype::F32, shape, bytes }
+        }
+    }
+}
+
+/// Whether sites may have different numbers of the coefficients `name`.
+fn differ_in_length<M: Module>(adapted: &Adapted<M>, name: &str) -> bool {
+    let all = adapted.config().map(|config| config.method().coefficients()).unwrap_or_default();
+    all.into_iter().any(|(known, count)| known == name && count == Count::OfItsShape)
 }
 
 /// The bytes of the weights file.
@@ -145,8 +186,8 @@ pub(super) fn read_tensors(
     let sites = manifest.sites;
     let config = manifest.config();
     for (name, count) in config.iter().flat_map(|config| config.method().coefficients()) {
-        if let Some(values) = reader.coefficients(name, sites, count, manifest.coefficient_bits) {
-            state.insert(name.to_owned(), TensorData::new(values, [sites, count]));
+        if let Some(data) = reader.coefficients(name, sites, count, manifest.coefficient_bits) {
+            state.insert(name.to_owned(), data);
         }
     }
     let of_sites = LEAVES.iter().chain([&BASE_GAIN]).map(|leaf| (*leaf).to_owned());
@@ -198,21 +239,46 @@ impl Reader<'_> {
         &mut self,
         name: &str,
         sites: usize,
-        count: usize,
+        count: Count,
         bits: CoefficientBits,
-    ) -> Option<Vec<f32>> {
-        let (dtype, cols) = stored_form(bits, count);
-        let bytes = self.take(name, dtype, Some(&[sites, cols]));
-        let scales = match bits {
-            CoefficientBits::B32 | CoefficientBits::B16 => Vec::new(),
-            CoefficientBits::B8 | CoefficientBits::B4 => {
-                let scales = self.take(&format!("{name}_scale"), Dtype::BF16, Some(&[sites]));
-                let bytes = scales.map_or(Vec::new(), |(_, bytes)| bytes);
-                bytes.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b)).collect()
-            }
+    ) -> Option<TensorData> {
+        let counts = match count {
+            Count::InEachSite(count) => vec![count; sites],
+            Count::Shared(count) => vec![count],
+            Count::OfItsShape => self.counts(name, sites)?,
         };
-        let (_, bytes) = bytes?;
-        Some(bits.unpack(&Packed { bytes, scales }, count))
+        let dtype = stored_dtype(bits);
+        let cells = counts.iter().map(|count| bits.row_bytes(*count)).sum::<usize>() / dtype_bytes(dtype);
+        let rows = if count == Count::OfItsShape { 1 } else { counts.len() };
+        let bytes = self.take(name, dtype, Some(&[rows, cells / rows.max(1)]));
+        let scales = if bits.top().is_some() { self.scales(name, counts.len()) } else { Some(Vec::new()) };
+        let packed = Packed { bytes: bytes?.1, scales: scales? };
+        Some(TensorData::new(bits.unpack(&packed, &counts), coefficients_shape(&counts)))
+    }
+
+    /// How many coefficients each site has.
+    fn counts(&mut self, name: &str, sites: usize) -> Option<Vec<usize>> {
+        let (_, bytes) = self.take(&counts_of(name), Dtype::U32, Some(&[sites]))?;
+        let counts: Vec<usize> =
+            bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b) as usize).collect();
+        // Beyond what a file of this size can hold, sums could overflow.
+        if counts.iter().all(|count| (1..=MAX_COEFFICIENTS).contains(count)) {
+            return Some(counts);
+        }
+        self.problems.push(format!("`{}` must be from 1 to {MAX_COEFFICIENTS}", counts_of(name)));
+        None
+    }
+
+    /// The scale of each vector, in either type.
+    fn scales(&mut self, name: &str, vectors: usize) -> Option<Vec<f32>> {
+        let name = scale_of(name);
+        let is_f32 = self.tensors.tensor(&name).is_ok_and(|view| view.dtype() == Dtype::F32);
+        let dtype = if is_f32 { Dtype::F32 } else { Dtype::BF16 };
+        let (_, bytes) = self.take(&name, dtype, Some(&[vectors]))?;
+        if is_f32 {
+            return Some(f32s(&bytes));
+        }
+        Some(bytes.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect())
     }
 }
 

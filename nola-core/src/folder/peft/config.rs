@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::fused::ModuleLora;
+use super::write::Updates;
 use super::{Layout, Task};
 
 /// Which biases a folder holds beside whole modules.
@@ -12,13 +13,13 @@ use super::{Layout, Task};
 pub(super) enum Biases {
     /// None.
     None,
-    /// Those of adapted modules: `lora_only`.
+    /// Those of adapted modules: `lora_only`, or `vera_only`.
     OfAdapted,
     /// Those of other modules too: `all`.
     All,
 }
 
-/// What a written configuration says beside the LoRAs.
+/// What a written configuration says beside the updates.
 pub(super) struct About<'a> {
     pub base_name: &'a str,
     pub task: Task,
@@ -30,8 +31,37 @@ pub(super) struct About<'a> {
     pub modules_to_save: &'a BTreeSet<String>,
 }
 
-/// The configuration of a folder with these LoRAs.
-pub(super) fn written(loras: &[ModuleLora], about: &About) -> Value {
+/// The configuration of a folder with these updates.
+pub(super) fn written(updates: &Updates, about: &About) -> Value {
+    let modules = updates.modules();
+    let (peft_type, only, settings) = match updates {
+        Updates::Lora(loras) => (super::LORA, "lora_only", of_loras(loras)),
+        Updates::Vera(vera) => (super::VERA, "vera_only", vera.settings()),
+    };
+    let common = json!({
+        "peft_type": peft_type,
+        "base_model_name_or_path": about.base_name,
+        "task_type": match about.task {
+            Task::ImageClassification => Value::Null,
+            Task::CausalLanguageModel => "CAUSAL_LM".into(),
+        },
+        "inference_mode": true,
+        "fan_in_fan_out": modules.iter().any(|(_, layout)| *layout == Layout::Conv1d),
+        "bias": match about.biases {
+            Biases::None => "none",
+            Biases::OfAdapted => only,
+            Biases::All => "all",
+        },
+        "target_modules": modules.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+        "modules_to_save":
+            if about.modules_to_save.is_empty() { Value::Null } else { json!(about.modules_to_save) },
+    });
+    let tables = [common, settings].into_iter().filter_map(|table| table.as_object().cloned());
+    tables.flatten().collect()
+}
+
+/// The settings of LoRAs, with PEFT's keys.
+fn of_loras(loras: &[ModuleLora]) -> Value {
     let alpha = |lora: &ModuleLora| alpha_for(lora.scale, lora.rank);
     let (common_rank, common_alpha) = loras.first().map_or((1, 1.0), |lora| (lora.rank, alpha(lora)));
     let mut rank_pattern = Map::new();
@@ -46,30 +76,14 @@ pub(super) fn written(loras: &[ModuleLora], about: &About) -> Value {
         }
     }
     json!({
-        "peft_type": "LORA",
-        "base_model_name_or_path": about.base_name,
-        "task_type": match about.task {
-            Task::ImageClassification => Value::Null,
-            Task::CausalLanguageModel => "CAUSAL_LM".into(),
-        },
-        "inference_mode": true,
         "r": common_rank,
         "lora_alpha": number(common_alpha),
         "lora_dropout": about.dropout,
         "use_rslora": false,
         "use_dora": loras.iter().any(|lora| lora.magnitude.is_some()),
-        "fan_in_fan_out": loras.iter().any(|lora| lora.layout == Layout::Conv1d),
-        "bias": match about.biases {
-            Biases::None => "none",
-            Biases::OfAdapted => "lora_only",
-            Biases::All => "all",
-        },
         "init_lora_weights": true,
-        "target_modules": loras.iter().map(|lora| lora.name.as_str()).collect::<Vec<_>>(),
         "rank_pattern": rank_pattern,
         "alpha_pattern": alpha_pattern,
-        "modules_to_save":
-            if about.modules_to_save.is_empty() { Value::Null } else { json!(about.modules_to_save) },
     })
 }
 

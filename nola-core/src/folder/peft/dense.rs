@@ -79,7 +79,7 @@ impl Lora {
             rank: self.rank,
             scale: self.scale,
             base: BaseGain::WHOLE,
-            a: left,
+            a: Some(left),
             b: right,
             bias: None,
             magnitude: None,

@@ -75,7 +75,7 @@ fn join(module: &ForeignModule, name: &str, parts: &[PartLora], base_norms: Base
             None => vec![0.0; rank * site.d_out],
         })
         .collect();
-    let all_a: Vec<&[f32]> = stacked.iter().map(|factors| factors.a.as_slice()).collect();
+    let all_a: Vec<&[f32]> = stacked.iter().map(|factors| factors.low_rank_a()).collect();
     let all_b: Vec<&[f32]> = outputs.iter().map(Vec::as_slice).collect();
     ModuleLora {
         name: name.to_owned(),
@@ -105,7 +105,7 @@ fn joined_magnitude(module: &ForeignModule, parts: &[PartLora], base_norms: Base
 /// Whether two parts have the same A to the bit, as they have if they came from one LoRA.
 fn same_a(left: &SiteFactors, right: &SiteFactors) -> bool {
     let has_same_bits = |(left, right): (&f32, &f32)| left.to_bits() == right.to_bits();
-    left.rank == right.rank && left.a.iter().zip(&right.a).all(has_same_bits)
+    left.rank == right.rank && left.low_rank_a().iter().zip(right.low_rank_a()).all(has_same_bits)
 }
 
 /// `[rank, d_out]`: B beside the rows of its own A, zero beside the others, for an update with the factor `scale`.

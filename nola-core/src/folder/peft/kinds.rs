@@ -4,12 +4,13 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::TYPES;
 use crate::Error;
 use crate::foreign_json;
 
 /// How an adapter that is not read becomes a model that is.
 const MERGED: &str =
-    "LORA; merge the adapter into its base with PEFT (`merge_and_unload`) and use that model";
+    "LORA and VERA; merge the adapter into its base with PEFT (`merge_and_unload`) and use that model";
 
 /// Keys that change what is computed when they are set, and what is read instead.
 ///
@@ -41,13 +42,13 @@ const OF_UNCHANGED_BASE: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
 /// Initialisations that change the base before training, and that PEFT can convert.
 const CONVERTIBLE: [&str; 4] = ["pissa", "corda", "olora", "lora_ga"];
 
-/// Whether the settings in `file` are those of a LoRA that this program computes.
+/// Whether the settings in `file` are those of an adapter that this program computes.
 pub(super) fn check(file: &Path, settings: &Value) -> Result<(), Error> {
     let refused = |field, found: &Value, supported| {
         let found = found.as_str().map_or_else(|| foreign_json::shown(found), str::to_owned);
         Err(Error::Unsupported { file: file.to_owned(), field, found, supported })
     };
-    if settings["peft_type"] != "LORA" {
+    if TYPES.iter().all(|known| settings["peft_type"] != *known) {
         return refused("peft_type", &settings["peft_type"], MERGED);
     }
     if let Some((key, supported)) = REFUSED.into_iter().find(|(key, _)| is_set(&settings[key])) {
@@ -190,7 +191,7 @@ mod tests {
 
     #[test]
     fn another_method_is_refused_by_its_name_with_the_cure() {
-        for kind in ["IA3", "LOHA", "LOKR", "VERA", "ADALORA", "TRAINABLE_TOKENS"] {
+        for kind in ["IA3", "LOHA", "LOKR", "RANDLORA", "ADALORA", "TRAINABLE_TOKENS"] {
             let error = checked("peft_type", json!(kind)).expect_err(kind);
             assert!(error.contains(&format!("`peft_type` is `{kind}`")), "{error}");
             assert!(error.contains("merge_and_unload"), "{error}");

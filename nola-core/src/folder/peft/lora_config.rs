@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::kinds;
+use super::{LORA, VERA, kinds};
 use crate::Error;
 use crate::by_pattern::{ByPattern, CompiledByPattern};
 use crate::foreign_json;
@@ -20,10 +20,37 @@ use modules::{Layers, Modules, OneOrMany};
 /// What PEFT takes where a key is absent.
 const DEFAULT_RANK: usize = 8;
 const DEFAULT_ALPHA: f64 = 8.0;
+const DEFAULT_VERA_RANK: usize = 256;
 
-/// The settings of a LoRA; its patterns are Python's.
+/// What kind of adapter a folder holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Form {
+    Lora,
+    Vera(VeraSettings),
+}
+
+/// The settings of a VeRA's pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct VeraSettings {
+    /// What it is drawn from.
+    pub key: u64,
+    /// Whether the folder is meant to hold it.
+    pub saves_pair: bool,
+}
+
+impl Form {
+    pub(super) fn peft_type(&self) -> &'static str {
+        match self {
+            Self::Lora => LORA,
+            Self::Vera(_) => VERA,
+        }
+    }
+}
+
+/// The settings of an adapter; its patterns are Python's.
 #[derive(Debug, Clone)]
 pub(super) struct PeftConfig {
+    pub form: Form,
     rank: usize,
     alpha: f64,
     use_rslora: bool,
@@ -57,7 +84,11 @@ enum TrainableTokens {
 /// The file as it is written; PEFT ignores keys it does not know, and so do we.
 #[derive(Debug, Deserialize)]
 struct Written {
+    #[serde(default)]
+    peft_type: String,
     r: Option<usize>,
+    projection_prng_key: Option<u64>,
+    save_projection: Option<bool>,
     lora_alpha: Option<f64>,
     task_type: Option<String>,
     use_rslora: Option<bool>,
@@ -74,7 +105,7 @@ struct Written {
 }
 
 impl PeftConfig {
-    /// The settings in `bytes` of `file`, if they are those of a LoRA that this program computes.
+    /// The settings in `bytes` of `file`, if they are those of an adapter that this program computes.
     pub(super) fn parse(file: &Path, bytes: &[u8]) -> Result<Self, Error> {
         let invalid = |problem: String| Error::Invalid { file: file.to_owned(), problems: vec![problem] };
         let value: Value =
@@ -90,8 +121,16 @@ impl PeftConfig {
         let in_saved = |name: &String| PythonPattern::at_start(&format!("(^|.*\\.){name}($|\\..*)"));
         let field = |field: &'static str| move |error: PatternError| format!("`{field}`: {error}");
         let as_rank = |value: &Value| value.as_u64().map(|rank| rank as usize);
+        let (form, default_rank) = if written.peft_type == VERA {
+            let key = written.projection_prng_key.unwrap_or_default();
+            let settings = VeraSettings { key, saves_pair: written.save_projection.unwrap_or(true) };
+            (Form::Vera(settings), DEFAULT_VERA_RANK)
+        } else {
+            (Form::Lora, DEFAULT_RANK)
+        };
         Ok(Self {
-            rank: written.r.unwrap_or(DEFAULT_RANK),
+            form,
+            rank: written.r.unwrap_or(default_rank),
             alpha: written.lora_alpha.unwrap_or(DEFAULT_ALPHA),
             use_rslora: written.use_rslora.unwrap_or_default(),
             use_dora: written.use_dora.unwrap_or_default(),

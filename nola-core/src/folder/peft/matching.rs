@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::tensor::TensorData;
 
 use super::dense::TOKEN_ROWS;
-use super::lora_config::{Layer, Target};
+use super::lora_config::{Form, Layer, Target};
 use super::matrix::{columns, transposed};
 use super::read::PeftAdapter;
 use super::{CONFIG, ForeignModule, Layout, Modules, PREFIX, foreign_leaf};
@@ -65,10 +65,25 @@ impl<'a> Matching<'a> {
         Self { adapter, modules, generation, used: BTreeSet::new(), problems: Vec::new(), adapted: 0, head }
     }
 
+    /// The updates of those of `sites` that have one.
+    pub(super) fn plans(&mut self, sites: Vec<Site>) -> Vec<(Site, Plan)> {
+        match self.adapter.config.form.clone() {
+            Form::Lora => {
+                sites.into_iter().filter_map(|site| self.plan(&site).map(|plan| (site, plan))).collect()
+            }
+            Form::Vera(settings) => self.vera_plans(&settings, sites),
+        }
+    }
+
+    /// What a linear layer is to the settings.
+    pub(super) fn layer_of(&self, site: &Site) -> Layer {
+        if site.path == HEAD { self.head } else { Layer::Linear }
+    }
+
     /// The LoRA of a linear layer, if there is one.
-    pub(super) fn plan(&mut self, site: &Site) -> Option<Plan> {
+    fn plan(&mut self, site: &Site) -> Option<Plan> {
         let module = (self.modules)(&site.path);
-        let layer = if site.path == HEAD { self.head } else { Layer::Linear };
+        let layer = self.layer_of(site);
         let Lora { name, rank, scale } =
             self.lora(&site.path, &module, layer, ["lora_A.weight", "lora_B.weight"])?;
         let d_out = site.d_out * module.part.of();
@@ -270,7 +285,8 @@ impl<'a> Matching<'a> {
             !self.used.contains(*name) && !OF_TRAINING.iter().any(|part| name.contains(part))
         };
         for name in self.adapter.tensors.keys().filter(is_surplus) {
-            let why = if name.contains(".lora_") { "" } else { &made_for };
+            let why =
+                if [".lora_", ".vera_"].iter().any(|part| name.contains(part)) { "" } else { &made_for };
             self.problems.push(format!("`{name}` belongs to nothing in this model{why}"));
         }
     }
@@ -308,7 +324,7 @@ pub(super) fn key(name: &str, inside: &str) -> String {
 }
 
 /// Our part of a whole matrix or vector in our order, which has `d_out` columns.
-fn part_of(whole: &[f32], d_out: usize, module: &ForeignModule) -> Vec<f32> {
+pub(super) fn part_of(whole: &[f32], d_out: usize, module: &ForeignModule) -> Vec<f32> {
     let (index, width) = (module.part.index(), d_out / module.part.of());
     columns(whole, d_out, index * width..(index + 1) * width)
 }

@@ -1,4 +1,4 @@
-//! LoRA folders as Hugging Face PEFT writes and reads them.
+//! Folders of LoRA and VeRA as Hugging Face PEFT writes and reads them.
 //!
 //! PEFT stores `lora_A` as `[rank, d_in]` and `lora_B` as `[d_out, rank]`, under the module paths of transformers, which
 //! has had two generations of names: whoever calls says where transformers keeps each module of a model ([`Modules`]).
@@ -21,6 +21,7 @@ mod reading_tests;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod vera;
 mod write;
 
 use std::collections::BTreeMap;
@@ -37,6 +38,11 @@ use super::BaseIdentity;
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
+/// Values of `peft_type`.
+const LORA: &str = "LORA";
+const VERA: &str = "VERA";
+/// Those that are read here.
+pub(in crate::folder) const TYPES: [&str; 2] = [LORA, VERA];
 
 /// Where transformers keeps a module of ours, such as `blocks.0.attention.query`.
 pub type Modules<'a> = &'a dyn Fn(&str) -> ForeignModule;

@@ -1,4 +1,4 @@
-//! Reading a LoRA folder of PEFT's, and attaching it to a model.
+//! Reading a folder of PEFT's, and attaching it to a model.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::lora_config::PeftConfig;
 use super::matching::Matching;
-use super::{CONFIG, METADATA, Modules, OurMetadata, PREFIX, WEIGHTS, settings};
+use super::{CONFIG, METADATA, Modules, OurMetadata, PREFIX, TYPES, WEIGHTS, settings};
 use crate::Error;
 use crate::adapted::Adapted;
 use crate::adapter::Plan;
@@ -22,7 +22,7 @@ use crate::foreign_json;
 use crate::params::linear_sites;
 use crate::targets::Site;
 
-/// A PEFT LoRA folder that was read, not yet attached to a model.
+/// A PEFT folder that was read, not yet attached to a model.
 #[derive(Debug, Clone)]
 pub struct PeftAdapter {
     pub(super) config: PeftConfig,
@@ -41,20 +41,21 @@ pub struct TiedHead {
     pub head: &'static str,
 }
 
-/// Whether `folder` holds a LoRA in PEFT's format.
+/// Whether `folder` holds a LoRA or a VeRA in PEFT's format.
 pub fn is_peft(folder: &Path) -> bool {
     #[derive(serde::Deserialize)]
     struct Kind {
         peft_type: Value,
     }
     let config = files::read_config(&folder.join(CONFIG)).unwrap_or_default();
-    foreign_json::from_slice::<Kind>(&config).is_ok_and(|config| config.peft_type == "LORA")
+    foreign_json::from_slice::<Kind>(&config)
+        .is_ok_and(|config| TYPES.iter().any(|known| config.peft_type == *known))
 }
 
-/// Reads a PEFT LoRA folder without a model.
+/// Reads a PEFT folder without a model.
 ///
 /// # Errors
-/// If a file is missing or damaged, or the adapter is of a kind that is no plain LoRA.
+/// If a file is missing or damaged, or the adapter is of a kind that is not read.
 pub fn read(folder: &Path) -> Result<PeftAdapter, Error> {
     let config_file = folder.join(CONFIG);
     let text = files::read_config(&config_file)?;
@@ -104,9 +105,7 @@ impl PeftAdapter {
     /// If a tensor is missing for a target, belongs to nothing or has a wrong shape: all of them in one error.
     pub fn attach<M: Module>(self, model: M, modules: Modules, device: &Device) -> Result<Adapted<M>, Error> {
         let mut matching = Matching::new(&self, modules, &model);
-        let (sites, plans): (Vec<Site>, Vec<Plan>) = (linear_sites(&model).into_iter())
-            .filter_map(|site| matching.plan(&site).map(|plan| (site, plan)))
-            .unzip();
+        let (sites, plans): (Vec<Site>, Vec<Plan>) = matching.plans(linear_sites(&model)).into_iter().unzip();
         let others = matching.others(&model);
         let problems = matching.problems();
         let invalid = |problems| Error::Invalid { file: self.folder.join(WEIGHTS), problems };
@@ -158,6 +157,11 @@ impl PeftAdapter {
     pub fn head_outputs(&self, modules: Modules) -> Option<usize> {
         let keys = modules("head").names.map(|name| format!("{PREFIX}{name}.weight"));
         keys.iter().find_map(|key| self.tensors.get(key)?.0.first().copied())
+    }
+
+    /// Its kind, as PEFT calls it.
+    pub fn peft_type(&self) -> &'static str {
+        self.config.form.peft_type()
     }
 
     /// Names and shapes of the stored tensors.

@@ -13,7 +13,7 @@ use crate::folder::native::changed_setting;
 use crate::plain_words::plain_words;
 
 /// Keys that decide what the tensors mean; a key that is absent is the same as null.
-const DECIDING: [&str; 19] = [
+const DECIDING: [&str; 20] = [
     "alora_invocation_tokens",
     "alpha_pattern",
     "bias",
@@ -27,6 +27,7 @@ const DECIDING: [&str; 19] = [
     "lora_bias",
     "modules_to_save",
     "peft_type",
+    "projection_prng_key",
     "r",
     "rank_pattern",
     "target_modules",

@@ -208,7 +208,9 @@ fn updates(model: &Adapted<Toy>) -> BTreeMap<String, Vec<(f64, f64)>> {
         let (d_out, rank) = (factors.site.d_out, factors.rank);
         let entry = |row: usize, col: usize| {
             let terms = (0..rank).map(|r| {
-                factors.scale * f64::from(factors.a[row * rank + r]) * f64::from(factors.b[r * d_out + col])
+                factors.scale
+                    * f64::from(factors.low_rank_a()[row * rank + r])
+                    * f64::from(factors.b[r * d_out + col])
             });
             (terms.clone().sum::<f64>(), terms.map(f64::abs).sum::<f64>())
         };
@@ -230,7 +232,7 @@ fn every_part_of_a_fused_lora_gets_a_and_its_own_outputs_of_b() {
         assert_eq!(factors.scale, 1.5);
         for n in 0..D_MODEL {
             for r in 0..2 {
-                assert_eq!(factors.a[n * 2 + r], a[r * D_MODEL + n], "A of part {part}");
+                assert_eq!(factors.low_rank_a()[n * 2 + r], a[r * D_MODEL + n], "A of part {part}");
                 assert_eq!(factors.b[r * D_MODEL + n], b[(part * D_MODEL + n) * 2 + r], "B of part {part}");
             }
         }
@@ -275,8 +277,8 @@ fn query_and_value_trained_apart_are_stacked_and_key_gets_zeros() {
     let factors = model.factors();
     let (query, value) = (&factors[0], &factors[1]);
     // PEFT's [rank, d_in]: the row of query's A, then the two of value's.
-    let value_row = |r| value.a.iter().skip(r).step_by(2).copied();
-    let a: Vec<f32> = query.a.iter().copied().chain(value_row(0)).chain(value_row(1)).collect();
+    let value_row = |r| value.low_rank_a().iter().skip(r).step_by(2).copied();
+    let a: Vec<f32> = query.low_rank_a().iter().copied().chain(value_row(0)).chain(value_row(1)).collect();
     assert_eq!(tensors[C_ATTN_A], (vec![3, D_MODEL], bytes(&a)));
     let b: Vec<f32> = (0..D_MODEL)
         .map(|n| [query.b[n], 0.0, 0.0])

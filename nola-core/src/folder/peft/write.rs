@@ -1,4 +1,4 @@
-//! Writing an adapter as a LoRA folder of PEFT's that computes the same function.
+//! Writing an adapter as a folder of PEFT's that computes the same function.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
@@ -13,6 +13,7 @@ use super::config::{self, About, Biases};
 use super::fused::{ModuleLora, module_loras};
 use super::matching::{MAGNITUDE, key};
 use super::matrix::{beside, transposed};
+use super::vera::VeraFolder;
 use super::{
     CONFIG, ForeignModule, Generation, Layout, METADATA, Modules, OurMetadata, PREFIX, Task, WEIGHTS,
     foreign_leaf, settings,
@@ -24,7 +25,8 @@ use crate::params::{FoundParam, float_params, linear_sites, read_params};
 use crate::targets::Site;
 use crate::update::column_squares;
 
-/// Writes the adapter as a PEFT LoRA that computes the same function, and returns the bytes of the folder.
+/// Writes the adapter as a PEFT folder that computes the same function, and returns the bytes of the folder: a LoRA, or
+/// PEFT's own form of the adapter if it has one that can.
 ///
 /// NOLA's factors are expanded on the host, so the exported numbers are the same on every machine. The factors are
 /// written as they are, unless parts of one foreign module have different scales: then B of some is multiplied, and
@@ -46,25 +48,23 @@ pub fn write<M: Module>(
         return Err(Error::UnlikeLora { kind: config.kind(), reason });
     }
     let partial = files::PartialFolder::beside(folder)?;
-    let norms = |module: &ForeignModule, index| base_norms(&adapted.model, modules, module, index);
-    // A weight may have lost all its ranks.
-    let factors = adapted.factors().into_iter().filter(|factors| factors.rank > 0).collect();
-    let loras = module_loras(factors, modules, generation, &norms);
+    let updates = Updates::of(adapted, modules, generation);
+    let adapted_modules = updates.modules();
     let others = others(adapted, modules, generation)?;
     let about = About {
         base_name: &description.base.name,
         task,
         dropout: adapted.plans().first().and_then(|plan| plan.dropout).map_or(0.0, |dropout| dropout.rate),
-        biases: Biases::of(&others, &loras),
+        biases: Biases::of(&others, &adapted_modules),
         modules_to_save: &others
             .iter()
-            .filter(|other| other.is_saved_whole(&loras))
+            .filter(|other| other.is_saved_whole(&adapted_modules))
             .map(|o| o.module.clone())
             .collect(),
     };
-    let config = config::written(&loras, &about);
-    let mut tensors: Tensors = loras.iter().flat_map(lora_tensors).collect();
-    tensors.extend(others.iter().map(|other| other.tensor(&loras)));
+    let config = config::written(&updates, &about);
+    let mut tensors = updates.tensors();
+    tensors.extend(others.iter().map(|other| other.tensor(&adapted_modules)));
     check_finite(&tensors)?;
     let invalid = |error: String| Error::Invalid { file: folder.join(WEIGHTS), problems: vec![error] };
     let weights = serialized(&tensors, description, &config).map_err(invalid)?;
@@ -75,8 +75,44 @@ pub fn write<M: Module>(
     Ok((weights.len() + config.len()) as u64)
 }
 
+/// The updates of a folder, in one of PEFT's forms.
+pub(super) enum Updates {
+    Lora(Vec<ModuleLora>),
+    Vera(VeraFolder),
+}
+
+impl Updates {
+    fn of<M: Module>(adapted: &Adapted<M>, modules: Modules, generation: Generation) -> Self {
+        if let Some(vera) = VeraFolder::of(adapted, modules, generation) {
+            return Self::Vera(vera);
+        }
+        let norms = |module: &ForeignModule, index| base_norms(&adapted.model, modules, module, index);
+        // A weight may have lost all its ranks.
+        let factors = adapted.factors().into_iter().filter(|factors| factors.rank > 0).collect();
+        Self::Lora(module_loras(factors, modules, generation, &norms))
+    }
+
+    /// Names and layouts of the adapted modules.
+    pub(super) fn modules(&self) -> Vec<AdaptedModule<'_>> {
+        match self {
+            Self::Lora(loras) => loras.iter().map(|lora| (lora.name.as_str(), lora.layout)).collect(),
+            Self::Vera(vera) => vera.modules().collect(),
+        }
+    }
+
+    fn tensors(&self) -> Tensors {
+        match self {
+            Self::Lora(loras) => loras.iter().flat_map(lora_tensors).collect(),
+            Self::Vera(vera) => vera.tensors().into_iter().collect(),
+        }
+    }
+}
+
+/// Name and layout of a module with an adapter.
+type AdaptedModule<'a> = (&'a str, Layout);
+
 /// Shape and numbers of a tensor, as PyTorch has it.
-type Stored = (Vec<usize>, Vec<f32>);
+pub(super) type Stored = (Vec<usize>, Vec<f32>);
 type Tensors = BTreeMap<String, Stored>;
 
 fn lora_tensors(lora: &ModuleLora) -> Vec<(String, Stored)> {
@@ -116,26 +152,27 @@ struct Other {
 impl Other {
     /// A lone bias is loaded under its own name, and so is what belongs to an adapted module; PEFT replaces any other
     /// module as a whole.
-    fn is_saved_whole(&self, loras: &[ModuleLora]) -> bool {
-        !self.is_lone_bias && !self.is_adapted(loras)
+    fn is_saved_whole(&self, modules: &[AdaptedModule]) -> bool {
+        !self.is_lone_bias && !self.is_adapted(modules)
     }
 
-    fn is_adapted(&self, loras: &[ModuleLora]) -> bool {
-        loras.iter().any(|lora| lora.name == self.module)
+    fn is_adapted(&self, modules: &[AdaptedModule]) -> bool {
+        modules.iter().any(|(name, _)| *name == self.module)
     }
 
     /// Its name for PEFT's loader, which wraps adapted modules.
-    fn tensor(&self, loras: &[ModuleLora]) -> (String, Stored) {
-        let wrapper = if self.is_adapted(loras) { ".base_layer" } else { "" };
+    fn tensor(&self, modules: &[AdaptedModule]) -> (String, Stored) {
+        let wrapper = if self.is_adapted(modules) { ".base_layer" } else { "" };
         let key = format!("{PREFIX}{}{wrapper}.{}", self.module, self.leaf);
         (key, (self.shape.clone(), self.values.clone()))
     }
 }
 
 impl Biases {
-    fn of(others: &[Other], loras: &[ModuleLora]) -> Self {
-        let is_bias = |other: &&Other| other.leaf == "bias" && !other.is_saved_whole(loras);
-        let adapted: Vec<bool> = others.iter().filter(is_bias).map(|other| other.is_adapted(loras)).collect();
+    fn of(others: &[Other], modules: &[AdaptedModule]) -> Self {
+        let is_bias = |other: &&Other| other.leaf == "bias" && !other.is_saved_whole(modules);
+        let adapted: Vec<bool> =
+            others.iter().filter(is_bias).map(|other| other.is_adapted(modules)).collect();
         match (adapted.is_empty(), adapted.contains(&false)) {
             (true, _) => Self::None,
             (false, true) => Self::All,
