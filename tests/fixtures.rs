@@ -112,7 +112,7 @@ pub struct Golden {
 pub enum Values {
     /// Stored as f64, f32, f16 or bf16.
     Float(Vec<f64>),
-    /// Stored as i64.
+    /// Stored as i64 or i8.
     Int(Vec<i64>),
     /// Stored as u32.
     Word(Vec<u32>),
@@ -134,7 +134,7 @@ impl Golden {
         self.f64().iter().map(|&value| value as f32).collect()
     }
 
-    /// The numbers of an i64 tensor.
+    /// The numbers of an i64 or i8 tensor.
     pub fn i64(&self) -> &[i64] {
         match &self.values {
             Values::Int(values) => values,
@@ -182,6 +182,7 @@ fn values(dtype: Dtype, bytes: &[u8]) -> Values {
         Dtype::F32 => Values::Float(numbers(bytes, |chunk| f32::from_le_bytes(chunk).into())),
         Dtype::F16 => Values::Float(numbers(bytes, |chunk| half::f16::from_le_bytes(chunk).into())),
         Dtype::BF16 => Values::Float(numbers(bytes, |chunk| half::bf16::from_le_bytes(chunk).into())),
+        Dtype::I8 => Values::Int(numbers(bytes, |chunk| i8::from_le_bytes(chunk).into())),
         Dtype::I64 => Values::Int(numbers(bytes, i64::from_le_bytes)),
         Dtype::U32 => Values::Word(numbers(bytes, u32::from_le_bytes)),
         other => panic!("no reader for {other:?}"),

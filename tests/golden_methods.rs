@@ -3,12 +3,20 @@
 //! A family is what `cases.json` calls `case`. To add one, write its file, move its line from [`NOT_YET`] to [`TESTED`], and
 //! walk its cases by [`on_cases`], or by [`on_models`] if all of them are whole models.
 
+mod alora;
+mod loraplus;
 mod loraxs;
+mod nola_dora;
+mod pclora;
+mod pranc;
+mod qat;
 
 use std::path::{Path, PathBuf};
 
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{Device, TensorData};
 use nola_core::folder::peft::Part;
-use nola_core::{Site, Targets};
+use nola_core::{Site, Targets, float_params, write_params};
 use nola_models::{CausalLm, Checkpoint, Vit};
 use serde_json::Value;
 
@@ -17,22 +25,24 @@ use crate::fixtures::{self, Golden, Tally, Tensors, assert_close};
 use crate::test_model::{Kind, Loaded, TestModel, kind};
 
 /// Families with a file here.
-const TESTED: &[&str] = &["loraxs"];
+const TESTED: &[&str] = &[
+    "alora",
+    "loraplus",
+    "loraxs",
+    "pclora_layer",
+    "pclora_model",
+    "nola_dora_layer",
+    "nola_dora_model",
+    "pranc",
+    "qat_layer",
+    "qat_model",
+    "qat_vectors",
+];
 
 /// Families without one, and why.
 const NOT_YET: &[(&str, &str)] = &[
-    ("alora", "ALoRA is not built yet"),
     ("jd", "compressed collections of adapters are not built yet"),
     ("jd_exact", "compressed collections of adapters are not built yet"),
-    ("loraplus", "LoRA+ is not built yet"),
-    ("nola_dora_layer", "DoRA over NOLA is not built yet"),
-    ("nola_dora_model", "DoRA over NOLA is not built yet"),
-    ("pclora_layer", "PC-LoRA is not built yet"),
-    ("pclora_model", "PC-LoRA is not built yet"),
-    ("pranc", "PRANC is not built yet"),
-    ("qat_layer", "training of quantised coefficients is not built yet"),
-    ("qat_model", "training of quantised coefficients is not built yet"),
-    ("qat_vectors", "training of quantised coefficients is not built yet"),
 ];
 
 /// The folders `methods` of the fixtures; one that is not there is named.
@@ -170,10 +180,28 @@ impl Case<'_> {
         self.check(what, found, self.expected(what).f64());
     }
 
+    /// Compares with the golden tensor `expected.NAME`, a value of the kind `kind`.
+    fn check_named(&self, kind: &str, name: &str, found: &[f32]) {
+        let golden = self.expected(name).f64();
+        assert_close(&format!("{}: {name}", self.name), found, golden, self.tolerance(kind));
+    }
+
     /// The same, of a matrix that the fixtures hold transposed.
     fn check_transposed(&self, what: &str, found: &[f32]) {
         let golden = self.expected(what);
         let [rows, cols] = golden.shape[..] else { panic!("{}: `{what}` is no matrix", self.name) };
         self.check(what, found, &devices::transposed(golden.f64(), rows, cols));
     }
+}
+
+/// The layer of a case that has one, and its site.
+fn one_layer(case: &Case, device: &Device) -> (Vec<Linear>, Site) {
+    let [d_in, d_out] = ["d_in", "d_out"].map(|key| case.number(key) as usize);
+    let layers: Vec<Linear> = vec![LinearConfig::new(d_in, d_out).init(device)];
+    let weight = devices::transposed(&case.tensor("weight").f32(), d_out, d_in);
+    let values =
+        [TensorData::new(weight, [d_in, d_out]), TensorData::new(case.tensor("bias").f32(), [d_out])];
+    let ids = float_params(&layers).into_iter().map(|param| param.id);
+    let layers = write_params(layers, ids.zip(values).collect());
+    (layers, Site { path: "0".to_owned(), d_in, d_out })
 }

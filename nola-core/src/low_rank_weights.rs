@@ -40,9 +40,10 @@ impl<M: Module> Adapted<M> {
         let all = self.factors();
         let Merged { model, biases_without_place, .. } = self.merged(&|weight| weight)?;
         let weight = |factors: SiteFactors| {
+            let a = factors.low_rank_a().to_vec();
             let bias = factors.bias.filter(|_| biases_without_place.contains(&factors.site.path));
             let b = factors.b.iter().map(|&entry| (factors.scale * f64::from(entry)) as f32).collect();
-            let weight = LowRankWeight { rank: factors.rank, a: factors.low_rank_a().to_vec(), b, bias };
+            let weight = LowRankWeight { rank: factors.rank, a, b, bias };
             (factors.site.weight_path(), weight)
         };
         let weights = all.into_iter().map(weight).collect();

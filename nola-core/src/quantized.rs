@@ -84,8 +84,8 @@ impl CoefficientBits {
         }
     }
 
-    /// The vector as so many bits with an exact scale hold it.
-    pub(crate) fn rounded(self, vector: &[f32]) -> Vec<f32> {
+    /// The vector as so many bits with an exact scale hold it; 16 and 32 bits leave it as it is.
+    pub fn rounded(self, vector: &[f32]) -> Vec<f32> {
         let Some(top) = self.top() else { return vector.to_vec() };
         let scale = largest(vector) / top;
         vector.iter().map(|value| integer(*value, scale) * scale).collect()

@@ -20,7 +20,7 @@ pub use dora::DoraConfig;
 pub use factor::{Factor, FrozenMatrix, LinearCombination, Matrices};
 pub use list::AdapterConfig;
 pub use lora::{LoraConfig, LoraVariant};
-pub use nola::{NolaConfig, Preset, Sharing};
+pub use nola::{CountPer, NolaConfig, Preset, Sharing};
 pub use pc_lora::{Fade, LayerBias, PcLoraConfig};
 pub use pranc::{PrancConfig, PrancMode};
 pub use rank_moves::{Moved, RankMoves, moved};

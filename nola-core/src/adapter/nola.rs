@@ -10,12 +10,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Count, Factor, LinearCombination, MAX_COEFFICIENTS, MAX_RANK, Matrices, Method, Plan, Weights,
-    check_hashes, check_number, kaiming_uniform,
+    Coefficients, Count, Factor, LinearCombination, MAX_COEFFICIENTS, MAX_RANK, Magnitude, Matrices, Method,
+    Plan, Weights, check_hashes, check_number, kaiming_uniform,
 };
 use crate::Error;
 use crate::basis::{Basis, Distribution, Generator, Stream};
 use crate::philox::fnv1a_32;
+use crate::quantized::CoefficientBits;
 use crate::targets::Site;
 
 /// Which published setting of NOLA: entry scale, offset, initial coefficients and scale of the update.
@@ -45,6 +46,24 @@ pub enum Sharing {
     Separate,
     /// One basis for each shape.
     Shared,
+}
+
+/// What numbers of coefficients are the same for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum CountPer {
+    /// Every weight.
+    #[default]
+    Site,
+    /// Every input or output: the widest weight has `k` and `l`, narrower ones in proportion.
+    Width,
+}
+
+/// Widths of the widest weights, which have the `k` and the `l` of the settings.
+#[derive(Debug, Clone, Copy)]
+struct Widest {
+    d_in: usize,
+    d_out: usize,
 }
 
 /// Coefficients of the factor A, and of B.
@@ -87,6 +106,16 @@ pub struct NolaConfig {
     /// Whether weights of one shape share one basis.
     #[schemars(example = &"shared")]
     pub sharing: Sharing,
+    /// Whether `k` and `l` are those of every weight, or follow its width.
+    #[schemars(example = &"width")]
+    pub k_per: CountPer,
+    /// Whether the length of each column of the updated weight is trained beside its direction, as in DoRA.
+    #[schemars(example = true)]
+    pub use_dora: bool,
+    /// Bits that coefficients are rounded to while they are trained; 32 rounds nothing. Store them in as many
+    /// (`output.coefficient_bits`), and the adapter that was trained is the one that is stored.
+    #[schemars(example = 4, extend("enum" = [32, 8, 4, 3, 2], "x-unit" = "bits"))]
+    pub train_bits: u8,
     /// Seed of the basis; part of the adapter.
     #[schemars(example = 1)]
     pub seed: u64,
@@ -102,6 +131,9 @@ impl Default for NolaConfig {
             preset: Preset::Default,
             basis: Distribution::Uniform,
             sharing: Sharing::Separate,
+            k_per: CountPer::Site,
+            use_dora: false,
+            train_bits: 32,
             seed: 0,
         }
     }
@@ -129,31 +161,45 @@ impl NolaConfig {
         }
     }
 
-    fn combined_a(&self, site: &Site) -> LinearCombination {
+    /// Numbers of coefficients of a site, of A and of B.
+    fn counts(&self, site: &Site, widest: Widest) -> [usize; 2] {
+        let of = |count: usize, width: usize, widest: usize| match self.k_per {
+            CountPer::Site => count,
+            CountPer::Width => ((count * width) as f64 / widest as f64).round().max(1.0) as usize,
+        };
+        [of(self.k, site.d_in, widest.d_in), of(self.l(), site.d_out, widest.d_out)]
+    }
+
+    fn combined_a(&self, site: &Site, k: usize) -> LinearCombination {
         let shape = [site.d_in, self.rank];
         let offset = match self.preset {
             Preset::Code2024 => Some(Arc::from(kaiming_uniform(self.seed, site, self.rank))),
             Preset::Default | Preset::Paper2023 | Preset::Vit2024 => None,
         };
         let initial = match self.preset {
-            Preset::Default => self.drawn_coefficients(site),
-            Preset::Code2024 => vec![0.0; self.k],
-            Preset::Paper2023 | Preset::Vit2024 => vec![1.0 / self.k as f32; self.k],
+            Preset::Default => self.drawn_coefficients(site, k),
+            Preset::Code2024 => vec![0.0; k],
+            Preset::Paper2023 | Preset::Vit2024 => vec![1.0 / k as f32; k],
         };
-        let matrices = Matrices::Random(self.basis(site, Stream::A, self.k, shape));
+        let matrices = Matrices::Random(self.basis(site, Stream::A, k, shape));
         LinearCombination { name: ALPHA, matrices, offset, initial }
     }
 
-    fn combined_b(&self, site: &Site) -> LinearCombination {
+    /// What coefficients are rounded to; the width was checked.
+    fn rounding(&self) -> CoefficientBits {
+        CoefficientBits::try_from(self.train_bits).unwrap_or_default()
+    }
+
+    fn combined_b(&self, site: &Site, l: usize) -> LinearCombination {
         let initial = match self.preset {
             Preset::Default | Preset::Code2024 => 0.0,
-            Preset::Paper2023 | Preset::Vit2024 => 1.0 / self.l() as f32,
+            Preset::Paper2023 | Preset::Vit2024 => 1.0 / l as f32,
         };
         LinearCombination {
             name: BETA,
-            matrices: Matrices::Random(self.basis(site, Stream::B, self.l(), [self.rank, site.d_out])),
+            matrices: Matrices::Random(self.basis(site, Stream::B, l, [self.rank, site.d_out])),
             offset: None,
-            initial: vec![initial; self.l()],
+            initial: vec![initial; l],
         }
     }
 
@@ -189,7 +235,7 @@ impl NolaConfig {
     }
 
     /// alpha_i = √(3/d_in)·u_i, so that the entries of A have LoRA's variance, 1/(3·d_in).
-    fn drawn_coefficients(&self, site: &Site) -> Vec<f32> {
+    fn drawn_coefficients(&self, site: &Site, k: usize) -> Vec<f32> {
         let generator = Generator {
             distribution: Distribution::Uniform,
             seed: self.seed,
@@ -197,7 +243,7 @@ impl NolaConfig {
             stream: Stream::Coefficients,
         };
         let scale = (3.0 / site.d_in as f64).sqrt() as f32;
-        generator.values(0, self.k).into_iter().map(|u| scale * u).collect()
+        generator.values(0, k).into_iter().map(|u| scale * u).collect()
     }
 
     /// What random numbers are named after.
@@ -213,6 +259,10 @@ impl Method for NolaConfig {
         check_number("rank", self.rank, MAX_RANK)?;
         check_number("k", self.k, MAX_COEFFICIENTS)?;
         check_number("l", self.l(), MAX_COEFFICIENTS)?;
+        if ![32, 8, 4, 3, 2].contains(&self.train_bits) {
+            let cure = "use 32, 8, 4, 3 or 2";
+            return Err(Error::BadSetting { field: "train_bits", value: self.train_bits.to_string(), cure });
+        }
         if self.preset == Preset::Vit2024 && self.alpha() != 1.0 {
             let cure = "the preset vit-2024 has a factor of 1 / rank: leave it out";
             return Err(Error::BadSetting { field: "alpha", value: self.alpha().to_string(), cure });
@@ -242,14 +292,24 @@ impl Method for NolaConfig {
     }
 
     fn coefficients(&self) -> Vec<(&'static str, Count)> {
-        vec![(ALPHA, Count::InEachSite(self.k)), (BETA, Count::InEachSite(self.l()))]
+        let count = |count| match self.k_per {
+            CountPer::Site => Count::InEachSite(count),
+            CountPer::Width => Count::OfItsShape,
+        };
+        vec![(ALPHA, count(self.k)), (BETA, count(self.l()))]
     }
 
     fn plan(&self, sites: &[Site], _weights: Weights) -> Result<Vec<Plan>, Error> {
         check_hashes(self.names(sites))?;
+        let width = |of: fn(&Site) -> usize| sites.iter().map(of).max().unwrap_or(1);
+        let widest = Widest { d_in: width(|site| site.d_in), d_out: width(|site| site.d_out) };
+        let magnitude = if self.use_dora { Magnitude::OfBase } else { Magnitude::Free };
+        let coefficients = Coefficients { rounding: self.rounding(), ..Coefficients::default() };
         let plan = |site: &Site| {
-            let (a, b) = (Factor::Combined(self.combined_a(site)), Factor::Combined(self.combined_b(site)));
-            Plan::low_rank(a, b, self.rank, self.scale())
+            let [k, l] = self.counts(site, widest);
+            let [a, b] = [self.combined_a(site, k), self.combined_b(site, l)].map(Factor::Combined);
+            let low_rank = Plan::low_rank(a, b, self.rank, self.scale());
+            Plan { magnitude: magnitude.clone(), coefficients, ..low_rank }
         };
         Ok(sites.iter().map(plan).collect())
     }
