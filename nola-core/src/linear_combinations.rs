@@ -280,7 +280,8 @@ impl LinearCombinations {
 pub(crate) fn random_matrix(basis: Basis, device: &Device) -> Tensor<2> {
     let matrices = Matrices::Random(basis);
     let all = vec![LinearCombination { name: "", matrices, offset: None, initial: vec![1.0] }];
-    let alone = LinearCombinations { random: random_sites(&all), all, frozen_there: Mutex::default() };
+    let (random, coefficients) = (random_sites(&all), Coefficients::default());
+    let alone = LinearCombinations { all, coefficients, random, frozen_there: Mutex::default() };
     alone.expand(Tensor::ones([1, 1], device)).pop().expect("one site")
 }
 

@@ -304,7 +304,7 @@ impl<M: Module> Adapted<M> {
             }
         }
         let a = (0..ranks.site.d_in).flat_map(|row| columns.iter().map(move |column| column[row])).collect();
-        SiteFactors { rank: columns.len(), a, b: rows, ..factors }
+        SiteFactors { rank: columns.len(), a: Some(a), b: rows, ..factors }
     }
 
     /// Zeros for B of the pairs that were added.

@@ -10,7 +10,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Factor, MAX_RANK, Method, Plan, RankMoves, Weights, check_number, kaiming_uniform};
+use super::{Count, Factor, MAX_RANK, Method, Plan, RankMoves, Weights, check_number, kaiming_uniform};
 use crate::Error;
 use crate::targets::Site;
 
@@ -101,7 +101,7 @@ impl Method for AloraConfig {
         5e-3
     }
 
-    fn coefficients(&self) -> Vec<(&'static str, usize)> {
+    fn coefficients(&self) -> Vec<(&'static str, Count)> {
         Vec::new()
     }
 

@@ -3,9 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    AloraConfig, DoraConfig, LoraConfig, Method, NolaConfig, PcLoraConfig, PrancConfig, VeraConfig,
-};
+use super::{AloraConfig, DoraConfig, LoraConfig, Method, NolaConfig, PcLoraConfig, PrancConfig, VeraConfig};
 
 /// Makes [`AdapterConfig`], and with it all that walks over the adapters.
 macro_rules! adapters {

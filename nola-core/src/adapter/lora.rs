@@ -7,7 +7,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Count, Dropout, Factor, MAX_RANK, Method, Plan, RateFactors, Weights, check_number, kaiming_uniform};
+use super::{
+    Count, Dropout, Factor, MAX_RANK, Method, Plan, RateFactors, Weights, check_number, kaiming_uniform,
+};
 use crate::Error;
 use crate::by_pattern::{ByPattern, CompiledByPattern};
 use crate::targets::Site;

@@ -35,7 +35,7 @@ pub(super) struct About<'a> {
 pub(super) fn written(updates: &Updates, about: &About) -> Value {
     let modules = updates.modules();
     let (peft_type, only, settings) = match updates {
-        Updates::Lora(loras) => (super::LORA, "lora_only", of_loras(loras)),
+        Updates::Lora(loras) => (super::LORA, "lora_only", of_loras(loras, about.dropout)),
         Updates::Vera(vera) => (super::VERA, "vera_only", vera.settings()),
     };
     let common = json!({
@@ -61,7 +61,7 @@ pub(super) fn written(updates: &Updates, about: &About) -> Value {
 }
 
 /// The settings of LoRAs, with PEFT's keys.
-fn of_loras(loras: &[ModuleLora]) -> Value {
+fn of_loras(loras: &[ModuleLora], dropout: f64) -> Value {
     let alpha = |lora: &ModuleLora| alpha_for(lora.scale, lora.rank);
     let (common_rank, common_alpha) = loras.first().map_or((1, 1.0), |lora| (lora.rank, alpha(lora)));
     let mut rank_pattern = Map::new();
@@ -78,7 +78,7 @@ fn of_loras(loras: &[ModuleLora]) -> Value {
     json!({
         "r": common_rank,
         "lora_alpha": number(common_alpha),
-        "lora_dropout": about.dropout,
+        "lora_dropout": dropout,
         "use_rslora": false,
         "use_dora": loras.iter().any(|lora| lora.magnitude.is_some()),
         "init_lora_weights": true,
