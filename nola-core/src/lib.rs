@@ -11,6 +11,7 @@ pub mod adapter;
 pub mod basis;
 #[cfg_attr(not(feature = "cube"), path = "cube/absent.rs")]
 mod cube;
+mod decomposition;
 mod error;
 pub mod features;
 pub mod folder;

@@ -3,7 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DoraConfig, LoraConfig, Method, NolaConfig, PcLoraConfig};
+use super::{
+    DoraConfig, LoraConfig, LoraXsConfig, Method, NolaConfig, OloraConfig, PcLoraConfig, PissaConfig,
+};
 
 /// Makes [`AdapterConfig`], and with it all that walks over the adapters.
 macro_rules! adapters {
@@ -61,6 +63,12 @@ adapters! {
     Lora(LoraConfig) = "lora",
     /// DoRA: LoRA's two factors and the length of each column, and the head.
     Dora(DoraConfig) = "dora",
+    /// LoRA-XS: a square matrix between frozen singular vectors of each weight, and the head.
+    LoraXs(LoraXsConfig) = "lora-xs",
+    /// OLoRA: LoRA's two factors, which start at the QR decomposition of each weight, and the head.
+    Olora(OloraConfig) = "olora",
+    /// PiSSA: LoRA's two factors, which start at the largest singular values of each weight, and the head.
+    Pissa(PissaConfig) = "pissa",
     /// PC-LoRA: low-rank layers that take the place of the base's, each with a bias, and the head.
     PcLora(PcLoraConfig) = "pc-lora",
 }

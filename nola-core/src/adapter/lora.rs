@@ -21,6 +21,21 @@ pub enum LoraVariant {
     RsLora,
 }
 
+impl LoraVariant {
+    /// The alpha that gives a factor of 1.
+    pub(super) fn unit_alpha(self, rank: usize) -> f64 {
+        match self {
+            Self::Plain => rank as f64,
+            Self::RsLora => (rank as f64).sqrt(),
+        }
+    }
+
+    /// Factor of an update.
+    pub(super) fn scale(self, alpha: f64, rank: usize) -> f64 {
+        alpha / self.unit_alpha(rank)
+    }
+}
+
 /// LoRA: the two factors of low-rank updates, and the head.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -52,19 +67,12 @@ impl Default for LoraConfig {
 impl LoraConfig {
     /// Numerator of the update's factor.
     pub fn alpha(&self) -> f64 {
-        let rank = self.rank as f64;
-        self.alpha.unwrap_or(match self.variant {
-            LoraVariant::Plain => rank,
-            LoraVariant::RsLora => rank.sqrt(),
-        })
+        self.alpha.unwrap_or(self.variant.unit_alpha(self.rank))
     }
 
     /// Factor of the update.
     pub fn scale(&self) -> f64 {
-        match self.variant {
-            LoraVariant::Plain => self.alpha() / self.rank as f64,
-            LoraVariant::RsLora => self.alpha() / (self.rank as f64).sqrt(),
-        }
+        self.variant.scale(self.alpha(), self.rank)
     }
 }
 
