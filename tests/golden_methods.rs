@@ -4,6 +4,7 @@
 //! walk its cases by [`on_cases`], or by [`on_models`] if all of them are whole models.
 
 mod loraxs;
+mod pclora;
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,7 @@ use crate::fixtures::{self, Golden, Tally, Tensors, assert_close};
 use crate::test_model::{Kind, Loaded, TestModel, kind};
 
 /// Families with a file here.
-const TESTED: &[&str] = &["loraxs"];
+const TESTED: &[&str] = &["loraxs", "pclora_layer", "pclora_model"];
 
 /// Families without one, and why.
 const NOT_YET: &[(&str, &str)] = &[
@@ -27,8 +28,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("loraplus", "LoRA+ is not built yet"),
     ("nola_dora_layer", "DoRA over NOLA is not built yet"),
     ("nola_dora_model", "DoRA over NOLA is not built yet"),
-    ("pclora_layer", "PC-LoRA is not built yet"),
-    ("pclora_model", "PC-LoRA is not built yet"),
     ("pranc", "PRANC is not built yet"),
     ("qat_layer", "training of quantised coefficients is not built yet"),
     ("qat_model", "training of quantised coefficients is not built yet"),
