@@ -64,6 +64,35 @@ pub enum Error {
         site: String,
     },
 
+    /// A weight has fewer singular vectors than the adapter wants.
+    #[error(
+        "site `{site}`: rank {rank} is too large for its weight of {d_in} x {d_out}, which has at most {} singular vectors; use \
+         a rank of at most {}, or leave the site out",
+        d_in.min(d_out), d_in.min(d_out)
+    )]
+    RankAboveWeight {
+        /// Path of the site.
+        site: String,
+        /// Rank of the adapter.
+        rank: usize,
+        /// Inputs of the weight.
+        d_in: usize,
+        /// Outputs of the weight.
+        d_out: usize,
+    },
+
+    /// A weight that an adapter starts from is no use.
+    #[error(
+        "site `{site}`: its weight holds {count} numbers that are not finite, so nothing can be computed from it; load a base \
+         without them, or leave the site out"
+    )]
+    WeightNotFinite {
+        /// Path of the site.
+        site: String,
+        /// How many numbers.
+        count: usize,
+    },
+
     /// The adapter was trained on other weights.
     #[error("{}: made for the base `{expected}`, but `{found}` is loaded ({difference} differs)", file.display())]
     WrongBase {

@@ -12,6 +12,7 @@ pub mod basis;
 mod by_pattern;
 #[cfg_attr(not(feature = "cube"), path = "cube/absent.rs")]
 mod cube;
+mod decomposition;
 mod dropout;
 mod error;
 pub mod features;

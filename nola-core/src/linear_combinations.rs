@@ -9,6 +9,7 @@ use crate::adapted::floats;
 use crate::adapter::{Coefficients, Factor, FrozenMatrix, LinearCombination, Matrices, Owner, Plan};
 use crate::basis::{Basis, project_all};
 use crate::cube::Kernels;
+use crate::product::is_cpu;
 use crate::quantized::{CoefficientBits, ScaleType};
 
 /// The linear combinations of A, or of B, of all sites in order.
@@ -155,8 +156,14 @@ impl LinearCombinations {
         let matrix =
             |(((matrix, row), combined), frozen): (((Option<_>, _), &LinearCombination), Option<_>)| {
                 matrix.unwrap_or_else(|| {
-                    let frozen = frozen.expect("what is not random is frozen");
-                    combined.matrices.expand_there(row, frozen)
+                    let (matrices, frozen) =
+                        (&combined.matrices, frozen.expect("what is not random is frozen"));
+                    if !is_cpu(&device) {
+                        return matrices.expand_there(row, frozen);
+                    }
+                    // The bits of merged and stored factors.
+                    let expanded = matrices.expand(&floats(row.into_data()));
+                    Tensor::from_data(TensorData::new(expanded, matrices.shape()), &device)
                 })
             };
         rest.map(matrix).collect()

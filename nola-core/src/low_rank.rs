@@ -51,8 +51,20 @@ pub(crate) trait LowRankUpdate: Backend {
 
 /// The gradients on one backend.
 pub(crate) trait LowRankGradients: LowRankUpdate {
-    /// Gradients of `x`, `a` and `b`, given that of the result.
-    fn low_rank_gradients(state: State<Self>, gradient: FloatTensor<Self>) -> [FloatTensor<Self>; 3];
+    /// Those gradients of `x`, `a` and `b` that are asked for, given that of the result.
+    fn low_rank_gradients(
+        state: State<Self>,
+        gradient: FloatTensor<Self>,
+        asked: Asked,
+    ) -> [Option<FloatTensor<Self>>; 3];
+}
+
+/// Whether the gradient of an input is of use: frozen factors have none, nor has the input of the first layer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    x: bool,
+    a: bool,
+    b: bool,
 }
 
 /// What the gradients depend on.
@@ -73,9 +85,10 @@ impl<B: LowRankGradients> Backward<B, 4> for UpdateBackward {
     fn backward(self, ops: Ops<Self::State, 4>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<B>(&ops.node);
         let [of_y, of_inputs @ ..] = ops.parents;
-        let found = B::low_rank_gradients(ops.state, gradient.clone());
+        let [x, a, b] = of_inputs.each_ref().map(Option::is_some);
+        let found = B::low_rank_gradients(ops.state, gradient.clone(), Asked { x, a, b });
         for (parent, gradient) in of_inputs.into_iter().zip(found) {
-            if let Some(parent) = parent {
+            if let (Some(parent), Some(gradient)) = (parent, gradient) {
                 gradients.register::<B>(parent.id, gradient);
             }
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use rayon::prelude::*;
 
 use crate::basis::{self, Basis};
 
@@ -39,6 +40,16 @@ impl Factor {
         }
     }
 
+    /// What of it was computed from a weight, and so comes back from another processor with other last bits.
+    pub(crate) fn computed(&self) -> Option<&FrozenMatrix> {
+        let frozen = match self {
+            Self::Learned(_) => None,
+            Self::Frozen(frozen) => Some(frozen),
+            Self::Combined(combined) => combined.matrices.frozen(),
+        };
+        frozen.filter(|frozen| frozen.origin == Origin::Computed)
+    }
+
     /// What tells it from the factor of another adapter, but for what is trained.
     pub(crate) fn check_text(&self) -> String {
         match self {
@@ -55,6 +66,16 @@ impl Factor {
 pub struct FrozenMatrix {
     values: Arc<[f32]>,
     shape: [usize; 2],
+    origin: Origin,
+}
+
+/// Whether a frozen matrix has the same bits wherever it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// It is given, or regenerated to the bit.
+    Exact,
+    /// It follows from a weight by linear algebra, whose last bits depend on the processor.
+    Computed,
 }
 
 impl FrozenMatrix {
@@ -65,7 +86,16 @@ impl FrozenMatrix {
     pub fn new(values: impl Into<Arc<[f32]>>, [rows, cols]: [usize; 2]) -> Self {
         let values = values.into();
         assert_eq!(values.len(), rows * cols, "a number for each place");
-        Self { values, shape: [rows, cols] }
+        Self { values, shape: [rows, cols], origin: Origin::Exact }
+    }
+
+    /// The same of values that were computed from a weight: on another processor their last bits may differ, and a folder
+    /// allows for that.
+    ///
+    /// # Panics
+    /// If they are not `rows · cols`.
+    pub fn computed(values: impl Into<Arc<[f32]>>, shape: [usize; 2]) -> Self {
+        Self { origin: Origin::Computed, ..Self::new(values, shape) }
     }
 
     /// Its numbers, row-major.
@@ -145,7 +175,7 @@ impl Matrices {
     }
 
     /// The combination on the host, row-major, with the same bits on every machine.
-    fn expand(&self, coefficients: &[f32]) -> Vec<f32> {
+    pub(crate) fn expand(&self, coefficients: &[f32]) -> Vec<f32> {
         match self {
             Self::Random(basis) => basis.expand(coefficients),
             Self::Rows { frozen, .. } => {
@@ -158,7 +188,7 @@ impl Matrices {
                     }
                     sums.into_iter().map(|sum| sum as f32).collect::<Vec<f32>>()
                 };
-                coefficients.chunks(inner).flat_map(row).collect()
+                coefficients.par_chunks(inner).map(row).collect::<Vec<_>>().concat()
             }
             Self::Columns(frozen) => {
                 let rows = frozen.values.chunks(frozen.shape[1]);

@@ -3,7 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AloraConfig, DoraConfig, LoraConfig, Method, NolaConfig, PcLoraConfig, PrancConfig, VeraConfig};
+use super::{
+    AloraConfig, DoraConfig, LoraConfig, LoraXsConfig, Method, NolaConfig, OloraConfig, PcLoraConfig, PissaConfig,
+    PrancConfig, VeraConfig,
+};
 
 /// Makes [`AdapterConfig`], and with it all that walks over the adapters.
 macro_rules! adapters {
@@ -63,6 +66,12 @@ adapters! {
     Dora(DoraConfig) = "dora",
     /// ALoRA: LoRA's factors, of which ranks move during training to the weights that need them, and the head.
     Alora(AloraConfig) = "alora",
+    /// LoRA-XS: a square matrix between frozen singular vectors of each weight, and the head.
+    LoraXs(LoraXsConfig) = "lora-xs",
+    /// OLoRA: LoRA's two factors, which start at the QR decomposition of each weight, and the head.
+    Olora(OloraConfig) = "olora",
+    /// PiSSA: LoRA's two factors, which start at the largest singular values of each weight, and the head.
+    Pissa(PissaConfig) = "pissa",
     /// PC-LoRA: low-rank layers that take the place of the base's, each with a bias, and the head.
     PcLora(PcLoraConfig) = "pc-lora",
     /// VeRA: two vectors that scale one frozen random pair in every weight, and the head.

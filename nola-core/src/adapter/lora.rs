@@ -25,6 +25,21 @@ pub enum LoraVariant {
     RsLora,
 }
 
+impl LoraVariant {
+    /// The alpha that gives a factor of 1.
+    pub(super) fn unit_alpha(self, rank: usize) -> f64 {
+        match self {
+            Self::Plain => rank as f64,
+            Self::RsLora => (rank as f64).sqrt(),
+        }
+    }
+
+    /// Factor of an update.
+    pub(super) fn scale(self, alpha: f64, rank: usize) -> f64 {
+        alpha / self.unit_alpha(rank)
+    }
+}
+
 /// LoRA: the two factors of low-rank updates, and the head.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -89,23 +104,12 @@ impl Default for LoraConfig {
 impl LoraConfig {
     /// Numerator of the update's factor.
     pub fn alpha(&self) -> f64 {
-        let rank = self.rank as f64;
-        self.alpha.unwrap_or(match self.variant {
-            LoraVariant::Plain => rank,
-            LoraVariant::RsLora => rank.sqrt(),
-        })
+        self.alpha.unwrap_or(self.variant.unit_alpha(self.rank))
     }
 
     /// Factor of the update where no pattern says otherwise.
     pub fn scale(&self) -> f64 {
-        self.scale_of(self.rank, self.alpha())
-    }
-
-    fn scale_of(&self, rank: usize, alpha: f64) -> f64 {
-        match self.variant {
-            LoraVariant::Plain => alpha / rank as f64,
-            LoraVariant::RsLora => alpha / (rank as f64).sqrt(),
-        }
+        self.variant.scale(self.alpha(), self.rank)
     }
 
     fn check_patterns(&self) -> Result<(), Error> {
@@ -214,7 +218,7 @@ impl Method for LoraConfig {
             let (rank, alpha) = (rank.unwrap_or(self.rank), alpha.unwrap_or_else(|| self.alpha()));
             let a = Factor::Learned(kaiming_uniform(self.seed, site, rank));
             let b = Factor::Learned(vec![0.0; rank * site.d_out]);
-            Plan { dropout, ..Plan::low_rank(a, b, rank, self.scale_of(rank, alpha)) }
+            Plan { dropout, ..Plan::low_rank(a, b, rank, self.variant.scale(alpha, rank)) }
         };
         Ok(sites.iter().zip(ranks).zip(alphas).map(plan).collect())
     }

@@ -7,10 +7,14 @@
 mod alora;
 mod dora;
 mod factor;
+mod from_weight;
 mod list;
 mod lora;
+mod lora_xs;
 mod nola;
+mod olora;
 mod pc_lora;
+mod pissa;
 mod pranc;
 mod rank_moves;
 pub(crate) mod vera;
@@ -18,10 +22,15 @@ pub(crate) mod vera;
 pub use alora::AloraConfig;
 pub use dora::DoraConfig;
 pub use factor::{Factor, FrozenMatrix, LinearCombination, Matrices};
+pub use from_weight::FromWeightConfig;
+pub(crate) use from_weight::Start;
 pub use list::AdapterConfig;
 pub use lora::{LoraConfig, LoraVariant};
+pub use lora_xs::LoraXsConfig;
 pub use nola::{CountPer, NolaConfig, Preset, Sharing};
+pub use olora::OloraConfig;
 pub use pc_lora::{Fade, LayerBias, PcLoraConfig};
+pub use pissa::PissaConfig;
 pub use pranc::{PrancConfig, PrancMode};
 pub use rank_moves::{Moved, RankMoves, moved};
 pub use vera::VeraConfig;
@@ -335,4 +344,21 @@ pub(crate) fn kaiming_uniform(seed: u64, site: &Site, rank: usize) -> Vec<f32> {
     let bound = 1.0 / (site.d_in as f32).sqrt();
     let values = generator.values(0, site.d_in * rank);
     values.into_iter().map(|value| bound * value).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The weight of the one site of [`planned`].
+    pub(super) fn weight([d_in, d_out]: [usize; 2]) -> Vec<f32> {
+        (0..d_in * d_out).map(|n| (n as f32 * 1.7 + 0.3).sin()).collect()
+    }
+
+    /// What a method attaches to a weight of this shape.
+    pub(super) fn planned(method: &impl Method, [d_in, d_out]: [usize; 2]) -> Result<Plan, Error> {
+        let site = Site { path: "blocks.0.mlp.up".to_owned(), d_in, d_out };
+        let mut plans = method.plan(&[site], &|site| weight([site.d_in, site.d_out]))?;
+        Ok(plans.remove(0))
+    }
 }

@@ -1,5 +1,6 @@
 //! The native format: coefficients, check words and hashes.
 
+mod check_word;
 mod manifest;
 mod settings;
 mod tensors;
@@ -11,6 +12,7 @@ use burn::tensor::Device;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
+use check_word::{check_word, problems_of_check_words};
 pub(super) use manifest::changed_setting;
 pub use manifest::{FORMAT_VERSION, Manifest};
 use manifest::{read_manifest, written_manifest};
@@ -19,8 +21,7 @@ use tensors::{by_site, check_finite, read_tensors, serialized, stored_tensors};
 use super::{BaseIdentity, CoefficientBits, Description, SavedAdapter, card, files};
 use crate::Error;
 use crate::adapted::Adapted;
-use crate::adapter::{Format, Plan};
-use crate::philox::fnv1a_32;
+use crate::adapter::Format;
 use crate::plain_words::plain_words;
 use crate::targets::Site;
 
@@ -107,7 +108,7 @@ pub(super) fn attach<M: Module>(
             saved.targets()
         ));
     } else {
-        problems.extend(check_word_problems(&adapted, &saved.check_words));
+        problems.extend(problems_of_check_words(&adapted, &saved.check_words));
     }
     let invalid = |problems| Error::Invalid { file: saved.file.clone(), problems };
     if !problems.is_empty() {
@@ -137,25 +138,6 @@ pub fn check_base(file: &Path, expected: &BaseIdentity, found: &BaseIdentity) ->
         found: found.name.clone(),
         difference,
     })
-}
-
-fn check_word_problems<M: Module>(adapted: &Adapted<M>, stored: &[u32]) -> Vec<String> {
-    let problem = |((site, plan), stored): ((&Site, &Plan), &u32)| {
-        let word = check_word(plan);
-        let differs = word != *stored;
-        differs.then(|| {
-            format!(
-                "site `{}`: check word {stored:08x}, but the basis regenerated here has {word:08x}",
-                site.path
-            )
-        })
-    };
-    adapted.sites().iter().zip(adapted.plans()).zip(stored).filter_map(problem).collect()
-}
-
-/// One word that changes when the basis of a site does.
-fn check_word(plan: &Plan) -> u32 {
-    fnv1a_32(&format!("{}/{}", plan.a.check_text(), plan.b.check_text()))
 }
 
 fn sites_sha256(sites: &[Site]) -> String {

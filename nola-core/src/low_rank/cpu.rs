@@ -7,7 +7,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::TensorData;
 use rayon::prelude::*;
 
-use super::{LowRankGradients, LowRankUpdate, State};
+use super::{Asked, LowRankGradients, LowRankUpdate, State};
 use crate::matrix::{Accumulate, Matrix, multiply};
 
 /// Rows of a task; the same on every machine, since it decides in which order gradients are summed.
@@ -31,11 +31,16 @@ impl LowRankUpdate for Flex {
 }
 
 impl LowRankGradients for Flex {
-    fn low_rank_gradients(state: State<Self>, gradient: FlexTensor) -> [FlexTensor; 3] {
+    fn low_rank_gradients(state: State<Self>, gradient: FlexTensor, asked: Asked) -> [Option<FlexTensor>; 3] {
         let State { x, a, b, scale } = state;
         let [x, a, b, gradient] = [x, a, b, gradient].map(|tensor| tensor.to_contiguous());
-        let [of_x, of_a, of_b] = Factors::of(&a, &b, scale).gradients(numbers(&x), numbers(&gradient));
-        [shaped_as(&x, of_x), shaped_as(&a, of_a), shaped_as(&b, of_b)]
+        let found = Factors::of(&a, &b, scale).gradients(numbers(&x), numbers(&gradient), asked);
+        let [of_x, of_a, of_b] = found;
+        [
+            asked.x.then(|| shaped_as(&x, of_x)),
+            asked.a.then(|| shaped_as(&a, of_a)),
+            asked.b.then(|| shaped_as(&b, of_b)),
+        ]
     }
 }
 
@@ -84,13 +89,13 @@ impl<'a> Factors<'a> {
         });
     }
 
-    /// Gradients of `x`, `a` and `b`.
-    fn gradients(&self, x: &[f32], gradient: &[f32]) -> [Vec<f32>; 3] {
+    /// Gradients of `x`, `a` and `b`; zeros in place of those that are not asked for.
+    fn gradients(&self, x: &[f32], gradient: &[f32], asked: Asked) -> [Vec<f32>; 3] {
         let mut of_x = vec![0.0; x.len()];
         let parts = of_x.par_chunks_mut(ROWS * self.d_in).zip(x.par_chunks(ROWS * self.d_in));
         let parts = parts.zip(gradient.par_chunks(ROWS * self.d_out));
         let of_factors: Vec<[Vec<f32>; 2]> =
-            parts.map(|((of_x, x), gradient)| self.gradients_of_rows(x, gradient, of_x)).collect();
+            parts.map(|((of_x, x), gradient)| self.gradients_of_rows(x, gradient, of_x, asked)).collect();
         let (mut of_a, mut of_b) = (vec![0.0; self.d_in * self.rank], vec![0.0; self.rank * self.d_out]);
         for [part_of_a, part_of_b] in of_factors {
             for (n, part) in part_of_a.chunks_exact(self.d_in).enumerate() {
@@ -102,20 +107,37 @@ impl<'a> Factors<'a> {
         [of_x, of_a, of_b]
     }
 
-    /// Writes the gradient of some rows of `x`; returns what they add to those of `aᵀ` and `b`.
-    fn gradients_of_rows(&self, x: &[f32], gradient: &[f32], of_x: &mut [f32]) -> [Vec<f32>; 2] {
+    /// Writes the gradient of some rows of `x`; returns what they add to those of `aᵀ` and `b`, nothing to those that are not
+    /// asked for.
+    fn gradients_of_rows(
+        &self,
+        x: &[f32],
+        gradient: &[f32],
+        of_x: &mut [f32],
+        asked: Asked,
+    ) -> [Vec<f32>; 2] {
         let rows = x.len() / self.d_in;
         let x = Matrix::new(x, [rows, self.d_in], self.d_in);
         let gradient = Matrix::new(gradient, [rows, self.d_out], self.d_out);
-        let narrowed = self.narrowed(x, rows);
-        let mut of_narrowed = vec![0.0; self.rank * rows];
-        multiply(&mut of_narrowed, Accumulate::Overwrite, self.scale, self.b, gradient.transposed());
-        let [narrowed, of_narrowed] =
-            [&narrowed, &of_narrowed].map(|numbers| Matrix::new(numbers, [self.rank, rows], rows));
-        multiply(of_x, Accumulate::Overwrite, 1.0, of_narrowed.transposed(), self.a.transposed());
-        let (mut of_a, mut of_b) = (vec![0.0; self.rank * self.d_in], vec![0.0; self.rank * self.d_out]);
-        multiply(&mut of_a, Accumulate::Overwrite, 1.0, of_narrowed, x);
-        multiply(&mut of_b, Accumulate::Overwrite, 1.0, narrowed, gradient);
+        let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
+        if asked.b {
+            let narrowed = self.narrowed(x, rows);
+            let narrowed = Matrix::new(&narrowed, [self.rank, rows], rows);
+            of_b = vec![0.0; self.rank * self.d_out];
+            multiply(&mut of_b, Accumulate::Overwrite, 1.0, narrowed, gradient);
+        }
+        if asked.x || asked.a {
+            let mut of_narrowed = vec![0.0; self.rank * rows];
+            multiply(&mut of_narrowed, Accumulate::Overwrite, self.scale, self.b, gradient.transposed());
+            let of_narrowed = Matrix::new(&of_narrowed, [self.rank, rows], rows);
+            if asked.x {
+                multiply(of_x, Accumulate::Overwrite, 1.0, of_narrowed.transposed(), self.a.transposed());
+            }
+            if asked.a {
+                of_a = vec![0.0; self.rank * self.d_in];
+                multiply(&mut of_a, Accumulate::Overwrite, 1.0, of_narrowed, x);
+            }
+        }
         [of_a, of_b]
     }
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::TYPES;
 use crate::Error;
+use crate::adapter::Start;
 use crate::foreign_json;
 
 /// How an adapter that is not read becomes a model that is.
@@ -39,8 +40,20 @@ const KNOWN_USES: [&str; 2] = ["use_rslora", "use_dora"];
 /// Initialisations that leave the base as it is.
 const OF_UNCHANGED_BASE: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
 
-/// Initialisations that change the base before training, and that PEFT can convert.
-const CONVERTIBLE: [&str; 4] = ["pissa", "corda", "olora", "lora_ga"];
+/// Initialisations that change the base by what only the trainer knew, and that PEFT can convert.
+const CONVERTIBLE: [&str; 2] = ["corda", "lora_ga"];
+
+/// What PEFT took out of the base before it trained, by `init_lora_weights`; nothing if it left the base as it is.
+pub(super) fn start(init: &Value) -> Option<Start> {
+    let name = init.as_str()?.to_lowercase();
+    let iterations = name.strip_prefix("pissa_niter_").map(str::parse::<usize>);
+    match name.as_str() {
+        "olora" => Some(Start::Qr),
+        "pissa" => Some(Start::Svd),
+        _ if matches!(iterations, Some(Ok(_))) => Some(Start::Svd),
+        _ => None,
+    }
+}
 
 /// Whether the settings in `file` are those of an adapter that this program computes.
 pub(super) fn check(file: &Path, settings: &Value) -> Result<(), Error> {
@@ -55,6 +68,10 @@ pub(super) fn check(file: &Path, settings: &Value) -> Result<(), Error> {
         return refused(key, &settings[key], supported);
     }
     if let Some(supported) = changes_base(&settings["init_lora_weights"]) {
+        return refused("init_lora_weights", &settings["init_lora_weights"], supported);
+    }
+    if start(&settings["init_lora_weights"]).is_some() && is_set(&settings["use_dora"]) {
+        let supported = "this start without `use_dora`; merge the adapter into its own base with PEFT (`merge_and_unload`)";
         return refused("init_lora_weights", &settings["init_lora_weights"], supported);
     }
     match unknown_use(settings) {
@@ -76,7 +93,7 @@ fn changes_base(init: &Value) -> Option<&'static str> {
         Value::String(name) => name.to_lowercase(),
         Value::Number(_) | Value::Array(_) | Value::Object(_) => String::new(),
     };
-    if OF_UNCHANGED_BASE.contains(&name.as_str()) {
+    if OF_UNCHANGED_BASE.contains(&name.as_str()) || start(init).is_some() {
         return None;
     }
     if CONVERTIBLE.iter().any(|convertible| name.starts_with(convertible)) {
@@ -86,8 +103,8 @@ fn changes_base(init: &Value) -> Option<&'static str> {
         );
     }
     Some(
-        "`true`, `false`, `gaussian`, `eva`, `orthogonal` and `mica`, which leave the base as it is; merge the adapter \
-         into its own base with PEFT (`merge_and_unload`) and use that model",
+        "`true`, `false`, `gaussian`, `eva`, `orthogonal` and `mica`, which leave the base as it is, and `olora`, `pissa` and \
+         `pissa_niter_` with a number; merge the adapter into its own base with PEFT (`merge_and_unload`) and use that model",
     )
 }
 
@@ -132,13 +149,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_out_of_the_base_again_is_read() {
+        for init in ["pissa", "pissa_niter_16", "olora", "OLoRA"] {
+            assert_eq!(checked("init_lora_weights", json!(init)), Ok(()), "{init}");
+            let settings = json!({"peft_type": "LORA", "init_lora_weights": init, "use_dora": true});
+            let refused = check(Path::new("adapter_config.json"), &settings).expect_err("both").to_string();
+            assert!(refused.contains(&format!("`init_lora_weights` is `{init}`")), "{refused}");
+        }
+    }
+
+    #[test]
     fn what_changes_the_base_is_refused_with_a_cure() {
-        for init in ["pissa", "pissa_niter_16", "olora", "OLoRA", "corda", "lora_ga"] {
+        for init in ["corda", "lora_ga"] {
             let error = checked("init_lora_weights", json!(init)).expect_err(init);
             assert!(error.contains(&format!("`init_lora_weights` is `{init}`")), "{error}");
             assert!(error.contains("path_initial_model_for_weight_conversion"), "{error}");
         }
-        for init in ["loftq", "some_later_init", "true"] {
+        for init in ["loftq", "some_later_init", "true", "pissa_niter_many", "pissa_next"] {
             let error = checked("init_lora_weights", json!(init)).expect_err(init);
             assert!(error.contains("`init_lora_weights`") && error.contains("merge_and_unload"), "{error}");
         }

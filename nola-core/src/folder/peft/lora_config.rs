@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{LORA, VERA, kinds};
 use crate::Error;
+use crate::adapter::Start;
 use crate::by_pattern::{ByPattern, CompiledByPattern};
 use crate::foreign_json;
 use crate::pattern::{PatternError, PythonPattern};
@@ -56,6 +57,8 @@ pub(super) struct PeftConfig {
     use_rslora: bool,
     /// Whether the columns of adapted weights have trained lengths.
     pub use_dora: bool,
+    /// What was taken out of the base before training.
+    pub start: Option<Start>,
     ranks: CompiledByPattern<usize>,
     alphas: CompiledByPattern<f64>,
     target_modules: Modules,
@@ -93,6 +96,8 @@ struct Written {
     task_type: Option<String>,
     use_rslora: Option<bool>,
     use_dora: Option<bool>,
+    #[serde(default)]
+    init_lora_weights: Value,
     rank_pattern: Option<Map<String, Value>>,
     alpha_pattern: Option<Map<String, Value>>,
     target_modules: Option<OneOrMany<String>>,
@@ -134,6 +139,7 @@ impl PeftConfig {
             alpha: written.lora_alpha.unwrap_or(DEFAULT_ALPHA),
             use_rslora: written.use_rslora.unwrap_or_default(),
             use_dora: written.use_dora.unwrap_or_default(),
+            start: kinds::start(&written.init_lora_weights),
             ranks: by_pattern("rank_pattern", written.rank_pattern, as_rank)?,
             alphas: by_pattern("alpha_pattern", written.alpha_pattern, Value::as_f64)?,
             layers: Layers::of(written.layers_to_transform, written.layers_pattern)

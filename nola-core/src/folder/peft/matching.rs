@@ -89,9 +89,20 @@ impl<'a> Matching<'a> {
         let d_out = site.d_out * module.part.of();
         let a = self.take(&key(&name, "lora_A.weight"), &[rank, site.d_in]);
         let b = self.take(&key(&name, "lora_B.weight"), &[d_out, rank]);
+        let latent = self.latent(&name, rank);
         let a = Factor::Learned(transposed(&a?, site.d_in));
-        let b = Factor::Learned(part_of(&transposed(&b?, rank), d_out, &module));
+        let b = transposed(&b?, rank);
+        let b = latent.map_or(b.clone(), |latent| latent_product(&latent, &b, rank));
+        let b = Factor::Learned(part_of(&b, d_out, &module));
         Some(Plan { magnitude: self.magnitude(&name, d_out, &module)?, ..Plan::low_rank(a, b, rank, scale) })
+    }
+
+    /// LoRA-XS's R between A and B, `[rank, rank]`, if the folder is one that its authors' program wrote: with their version
+    /// of PEFT, or with a later one.
+    fn latent(&mut self, name: &str, rank: usize) -> Option<Vec<f32>> {
+        let keys = LATENT.map(|latent| format!("{PREFIX}{name}{latent}"));
+        let key = keys.into_iter().find(|key| self.has(key))?;
+        self.take(&key, &[rank, rank])
     }
 
     /// The lengths of the columns of the module `name`, if the folder is DoRA's.
@@ -318,6 +329,22 @@ impl<'a> Matching<'a> {
 
 /// What of the tensor's name follows the module's: lengths of DoRA's columns.
 pub(super) const MAGNITUDE: &str = "lora_magnitude_vector";
+
+/// What of the tensor's name follows the module's: LoRA-XS's R, as its authors' program stores it.
+const LATENT: [&str; 2] = ["_lora_latent_mapping.weight", ".default_lora_latent_mapping.weight"];
+
+/// `Rᵀ·B`, each number rounded once: what a plain LoRA has in place of B, in our order.
+///
+/// # Shapes
+/// - `latent`: R, `[rank, rank]`
+/// - `b` and output: `[rank, d_out]`
+fn latent_product(latent: &[f32], b: &[f32], rank: usize) -> Vec<f32> {
+    let d_out = b.len() / rank;
+    let entry = |row: usize, column: usize| -> f64 {
+        (0..rank).map(|n| f64::from(latent[n * rank + row]) * f64::from(b[n * d_out + column])).sum()
+    };
+    (0..rank).flat_map(|row| (0..d_out).map(move |column| entry(row, column) as f32)).collect()
+}
 
 pub(super) fn key(name: &str, inside: &str) -> String {
     format!("{PREFIX}{name}.{inside}")

@@ -19,6 +19,7 @@ mod read;
 #[cfg(test)]
 mod reading_tests;
 mod settings;
+mod start;
 #[cfg(test)]
 mod tests;
 mod vera;

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::lora_config::PeftConfig;
 use super::matching::Matching;
+use super::start::Starts;
 use super::{CONFIG, METADATA, Modules, OurMetadata, PREFIX, TYPES, WEIGHTS, settings};
 use crate::Error;
 use crate::adapted::Adapted;
@@ -102,7 +103,8 @@ impl PeftAdapter {
     /// Attaches the adapter to a freshly loaded `model`.
     ///
     /// # Errors
-    /// If a tensor is missing for a target, belongs to nothing or has a wrong shape: all of them in one error.
+    /// If a tensor is missing for a target, belongs to nothing or has a wrong shape: all of them in one error. If the adapter
+    /// started at a part of the base, and this base has no such part.
     pub fn attach<M: Module>(self, model: M, modules: Modules, device: &Device) -> Result<Adapted<M>, Error> {
         let mut matching = Matching::new(&self, modules, &model);
         let (sites, plans): (Vec<Site>, Vec<Plan>) = matching.plans(linear_sites(&model)).into_iter().unzip();
@@ -112,6 +114,12 @@ impl PeftAdapter {
         if !problems.is_empty() {
             return Err(invalid(problems));
         }
+        let plans = match self.config.start {
+            None => plans,
+            Some(start) => {
+                Starts::new(start, &model, modules).taken_out(&self.folder.join(CONFIG), &sites, plans)?
+            }
+        };
         let paths: Vec<&str> = others.keys().map(String::as_str).collect();
         let adapted = Adapted::attach_plans(model, sites, plans, &paths, device)?;
         let mut state = adapted.state();
