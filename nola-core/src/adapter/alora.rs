@@ -10,7 +10,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Count, Factor, MAX_RANK, Method, Plan, RankMoves, Weights, check_number, kaiming_uniform};
+use super::{Factor, MAX_RANK, Method, Plan, RankMoves, Weights, check_number, kaiming_uniform};
 use crate::Error;
 use crate::targets::Site;
 
@@ -99,10 +99,6 @@ impl Method for AloraConfig {
 
     fn learning_rate(&self) -> f64 {
         5e-3
-    }
-
-    fn coefficients(&self) -> Vec<(&'static str, Count)> {
-        Vec::new()
     }
 
     fn rank_moves(&self) -> Option<RankMoves> {

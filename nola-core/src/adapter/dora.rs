@@ -9,7 +9,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Count, LoraConfig, Magnitude, Method, Plan, RateFactors, Weights};
+use super::{LoraConfig, Magnitude, Method, Plan, RateFactors, Weights};
 use crate::Error;
 use crate::targets::Site;
 
@@ -45,10 +45,6 @@ impl Method for DoraConfig {
 
     fn rate_factors(&self) -> RateFactors {
         self.0.rate_factors()
-    }
-
-    fn coefficients(&self) -> Vec<(&'static str, Count)> {
-        self.0.coefficients()
     }
 
     /// As LoRA, and every column as long as the base's: a fresh adapter changes nothing.

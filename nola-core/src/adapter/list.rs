@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AloraConfig, DoraConfig, LoraConfig, LoraXsConfig, Method, NolaConfig, OloraConfig, PcLoraConfig, PissaConfig,
-    PrancConfig, VeraConfig,
+    AloraConfig, DoraConfig, LoraConfig, LoraXsConfig, Method, NolaConfig, OloraConfig, PcLoraConfig,
+    PissaConfig, PrancConfig, VeraConfig,
 };
 
 /// Makes [`AdapterConfig`], and with it all that walks over the adapters.

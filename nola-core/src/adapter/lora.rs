@@ -7,9 +7,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Count, Dropout, Factor, MAX_RANK, Method, Plan, RateFactors, Weights, check_number, kaiming_uniform,
-};
+use super::{Dropout, Factor, MAX_RANK, Method, Plan, RateFactors, Weights, check_number, kaiming_uniform};
 use crate::Error;
 use crate::by_pattern::{ByPattern, CompiledByPattern};
 use crate::targets::Site;
@@ -203,10 +201,6 @@ impl Method for LoraConfig {
     /// As PEFT's `create_loraplus_optimizer`, which counts what has one axis to B.
     fn rate_factors(&self) -> RateFactors {
         RateFactors { b: self.lora_plus_ratio, magnitude: self.lora_plus_ratio, ..RateFactors::ALIKE }
-    }
-
-    fn coefficients(&self) -> Vec<(&'static str, Count)> {
-        Vec::new()
     }
 
     /// A drawn, B zero: a fresh adapter changes nothing.

@@ -13,7 +13,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Factor, FrozenMatrix, LinearCombination, MAX_COEFFICIENTS, Matrices, Method, Plan, Weights, check_number,
+    Count, Factor, FrozenMatrix, LinearCombination, MAX_COEFFICIENTS, Matrices, Method, Plan, Weights,
+    check_number,
 };
 use crate::Error;
 use crate::basis::{Distribution, Generator, Stream};
@@ -107,8 +108,8 @@ impl Method for LoraXsConfig {
         5e-2
     }
 
-    fn coefficients(&self) -> Vec<(&'static str, usize)> {
-        vec![(CORE, self.rank.pow(2))]
+    fn coefficients(&self) -> Vec<(&'static str, Count)> {
+        vec![(CORE, Count::InEachSite(self.rank.pow(2)))]
     }
 
     /// The core is nearly zero: a fresh adapter changes nearly nothing.
@@ -154,7 +155,7 @@ mod tests {
             planned(&LoraXsConfig { rank: 5, ..LoraXsConfig::default() }, [7, 5]).expect("a valid plan");
         let Factor::Combined(b) = &plan.b else { panic!("B is combined") };
         let identity: Vec<f32> = (0..25).map(|n| f32::from(u8::from(n % 6 == 0))).collect();
-        let (a, b) = (plan.a.initial(), b.expand(&identity));
+        let (a, b) = (plan.a.initial().expect("a matrix"), b.expand(&identity));
         for (n, expected) in weight([7, 5]).into_iter().enumerate() {
             let product: f32 = (0..5).map(|r| a[n / 5 * 5 + r] * b[r * 5 + n % 5]).sum();
             assert!((product - expected).abs() < 1e-5, "{product} {expected}");

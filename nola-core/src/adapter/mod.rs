@@ -107,7 +107,9 @@ pub trait Method {
     }
 
     /// The tensors that its folder holds, each with how many numbers there are; none if it is written as PEFT writes it.
-    fn coefficients(&self) -> Vec<(&'static str, Count)>;
+    fn coefficients(&self) -> Vec<(&'static str, Count)> {
+        Vec::new()
+    }
 
     /// What it is in a folder of PEFT's.
     fn peft_form(&self) -> PeftForm<'_> {

@@ -40,10 +40,6 @@ impl Method for OloraConfig {
         2e-3
     }
 
-    fn coefficients(&self) -> Vec<(&'static str, usize)> {
-        Vec::new()
-    }
-
     /// A and B are those of the decomposition, and their first product is taken away: a fresh adapter changes nothing.
     fn plan(&self, sites: &[Site], weights: Weights) -> Result<Vec<Plan>, Error> {
         self.0.plan(sites, weights, Start::Qr)
@@ -70,7 +66,7 @@ mod tests {
         let config =
             OloraConfig(FromWeightConfig { rank: 3, alpha: Some(6.0), ..FromWeightConfig::default() });
         let plan = planned(&config, [7, 5]).expect("a valid plan");
-        let (a, b) = (plan.a.initial(), plan.b.initial());
+        let (a, b) = (plan.a.initial().expect("a matrix"), plan.b.initial().expect("a matrix"));
         for (row, column) in [(0, 0), (1, 1), (2, 2), (0, 1), (1, 2)] {
             let dot: f32 = (0..5).map(|n| b[row * 5 + n] * b[column * 5 + n]).sum();
             assert!((dot - f32::from(u8::from(row == column))).abs() < 1e-6, "{row} {column}: {dot}");

@@ -11,9 +11,7 @@ use std::f64::consts::FRAC_PI_2;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    BaseGain, Count, Factor, Format, MAX_RANK, Method, Plan, Weights, check_number, kaiming_uniform,
-};
+use super::{BaseGain, Factor, Format, MAX_RANK, Method, Plan, Weights, check_number, kaiming_uniform};
 use crate::Error;
 use crate::targets::Site;
 
@@ -150,10 +148,6 @@ impl Method for PcLoraConfig {
 
     fn learning_rate(&self) -> f64 {
         5e-3
-    }
-
-    fn coefficients(&self) -> Vec<(&'static str, Count)> {
-        Vec::new()
     }
 
     fn format(&self) -> Format {

@@ -41,10 +41,6 @@ impl Method for PissaConfig {
         2e-3
     }
 
-    fn coefficients(&self) -> Vec<(&'static str, usize)> {
-        Vec::new()
-    }
-
     /// A and B are those of the decomposition, and their first product is taken away: a fresh adapter changes nothing.
     fn plan(&self, sites: &[Site], weights: Weights) -> Result<Vec<Plan>, Error> {
         self.0.plan(sites, weights, Start::Svd)
@@ -74,7 +70,8 @@ mod tests {
     fn the_first_update_of_full_rank_is_the_weight_whatever_the_factor() {
         for alpha in [2.0, 5.0, -5.0] {
             let plan = planned(&config(5, alpha), [7, 5]).expect("a valid plan");
-            let (a, b, scale) = (plan.a.initial(), plan.b.initial(), plan.scale as f32);
+            let (a, b, scale) =
+                (plan.a.initial().expect("a matrix"), plan.b.initial().expect("a matrix"), plan.scale as f32);
             for (n, expected) in weight([7, 5]).into_iter().enumerate() {
                 let product: f32 = (0..5).map(|r| a[n / 5 * 5 + r] * b[r * 5 + n % 5]).sum();
                 assert!((scale * product - expected).abs() < 1e-5, "alpha {alpha}: {product} {expected}");
