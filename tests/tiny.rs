@@ -1,7 +1,10 @@
 //! Models small enough for every law, and adapters of every kind to attach to them.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use nola_core::adapter::{LoraConfig, LoraVariant, NolaConfig, Preset, Sharing};
+use nola_core::adapter::{
+    FromWeightConfig, LoraConfig, LoraVariant, LoraXsConfig, NolaConfig, OloraConfig, PissaConfig, Preset,
+    Sharing,
+};
 use nola_core::basis::Distribution;
 use nola_core::{Adapted, AdapterConfig, Targets};
 use nola_models::vit::{Pooling, Positions, Problem};
@@ -182,5 +185,11 @@ pub fn every_adapter() -> Vec<(String, AdapterConfig)> {
     all.push(("nola of k = 1".to_owned(), NolaConfig { k: 1, l: None, ..small_nola() }.into()));
     let rslora = LoraConfig { rank: 2, alpha: Some(3.0), variant: LoraVariant::RsLora, seed: 5 };
     all.push(("rslora".to_owned(), rslora.into()));
+    // Factors of an update that the decompositions have to know.
+    let from_weight = FromWeightConfig { rank: 3, alpha: Some(5.0), variant: LoraVariant::RsLora };
+    all.push(("rs-olora".to_owned(), OloraConfig(from_weight.clone()).into()));
+    all.push(("rs-pissa".to_owned(), PissaConfig(from_weight).into()));
+    let lora_xs = LoraXsConfig { rank: 3, alpha: Some(5.0), ..LoraXsConfig::default() };
+    all.push(("lora-xs of alpha 5".to_owned(), lora_xs.into()));
     all
 }

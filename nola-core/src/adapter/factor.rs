@@ -194,7 +194,7 @@ impl Matrices {
     }
 
     /// What is frozen in them, unless they are random.
-    pub(crate) fn frozen(&self) -> Option<&FrozenMatrix> {
+    pub fn frozen(&self) -> Option<&FrozenMatrix> {
         match self {
             Self::Random(_) => None,
             Self::Rows { frozen, .. } | Self::Columns(frozen) => Some(frozen),
