@@ -5,10 +5,15 @@ use std::collections::BTreeMap;
 use burn::module::ParamId;
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
-use nola_core::adapter::{Format, NolaConfig, Preset};
+use nola_core::adapter::{
+    Format, FromWeightConfig, LoraXsConfig, NolaConfig, OloraConfig, PissaConfig, Preset,
+};
 use nola_core::folder::peft::{self, Generation};
 use nola_core::folder::{self, BaseIdentity, CoefficientBits, Description};
-use nola_core::{Adapted, AdapterConfig, Error, FoundParam, TrainedState, float_params, read_params};
+use nola_core::{
+    Adapted, AdapterConfig, Error, FoundParam, Targets, TrainedState, float_params, read_params,
+};
+use nola_models::Vit;
 use nola_train::model_with_loss::recomputed_loss;
 
 use crate::devices::{by_name, by_path, device, factor_tolerance, values};
@@ -89,6 +94,11 @@ fn a_fresh_adapter_changes_nothing_unless_its_preset_starts_beside_zero<M: TestM
                 assert_ne!(fresh, base, "{name}: 1/k is not 0");
                 // Entries of ±1/√(rows·cols) are large in a model this narrow.
                 assert_near(&name, &fresh, &base, 0.3);
+            }
+            // A core of 1e-5 beside singular vectors.
+            AdapterConfig::LoraXs(_) => {
+                assert_ne!(fresh, base, "{name}: the core is not 0");
+                assert_near(&name, &fresh, &base, 1e-3);
             }
             // What is taken away again, or divided by itself, leaves the last bits.
             _ => assert_near(&name, &fresh, &base, 1e-5),
@@ -280,6 +290,40 @@ fn an_adapter_of_another_base_is_refused_with_both_names<M: TestModel>(tiny: &Ti
     let refused = saved.attach(tiny.base.clone(), &other, &tiny.device);
     let error = refused.expect_err("another base").to_string();
     assert!(error.contains("`tiny`") && error.contains("`other`") && error.contains("weights"), "{error}");
+}
+
+/// The same identity with other weights: only the factors computed from them tell.
+#[test]
+fn factors_of_another_weight_are_refused_with_each_site_and_the_cure() {
+    let tiny = tiny_vit(&device());
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let adapter = AdapterConfig::from(LoraXsConfig { rank: 2, ..LoraXsConfig::default() });
+    let model = tiny.perturbed(&adapter);
+    folder::write(scratch.path(), &model, &description(), CoefficientBits::B8).expect("a free folder");
+    let other = Vit::init(&crate::tiny::config(), 8, &tiny.device);
+    let saved = folder::read(scratch.path()).expect("it was just written");
+    let error = saved.attach(other, &identity(), &tiny.device).expect_err("another base").to_string();
+    for site in model.sites() {
+        assert!(error.contains(&format!("site `{}`: the factors", site.path)), "{}: {error}", site.path);
+    }
+    assert!(error.contains("load the base that it was trained on"), "{error}");
+}
+
+#[test]
+fn a_rank_above_the_smaller_side_of_a_weight_is_refused_with_its_site() {
+    let tiny = tiny_llama(&device());
+    let of_rank = FromWeightConfig { rank: 9, ..FromWeightConfig::default() };
+    let lora_xs = LoraXsConfig { rank: 9, ..LoraXsConfig::default() };
+    // Keys and values have 8 outputs, queries 16.
+    let all = [lora_xs.into(), OloraConfig(of_rank.clone()).into(), PissaConfig(of_rank).into()];
+    for adapter in all as [AdapterConfig; 3] {
+        let attached = |targets: &str| {
+            Adapted::attach(tiny.base.clone(), &adapter, &Targets::matching(targets), &[], &tiny.device)
+        };
+        attached("query").expect("16 singular vectors");
+        let error = attached("key|query").expect_err("8 singular vectors").to_string();
+        assert!(error.contains("`blocks.0.attention.key`") && error.contains("at most 8"), "{error}");
+    }
 }
 
 fn every_number_of_bits_stores_what_it_promises<M: TestModel>(tiny: &Tiny<M>) {

@@ -4,8 +4,20 @@ use serde_json::Value;
 
 use crate::program::{Outcome, Workshop, keys};
 
-const METHODS: [&str; 8] =
-    ["frozen", "full", "lora", "dora", "nola", "nola-shared", "nola-sign", "nola-shared-sign"];
+const METHODS: [&str; 12] = [
+    "frozen",
+    "full",
+    "lora",
+    "dora",
+    "lora-xs",
+    "olora",
+    "pissa",
+    "pc-lora",
+    "nola",
+    "nola-shared",
+    "nola-sign",
+    "nola-shared-sign",
+];
 const MODELS: [&str; 3] = ["tiny-gpt2", "tiny-llama", "tiny-vit"];
 
 /// The lines of JSON of a run that must have gone well.

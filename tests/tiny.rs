@@ -1,7 +1,10 @@
 //! Models small enough for every law, and adapters of every kind to attach to them.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use nola_core::adapter::{DoraConfig, LoraConfig, LoraVariant, NolaConfig, Preset, Sharing};
+use nola_core::adapter::{
+    DoraConfig, FromWeightConfig, LoraConfig, LoraVariant, LoraXsConfig, NolaConfig, OloraConfig,
+    PissaConfig, Preset, Sharing,
+};
 use nola_core::basis::Distribution;
 use nola_core::{Adapted, AdapterConfig, ByPattern, Targets};
 use nola_models::vit::{Pooling, Positions, Problem};
@@ -196,6 +199,12 @@ pub fn every_adapter() -> Vec<(String, AdapterConfig)> {
     };
     all.push(("lora of several ranks".to_owned(), by_pattern.into()));
     all.extend(with_dropout());
+    // Factors of an update that the decompositions have to know.
+    let from_weight = FromWeightConfig { rank: 3, alpha: Some(5.0), variant: LoraVariant::RsLora };
+    all.push(("rs-olora".to_owned(), OloraConfig(from_weight.clone()).into()));
+    all.push(("rs-pissa".to_owned(), PissaConfig(from_weight).into()));
+    let lora_xs = LoraXsConfig { rank: 3, alpha: Some(5.0), ..LoraXsConfig::default() };
+    all.push(("lora-xs of alpha 5".to_owned(), lora_xs.into()));
     all
 }
 

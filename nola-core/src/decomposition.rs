@@ -222,3 +222,154 @@ fn random(rows: usize, columns: usize) -> Mat<f64> {
     let columns: Vec<Vec<f32>> = (0..columns as u32).map(|index| generator.values(index, rows)).collect();
     Mat::from_fn(rows, columns.len(), |row, column| columns[column][row].into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(d_in: usize, d_out: usize) -> Site {
+        Site { path: "blocks.0.mlp.up".to_owned(), d_in, d_out }
+    }
+
+    /// Numbers of full rank, row-major.
+    fn numbers(d_in: usize, d_out: usize) -> Vec<f32> {
+        let generator =
+            Generator { distribution: Distribution::Uniform, seed: 7, site: 1, stream: Stream::A };
+        generator.values(3, d_in * d_out)
+    }
+
+    /// Square, wide and tall.
+    const SHAPES: [[usize; 2]; 3] = [[9, 9], [12, 5], [5, 12]];
+
+    fn is_orthonormal(matrix: &Mat<f64>) -> bool {
+        let gram = matrix.transpose() * matrix;
+        let is_near = |row, column| (gram[(row, column)] - f64::from(u8::from(row == column))).abs() < 1e-12;
+        (0..gram.nrows()).all(|row| (0..gram.ncols()).all(|column| is_near(row, column)))
+    }
+
+    fn largest_difference(left: &Mat<f64>, right: &Mat<f64>) -> f64 {
+        (left - right).norm_max()
+    }
+
+    /// M in `f64`.
+    fn torch_weight(values: &[f32], [d_in, d_out]: [usize; 2]) -> Mat<f64> {
+        Mat::from_fn(d_out, d_in, |row, column| values[column * d_out + row].into())
+    }
+
+    #[test]
+    fn the_first_columns_of_q_are_those_of_the_whole_decomposition() {
+        for [d_in, d_out] in SHAPES {
+            let values = numbers(d_in, d_out);
+            let whole = torch_weight(&values, [d_in, d_out]).qr();
+            for rank in [1, 3, 5] {
+                let weight = Weight::new(&values, &site(d_in, d_out), rank).expect("a rank that exists");
+                let qr = weight.qr();
+                assert!(is_orthonormal(&qr.q));
+                let expected = whole.compute_thin_Q().subcols(0, rank) * whole.thin_R().subrows(0, rank);
+                let found = &qr.q * qr.r.transpose();
+                assert!(largest_difference(&found, &expected) < 1e-12, "{d_in} x {d_out}, rank {rank}");
+            }
+        }
+    }
+
+    #[test]
+    fn singular_vectors_of_full_rank_give_the_matrix_again() {
+        for [d_in, d_out] in SHAPES {
+            let values = numbers(d_in, d_out);
+            let rank = d_in.min(d_out);
+            let svd = Weight::new(&values, &site(d_in, d_out), rank).expect("a full rank").svd();
+            assert!(is_orthonormal(&svd.left) && is_orthonormal(&svd.right));
+            assert!(svd.singular.is_sorted_by(|left, right| left >= right));
+            let scaled = Mat::from_fn(d_out, rank, |row, n| svd.left[(row, n)] * svd.singular[n]);
+            let found = scaled * svd.right.transpose();
+            assert!(largest_difference(&found, &torch_weight(&values, [d_in, d_out])) < 1e-12);
+        }
+    }
+
+    #[test]
+    fn the_largest_entry_of_every_left_vector_is_positive() {
+        let values = numbers(30, 20);
+        let svd = Weight::new(&values, &site(30, 20), 20).expect("a full rank").svd();
+        for column in svd.left.col_iter() {
+            let (least, most) = column.iter().fold((0.0_f64, 0.0_f64), |(l, m), &v| (l.min(v), m.max(v)));
+            assert!(most >= -least, "{least} {most}");
+        }
+    }
+
+    #[test]
+    fn a_sketch_finds_the_singular_vectors_of_the_whole_decomposition() {
+        // Singular values that fall by a fifth each time, as those of trained weights do at first.
+        let [d_in, d_out, rank] = [90, 130, 4];
+        let falling = |vectors: &Mat<f64>| {
+            Mat::from_fn(vectors.nrows(), 40, |row, n| vectors[(row, n)] * 0.8_f64.powi(n as i32 / 2))
+        };
+        let [left, right] = [d_out, d_in].map(|rows| falling(&thin_q(random(rows, 40).as_ref())));
+        let matrix = left * right.transpose();
+        let values: Vec<f32> = (0..d_in * d_out).map(|n| matrix[(n % d_out, n / d_out)] as f32).collect();
+        let weight_site = site(d_in, d_out);
+        let weight = Weight::new(&values, &weight_site, rank).expect("a rank that exists");
+        let (whole, sketched) = (weight.whole_svd(), weight.sketched_svd(rank + OVERSAMPLING));
+        for (whole, sketched) in [(&whole.left, &sketched.left), (&whole.right, &sketched.right)] {
+            // Pairs of equal singular values share a plane.
+            let planes = |vectors: &Mat<f64>| vectors * vectors.transpose();
+            assert!(largest_difference(&planes(whole), &planes(sketched)) < 1e-6);
+        }
+        for (whole, sketched) in whole.singular.iter().zip(&sketched.singular) {
+            assert!((whole - sketched).abs() < 1e-9, "{whole} {sketched}");
+        }
+    }
+
+    #[test]
+    fn factors_share_the_singular_values_as_they_are_told() {
+        let values = numbers(6, 4);
+        let svd = Weight::new(&values, &site(6, 4), 4).expect("a full rank").svd();
+        for share in [|s: f64| [s, 1.0], |s: f64| [s.sqrt(), s.sqrt()]] {
+            let [a, b] = svd.factors(share);
+            for (n, value) in values.iter().enumerate() {
+                let product: f32 = (0..4).map(|r| a[n / 4 * 4 + r] * b[r * 4 + n % 4]).sum();
+                assert!((product - value).abs() < 1e-6, "{product} {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_weight_of_zeros_has_finite_factors() {
+        let zeros = vec![0.0; 20];
+        let weight_site = site(5, 4);
+        let weight = Weight::new(&zeros, &weight_site, 2).expect("a rank that exists");
+        let all = [weight.svd().factors(|s| [s, 1.0]), weight.qr().factors()];
+        assert!(all.iter().flatten().flatten().all(|value| value.is_finite()));
+    }
+
+    #[test]
+    fn a_weight_with_a_nan_is_refused_with_its_site_and_the_cure() {
+        let mut values = numbers(5, 4);
+        (values[3], values[7]) = (f32::NAN, f32::INFINITY);
+        let error = Weight::new(&values, &site(5, 4), 2).expect_err("NaN").to_string();
+        for part in ["`blocks.0.mlp.up`", "2 numbers that are not finite", "load a base"] {
+            assert!(error.contains(part), "no {part}: {error}");
+        }
+    }
+
+    /// `cargo test --release -p nola-core --lib -- --ignored --nocapture llama`
+    #[test]
+    #[ignore = "it measures seconds"]
+    fn planning_llama_2_7b_takes_less_than_ten_minutes() {
+        let layer = [([4096, 4096], 4), ([4096, 11008], 2), ([11008, 4096], 1)];
+        let seconds = |rank: usize, of: &dyn Fn(&Weight)| -> f64 {
+            let of_shape = layer.map(|([d_in, d_out], count)| {
+                let (values, site) = (numbers(d_in, d_out), site(d_in, d_out));
+                let start = std::time::Instant::now();
+                of(&Weight::new(&values, &site, rank).expect("a rank that exists"));
+                32.0 * f64::from(count) * start.elapsed().as_secs_f64()
+            });
+            of_shape.iter().sum()
+        };
+        for rank in [16, 64] {
+            let svd = seconds(rank, &|weight| drop(weight.svd().factors(|s| [s, 1.0])));
+            let qr = seconds(rank, &|weight| drop(weight.qr().factors()));
+            println!("rank {rank}: SVD {svd:.0} s, QR {qr:.0} s for 224 weights");
+            assert!(svd < 600.0 && qr < 600.0);
+        }
+    }
+}

@@ -1,12 +1,13 @@
 //! LoRA-XS with given frozen factors: outputs, gradients of the core, and the curve.
 
 use burn::optim::GradientsParams;
-use nola_core::Adapted;
-use nola_core::adapter::{Factor, FrozenMatrix, LinearCombination, Matrices, Plan};
+use nola_core::adapter::{Factor, FrozenMatrix, LinearCombination, LoraXsConfig, Matrices, Plan};
+use nola_core::{Adapted, AdapterConfig, Site, float_params, read_params};
 
 use super::{Case, ModelCheck, on_models};
 use crate::curves;
 use crate::devices::{by_name, transposed, values};
+use crate::fixtures::assert_close;
 use crate::test_model::{Loaded, TestModel};
 
 /// The given factors, so that nothing depends on how well singular vectors are determined.
@@ -34,6 +35,50 @@ impl ModelCheck for GivenFactors {
         });
         let state = model.state()["core"].clone();
         check_cores(case, "after_curve", &names, &state.try_into_vec::<f32>().expect("coefficients are f32"));
+    }
+}
+
+/// The factors that the adapter computes from the weights of the model itself.
+struct ComputedFactors;
+
+/// A rounding to `f32`, of numbers up to 10.
+const ROUNDING: f64 = 1e-6;
+
+#[test]
+fn golden_lora_xs_computes_the_singular_vectors_of_the_reference() {
+    on_models::<ComputedFactors>("loraxs");
+}
+
+impl ModelCheck for ComputedFactors {
+    fn check<M: TestModel>(case: &Case, Loaded { model, .. }: Loaded<M>) {
+        let (names, sites): (Vec<_>, Vec<_>) = case.sites(&model).into_iter().unzip();
+        let (rank, alpha) = (case.number("r") as usize, Some(case.number("alpha")));
+        let adapter = AdapterConfig::from(LoraXsConfig { rank, alpha, ..LoraXsConfig::default() });
+        let weight = |site: &Site| {
+            let path = format!("{}.weight", site.path);
+            let id = float_params(&model).into_iter().find(|param| param.path == path).expect("a weight").id;
+            let values = read_params(&model, &[id]).remove(&id).expect("it was just found");
+            values.try_into_vec::<f32>().expect("read as f32")
+        };
+        let plans = adapter.plan(&sites, &weight).expect("ranks that exist");
+        for (name, plan) in names.iter().zip(&plans) {
+            let (Factor::Frozen(a), Factor::Combined(b)) = (&plan.a, &plan.b) else {
+                panic!("{name}: A is frozen, B combined")
+            };
+            let [u, s, vh] = ["U", "S", "Vh"].map(|leaf| case.expected(&format!("svd.{name}.{leaf}")));
+            let golden_a: Vec<f64> = (transposed(vh.f64(), rank, vh.shape[1]).iter().enumerate())
+                .map(|(n, v)| v * s.f64()[n % rank])
+                .collect();
+            let b = b.matrices.frozen().expect("rows of a frozen matrix").values();
+            assert_close(&format!("{}: A of {name}", case.name), a.values(), &golden_a, ROUNDING);
+            assert_close(
+                &format!("{}: B of {name}", case.name),
+                b,
+                &transposed(u.f64(), u.shape[0], rank),
+                ROUNDING,
+            );
+            assert_eq!(plan.scale, case.number("scale"), "{}", case.name);
+        }
     }
 }
 

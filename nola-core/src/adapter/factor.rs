@@ -43,7 +43,7 @@ impl Factor {
     /// What of it was computed from a weight, and so comes back from another processor with other last bits.
     pub(crate) fn computed(&self) -> Option<&FrozenMatrix> {
         let frozen = match self {
-            Self::Learned(_) => None,
+            Self::Learned(_) | Self::Identity => None,
             Self::Frozen(frozen) => Some(frozen),
             Self::Combined(combined) => combined.matrices.frozen(),
         };
@@ -198,7 +198,7 @@ impl Matrices {
     }
 
     /// What is frozen in them, unless they are random.
-    pub(crate) fn frozen(&self) -> Option<&FrozenMatrix> {
+    pub fn frozen(&self) -> Option<&FrozenMatrix> {
         match self {
             Self::Random(_) => None,
             Self::Rows { frozen, .. } | Self::Columns(frozen) => Some(frozen),

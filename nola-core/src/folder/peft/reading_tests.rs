@@ -537,3 +537,94 @@ fn what_acts_in_training_alone_is_no_surplus() {
     let settings = json!({"velora_config": {"num_groups": 1}});
     attached(&folder(settings, tensors), Toy::untied()).expect("the LoRA that it is when it answers");
 }
+
+#[test]
+fn lora_xs_folders_of_its_authors_are_plain_loras_with_r_in_b() {
+    for latent in ["_lora_latent_mapping.weight", ".default_lora_latent_mapping.weight"] {
+        let r = |number: usize| {
+            stored(&format!("model.layers.{number}.self_attn.q_proj{latent}"), &[2, 2], 20 + number)
+        };
+        let plain = attached(&folder(json!({}), Vec::new()), Toy::untied()).expect("a LoRA").factors();
+        let read =
+            attached(&folder(json!({}), vec![r(0), r(1)]), Toy::untied()).expect("a LoRA-XS").factors();
+        for (number, (plain, read)) in plain.iter().zip(&read).enumerate() {
+            assert_eq!(read.a, plain.a);
+            // PyTorch's B·R is our Rᵀ·B.
+            let r = r(number).2;
+            let entry = |row: usize, column: usize| {
+                (0..2).map(|n| r[n * 2 + row] * plain.b[n * WIDTH + column]).sum::<f32>()
+            };
+            let expected: Vec<f32> = (0..2 * WIDTH).map(|n| entry(n / WIDTH, n % WIDTH)).collect();
+            assert_near(&read.b, &expected);
+        }
+        let misshapen = vec![r(0), stored(&format!("model.layers.1.self_attn.q_proj{latent}"), &[3, 3], 1)];
+        let error = refused(&folder(json!({}), misshapen));
+        assert!(error.contains(latent) && error.contains("expected [2, 2]"), "{error}");
+    }
+}
+
+/// The update of every site, dense.
+fn updates(model: Adapted<Toy>) -> Vec<Vec<f32>> {
+    let bases = ["blocks.0.query.weight", "blocks.1.query.weight"].map(|path| values(&model.model, path));
+    let merged = model.merge().expect("finite weights");
+    let updates = bases.iter().zip(["blocks.0.query.weight", "blocks.1.query.weight"]).map(|(base, path)| {
+        values(&merged, path).iter().zip(base).map(|(merged, base)| merged - base).collect()
+    });
+    updates.collect()
+}
+
+#[test]
+fn what_an_adapter_started_at_is_taken_away_with_the_scale_of_its_module() {
+    // With all its rank, either decomposition is the whole weight: what is left is the adapter alone.
+    let a = |number: usize| {
+        stored(&format!("model.layers.{number}.self_attn.q_proj.lora_A.weight"), &[3, WIDTH], 3)
+    };
+    let b = |number: usize| {
+        stored(&format!("model.layers.{number}.self_attn.q_proj.lora_B.weight"), &[WIDTH, 3], 4)
+    };
+    for init in ["olora", "pissa", "pissa_niter_4"] {
+        for settings in [
+            json!({"r": 3, "lora_alpha": 3}),
+            json!({"r": 5, "lora_alpha": 6, "use_rslora": true, "rank_pattern": {"q_proj": 3}}),
+            json!({"r": 3, "lora_alpha": 3, "alpha_pattern": {"layers.1.self_attn.q_proj": 12}}),
+        ] {
+            let with = |init: Value| {
+                let mut settings = settings.clone();
+                settings["init_lora_weights"] = init;
+                folder_of(settings, vec![a(0), a(1), b(0), b(1)])
+            };
+            let toy = Toy::untied();
+            let scales: Vec<f32> = attached(&with(json!(init)), toy.clone())
+                .expect("a start that is known")
+                .factors()
+                .iter()
+                .map(|factors| factors.scale as f32)
+                .collect();
+            let plain = updates(attached(&with(json!(true)), toy.clone()).expect("a LoRA"));
+            let read = updates(attached(&with(json!(init)), toy.clone()).expect("a start that is known"));
+            for (number, (plain, read)) in plain.iter().zip(&read).enumerate() {
+                let base = values(&toy, &format!("blocks.{number}.query.weight"));
+                // OLoRA's first product is multiplied by the scale; PiSSA's is divided by it before.
+                let scale = if init == "olora" { scales[number] } else { 1.0 };
+                let expected: Vec<f32> =
+                    plain.iter().zip(&base).map(|(plain, base)| plain - scale * base).collect();
+                let difference =
+                    read.iter().zip(&expected).fold(0.0_f32, |most, (r, e)| most.max((r - e).abs()));
+                assert!(difference < 1e-5, "{init}, {settings}: {difference}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_start_of_a_rank_that_the_base_does_not_have_is_refused_with_the_site() {
+    let tensors = (0..2).flat_map(|number| {
+        let name = format!("model.layers.{number}.self_attn.q_proj");
+        [
+            stored(&format!("{name}.lora_A.weight"), &[4, WIDTH], 3),
+            stored(&format!("{name}.lora_B.weight"), &[WIDTH, 4], 4),
+        ]
+    });
+    let error = refused(&folder_of(json!({"r": 4, "init_lora_weights": "pissa"}), tensors.collect()));
+    assert!(error.contains("`blocks.0.query`") && error.contains("rank 4"), "{error}");
+}
