@@ -193,7 +193,7 @@ pub fn every_adapter() -> Vec<(String, AdapterConfig)> {
     all.push(("rslora".to_owned(), rslora.into()));
     let by_pattern = LoraConfig {
         rank: 2,
-        rank_pattern: ByPattern::from_iter([("value".to_owned(), 3), (r"blocks\.0\..*".to_owned(), 1)]),
+        rank_pattern: ByPattern::from_iter([("value".to_owned(), 3), (r"blocks\.0\..*query".to_owned(), 1)]),
         alpha_pattern: ByPattern::from_iter([("query".to_owned(), 5.0)]),
         ..LoraConfig::default()
     };

@@ -54,17 +54,18 @@ pub(crate) struct CompiledByPattern<T>(Vec<(PythonPattern, T)>);
 impl<T: Copy> CompiledByPattern<T> {
     /// The value of the first pattern that `name` fits.
     pub(crate) fn first_fit(&self, name: &str) -> Result<Option<T>, PatternError> {
-        Ok(self.first_place(name)?.map(|place| self.0[place].1))
+        Ok(self.places(name)?.first().map(|&place| self.0[place].1))
     }
 
-    /// Which pattern that is, from 0.
-    pub(crate) fn first_place(&self, name: &str) -> Result<Option<usize>, PatternError> {
+    /// Which patterns `name` fits, from 0.
+    pub(crate) fn places(&self, name: &str) -> Result<Vec<usize>, PatternError> {
+        let mut places = Vec::new();
         for (place, (pattern, _)) in self.0.iter().enumerate() {
             if pattern.fits(name)? {
-                return Ok(Some(place));
+                places.push(place);
             }
         }
-        Ok(None)
+        Ok(places)
     }
 }
 

@@ -54,8 +54,8 @@ pub struct LoraConfig {
     /// How the update's factor is computed.
     #[schemars(example = &"rslora")]
     pub variant: LoraVariant,
-    /// Ranks of some weights alone, under patterns (Python's regular expressions) of their names or ends of names, of which the
-    /// first that fits counts.
+    /// Ranks of some weights alone, under patterns (Python's regular expressions) of their names or ends of names; no weight
+    /// may fit two.
     #[schemars(
         extend("additionalProperties" = { "type": "integer", "minimum": 1, "maximum": MAX_RANK }),
         extend("x-range" = "ranks of 1 to 65536", "x-default" = "`rank` for all"),
@@ -142,22 +142,29 @@ fn compiled<T: Copy>(field: &'static str, table: &ByPattern<T>) -> Result<Compil
 /// The value that `table` has for each of `sites`, if it has one.
 ///
 /// # Errors
-/// If one of its patterns fits no site before another one: it could not be meant.
+/// If one of its patterns fits no site, or a site fits two: TOML's tables have no order that could decide.
 fn values<T: Copy>(
     field: &'static str,
     table: &ByPattern<T>,
     sites: &[Site],
 ) -> Result<Vec<Option<T>>, Error> {
     let patterns = compiled(field, table)?;
-    let places: Vec<Option<usize>> =
-        sites.iter().map(|site| patterns.first_place(&site.path)).collect::<Result<_, _>>()?;
     let entries: Vec<(&str, T)> = table.entries().map(|(pattern, value)| (pattern, *value)).collect();
-    if let Some(place) = (0..entries.len()).find(|place| !places.contains(&Some(*place))) {
-        let value = format!("`{}`", entries[place].0);
-        let cure = "no adapted weight has a name that fits it and no pattern before it; correct or remove it";
-        return Err(Error::BadSetting { field, value, cure });
+    let refused = |value: String, cure| Err(Error::BadSetting { field, value, cure });
+    let places: Vec<Vec<usize>> =
+        sites.iter().map(|site| patterns.places(&site.path)).collect::<Result<_, _>>()?;
+    if let Some(place) =
+        (0..entries.len()).find(|place| !places.iter().any(|of_site| of_site.contains(place)))
+    {
+        let cure = "no adapted weight has a name that fits it; correct or remove it";
+        return refused(format!("`{}`", entries[place].0), cure);
     }
-    Ok(places.into_iter().map(|place| place.map(|place| entries[place].1)).collect())
+    if let Some((of_site, site)) = places.iter().zip(sites).find(|(of_site, _)| of_site.len() > 1) {
+        let (first, second) = (entries[of_site[0]].0, entries[of_site[1]].0);
+        let cure = "both fit one weight; write them so that each weight fits one";
+        return refused(format!("`{first}` and `{second}` for {}", site.path), cure);
+    }
+    Ok(places.into_iter().map(|of_site| of_site.first().map(|&place| entries[place].1)).collect())
 }
 
 impl Method for LoraConfig {
@@ -251,13 +258,19 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_that_fits_no_site_is_refused_by_its_text() {
+    fn patterns_that_fit_no_site_or_the_same_one_are_refused_by_their_texts() {
         let ranks = |pattern: &str| LoraConfig {
             rank_pattern: ByPattern::from_iter([(pattern.to_owned(), 3)]),
             ..LoraConfig::default()
         };
         let error = ranks("qurey").plan(&sites(), &|_| Vec::new()).expect_err("a slip").to_string();
         assert!(error.contains("`rank_pattern`") && error.contains("`qurey`"), "{error}");
+        let twice = LoraConfig {
+            rank_pattern: ByPattern::from_iter([("up".to_owned(), 3), ("blocks.1.*".to_owned(), 5)]),
+            ..LoraConfig::default()
+        };
+        let error = twice.plan(&sites(), &|_| Vec::new()).expect_err("two ranks for one site").to_string();
+        assert!(error.contains("`up` and `blocks.1.*` for blocks.1.mlp.up"), "{error}");
         let error = ranks("(up").check().expect_err("no pattern").to_string();
         assert!(error.contains("`rank_pattern`") && error.contains("(up"), "{error}");
     }
