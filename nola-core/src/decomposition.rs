@@ -18,7 +18,7 @@ const POWER_ITERATIONS: usize = 10;
 /// Matrices whose smaller side is no larger are decomposed as a whole.
 const WHOLE: usize = 512;
 /// Rows or columns of a weight in a task; the same on every machine.
-const PART: usize = 64;
+const PART: usize = 128;
 
 /// A weight that can be decomposed with a rank.
 #[derive(Debug, Clone, Copy)]
