@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
-use nola_core::adapter::{FromWeightConfig, LoraVariant, OloraConfig, PissaConfig};
+use nola_core::adapter::{FromWeightConfig, LoraVariant, OloraConfig, PissaConfig, VeraConfig};
 use nola_core::folder::peft::{self, Generation, Layout, Part, PeftAdapter};
 use nola_core::folder::{BaseIdentity, Description};
 use nola_core::{Adapted, AdapterConfig, Error, Site, Targets, float_params, read_params};
@@ -293,16 +293,8 @@ impl<M: TestModel> Case<M> {
 
     fn check_round_trip(&self, model: &Adapted<M>, generation: Generation) {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let base = BaseIdentity {
-            name: "base".to_owned(),
-            config_sha256: "c".to_owned(),
-            weights_sha256: "w".to_owned(),
-            tensors_sha256: None,
-        };
-        let description =
-            Description { base, labels: Vec::new(), summary: String::new(), data: serde_json::Value::Null };
         let modules = |path: &str| self.base.model.foreign_module(path);
-        let written = peft::write(folder.path(), model, &modules, generation, M::TASK, &description);
+        let written = peft::write(folder.path(), model, &modules, generation, M::TASK, &description());
         written.unwrap_or_else(|error| panic!("{}: {error}", self.name));
         let read = peft::read(folder.path()).unwrap_or_else(|error| panic!("{}: {error}", self.name));
         let logits = |model: &Adapted<M>| model.model.logits_of(&self.base.batch);
@@ -386,4 +378,83 @@ impl Holders {
             (_, Layout::Linear | Layout::Conv1d) => golden.f64().to_vec(),
         }
     }
+}
+
+/// The VeRA of the fixtures is the one that our own settings give: its pair to the bit, and its folder tensor by tensor.
+#[test]
+fn golden_a_vera_of_our_settings_is_written_as_the_one_of_peft() {
+    on_veras(|root, name, folder| match name {
+        "llama_vera" => check_own_vera::<CausalLm>(root, name, folder),
+        "vit_vera" => check_own_vera::<Vit>(root, name, folder),
+        other => println!("skipped {other}: its modules are parts of ours"),
+    });
+}
+
+/// Runs `check` on every VeRA of the fixtures, with its name and the root.
+fn on_veras(check: impl Fn(&Path, &str, &Path)) {
+    for root in fixtures::roots() {
+        for name in ["gpt2_vera", "llama_vera", "vit_vera"] {
+            let folder = root.join("peft").join(name);
+            if folder.is_dir() {
+                check(&root, name, &folder);
+            } else {
+                println!("skipped: no {}", folder.display());
+            }
+        }
+    }
+}
+
+fn check_own_vera<M: TestModel>(root: &Path, name: &str, folder: &Path) {
+    let about = fixtures::json(&folder.join("expected.json"));
+    let base = root.join("models").join(about["base"].as_str().expect("a base"));
+    let base = Loaded::<M>::open(&base, &Checkpoint::open(&base).expect("a model of the fixtures"));
+    let config = VeraConfig { rank: 12, save_projection: true, ..VeraConfig::default() };
+    let targets = Targets::matching("query|value");
+    let own = Adapted::attach(base.model.clone(), &config.into(), &targets, &[], &base.device);
+    let golden = Case { name: name.to_owned(), base, golden: Tensors::new() };
+    let theirs = golden.attached(peft::read(folder).expect("a VeRA"));
+    let own = own.expect("it has such layers").with_state(theirs.state()).expect("the same vectors");
+    let written = tempfile::tempdir().expect("a temporary folder");
+    let modules = |path: &str| golden.base.model.foreign_module(path);
+    let generation = Generation::Transformers5;
+    peft::write(written.path(), &own, &modules, generation, M::TASK, &description()).expect("a free folder");
+    let tensors = |folder: &Path| fixtures::tensors(&folder.join("adapter_model.safetensors")).0;
+    assert_eq!(tensors(written.path()), tensors(folder), "{name}");
+}
+
+/// Without its pair, the folder is that of the pair that the key gives.
+#[test]
+fn golden_a_vera_without_its_pair_is_read_as_with_it() {
+    on_veras(|root, name, folder| match name {
+        "vit_vera" => check_without_pair::<Vit>(root, name, folder),
+        _ => check_without_pair::<CausalLm>(root, name, folder),
+    });
+}
+
+fn check_without_pair<M: TestModel>(root: &Path, name: &str, folder: &Path) {
+    let mut config = fixtures::json(&folder.join("adapter_config.json"));
+    let base = root.join("models").join(config["base_model_name_or_path"].as_str().expect("a base"));
+    let base = Loaded::<M>::open(&base, &Checkpoint::open(&base).expect("a model of the fixtures"));
+    config["save_projection"] = false.into();
+    let copy = tempfile::tempdir().expect("a temporary folder");
+    let bytes = std::fs::read(folder.join("adapter_model.safetensors")).expect("a file");
+    let all = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let vectors = all.iter().filter(|(name, _)| name.contains("vera_lambda"));
+    let without = safetensors::serialize(vectors, None).expect("safetensors");
+    std::fs::write(copy.path().join("adapter_model.safetensors"), without).expect("a written file");
+    std::fs::write(copy.path().join("adapter_config.json"), config.to_string()).expect("a written file");
+    let case = Case { name: name.to_owned(), base, golden: Tensors::new() };
+    let logits =
+        |folder: &Path| case.attached(peft::read(folder).expect("a VeRA")).model.logits_of(&case.base.batch);
+    assert_eq!(logits(copy.path()), logits(folder), "{name}");
+}
+
+fn description() -> Description {
+    let base = BaseIdentity {
+        name: "base".to_owned(),
+        config_sha256: "c".to_owned(),
+        weights_sha256: "w".to_owned(),
+        tensors_sha256: None,
+    };
+    Description { base, labels: Vec::new(), summary: String::new(), data: Value::Null }
 }

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::Device;
-use nola_core::adapter::{LoraConfig, NolaConfig, Plan};
+use nola_core::adapter::{LoraConfig, NolaConfig, Plan, VeraConfig};
 use nola_core::folder::{self, BaseIdentity, CoefficientBits, Description};
 use nola_core::targets::Pattern;
 use nola_core::{Adapted, AdapterConfig, Site, Targets};
@@ -68,6 +68,10 @@ fn nola(k: usize) -> AdapterConfig {
     AdapterConfig::Nola(NolaConfig { k, ..NolaConfig::default() })
 }
 
+fn vera(rank: usize) -> AdapterConfig {
+    AdapterConfig::Vera(VeraConfig { rank, ..VeraConfig::default() })
+}
+
 fn lora(rank: usize) -> AdapterConfig {
     AdapterConfig::Lora(LoraConfig { rank, ..LoraConfig::default() })
 }
@@ -82,6 +86,9 @@ fn adapters_have_the_published_numbers_of_trainable_parameters() {
         ("GPT-2 M, NOLA k 1000", sites(&medium, ATTENTION), nola(1000), 96_000),
         ("GPT-2 M, NOLA k 1000 on the MLP", sites(&medium, MLP), nola(1000), 96_000),
         ("GPT-2 M, NOLA k 500", sites(&medium, ATTENTION), nola(500), 48_000),
+        ("GPT-2 M, VeRA r 256", sites(&medium, ATTENTION), vera(256), 61_440),
+        ("GPT-2 M, VeRA r 1024", sites(&medium, ATTENTION), vera(1024), 98_304),
+        ("GPT-2 L, VeRA r 1024", sites(&large, ATTENTION), vera(1024), 165_888),
         ("GPT-2 L, NOLA k 1000", sites(&large, ATTENTION), nola(1000), 144_000),
         ("GPT-2 L, NOLA k 500", sites(&large, ATTENTION), nola(500), 72_000),
         ("GPT-2 L, NOLA k 250", sites(&large, ATTENTION), nola(250), 36_000),
@@ -154,6 +161,8 @@ fn check_folder<M: Module + ModuleDisplay>(name: &str, model: M, pattern: &str, 
         (CoefficientBits::B16, 2 * coefficients),
         (CoefficientBits::B8, coefficients),
         (CoefficientBits::B4, coefficients / 2),
+        (CoefficientBits::B3, coefficients * 3 / 8),
+        (CoefficientBits::B2, coefficients / 4),
     ] {
         let scratch = tempfile::tempdir().expect("a temporary folder");
         let bytes = folder::write(scratch.path(), &model, &description, bits).expect("a free folder");

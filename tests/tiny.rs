@@ -2,8 +2,8 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_core::adapter::{
-    DoraConfig, FromWeightConfig, LoraConfig, LoraVariant, LoraXsConfig, NolaConfig, OloraConfig,
-    PissaConfig, Preset, Sharing,
+    CountPer, DoraConfig, FromWeightConfig, LoraConfig, LoraVariant, LoraXsConfig, NolaConfig, OloraConfig,
+    PissaConfig, PrancConfig, PrancMode, Preset, Sharing,
 };
 use nola_core::basis::Distribution;
 use nola_core::{Adapted, AdapterConfig, ByPattern, Targets};
@@ -183,6 +183,14 @@ pub fn every_adapter() -> Vec<(String, AdapterConfig)> {
     // A rank above both widths, and a single matrix to combine.
     all.push(("nola of rank 50".to_owned(), NolaConfig { rank: 50, ..small_nola() }.into()));
     all.push(("nola of k = 1".to_owned(), NolaConfig { k: 1, l: None, ..small_nola() }.into()));
+    let of_nola = [
+        ("nola with lengths", NolaConfig { use_dora: true, ..small_nola() }),
+        ("nola by width", NolaConfig { k_per: CountPer::Width, ..small_nola() }),
+        ("nola in 4 bits", NolaConfig { train_bits: 4, ..small_nola() }),
+    ];
+    all.extend(of_nola.map(|(name, nola)| (name.to_owned(), nola.into())));
+    let replaced = PrancConfig { k: 9, mode: PrancMode::Replace, ..PrancConfig::default() };
+    all.push(("pranc in place of the base".to_owned(), replaced.into()));
     let rslora = LoraConfig {
         rank: 2,
         alpha: Some(3.0),

@@ -313,6 +313,11 @@ impl<M: Module> Adapted<M> {
         self.attached.gains.iter().for_each(|shared| shared.set(gain));
     }
 
+    /// What is left of the base of every adapted layer.
+    fn gains(&self) -> Vec<BaseGain> {
+        self.attached.gains.iter().map(SharedGain::get).collect()
+    }
+
     /// How much of the loss is that of the task, if the rest compares outputs with those of the base.
     pub fn task_share(&self) -> Option<f64> {
         self.config()?.method().task_share()
@@ -581,8 +586,11 @@ impl<M: Module> Adapted<M> {
             values.insert(ids.weight, TensorData::new(merged, [site.d_in, site.d_out]));
         }
         values.extend(self.without_effect());
+        let (attached, gains) = (Arc::clone(&self.attached), self.gains());
         self.set_base_gain(BaseGain::WHOLE);
         let model = write_params(self.model, values).materialize();
+        // Clones of this model go on with what is left of their base.
+        attached.gains.iter().zip(gains).for_each(|(shared, gain)| shared.set(gain));
         Ok(Merged { model, survivors, biases_without_place })
     }
 

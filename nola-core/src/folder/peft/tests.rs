@@ -1,5 +1,7 @@
 //! Folders of a toy whose modules transformers would name and fuse as GPT-2's.
 
+mod vera;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
