@@ -3,6 +3,8 @@
 //! A family is what `cases.json` calls `case`. To add one, write its file, move its line from [`NOT_YET`] to [`TESTED`], and
 //! walk its cases by [`on_cases`], or by [`on_models`] if all of them are whole models.
 
+mod alora;
+mod loraplus;
 mod loraxs;
 
 use std::path::{Path, PathBuf};
@@ -17,14 +19,12 @@ use crate::fixtures::{self, Golden, Tally, Tensors, assert_close};
 use crate::test_model::{Kind, Loaded, TestModel, kind};
 
 /// Families with a file here.
-const TESTED: &[&str] = &["loraxs"];
+const TESTED: &[&str] = &["alora", "loraplus", "loraxs"];
 
 /// Families without one, and why.
 const NOT_YET: &[(&str, &str)] = &[
-    ("alora", "ALoRA is not built yet"),
     ("jd", "compressed collections of adapters are not built yet"),
     ("jd_exact", "compressed collections of adapters are not built yet"),
-    ("loraplus", "LoRA+ is not built yet"),
     ("nola_dora_layer", "DoRA over NOLA is not built yet"),
     ("nola_dora_model", "DoRA over NOLA is not built yet"),
     ("pclora_layer", "PC-LoRA is not built yet"),

@@ -105,8 +105,11 @@ fn moved(
     let scores: Vec<f32> = scores.iter().map(|score| *score as f32).collect();
     case.check(&format!("score.{round}"), &scores, case.expected(&format!("round{round}.score")).f64());
     // The fixture's order of sites may be another one than the model's.
-    let places: Vec<usize> =
-        model.sites().iter().map(|site| sites.iter().position(|(_, known)| known == site).expect("one")).collect();
+    let places: Vec<usize> = model
+        .sites()
+        .iter()
+        .map(|site| sites.iter().position(|(_, known)| known == site).expect("one"))
+        .collect();
     let rank_index: Vec<i64> = case.tensor(&format!("expected.round{round}.rank_index")).i64().to_vec();
     let golden_sites: Vec<i64> = rank_index.chunks(2).map(|pair| pair[0]).collect();
     assert_eq!(site_of.iter().map(|site| places[*site] as i64).collect::<Vec<_>>(), golden_sites);

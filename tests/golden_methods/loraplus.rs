@@ -51,11 +51,7 @@ pub(super) fn targets(sites: &Sites) -> Targets {
 }
 
 /// The model with A and B of the case; the fixtures hold both transposed.
-pub(super) fn with_given_pairs<M: TestModel>(
-    case: &Case,
-    model: Adapted<M>,
-    sites: &Sites,
-) -> Adapted<M> {
+pub(super) fn with_given_pairs<M: TestModel>(case: &Case, model: Adapted<M>, sites: &Sites) -> Adapted<M> {
     let mut state = model.state();
     for (name, site) in sites {
         for (golden, leaf) in [("A", "a"), ("B", "b")] {
