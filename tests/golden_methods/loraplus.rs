@@ -7,7 +7,7 @@ use nola_core::{Adapted, Site, Targets};
 
 use super::{Case, ModelCheck, on_models};
 use crate::curves;
-use crate::devices::{by_path, transposed, values};
+use crate::devices::{by_path, transposed};
 use crate::test_model::{Loaded, TestModel};
 
 struct TwoRates;
