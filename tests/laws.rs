@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use burn::module::ParamId;
 use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use nola_core::adapter::{
-    CountPer, Format, FromWeightConfig, LoraXsConfig, NolaConfig, OloraConfig, PissaConfig, PrancMode, Preset,
+    AloraConfig, CountPer, Format, FromWeightConfig, LoraXsConfig, NolaConfig, OloraConfig, PissaConfig,
+    PrancMode, Preset,
 };
 use nola_core::folder::peft::{self, Generation};
 use nola_core::folder::{self, BaseIdentity, CoefficientBits, Description};
 use nola_core::{
-    Adapted, AdapterConfig, Error, FoundParam, Targets, TrainedState, float_params, read_params,
+    Adapted, AdapterConfig, Error, FoundParam, Site, Targets, TrainedState, float_params, read_params,
 };
 use nola_models::Vit;
 use nola_train::model_with_loss::recomputed_loss;
@@ -57,6 +58,8 @@ laws! {
     coefficients_trained_in_few_bits_are_stored_as_they_were_used
     the_seed_alone_decides_the_factors
     the_factors_on_the_device_are_those_of_the_host
+    ranks_that_moved_are_counted_merged_and_exported
+    an_earlier_state_comes_back_after_ranks_have_moved
 }
 
 /// Asserts that two lists of numbers differ by at most `tolerance` of the largest one.
@@ -413,4 +416,59 @@ fn the_factors_on_the_device_are_those_of_the_host<M: TestModel>(tiny: &Tiny<M>)
             }
         }
     }
+}
+
+/// Some ranks gone from their weights, and trained new ones at others.
+fn with_moved_ranks<M: TestModel>(tiny: &Tiny<M>) -> Adapted<M> {
+    let alora = AloraConfig { rank: 2, rounds: 2, ..AloraConfig::default() };
+    let mut model = tiny.perturbed(&alora.into());
+    for round in 0..2 {
+        let drawn = |site: &Site, rank: usize| {
+            (0..site.d_in * rank).map(|n| 0.2 * ((n + round) as f32 * 0.9).sin()).collect()
+        };
+        let mut score =
+            |model: &M| Ok::<f64, nola_core::Error>(-f64::from(values(model.loss(&tiny.batch, 0.0))[0]));
+        let count = model.sites().len() / 2 + 1;
+        model = model.move_ranks(count, &drawn, &mut score).expect("ranks enough").0;
+        let mut state = model.state();
+        for (name, data) in state.iter_mut().filter(|(name, _)| name.contains(".further.")) {
+            let values: Vec<f32> = data.clone().try_into_vec().expect("factors are f32");
+            let moved = |(n, value): (usize, &f32)| value + 0.1 * ((n + name.len()) as f32 * 1.7).cos();
+            let values = values.iter().enumerate().map(moved).collect::<Vec<f32>>();
+            *data = TensorData::new(values, data.shape());
+        }
+        model = model.with_state(state).expect("names and shapes are its own");
+    }
+    model
+}
+
+fn ranks_that_moved_are_counted_merged_and_exported<M: TestModel>(tiny: &Tiny<M>) {
+    let model = with_moved_ranks(tiny);
+    let ranks: Vec<usize> = model.ranks().iter().map(|(_, rank)| *rank).collect();
+    assert_eq!(ranks.iter().sum::<usize>(), 2 * ranks.len(), "the budget stays: {ranks:?}");
+    assert!(ranks.iter().any(|rank| *rank != 2), "nothing moved: {ranks:?}");
+    let expected: usize = model.ranks().iter().map(|(site, rank)| rank * (site.d_in + site.d_out)).sum();
+    assert_eq!(model.trainable_parameters().adapter, expected);
+    let logits = tiny.logits(&model.model);
+    assert_near("the dense route", &tiny.logits(&model.model.clone().materialize()), &logits, 1e-4);
+    let modules = |path: &str| tiny.base.foreign_module(path);
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let generation = Generation::Transformers5;
+    peft::write(scratch.path(), &model, &modules, generation, M::TASK, &description())
+        .expect("a free folder");
+    let read = peft::read(scratch.path()).expect("it was just written");
+    let again = read.attach(tiny.base.clone(), &modules, &tiny.device).expect("the same base");
+    assert_near("the folder", &tiny.logits(&again.model), &logits, 1e-5);
+    assert_near("merged", &tiny.logits(&model.merge().expect("finite weights")), &logits, 1e-4);
+}
+
+fn an_earlier_state_comes_back_after_ranks_have_moved<M: TestModel>(tiny: &Tiny<M>) {
+    let alora = AloraConfig { rank: 2, rounds: 2, ..AloraConfig::default() };
+    let before = tiny.perturbed(&alora.into());
+    let after = with_moved_ranks(tiny).with_state(before.state()).expect("pairs that were added are zero");
+    assert_near("the earlier state", &tiny.logits(&after.model), &tiny.logits(&before.model), 1e-6);
+    assert_eq!(
+        after.ranks().iter().map(|(_, rank)| *rank).collect::<Vec<_>>(),
+        before.ranks().iter().map(|(_, rank)| *rank).collect::<Vec<_>>()
+    );
 }

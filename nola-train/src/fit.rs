@@ -470,3 +470,49 @@ impl<T: Task, K: Keeper<T>> Observer<Model<T>> for ProgressObserver<'_, T, K> {
         self.terms.stop.asked()
     }
 }
+
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use burn::nn::{Linear, LinearConfig};
+    use nola_core::adapter::LoraConfig;
+
+    use super::*;
+
+    /// Trained values beside the adapter of the first of two layers.
+    fn beside(change: impl Fn(&mut ChosenWeights)) -> Result<Vec<String>, Error> {
+        let device = Device::flex();
+        let model: Vec<Linear> =
+            vec![LinearConfig::new(6, 5).init(&device), LinearConfig::new(5, 4).init(&device)];
+        let mut weights =
+            ChosenWeights { targets: TargetsRecipe::Names(vec!["0".to_owned()]), ..ChosenWeights::default() };
+        change(&mut weights);
+        let method = MethodRecipe::Adapter(AdapterRecipe { config: LoraConfig::default().into(), weights });
+        let trained = attach(model, &method, &[], &device)?.state();
+        Ok(trained.into_keys().filter(|name| !name.contains(".adapter.")).collect())
+    }
+
+    #[test]
+    fn biases_are_trained_beside_an_adapter_as_the_recipe_says() {
+        let with = |bias| beside(|weights| weights.bias = bias).expect("layers with biases");
+        assert_eq!(with(TrainedBiases::None), Vec::<String>::new());
+        assert_eq!(with(TrainedBiases::LoraOnly), ["0.bias"]);
+        assert_eq!(with(TrainedBiases::All), ["0.bias", "1.bias"]);
+    }
+
+    #[test]
+    fn modules_are_trained_whole_beside_an_adapter_by_their_names() {
+        let with = |name: &str| beside(|weights| weights.modules_to_save = vec![name.to_owned()]);
+        assert_eq!(with("1").expect("a module"), ["1.bias", "1.weight"]);
+        let error = with("nrom").expect_err("a slip").to_string();
+        assert!(error.contains("`nrom`") && error.contains("no such module"), "{error}");
+    }
+
+    #[test]
+    fn names_of_modules_are_suggested_without_numbers() {
+        let paths = ["blocks.0.norm.gamma", "blocks.1.norm.beta", "head.weight"].map(str::to_owned);
+        assert_eq!(module_names(&paths), ["blocks", "head", "norm"]);
+        let error = Error::NoModule { name: "nrom".to_owned(), expected: module_names(&paths) }.to_string();
+        assert!(error.contains("did you mean `norm`?"), "{error}");
+        assert_eq!(modules_named("norm", &paths), ["blocks.0.norm", "blocks.1.norm"]);
+    }
+}

@@ -75,11 +75,6 @@ impl Method for AloraConfig {
                 return refused(field, share, "use a share of the run between 0 and 1");
             }
         }
-        let end = self.first_phase + self.rounds.saturating_sub(1) as f64 * self.phase;
-        if end >= 1.0 {
-            let cure = "the last round would come after the end of the run: use fewer, or a shorter first_phase or phase";
-            return Err(Error::BadSetting { field: "rounds", value: self.rounds.to_string(), cure });
-        }
         Ok(())
     }
 
@@ -132,14 +127,13 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_leave_no_rank_or_no_step_are_refused_with_a_cure() {
+    fn settings_that_leave_no_rank_or_are_no_share_are_refused_with_a_cure() {
         let with = |change: fn(&mut AloraConfig)| {
             let mut config = AloraConfig::default();
             change(&mut config);
             config.check().expect_err("it cannot be meant").to_string()
         };
         assert!(with(|config| config.prune = 8.0).contains("use less than `rank`"));
-        assert!(with(|config| config.rounds = 60).contains("after the end of the run"));
         assert!(with(|config| config.first_phase = 1.0).contains("`first_phase`"));
         assert!(with(|config| config.prune = f64::NAN).contains("`prune`"));
     }

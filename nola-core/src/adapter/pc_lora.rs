@@ -70,7 +70,7 @@ pub struct PcLoraConfig {
     pub task_share: f64,
     /// Whether each layer gets a bias of its own; the base's fades too.
     #[schemars(example = &"none")]
-    pub bias: LayerBias,
+    pub layer_bias: LayerBias,
     /// Seed of A's first values.
     #[schemars(example = 1)]
     pub seed: u64,
@@ -95,7 +95,7 @@ impl Default for PcLoraConfig {
             fade: Fade::Linear,
             fade_share: 0.8,
             task_share: 0.5,
-            bias: LayerBias::Trained,
+            layer_bias: LayerBias::Trained,
             seed: 0,
         }
     }
@@ -172,7 +172,7 @@ impl Method for PcLoraConfig {
         let plan = |site: &Site| {
             let a = Factor::Learned(kaiming_uniform(self.seed, site, self.rank));
             let b = Factor::Learned(vec![0.0; self.rank * site.d_out]);
-            let bias = match self.bias {
+            let bias = match self.layer_bias {
                 LayerBias::Trained => Some(vec![0.0; site.d_out]),
                 LayerBias::None => None,
             };
@@ -213,7 +213,7 @@ mod tests {
     fn a_site_trains_its_factors_and_a_bias() {
         let site = Site { path: "blocks.0.mlp.up".to_owned(), d_in: 24, d_out: 40 };
         let trained = |bias| {
-            let config = PcLoraConfig { rank: 3, bias, ..PcLoraConfig::default() };
+            let config = PcLoraConfig { rank: 3, layer_bias: bias, ..PcLoraConfig::default() };
             let plans = config.plan(std::slice::from_ref(&site), &|_| Vec::new());
             plans.expect("a valid plan")[0].trainable_parameters(40)
         };

@@ -138,7 +138,12 @@ mod tests {
 
     #[test]
     fn a_run_too_short_for_its_rounds_is_refused_with_a_cure() {
-        for (moves, steps) in [(moves(8, 0.2, 0.05), 15), (moves(1, 0.2, 0.1), 2), (moves(2, 0.5, 0.5), 8)] {
+        for (moves, steps) in [
+            (moves(8, 0.2, 0.05), 15),
+            (moves(60, 0.1, 0.025), 1000),
+            (moves(1, 0.2, 0.1), 2),
+            (moves(2, 0.5, 0.5), 8),
+        ] {
             let error = moves.check_run(steps).expect_err("no step between").to_string();
             assert!(error.contains("`rounds`") && error.contains("fewer rounds"), "{error}");
         }

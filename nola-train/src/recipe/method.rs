@@ -241,3 +241,18 @@ impl MethodRecipe {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_setting_of_an_adapter_is_called_like_a_choice_of_weights() {
+        for config in AdapterConfig::every() {
+            let settings = serde_json::to_value(&config).expect("JSON");
+            let settings = settings.as_object().expect("a table");
+            let twice = ChosenWeights::KEYS.into_iter().find(|key| settings.contains_key(*key));
+            assert_eq!(twice, None, "{}", config.kind());
+        }
+    }
+}
