@@ -252,6 +252,7 @@ mod tests {
             ("train.min_learning_rate", "0.5"),
             ("train.betas", "[0.9, 1.0]"),
             ("method.alpha", "0"),
+            ("method.d_initial", "0"),
             ("data.augment.resized_crop.scale", "[0.9, 0.2]"),
             ("data.augment.resized_crop.ratio", "[2.0, 0.5]"),
             ("data.augment.blur.sigma", "[2.0, 0.1]"),
@@ -259,7 +260,10 @@ mod tests {
             ("data.train", "[{ path = \"a\", weight = 1000.5 }]"),
         ];
         for (path, value) in outside {
-            let kind = path.starts_with("method.").then_some("nola");
+            let kind = match path {
+                "method.d_initial" => Some("vera"),
+                _ => path.starts_with("method.").then_some("nola"),
+            };
             assert!(finding(path, kind, value).is_some(), "{path} = {value} is accepted");
         }
         for (path, ..) in nodes().into_iter().filter(|(_, _, node)| node.has_range_in_words()) {
