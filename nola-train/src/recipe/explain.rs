@@ -210,7 +210,7 @@ mod tests {
     fn a_key_of_several_methods_is_told_once_where_it_is_the_same() {
         assert_eq!(explained("method.exclude").unwrap().matches("method.exclude").count(), 1);
         assert_eq!(explained("method.variant").unwrap().matches("method.variant").count(), 1);
-        assert_eq!(explained("method.k").unwrap().matches("method.k\n").count(), 2);
+        assert_eq!(explained("method.k").unwrap().matches("method.k").count(), 2);
     }
 
     #[test]
