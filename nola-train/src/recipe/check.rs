@@ -260,6 +260,7 @@ mod tests {
             ("method.alpha", "0"),
             ("method.rank_pattern", "{ value = 0 }"),
             ("method.alpha_pattern", "{ value = 0 }"),
+            ("method.d_initial", "0"),
             ("data.augment.resized_crop.scale", "[0.9, 0.2]"),
             ("data.augment.resized_crop.ratio", "[2.0, 0.5]"),
             ("data.augment.blur.sigma", "[2.0, 0.1]"),
@@ -267,7 +268,10 @@ mod tests {
             ("data.train", "[{ path = \"a\", weight = 1000.5 }]"),
         ];
         for (path, value) in outside {
-            let kind = path.starts_with("method.").then_some("lora");
+            let kind = match path {
+                "method.d_initial" => Some("vera"),
+                _ => path.starts_with("method.").then_some("lora"),
+            };
             assert!(finding(path, kind, value).is_some(), "{path} = {value} is accepted");
         }
         for (path, ..) in nodes().into_iter().filter(|(_, _, node)| node.has_range_in_words()) {

@@ -212,6 +212,7 @@ mod tests {
         // NOLA's is told apart from LoRA's, which is DoRA's too.
         let times = explained("method.rank").unwrap().matches("method.rank").count();
         assert!((2..nola_core::AdapterConfig::KINDS.len()).contains(&times), "{times}");
+        assert_eq!(explained("method.k").unwrap().matches("method.k").count(), 2);
     }
 
     #[test]
