@@ -6,6 +6,7 @@
 mod alora;
 mod loraplus;
 mod loraxs;
+mod pclora;
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,7 @@ use crate::fixtures::{self, Golden, Tally, Tensors, assert_close};
 use crate::test_model::{Kind, Loaded, TestModel, kind};
 
 /// Families with a file here.
-const TESTED: &[&str] = &["alora", "loraplus", "loraxs"];
+const TESTED: &[&str] = &["alora", "loraplus", "loraxs", "pclora_layer", "pclora_model"];
 
 /// Families without one, and why.
 const NOT_YET: &[(&str, &str)] = &[
@@ -27,8 +28,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("jd_exact", "compressed collections of adapters are not built yet"),
     ("nola_dora_layer", "DoRA over NOLA is not built yet"),
     ("nola_dora_model", "DoRA over NOLA is not built yet"),
-    ("pclora_layer", "PC-LoRA is not built yet"),
-    ("pclora_model", "PC-LoRA is not built yet"),
     ("pranc", "PRANC is not built yet"),
     ("qat_layer", "training of quantised coefficients is not built yet"),
     ("qat_model", "training of quantised coefficients is not built yet"),

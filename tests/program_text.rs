@@ -93,7 +93,7 @@ fn a_resolved_text_recipe_repeats_the_run_to_the_bit() {
 #[test]
 fn a_language_model_has_no_linear_probe() {
     let workshop = text_workshop();
-    let parts = ["`method.kind` is linear", "nola, lora or full"];
+    let parts = ["`method.kind` is linear", "an adapter or full"];
     train(&workshop, &sets(&["method.kind=linear"])).assert_refused(3, &parts);
 }
 

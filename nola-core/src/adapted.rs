@@ -19,6 +19,7 @@ use crate::adapter::{AdapterConfig, BaseGain, Factor, FrozenMatrix, Plan, RateFa
 use crate::basis::Basis;
 use crate::dropout::CurrentPass;
 use crate::linear_combinations::LinearCombinations;
+use crate::low_rank_weights::low_rank_weights;
 use crate::params::{
     FoundParam, base_tensors, float_params, read_params, replace_params, train_only, write_params,
 };
@@ -162,6 +163,7 @@ impl<M: Module> Adapted<M> {
         device: &Device,
     ) -> Result<Self, Error> {
         check_saddles(&sites, &plans)?;
+        check_free(&model, &sites)?;
         let combined: Vec<Combined> =
             [combined(&plans, Side::A, |plan| &plan.a), combined(&plans, Side::B, |plan| &plan.b)]
                 .into_iter()
@@ -535,11 +537,20 @@ impl<M: Module> Adapted<M> {
     /// # Errors
     /// As [`Adapted::merge`].
     pub fn merge_counting(self, stored: &(dyn Fn(f32) -> f32 + Sync)) -> Result<(M, Survivors), Error> {
+        let Merged { model, survivors, biases_without_place } = self.merged(stored)?;
+        match biases_without_place.into_iter().next() {
+            Some(site) => Err(Error::NoBias { site }),
+            None => Ok((model, survivors)),
+        }
+    }
+
+    /// The same, whatever has no place in it.
+    pub(crate) fn merged(self, stored: &(dyn Fn(f32) -> f32 + Sync)) -> Result<Merged<M>, Error> {
         self.check_factors()?;
         let mut survivors = Survivors::default();
         let bases: Vec<ParamId> = self.attached.ids.iter().map(|ids| ids.weight).collect();
         let mut weights = read_params(&self.model, &bases);
-        let mut values = self.merged_biases()?;
+        let (mut values, biases_without_place) = self.merged_biases();
         for (factors, ids) in self.factors().into_iter().zip(&self.attached.ids) {
             let site = &factors.site;
             let weight = floats(weights.remove(&ids.weight).expect("every site has a weight"));
@@ -553,19 +564,20 @@ impl<M: Module> Adapted<M> {
         }
         values.extend(self.without_effect());
         self.set_base_gain(BaseGain::WHOLE);
-        Ok((write_params(self.model, values).materialize(), survivors))
+        let model = write_params(self.model, values).materialize();
+        Ok(Merged { model, survivors, biases_without_place })
     }
 
-    /// The biases of layers whose adapters change them.
-    fn merged_biases(&self) -> Result<BTreeMap<ParamId, TensorData>, Error> {
+    /// The biases of layers whose adapters change them, and the paths of layers that have none.
+    fn merged_biases(&self) -> (BTreeMap<ParamId, TensorData>, Vec<String>) {
         let params = float_params(&self.model);
-        let mut merged = BTreeMap::new();
+        let (mut merged, mut without_place) = (BTreeMap::new(), Vec::new());
         for factors in self.factors().into_iter().filter(SiteFactors::changes_bias) {
             let added = factors.bias.unwrap_or_else(|| vec![0.0; factors.site.d_out]);
             let path = format!("{}.bias", factors.site.path);
             let Some(param) = params.iter().find(|param| param.path == path) else {
                 if added.iter().any(|&entry| entry != 0.0) {
-                    return Err(Error::NoBias { site: factors.site.path });
+                    without_place.push(factors.site.path);
                 }
                 continue;
             };
@@ -576,7 +588,7 @@ impl<M: Module> Adapted<M> {
             let sums: Vec<f32> = bias.iter().zip(&added).map(sum).collect();
             merged.insert(param.id, TensorData::new(sums, [added.len()]));
         }
-        Ok(merged)
+        (merged, without_place)
     }
 
     /// Values with which the updates change nothing, once they are in the weights.
@@ -717,8 +729,17 @@ impl std::ops::Add for Survivors {
     }
 }
 
-struct Attach {
-    adapters: BTreeMap<String, Update>,
+/// A merged model.
+pub(crate) struct Merged<M> {
+    pub model: M,
+    pub survivors: Survivors,
+    /// Paths of layers without a bias whose adapters learned one.
+    pub biases_without_place: Vec<String>,
+}
+
+/// Attaches updates to the weights at their paths.
+pub(crate) struct Attach {
+    pub adapters: BTreeMap<String, Update>,
 }
 
 impl Reparameterizer for Attach {
@@ -826,6 +847,15 @@ fn ids_named(params: &[FoundParam], names: &[&str]) -> Result<Vec<ParamId>, Erro
 fn combined(plans: &[Plan], side: Side, factor: impl Fn(&Plan) -> &Factor) -> Option<Combined> {
     let combinations = LinearCombinations::of(plans, factor)?;
     Some(Combined { name: combinations.name(), side, combinations })
+}
+
+/// Refuses weights that are low-rank products already: there is nothing that an update could be added to.
+fn check_free<M: Module>(model: &M, sites: &[Site]) -> Result<(), Error> {
+    let taken = low_rank_weights(model);
+    match sites.iter().find(|site| taken.contains_key(&site.weight_path())) {
+        Some(site) => Err(Error::LowRankSite { site: site.path.clone() }),
+        None => Ok(()),
+    }
 }
 
 fn check_saddles(sites: &[Site], plans: &[Plan]) -> Result<(), Error> {

@@ -171,6 +171,24 @@ pub enum Error {
         site: String,
     },
 
+    /// The layers of a small model cannot be adapted.
+    #[error(
+        "`{site}` is a low-rank layer without a base weight, which no adapter can be added to; adapt the model that it was made of"
+    )]
+    LowRankSite {
+        /// Path of the layer.
+        site: String,
+    },
+
+    /// The base has not faded to its end.
+    #[error(
+        "{percent:.0} % of the base is left in this adapter, so it is no model of its own yet; train it to the end of its run"
+    )]
+    BaseIsLeft {
+        /// What is left.
+        percent: f64,
+    },
+
     /// The adapter is of a kind that no plain LoRA equals.
     #[error(
         "an adapter of the kind `{kind}` cannot be written as PEFT's LoRA: {reason}; keep its own folder, or merge it"

@@ -20,6 +20,7 @@ pub mod foreign_json;
 mod hollow;
 mod linear_combinations;
 mod low_rank;
+mod low_rank_weights;
 #[cfg(feature = "cpu")]
 pub mod matrix;
 mod params;
@@ -39,6 +40,7 @@ pub use by_pattern::ByPattern;
 pub use error::Error;
 pub use folder::BaseIdentity;
 pub use hollow::Hollow;
+pub use low_rank_weights::{LowRankWeight, LowRankWeights, low_rank_weights, with_low_rank_weights};
 pub use params::{FoundParam, biases, float_params, read_params, unadaptable_weights, write_params};
 pub use pattern::PatternError;
 pub use plain_words::plain_words;

@@ -106,6 +106,16 @@ impl Update {
         }
     }
 
+    /// What is left of the base.
+    pub(crate) fn gain(&self) -> BaseGain {
+        self.base.get()
+    }
+
+    /// The bias that is added.
+    pub(crate) fn bias(&self) -> Option<Tensor<1>> {
+        self.bias.as_ref().map(|bias| bias.val())
+    }
+
     /// What each column of the product is multiplied by.
     fn column_gain(&self) -> Option<Tensor<1>> {
         let (magnitude, norm) = (self.magnitude.as_ref()?, self.norm.as_ref()?);

@@ -7,6 +7,7 @@
 mod collect;
 mod companions;
 mod key_map;
+mod low_rank;
 mod mapped;
 mod numbers;
 mod writer;

@@ -126,12 +126,21 @@ impl Recipe {
                     .to_owned();
             findings.add("model.dtype", Problem::NotAllowed { found, range });
         }
+        let compares_layers = |adapter: &AdapterRecipe| adapter.config.method().task_share().is_some();
+        if self.train.gradient_checkpointing && self.method.adapter().is_some_and(compares_layers) {
+            let range = format!(
+                "false with method.kind = \"{}\": its loss needs the outputs of all layers at once",
+                self.method.kind()
+            );
+            findings
+                .add("train.gradient_checkpointing", Problem::NotAllowed { found: "true".to_owned(), range });
+        }
         if self.data.format.modality() == Modality::Images {
             return;
         }
         if self.method == MethodRecipe::Linear {
             let found = "linear".to_owned();
-            let range = "nola, lora or full: a language model has no new head".to_owned();
+            let range = "an adapter or full: a language model has no new head".to_owned();
             findings.add("method.kind", Problem::NotAllowed { found, range });
         }
         if self.model.image_size.is_some() {

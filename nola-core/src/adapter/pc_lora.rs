@@ -63,10 +63,10 @@ pub struct PcLoraConfig {
     #[schemars(example = &"late")]
     pub fade: Fade,
     /// Share of the optimizer steps after which nothing of the base is left.
-    #[schemars(range(min = 0, max = 1), example = 0.5)]
+    #[schemars(range(min = 0.0), example = 0.5, extend("exclusiveMaximum" = 1))]
     pub fade_share: f64,
     /// Share of the task's loss in the loss; the rest is the mean squared difference from the outputs of the base's layers.
-    #[schemars(range(min = 0, max = 1), example = 0.2)]
+    #[schemars(range(min = 0.0, max = 1.0), example = 0.2)]
     pub task_share: f64,
     /// Whether each layer gets a bias of its own; the base's fades too.
     #[schemars(example = &"none")]
@@ -109,23 +109,25 @@ impl PcLoraConfig {
 
     /// The first of `steps` optimizer steps, counted from 0, in which nothing of the base is left.
     fn end(&self, steps: usize) -> usize {
-        (self.fade_share * steps as f64).ceil() as usize
+        (self.fade_share * steps as f64) as usize
     }
-}
-
-/// Refuses what is no share.
-fn check_share(field: &'static str, value: f64) -> Result<(), Error> {
-    if (0.0..=1.0).contains(&value) {
-        return Ok(());
-    }
-    Err(Error::BadSetting { field, value: value.to_string(), cure: "use a share between 0 and 1" })
 }
 
 impl Method for PcLoraConfig {
     fn check(&self) -> Result<(), Error> {
         check_number("rank", self.rank, MAX_RANK)?;
-        check_share("fade_share", self.fade_share)?;
-        check_share("task_share", self.task_share)
+        let bad = |field, value: f64, cure| Err(Error::BadSetting { field, value: value.to_string(), cure });
+        if !(0.0..1.0).contains(&self.fade_share) {
+            return bad(
+                "fade_share",
+                self.fade_share,
+                "use at least 0 and less than 1: the base must be gone before the end",
+            );
+        }
+        if !(0.0..=1.0).contains(&self.task_share) {
+            return bad("task_share", self.task_share, "use a share between 0 and 1");
+        }
+        Ok(())
     }
 
     fn resolve(&mut self) {
@@ -204,7 +206,7 @@ mod tests {
 
     #[test]
     fn the_last_step_of_a_run_has_nothing_of_the_base() {
-        for (share, steps) in [(0.8, 10), (0.8, 1000), (0.5, 3), (0.99, 100), (0.0, 1)] {
+        for (share, steps) in [(0.8, 10), (0.8, 1000), (0.5, 3), (0.99, 100), (0.99, 1), (0.0, 1)] {
             let config = PcLoraConfig { fade_share: share, ..PcLoraConfig::default() };
             let gain = config.base_gain(steps - 1, steps).expect("it fades");
             assert_eq!((gain.weight, gain.bias), (0.0, 0.0), "{share} of {steps}");

@@ -2,20 +2,25 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
+use nola_core::{LowRankWeights, low_rank_weights};
 
-use super::{NamedTensor, Part, Source};
+use super::{NamedTensor, Part, Source, low_rank};
 
-/// Every float parameter of `module` under the first name that `source` has for its path, adapters merged in.
+/// Every float parameter of `module` under the first name that `source` has for its path; adapters are merged in, and
+/// low-rank weights stay what they are.
 ///
 /// Parts of a fused tensor are joined; the module must hold them in order.
 pub fn collect<M: Module>(module: M, source: &dyn Fn(&str) -> Source) -> Vec<NamedTensor> {
-    let mut collected = Collect { source, path: Vec::new(), tensors: Vec::new() };
-    module.materialize().visit(&mut collected);
+    let low_rank = low_rank_weights(&module);
+    let module = if low_rank.is_empty() { module.materialize() } else { module };
+    let mut collected = Collect { source, low_rank, path: Vec::new(), tensors: Vec::new() };
+    module.visit(&mut collected);
     collected.tensors
 }
 
 struct Collect<'a> {
     source: &'a dyn Fn(&str) -> Source,
+    low_rank: LowRankWeights,
     path: Vec<String>,
     tensors: Vec<NamedTensor>,
 }
@@ -30,7 +35,14 @@ impl ModuleVisitor for Collect<'_> {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let Source { names, part, transposed } = (self.source)(&self.path.join("."));
+        let path = self.path.join(".");
+        if let Some(weight) = self.low_rank.get(&path) {
+            return self.tensors.extend(low_rank::named(weight, &(self.source)(&path)));
+        }
+        if self.low_rank.keys().any(|weight| path.starts_with(&format!("{weight}."))) {
+            return;
+        }
+        let Source { names, part, transposed } = (self.source)(&path);
         let value = if transposed { param.val().swap_dims(0, 1) } else { param.val() };
         let shape = value.dims().to_vec();
         let values = value.into_data_as::<f32>().try_into_vec().expect("the type was asked for");

@@ -1,10 +1,11 @@
 //! Fills a model from a checkpoint through a map of names, strictly.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{AllocationProperty, Bytes, Shape, Tensor, TensorData};
 use half::{bf16, f16};
+use nola_core::with_low_rank_weights;
 use safetensors::Dtype;
 
 use super::numbers::Numbers;
@@ -68,7 +69,7 @@ impl Checkpoint {
     pub fn fill<M: Module>(&self, module: M, map: &KeyMap) -> Result<M, Error> {
         let mut check = Check { checkpoint: self, map, path: Vec::new(), found: Mismatches::default() };
         module.visit(&mut check);
-        let Mismatches { used, narrow, twins, missing, misshapen, different } = check.found;
+        let Mismatches { used, narrow, twins, missing, misshapen, different, low_rank } = check.found;
         let known = |name: &str| {
             used.contains(name)
                 || twins.contains(name)
@@ -93,7 +94,14 @@ impl Checkpoint {
         if !tensors.is_empty() {
             return Err(Error::BeyondF16 { folder: self.folder.clone(), tensors });
         }
-        Ok(module.map(&mut Fill { checkpoint: self, map, path: Vec::new() }))
+        let module = module.map(&mut Fill { checkpoint: self, map, path: Vec::new() });
+        if low_rank.is_empty() {
+            return Ok(module);
+        }
+        let weights =
+            low_rank.into_iter().map(|(path, source)| (path, self.low_rank_weight(&source))).collect();
+        let device = module.devices().into_iter().next().expect("a model has parameters");
+        Ok(with_low_rank_weights(module, &weights, &device))
     }
 
     /// The stored tensors under the names of `source`.
@@ -107,7 +115,7 @@ impl Checkpoint {
         counted.filter(|(_, count)| *count > 0).collect()
     }
 
-    fn numbers<'a>(&'a self, stored: &'a Stored) -> Numbers<'a> {
+    pub(super) fn numbers<'a>(&'a self, stored: &'a Stored) -> Numbers<'a> {
         Numbers { dtype: stored.dtype, shape: &stored.shape, bytes: self.bytes(stored) }
     }
 
@@ -166,6 +174,8 @@ struct Mismatches {
     missing: Vec<String>,
     misshapen: Vec<String>,
     different: Vec<String>,
+    /// Weights in whose place two narrow matrices are stored, by path.
+    low_rank: BTreeMap<String, Source>,
 }
 
 /// Adds `problem` unless a part of the same fused tensor has told it.
@@ -197,10 +207,15 @@ impl ModuleVisitor for Check<'_> {
         let Some(source) = (self.map.source)(&path) else {
             return;
         };
-        let Mismatches { used, narrow, twins, missing, misshapen, different } = &mut self.found;
+        let Mismatches { used, narrow, twins, missing, misshapen, different, low_rank } = &mut self.found;
         let mut stored_under = self.checkpoint.find(&source);
         let Some((name, stored)) = stored_under.next() else {
-            return note(missing, source.names.join(" or "));
+            let Some(names) = self.checkpoint.low_rank_names(&source, param.lazy_shape().as_slice()) else {
+                return note(missing, source.names.join(" or "));
+            };
+            used.extend(names);
+            low_rank.insert(path, source.clone());
+            return;
         };
         used.insert(name.clone());
         if (self.map.dtype)(&path) == WeightDtype::F16 {
@@ -243,7 +258,10 @@ impl ModuleMapper for Fill<'_> {
             return param;
         };
         let dtype = (self.map.dtype)(&path);
-        let (_, stored) = self.checkpoint.find(&source).next().expect("the first walk found every tensor");
+        let Some((_, stored)) = self.checkpoint.find(&source).next() else {
+            // Two narrow matrices take its place.
+            return param;
+        };
         let data = self.checkpoint.data(stored, &source, dtype, param.lazy_shape());
         let tensor = Tensor::from_data(data, (&param.lazy_device(), dtype.dtype()));
         Param::initialized(param.id, tensor).set_require_grad(true)

@@ -30,7 +30,8 @@ pub struct MergeArgs {
 /// What was merged.
 struct Merged {
     sites: usize,
-    survivors: Survivors,
+    /// Nothing, if the weights of the base are gone.
+    survivors: Option<Survivors>,
 }
 
 /// Merging runs on the CPU and in f32, whatever `--device` and the run say: its bits are the same on every machine.
@@ -40,16 +41,21 @@ pub fn run(args: &MergeArgs, global: &Global) -> Result<(), Error> {
         Modality::Images => merge::<ImageBase>(named, args)?,
         Modality::Text => merge::<TextBase>(named, args)?,
     };
-    if sites > 0 && survivors.changed == 0 {
+    if sites > 0 && survivors.is_some_and(|survivors| survivors.changed == 0) {
         err_line("warning: the update is zero at every site: the merged weights there are those of the base");
     }
-    warn_of_rounding(survivors, args.dtype);
+    survivors.iter().for_each(|survivors| warn_of_rounding(*survivors, args.dtype));
     if global.json {
-        let Survivors { changed, left } = survivors;
+        let [changed, left] = [|s: Survivors| s.changed, |s: Survivors| s.left].map(|of| survivors.map(of));
         let json = json!({
             "folder": args.out, "sites": sites, "changed_weights": changed, "surviving_weights": left,
         });
         print_json(&json)?;
+        return Ok(());
+    }
+    if survivors.is_none() {
+        let out = args.out.display();
+        print_line(&format!("wrote the model of {sites} low-rank layers, without their base, to {out}"))?;
         return Ok(());
     }
     print_line(&format!("merged {sites} sites into {}", args.out.display()))?;
@@ -60,10 +66,16 @@ fn merge<B: Base>(named: Named, args: &MergeArgs) -> Result<Merged, Error> {
     let opened = named.open::<B>(&device::cpu().device)?;
     let sites = opened.adapted.sites().len();
     let dtype = args.dtype;
+    if opened.adapted.base_gain().is_some() {
+        let model = opened.adapted.condense(&device::cpu().device)?;
+        opened.base.check_unchanged()?;
+        opened.base.save(&model, &args.out, dtype)?;
+        return Ok(Merged { sites, survivors: None });
+    }
     let (model, survivors) = opened.adapted.merge_counting(&|weight| dtype.rounded(weight))?;
     opened.base.check_unchanged()?;
     opened.base.save(&model, &args.out, dtype)?;
-    Ok(Merged { sites, survivors })
+    Ok(Merged { sites, survivors: Some(survivors) })
 }
 
 /// Says on stderr if rounding to `dtype` leaves less of an update than it should.
