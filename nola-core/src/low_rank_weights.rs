@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor};
 use crate::Error;
 use crate::adapted::{Adapted, Attach, Merged, SiteFactors, floats};
 use crate::adapter::{BaseGain, Factor, Plan};
+use crate::dropout::CurrentPass;
 use crate::params::linear_sites;
 use crate::update::{SharedGain, Update};
 
@@ -62,7 +63,7 @@ pub fn with_low_rank_weights<M: Module>(model: M, weights: &LowRankWeights, devi
         let (a, b) = (Factor::Learned(weight.a.clone()), Factor::Learned(weight.b.clone()));
         let plan = Plan { bias: weight.bias.clone(), ..Plan::low_rank(a, b, weight.rank, 1.0) };
         let gain = SharedGain::new(BaseGain { weight: 0.0, bias: 1.0 });
-        (path.clone(), Update::new(&plan, site, None, gain, device))
+        (path.clone(), Update::new(&plan, site, None, gain, &CurrentPass::default(), device))
     };
     model.apply_reparameterization(Attach { adapters: weights.iter().map(update).collect() })
 }
