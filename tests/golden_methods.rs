@@ -175,6 +175,13 @@ impl Case<'_> {
         assert_close(&format!("{}: {what}", self.name), found, golden, self.tolerance(what));
     }
 
+    /// Compares the loss after some steps: Adam makes a step of the same length of any gradient, rounding too, so that a curve
+    /// is off by two millionths at least, though PyTorch's own one happened to be nearer.
+    fn check_loss(&self, steps: usize, found: f32, golden: f64) {
+        let allowed = self.tolerance("losses").max(2e-6 * golden.abs());
+        assert_close(&format!("{}: loss after {steps} steps", self.name), &[found], &[golden], allowed);
+    }
+
     /// Compares with the golden tensor `expected.WHAT`.
     fn check_expected(&self, what: &str, found: &[f32]) {
         self.check(what, found, self.expected(what).f64());

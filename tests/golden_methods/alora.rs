@@ -68,13 +68,13 @@ fn check(case: &Case, model: CausalLm, device: &Device) {
         }
         for _ in 0..steps {
             let loss = model.model.loss(&train, 0.0);
-            case.check(&format!("losses.{made}"), &values(loss.clone()), &[golden_loss(made)]);
+            case.check_loss(made, values(loss.clone())[0], golden_loss(made));
             let gradients = GradientsParams::from_grads(loss.backward(), &model);
             model = optimizer.step(made, model, gradients).expand();
             made += 1;
         }
     }
-    case.check("losses.end", &values(model.model.loss(&train, 0.0)), &[golden_loss(made)]);
+    case.check_loss(made, values(model.model.loss(&train, 0.0))[0], golden_loss(made));
     case.check_expected("final.logits", &model.model.logits_of(&all_of_dev));
     for factors in model.factors() {
         let name = &sites.iter().find(|(_, site)| *site == factors.site).expect("one of them").0;

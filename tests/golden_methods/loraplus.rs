@@ -33,7 +33,7 @@ impl ModelCheck for TwoRates {
         let gradients = by_path(&model.model, &gradients);
         check_pairs(case, "grad", &sites, |path| gradients[path].clone());
         let model = curves::follow(&case.curve(), model, loss, |steps, found, golden| {
-            case.check(&format!("losses.{steps}"), &[found], &[golden]);
+            case.check_loss(steps, found, golden);
         });
         let state = model.state();
         check_pairs(case, "after_curve", &sites, |path| {

@@ -73,7 +73,7 @@ pub struct LoraConfig {
     pub alpha_pattern: ByPattern<f64>,
     /// Share of the entries of an adapted layer's input that the update does not see in a training step; in evaluations and
     /// merged it sees all.
-    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1), example = 0.1)]
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1), example = 0.1)]
     pub dropout: f64,
     /// What the learning rate of B is multiplied by: LoRA+, with 16 in its paper; 1 trains A and B alike.
     #[schemars(extend("exclusiveMinimum" = 0), example = 16.0)]
