@@ -15,6 +15,7 @@ mod fixtures;
 mod generated_text;
 mod golden_assets;
 mod golden_causal;
+mod golden_folders;
 mod golden_methods;
 mod golden_models;
 mod golden_nola;

@@ -35,7 +35,8 @@ impl<M: Module> Adapted<M> {
     /// # Errors
     /// If something of the base is left, or a number is not finite.
     pub fn condense(self, device: &Device) -> Result<M, Error> {
-        if let Some(gain) = self.base_gain().filter(|gain| *gain != BaseGain { weight: 0.0, bias: 0.0 }) {
+        let gain = self.base_gain().unwrap_or(BaseGain::WHOLE);
+        if gain != (BaseGain { weight: 0.0, bias: 0.0 }) {
             return Err(Error::BaseIsLeft { percent: 100.0 * gain.weight.max(gain.bias) });
         }
         let all = self.factors();

@@ -16,8 +16,8 @@ use crate::folder::{BaseIdentity, CoefficientBits, Description, files, peft};
 use crate::targets::{Pattern, Targets};
 
 /// Version of the folder's layout. Older ones are still read: version 1 had no `settings_check` and no
-/// `base_tensors_sha256`, and version 2 no `data`.
-pub const FORMAT_VERSION: u32 = 3;
+/// `base_tensors_sha256`, version 2 no `data`, and version 3 knew neither ragged coefficients nor kinds but NOLA and the head alone.
+pub const FORMAT_VERSION: u32 = 4;
 
 const OLDEST_VERSION: u32 = 1;
 /// What stands for the key that is named after the adapter's kind.
@@ -256,7 +256,7 @@ pub(super) fn read_manifest(file: &Path) -> Result<Manifest, Error> {
     }
     let is_known = |version: u32| text("format_version") == version.to_string();
     if !(OLDEST_VERSION..=FORMAT_VERSION).any(is_known) {
-        return unsupported("format_version", "versions 1 to 3; update nola-train for newer ones");
+        return unsupported("format_version", "versions 1 to 4; update nola-train for newer ones");
     }
     if text("generator") != GENERATOR {
         return unsupported("generator", GENERATOR);
@@ -383,7 +383,7 @@ mod tests {
             let mut newer = checked();
             newer["format_version"] = json!(version);
             let error = read(&newer).expect_err("no such version");
-            assert!(error.contains("`format_version`") && error.contains("versions 1 to 3"), "{error}");
+            assert!(error.contains("`format_version`") && error.contains("versions 1 to 4"), "{error}");
         }
     }
 }
