@@ -175,10 +175,10 @@ impl Case<'_> {
         assert_close(&format!("{}: {what}", self.name), found, golden, self.tolerance(what));
     }
 
-    /// Compares the loss after some steps: Adam makes a step of the same length of any gradient, rounding too, so that a curve
-    /// is off by two millionths at least, though PyTorch's own one happened to be nearer.
+    /// Compares the loss after some steps, to 1e-5 where PyTorch's own float32 run came nearer: what the fixtures' README says
+    /// of curves in float32, which Adam makes sensitive to rounding.
     fn check_loss(&self, steps: usize, found: f32, golden: f64) {
-        let allowed = self.tolerance("losses").max(2e-6 * golden.abs());
+        let allowed = self.tolerance("losses").max(1e-5);
         assert_close(&format!("{}: loss after {steps} steps", self.name), &[found], &[golden], allowed);
     }
 
