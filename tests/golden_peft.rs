@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::curves;
 use crate::devices::{by_name, by_path, precise, tolerance, transposed, values};
-use crate::fixtures::{self, Golden, Tensors, assert_close};
+use crate::fixtures::{self, Golden, Tally, Tensors, assert_close};
 use crate::test_model::{Kind, Loaded, TestModel, kind};
 
 #[test]
@@ -59,12 +59,18 @@ fn check_folder(root: &Path, name: &str, folder: &Path, adapter: &Path) -> Resul
 
 #[test]
 fn golden_olora_and_pissa_start_where_pefts_do() {
-    fixtures::on_folders("peft", |tally, root, name, folder| {
-        let init = folder.join("init");
-        if init.is_dir() {
-            tally.note(name, check_start(root, name, folder, &init));
+    let with_start =
+        |root: &Path| fixtures::cases(root, "peft").into_iter().filter(|folder| folder.join("init").is_dir());
+    for root in fixtures::roots() {
+        let mut tally = Tally::default();
+        for folder in with_start(&root) {
+            let name = folder.file_name().expect("a folder has a name").to_string_lossy().into_owned();
+            tally.note(&name, check_start(&root, &name, &folder, &folder.join("init")));
         }
-    });
+        if with_start(&root).next().is_some() {
+            tally.finish("peft");
+        }
+    }
 }
 
 /// Checks the factors of a fresh adapter of ours against those that PEFT saved before training.

@@ -129,10 +129,7 @@ fn check_curve<M: TestModel>(
         loss(model, share)
     };
     let model = curves::follow(&case.curve(), model, of_step, |steps, found, golden| {
-        // Adam divides small gradients by their size, and so lets their rounding grow; PyTorch's own float32 run was off by
-        // `after_curve` at the end, though its losses were nearer by chance.
-        let what = if steps == 0 { "losses" } else { "after_curve" };
-        case.check(&format!("{what}.{steps}"), &[found], &[golden]);
+        case.check_loss(steps, found, golden);
     });
     case.check_expected("after_curve.logits", &model.model.logits_of(batch));
 }
