@@ -79,15 +79,16 @@ fn check_start(root: &Path, name: &str, folder: &Path, init: &Path) -> Result<()
     let base = root.join("models").join(about["base"].as_str().expect("a base"));
     let checkpoint = Checkpoint::open(&base).map_err(|error| error.to_string())?;
     match kind(&checkpoint) {
-        Kind::Vit => check_start_of(name, init, &Loaded::<Vit>::open(&base, &checkpoint)),
-        Kind::Language => check_start_of(name, init, &Loaded::<CausalLm>::open(&base, &checkpoint)),
+        Kind::Vit => check_start_of(name, folder, init, &Loaded::<Vit>::open(&base, &checkpoint)),
+        Kind::Language => check_start_of(name, folder, init, &Loaded::<CausalLm>::open(&base, &checkpoint)),
         Kind::Unsupported(reason) => return Err(reason),
     }
     Ok(())
 }
 
-fn check_start_of<M: TestModel>(name: &str, init: &Path, loaded: &Loaded<M>) {
-    let settings = fixtures::json(&init.join("adapter_config.json"));
+fn check_start_of<M: TestModel>(name: &str, folder: &Path, init: &Path, loaded: &Loaded<M>) {
+    // That of `init` no longer says how the adapter started.
+    let settings = fixtures::json(&folder.join("adapter_config.json"));
     let from_weight = FromWeightConfig {
         rank: settings["r"].as_u64().expect("a rank") as usize,
         alpha: settings["lora_alpha"].as_f64(),
@@ -127,8 +128,9 @@ fn check_start_of<M: TestModel>(name: &str, init: &Path, loaded: &Loaded<M>) {
         let d_out = factors.site.d_out;
         let golden_a: Vec<f64> = golden_a.iter().enumerate().map(|(n, g)| signs[n % rank] * g).collect();
         let golden_b: Vec<f64> = golden_b.iter().enumerate().map(|(n, g)| signs[n / d_out] * g).collect();
-        assert_close(&format!("{name}: A of {module}"), &a, &golden_a, 1e-5);
-        assert_close(&format!("{name}: B of {module}"), &factors.b[..rank * d_out], &golden_b, 1e-5);
+        // PEFT decomposes in float32, and so is off by some 1e-5 itself.
+        assert_close(&format!("{name}: A of {module}"), &a, &golden_a, tolerance());
+        assert_close(&format!("{name}: B of {module}"), &factors.b[..rank * d_out], &golden_b, tolerance());
     }
 }
 
