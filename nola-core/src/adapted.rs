@@ -2,6 +2,7 @@
 
 mod ranks;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -130,6 +131,18 @@ pub struct TrainableParameters {
     pub other: usize,
 }
 
+/// How far an adapter is that is made of the weights of its base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The weight that is read, counted from 1.
+    pub weight: usize,
+    /// Number of weights.
+    pub of: usize,
+}
+
+/// What is told of each weight before it is read.
+pub type Reading<'a> = &'a dyn Fn(Progress);
+
 /// The values that training changed, by name: those of coefficients, such as NOLA's `alpha`, and paths of parameters.
 pub type TrainedState = BTreeMap<String, TensorData>;
 
@@ -145,8 +158,30 @@ impl<M: Module> Adapted<M> {
         also_train: &[&str],
         device: &Device,
     ) -> Result<Self, Error> {
+        Self::attach_observed(model, config, targets, also_train, device, &|_| {})
+    }
+
+    /// The same; `reading` is told of each weight before an adapter that is made of weights reads it, which takes minutes for
+    /// all of a large model.
+    ///
+    /// # Errors
+    /// As [`Adapted::attach`].
+    pub fn attach_observed(
+        model: M,
+        config: &AdapterConfig,
+        targets: &Targets,
+        also_train: &[&str],
+        device: &Device,
+        reading: Reading,
+    ) -> Result<Self, Error> {
         let sites = targets.choose(&model)?;
-        let plans = config.plan(&sites, &|site| weight_of(&model, site))?;
+        let count = Cell::new(0);
+        let weight = |site: &Site| {
+            count.set(count.get() + 1);
+            reading(Progress { weight: count.get(), of: sites.len() });
+            weight_of(&model, site)
+        };
+        let plans = config.plan(&sites, &weight)?;
         let mut adapted = Self::attach_plans(model, sites, plans, also_train, device)?;
         let attached = Arc::get_mut(&mut adapted.attached).expect("nobody else has it yet");
         attached.config = Some(config.clone());

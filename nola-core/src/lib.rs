@@ -36,7 +36,9 @@ mod shared;
 pub mod targets;
 mod update;
 
-pub use adapted::{Adapted, RankMove, SiteFactors, Survivors, TrainableParameters, TrainedState};
+pub use adapted::{
+    Adapted, Progress, RankMove, Reading, SiteFactors, Survivors, TrainableParameters, TrainedState,
+};
 pub use adapter::AdapterConfig;
 pub use by_pattern::ByPattern;
 pub use error::Error;

@@ -17,6 +17,7 @@ pub use text::{Template, TextBase};
 
 use crate::Error;
 use crate::model_with_loss::ModelWithLoss;
+use crate::progress::weights_read;
 use crate::recipe::{AdapterData, DataRecipe, ModelRecipe};
 use crate::terminal::err_line;
 
@@ -147,10 +148,11 @@ fn attach<M: ModelWithLoss>(
     }
     let labels = saved.manifest.labels.clone();
     let head_outputs = (!labels.is_empty()).then_some(labels.len());
-    let adapted = saved.attach(
+    let adapted = saved.attach_observed(
         model(&AdapterFolder { labels, head_outputs, unties: false }),
         origin.identity(),
         device,
+        &weights_read(),
     )?;
     // An adapter that was written before every byte was hashed may fit a damaged base.
     origin.check_intact()?;

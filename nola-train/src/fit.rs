@@ -14,7 +14,7 @@ use crate::baseline::Baseline;
 use crate::diagnostics;
 use crate::divergence::Divergence;
 use crate::model_with_loss::ModelWithLoss;
-use crate::progress::{self, Progress, Style};
+use crate::progress::{self, Progress, Style, weights_read};
 use crate::recipe::{
     AdapterRecipe, ChosenWeights, MethodRecipe, Recipe, TargetsRecipe, TrainRecipe, TrainedBiases,
 };
@@ -263,7 +263,7 @@ pub(crate) fn attach<M: Module>(
             let targets = targets(weights);
             let chosen = trained_beside(&model, weights, &targets)?;
             let beside: Vec<&str> = beside.iter().copied().chain(chosen.iter().map(String::as_str)).collect();
-            Adapted::attach(model, config, &targets, &beside, device)?
+            Adapted::attach_observed(model, config, &targets, &beside, device, &weights_read())?
         }
         MethodRecipe::Linear => Adapted::probe(model, beside, device)?,
         MethodRecipe::Full => Adapted::full(model),

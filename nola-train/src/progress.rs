@@ -5,6 +5,7 @@
 mod counted;
 mod downloads;
 mod scores;
+mod weights;
 
 use std::io::{IsTerminal, Write};
 use std::ops::Range;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 pub use counted::Counted;
 pub use downloads::Downloads;
 pub use scores::{Scores, Target};
+pub use weights::weights_read;
 
 use crate::amounts::duration;
 use crate::terminal::{Rank, Status, StatusLine, err_line, line_to};

@@ -31,7 +31,7 @@ pub use files::{PartialFolder, new_folder, order_metadata, set_metadata, sha256_
 pub use native::{FORMAT_VERSION, Manifest, check_base};
 
 use crate::Error;
-use crate::adapted::{Adapted, TrainedState, floats};
+use crate::adapted::{Adapted, Reading, TrainedState, floats};
 use crate::adapter::AdapterConfig;
 use crate::params::{float_params, read_params};
 pub use crate::quantized::CoefficientBits;
@@ -171,6 +171,20 @@ impl SavedAdapter {
         base: &BaseIdentity,
         device: &Device,
     ) -> Result<Adapted<M>, Error> {
-        native::attach(self, model, base, device)
+        self.attach_observed(model, base, device, &|_| {})
+    }
+
+    /// The same; `reading` is told of each weight that the adapter is made of.
+    ///
+    /// # Errors
+    /// As [`SavedAdapter::attach`].
+    pub fn attach_observed<M: Module>(
+        self,
+        model: M,
+        base: &BaseIdentity,
+        device: &Device,
+        reading: Reading,
+    ) -> Result<Adapted<M>, Error> {
+        native::attach(self, model, base, device, reading)
     }
 }

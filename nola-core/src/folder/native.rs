@@ -20,7 +20,7 @@ use tensors::{by_site, check_finite, read_tensors, serialized, stored_tensors};
 
 use super::{BaseIdentity, CoefficientBits, Description, SavedAdapter, card, files};
 use crate::Error;
-use crate::adapted::Adapted;
+use crate::adapted::{Adapted, Reading};
 use crate::adapter::Format;
 use crate::plain_words::plain_words;
 use crate::targets::Site;
@@ -90,11 +90,12 @@ pub(super) fn attach<M: Module>(
     model: M,
     base: &BaseIdentity,
     device: &Device,
+    reading: Reading,
 ) -> Result<Adapted<M>, Error> {
     check_base(&saved.file, &saved.manifest.base(), base)?;
     let others: Vec<&str> = saved.manifest.modules_to_save.iter().map(String::as_str).collect();
     let adapted = match saved.config() {
-        Some(config) => Adapted::attach(model, &config, &saved.targets(), &others, device)?,
+        Some(config) => Adapted::attach_observed(model, &config, &saved.targets(), &others, device, reading)?,
         None => Adapted::probe(model, &others, device)?,
     };
     let mut problems = Vec::new();
