@@ -39,6 +39,7 @@ mod program_generate;
 mod program_hub;
 mod program_recipes;
 mod program_report;
+mod program_small_model;
 mod program_template;
 mod program_text;
 mod program_words;

@@ -20,7 +20,7 @@ use crate::adapter::{AdapterConfig, BaseGain, Factor, FrozenMatrix, Plan, RateFa
 use crate::basis::Basis;
 use crate::dropout::CurrentPass;
 use crate::linear_combinations::{LinearCombinations, Vectors};
-use crate::low_rank_weights::low_rank_weights;
+use crate::low_rank_weights::{low_rank_paths, low_rank_weights, with_low_rank_weights};
 use crate::params::{
     FoundParam, base_tensors, float_params, read_params, replace_params, train_only, write_params,
 };
@@ -223,6 +223,7 @@ impl<M: Module> Adapted<M> {
                     (site.weight_path(), Update::new(plan, site, squares, gain, &pass, device))
                 })
                 .collect();
+        check_beside(&sites, &float_params(&model), also_train)?;
         let model = model.apply_reparameterization(Attach { adapters });
         let params = float_params(&model);
         let ids = sites.iter().zip(&plans).map(|(site, plan)| ids_of(site, plan, &params)).collect();
@@ -258,7 +259,10 @@ impl<M: Module> Adapted<M> {
     /// A model without adapters that is trained as a whole, but for what it keeps fixed itself.
     pub fn full(model: M) -> Self {
         let params = float_params(&model);
-        let trained: Vec<ParamId> = params.iter().filter(|param| !param.frozen).map(|p| p.id).collect();
+        // In their place stand low-rank weights.
+        let absent = low_rank_paths(&params);
+        let is_trained = |param: &&FoundParam| !param.frozen && !absent.contains(&param.path);
+        let trained: Vec<ParamId> = params.iter().filter(is_trained).map(|param| param.id).collect();
         let attached = Attached {
             config: None,
             targets: Targets::default(),
@@ -623,9 +627,16 @@ impl<M: Module> Adapted<M> {
         values.extend(self.without_effect());
         let (attached, gains) = (Arc::clone(&self.attached), self.gains());
         self.set_base_gain(BaseGain::WHOLE);
+        let low_rank = low_rank_weights(&self.model);
+        let device = self.model.devices().into_iter().next();
         let model = write_params(self.model, values).materialize();
         // Clones of this model go on with what is left of their base.
         attached.gains.iter().zip(gains).for_each(|(shared, gain)| shared.set(gain));
+        let model = match device.filter(|_| !low_rank.is_empty()) {
+            // Layers that are low-rank themselves stay so.
+            Some(device) => with_low_rank_weights(model, &low_rank, &device),
+            None => model,
+        };
         Ok(Merged { model, survivors, biases_without_place })
     }
 
@@ -924,10 +935,23 @@ fn combined(plans: &[Plan], side: Side, factor: impl Fn(&Plan) -> &Factor) -> Op
     Some(Combined { name: combinations.name(), side, combinations })
 }
 
+/// Refuses to train the weight of a site itself beside its adapter.
+fn check_beside(sites: &[Site], params: &[FoundParam], also_train: &[&str]) -> Result<(), Error> {
+    for name in also_train {
+        let ids = ids_named(params, &[name])?;
+        let weights = params.iter().filter(|param| ids.contains(&param.id)).map(|param| &param.path);
+        let paths: Vec<&String> = weights.collect();
+        if let Some(site) = sites.iter().find(|site| paths.contains(&&site.weight_path())) {
+            return Err(Error::TrainedTwice { site: site.path.clone(), module: (*name).to_owned() });
+        }
+    }
+    Ok(())
+}
+
 /// Refuses weights that are low-rank products already: there is nothing that an update could be added to.
 fn check_free<M: Module>(model: &M, sites: &[Site]) -> Result<(), Error> {
-    let taken = low_rank_weights(model);
-    match sites.iter().find(|site| taken.contains_key(&site.weight_path())) {
+    let taken = low_rank_paths(&float_params(model));
+    match sites.iter().find(|site| taken.contains(&site.weight_path())) {
         Some(site) => Err(Error::LowRankSite { site: site.path.clone() }),
         None => Ok(()),
     }

@@ -200,6 +200,17 @@ pub enum Error {
         site: String,
     },
 
+    /// A weight is to be trained itself and by an adapter.
+    #[error(
+        "`{site}` has an adapter and lies in `{module}`, which is trained as a whole; leave it out of the targets (`exclude`), or the module out of `modules_to_save`"
+    )]
+    TrainedTwice {
+        /// Path of the layer.
+        site: String,
+        /// The module that is trained as a whole.
+        module: String,
+    },
+
     /// The layers of a small model cannot be adapted.
     #[error(
         "`{site}` is a low-rank layer without a base weight, which no adapter can be added to; adapt the model that it was made of"

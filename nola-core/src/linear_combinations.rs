@@ -127,6 +127,16 @@ impl LinearCombinations {
         self.for_sites(vectors.split(&rounded).map(<[f32]>::to_vec).collect())
     }
 
+    /// The group of all sites, if all combine equally many random matrices, each with coefficients of its own: then one tensor
+    /// holds them as they are needed.
+    fn only_group(&self) -> Option<&RandomSites> {
+        let is_whole = |group: &&RandomSites| group.sites.len() == self.all.len();
+        match self.coefficients.owner {
+            Owner::Site => self.random.first().filter(is_whole),
+            Owner::AllSites => None,
+        }
+    }
+
     /// A vector for every site, from one of each owner.
     fn for_sites<T: Clone>(&self, vectors: Vec<T>) -> Vec<T> {
         match self.coefficients.owner {
@@ -143,6 +153,9 @@ impl LinearCombinations {
     pub(crate) fn expand(&self, coefficients: Tensor<2>) -> Vec<Tensor<2>> {
         let coefficients = coefficients.inner();
         let device = coefficients.device();
+        if let Some(group) = self.only_group() {
+            return self.expand_random(group, self.rounded(coefficients));
+        }
         let rows = self.rows(coefficients);
         let mut matrices: Vec<Option<Tensor<2>>> = vec![None; self.all.len()];
         for group in &self.random {
@@ -202,6 +215,9 @@ impl LinearCombinations {
         coefficients: &Tensor<2>,
     ) -> Tensor<2> {
         let (device, dtype) = (coefficients.device().inner(), coefficients.dtype());
+        if let Some(group) = self.only_group() {
+            return self.project_random(group, gradients, &device).cast(dtype);
+        }
         let mut rows: Vec<Option<Tensor<2>>> = vec![None; self.all.len()];
         for group in &self.random {
             let of_group: Vec<_> = group.sites.iter().map(|&site| gradients[site].take()).collect();

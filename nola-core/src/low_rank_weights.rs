@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor};
+use burn::module::{Module, Param, ParamId, Reparameterization, Reparameterizer};
+use burn::nn::Linear;
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::Error;
-use crate::adapted::{Adapted, Attach, Merged, SiteFactors, floats};
-use crate::adapter::{BaseGain, Factor, Plan};
-use crate::dropout::CurrentPass;
-use crate::params::linear_sites;
-use crate::update::{SharedGain, Update};
+use crate::adapted::{Adapted, Merged, SiteFactors, floats};
+use crate::adapter::BaseGain;
+use crate::params::{FoundParam, float_params, linear_sites, read_params};
+use crate::product::product;
 
 /// The weight A·B of a layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,9 +28,64 @@ pub struct LowRankWeight {
 /// Low-rank weights by path, such as `blocks.0.mlp.up.weight`.
 pub type LowRankWeights = BTreeMap<String, LowRankWeight>;
 
+/// A low-rank weight in a layer, in the place of a dense one that is never asked for.
+#[derive(Module, Debug)]
+pub(crate) struct LowRank {
+    /// `[d_in, rank]`.
+    a: Param<Tensor<2>>,
+    /// `[rank, d_out]`.
+    b: Param<Tensor<2>>,
+    /// `[d_out]`.
+    bias: Option<Param<Tensor<1>>>,
+}
+
+impl Reparameterization for LowRank {
+    const NAME: &'static str = "low_rank";
+
+    /// The dense weight, for models that do not call [`adapted`](crate::adapted).
+    fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
+        let shape = base.shape();
+        self.a.val().matmul(self.b.val()).reshape(shape).cast(base.dtype())
+    }
+}
+
+impl LowRank {
+    fn new(weight: &LowRankWeight, device: &Device) -> Self {
+        let LowRankWeight { rank, a, b, bias } = weight;
+        let matrix = |values: &[f32], shape: [usize; 2]| {
+            Param::from_data(TensorData::new(values.to_vec(), shape), device).set_require_grad(false)
+        };
+        let row = |values: &Vec<f32>| {
+            Param::from_data(TensorData::new(values.clone(), [values.len()]), device).set_require_grad(false)
+        };
+        Self {
+            a: matrix(a, [a.len() / rank, *rank]),
+            b: matrix(b, [*rank, b.len() / rank]),
+            bias: bias.as_ref().map(row),
+        }
+    }
+
+    /// The layer with this weight.
+    ///
+    /// # Shapes
+    /// - `x`: `[rows, d_in]`
+    /// - output: `[rows, d_out]`
+    pub(crate) fn forward(&self, layer: &Linear, x: Tensor<2>) -> Tensor<2> {
+        let inner = product(x, self.a.val(), None);
+        let y = product(inner, self.b.val(), layer.bias.as_ref().map(|bias| bias.val()));
+        match &self.bias {
+            None => y,
+            Some(bias) => {
+                let bias = bias.val().unsqueeze_dim(0).cast(y.dtype());
+                y + bias
+            }
+        }
+    }
+}
+
 impl<M: Module> Adapted<M> {
-    /// The small model that is left when the base of every adapted layer is gone: its weights are products of two narrow
-    /// matrices, and no dense one is kept.
+    /// The small model that is left when the base of every adapted layer is gone: their weights are products of two narrow
+    /// matrices.
     ///
     /// # Errors
     /// If something of the base is left, or a number is not finite.
@@ -42,11 +97,10 @@ impl<M: Module> Adapted<M> {
         let all = self.factors();
         let Merged { model, biases_without_place, .. } = self.merged(&|weight| weight)?;
         let weight = |factors: SiteFactors| {
-            let a = factors.low_rank_a().to_vec();
             let bias = factors.bias.filter(|_| biases_without_place.contains(&factors.site.path));
+            let a = factors.a.expect("a base fades beside two matrices");
             let b = factors.b.iter().map(|&entry| (factors.scale * f64::from(entry)) as f32).collect();
-            let weight = LowRankWeight { rank: factors.rank, a, b, bias };
-            (factors.site.weight_path(), weight)
+            (factors.site.weight_path(), LowRankWeight { rank: factors.rank, a, b, bias })
         };
         let weights = all.into_iter().map(weight).collect();
         Ok(with_low_rank_weights(model, &weights, device))
@@ -59,56 +113,95 @@ impl<M: Module> Adapted<M> {
 /// If the model has no linear layer with one of the weights, or one of another shape.
 pub fn with_low_rank_weights<M: Module>(model: M, weights: &LowRankWeights, device: &Device) -> M {
     let sites = linear_sites(&model);
-    let update = |(path, weight): (&String, &LowRankWeight)| {
+    let low_rank = |(path, weight): (&String, &LowRankWeight)| {
         let site =
             sites.iter().find(|site| site.weight_path() == *path).expect("a linear layer of the model");
-        let (a, b) = (Factor::Learned(weight.a.clone()), Factor::Learned(weight.b.clone()));
-        let plan = Plan { bias: weight.bias.clone(), ..Plan::low_rank(a, b, weight.rank, 1.0) };
-        let gain = SharedGain::new(BaseGain { weight: 0.0, bias: 1.0 });
-        (path.clone(), Update::new(&plan, site, None, gain, &CurrentPass::default(), device))
+        assert_eq!(weight.a.len(), site.d_in * weight.rank, "A of {path}");
+        assert_eq!(weight.b.len(), weight.rank * site.d_out, "B of {path}");
+        (path.clone(), LowRank::new(weight, device))
     };
-    model.apply_reparameterization(Attach { adapters: weights.iter().map(update).collect() })
+    model.apply_reparameterization(Put { weights: weights.iter().map(low_rank).collect() })
+}
+
+/// Puts low-rank weights in the place of those at their paths.
+struct Put {
+    weights: BTreeMap<String, LowRank>,
+}
+
+impl Reparameterizer for Put {
+    type Reparam = LowRank;
+
+    fn reparameterize<const D: usize>(
+        &mut self,
+        path: &str,
+        param: Param<Tensor<D>>,
+    ) -> (Param<Tensor<D>>, Option<LowRank>) {
+        (param, self.weights.remove(path))
+    }
+}
+
+/// Where the matrices of the low-rank weight at `path` are.
+fn leaf(path: &str, name: &str) -> String {
+    format!("{path}.{}.{name}", LowRank::NAME)
+}
+
+/// Paths of the low-rank weights among `params`.
+pub(crate) fn low_rank_paths(params: &[FoundParam]) -> Vec<String> {
+    let end = leaf("", "a");
+    params.iter().filter_map(|param| Some(param.path.strip_suffix(&end)?.to_owned())).collect()
 }
 
 /// The low-rank weights of `model`.
 pub fn low_rank_weights<M: Module>(model: &M) -> LowRankWeights {
-    let mut found = Find { path: Vec::new(), weights: LowRankWeights::new() };
-    model.visit(&mut found);
-    found.weights
+    let params = float_params(model);
+    let weight = |path: String| {
+        let find = |name: &str| params.iter().find(|param| param.path == leaf(&path, name));
+        let read = |id: ParamId| floats(read_params(model, &[id]).remove(&id).expect("it was found"));
+        let (a, b) = (find("a").expect("its path was found"), find("b").expect("it stands beside A"));
+        let bias = find("bias").map(|bias| read(bias.id));
+        let weight = LowRankWeight { rank: a.shape[1], a: read(a.id), b: read(b.id), bias };
+        (path, weight)
+    };
+    low_rank_paths(&params).into_iter().map(weight).collect()
 }
 
-struct Find {
-    path: Vec<String>,
-    weights: LowRankWeights,
-}
+#[cfg(all(test, feature = "cpu"))]
+mod tests {
+    use burn::nn::LinearConfig;
+    use burn::tensor::Distribution;
 
-impl ModuleVisitor for Find {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.to_owned());
+    use super::*;
+    use crate::adapted;
+
+    fn weights() -> LowRankWeights {
+        let numbers = |count: usize| (0..count).map(|n| (n as f32 * 0.7).sin()).collect::<Vec<f32>>();
+        let weight = LowRankWeight { rank: 2, a: numbers(6 * 2), b: numbers(2 * 5), bias: Some(numbers(5)) };
+        LowRankWeights::from([("0.weight".to_owned(), weight)])
     }
 
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
+    fn model() -> Vec<Linear> {
+        let device = Device::flex();
+        with_low_rank_weights(vec![LinearConfig::new(6, 5).init(&device)], &weights(), &device)
     }
 
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let Some(weight) = param.reparameterization::<Update>().and_then(Update::without_base) else {
-            return;
+    #[test]
+    fn what_was_put_is_found_again() {
+        assert_eq!(low_rank_weights(&model()), weights());
+    }
+
+    #[test]
+    fn a_layer_multiplies_with_both_matrices_and_adds_both_biases() {
+        let (model, device) = (model(), Device::flex());
+        let x = Tensor::<2>::random([3, 6], Distribution::Default, &device);
+        let weight = &weights()["0.weight"];
+        let matrix = |values: &[f32], shape: [usize; 2]| {
+            Tensor::<2>::from_data(TensorData::new(values.to_vec(), shape), &device)
         };
-        self.weights.insert(self.path.join("."), weight);
-    }
-}
-
-impl Update {
-    /// The weight, if nothing of the base is in it.
-    fn without_base(&self) -> Option<LowRankWeight> {
-        if self.gain() != (BaseGain { weight: 0.0, bias: 1.0 }) {
-            return None;
-        }
-        let values = |tensor: Tensor<2>| floats(tensor.into_data());
-        let a = self.a.as_ref()?.val();
-        let rank = a.dims()[1];
-        let bias = self.bias().map(|bias| floats(bias.into_data()));
-        Some(LowRankWeight { rank, a: values(a), b: values(self.b.val()), bias })
+        let own = matrix(weight.bias.as_deref().expect("a bias"), [1, 5]);
+        let of_layer = model[0].bias.as_ref().expect("a bias").val().unsqueeze_dim(0);
+        let expected =
+            x.clone().matmul(matrix(&weight.a, [6, 2])).matmul(matrix(&weight.b, [2, 5])) + of_layer + own;
+        let found = adapted(&model[0], x);
+        found.to_data().assert_approx_eq::<f32>(&expected.to_data(), burn::tensor::Tolerance::absolute(1e-5));
     }
 }

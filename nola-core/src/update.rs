@@ -10,6 +10,7 @@ use crate::adapter::{BaseGain, Magnitude, Plan};
 use crate::dropout::{CurrentPass, InputDropout};
 use crate::features::{self, Layers};
 use crate::low_rank::updated;
+use crate::low_rank_weights::LowRank;
 use crate::product::product;
 use crate::targets::Site;
 
@@ -104,16 +105,6 @@ impl Update {
             base: gain,
             scale: plan.scale,
         }
-    }
-
-    /// What is left of the base.
-    pub(crate) fn gain(&self) -> BaseGain {
-        self.base.get()
-    }
-
-    /// The bias that is added.
-    pub(crate) fn bias(&self) -> Option<Tensor<1>> {
-        self.bias.as_ref().map(|bias| bias.val())
     }
 
     /// What each column of the product is multiplied by.
@@ -307,7 +298,10 @@ pub fn adapted<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
     let rows = x.reshape([-1, d_in as i64]);
     let plain = |x, weight| product(x, weight, layer.bias.as_ref().map(|bias| bias.val()));
     let y = match (layer.weight.reparameterization::<Update>(), features::layers()) {
-        (None, _) => plain(rows, layer.weight.val()),
+        (None, _) => match layer.weight.reparameterization::<LowRank>() {
+            None => plain(rows, layer.weight.val()),
+            Some(low_rank) => low_rank.forward(layer, rows),
+        },
         (Some(_), Layers::Base) => noted(plain(rows, layer.weight.base())),
         (Some(update), Layers::Adapted) => noted(update.forward(layer, rows)),
     };

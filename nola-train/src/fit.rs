@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::Device;
+use nola_core::adapter::BaseGain;
 use nola_core::folder::{self, CoefficientBits};
 use nola_core::targets::Pattern;
 use nola_core::{Adapted, AdapterConfig, Targets, TrainableParameters, biases, float_params};
@@ -36,6 +37,8 @@ pub struct Fitted<T: Task> {
     pub unrounded: Adapted<Model<T>>,
     /// The model as the last step left it.
     pub last: Adapted<Model<T>>,
+    /// What the last step left of the base, if that fades; models of one run share what they have of it.
+    pub base_gain_of_last: Option<BaseGain>,
     /// What the best found.
     pub evaluation: T::Evaluation,
     /// Whether its coefficients are stored in fewer bits than they were trained in.
@@ -134,6 +137,8 @@ pub fn fit<T: Task>(
     let evaluation = watcher.best.take().expect("a best state comes from an evaluation");
     // Names and shapes are the model's own, so only numbers that are not finite can be refused.
     let diverged = Error::Diverged { step: done.best_step, loss: T::scores(&evaluation).loss };
+    // One for all clones: the best model's is not the last one's, if a failure ended the run between two evaluations.
+    let base_gain_of_last = done.last.base_gain();
     let best = Module::valid(&done.last.clone().with_state(done.best).map_err(|_| diverged)?);
     let stored = stored(task, recipe, terms.device, &best, evaluation);
     watcher.finish(done.best_step, &stored.evaluation, recipe);
@@ -148,6 +153,7 @@ pub fn fit<T: Task>(
         trained: best.trainable_parameters(),
         unrounded: best,
         last: Module::valid(&done.last),
+        base_gain_of_last,
         evaluation: stored.evaluation,
         is_rounded: stored.bits != CoefficientBits::B32,
         history: watcher.history,
@@ -359,6 +365,8 @@ struct ProgressObserver<'a, T: Task, K> {
     history: History,
     targets: usize,
     best: Option<T::Evaluation>,
+    /// Of the last evaluation.
+    newest: Option<T::Evaluation>,
     /// What the model is scored on quickly, once it was asked for.
     few: Option<Batch<T>>,
     divergence: Divergence,
@@ -383,6 +391,7 @@ impl<'a, T: Task, K: Keeper<T>> ProgressObserver<'a, T, K> {
             history,
             targets: 0,
             best: None,
+            newest: None,
             few: None,
             divergence,
         }
@@ -435,9 +444,7 @@ impl<T: Task, K: Keeper<T>> Observer<Model<T>> for ProgressObserver<'_, T, K> {
         if let Some(point) = self.history.points.last_mut() {
             point.validation = Some(scores);
         }
-        if self.best.as_ref().is_none_or(|best| scores.rank() > T::scores(best).rank()) {
-            self.best = Some(evaluation);
-        }
+        self.newest = Some(evaluation);
         Ok(scores.rank())
     }
 
@@ -446,7 +453,11 @@ impl<T: Task, K: Keeper<T>> Observer<Model<T>> for ProgressObserver<'_, T, K> {
             self.few = Some(self.task.few_samples(self.terms.device)?);
         }
         let few = self.few.as_ref().expect("it was just made");
-        Ok(-f64::from(model.loss(few, 0.0).into_scalar::<f32>()))
+        let loss = model.loss(few, 0.0).into_scalar::<f32>();
+        if !loss.is_finite() {
+            return Err(Error::Diverged { step: self.history.points.len(), loss });
+        }
+        Ok(-f64::from(loss))
     }
 
     fn changed_between_steps(&mut self, done: usize, model: &Adapted<Model<T>>) {
@@ -456,6 +467,7 @@ impl<T: Task, K: Keeper<T>> Observer<Model<T>> for ProgressObserver<'_, T, K> {
     }
 
     fn found_best(&mut self, model: &Adapted<Model<T>>) {
+        self.best = self.newest.take();
         let best = self.best.as_ref().expect("it was evaluated just now");
         let kept = self.keeper.keep_best(&Module::valid(model), best);
         self.note_failure(kept, "training goes on, and it is tried again with the next best evaluation");

@@ -135,6 +135,19 @@ impl Recipe {
             findings
                 .add("train.gradient_checkpointing", Problem::NotAllowed { found: "true".to_owned(), range });
         }
+        if let Some(adapter) = self.method.adapter().filter(|adapter| compares_layers(adapter)) {
+            let range =
+                "nothing beside this method, which compares the layers with those of the unchanged base"
+                    .to_owned();
+            if !adapter.weights.modules_to_save.is_empty() {
+                let found = adapter.weights.modules_to_save.join(", ");
+                findings.add("method.modules_to_save", Problem::NotAllowed { found, range: range.clone() });
+            }
+            if adapter.weights.bias != TrainedBiases::None {
+                findings
+                    .add("method.bias", Problem::NotAllowed { found: "trained biases".to_owned(), range });
+            }
+        }
         if self.data.format.modality() == Modality::Images {
             return;
         }

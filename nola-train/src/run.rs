@@ -282,7 +282,11 @@ impl RunFolder {
         if is_spoilt || keeping.recipe.method == MethodRecipe::Full {
             return Ok(());
         }
-        keeping.keep_last(&fitted.last, &self.path().join(LAST_ADAPTER))
+        let (last, of_best) = (&fitted.last, fitted.last.base_gain());
+        fitted.base_gain_of_last.into_iter().for_each(|gain| last.set_base_gain(gain));
+        let kept = keeping.keep_last(last, &self.path().join(LAST_ADAPTER));
+        of_best.into_iter().for_each(|gain| last.set_base_gain(gain));
+        kept
     }
 }
 

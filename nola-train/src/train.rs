@@ -118,7 +118,7 @@ pub fn train<M: ModelWithLoss>(
         if evaluates || unread.is_due() {
             failure = unread.tell(&optimizer, observer).err();
         }
-        if failure.is_none() {
+        if failure.is_none() && observer.stopped().is_none() {
             match model.between_steps(done, recipe.steps, &mut |model| observer.score_quickly(model)) {
                 Ok(None) => {}
                 Ok(Some(changed)) => {
@@ -285,9 +285,9 @@ pub(crate) fn pass_loss<M: ModelWithLoss>(
 ) -> Tensor<1> {
     let (model, share, smoothing) = (&model.model, model.task_share(), recipe.label_smoothing);
     match share {
-        Some(share) => distilled_loss(model, pass, smoothing, share),
-        None if recipe.gradient_checkpointing => recomputed_loss(model, pass, smoothing),
-        None => model.loss(pass, smoothing),
+        Some(share) if share < 1.0 => distilled_loss(model, pass, smoothing, share),
+        Some(_) | None if recipe.gradient_checkpointing => recomputed_loss(model, pass, smoothing),
+        Some(_) | None => model.loss(pass, smoothing),
     }
 }
 

@@ -177,10 +177,8 @@ impl<M: Module> Adapted<M> {
         M: ModuleDisplay,
     {
         let ranks = self.ranks.all();
-        if count >= ranks.len() {
-            let cure = "a round would leave no rank: use less, or a higher rank";
-            return Err(Error::BadSetting { field: "prune", value: count.to_string(), cure }.into());
-        }
+        // Where every site loses some in each round nobody gets new ones, and at last few are left.
+        let count = count.min(ranks.len().saturating_sub(1));
         let scores = self.scores(&ranks, score)?;
         let site_of: Vec<usize> = ranks.iter().map(|rank| rank.site).collect();
         let moved = moved(&scores, &site_of, self.ranks.sites.len(), count);

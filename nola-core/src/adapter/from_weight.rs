@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Factor, FrozenMatrix, LoraVariant, MAX_RANK, Plan, Weights, check_number};
+use super::{Factor, FrozenMatrix, LoraVariant, MAX_RANK, Plan, Weights, check_alpha, check_number};
 use crate::Error;
 use crate::decomposition::Weight;
 use crate::targets::Site;
@@ -46,14 +46,8 @@ impl FromWeightConfig {
 
     pub(super) fn check(&self) -> Result<(), Error> {
         check_number("rank", self.rank, MAX_RANK)?;
-        match self.alpha {
-            // Factors are divided by it.
-            Some(alpha) if alpha == 0.0 || !alpha.is_finite() => {
-                let cure = "use any other number, or leave it out for a factor of 1";
-                Err(Error::BadSetting { field: "alpha", value: alpha.to_string(), cure })
-            }
-            Some(_) | None => Ok(()),
-        }
+        // Factors are divided by it.
+        check_alpha(self.alpha())
     }
 
     pub(super) fn resolve(&mut self) {

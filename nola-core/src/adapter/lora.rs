@@ -7,7 +7,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Dropout, Factor, MAX_RANK, Method, Plan, RateFactors, Weights, check_number, kaiming_uniform};
+use super::{
+    Dropout, Factor, MAX_RANK, Method, Plan, RateFactors, Weights, check_alpha, check_number, kaiming_uniform,
+};
 use crate::Error;
 use crate::by_pattern::{ByPattern, CompiledByPattern};
 use crate::targets::Site;
@@ -170,6 +172,7 @@ fn values<T: Copy>(
 impl Method for LoraConfig {
     fn check(&self) -> Result<(), Error> {
         check_number("rank", self.rank, MAX_RANK)?;
+        check_alpha(self.alpha())?;
         if !(self.lora_plus_ratio > 0.0 && self.lora_plus_ratio.is_finite()) {
             let value = self.lora_plus_ratio.to_string();
             return Err(Error::BadSetting { field: "lora_plus_ratio", value, cure: "use a number above 0" });

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Count, Factor, FrozenMatrix, LinearCombination, MAX_COEFFICIENTS, Matrices, Method, Plan, Weights,
-    check_number,
+    check_alpha, check_number,
 };
 use crate::Error;
 use crate::basis::{Distribution, Generator, Stream};
@@ -85,7 +85,8 @@ impl LoraXsConfig {
 
 impl Method for LoraXsConfig {
     fn check(&self) -> Result<(), Error> {
-        check_number("rank", self.rank, MAX_RANK)
+        check_number("rank", self.rank, MAX_RANK)?;
+        check_alpha(self.alpha())
     }
 
     fn resolve(&mut self) {

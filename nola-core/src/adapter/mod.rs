@@ -43,7 +43,7 @@ use crate::targets::Site;
 use crate::{Error, basis};
 
 /// Largest rank, and largest number of coefficients of a factor; a larger number is a typo or an attack.
-const MAX_RANK: usize = 1 << 16;
+pub(crate) const MAX_RANK: usize = 1 << 16;
 pub(crate) const MAX_COEFFICIENTS: usize = 1 << 20;
 
 /// Refuses a number that is 0 or beyond `most`.
@@ -53,6 +53,14 @@ fn check_number(field: &'static str, value: usize, most: usize) -> Result<(), Er
     }
     let cure = if value == 0 { "use at least 1" } else { "use less; that is more than any adapter has" };
     Err(Error::BadSetting { field, value: value.to_string(), cure })
+}
+
+/// Refuses a numerator of an update's factor with which nothing could be learned.
+fn check_alpha(alpha: f64) -> Result<(), Error> {
+    if alpha.is_finite() && alpha != 0.0 {
+        return Ok(());
+    }
+    Err(Error::BadSetting { field: "alpha", value: alpha.to_string(), cure: "use any number but 0" })
 }
 
 /// How many coefficients of one name there are.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Coefficients, Count, Factor, LinearCombination, MAX_COEFFICIENTS, MAX_RANK, Magnitude, Matrices, Method,
-    Plan, Weights, check_hashes, check_number, kaiming_uniform,
+    Plan, Weights, check_alpha, check_hashes, check_number, kaiming_uniform,
 };
 use crate::Error;
 use crate::basis::{Basis, Distribution, Generator, Stream};
@@ -257,6 +257,7 @@ impl NolaConfig {
 impl Method for NolaConfig {
     fn check(&self) -> Result<(), Error> {
         check_number("rank", self.rank, MAX_RANK)?;
+        check_alpha(self.alpha())?;
         check_number("k", self.k, MAX_COEFFICIENTS)?;
         check_number("l", self.l(), MAX_COEFFICIENTS)?;
         if ![32, 8, 4, 3, 2].contains(&self.train_bits) {

@@ -11,7 +11,9 @@ use std::f64::consts::FRAC_PI_2;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BaseGain, Factor, Format, MAX_RANK, Method, Plan, Weights, check_number, kaiming_uniform};
+use super::{
+    BaseGain, Factor, Format, MAX_RANK, Method, Plan, Weights, check_alpha, check_number, kaiming_uniform,
+};
 use crate::Error;
 use crate::targets::Site;
 
@@ -116,6 +118,7 @@ impl PcLoraConfig {
 impl Method for PcLoraConfig {
     fn check(&self) -> Result<(), Error> {
         check_number("rank", self.rank, MAX_RANK)?;
+        check_alpha(self.alpha())?;
         let bad = |field, value: f64, cure| Err(Error::BadSetting { field, value: value.to_string(), cure });
         if !(0.0..1.0).contains(&self.fade_share) {
             return bad(

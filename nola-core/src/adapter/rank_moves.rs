@@ -81,8 +81,8 @@ pub fn moved(scores: &[f64], site_of: &[usize], sites: usize, count: usize) -> M
         return Moved { pruned, granted };
     }
     // The sort keeps the order of equals.
-    heirs
-        .sort_by(|&left, &right| means[right].partial_cmp(&means[left]).unwrap_or(std::cmp::Ordering::Equal));
+    let mean = |site: usize| means[site].unwrap_or(f64::NEG_INFINITY);
+    heirs.sort_by(|&left, &right| mean(right).total_cmp(&mean(left)));
     let (each, left_over) = (pruned.len() / heirs.len(), pruned.len() % heirs.len());
     for (place, site) in heirs.into_iter().enumerate() {
         granted[site] = each + usize::from(place < left_over);

@@ -51,7 +51,7 @@ impl Checkpoint {
         let names = Names::of(source)?;
         let [d_in, d_out] = *shape else { return None };
         let (a, b) = (self.shape(&names.a)?, self.shape(&names.b)?);
-        if a.len() != 2 || a[1] != d_in || *b != [d_out, a[0]] {
+        if a.len() != 2 || a[0] == 0 || a[1] != d_in || *b != [d_out, a[0]] {
             return None;
         }
         let is_float =

@@ -92,12 +92,60 @@ fn of_model(folder: &Path) -> Result<Value, Error> {
     let tensors = (checkpoint.tensor_names())
         .map(|name| tensor(name, checkpoint.shape(name).unwrap_or_default()))
         .collect();
-    let contents = json!({
+    let mut contents = json!({
         "kind": "model",
         "config": checkpoint.config(),
         "base": checkpoint.identity(),
     });
+    if let Some(layers) = LowRankLayers::of(&checkpoint) {
+        contents["low_rank_layers"] = layers.to_json();
+    }
     Ok(with_tensors(contents, tensors))
+}
+
+/// What the layers of a small model take, beside what they would take with dense weights.
+#[derive(Debug, Default, PartialEq)]
+struct LowRankLayers {
+    layers: usize,
+    /// In their two narrow matrices.
+    numbers: usize,
+    /// In the weights whose place those take.
+    dense_numbers: usize,
+}
+
+impl LowRankLayers {
+    /// Those of a model; nothing if it has none.
+    fn of(checkpoint: &Checkpoint) -> Option<Self> {
+        let shapes = checkpoint.tensor_names().filter_map(|name| {
+            let b = format!("{}.lora_B.weight", name.strip_suffix(".lora_A.weight")?);
+            Some((checkpoint.shape(name)?, checkpoint.shape(&b)?))
+        });
+        let found = shapes.fold(Self::default(), |sum, (a, b)| sum.with(a, b));
+        (found.layers > 0).then_some(found)
+    }
+
+    /// # Shapes
+    /// - `a`: `[rank, d_in]`
+    /// - `b`: `[d_out, rank]`
+    fn with(self, a: &[usize], b: &[usize]) -> Self {
+        let (&[rank, d_in], &[d_out, _]) = (a, b) else { return self };
+        Self {
+            layers: self.layers + 1,
+            numbers: self.numbers + rank * (d_in + d_out),
+            dense_numbers: self.dense_numbers + d_in * d_out,
+        }
+    }
+
+    /// A multiplication and an addition for each number and token.
+    fn to_json(&self) -> Value {
+        json!({
+            "layers": self.layers,
+            "numbers": self.numbers,
+            "dense_numbers": self.dense_numbers,
+            "flops_per_token": 2 * self.numbers,
+            "dense_flops_per_token": 2 * self.dense_numbers,
+        })
+    }
 }
 
 fn tensor(name: &str, shape: &[usize]) -> Value {
@@ -117,4 +165,16 @@ fn with_tensors(mut contents: Value, tensors: Vec<Value>) -> Value {
 /// Text without quotes; all else as JSON.
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn low_rank_layers_are_compared_with_dense_ones() {
+        let layers = LowRankLayers::default().with(&[2, 10], &[20, 2]).with(&[3, 10], &[10, 3]);
+        assert_eq!(layers, LowRankLayers { layers: 2, numbers: 2 * 30 + 3 * 20, dense_numbers: 300 });
+        assert_eq!(layers.to_json()["flops_per_token"], 240);
+    }
 }

@@ -9,7 +9,7 @@ use super::write::Stored;
 use super::{ForeignModule, Generation, Layout, Modules, Part};
 use crate::adapted::{Adapted, floats};
 use crate::adapter::vera::{LAMBDA_B, LAMBDA_D, VeraBlocks, VeraConfig, VeraPair};
-use crate::adapter::{PeftForm, Plan};
+use crate::adapter::{MAX_RANK, PeftForm, Plan};
 use crate::targets::Site;
 
 /// What PEFT calls the two vectors of a module.
@@ -57,6 +57,10 @@ impl Matching<'_> {
                 "`{a}` and `{b}` are missing, though `save_projection` is true; save the adapter again, or set it to false \
                  if the pair is the one that `projection_prng_key` gives"
             ));
+            return None;
+        }
+        if rank > MAX_RANK {
+            self.note(format!("`r` is {rank}, more than {MAX_RANK}: no adapter has such a rank"));
             return None;
         }
         Some(VeraPair::drawn(settings.key, rank, [d_in, d_out]))
