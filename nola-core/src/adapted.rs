@@ -175,6 +175,7 @@ impl<M: Module> Adapted<M> {
         reading: Reading,
     ) -> Result<Self, Error> {
         let sites = targets.choose(&model)?;
+        check_beside(&sites, &float_params(&model), also_train)?;
         let count = Cell::new(0);
         let weight = |site: &Site| {
             count.set(count.get() + 1);
@@ -223,7 +224,6 @@ impl<M: Module> Adapted<M> {
                     (site.weight_path(), Update::new(plan, site, squares, gain, &pass, device))
                 })
                 .collect();
-        check_beside(&sites, &float_params(&model), also_train)?;
         let model = model.apply_reparameterization(Attach { adapters });
         let params = float_params(&model);
         let ids = sites.iter().zip(&plans).map(|(site, plan)| ids_of(site, plan, &params)).collect();
@@ -983,6 +983,11 @@ fn state_problems(expected: &[(String, Vec<usize>)], state: &TrainedState) -> Ve
                 let count = floats(data.clone()).iter().filter(|v| !v.is_finite()).count();
                 if count > 0 {
                     problems.push(format!("`{name}` holds {count} numbers that are not finite"));
+                } else if name == BASE_GAIN
+                    && !floats(data.clone()).iter().all(|gain| (0.0..=1.0).contains(gain))
+                {
+                    let found = floats(data.clone());
+                    problems.push(format!("`{name}` is {found:?}, expected shares between 0 and 1"));
                 }
             }
         }

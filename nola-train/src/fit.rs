@@ -132,6 +132,7 @@ pub fn fit<T: Task>(
     let baseline = baseline(task, recipe, &model, terms.device, &mut progress)?;
     let history = History { name, points: Vec::new(), kept_step: 0, baseline };
     let mut watcher = ProgressObserver::new(task, &largest, terms, keeper, progress, history);
+    watcher.divergence = watcher.divergence.filter(|_| model.task_share().is_none());
     let steps = task.steps(recipe, 0..recipe.train.steps, &on_device);
     let done = train(model, &recipe.train, steps, &mut watcher)?;
     let evaluation = watcher.best.take().expect("a best state comes from an evaluation");
@@ -147,7 +148,7 @@ pub fn fit<T: Task>(
         note.iter().for_each(|note| err_line(note));
         warnings.extend(note);
     }
-    warnings.extend(watcher.divergence.warnings);
+    warnings.extend(watcher.divergence.map(|divergence| divergence.warnings).unwrap_or_default());
     Ok(Fitted {
         best: stored.model,
         trained: best.trainable_parameters(),
@@ -369,7 +370,8 @@ struct ProgressObserver<'a, T: Task, K> {
     newest: Option<T::Evaluation>,
     /// What the model is scored on quickly, once it was asked for.
     few: Option<Batch<T>>,
-    divergence: Divergence,
+    /// Nothing if the training loss is not the task's alone: it says nothing of the validation loss.
+    divergence: Option<Divergence>,
 }
 
 impl<'a, T: Task, K: Keeper<T>> ProgressObserver<'a, T, K> {
@@ -381,7 +383,7 @@ impl<'a, T: Task, K: Keeper<T>> ProgressObserver<'a, T, K> {
         progress: Progress,
         history: History,
     ) -> Self {
-        let divergence = Divergence::among(task.choices());
+        let divergence = Some(Divergence::among(task.choices()));
         Self {
             task,
             terms,
@@ -402,9 +404,10 @@ impl<'a, T: Task, K: Keeper<T>> ProgressObserver<'a, T, K> {
         self.history.kept_step = kept_step;
         let kept = if recipe.method == MethodRecipe::Full { "model" } else { "adapter" };
         self.progress.kept(kept, kept_step, &T::scores(evaluation));
+        let Some(divergence) = &mut self.divergence else { return };
         if let Some(warning) = overfitting::warning(&self.history, kept) {
             self.progress.note(&format!("warning: {warning}"));
-            self.divergence.warnings.push(warning);
+            divergence.warnings.push(warning);
         }
     }
 
@@ -423,7 +426,7 @@ impl<T: Task, K: Keeper<T>> Observer<Model<T>> for ProgressObserver<'_, T, K> {
         if step == 1 && self.largest.step == 0 {
             self.progress.note(&memory_line(self.largest, self.terms.device));
         }
-        self.divergence.stepped(loss);
+        self.divergence.iter_mut().for_each(|divergence| divergence.stepped(loss));
         self.progress.step(&progress::StepReport { step, targets: self.targets, loss, learning_rate });
         self.history.points.push(HistoryPoint { step, train_loss: loss, learning_rate, validation: None });
     }
@@ -438,7 +441,8 @@ impl<T: Task, K: Keeper<T>> Observer<Model<T>> for ProgressObserver<'_, T, K> {
         if !scores.is_finite() {
             return Err(Error::Diverged { step, loss: scores.loss });
         }
-        if let Some(warning) = self.divergence.evaluated(step, scores.loss) {
+        let divergence = self.divergence.as_mut();
+        if let Some(warning) = divergence.and_then(|divergence| divergence.evaluated(step, scores.loss)) {
             self.progress.note(&format!("warning: {warning}"));
         }
         if let Some(point) = self.history.points.last_mut() {

@@ -115,6 +115,8 @@ pub(super) fn attach<M: Module>(
     if !problems.is_empty() {
         return Err(invalid(problems));
     }
+    let file = saved.file.with_file_name(WEIGHTS);
+    let invalid = |problems| Error::Invalid { file: file.clone(), problems };
     let state = by_site(saved.state.clone(), &adapted.state()).map_err(invalid)?;
     adapted.with_state(state).map_err(invalid)
 }

@@ -212,6 +212,13 @@ mod tests {
     fn every_key_takes_its_example() {
         for (path, kind, node) in nodes() {
             let example = node.example().expect("every key has an example");
+            if kind.as_deref() == Some("pc-lora")
+                && ["method.bias", "method.modules_to_save"].contains(&path.as_str())
+            {
+                // Nothing is trained beside layers that are compared with those of the base.
+                assert!(finding(&path, kind.as_deref(), &example).is_some(), "{path} = {example}");
+                continue;
+            }
             assert_eq!(finding(&path, kind.as_deref(), &example), None, "{path} = {example}");
         }
     }

@@ -158,6 +158,14 @@ pub enum Problem {
         /// What can be written.
         range: String,
     },
+    /// A value that cannot be used beside others.
+    #[error("is {found}: {cure}")]
+    Unusable {
+        /// What was written.
+        found: String,
+        /// What to write instead.
+        cure: String,
+    },
     /// Whatever else keeps a recipe from being read.
     #[error("cannot be read: {0}")]
     Unreadable(String),

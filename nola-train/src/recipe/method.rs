@@ -229,7 +229,7 @@ impl MethodRecipe {
         }
         if let Err(AdapterError::BadSetting { field, value, cure }) = config.method().check() {
             findings
-                .add(format!("method.{field}"), Problem::NotAllowed { found: value, range: cure.to_owned() });
+                .add(format!("method.{field}"), Problem::Unusable { found: value, cure: cure.to_owned() });
         }
     }
 
