@@ -42,7 +42,7 @@ pub(crate) struct LowRank {
 impl Reparameterization for LowRank {
     const NAME: &'static str = "low_rank";
 
-    /// The dense weight, for models that do not call [`adapted`](crate::adapted).
+    /// The dense weight, for models that do not call [`adapted`](fn@crate::adapted).
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
         let shape = base.shape();
         self.a.val().matmul(self.b.val()).reshape(shape).cast(base.dtype())

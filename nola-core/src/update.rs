@@ -20,8 +20,6 @@ pub(crate) const LEAVES: [&str; 4] = ["a", "b", "bias", "magnitude"];
 /// `ΔW = scale · (A·B - A₀·B₀)`, attached to a weight whose columns may have lengths of their own.
 ///
 /// Every parameter is a plain leaf of the autodiff graph, whoever made it.
-///
-/// Names of the parameters are part of folders: [`LEAVES`].
 #[derive(Module, Debug)]
 pub struct Update {
     /// `[d_in, rank]`; none if it is the identity.
