@@ -32,6 +32,7 @@ fn a_small_model_scores_as_its_run_without_the_base() {
 fn inspect_says_what_a_small_model_saves() {
     let workshop = trained();
     workshop.run(&["merge", "--run", "runs/small", "--out", "little", "--json"]).json();
+    assert_eq!(workshop.run(&["inspect", "runs/small", "--json"]).json()["base_left"], 0.0);
     let inspected = workshop.run(&["inspect", "little", "--json"]).json();
     let layers = &inspected["low_rank_layers"];
     // Two blocks of 24 channels with an MLP of 40.

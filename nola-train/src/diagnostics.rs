@@ -35,6 +35,9 @@ pub(crate) fn before_training<T: Task>(
     found.extend_from_slice(task.data_warnings());
     found.extend(same_data(&recipe.data)?);
     found.extend(larger_than_lora(&recipe.method, model.trainable_parameters().adapter, model.sites()));
+    if model.base_gain().is_some() {
+        found.extend(saves_nothing(model.trainable_parameters().adapter, model.sites()));
+    }
     Ok(found)
 }
 
@@ -111,6 +114,18 @@ fn larger_than_lora(method: &MethodRecipe, coefficients: usize, sites: &[Site]) 
     })
 }
 
+/// Layers that take the place of others are for fewer numbers.
+fn saves_nothing(numbers: usize, sites: &[Site]) -> Option<String> {
+    let dense: usize = sites.iter().map(|site| site.d_in * site.d_out).sum();
+    (numbers >= dense).then(|| {
+        format!(
+            "the low-rank layers hold {} numbers, and the weights whose place they take {}: lower method.rank",
+            thousands(numbers as u64),
+            thousands(dense as u64)
+        )
+    })
+}
+
 /// Why a run made fewer steps than its recipe has.
 pub(crate) fn early_end(
     steps: usize,
@@ -133,6 +148,14 @@ mod tests {
     use super::*;
     use crate::text::TextFormat;
     use nola_core::adapter::NolaConfig;
+
+    #[test]
+    fn layers_that_save_nothing_are_told() {
+        let site = Site { path: "up".to_owned(), d_in: 40, d_out: 60 };
+        assert_eq!(saves_nothing(23 * 100, std::slice::from_ref(&site)), None);
+        let told = saves_nothing(24 * 100, &[site]).expect("as many");
+        assert!(told.contains("2,400") && told.contains("lower method.rank"), "{told}");
+    }
 
     #[test]
     fn names_that_fit_nothing_are_told_together() {

@@ -31,8 +31,8 @@ pub use files::{PartialFolder, new_folder, order_metadata, set_metadata, sha256_
 pub use native::{FORMAT_VERSION, Manifest, check_base};
 
 use crate::Error;
-use crate::adapted::{Adapted, Reading, TrainedState, floats};
-use crate::adapter::AdapterConfig;
+use crate::adapted::{Adapted, BASE_GAIN, Reading, TrainedState, floats};
+use crate::adapter::{AdapterConfig, BaseGain};
 use crate::params::{float_params, read_params};
 pub use crate::quantized::CoefficientBits;
 use crate::targets::Targets;
@@ -159,6 +159,13 @@ impl SavedAdapter {
     /// Trainable parameters in the folder, by tensor name.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, Vec<usize>)> {
         self.state.iter().map(|(name, data)| (name.as_str(), data.shape().to_vec()))
+    }
+
+    /// What is left of the base, if the adapter is of a kind that takes its place.
+    pub fn base_gain(&self) -> Option<BaseGain> {
+        let gain = floats(self.state.get(BASE_GAIN)?.clone());
+        let [weight, bias] = gain[..] else { return None };
+        Some(BaseGain { weight: f64::from(weight), bias: f64::from(bias) })
     }
 
     /// Attaches the adapter to a freshly loaded `model` and sets its trainable parameters.

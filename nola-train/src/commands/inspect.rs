@@ -67,6 +67,9 @@ fn of_adapter(folder: &Path) -> Result<Value, Error> {
     let tensors = saved.tensors().map(|(name, shape)| tensor(name, &shape)).collect();
     let settings = if saved.manifest.settings_check.is_some() { "covered" } else { NOT_COVERED };
     let mut contents = json!({ "kind": "adapter", "hashes": "fit", "settings": settings });
+    if let Some(gain) = saved.base_gain() {
+        contents["base_left"] = gain.weight.max(gain.bias).into();
+    }
     let keys = manifest.as_object().cloned().unwrap_or_default();
     contents.as_object_mut().unwrap_or(&mut Map::new()).extend(keys);
     Ok(with_tensors(contents, tensors))
