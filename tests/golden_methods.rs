@@ -118,7 +118,7 @@ struct Case<'a> {
 impl Case<'_> {
     /// A number of the settings.
     fn number(&self, key: &str) -> f64 {
-        self.settings[key].as_f64().unwrap_or_else(|| panic!("{}: no number `{key}`", self.name))
+        self.settings[key].as_f64().unwrap_or_else(|| panic!("{}: `{key}` is not a number", self.name))
     }
 
     /// The tensor `name`.

@@ -140,7 +140,7 @@ pub struct Progress {
     pub of: usize,
 }
 
-/// What is told of each weight before it is read.
+/// Called before each weight is read.
 pub type Reading<'a> = &'a dyn Fn(Progress);
 
 /// The values that training changed, by name: those of coefficients, such as NOLA's `alpha`, and paths of parameters.
@@ -161,8 +161,8 @@ impl<M: Module> Adapted<M> {
         Self::attach_observed(model, config, targets, also_train, device, &|_| {})
     }
 
-    /// The same; `reading` is told of each weight before an adapter that is made of weights reads it, which takes minutes for
-    /// all of a large model.
+    /// The same; an adapter that is made of weights calls `reading` before each of them, since all of a large model take
+    /// minutes.
     ///
     /// # Errors
     /// As [`Adapted::attach`].
@@ -612,8 +612,9 @@ impl<M: Module> Adapted<M> {
         let mut survivors = Survivors::default();
         let bases: Vec<ParamId> = self.attached.ids.iter().map(|ids| ids.weight).collect();
         let mut weights = read_params(&self.model, &bases);
-        let (mut values, biases_without_place) = self.merged_biases();
-        for (factors, ids) in self.factors().into_iter().zip(&self.attached.ids) {
+        let all = self.factors();
+        let (mut values, biases_without_place) = self.merged_biases(&all);
+        for (factors, ids) in all.iter().zip(&self.attached.ids) {
             let site = &factors.site;
             let weight = floats(weights.remove(&ids.weight).expect("every site has a weight"));
             let (merged, left) = factors.merged_counting(&weight, stored);
@@ -640,16 +641,16 @@ impl<M: Module> Adapted<M> {
         Ok(Merged { model, survivors, biases_without_place })
     }
 
-    /// The biases of layers whose adapters change them, and the paths of layers that have none.
-    fn merged_biases(&self) -> (BTreeMap<ParamId, TensorData>, Vec<String>) {
+    /// The biases of layers whose adapters change them, given all factors, and the paths of layers that have none.
+    fn merged_biases(&self, all: &[SiteFactors]) -> (BTreeMap<ParamId, TensorData>, Vec<String>) {
         let params = float_params(&self.model);
         let (mut merged, mut without_place) = (BTreeMap::new(), Vec::new());
-        for factors in self.factors().into_iter().filter(SiteFactors::changes_bias) {
-            let added = factors.bias.unwrap_or_else(|| vec![0.0; factors.site.d_out]);
+        for factors in all.iter().filter(|factors| factors.changes_bias()) {
+            let added = factors.bias.clone().unwrap_or_else(|| vec![0.0; factors.site.d_out]);
             let path = format!("{}.bias", factors.site.path);
             let Some(param) = params.iter().find(|param| param.path == path) else {
                 if added.iter().any(|&entry| entry != 0.0) {
-                    without_place.push(factors.site.path);
+                    without_place.push(factors.site.path.clone());
                 }
                 continue;
             };

@@ -11,6 +11,7 @@ use crate::adapted::{Adapted, Merged, SiteFactors, floats};
 use crate::adapter::BaseGain;
 use crate::params::{FoundParam, float_params, linear_sites, read_params};
 use crate::product::product;
+use crate::update::with_bias;
 
 /// The weight A·B of a layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,13 +74,7 @@ impl LowRank {
     pub(crate) fn forward(&self, layer: &Linear, x: Tensor<2>) -> Tensor<2> {
         let inner = product(x, self.a.val(), None);
         let y = product(inner, self.b.val(), layer.bias.as_ref().map(|bias| bias.val()));
-        match &self.bias {
-            None => y,
-            Some(bias) => {
-                let bias = bias.val().unsqueeze_dim(0).cast(y.dtype());
-                y + bias
-            }
-        }
+        with_bias(y, self.bias.as_ref().map(|bias| bias.val()))
     }
 }
 

@@ -207,7 +207,7 @@ fn noted(y: Tensor<2>) -> Tensor<2> {
 }
 
 /// `y + bias`, if there is one.
-fn with_bias(y: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+pub(crate) fn with_bias(y: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
     match bias {
         None => y,
         Some(bias) => {

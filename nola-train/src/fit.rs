@@ -281,10 +281,10 @@ pub(crate) fn attach<M: Module>(
 fn refuse_tied<M: ModelWithLoss>(model: &M, method: &MethodRecipe) -> Result<(), Error> {
     let (Some(adapter), Some(tied)) = (method.adapter(), model.tied_module()) else { return Ok(()) };
     let mut named = adapter.weights.modules_to_save.iter();
-    match named.any(|name| !modules_named(name, &[format!("{tied}.weight")]).is_empty()) {
-        true => Err(Error::TiedModule { name: tied.to_owned() }),
-        false => Ok(()),
+    if named.any(|name| !modules_named(name, &[format!("{tied}.weight")]).is_empty()) {
+        return Err(Error::TiedModule { name: tied.to_owned() });
     }
+    Ok(())
 }
 
 /// Paths of the modules and biases of `model` that a recipe trains beside an adapter.

@@ -181,7 +181,7 @@ impl SavedAdapter {
         self.attach_observed(model, base, device, &|_| {})
     }
 
-    /// The same; `reading` is told of each weight that the adapter is made of.
+    /// The same; `reading` is called before each weight that the adapter is made of.
     ///
     /// # Errors
     /// As [`SavedAdapter::attach`].

@@ -11,7 +11,7 @@ use crate::terminal::err_line;
 /// Time without a line.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
-/// What is told of each weight: a line every now and then, with the time left; nothing if it is done sooner.
+/// Reports how many weights were read: a line every now and then, with the time left; nothing if it is done sooner.
 pub fn weights_read() -> impl Fn(Progress) {
     let (started, last) = (Instant::now(), Cell::new(Instant::now()));
     move |progress| {

@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_key_of_several_methods_is_told_once_where_it_is_the_same() {
         assert_eq!(explained("method.exclude").unwrap().matches("method.exclude").count(), 1);
-        // NOLA's is told apart from LoRA's, which is DoRA's too.
+        // NOLA's differs from LoRA's, which is DoRA's too.
         let times = explained("method.rank").unwrap().matches("method.rank").count();
         assert!((2..nola_core::AdapterConfig::KINDS.len()).contains(&times), "{times}");
         assert_eq!(explained("method.k").unwrap().matches("method.k").count(), 2);
