@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures what the defaults of recipes are chosen by: learning rates of each method, bits of a coefficient.
+"""Measures what the defaults of recipes are chosen by: learning rates, bits of a coefficient. The other adapters: adapters.py.
 
     python3 benchmarks/choices.py rates TASK [METHOD...]   # every learning rate of a method: JSON lines in benchmarks/rates.json
     python3 benchmarks/choices.py bits TASK                # NOLA at 32, 16, 8 and 4 bits: JSON lines in benchmarks/bits.json
@@ -52,22 +52,6 @@ RATES = {
 }
 
 # Of the tasks that take minutes a run.
-# The other adapters: four rates each, so many tries as the first two have.
-OTHERS = {
-    "dora": [2e-3, 5e-3, 1e-2, 2e-2],
-    "olora": [1e-3, 2e-3, 5e-3, 1e-2],
-    "pissa": [1e-3, 2e-3, 5e-3, 1e-2],
-    "alora": [2e-3, 5e-3, 1e-2, 2e-2],
-    "lora-xs": [1e-2, 2e-2, 5e-2, 1e-1],
-    "vera": [5e-3, 1e-2, 2e-2, 5e-2],
-    "pranc": [5e-3, 1e-2, 2e-2, 5e-2],
-    "pc-lora": [2e-3, 5e-3, 1e-2, 2e-2],
-}
-RATES.update(OTHERS)
-for other in OTHERS:
-    TASKS["digits"][1][other] = f"assets/recipes/vit-digits-{other}.toml"
-    TASKS["museum"][1][other] = f"assets/recipes/text-museum-{other}.toml"
-
 FEWER_RATES = {"smollm2": {"nola": [1e-2, 2e-2, 5e-2], "lora": [5e-3, 1e-2, 2e-2]}}
 
 BITS = [32, 16, 8, 4]

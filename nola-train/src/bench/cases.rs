@@ -183,6 +183,44 @@ static METHODS: LazyLock<Vec<Method>> = LazyLock::new(|| {
     [Method::Frozen, Method::Full].into_iter().chain(others).chain(NOLAS.map(|(_, nola)| nola)).collect()
 });
 
+/// What `--methods` names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MethodChoice {
+    /// Every way of training.
+    All,
+    /// One of them.
+    One(Method),
+}
+
+impl MethodChoice {
+    /// The methods that it stands for.
+    pub(super) fn methods(&self) -> &[Method] {
+        match self {
+            Self::All => &METHODS,
+            Self::One(method) => std::slice::from_ref(method),
+        }
+    }
+}
+
+/// Everything that `--methods` can name.
+static CHOICES: LazyLock<Vec<MethodChoice>> = LazyLock::new(|| {
+    let methods = METHODS.iter().copied().map(MethodChoice::One);
+    std::iter::once(MethodChoice::All).chain(methods).collect()
+});
+
+impl ValueEnum for MethodChoice {
+    fn value_variants<'a>() -> &'a [Self] {
+        &CHOICES
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self {
+            Self::All => "all",
+            Self::One(method) => method.static_name(),
+        }))
+    }
+}
+
 impl ValueEnum for Method {
     fn value_variants<'a>() -> &'a [Self] {
         &METHODS

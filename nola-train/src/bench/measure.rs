@@ -147,8 +147,8 @@ pub(super) fn case(case: Case, args: &StepsArgs, choice: DeviceChoice) -> Result
 /// What one step says of itself.
 struct Done {
     loss: f32,
-    /// Seconds of `project` and `expand`, where there is a basis.
-    basis: Option<[f64; 2]>,
+    /// Seconds of `project` and `expand`, where something is trained.
+    between: Option<[f64; 2]>,
 }
 
 struct Run<'a> {
@@ -166,7 +166,7 @@ impl Run<'_> {
                 let step = || {
                     let losses = passes.iter().map(|pass| model.loss(pass, 0.0).into_scalar::<f32>());
                     let loss = losses.sum::<f32>() / passes.len() as f32;
-                    Ok(Done { loss, basis: None })
+                    Ok(Done { loss, between: None })
                 };
                 self.sampled(0, step)
             }
@@ -185,7 +185,6 @@ impl Run<'_> {
         let adapted = attach(model.train(), method, &[], &on_device)?;
         let recipe = self.recipe();
         let numbers = adapted.trainable_parameters();
-        let has_basis = self.case.method.is_nola();
         let mut optimizer = Optimizer::new(&recipe, &adapted);
         let (mut model, mut steps) = (Some(adapted), 0);
         let step = || {
@@ -193,9 +192,9 @@ impl Run<'_> {
             let (gradients, mut measured) = measured_gradients(&before, passes, &recipe, steps);
             model = Some(updated(before, gradients, &mut measured, &recipe, &mut optimizer));
             steps += 1;
-            let basis = has_basis.then_some([measured.project_seconds, measured.expand_seconds]);
+            let between = Some([measured.project_seconds, measured.expand_seconds]);
             match measured.loss.into_scalar::<f32>() {
-                loss if loss.is_finite() => Ok(Done { loss, basis }),
+                loss if loss.is_finite() => Ok(Done { loss, between }),
                 loss => Err(Error::Diverged { step: steps, loss }),
             }
         };
@@ -239,8 +238,8 @@ impl Run<'_> {
             }
             samples.walls.push(wall);
             samples.cpus.extend(after.zip(cpu).map(|(after, before)| after - before));
-            samples.projects.extend(done.basis.map(|[project, _]| project));
-            samples.expands.extend(done.basis.map(|[_, expand]| expand));
+            samples.projects.extend(done.between.map(|[project, _]| project));
+            samples.expands.extend(done.between.map(|[_, expand]| expand));
             let enough = samples.walls.len() >= args.min_steps;
             if enough && samples.walls.iter().sum::<f64>() > args.max_seconds {
                 break;

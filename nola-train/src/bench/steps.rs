@@ -6,7 +6,7 @@ use clap::Args;
 use clap::builder::TypedValueParser;
 use nola_models::WeightDtype;
 
-use super::cases::{AdapterSizes, Method, Preset};
+use super::cases::{AdapterSizes, Method, MethodChoice, Preset};
 use super::measure::{self, Case, CaseInfo, Measured, Outcome};
 use super::rows::{Row, StepsLine};
 use super::statistics::rounded;
@@ -23,7 +23,7 @@ pub struct StepsArgs {
     models: Vec<Preset>,
     /// Methods to measure with each of them, with commas between them.
     #[arg(long, value_delimiter = ',', default_value = "frozen,lora,nola", value_name = "METHODS")]
-    methods: Vec<Method>,
+    methods: Vec<MethodChoice>,
     /// Samples of a pass; default: the model's.
     #[arg(long, value_name = "N", value_parser = positive())]
     batch: Option<usize>,
@@ -103,7 +103,7 @@ pub fn run(args: &StepsArgs, output: &mut Output<StepsLine>) -> Result<(), Error
         return Ok(());
     }
     args.check()?;
-    let of_model = |&preset: &Preset| args.methods.iter().map(move |&method| (preset, method));
+    let of_model = |&preset: &Preset| args.methods().map(move |method| (preset, method));
     let mut cases: Vec<Pooled> =
         args.models.iter().flat_map(of_model).map(|(preset, method)| Pooled::new(preset, method)).collect();
     if args.rounds.is_multiple_of(2) {
@@ -129,9 +129,13 @@ pub fn run(args: &StepsArgs, output: &mut Output<StepsLine>) -> Result<(), Error
 }
 
 impl StepsArgs {
+    fn methods(&self) -> impl Iterator<Item = Method> {
+        self.methods.iter().flat_map(|choice| choice.methods().iter().copied())
+    }
+
     /// What would only panic in the forward pass.
     fn check(&self) -> Result<(), BenchError> {
-        if self.dtype != WeightDtype::F32 && self.methods.contains(&Method::Full) {
+        if self.dtype != WeightDtype::F32 && self.methods().any(|method| method == Method::Full) {
             return Err(BenchError::TrainedWeights { dtype: self.dtype });
         }
         for &preset in &self.models {
