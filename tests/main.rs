@@ -1,5 +1,6 @@
 //! Tests that cross crates.
 
+mod bad_adapters;
 mod bad_input;
 mod bad_text;
 mod cases;

@@ -1,5 +1,7 @@
 //! The built program, as a user runs it, on a tiny model and images of three colours.
 
+#![allow(unsafe_code, reason = "signals of a child process")]
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,5 +1,7 @@
 //! Small matrix products on one thread, for tasks that share the threads among them.
 
+#![allow(unsafe_code, reason = "the matrix product of a crate, which takes pointers")]
+
 use std::ops::Range;
 
 /// Numbers as a matrix.

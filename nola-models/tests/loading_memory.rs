@@ -1,6 +1,8 @@
 //! Loading never needs more host memory than the model and one tensor; in a binary of its own, since it counts every
 //! allocation of the process.
 
+#![allow(unsafe_code, reason = "an allocator that counts")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::path::Path;

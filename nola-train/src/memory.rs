@@ -1,5 +1,7 @@
 //! Memory of this process, of the machine, and of a device.
 
+#![allow(unsafe_code, reason = "settings of the system's allocator and a signal, which no crate offers")]
+
 mod ended;
 
 use burn::tensor::Device;

@@ -1,6 +1,8 @@
 //! What an interrupt does: the first one ends a run after its step, and the run keeps what was learned and finishes its
 //! files; where nothing would be lost, and at the second, the program ends at once.
 
+#![allow(unsafe_code, reason = "what was done about a signal is asked")]
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::{fmt, io};

@@ -155,8 +155,7 @@ impl<M: Module> Adapted<M> {
     /// # Errors
     /// [`Error::BadSetting`] with the cure.
     pub fn check_run(&self, steps: usize) -> Result<(), Error> {
-        let moves = self.config().and_then(|config| config.method().rank_moves());
-        moves.map_or(Ok(()), |moves| moves.check_run(steps))
+        self.config().map_or(Ok(()), |config| config.method().check_run(steps))
     }
 
     /// Takes the `count` least important ranks away and gives as many to sites that lost none; `drawn` gives the first A of

@@ -100,6 +100,10 @@ impl Method for AloraConfig {
         Some(self.moves())
     }
 
+    fn check_run(&self, steps: usize) -> Result<(), Error> {
+        self.moves().check_run(steps)
+    }
+
     /// As LoRA with a factor of 1, and room for new ranks in every round.
     fn plan(&self, sites: &[Site], _weights: Weights) -> Result<Vec<Plan>, Error> {
         let plan = |site: &Site| {

@@ -150,6 +150,14 @@ pub trait Method {
         None
     }
 
+    /// Refuses a run of `steps` optimizer steps that is too short for what the adapter does in it.
+    ///
+    /// # Errors
+    /// [`Error::BadSetting`] with the cure.
+    fn check_run(&self, _steps: usize) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// What is attached to each of `sites`; the settings were checked.
     ///
     /// # Errors

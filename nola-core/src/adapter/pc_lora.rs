@@ -161,6 +161,18 @@ impl Method for PcLoraConfig {
         Some("it replaces the weights of the base, and a LoRA is added to them")
     }
 
+    /// The base is whole in one step at least, unless it is to be gone from the start.
+    fn check_run(&self, steps: usize) -> Result<(), Error> {
+        if self.fade_share == 0.0 || self.end(steps) > 0 {
+            return Ok(());
+        }
+        Err(Error::BadSetting {
+            field: "fade_share",
+            value: format!("{} in a run of {steps} optimizer steps", self.fade_share),
+            cure: "there is no step in which the base could fade: use more steps, a larger share, or 0 to train without the base",
+        })
+    }
+
     fn base_gain(&self, step: usize, steps: usize) -> Option<BaseGain> {
         let left = self.fade.left(step, self.end(steps));
         Some(BaseGain { weight: left, bias: left })
@@ -210,6 +222,18 @@ mod tests {
             let gain = config.base_gain(steps - 1, steps).expect("it fades");
             assert_eq!((gain.weight, gain.bias), (0.0, 0.0), "{share} of {steps}");
         }
+    }
+
+    #[test]
+    fn a_run_without_a_step_of_the_fade_is_refused_with_the_cure() {
+        let of = |fade_share| PcLoraConfig { fade_share, ..PcLoraConfig::default() };
+        let error = of(0.1).check_run(9).expect_err("nothing fades").to_string();
+        assert!(
+            error.contains("`fade_share` is 0.1 in a run of 9") && error.contains("more steps"),
+            "{error}"
+        );
+        of(0.1).check_run(10).expect("one step");
+        of(0.0).check_run(1).expect("it is gone from the start");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! The same plan as for AVX-512, with eight words packed at a time.
 
+#![allow(unsafe_code, reason = "intrinsics of the processor, and reads and writes of whole registers")]
+
 use std::arch::x86_64::*;
 use std::array::from_fn;
 

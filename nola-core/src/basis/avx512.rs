@@ -4,6 +4,8 @@
 //! input where it stands, and its high word is one shift away. Two such registers, for even and odd lanes, are
 //! packed into sixteen words in the last round.
 
+#![allow(unsafe_code, reason = "intrinsics of the processor, and reads and writes of whole registers")]
+
 use std::arch::x86_64::*;
 use std::array::from_fn;
 

@@ -1,5 +1,7 @@
 //! The product on the CPU, in parts that rayon's threads share.
 
+#![allow(unsafe_code, reason = "a result that the product fills is not cleared first")]
+
 #[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
 mod narrow;

@@ -1,5 +1,7 @@
 //! Files that are mapped into memory, and whether they still are what they were.
 
+#![allow(unsafe_code, reason = "a file is mapped into memory")]
+
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! What happens when memory ends: a message with the cure and the exit code of the device, instead of an abort.
 
+#![allow(unsafe_code, reason = "an allocator that says when memory has ended")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::any::Any;
 use std::error::Error;

@@ -3,6 +3,8 @@
 //! What is multiplied in one go lies in one lane of 32 bits: two numbers of a row of `x`, and the two numbers of the weight
 //! that belong to them. `x` is rounded to bf16 for it, as PyTorch's autocast does; the sums are f32.
 
+#![allow(unsafe_code, reason = "intrinsics of the processor, and reads and writes of whole registers")]
+
 use std::arch::x86_64::*;
 use std::array::from_fn;
 use std::ops::Range;

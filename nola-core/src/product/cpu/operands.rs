@@ -1,5 +1,7 @@
 //! What a product reads and writes, and the parts of it that threads share.
 
+#![allow(unsafe_code, reason = "parts of a result are written by several threads")]
+
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;

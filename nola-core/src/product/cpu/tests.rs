@@ -1,3 +1,5 @@
+#![allow(unsafe_code, reason = "the kernel under test")]
+
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, Shape, TensorData};
 use half::{bf16, f16};

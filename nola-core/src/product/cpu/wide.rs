@@ -1,5 +1,7 @@
 //! Weights in f32: the product that burn's CPU backend uses too.
 
+#![allow(unsafe_code, reason = "the matrix product of a crate, which takes pointers")]
+
 use std::ops::Range;
 
 use gemm::Parallelism;
