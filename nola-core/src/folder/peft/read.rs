@@ -68,10 +68,15 @@ pub fn read(folder: &Path) -> Result<PeftAdapter, Error> {
     let mut read = BTreeMap::new();
     let mut problems = Vec::new();
     for (name, view) in tensors.iter() {
-        match to_f32(&view) {
-            Some(values) => drop(read.insert(name.to_owned(), (view.shape().to_vec(), values))),
-            None => problems.push(format!("`{name}` is {:?}, expected a float type", view.dtype())),
+        let Some(values) = to_f32(&view) else {
+            problems.push(format!("`{name}` is {:?}, expected a float type", view.dtype()));
+            continue;
+        };
+        let count = values.iter().filter(|value| !value.is_finite()).count();
+        if count > 0 {
+            problems.push(format!("`{name}` holds {count} numbers that are not finite"));
         }
+        read.insert(name.to_owned(), (view.shape().to_vec(), values));
     }
     if read.is_empty() && problems.is_empty() {
         let cure = "an adapter saved so changes nothing; save it again from the model that was trained";
