@@ -144,7 +144,7 @@ fn a_run_on_a_token_embedding_scores_the_same_again_merged_and_exported() {
         let (path, run) = (format!("model.path={base}"), format!("runs/{base}"));
         let (dir, targets) =
             (format!("output.dir={run}"), "method.targets=[\"query\", \"value\", \"tokens\"]");
-        let changes = ["method.kind=lora", "method.lora_plus_ratio=4", &path, &dir, targets];
+        let changes = ["method.kind=lora", &path, &dir, targets];
         let before = ["evaluate", "--model", base, "--format", "e2e", "--data", "val.txt", "--json"];
         let before = loss(&workshop.run(&before).json());
         let trained = train(&workshop, &sets(&changes));
