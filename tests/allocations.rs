@@ -2,16 +2,14 @@
 //!
 //! A program of its own, because its allocator counts what every thread of the process asks for.
 
-#![allow(unsafe_code, reason = "an allocator that counts")]
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use burn::module::Module;
-use burn::nn::{Linear, LinearConfig};
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, Distribution, Tensor};
-use nola_core::{Adapted, AdapterConfig, Targets, adapted};
+use burn::module::{Module, ModuleDisplay};
+use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
+use burn::optim::{AdamWConfig, GradientsParams};
+use burn::tensor::{Device, Distribution, Int, Tensor};
+use nola_core::{Adapted, AdapterConfig, Targets, adapted, adapted_embedding};
 
 /// Rows and columns of the weight; a few rows of input are far smaller.
 const WIDTH: usize = 1024;
@@ -46,44 +44,61 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 #[derive(Module, Debug)]
-struct Model {
+struct Linears {
     first: Linear,
     second: Linear,
 }
 
-impl Model {
-    fn loss(&self, x: Tensor<2>) -> Tensor<1> {
-        adapted(&self.second, adapted(&self.first, x)).square().mean()
-    }
-}
-
-fn step(model: Adapted<Model>, optimizer: &mut ModuleOptimizer, x: &Tensor<2>) -> Adapted<Model> {
-    let gradients = GradientsParams::from_grads(model.model.loss(x.clone()).backward(), &model);
-    model.step(optimizer, 1e-3, gradients)
+#[derive(Module, Debug)]
+struct Lookup {
+    table: Embedding,
+    second: Linear,
 }
 
 /// Allocations of a weight's size in one step of training.
-fn large_allocations(adapter: &AdapterConfig, device: &Device) -> usize {
-    let linear = || LinearConfig::new(WIDTH, WIDTH).init(device);
-    let base = Model { first: linear(), second: linear() };
-    let targets = Targets::matching("first|second");
+fn large_allocations<M: Module + ModuleDisplay>(
+    base: M,
+    adapter: &AdapterConfig,
+    device: &Device,
+    forward: impl Fn(&M) -> Tensor<2>,
+) -> usize {
+    let targets = Targets::matching("first|second|table");
     let mut model = Adapted::attach(base, adapter, &targets, &[], device).expect("two layers");
     let mut optimizer = AdamWConfig::new().init();
-    let x = Tensor::random([SAMPLES, WIDTH], Distribution::Default, device);
+    let mut step = |model: Adapted<M>| {
+        let loss = forward(&model.model).square().mean();
+        let gradients = GradientsParams::from_grads(loss.backward(), &model);
+        model.step(&mut optimizer, 1e-3, gradients)
+    };
     for _ in 0..WARM_UP_STEPS {
-        model = step(model, &mut optimizer, &x);
+        model = step(model);
     }
     let before = LARGE.load(Ordering::Relaxed);
-    step(model, &mut optimizer, &x);
+    step(model);
     LARGE.load(Ordering::Relaxed) - before
 }
 
+// One test, since two would count each other's.
 #[test]
 fn only_a_dense_combination_allocates_a_weights_size_in_a_step() {
     let device = Device::flex().autodiff();
+    let linear = || LinearConfig::new(WIDTH, WIDTH).init(&device);
     for mut adapter in AdapterConfig::every() {
         adapter.method_mut().set_rank(RANK);
-        let dense = large_allocations(&adapter, &device) > 0;
+        let x = Tensor::random([SAMPLES, WIDTH], Distribution::Default, &device);
+        let linears = Linears { first: linear(), second: linear() };
+        let forward = |model: &Linears| adapted(&model.second, adapted(&model.first, x.clone()));
+        let dense = large_allocations(linears, &adapter, &device, forward) > 0;
         assert_eq!(dense, DENSE.contains(&adapter.kind()), "{}", adapter.kind());
+        if adapter.method().adapts_embeddings() {
+            let table = EmbeddingConfig::new(WIDTH, WIDTH).init(&device);
+            let ids = Tensor::<2, Int>::from_data([[3, 1, 4, 1]], &device);
+            let forward = |model: &Lookup| {
+                let rows = adapted_embedding(&model.table, ids.clone());
+                adapted(&model.second, rows).squeeze_dim(0)
+            };
+            let found = large_allocations(Lookup { table, second: linear() }, &adapter, &device, forward);
+            assert_eq!(found, 0, "{} on an embedding", adapter.kind());
+        }
     }
 }

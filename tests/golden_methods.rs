@@ -210,5 +210,5 @@ fn one_layer(case: &Case, device: &Device) -> (Vec<Linear>, Site) {
         [TensorData::new(weight, [d_in, d_out]), TensorData::new(case.tensor("bias").f32(), [d_out])];
     let ids = float_params(&layers).into_iter().map(|param| param.id);
     let layers = write_params(layers, ids.zip(values).collect());
-    (layers, Site { path: "0".to_owned(), d_in, d_out })
+    (layers, Site::linear("0", d_in, d_out))
 }

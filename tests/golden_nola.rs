@@ -186,7 +186,7 @@ fn check_layer<const D: usize>(case: &Case, route: Route<D>) {
     let (layers, adapters) = fused_layers(case, &device);
     let site = |&(index, _): &(usize, &str)| {
         let [d_in, d_out] = layers.layers[index].weight.dims();
-        Site { path: format!("layers.{index}"), d_in, d_out }
+        Site::linear(format!("layers.{index}"), d_in, d_out)
     };
     let sites = adapters.iter().map(site).collect();
     let plans = adapters.iter().map(|(_, prefix)| case.plan(prefix, prefix)).collect();

@@ -79,10 +79,8 @@ impl Case {
         let layer =
             |[d_in, d_out]: &[usize; 2]| LinearConfig::new(*d_in, *d_out).with_bias(false).init(device);
         let model = Layers { layers: self.shapes.iter().map(layer).collect() };
-        let site = |(layer, [d_in, d_out]): (usize, &[usize; 2])| Site {
-            path: format!("layers.{layer}"),
-            d_in: *d_in,
-            d_out: *d_out,
+        let site = |(layer, [d_in, d_out]): (usize, &[usize; 2])| {
+            Site::linear(format!("layers.{layer}"), *d_in, *d_out)
         };
         let sites = self.shapes.iter().enumerate().map(site).collect();
         let plan = |[a, b]: &[Side; 2]| Plan::low_rank(a.mixed("alpha"), b.mixed("beta"), self.rank, 1.0);

@@ -26,6 +26,7 @@ mod golden_train;
 mod half;
 mod laws;
 mod laws_causal;
+mod laws_embeddings;
 mod laws_kernels;
 #[cfg(target_os = "linux")]
 mod memory;

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use crate::program::{Workshop, bytes_of, keys};
 use crate::program_generate::texts;
-use crate::text_workshop::{END, FORMATS, e2e_context, e2e_row, loss, sets, text_workshop, train, trained};
+use crate::text_workshop::{
+    END, FORMATS, e2e_context, e2e_row, llama_json, loss, model, sets, text_workshop, train, trained,
+};
 
 const PROMPT: &str = "name : Zizzi | food : Thai";
 
@@ -128,6 +130,58 @@ fn a_text_run_scores_the_same_again_merged_and_exported() {
             }
         }
     }
+}
+
+#[test]
+fn a_run_on_a_token_embedding_scores_the_same_again_merged_and_exported() {
+    let workshop = text_workshop();
+    let mut tied = llama_json();
+    tied["tie_word_embeddings"] = true.into();
+    model(&workshop, "tied-llama", &tied);
+    for (base, is_tied, name) in
+        [("base", true, "wte"), ("llama", false, "embed_tokens"), ("tied-llama", true, "embed_tokens")]
+    {
+        let (path, run) = (format!("model.path={base}"), format!("runs/{base}"));
+        let (dir, targets) =
+            (format!("output.dir={run}"), "method.targets=[\"query\", \"value\", \"tokens\"]");
+        let changes = ["method.kind=lora", &path, &dir, targets];
+        let before = ["evaluate", "--model", base, "--format", "e2e", "--data", "val.txt", "--json"];
+        let before = loss(&workshop.run(&before).json());
+        let trained = train(&workshop, &sets(&changes));
+        let told = |stderr: &str| stderr.matches("tied embedding: ").count();
+        assert_eq!(told(&trained.stderr), usize::from(is_tied), "{}", trained.stderr);
+        let result = trained.json();
+        assert!(loss(&result) < before - 0.2, "{base}: {before} before, {result}");
+        let (merged, exported) = (format!("{run}-merged"), format!("{run}-exported"));
+        let merge = workshop.run(&["merge", "--run", &run, "--out", &merged]);
+        assert_eq!((merge.code, told(&merge.stderr)), (0, usize::from(is_tied)), "{}", merge.stderr);
+        assert_eq!(workshop.run(&["export", "--run", &run, "--out", &exported]).code, 0);
+        let config: Value =
+            serde_json::from_slice(&bytes_of(&workshop.at(&merged).join("config.json"))).expect("JSON");
+        assert_ne!(config["tie_word_embeddings"], true);
+        let inspected = workshop.run(&["inspect", &exported, "--json"]).json();
+        assert!(inspected.to_string().contains(&format!("{name}.lora_embedding_A")), "{inspected}");
+        let data = ["--data", "val.txt", "--format", "e2e"];
+        for again in [
+            scored(&workshop, &["--run", &run]),
+            scored(&workshop, &[&["--model", &merged], &data[..]].concat()),
+            scored(&workshop, &[&["--model", base, "--adapter", &exported], &data[..]].concat()),
+        ] {
+            assert!(near(loss(&again), loss(&result)), "{base}: {again} and {result}");
+        }
+        let prompt = e2e_context("Zizzi", "Thai");
+        let of_run = texts(&workshop, &["--run", &run, &prompt]);
+        assert_eq!(of_run, texts(&workshop, &["--model", &merged, &prompt]), "{base}");
+    }
+}
+
+#[test]
+fn an_adapter_that_takes_no_embedding_is_refused_by_the_target_s_name() {
+    let workshop = text_workshop();
+    let refused = train(&workshop, &sets(&["method.targets=[\"query\", \"tokens\"]"]));
+    refused.assert_refused(6, &["`tokens` is an embedding", "only `lora`", "take it out of `targets`"]);
+    let refused = train(&workshop, &sets(&["method.kind=lora", "method.targets=[\"wte\"]"]));
+    refused.assert_refused(6, &["`wte`", "here they are called `tokens`"]);
 }
 
 #[test]

@@ -19,13 +19,14 @@ use crate::Error;
 use crate::adapter::{AdapterConfig, BaseGain, Factor, FrozenMatrix, Plan, RateFactors};
 use crate::basis::Basis;
 use crate::dropout::CurrentPass;
+use crate::embedding::check_embeddings;
 use crate::linear_combinations::{LinearCombinations, Vectors};
 use crate::low_rank_weights::{low_rank_paths, low_rank_weights, with_low_rank_weights};
 use crate::params::{
     FoundParam, base_tensors, float_params, read_params, replace_params, train_only, write_params,
 };
 use crate::quantized::CoefficientBits;
-use crate::targets::{Site, Targets};
+use crate::targets::{Site, SiteKind, Targets};
 use crate::update::{SharedGain, Update, column_norms, column_squares};
 
 /// A model whose base is frozen and whose adapters are trained; also a linear probe, or a model trained in full.
@@ -193,7 +194,7 @@ impl<M: Module> Adapted<M> {
     /// Attaches ready plans to `sites`: for adapters that come from elsewhere than an [`AdapterConfig`].
     ///
     /// # Errors
-    /// If a site could never get a gradient, or a name of `also_train` does not exist.
+    /// If a site could never get a gradient, a plan is not one for an embedding, or a name of `also_train` does not exist.
     pub fn attach_plans(
         model: M,
         sites: Vec<Site>,
@@ -202,6 +203,7 @@ impl<M: Module> Adapted<M> {
         device: &Device,
     ) -> Result<Self, Error> {
         check_saddles(&sites, &plans)?;
+        check_embeddings(&sites, &plans)?;
         check_free(&model, &sites)?;
         let combined: Vec<Combined> =
             [combined(&plans, Side::A, |plan| &plan.a), combined(&plans, Side::B, |plan| &plan.b)]
@@ -334,7 +336,12 @@ impl<M: Module> Adapted<M> {
             "magnitude" => Some(factors.magnitude),
             _ => None,
         };
-        let of_updates = float_params(&self.model).into_iter().filter(|param| is_adapter(&param.path));
+        // As in PEFT: of an embedding, A is the factor that starts at zero, and both have the same rate.
+        let embeddings = self.sites().iter().filter(|site| site.kind == SiteKind::Embedding);
+        let tables: Vec<String> = embeddings.map(|site| format!("{}.", site.weight_path())).collect();
+        let is_of_table = |path: &str| tables.iter().any(|table| path.starts_with(table));
+        let of_updates = (float_params(&self.model).into_iter())
+            .filter(|param| is_adapter(&param.path) && !is_of_table(&param.path));
         of_updates
             .filter_map(|param| Some((param.id, factor(&param).filter(|factor| *factor != 1.0)?)))
             .collect()

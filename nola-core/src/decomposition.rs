@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     fn site(d_in: usize, d_out: usize) -> Site {
-        Site { path: "blocks.0.mlp.up".to_owned(), d_in, d_out }
+        Site::linear("blocks.0.mlp.up", d_in, d_out)
     }
 
     /// Numbers of full rank, row-major.

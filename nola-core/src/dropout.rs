@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     fn dropped(seed: u64, pass: u64) -> Vec<f32> {
-        let (current, site) = (CurrentPass::default(), Site { path: "0".to_owned(), d_in: 100, d_out: 1 });
+        let (current, site) = (CurrentPass::default(), Site::linear("0", 100, 1));
         let dropout = InputDropout::new(Dropout { rate: 0.25, seed }, &site, current.clone());
         let x = Tensor::<2>::ones([50, 100], &Device::flex());
         assert!(dropout.dropped(&x).is_none(), "no pass of training");

@@ -211,6 +211,16 @@ pub enum Error {
         module: String,
     },
 
+    /// Of the adapters, one alone is attached to embeddings.
+    #[error(
+        "`{site}` is an embedding, and only `lora` adapts embeddings, with its two factors alone; take it out of `targets`, or train \
+         `lora`"
+    )]
+    EmbeddingSite {
+        /// Path of the embedding.
+        site: String,
+    },
+
     /// The layers of a small model cannot be adapted.
     #[error(
         "`{site}` is a low-rank layer without a base weight, which no adapter can be added to; adapt the model that it was made of"

@@ -14,6 +14,7 @@ mod by_pattern;
 mod cube;
 mod decomposition;
 mod dropout;
+mod embedding;
 mod error;
 pub mod features;
 pub mod folder;
@@ -41,6 +42,7 @@ pub use adapted::{
 };
 pub use adapter::AdapterConfig;
 pub use by_pattern::ByPattern;
+pub use embedding::adapted_embedding;
 pub use error::Error;
 pub use folder::BaseIdentity;
 pub use hollow::Hollow;
@@ -49,5 +51,5 @@ pub use params::{FoundParam, biases, float_params, read_params, unadaptable_weig
 pub use pattern::PatternError;
 pub use plain_words::plain_words;
 pub use product::{compute_dtype, in_compute_dtype, product};
-pub use targets::{Site, Targets, Unmatched};
+pub use targets::{Site, SiteKind, Targets, Unmatched};
 pub use update::{Update, adapted};

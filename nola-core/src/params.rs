@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::folder::peft::foreign_leaf;
-use crate::targets::Site;
+use crate::targets::{Site, SiteKind};
 
 /// A float parameter as a walk meets it.
 #[derive(Debug, Clone)]
@@ -77,15 +77,21 @@ pub fn float_params<M: Module>(module: &M) -> Vec<FoundParam> {
     walk.found
 }
 
+/// Every weight of `module` that an adapter can be attached to, in its order.
+pub(crate) fn sites<M: Module>(module: &M) -> Vec<Site> {
+    let site = |param: FoundParam| {
+        let &[d_in, d_out] = param.shape.as_slice() else { return None };
+        let path = param.path.strip_suffix(".weight")?;
+        let linear = || Site::linear(path, d_in, d_out);
+        let embedding = || Site::embedding(path, d_in, d_out);
+        param.is_of_linear().then(linear).or_else(|| param.is_of_embedding().then(embedding))
+    };
+    float_params(module).into_iter().filter_map(site).collect()
+}
+
 /// Every linear layer of `module`, in its order.
 pub(crate) fn linear_sites<M: Module>(module: &M) -> Vec<Site> {
-    (float_params(module).into_iter())
-        .filter(|param| param.is_of_linear() && param.shape.len() == 2)
-        .filter_map(|param| {
-            let path = param.path.strip_suffix(".weight")?.to_owned();
-            Some(Site { path, d_in: param.shape[0], d_out: param.shape[1] })
-        })
-        .collect()
+    sites(module).into_iter().filter(|site| site.kind == SiteKind::Linear).collect()
 }
 
 /// Paths of the biases of `module`, those of its norms too.
@@ -97,11 +103,12 @@ pub fn biases<M: Module>(module: &M) -> Vec<String> {
     float_params(module).into_iter().filter(is_bias).map(|param| param.path).collect()
 }
 
-/// Paths of the weights of `module` that no adapter can be attached to: those of convolutions, embeddings and other layers
-/// that are not linear.
+/// Paths of the weights of `module` that no adapter can be attached to: those of convolutions and other layers that are neither
+/// linear nor embeddings.
 pub fn unadaptable_weights<M: Module>(module: &M) -> Vec<String> {
-    let others =
-        float_params(module).into_iter().filter(|param| param.shape.len() > 1 && !param.is_of_linear());
+    let is_other =
+        |param: &FoundParam| param.shape.len() > 1 && !param.is_of_linear() && !param.is_of_embedding();
+    let others = float_params(module).into_iter().filter(is_other);
     others.map(|param| param.path).collect()
 }
 

@@ -5,21 +5,47 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::params::linear_sites;
+use crate::params::sites;
 use crate::pattern::{PatternError, PythonPattern};
 
-/// A linear weight an adapter can be attached to.
+/// A weight an adapter can be attached to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
-    /// Path of the linear layer in its model, such as `blocks.0.attention.query`.
+    /// Path of the layer in its model, such as `blocks.0.attention.query`.
     pub path: String,
-    /// Input width.
+    /// Input width; the number of rows of an embedding.
     pub d_in: usize,
     /// Output width.
     pub d_out: usize,
+    /// What its layer does with it.
+    pub kind: SiteKind,
+}
+
+/// What a layer does with the weight of a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SiteKind {
+    /// A linear layer multiplies its inputs with it.
+    Linear,
+    /// An embedding looks its rows up.
+    Embedding,
 }
 
 impl Site {
+    /// The weight of a linear layer.
+    pub fn linear(path: impl Into<String>, d_in: usize, d_out: usize) -> Self {
+        Self { path: path.into(), d_in, d_out, kind: SiteKind::Linear }
+    }
+
+    /// The table of an embedding, `[rows, width]`.
+    pub fn embedding(path: impl Into<String>, rows: usize, width: usize) -> Self {
+        Self { path: path.into(), d_in: rows, d_out: width, kind: SiteKind::Embedding }
+    }
+
+    /// The last part of its path.
+    fn name(&self) -> &str {
+        self.path.rsplit('.').next().unwrap_or_default()
+    }
+
     /// Path of the weight itself: what the site's random numbers are named after.
     pub fn weight_path(&self) -> String {
         format!("{}.weight", self.path)
@@ -31,11 +57,11 @@ impl Site {
     }
 }
 
-/// Names of linear layers.
+/// Names of layers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Pattern {
-    /// A regular expression for a whole path or for the end of one after a dot; `all-linear` means every one.
+    /// A regular expression for a whole path or for the end of one after a dot; `all-linear` means every linear layer.
     Regex(String),
     /// Whole paths, or ends of paths after a dot.
     Names(Vec<String>),
@@ -54,6 +80,14 @@ impl Pattern {
             Self::Names(names) => {
                 names.iter().map(|name| (name.clone(), Self::Names(vec![name.clone()]))).collect()
             }
+        }
+    }
+
+    /// Whether it can mean `site`: an embedding has to be named, so that `.*` means linear layers alone.
+    fn can_mean(&self, site: &Site) -> bool {
+        match site.kind {
+            SiteKind::Linear => true,
+            SiteKind::Embedding => self.parts().iter().any(|(written, _)| written.contains(site.name())),
         }
     }
 
@@ -86,8 +120,11 @@ fn beginning(all: impl ExactSizeIterator<Item = String>) -> String {
     if more == 0 { shown } else { format!("{shown} and {more} more") }
 }
 
-/// What other programs call the weights of a block, with our names.
-const ELSEWHERE: [(&str, &[&str]); 21] = [
+/// What other programs call the weights, with our names.
+const ELSEWHERE: [(&str, &[&str]); 24] = [
+    ("embed_tokens", &["tokens"]),
+    ("wte", &["tokens"]),
+    ("wpe", &["positions"]),
     ("q_proj", &["query"]),
     ("k_proj", &["key"]),
     ("v_proj", &["value"]),
@@ -129,7 +166,7 @@ fn our_names(pattern: &Pattern, sites: &[Site]) -> Vec<&'static str> {
     };
     let mut found: Vec<&str> = Vec::new();
     for name in known.into_iter().flatten() {
-        let is_there = sites.iter().any(|site| site.path.rsplit('.').next() == Some(name));
+        let is_there = sites.iter().any(|site| site.name() == *name);
         if is_there && !found.contains(name) {
             found.push(name);
         }
@@ -139,8 +176,10 @@ fn our_names(pattern: &Pattern, sites: &[Site]) -> Vec<&'static str> {
 
 /// The weights of a model, those of all blocks together.
 fn overview(sites: &[Site]) -> String {
+    let (linear, embeddings): (Vec<&Site>, Vec<&Site>) =
+        sites.iter().partition(|site| site.kind == SiteKind::Linear);
     let mut paths: Vec<String> = Vec::new();
-    for site in sites {
+    for site in linear {
         let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
         let parts: Vec<&str> =
             site.path.split('.').map(|part| if is_number(part) { "*" } else { part }).collect();
@@ -151,7 +190,9 @@ fn overview(sites: &[Site]) -> String {
     }
     let blocks = sites.iter().filter_map(Site::layer).max();
     let blocks = blocks.map_or(String::new(), |last| format!(" (blocks are 0 to {last})"));
-    format!("{}{blocks}", paths.join(", "))
+    let embeddings: Vec<&str> = embeddings.iter().map(|site| site.path.as_str()).collect();
+    let and = if embeddings.is_empty() { "" } else { ", and the embeddings " };
+    format!("{}{blocks}{and}{}", paths.join(", "), embeddings.join(", "))
 }
 
 /// The choice of sites, in PEFT's vocabulary.
@@ -188,12 +229,16 @@ impl Targets {
     /// If a pattern is no regular expression or matches without end, or nothing is chosen.
     pub fn choose<M: burn::module::Module>(&self, model: &M) -> Result<Vec<Site>, Error> {
         let (wanted, unwanted) = (self.modules.compile()?, self.exclude.compile()?);
-        let all = linear_sites(model);
+        let all = sites(model);
         let mut chosen = Vec::new();
         for site in &all {
             let is_in_layer =
                 self.layers.is_empty() || site.layer().is_some_and(|layer| self.layers.contains(&layer));
-            if is_in_layer && wanted.fits(&site.path)? && !unwanted.fits(&site.path)? {
+            if is_in_layer
+                && self.modules.can_mean(site)
+                && wanted.fits(&site.path)?
+                && !unwanted.fits(&site.path)?
+            {
                 chosen.push(site.clone());
             }
         }
@@ -205,7 +250,7 @@ impl Targets {
     }
 }
 
-/// Parts of a [`Targets`] that fit no linear layer of a model: typing errors, most likely.
+/// Parts of a [`Targets`] that fit no weight of a model: typing errors, most likely.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Unmatched {
     /// Of the layers to adapt.
@@ -215,18 +260,18 @@ pub struct Unmatched {
 }
 
 impl Targets {
-    /// What of it fits no linear layer of `model`, whatever the block.
+    /// What of it fits no weight of `model`, whatever the block.
     ///
     /// # Errors
     /// If a pattern is no regular expression or matches without end.
     pub fn unmatched<M: burn::module::Module>(&self, model: &M) -> Result<Unmatched, Error> {
-        let all = linear_sites(model);
+        let all = sites(model);
         let missing = |pattern: &Pattern| -> Result<Vec<String>, Error> {
             let mut missing = Vec::new();
             for (written, part) in pattern.parts() {
                 let compiled = part.compile()?;
                 let mut fits = false;
-                for site in &all {
+                for site in all.iter().filter(|site| part.can_mean(site)) {
                     fits = fits || compiled.fits(&site.path)?;
                 }
                 missing.extend((!fits).then_some(written));
@@ -308,7 +353,7 @@ mod tests {
             ["attention.query", "attention.key", "attention.value", "attention.output", "mlp.up", "mlp.down"]
                 .map(|name| format!("blocks.{block}.{name}"))
         });
-        paths.chain(["head".to_owned()]).map(|path| Site { path, d_in: 4, d_out: 4 }).collect()
+        paths.chain(["head".to_owned()]).map(|path| Site::linear(path, 4, 4)).collect()
     }
 
     #[test]
@@ -329,6 +374,25 @@ mod tests {
         let listed = overview(&sites());
         assert!(listed.starts_with("blocks.*.attention.query, blocks.*.attention.key, "), "{listed}");
         assert!(listed.ends_with("blocks.*.mlp.down, head (blocks are 0 to 11)"), "{listed}");
+    }
+
+    #[test]
+    fn an_embedding_is_meant_by_what_names_it_alone() {
+        let tokens = Site::embedding("tokens", 9, 4);
+        let means = |pattern: Pattern| pattern.can_mean(&tokens) && matches(pattern, "tokens");
+        let name = |name: &str| Pattern::Names(vec![name.to_owned()]);
+        assert!(means(name("tokens")) && means(Pattern::Regex("query|tokens".to_owned())));
+        assert!(!means(name("query")) && !means(Pattern::Regex(".*".to_owned())));
+        assert!(!means(Pattern::Regex("all-linear".to_owned())));
+    }
+
+    #[test]
+    fn a_message_lists_embeddings_apart_and_knows_their_names_elsewhere() {
+        let all = [vec![Site::embedding("tokens", 9, 4)], sites()].concat();
+        assert!(overview(&all).ends_with("head (blocks are 0 to 11), and the embeddings tokens"));
+        for theirs in ["embed_tokens", "model.embed_tokens", "wte"] {
+            assert_eq!(our_names(&Pattern::Names(vec![theirs.to_owned()]), &all), ["tokens"]);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::{Module, Param, Reparameterization};
 use burn::nn::Linear;
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::adapter::{BaseGain, Magnitude, Plan};
 use crate::dropout::{CurrentPass, InputDropout};
@@ -172,6 +172,16 @@ impl Update {
         }
     }
 
+    /// What the update adds to the rows `ids` of a table.
+    ///
+    /// # Shapes
+    /// - `ids`: `[rows]`
+    /// - output: `[rows, d_out]`
+    pub(crate) fn of_rows(&self, ids: Tensor<1, Int>) -> Tensor<2> {
+        let a = self.a.as_ref().expect("an update of a table has both factors");
+        times(product(a.val().select(0, ids), self.b.val(), None), self.scale)
+    }
+
     /// The pairs that were added.
     fn further(&self) -> impl Iterator<Item = (Tensor<2>, Tensor<2>)> {
         let Some(a) = &self.a else { return Vec::new().into_iter() };
@@ -201,7 +211,7 @@ impl SharedGain {
 }
 
 /// `y` itself, noted if a pass is recorded.
-fn noted(y: Tensor<2>) -> Tensor<2> {
+pub(crate) fn noted(y: Tensor<2>) -> Tensor<2> {
     features::note(&y);
     y
 }

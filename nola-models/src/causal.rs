@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
+use nola_core::Update;
 use nola_core::folder::peft::ForeignModule;
 use serde_json::Value;
 
@@ -163,6 +164,13 @@ impl CausalLm {
         map_any!(self, model => model.untied())
     }
 
+    /// The model as it is written: untied if the token embedding has an adapter, which changes no head.
+    fn to_write(&self) -> Self {
+        let tokens = of_any!(self, model => &model.tokens.weight);
+        let is_adapted = tokens.reparameterization::<Update>().is_some();
+        if is_adapted { self.clone().untied() } else { self.clone() }
+    }
+
     /// Whether what makes logits is trained: the head, or the token embedding where that is tied.
     pub fn head_is_trained(&self) -> bool {
         let (tokens, head) = of_any!(self, model => (&model.tokens.weight, &model.head));
@@ -258,7 +266,7 @@ impl CausalLm {
 
     /// Every weight under transformers' name for it; adapters are merged in.
     pub fn to_tensors(&self) -> Vec<NamedTensor> {
-        of_any!(self, model => model.to_tensors())
+        of_any!(self.to_write(), model => model.to_tensors())
     }
 
     /// Writes a model folder that transformers loads; adapters are merged in.
@@ -274,13 +282,14 @@ impl CausalLm {
     /// # Errors
     /// As [`CausalLm::save`], or if one of them cannot be read.
     pub fn save_with(&self, folder: &Path, dtype: WeightDtype, companions: &[PathBuf]) -> Result<(), Error> {
-        let mut config = self.json().clone();
+        let model = self.to_write();
+        let mut config = model.json().clone();
         dtype.name_in(&mut config);
-        match self {
+        match &model {
             Self::Gpt2(_) => {}
             Self::Llama(model) => model.config().rotary.write_to(&mut config),
         }
-        let tensors = &self.to_tensors();
+        let tensors = &model.to_tensors();
         save(folder, &ModelFolder { config: &config, preprocessor: None, tensors, dtype, companions })
     }
 }

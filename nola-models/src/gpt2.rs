@@ -10,7 +10,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use nola_core::{adapted, in_compute_dtype};
+use nola_core::{adapted, adapted_embedding, in_compute_dtype};
 use serde_json::Value;
 
 use crate::attention::{AttentionMask, BlockCache, KeyValueCache, attend, split_heads};
@@ -278,7 +278,13 @@ impl Gpt2 {
         let values: Vec<i32> = positions.iter().map(|&position| position as i32).collect();
         let shape = [rows, values.len() / rows];
         let positions = Tensor::from_data(TensorData::new(values, shape), &ids.device());
-        in_compute_dtype(self.tokens.forward(ids) + self.positions.forward(positions))
+        let (tokens, positions) =
+            (adapted_embedding(&self.tokens, ids), adapted_embedding(&self.positions, positions));
+        if tokens.dtype() == positions.dtype() {
+            return in_compute_dtype(tokens + positions);
+        }
+        // One of them has an adapter and is in this type already.
+        in_compute_dtype(tokens) + in_compute_dtype(positions)
     }
 }
 

@@ -8,7 +8,7 @@ use nola_core::{adapted, product};
 /// Up to this many rows the tied product is turned round.
 const FEW_ROWS: usize = 32;
 
-/// Scores of the next token, in f32: by the head, or by the embedding where there is none.
+/// Scores of the next token, in f32: by the head, or by the embedding where there is none, without its adapter.
 ///
 /// # Shapes
 /// - `hidden`: `[.., d_model]`
@@ -20,14 +20,14 @@ pub(crate) fn logits<const D: usize>(
 ) -> Tensor<D> {
     let scores = match head {
         Some(head) => adapted(head, hidden),
-        None => tied(hidden, tokens.weight.val()),
+        None => tied(hidden, tokens.weight.base()),
     };
     scores.cast(DType::F32)
 }
 
-/// A head of its own with the numbers of the embedding.
+/// A head of its own with the numbers of the embedding, without its adapter.
 pub(crate) fn of_embedding(tokens: &Embedding) -> Linear {
-    let table = tokens.weight.val();
+    let table = tokens.weight.base();
     let (device, dtype) = (table.device(), table.dtype());
     // Through the host, so that it lies in memory as a head that was loaded does.
     let weight = Tensor::from_data(table.transpose().into_data(), (&device, dtype));

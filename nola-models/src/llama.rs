@@ -12,7 +12,7 @@ use std::rc::Rc;
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
-use nola_core::{adapted, compute_dtype, in_compute_dtype};
+use nola_core::{adapted, adapted_embedding, compute_dtype, in_compute_dtype};
 use serde_json::Value;
 
 use crate::attention::{AttentionMask, BlockCache, KeyValueCache, attend, split_heads};
@@ -274,12 +274,12 @@ impl Llama {
     /// - `ids`: `[batch, tokens]`
     /// - output: `[batch, tokens, d_model]`
     pub fn embeddings(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        in_compute_dtype(self.tokens.forward(ids))
+        in_compute_dtype(adapted_embedding(&self.tokens, ids))
     }
 
     /// What the blocks need beside their input.
     fn pass<'a>(&self, mask: &'a AttentionMask) -> Pass<'a> {
-        let table = self.tokens.weight.val();
+        let table = self.tokens.weight.base();
         let (device, held) = (table.device(), table.dtype());
         let rope = self.config.rotary.rope(self.config.d_head, mask, &device, compute_dtype(&device, held));
         Pass { mask, rope }

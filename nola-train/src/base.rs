@@ -12,7 +12,7 @@ use nola_core::{Adapted, Error as AdapterError};
 use nola_models::{Checkpoint, WeightDtype};
 
 pub use images::ImageBase;
-pub(crate) use text::TIED;
+pub(crate) use text::{TIED, tell_untied};
 pub use text::{Template, TextBase};
 
 use crate::Error;

@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn layers_that_save_nothing_are_told() {
-        let site = Site { path: "up".to_owned(), d_in: 40, d_out: 60 };
+        let site = Site::linear("up", 40, 60);
         assert_eq!(saves_nothing(23 * 100, std::slice::from_ref(&site)), None);
         let told = saves_nothing(24 * 100, &[site]).expect("as many");
         assert!(told.contains("2,400") && told.contains("lower method.rank"), "{told}");
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn an_adapter_larger_than_lora_is_told_with_both_sizes() {
         let method = MethodRecipe::from(NolaConfig { rank: 2, ..NolaConfig::default() });
-        let site = Site { path: "up".to_owned(), d_in: 10, d_out: 20 };
+        let site = Site::linear("up", 10, 20);
         assert_eq!(larger_than_lora(&method, 60, std::slice::from_ref(&site)), None);
         let told = larger_than_lora(&method, 61, &[site]).expect("one more");
         assert!(told.contains("61 coefficients") && told.contains("the 60 parameters"), "{told}");

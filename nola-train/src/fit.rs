@@ -10,7 +10,7 @@ use nola_core::folder::{self, CoefficientBits};
 use nola_core::targets::Pattern;
 use nola_core::{Adapted, AdapterConfig, Targets, TrainableParameters, biases, float_params};
 
-use crate::base::Base;
+use crate::base::{Base, tell_untied};
 use crate::baseline::Baseline;
 use crate::diagnostics;
 use crate::divergence::Divergence;
@@ -112,6 +112,7 @@ pub fn fit<T: Task>(
     let base = task.model();
     refuse_tied(&base, &recipe.method)?;
     let model = attach(base.train(), &recipe.method, task.trained_beside(), &on_device)?;
+    tell_of_tied(&model);
     let trained = model.trainable_parameters();
     if trained.adapter + trained.other == 0 {
         return Err(Error::NothingTrained { method: recipe.method.kind().to_owned() });
@@ -285,6 +286,14 @@ fn refuse_tied<M: ModelWithLoss>(model: &M, method: &MethodRecipe) -> Result<(),
         return Err(Error::TiedModule { name: tied.to_owned() });
     }
     Ok(())
+}
+
+/// Says so if an adapter changes the token embedding of a model where that is the head too: the head stays as it is.
+fn tell_of_tied<M: ModelWithLoss>(adapted: &Adapted<M>) {
+    let tied = adapted.model.tied_module();
+    if adapted.sites().iter().any(|site| Some(site.path.as_str()) == tied) {
+        tell_untied();
+    }
 }
 
 /// Paths of the modules and biases of `model` that a recipe trains beside an adapter.

@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_site_trains_rank_times_both_widths_at_the_start() {
-        let site = Site { path: "blocks.0.mlp.up".to_owned(), d_in: 24, d_out: 40 };
+        let site = Site::linear("blocks.0.mlp.up", 24, 40);
         let plans = AloraConfig { rank: 3, ..AloraConfig::default() }.plan(&[site], &|_| Vec::new());
         assert_eq!(plans.expect("a valid plan")[0].trainable_parameters(40), 3 * (24 + 40));
     }

@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_site_trains_a_length_for_each_output_beside_loras_factors() {
-        let site = Site { path: "blocks.0.mlp.up".to_owned(), d_in: 24, d_out: 40 };
+        let site = Site::linear("blocks.0.mlp.up", 24, 40);
         let plans =
             DoraConfig(LoraConfig { rank: 3, ..LoraConfig::default() }).plan(&[site], &|_| Vec::new());
         assert_eq!(plans.expect("a valid plan")[0].trainable_parameters(40), 3 * (24 + 40) + 40);

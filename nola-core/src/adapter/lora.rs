@@ -8,11 +8,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Dropout, Factor, MAX_RANK, Method, Plan, RateFactors, Weights, check_alpha, check_number, kaiming_uniform,
+    Dropout, Factor, MAX_RANK, Method, Plan, RateFactors, Weights, check_alpha, check_number,
+    kaiming_uniform, normal,
 };
 use crate::Error;
+use crate::basis::Stream;
 use crate::by_pattern::{ByPattern, CompiledByPattern};
-use crate::targets::Site;
+use crate::targets::{Site, SiteKind};
 
 /// How LoRA's update is scaled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
@@ -73,14 +75,15 @@ pub struct LoraConfig {
     )]
     #[serde(skip_serializing_if = "ByPattern::is_empty")]
     pub alpha_pattern: ByPattern<f64>,
-    /// Share of the entries of an adapted layer's input that the update does not see in a training step; in evaluations and
-    /// merged it sees all.
+    /// Share of the entries of an adapted linear layer's input that the update does not see in a training step; in evaluations
+    /// and merged it sees all.
     #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1), example = 0.1)]
     pub dropout: f64,
-    /// What the learning rate of B is multiplied by: LoRA+, with 16 in its paper; 1 trains A and B alike.
+    /// What the learning rate of B is multiplied by: LoRA+, with 16 in its paper; 1 trains A and B alike, as those of embeddings
+    /// always are.
     #[schemars(extend("exclusiveMinimum" = 0), example = 16.0)]
     pub lora_plus_ratio: f64,
-    /// Seed of A's first values, and of dropout.
+    /// Seed of the factors' first values, and of dropout.
     #[schemars(example = 1)]
     pub seed: u64,
 }
@@ -110,6 +113,18 @@ impl LoraConfig {
     /// Factor of the update where no pattern says otherwise.
     pub fn scale(&self) -> f64 {
         self.variant.scale(self.alpha(), self.rank)
+    }
+
+    /// A and B of a fresh adapter, whose product is zero.
+    ///
+    /// # Source
+    /// `LoraLayer.reset_lora_parameters` of PEFT.
+    fn first_factors(&self, site: &Site, rank: usize) -> (Vec<f32>, Vec<f32>) {
+        let (of_a, of_b) = (site.d_in * rank, rank * site.d_out);
+        match site.kind {
+            SiteKind::Linear => (kaiming_uniform(self.seed, site, rank), vec![0.0; of_b]),
+            SiteKind::Embedding => (vec![0.0; of_a], normal(self.seed, site, Stream::OffsetB, 1.0, of_b)),
+        }
     }
 
     fn check_patterns(&self) -> Result<(), Error> {
@@ -213,16 +228,25 @@ impl Method for LoraConfig {
         RateFactors { b: self.lora_plus_ratio, magnitude: self.lora_plus_ratio, ..RateFactors::ALIKE }
     }
 
-    /// A drawn, B zero: a fresh adapter changes nothing.
+    fn adapts_embeddings(&self) -> bool {
+        true
+    }
+
+    /// One factor drawn, the other zero: a fresh adapter changes nothing.
     fn plan(&self, sites: &[Site], _weights: Weights) -> Result<Vec<Plan>, Error> {
         let ranks = values(RANK_PATTERN, &self.rank_pattern, sites)?;
         let alphas = values(ALPHA_PATTERN, &self.alpha_pattern, sites)?;
         let dropout = (self.dropout > 0.0).then_some(Dropout { rate: self.dropout, seed: self.seed });
         let plan = |((site, rank), alpha): ((&Site, Option<usize>), Option<f64>)| {
             let (rank, alpha) = (rank.unwrap_or(self.rank), alpha.unwrap_or_else(|| self.alpha()));
-            let a = Factor::Learned(kaiming_uniform(self.seed, site, rank));
-            let b = Factor::Learned(vec![0.0; rank * site.d_out]);
-            Plan { dropout, ..Plan::low_rank(a, b, rank, self.variant.scale(alpha, rank)) }
+            let (a, b) = self.first_factors(site, rank);
+            let plan =
+                Plan::low_rank(Factor::Learned(a), Factor::Learned(b), rank, self.variant.scale(alpha, rank));
+            match site.kind {
+                SiteKind::Linear => Plan { dropout, ..plan },
+                // Numbers of rows go in, of which PEFT drops none either.
+                SiteKind::Embedding => plan,
+            }
         };
         Ok(sites.iter().zip(ranks).zip(alphas).map(plan).collect())
     }
@@ -238,13 +262,27 @@ mod tests {
 
     #[test]
     fn a_site_trains_rank_times_both_widths() {
-        let site = Site { path: "blocks.0.mlp.up".to_owned(), d_in: 24, d_out: 40 };
+        let site = Site::linear("blocks.0.mlp.up", 24, 40);
         let plans = LoraConfig { rank: 3, ..LoraConfig::default() }.plan(&[site], &|_| Vec::new());
         assert_eq!(plans.expect("a valid plan")[0].trainable_parameters(40), 3 * (24 + 40));
     }
 
     fn sites() -> [Site; 2] {
-        ["blocks.0.mlp.up", "blocks.1.mlp.up"].map(|path| Site { path: path.to_owned(), d_in: 6, d_out: 4 })
+        ["blocks.0.mlp.up", "blocks.1.mlp.up"].map(|path| Site::linear(path, 6, 4))
+    }
+
+    #[test]
+    fn an_embedding_starts_at_a_zero_a_and_a_normal_b() {
+        let site = [Site::embedding("tokens", 50, 400)];
+        let lora = LoraConfig { rank: 4, dropout: 0.1, ..LoraConfig::default() };
+        let plan = lora.plan(&site, &|_| Vec::new()).expect("a valid plan").remove(0);
+        let [a, b] = [&plan.a, &plan.b].map(|factor| factor.initial().expect("a learned factor"));
+        assert_eq!(a, vec![0.0; 50 * 4]);
+        assert_eq!((b.len(), plan.dropout), (4 * 400, None));
+        let (mean, square) = b.iter().fold((0.0, 0.0), |(mean, square), entry| {
+            (mean + entry / 1600.0, square + entry * entry / 1600.0)
+        });
+        assert!(mean.abs() < 0.1 && (square - 1.0).abs() < 0.15, "{mean} and {square}");
     }
 
     #[test]

@@ -7,19 +7,16 @@
 //! Bałazy, Banaei, Aberer, Tabor: *LoRA-XS: Low-Rank Adaptation with Extremely Small Number of Parameters* (2024), and the
 //! authors' release: the singular values stand on the side of the inputs, and their R is the transpose of our core.
 
-use std::f64::consts::TAU;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Count, Factor, FrozenMatrix, LinearCombination, MAX_COEFFICIENTS, Matrices, Method, Plan, Weights,
-    check_alpha, check_number,
+    check_alpha, check_number, normal,
 };
 use crate::Error;
-use crate::basis::{Distribution, Generator, Stream};
+use crate::basis::Stream;
 use crate::decomposition::Weight;
-use crate::philox::fnv1a_32;
 use crate::targets::Site;
 
 /// Largest rank: a site has its square in coefficients.
@@ -65,21 +62,9 @@ impl LoraXsConfig {
         self.alpha() / self.rank as f64
     }
 
-    /// N(0, SPREAD²), by Box's and Muller's transform of uniform numbers.
+    /// N(0, SPREAD²).
     fn first_core(&self, site: &Site) -> Vec<f32> {
-        let generator = Generator {
-            distribution: Distribution::Uniform,
-            seed: self.seed,
-            site: fnv1a_32(&site.weight_path()),
-            stream: Stream::Coefficients,
-        };
-        let uniform = |word: u32| (f64::from(word) + 0.5) / 2.0_f64.powi(32);
-        let number = |n: usize| {
-            let [first, second, ..] = generator.words(n as u32, 0);
-            let (length, angle) = ((-2.0 * uniform(first).ln()).sqrt(), TAU * uniform(second));
-            (SPREAD * length * angle.cos()) as f32
-        };
-        (0..self.rank.pow(2)).map(number).collect()
+        normal(self.seed, site, Stream::Coefficients, SPREAD, self.rank.pow(2))
     }
 }
 
@@ -166,7 +151,7 @@ mod tests {
     #[test]
     fn the_first_core_has_the_published_spread() {
         let config = LoraXsConfig { rank: 40, ..LoraXsConfig::default() };
-        let core = config.first_core(&Site { path: "x".to_owned(), d_in: 50, d_out: 50 });
+        let core = config.first_core(&Site::linear("x", 50, 50));
         let moment = |power| core.iter().map(|&v| (f64::from(v) / SPREAD).powi(power)).sum::<f64>() / 1600.0;
         assert!(moment(1).abs() < 0.1 && (moment(2) - 1.0).abs() < 0.15 && (moment(4) - 3.0).abs() < 0.7);
     }

@@ -36,10 +36,11 @@ pub use rank_moves::{Moved, RankMoves, moved};
 pub use vera::VeraConfig;
 
 use std::collections::BTreeMap;
+use std::f64::consts::TAU;
 
 use crate::philox::fnv1a_32;
 use crate::quantized::CoefficientBits;
-use crate::targets::Site;
+use crate::targets::{Site, SiteKind};
 use crate::{Error, basis};
 
 /// Largest rank, and largest number of coefficients of a factor; a larger number is a typo or an attack.
@@ -134,6 +135,11 @@ pub trait Method {
         None
     }
 
+    /// Whether it adapts the tables of embeddings too.
+    fn adapts_embeddings(&self) -> bool {
+        false
+    }
+
     /// What is left of the base in optimizer step `step` of `steps`, counted from 0; nothing if the plans decide it.
     fn base_gain(&self, _step: usize, _steps: usize) -> Option<BaseGain> {
         None
@@ -186,9 +192,13 @@ impl AdapterConfig {
     /// What is attached to each of `sites`.
     ///
     /// # Errors
-    /// As [`Method::check`] and [`Method::plan`].
+    /// As [`Method::check`] and [`Method::plan`], or if a site is an embedding and the method adapts none.
     pub fn plan(&self, sites: &[Site], weights: Weights) -> Result<Vec<Plan>, Error> {
         self.method().check()?;
+        let embedding = sites.iter().find(|site| site.kind == SiteKind::Embedding);
+        if let Some(site) = embedding.filter(|_| !self.method().adapts_embeddings()) {
+            return Err(Error::EmbeddingSite { site: site.path.clone() });
+        }
         self.method().plan(sites, weights)
     }
 }
@@ -321,6 +331,14 @@ impl Plan {
         }
     }
 
+    /// Whether it is `scale · A·B` and nothing else.
+    pub(crate) fn is_low_rank_alone(&self) -> bool {
+        let changes_outputs =
+            self.base != BaseGain::WHOLE || self.bias.is_some() || self.magnitude.is_trained();
+        let has_more_pairs = self.start.is_some() || self.further_pairs > 0;
+        !matches!(self.a, Factor::Identity) && !changes_outputs && !has_more_pairs && self.dropout.is_none()
+    }
+
     /// Trainable parameters of a site with `d_out` outputs, without those that all sites share.
     pub fn trainable_parameters(&self, d_out: usize) -> usize {
         let lengths = if self.magnitude.is_trained() { d_out } else { 0 };
@@ -364,6 +382,25 @@ pub(crate) fn kaiming_uniform(seed: u64, site: &Site, rank: usize) -> Vec<f32> {
     values.into_iter().map(|value| bound * value).collect()
 }
 
+/// Normal entries around zero, by Box's and Muller's transform of uniform numbers.
+pub(crate) fn normal(
+    seed: u64,
+    site: &Site,
+    stream: basis::Stream,
+    deviation: f64,
+    count: usize,
+) -> Vec<f32> {
+    let site = fnv1a_32(&site.weight_path());
+    let generator = basis::Generator { distribution: basis::Distribution::Uniform, seed, site, stream };
+    let uniform = |word: u32| (f64::from(word) + 0.5) / 2.0_f64.powi(32);
+    let number = |n: usize| {
+        let [first, second, ..] = generator.words(n as u32, 0);
+        let (length, angle) = ((-2.0 * uniform(first).ln()).sqrt(), TAU * uniform(second));
+        (deviation * length * angle.cos()) as f32
+    };
+    (0..count).map(number).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -375,7 +412,7 @@ mod tests {
 
     /// What a method attaches to a weight of this shape.
     pub(super) fn planned(method: &impl Method, [d_in, d_out]: [usize; 2]) -> Result<Plan, Error> {
-        let site = Site { path: "blocks.0.mlp.up".to_owned(), d_in, d_out };
+        let site = Site::linear("blocks.0.mlp.up", d_in, d_out);
         let mut plans = method.plan(&[site], &|site| weight([site.d_in, site.d_out]))?;
         Ok(plans.remove(0))
     }

@@ -330,7 +330,7 @@ mod tests {
     use crate::AdapterConfig;
 
     fn site(path: &str) -> Site {
-        Site { path: path.to_owned(), d_in: 96, d_out: 40 }
+        Site::linear(path, 96, 40)
     }
 
     fn planned(config: &NolaConfig, sites: &[Site]) -> Result<Vec<Plan>, Error> {
@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn the_papers_a_has_the_published_spread() {
         let config = NolaConfig { rank: 8, k: 1000, preset: Preset::Paper2023, ..NolaConfig::default() };
-        let plans = planned(&config, &[Site { path: "x".to_owned(), d_in: 1024, d_out: 1024 }]);
+        let plans = planned(&config, &[Site::linear("x", 1024, 1024)]);
         let a = plans.expect("a valid plan")[0].a.initial().expect("a matrix");
         let spread = variance(&a).sqrt();
         assert!((spread / 2.0e-4 - 1.0).abs() < 0.05, "{spread}");

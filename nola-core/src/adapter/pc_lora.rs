@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_site_trains_its_factors_and_a_bias() {
-        let site = Site { path: "blocks.0.mlp.up".to_owned(), d_in: 24, d_out: 40 };
+        let site = Site::linear("blocks.0.mlp.up", 24, 40);
         let trained = |bias| {
             let config = PcLoraConfig { rank: 3, layer_bias: bias, ..PcLoraConfig::default() };
             let plans = config.plan(std::slice::from_ref(&site), &|_| Vec::new());

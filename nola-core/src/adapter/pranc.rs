@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     fn site(path: &str, d_in: usize) -> Site {
-        Site { path: path.to_owned(), d_in, d_out: 64 }
+        Site::linear(path, d_in, 64)
     }
 
     fn planned(config: &PrancConfig, sites: &[Site]) -> Vec<Plan> {

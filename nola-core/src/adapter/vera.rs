@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     fn site(d_in: usize, d_out: usize) -> Site {
-        Site { path: format!("of{d_in}x{d_out}"), d_in, d_out }
+        Site::linear(format!("of{d_in}x{d_out}"), d_in, d_out)
     }
 
     fn frozen(factor: &Factor) -> &FrozenMatrix {

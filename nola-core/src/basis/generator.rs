@@ -30,7 +30,7 @@ pub enum Stream {
     B = 1,
     /// Frozen offset of A, and LoRA's initial A.
     OffsetA = 2,
-    /// Frozen offset of B.
+    /// Frozen offset of B, and the initial B of LoRA on an embedding.
     OffsetB = 3,
     /// Initial coefficients.
     Coefficients = 4,

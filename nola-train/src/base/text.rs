@@ -106,7 +106,10 @@ impl Base for TextBase {
         let foreign = |site: &str| self.model.peft_module(site);
         let tied = self.model.has_tied_head().then_some(TIED);
         attach(adapter, &self.origin, &foreign, tied, device, |folder| match folder.unties {
-            true => self.model.clone().untied(),
+            true => {
+                tell_untied();
+                self.model.clone().untied()
+            }
             false => self.model.clone(),
         })
     }
@@ -262,6 +265,16 @@ fn end_tokens(folder: &Path, tokenizer: &Tokenizer, model: &CausalLm) -> Result<
     };
     let named = [of_generation, model.info().eos, tokenizer.eos().into_iter().collect()];
     Ok(named.iter().map(known).find(|ids| !ids.is_empty()).unwrap_or_default())
+}
+
+/// Says once that an adapter changes the head or the token embedding of a base where they are one matrix.
+pub(crate) fn tell_untied() {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| {
+        err_line(
+            "tied embedding: it is the head of the base too; the adapter changes them apart, as in PEFT, and a merged model has both",
+        );
+    });
 }
 
 /// Says once how the tokenizer's files were read, where libraries differ.

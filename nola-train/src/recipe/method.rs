@@ -42,7 +42,8 @@ pub struct AdapterRecipe {
 #[serde(default, deny_unknown_fields)]
 pub struct ChosenWeights {
     /// Weights that are adapted: names or ends of names, one pattern (Python's regular expressions) for the whole name, or
-    /// `all-linear` for every linear layer but the head.
+    /// `all-linear` for every linear layer but the head. LoRA also adapts embeddings that are named: `tokens`, and `positions`
+    /// of GPT-2.
     #[schemars(example = ["query", "value"])]
     pub targets: TargetsRecipe,
     /// Weights among the targets that are left alone; names or ends of names.

@@ -119,7 +119,7 @@ mod tests {
     }
 
     fn told(plan: &Plan, stored: u32) -> Option<String> {
-        problem(&Site { path: "blocks.0.mlp.up".to_owned(), d_in: 20, d_out: 20 }, plan, stored)
+        problem(&Site::linear("blocks.0.mlp.up", 20, 20), plan, stored)
     }
 
     #[test]

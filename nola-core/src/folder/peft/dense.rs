@@ -2,18 +2,18 @@
 
 use super::CONFIG;
 use super::lora_config::Layer;
-use super::matching::{Lora, Matching, Place, key};
+use super::matching::{Lora, Matching, Place, factor_names, key};
 use super::matrix::transposed;
 use crate::SiteFactors;
 use crate::adapter::BaseGain;
 use crate::params::FoundParam;
-use crate::targets::Site;
+use crate::targets::{Site, SiteKind};
 
 /// What of the tensor's name follows the module's.
 pub(super) const TOKEN_ROWS: &str = "token_adapter.trainable_tokens_delta";
 
 impl Matching<'_> {
-    /// The LoRA of an embedding or a convolution, which becomes a change of the whole matrix.
+    /// The LoRA of a convolution, or of an embedding whose rows were trained too, which becomes a change of the whole matrix.
     pub(super) fn dense_update(&mut self, place: &Place) -> Option<SiteFactors> {
         match place.param.shape[..] {
             [rows, width] if place.param.is_of_embedding() => self.of_embedding(place, rows, width),
@@ -25,7 +25,10 @@ impl Matching<'_> {
     }
 
     fn of_embedding(&mut self, place: &Place, rows: usize, width: usize) -> Option<SiteFactors> {
-        let [a, b] = ["lora_embedding_A", "lora_embedding_B"];
+        if !self.becomes_table(place.module) {
+            return None;
+        }
+        let [a, b] = factor_names(SiteKind::Embedding);
         let lora = self.lora(place.module, &place.foreign, Layer::Other, [a, b])?;
         let a = self.take(&key(&lora.name, a), &[lora.rank, rows]);
         let b = self.take(&key(&lora.name, b), &[width, lora.rank]);
@@ -33,7 +36,7 @@ impl Matching<'_> {
     }
 
     fn of_convolution(&mut self, place: &Place, d_out: usize, inside: &[usize]) -> Option<SiteFactors> {
-        let [a, b] = ["lora_A.weight", "lora_B.weight"];
+        let [a, b] = factor_names(SiteKind::Linear);
         let lora = self.lora(place.module, &place.foreign, Layer::Other, [a, b])?;
         let a = self.take(&key(&lora.name, a), &[&[lora.rank], inside].concat());
         let b = self.take(&key(&lora.name, b), &[d_out, lora.rank, 1, 1]);
@@ -73,7 +76,7 @@ impl Matching<'_> {
 impl Lora {
     /// `scale · left·right` on the whole of a parameter, seen as a matrix.
     fn update(&self, place: &Place, shape: [usize; 2], left: Vec<f32>, right: Vec<f32>) -> SiteFactors {
-        let site = Site { path: place.module.to_owned(), d_in: shape[0], d_out: shape[1] };
+        let site = Site::linear(place.module, shape[0], shape[1]);
         SiteFactors {
             site,
             rank: self.rank,

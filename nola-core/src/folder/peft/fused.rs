@@ -3,10 +3,13 @@
 use super::matrix::beside;
 use super::{ForeignModule, Generation, Layout, Modules};
 use crate::SiteFactors;
+use crate::targets::SiteKind;
 
 /// The one LoRA of a foreign module, in our order.
 pub(super) struct ModuleLora {
     pub name: String,
+    pub kind: SiteKind,
+    /// That of a linear layer; tables of embeddings have one alone.
     pub layout: Layout,
     pub rank: usize,
     /// Factor of the whole update.
@@ -79,7 +82,11 @@ fn join(module: &ForeignModule, name: &str, parts: &[PartLora], base_norms: Base
     let all_b: Vec<&[f32]> = outputs.iter().map(Vec::as_slice).collect();
     ModuleLora {
         name: name.to_owned(),
-        layout: module.layout,
+        kind: site.kind,
+        layout: match site.kind {
+            SiteKind::Linear => module.layout,
+            SiteKind::Embedding => Layout::Linear,
+        },
         rank,
         scale,
         d_in: site.d_in,

@@ -15,7 +15,7 @@ use super::{CONFIG, ForeignModule, Layout, Modules, PREFIX, foreign_leaf};
 use crate::adapted::{TrainedState, floats};
 use crate::adapter::{Factor, Magnitude, Plan};
 use crate::params::{FoundParam, float_params, read_params};
-use crate::targets::Site;
+use crate::targets::{Site, SiteKind};
 
 /// Our path of what makes scores, which `all-linear` leaves out.
 const HEAD: &str = "head";
@@ -67,6 +67,11 @@ impl<'a> Matching<'a> {
 
     /// The updates of those of `sites` that have one.
     pub(super) fn plans(&mut self, sites: Vec<Site>) -> Vec<(Site, Plan)> {
+        let sites = sites.into_iter().filter(|site| match site.kind {
+            SiteKind::Linear => true,
+            SiteKind::Embedding => !self.becomes_table(&site.path),
+        });
+        let sites: Vec<Site> = sites.collect();
         match self.adapter.config.form.clone() {
             Form::Lora => {
                 sites.into_iter().filter_map(|site| self.plan(&site).map(|plan| (site, plan))).collect()
@@ -75,20 +80,36 @@ impl<'a> Matching<'a> {
         }
     }
 
-    /// What a linear layer is to the settings.
-    pub(super) fn layer_of(&self, site: &Site) -> Layer {
-        if site.path == HEAD { self.head } else { Layer::Linear }
+    /// Whether all that the folder has for an embedding becomes a change of its table: where rows of it were trained too, they
+    /// take the place of the updated ones.
+    pub(super) fn becomes_table(&self, embedding: &str) -> bool {
+        let module = (self.modules)(embedding);
+        let has_rows = self.names(&module).iter().any(|name| self.has(&key(name, TOKEN_ROWS)));
+        has_rows || self.adapter.config.form != Form::Lora
     }
 
-    /// The LoRA of a linear layer, if there is one.
+    /// What a layer is to the settings.
+    pub(super) fn layer_of(&self, site: &Site) -> Layer {
+        match site.kind {
+            SiteKind::Linear if site.path == HEAD => self.head,
+            SiteKind::Linear => Layer::Linear,
+            SiteKind::Embedding => Layer::Other,
+        }
+    }
+
+    /// The LoRA of a layer, if there is one.
     fn plan(&mut self, site: &Site) -> Option<Plan> {
         let module = (self.modules)(&site.path);
         let layer = self.layer_of(site);
-        let Lora { name, rank, scale } =
-            self.lora(&site.path, &module, layer, ["lora_A.weight", "lora_B.weight"])?;
+        let [of_a, of_b] = factor_names(site.kind);
+        let Lora { name, rank, scale } = self.lora(&site.path, &module, layer, [of_a, of_b])?;
         let d_out = site.d_out * module.part.of();
-        let a = self.take(&key(&name, "lora_A.weight"), &[rank, site.d_in]);
-        let b = self.take(&key(&name, "lora_B.weight"), &[d_out, rank]);
+        let a = self.take(&key(&name, of_a), &[rank, site.d_in]);
+        let b = self.take(&key(&name, of_b), &[d_out, rank]);
+        if site.kind == SiteKind::Embedding {
+            let [a, b] = [(a?, site.d_in), (b?, rank)].map(|(values, columns)| transposed(&values, columns));
+            return Some(Plan::low_rank(Factor::Learned(a), Factor::Learned(b), rank, scale));
+        }
         let latent = self.latent(&name, rank);
         let a = Factor::Learned(transposed(&a?, site.d_in));
         let b = transposed(&b?, rank);
@@ -139,20 +160,23 @@ impl<'a> Matching<'a> {
         self.problems
     }
 
-    /// The new values of a parameter that is no factor of a linear layer's LoRA, if the folder changes it.
+    /// The new values of a parameter that is no factor of a LoRA, if the folder changes it.
     fn changed<M: Module>(&mut self, model: &M, param: &FoundParam) -> Option<Vec<f32>> {
         let (module, leaf) = param.path.rsplit_once('.')?;
         let place = Place { param, module, foreign: (self.modules)(module), leaf: foreign_leaf(leaf) };
         if let Some(copy) = self.copy_key(&place) {
             return self.whole(&copy, &place);
         }
+        let current =
+            || floats(read_params(model, &[param.id]).remove(&param.id).expect("it was just found"));
         let base = self.base_key(&place).and_then(|key| self.whole(&key, &place));
+        // PEFT stores the table beside the LoRA of an embedding, though nothing changed it.
+        let is_table = param.is_of_embedding() || self.partner(module).is_some();
+        let base = base.filter(|base| !is_table || *base != current());
         let (update, rows) = (self.dense_update(&place), self.token_rows(&place));
         if base.is_none() && update.is_none() && rows.is_none() {
             return None;
         }
-        let current =
-            || floats(read_params(model, &[param.id]).remove(&param.id).expect("it was just found"));
         let values = base.unwrap_or_else(current);
         let mut values = update.map(|update| update.merged(&values)).unwrap_or(values);
         if let Some(rows) = rows {
@@ -344,6 +368,14 @@ fn latent_product(latent: &[f32], b: &[f32], rank: usize) -> Vec<f32> {
         (0..rank).map(|n| f64::from(latent[n * rank + row]) * f64::from(b[n * d_out + column])).sum()
     };
     (0..rank).flat_map(|row| (0..d_out).map(move |column| entry(row, column) as f32)).collect()
+}
+
+/// What of the names of A and B follows the module's.
+pub(super) fn factor_names(kind: SiteKind) -> [&'static str; 2] {
+    match kind {
+        SiteKind::Linear => ["lora_A.weight", "lora_B.weight"],
+        SiteKind::Embedding => ["lora_embedding_A", "lora_embedding_B"],
+    }
 }
 
 pub(super) fn key(name: &str, inside: &str) -> String {

@@ -20,7 +20,7 @@ use crate::adapter::Plan;
 use crate::folder::files::HEADER_METADATA;
 use crate::folder::{BaseIdentity, files};
 use crate::foreign_json;
-use crate::params::linear_sites;
+use crate::params::sites;
 use crate::targets::Site;
 
 /// A PEFT folder that was read, not yet attached to a model.
@@ -112,7 +112,7 @@ impl PeftAdapter {
     /// started at a part of the base, and this base has no such part.
     pub fn attach<M: Module>(self, model: M, modules: Modules, device: &Device) -> Result<Adapted<M>, Error> {
         let mut matching = Matching::new(&self, modules, &model);
-        let (sites, plans): (Vec<Site>, Vec<Plan>) = matching.plans(linear_sites(&model)).into_iter().unzip();
+        let (sites, plans): (Vec<Site>, Vec<Plan>) = matching.plans(sites(&model)).into_iter().unzip();
         let others = matching.others(&model);
         let problems = matching.problems();
         let invalid = |problems| Error::Invalid { file: self.folder.join(WEIGHTS), problems };

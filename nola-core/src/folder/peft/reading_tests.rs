@@ -272,7 +272,7 @@ fn embedding_lora() -> Vec<Stored> {
 }
 
 #[test]
-fn a_lora_of_an_embedding_becomes_a_change_of_its_table() {
+fn a_lora_of_an_embedding_is_attached_to_its_table() {
     let (a, b) = (numbers(2 * TOKENS, 3), numbers(WIDTH * 2, 4));
     for (settings, scale) in [
         (json!({}), 1.5),
@@ -284,13 +284,15 @@ fn a_lora_of_an_embedding_becomes_a_change_of_its_table() {
         let toy = Toy::untied();
         let base = values(&toy, "tokens.weight");
         let model =
-            attached(&folder(settings.clone(), embedding_lora()), toy).expect("a LoRA of an embedding").model;
-        assert_near(&values(&model, "tokens.weight"), &with_update(&base, &a, &b, scale));
+            attached(&folder(settings.clone(), embedding_lora()), toy).expect("a LoRA of an embedding");
+        assert_eq!(values(&model.model, "tokens.weight"), base);
+        let merged = |model: Adapted<Toy>| values(&model.merge().expect("finite weights"), "tokens.weight");
+        assert_near(&merged(model), &with_update(&base, &a, &b, scale));
 
         let table = stored("model.embed_tokens.base_layer.weight", &[TOKENS, WIDTH], 9);
         let tensors = [embedding_lora(), vec![table.clone()]].concat();
-        let model = attached(&folder(settings, tensors), Toy::untied()).expect("with the base's table").model;
-        assert_near(&values(&model, "tokens.weight"), &with_update(&table.2, &a, &b, scale));
+        let model = attached(&folder(settings, tensors), Toy::untied()).expect("with the base's table");
+        assert_near(&merged(model), &with_update(&table.2, &a, &b, scale));
     }
 }
 
@@ -337,8 +339,34 @@ fn with_weight_tying_a_lora_of_the_embedding_is_one_of_the_head_too() {
         let settings = json!({"target_modules": ["q_proj", targets], "ensure_weight_tying": ties});
         let tensors = [embedding_lora(), head.to_vec()].concat();
         let read = on_tied(&folder(settings, tensors), Toy::once_tied());
-        assert_eq!(read.map(|model| model.sites().len()).ok(), ties.then_some(3));
+        assert_eq!(read.map(|model| model.sites().len()).ok(), ties.then_some(4));
     }
+}
+
+#[test]
+fn a_table_beside_its_lora_that_is_the_base_s_counts_as_unchanged() {
+    let toy = Toy::once_tied();
+    let table = values(&toy, "tokens.weight");
+    let tensors = [
+        embedding_lora(),
+        vec![("model.embed_tokens.base_layer.weight".to_owned(), vec![TOKENS, WIDTH], table)],
+    ];
+    let settings = json!({"target_modules": ["q_proj", "embed_tokens"]});
+    let model = on_tied(&folder(settings, tensors.concat()), toy).expect("a LoRA of the embedding");
+    assert_eq!(model.trainable_parameters().other, 0);
+}
+
+#[test]
+fn rows_that_were_trained_beside_a_lora_take_the_place_of_updated_ones() {
+    let rows = stored(&format!("model.embed_tokens.{ROWS}"), &[1, WIDTH], 5);
+    let settings = json!({"target_modules": ["q_proj", "embed_tokens"], "trainable_token_indices": {"embed_tokens": [2]}});
+    let toy = Toy::untied();
+    let base = values(&toy, "tokens.weight");
+    let model = attached(&folder(settings, [embedding_lora(), vec![rows.clone()]].concat()), toy);
+    let found = values(&model.expect("both").model, "tokens.weight");
+    let mut expected = with_update(&base, &numbers(2 * TOKENS, 3), &numbers(WIDTH * 2, 4), 1.5);
+    expected[2 * WIDTH..3 * WIDTH].copy_from_slice(&rows.2);
+    assert_near(&found, &expected);
 }
 
 #[test]
@@ -394,10 +422,11 @@ fn trained_rows_that_do_not_fit_the_settings_are_refused() {
     assert!(error(json!({"lm_head": [1]}), rows(1)).contains("does not name it"));
 }
 
-/// Embedding and head, the latter as `[TOKENS, WIDTH]`.
+/// Embedding and head, the latter as `[TOKENS, WIDTH]`, with their adapters.
 fn tables(model: &Adapted<Toy>) -> [Vec<f32>; 2] {
-    let head = super::matrix::transposed(&values(&model.model, "head.weight"), TOKENS);
-    [values(&model.model, "tokens.weight"), head]
+    let merged = model.clone().merge().expect("finite weights");
+    let head = super::matrix::transposed(&values(&merged, "head.weight"), TOKENS);
+    [values(&merged, "tokens.weight"), head]
 }
 
 #[test]
@@ -462,6 +491,7 @@ fn a_lora_of_a_tied_embedding_leaves_the_head_as_it_is() {
     let base = values(&toy, "tokens.weight");
     let settings = json!({"target_modules": ["q_proj", "embed_tokens"]});
     let model = on_tied(&folder(settings, embedding_lora()), toy).expect("a LoRA of the embedding");
+    assert_eq!(model.sites().len(), 3);
     let [tokens, head] = tables(&model);
     assert_near(&tokens, &with_update(&base, &numbers(2 * TOKENS, 3), &numbers(WIDTH * 2, 4), 1.5));
     assert_eq!(head, base);

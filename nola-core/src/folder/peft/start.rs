@@ -16,7 +16,7 @@ use crate::adapted::weight_of;
 use crate::adapter::{FrozenMatrix, Plan, Start};
 use crate::decomposition::Weight;
 use crate::params::linear_sites;
-use crate::targets::Site;
+use crate::targets::{Site, SiteKind};
 
 /// The first factors of foreign modules.
 pub(super) struct Starts<'a, M: Module> {
@@ -44,6 +44,10 @@ impl<'a, M: Module> Starts<'a, M> {
         plans: Vec<Plan>,
     ) -> Result<Vec<Plan>, Error> {
         let plan = |(site, plan): (&Site, Plan)| {
+            // PEFT takes nothing out of embeddings.
+            if site.kind == SiteKind::Embedding {
+                return Ok(plan);
+            }
             let module = (self.modules)(&site.path);
             if self.start == Start::Qr && module.layout == Layout::Conv1d {
                 let problem = format!(

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::config::{self, About, Biases};
 use super::fused::{ModuleLora, module_loras};
-use super::matching::{MAGNITUDE, key};
+use super::matching::{MAGNITUDE, factor_names, key};
 use super::matrix::{beside, transposed};
 use super::vera::VeraFolder;
 use super::{
@@ -54,7 +54,7 @@ pub fn write<M: Module>(
     let about = About {
         base_name: &description.base.name,
         task,
-        dropout: adapted.plans().first().and_then(|plan| plan.dropout).map_or(0.0, |dropout| dropout.rate),
+        dropout: adapted.plans().iter().find_map(|plan| plan.dropout).map_or(0.0, |dropout| dropout.rate),
         biases: Biases::of(&others, &adapted_modules),
         modules_to_save: &others
             .iter()
@@ -117,9 +117,10 @@ type Tensors = BTreeMap<String, Stored>;
 
 fn lora_tensors(lora: &ModuleLora) -> Vec<(String, Stored)> {
     let (a, b) = (transposed(&lora.a, lora.rank), transposed(&lora.b, lora.d_out));
+    let [of_a, of_b] = factor_names(lora.kind);
     let mut tensors = vec![
-        (key(&lora.name, "lora_A.weight"), (vec![lora.rank, lora.d_in], a)),
-        (key(&lora.name, "lora_B.weight"), (vec![lora.d_out, lora.rank], b)),
+        (key(&lora.name, of_a), (vec![lora.rank, lora.d_in], a)),
+        (key(&lora.name, of_b), (vec![lora.d_out, lora.rank], b)),
     ];
     tensors.extend(
         lora.magnitude.clone().map(|lengths| (key(&lora.name, MAGNITUDE), (vec![lora.d_out], lengths))),
