@@ -55,11 +55,7 @@ impl Model {
     }
 }
 
-fn step(
-    model: Adapted<Model>,
-    optimizer: &mut ModuleOptimizer,
-    x: &Tensor<2>,
-) -> Adapted<Model> {
+fn step(model: Adapted<Model>, optimizer: &mut ModuleOptimizer, x: &Tensor<2>) -> Adapted<Model> {
     let gradients = GradientsParams::from_grads(model.model.loss(x.clone()).backward(), &model);
     model.step(optimizer, 1e-3, gradients)
 }

@@ -1,5 +1,7 @@
 //! One fit: a task and a method become a trained model, its scores and its history.
 
+mod course;
+
 use std::collections::BTreeSet;
 use std::time::Instant;
 
@@ -10,20 +12,22 @@ use nola_core::folder::{self, CoefficientBits};
 use nola_core::targets::Pattern;
 use nola_core::{Adapted, AdapterConfig, Targets, TrainableParameters, biases, float_params};
 
+pub use course::{Course, Resumed};
+
 use crate::base::Base;
 use crate::baseline::Baseline;
 use crate::diagnostics;
 use crate::divergence::Divergence;
 use crate::model_with_loss::ModelWithLoss;
-use crate::progress::{self, Progress, Style, weights_read};
+use crate::progress::{self, Progress, Scores, Style, weights_read};
 use crate::recipe::{
-    AdapterRecipe, ChosenWeights, MethodRecipe, Recipe, TargetsRecipe, TrainRecipe, TrainedBiases,
+    AdapterRecipe, ChosenWeights, MethodRecipe, Recipe, SaveEvery, TargetsRecipe, TrainRecipe, TrainedBiases,
 };
 use crate::report::{History, HistoryPoint};
 use crate::stop::{Interrupt, Stop};
 use crate::task::{Batch, LargestPass, Model, Task};
 use crate::terminal::err_line;
-use crate::train::{Observer, StepReport, pass_loss, train};
+use crate::train::{Observer, Start, StepReport, TrainingState, pass_loss, train_from};
 use crate::{Error, memory, overfitting};
 
 /// Name of the head's module in every model of this project.
@@ -92,6 +96,24 @@ pub trait Keeper<T: Task> {
     /// # Errors
     /// If it cannot be written.
     fn keep_unscored(&self, model: &Adapted<Model<T>>) -> Result<(), Error>;
+
+    /// Keeps where the run stands, so that it can go on from there.
+    ///
+    /// # Errors
+    /// If it cannot be written; what was kept before is then as it was.
+    fn keep_checkpoint(&self, state: TrainingState, course: &Course) -> Result<(), Error>;
+
+    /// Notes what a step did, told `seconds` after the first one began.
+    ///
+    /// # Errors
+    /// If it cannot be written; it is not tried again.
+    fn log_step(&self, report: &StepReport, seconds: f64) -> Result<(), Error>;
+
+    /// Notes the scores after the last step.
+    ///
+    /// # Errors
+    /// If they cannot be written; it is not tried again.
+    fn log_scores(&self, scores: &Scores) -> Result<(), Error>;
 }
 
 /// Trains the method of `recipe` on a fresh copy of the task's base.
@@ -99,6 +121,30 @@ pub trait Keeper<T: Task> {
 /// # Errors
 /// If nothing would be trained, training diverges, the data has changed, or nothing could be kept.
 pub fn fit<T: Task>(
+    task: &T,
+    recipe: &Recipe,
+    terms: &Terms,
+    keeper: &impl Keeper<T>,
+) -> Result<Fitted<T>, Error> {
+    fit_from(None, task, recipe, terms, keeper)
+}
+
+/// Goes on with a run as if it had never stopped: on the same device of the same kind it gives the same bits.
+///
+/// # Errors
+/// As [`fit`], or if the state is that of another model.
+pub fn resume<T: Task>(
+    from: Resumed,
+    task: &T,
+    recipe: &Recipe,
+    terms: &Terms,
+    keeper: &impl Keeper<T>,
+) -> Result<Fitted<T>, Error> {
+    fit_from(Some(from), task, recipe, terms, keeper)
+}
+
+fn fit_from<T: Task>(
+    from: Option<Resumed>,
     task: &T,
     recipe: &Recipe,
     terms: &Terms,
@@ -128,19 +174,33 @@ pub fn fit<T: Task>(
     }
     let name = recipe.method.kind().to_owned();
     let label = if terms.label.is_empty() { &name } else { terms.label };
-    let mut progress = Progress::start(label, 0..recipe.train.steps, T::TARGET, terms.style);
-    let baseline = baseline(task, recipe, &model, terms.device, &mut progress)?;
-    let history = History { name, points: Vec::new(), kept_step: 0, baseline };
-    let mut watcher = ProgressObserver::new(task, &largest, terms, keeper, progress, history);
+    let done = from.as_ref().map_or(0, |from| from.state.step);
+    let mut progress = Progress::start(label, done..recipe.train.steps, T::TARGET, terms.style);
+    let (start, course) = match from {
+        Some(Resumed { state, course }) => (Start::At(Box::new(state)), course),
+        None => {
+            let baseline = baseline(task, recipe, &model, terms.device, &mut progress)?;
+            let history = History { name, points: Vec::new(), kept_step: 0, baseline };
+            (Start::Beginning, Course { history, seconds: 0.0 })
+        }
+    };
+    let clock = Clock { started, before: course.seconds };
+    let mut watcher = ProgressObserver::new(task, &largest, terms, keeper, progress, course.history, clock);
+    watcher.save_every = recipe.train.save_every;
     watcher.divergence = watcher.divergence.filter(|_| model.task_share().is_none());
-    let steps = task.steps(recipe, 0..recipe.train.steps, &on_device);
-    let done = train(model, &recipe.train, steps, &mut watcher)?;
-    let evaluation = watcher.best.take().expect("a best state comes from an evaluation");
+    let steps = task.steps(recipe, done..recipe.train.steps, &on_device);
+    let done = train_from(start, model, &recipe.train, steps, &mut watcher)?;
+    let found = watcher.best.take();
     // Names and shapes are the model's own, so only numbers that are not finite can be refused.
-    let diverged = Error::Diverged { step: done.best_step, loss: T::scores(&evaluation).loss };
+    let diverged = Error::Diverged { step: done.best_step, loss: f32::NAN };
     // One for all clones: the best model's is not the last one's, if a failure ended the run between two evaluations.
     let base_gain_of_last = done.last.base_gain();
     let best = Module::valid(&done.last.clone().with_state(done.best).map_err(|_| diverged)?);
+    let evaluation = match found {
+        Some(evaluation) => evaluation,
+        // It was found before the run was resumed.
+        None => task.evaluate(&best.model, terms.device)?,
+    };
     let stored = stored(task, recipe, terms.device, &best, evaluation);
     watcher.finish(done.best_step, &stored.evaluation, recipe);
     if done.failure.is_none() {
@@ -160,11 +220,24 @@ pub fn fit<T: Task>(
         history: watcher.history,
         best_step: done.best_step,
         steps: done.steps,
-        seconds: started.elapsed().as_secs_f64(),
+        seconds: clock.seconds(),
         interrupted: done.interrupted,
         warnings,
         failure: done.failure.or(stored.failure),
     })
+}
+
+/// Seconds of a run, those before it was resumed included.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    started: Instant,
+    before: f64,
+}
+
+impl Clock {
+    fn seconds(&self) -> f64 {
+        self.before + self.started.elapsed().as_secs_f64()
+    }
 }
 
 /// What the trained model has to be better than, measured before the first step.
@@ -372,6 +445,10 @@ struct ProgressObserver<'a, T: Task, K> {
     few: Option<Batch<T>>,
     /// Nothing if the training loss is not the task's alone: it says nothing of the validation loss.
     divergence: Option<Divergence>,
+    clock: Clock,
+    save_every: SaveEvery,
+    /// When the last checkpoint was kept, or the run began.
+    saved: Instant,
 }
 
 impl<'a, T: Task, K: Keeper<T>> ProgressObserver<'a, T, K> {
@@ -382,8 +459,9 @@ impl<'a, T: Task, K: Keeper<T>> ProgressObserver<'a, T, K> {
         keeper: &'a K,
         progress: Progress,
         history: History,
+        clock: Clock,
     ) -> Self {
-        let divergence = Some(Divergence::among(task.choices()));
+        let divergence = Some(Divergence::of(task.choices(), &history));
         Self {
             task,
             terms,
@@ -396,6 +474,9 @@ impl<'a, T: Task, K: Keeper<T>> ProgressObserver<'a, T, K> {
             newest: None,
             few: None,
             divergence,
+            clock,
+            save_every: SaveEvery::NEVER,
+            saved: Instant::now(),
         }
     }
 
@@ -422,6 +503,8 @@ impl<'a, T: Task, K: Keeper<T>> ProgressObserver<'a, T, K> {
 impl<T: Task, K: Keeper<T>> Observer<Model<T>> for ProgressObserver<'_, T, K> {
     fn stepped(&mut self, report: StepReport) {
         let StepReport { step, loss, learning_rate, targets, .. } = report;
+        let logged = self.keeper.log_step(&report, self.clock.seconds());
+        self.note_failure(logged, "training goes on without a log");
         self.targets += targets;
         if step == 1 && self.largest.step == 0 {
             self.progress.note(&memory_line(self.largest, self.terms.device));
@@ -448,6 +531,8 @@ impl<T: Task, K: Keeper<T>> Observer<Model<T>> for ProgressObserver<'_, T, K> {
         if let Some(point) = self.history.points.last_mut() {
             point.validation = Some(scores);
         }
+        let logged = self.keeper.log_scores(&scores);
+        self.note_failure(logged, "training goes on without a log");
         self.newest = Some(evaluation);
         Ok(scores.rank())
     }
@@ -480,6 +565,17 @@ impl<T: Task, K: Keeper<T>> Observer<Model<T>> for ProgressObserver<'_, T, K> {
     fn left_unscored(&mut self, model: &Adapted<Model<T>>) {
         let kept = self.keeper.keep_unscored(&Module::valid(model));
         self.note_failure(kept, "what the last step left is lost");
+    }
+
+    fn is_save_due(&mut self, done: usize) -> bool {
+        self.save_every.is_due(done, self.saved.elapsed())
+    }
+
+    fn save(&mut self, state: TrainingState) {
+        let course = Course { history: self.history.clone(), seconds: self.clock.seconds() };
+        let kept = self.keeper.keep_checkpoint(state, &course);
+        self.note_failure(kept, "training goes on, and it is tried again at the next checkpoint");
+        self.saved = Instant::now();
     }
 
     fn stopped(&self) -> Option<Interrupt> {
