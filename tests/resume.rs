@@ -248,7 +248,8 @@ fn state_of(adapter: &AdapterConfig, device: &Device) -> TrainingState {
 fn the_state_of_another_model_or_optimizer_is_refused_with_its_names() {
     let device = device();
     let adapters = every_adapter();
-    let (nola, lora) = (&adapters[0].1, &adapters[1].1);
+    let named = |kind: &str| &adapters.iter().find(|(name, _)| name == kind).expect("an adapter").1;
+    let (nola, lora) = (named("nola"), named("lora"));
     let tiny = tiny_vit(&device);
     let mut seen = Recorder {
         batch: tiny.batch.clone(),

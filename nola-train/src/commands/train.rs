@@ -1,6 +1,6 @@
 //! `nola-train train RECIPE`, and `train --resume RUN`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
 use clap_complete::ArgValueCompleter;
@@ -43,7 +43,7 @@ pub fn run(args: &TrainArgs, global: &Global) -> Result<(), Error> {
     }
 }
 
-fn begin(recipe: &std::path::Path, set: &[String], global: &Global) -> Result<(), Error> {
+fn begin(recipe: &Path, set: &[String], global: &Global) -> Result<(), Error> {
     let checked = Recipe::named(recipe, set)?.pinned();
     let checked = checked.map_err(|error| error.with_data_note(Recipe::data_note(recipe)))?;
     match checked.data.format.modality() {

@@ -81,11 +81,11 @@ impl<T: Task> Keeper<T> for Keeping<'_, T> {
     }
 
     fn log_step(&self, report: &StepReport, seconds: f64) -> Result<(), Error> {
-        self.with_log(|log| log.add(StepLine::new(report, seconds)))
+        self.with_log(|log| log.add(&StepLine::new(report, seconds)))
     }
 
     fn log_scores(&self, scores: &Scores) -> Result<(), Error> {
-        self.with_log(|log| log.evaluated(ValidationLine::from(scores)))
+        self.with_log(|log| log.evaluated(&ValidationLine::from(scores)))
     }
 }
 

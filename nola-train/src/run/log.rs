@@ -62,73 +62,85 @@ impl From<&Scores> for ValidationLine {
     }
 }
 
+/// How scores begin that are added to a line.
+const SCORES: &str = ",\"validation\":";
+/// How a line ends.
+const END: &str = "}\n";
+
 /// The file, open for more lines.
 #[derive(Debug)]
 pub(super) struct MetricsLog {
     file: BufWriter<File>,
-    /// The last line, and where it begins: an evaluation is added to it.
-    last: Option<(u64, StepLine)>,
-    /// Where the next one begins.
-    end: u64,
+    /// Bytes so far.
+    bytes: u64,
+    /// Whether there is a last line, and it has no scores yet.
+    takes_scores: bool,
 }
 
 impl MetricsLog {
     /// An empty file in the folder of a run.
     pub(super) fn create(run: &Path) -> io::Result<Self> {
-        Ok(Self { file: BufWriter::new(File::create(run.join(METRICS))?), last: None, end: 0 })
+        let file = BufWriter::new(File::create(run.join(METRICS))?);
+        Ok(Self { file, bytes: 0, takes_scores: false })
     }
 
-    /// The file of a run that goes on after `step` optimizer steps: what comes later is cut off, and so is an evaluation that
-    /// is still to be made.
+    /// The file of a run that goes on after `step` optimizer steps: what comes later is cut off, and so are scores of an
+    /// evaluation that is still to be made.
     pub(super) fn resume(run: &Path, step: usize, between: Between) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(run.join(METRICS))?;
-        let (mut last, mut end) = (None, 0);
-        let mut lines = BufReader::new(&file);
-        let mut text = Vec::new();
-        loop {
-            text.clear();
-            let bytes = lines.read_until(b'\n', &mut text)? as u64;
-            let line = serde_json::from_slice::<StepLine>(&text).ok().filter(|_| text.ends_with(b"\n"));
-            let Some(line) = line.filter(|line| line.step <= step) else { break };
-            last = Some((end, line));
-            end += bytes;
+        let (mut start, mut last, mut is_newest, mut bytes) = (0, String::new(), false, 0);
+        for line in BufReader::new(&file).split(b'\n') {
+            let Ok(text) = String::from_utf8(line?) else { break };
+            let Some(line) = serde_json::from_str::<StepLine>(&text).ok().filter(|line| line.step <= step)
+            else {
+                break;
+            };
+            start = bytes;
+            bytes += text.len() as u64 + 1;
+            (last, is_newest) = (text, line.step == step);
         }
-        let mut log = Self { file: BufWriter::new(file), last, end };
-        log.cut(end)?;
-        if let (Between::Due, Some((start, line))) =
-            (between, log.last.take_if(|(_, line)| line.step == step))
-        {
-            log.cut(start)?;
-            log.add(StepLine { validation: None, ..line })?;
+        let scores = last.find(SCORES);
+        let takes_scores = scores.is_none() && !last.is_empty();
+        let mut log = Self { file: BufWriter::new(file), bytes, takes_scores };
+        // The last line may have been cut off before its end.
+        log.cut(bytes.saturating_sub(1))?;
+        log.write(if bytes > 0 { "\n" } else { "" })?;
+        if let (Between::Due, true, Some(scores)) = (between, is_newest, scores) {
+            log.cut(start + scores as u64)?;
+            log.write(END)?;
+            log.takes_scores = true;
         }
         Ok(log)
     }
 
-    /// Forgets everything from `end` on.
-    fn cut(&mut self, end: u64) -> io::Result<()> {
+    /// Forgets everything behind so many bytes.
+    fn cut(&mut self, bytes: u64) -> io::Result<()> {
         self.file.flush()?;
-        self.file.get_mut().set_len(end)?;
-        self.file.seek(io::SeekFrom::Start(end))?;
-        self.end = end;
+        self.file.get_mut().set_len(bytes)?;
+        self.file.seek(io::SeekFrom::Start(bytes))?;
+        self.bytes = bytes;
         Ok(())
+    }
+
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        self.bytes += text.len() as u64;
+        self.file.write_all(text.as_bytes())
     }
 
     /// Adds a line.
-    pub(super) fn add(&mut self, line: StepLine) -> io::Result<()> {
-        let mut text = serde_json::to_vec(&line)?;
-        text.push(b'\n');
-        self.file.write_all(&text)?;
-        self.last = Some((self.end, line));
-        self.end += text.len() as u64;
-        Ok(())
+    pub(super) fn add(&mut self, line: &StepLine) -> io::Result<()> {
+        self.takes_scores = line.validation.is_none();
+        self.write(&(serde_json::to_string(line)? + "\n"))
     }
 
-    /// Adds scores to the last line.
-    pub(super) fn evaluated(&mut self, validation: ValidationLine) -> io::Result<()> {
-        let Some((start, line)) = self.last.take() else { return Ok(()) };
-        self.cut(start)?;
-        self.add(StepLine { validation: Some(validation), ..line })?;
+    /// Adds scores to the last line, if it has none.
+    pub(super) fn evaluated(&mut self, scores: &ValidationLine) -> io::Result<()> {
+        if !std::mem::take(&mut self.takes_scores) {
+            return Ok(());
+        }
+        self.cut(self.bytes - END.len() as u64)?;
+        self.write(&format!("{SCORES}{}{END}", serde_json::to_string(scores)?))?;
         self.file.flush()
     }
 
@@ -161,9 +173,9 @@ mod tests {
         let run = tempfile::tempdir().expect("a temporary folder");
         let mut log = MetricsLog::create(run.path()).expect("a free disk");
         for step in 1..=steps {
-            log.add(line(step)).expect("a free disk");
+            log.add(&line(step)).expect("a free disk");
             if step % 2 == 0 {
-                log.evaluated(scores()).expect("a free disk");
+                log.evaluated(&scores()).expect("a free disk");
             }
         }
         log.sync().expect("a free disk");
@@ -184,8 +196,8 @@ mod tests {
         text.extend(b"{\"step\": 7, \"lo");
         std::fs::write(run.path().join(METRICS), text).expect("a file");
         let mut log = MetricsLog::resume(run.path(), 3, Between::Done).expect("a file");
-        log.add(line(4)).expect("a free disk");
-        log.evaluated(scores()).expect("a free disk");
+        log.add(&line(4)).expect("a free disk");
+        log.evaluated(&scores()).expect("a free disk");
         log.sync().expect("a free disk");
         assert_eq!(lines(run.path()).iter().map(|line| line.step).collect::<Vec<_>>(), [1, 2, 3, 4]);
         assert_eq!(lines(run.path())[3].validation, Some(scores()));
@@ -199,7 +211,7 @@ mod tests {
         assert_eq!(lines(run.path())[3], line(4));
         drop(log);
         let mut log = MetricsLog::resume(run.path(), 4, Between::Done).expect("a file");
-        log.evaluated(scores()).expect("a free disk");
+        log.evaluated(&scores()).expect("a free disk");
         assert_eq!((lines(run.path()).len(), lines(run.path())[3].validation.is_some()), (4, true));
     }
 }

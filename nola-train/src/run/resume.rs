@@ -66,8 +66,7 @@ impl InterruptedRun {
     /// If there is nothing to resume, the run still goes on, or the recipe changes what was computed already.
     pub fn open(run: &Path, overrides: &[String]) -> Result<Self, Error> {
         let folder = RunFolder::resumed(run)?;
-        let damaged =
-            |error: &ResumeError| err_line(&format!("warning: {error}; the checkpoint before it is used"));
+        let damaged = |error: &ResumeError| err_line(&format!("warning: {error}; it is left out"));
         let Checkpoint { state, run: of_run, history } = newest(run, damaged)?;
         let unreadable = |problem: String| ResumeError::State { problems: vec![problem] };
         let of_run = OfRun::deserialize(of_run).map_err(|error| unreadable(error.to_string()))?;
