@@ -127,7 +127,7 @@ impl ModuleMapper for Update<'_> {
             let (old, gradient) = (wide(old.inner()), wide(gradient));
             let (new, state) = rule.step_dyn(D, rate, old, gradient, states.remove(&path));
             states.extend(state.map(|state| (path, state)));
-            let new = Tensor::<D>::from_inner(Tensor::from_bridge(new).cast(dtype));
+            let new = Tensor::<D>::from_inner(Tensor::<D>::from_bridge(new).cast(dtype));
             let new = match strategy {
                 Some(strategy) => new.with_gradient_checkpointing_strategy(strategy),
                 None => new,

@@ -1,5 +1,7 @@
 //! Where a run stands, and what it does from there.
 
+use std::sync::Arc;
+
 use burn::module::Module;
 use nola_core::Adapted;
 
@@ -122,7 +124,7 @@ impl<M: ModelWithLoss> Standpoint<M> {
             return Err(failure);
         };
         let interrupted = observer.stopped().filter(|_| told < recipe.steps);
-        let (state, best_step) = (best.trained.as_ref().clone(), best.step);
+        let (state, best_step) = (Arc::unwrap_or_clone(best.trained), best.step);
         Ok(Trained { last: self.model, best: state, best_step, steps: told, interrupted, failure })
     }
 }
