@@ -1,4 +1,5 @@
 //! A run that stops and goes on is the run that never stopped, bit for bit, whatever is trained.
+#![expect(clippy::result_large_err, reason = "an error of the program ends it, so none is moved about")]
 
 use std::cell::Cell;
 use std::rc::Rc;
