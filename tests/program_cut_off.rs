@@ -2,52 +2,17 @@
 #![cfg(unix)]
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Lines};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::program::{Outcome, Workshop, bytes_of};
+use crate::running::Running;
 
 /// A run without an end, unless it is given one.
 const ENDLESS: [&str; 3] = ["train", "colours.toml", "--set=train.steps=1000000"];
-
-/// A run that goes on, and what it says.
-struct Running {
-    child: Child,
-    lines: Lines<BufReader<ChildStderr>>,
-}
-
-impl Running {
-    fn start(workshop: &Workshop, arguments: &[&str]) -> Self {
-        Self::of(workshop.command("cpu").args(arguments))
-    }
-
-    fn of(command: &mut Command) -> Self {
-        let mut child =
-            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
-        let lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
-        Self { child, lines }
-    }
-
-    /// Waits until it has said `text` so many times.
-    fn wait_for(&mut self, text: &str, times: usize) {
-        let said = self.lines.by_ref().filter(|line| line.as_ref().expect("text").contains(text)).take(times);
-        assert_eq!(said.count(), times, "it ended before it said `{text}`");
-    }
-
-    fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
-        assert!(sent.expect("kill runs").success());
-    }
-
-    /// Its exit code, if it ends by itself, and the rest of what it says.
-    fn ended(mut self) -> (Option<i32>, String) {
-        let rest: Vec<String> = self.lines.map_while(Result::ok).collect();
-        (self.child.wait().expect("a child").code(), rest.join("\n"))
-    }
-}
 
 fn manifest(workshop: &Workshop, run: &str) -> Value {
     let file = workshop.at(run).join("adapter/adapter_config.json");
@@ -87,14 +52,15 @@ fn a_kill_before_anything_was_kept_leaves_a_free_folder() {
 
 #[test]
 fn a_signal_ends_a_run_after_its_step_and_keeps_what_was_learned() {
-    for (signal, name) in [("-INT", "Ctrl-C"), ("-TERM", "SIGTERM"), ("-HUP", "SIGHUP")] {
+    for (signal, name, exit) in [("-INT", "Ctrl-C", 130), ("-TERM", "SIGTERM", 143), ("-HUP", "SIGHUP", 129)]
+    {
         let workshop = Workshop::new();
         let mut running =
             Running::start(&workshop, &[&ENDLESS[..], &["--set=train.evaluate_every=0"]].concat());
         running.wait_for("memory: ", 1);
         running.signal(signal);
         let (code, said) = running.ended();
-        assert_eq!(code, Some(130), "{said}");
+        assert_eq!(code, Some(exit), "{said}");
         for part in
             ["interrupted by {}: the run ends", "interrupted by {} after step ", "error: interrupted by {}"]
         {
@@ -116,13 +82,13 @@ fn a_signal_ends_a_run_after_its_step_and_keeps_what_was_learned() {
 fn a_signal_behind_the_last_step_lets_the_files_be_finished() {
     let workshop = Workshop::new();
     let sets = ["train", "colours.toml", "--set=train.evaluate_every=0", "--set=output.coefficient_bits=8"];
-    for signal in ["-INT", "-TERM"] {
+    for (signal, exit) in [("-INT", 130), ("-TERM", 143)] {
         let dir = format!("--set=output.dir=runs/a{signal}");
         let mut running = Running::start(&workshop, &[&sets[..], &[&dir]].concat());
         running.wait_for("step 40/40  validation", 1);
         running.signal(signal);
         let (code, said) = running.ended();
-        assert!([Some(0), Some(130)].contains(&code), "{code:?}: {said}");
+        assert!([Some(0), Some(exit)].contains(&code), "{code:?}: {said}");
         let run = format!("runs/a{signal}");
         assert!(workshop.at(&run).join("report.html").is_file());
         assert_eq!(workshop.run(&["evaluate", "--run", &run]).code, 0);

@@ -12,7 +12,7 @@ use crate::devices::{classes, device, tensor, values};
 use crate::fixtures::{self, Golden, Tensors};
 
 /// A model that tests over several kinds of models can load, feed and name.
-pub trait TestModel: ModelWithLoss {
+pub trait TestModel: ModelWithLoss<Batch: Clone> {
     /// What PEFT calls its task.
     const TASK: Task;
 

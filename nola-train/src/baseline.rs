@@ -2,14 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::exact;
 use crate::progress::Scores;
 
 /// What a trained model has to be better than.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Baseline {
     /// Saying the most frequent class of the validation data whatever the image.
     MostFrequentClass {
         /// Share of the validation images that are of it, 0 to 1.
+        #[serde(with = "exact")]
         accuracy: f64,
     },
     /// The model before the first step.

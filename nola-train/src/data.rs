@@ -100,6 +100,12 @@ enum Colours {
 }
 
 impl Records {
+    /// The bytes of a record, which must exist.
+    fn bytes(&self, index: usize) -> &[u8] {
+        let start = self.start + index * self.stride;
+        &self.bytes[start..self.bytes.len().min(start + self.stride)]
+    }
+
     /// The image of a record, which must exist.
     fn image(&self, index: usize) -> RgbImage {
         let area = self.width * self.height;

@@ -1,5 +1,7 @@
 //! Training that goes wrong though every loss is finite.
 
+use crate::report::History;
+
 /// A loss so many times that of guessing, or that of the first step, and so many nats above it, is no learning.
 const TIMES_GUESSING: f32 = 1.5;
 const NATS_ABOVE_GUESSING: f32 = 1.0;
@@ -40,6 +42,18 @@ impl Divergence {
             recent: highest,
             warnings: Vec::new(),
         }
+    }
+
+    /// Of such a model that has already made these steps.
+    pub fn of(choices: usize, history: &History) -> Self {
+        let mut divergence = Self::among(choices);
+        for point in &history.points {
+            divergence.stepped(point.train_loss);
+            if let Some(scores) = point.validation {
+                divergence.evaluated(point.step, scores.loss);
+            }
+        }
+        divergence
     }
 
     /// Takes the training loss of a step.

@@ -17,6 +17,7 @@ use crate::run::Occupied;
 use crate::stop::Interrupt;
 use crate::terminal::StdoutError;
 use crate::text::TextError;
+use crate::train::ResumeError;
 
 /// Why the program stopped.
 ///
@@ -33,8 +34,10 @@ use crate::text::TextError;
 /// | 6 | the adapter cannot be used |
 /// | 7 | the device cannot be used |
 /// | 8 | training diverged (a loss or gradient that is not finite), or nothing would be trained |
-/// | 9 | the output folder cannot be written |
-/// | 130 | interrupted |
+/// | 9 | the output folder cannot be written, or holds no run that could be resumed |
+/// | 129 | the terminal was closed (SIGHUP) |
+/// | 130 | interrupted by Ctrl-C (SIGINT) |
+/// | 143 | ended by SIGTERM |
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -275,6 +278,10 @@ pub enum Error {
         holds: Occupied,
     },
 
+    /// A run cannot be resumed.
+    #[error(transparent)]
+    Resume(#[from] ResumeError),
+
     /// A run folder holds nothing to put to use.
     #[error("{}: holds no adapter, so the run was cut off before its first evaluation{}", run.display(), offered(.last))]
     NoAdapter {
@@ -397,7 +404,8 @@ impl Error {
             Self::Diverged { .. } | Self::NothingTrained { .. } => 8,
             Self::Output { .. } | Self::Occupied { .. } => 9,
             Self::Stdout(_) => 1,
-            Self::Interrupted { .. } => 130,
+            Self::Interrupted { by } => by.exit_code(),
+            Self::Resume(error) => error.exit_code(),
         }
     }
 

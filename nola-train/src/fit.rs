@@ -1,5 +1,8 @@
 //! One fit: a task and a method become a trained model, its scores and its history.
 
+mod course;
+mod observer;
+
 use std::collections::BTreeSet;
 use std::time::Instant;
 
@@ -10,21 +13,23 @@ use nola_core::folder::{self, CoefficientBits};
 use nola_core::targets::Pattern;
 use nola_core::{Adapted, AdapterConfig, Targets, TrainableParameters, biases, float_params};
 
+pub use course::{Course, Resumed};
+use observer::{Clock, ProgressObserver};
+
 use crate::base::{Base, tell_untied};
 use crate::baseline::Baseline;
 use crate::diagnostics;
-use crate::divergence::Divergence;
 use crate::model_with_loss::ModelWithLoss;
-use crate::progress::{self, Progress, Style, weights_read};
+use crate::progress::{Progress, Scores, Style, weights_read};
 use crate::recipe::{
     AdapterRecipe, ChosenWeights, MethodRecipe, Recipe, TargetsRecipe, TrainRecipe, TrainedBiases,
 };
-use crate::report::{History, HistoryPoint};
+use crate::report::History;
 use crate::stop::{Interrupt, Stop};
-use crate::task::{Batch, LargestPass, Model, Task};
+use crate::task::{LargestPass, Model, Task};
 use crate::terminal::err_line;
-use crate::train::{Observer, StepReport, pass_loss, train};
-use crate::{Error, memory, overfitting};
+use crate::train::{Start, StepReport, TrainingState, pass_loss, train_from};
+use crate::{Error, memory};
 
 /// Name of the head's module in every model of this project.
 pub(crate) const HEAD: &str = "head";
@@ -92,6 +97,24 @@ pub trait Keeper<T: Task> {
     /// # Errors
     /// If it cannot be written.
     fn keep_unscored(&self, model: &Adapted<Model<T>>) -> Result<(), Error>;
+
+    /// Keeps where the run stands, so that it can go on from there.
+    ///
+    /// # Errors
+    /// If it cannot be written; what was kept before is then as it was.
+    fn keep_checkpoint(&self, state: TrainingState, course: &Course) -> Result<(), Error>;
+
+    /// Notes what a step did, told `seconds` after the first one began.
+    ///
+    /// # Errors
+    /// If it cannot be written; it is not tried again.
+    fn log_step(&self, report: &StepReport, seconds: f64) -> Result<(), Error>;
+
+    /// Notes the scores after the last step.
+    ///
+    /// # Errors
+    /// If they cannot be written; it is not tried again.
+    fn log_scores(&self, scores: &Scores) -> Result<(), Error>;
 }
 
 /// Trains the method of `recipe` on a fresh copy of the task's base.
@@ -99,6 +122,30 @@ pub trait Keeper<T: Task> {
 /// # Errors
 /// If nothing would be trained, training diverges, the data has changed, or nothing could be kept.
 pub fn fit<T: Task>(
+    task: &T,
+    recipe: &Recipe,
+    terms: &Terms,
+    keeper: &impl Keeper<T>,
+) -> Result<Fitted<T>, Error> {
+    fit_from(None, task, recipe, terms, keeper)
+}
+
+/// Goes on with a run as if it had never stopped: on the same device of the same kind it gives the same bits.
+///
+/// # Errors
+/// As [`fit`], or if the state is that of another model.
+pub fn resume<T: Task>(
+    from: Resumed,
+    task: &T,
+    recipe: &Recipe,
+    terms: &Terms,
+    keeper: &impl Keeper<T>,
+) -> Result<Fitted<T>, Error> {
+    fit_from(Some(from), task, recipe, terms, keeper)
+}
+
+fn fit_from<T: Task>(
+    from: Option<Resumed>,
     task: &T,
     recipe: &Recipe,
     terms: &Terms,
@@ -129,19 +176,33 @@ pub fn fit<T: Task>(
     }
     let name = recipe.method.kind().to_owned();
     let label = if terms.label.is_empty() { &name } else { terms.label };
-    let mut progress = Progress::start(label, 0..recipe.train.steps, T::TARGET, terms.style);
-    let baseline = baseline(task, recipe, &model, terms.device, &mut progress)?;
-    let history = History { name, points: Vec::new(), kept_step: 0, baseline };
-    let mut watcher = ProgressObserver::new(task, &largest, terms, keeper, progress, history);
+    let done = from.as_ref().map_or(0, |from| from.state.step);
+    let mut progress = Progress::start(label, done..recipe.train.steps, T::TARGET, terms.style);
+    let (start, course) = match from {
+        Some(Resumed { state, course }) => (Start::At(Box::new(state)), course),
+        None => {
+            let baseline = baseline(task, recipe, &model, terms.device, &mut progress)?;
+            let history = History { name, points: Vec::new(), kept_step: 0, baseline };
+            (Start::Beginning, Course { history, seconds: 0.0 })
+        }
+    };
+    let clock = Clock { started, before: course.seconds };
+    let mut watcher = ProgressObserver::new(task, &largest, terms, keeper, progress, course.history, clock);
+    watcher.save_every = recipe.train.save_every;
     watcher.divergence = watcher.divergence.filter(|_| model.task_share().is_none());
-    let steps = task.steps(recipe, 0..recipe.train.steps, &on_device);
-    let done = train(model, &recipe.train, steps, &mut watcher)?;
-    let evaluation = watcher.best.take().expect("a best state comes from an evaluation");
+    let steps = task.steps(recipe, done..recipe.train.steps, &on_device);
+    let done = train_from(start, model, &recipe.train, steps, &mut watcher)?;
+    let found = watcher.best.take();
     // Names and shapes are the model's own, so only numbers that are not finite can be refused.
-    let diverged = Error::Diverged { step: done.best_step, loss: T::scores(&evaluation).loss };
+    let diverged = Error::Diverged { step: done.best_step, loss: f32::NAN };
     // One for all clones: the best model's is not the last one's, if a failure ended the run between two evaluations.
     let base_gain_of_last = done.last.base_gain();
     let best = Module::valid(&done.last.clone().with_state(done.best).map_err(|_| diverged)?);
+    let evaluation = match found {
+        Some(evaluation) => evaluation,
+        // It was found before the run was resumed.
+        None => task.evaluate(&best.model, terms.device)?,
+    };
     let stored = stored(task, recipe, terms.device, &best, evaluation);
     watcher.finish(done.best_step, &stored.evaluation, recipe);
     if done.failure.is_none() {
@@ -161,7 +222,7 @@ pub fn fit<T: Task>(
         history: watcher.history,
         best_step: done.best_step,
         steps: done.steps,
-        seconds: started.elapsed().as_secs_f64(),
+        seconds: clock.seconds(),
         interrupted: done.interrupted,
         warnings,
         failure: done.failure.or(stored.failure),
@@ -363,137 +424,6 @@ fn targets(weights: &ChosenWeights) -> Targets {
     // The head is trained itself, so `all-linear` leaves it out, as PEFT does.
     let exclude = weights.exclude.iter().cloned().chain([HEAD.to_owned()]).collect();
     Targets { modules, exclude: Pattern::Names(exclude), layers: weights.layers.clone() }
-}
-
-/// Shows the loop, keeps its history and its best model, and scores the model.
-struct ProgressObserver<'a, T: Task, K> {
-    task: &'a T,
-    terms: &'a Terms<'a>,
-    keeper: &'a K,
-    largest: &'a LargestPass,
-    progress: Progress,
-    history: History,
-    targets: usize,
-    best: Option<T::Evaluation>,
-    /// Of the last evaluation.
-    newest: Option<T::Evaluation>,
-    /// What the model is scored on quickly, once it was asked for.
-    few: Option<Batch<T>>,
-    /// Nothing if the training loss is not the task's alone: it says nothing of the validation loss.
-    divergence: Option<Divergence>,
-}
-
-impl<'a, T: Task, K: Keeper<T>> ProgressObserver<'a, T, K> {
-    fn new(
-        task: &'a T,
-        largest: &'a LargestPass,
-        terms: &'a Terms<'a>,
-        keeper: &'a K,
-        progress: Progress,
-        history: History,
-    ) -> Self {
-        let divergence = Some(Divergence::among(task.choices()));
-        Self {
-            task,
-            terms,
-            keeper,
-            largest,
-            progress,
-            history,
-            targets: 0,
-            best: None,
-            newest: None,
-            few: None,
-            divergence,
-        }
-    }
-
-    /// Says what is kept, and whether it is better than what the last steps left.
-    fn finish(&mut self, kept_step: usize, evaluation: &T::Evaluation, recipe: &Recipe) {
-        self.history.kept_step = kept_step;
-        let kept = if recipe.method == MethodRecipe::Full { "model" } else { "adapter" };
-        self.progress.kept(kept, kept_step, &T::scores(evaluation));
-        let Some(divergence) = &mut self.divergence else { return };
-        if let Some(warning) = overfitting::warning(&self.history, kept) {
-            self.progress.note(&format!("warning: {warning}"));
-            divergence.warnings.push(warning);
-        }
-    }
-
-    /// Says what could not be kept; the run is worth more than a folder that may be written later.
-    fn note_failure(&mut self, kept: Result<(), Error>, then: &str) {
-        if let Err(error) = kept {
-            self.progress.note(&format!("warning: {}; {then}", error.with_sources()));
-        }
-    }
-}
-
-impl<T: Task, K: Keeper<T>> Observer<Model<T>> for ProgressObserver<'_, T, K> {
-    fn stepped(&mut self, report: StepReport) {
-        let StepReport { step, loss, learning_rate, targets, .. } = report;
-        self.targets += targets;
-        if step == 1 && self.largest.step == 0 {
-            self.progress.note(&memory_line(self.largest, self.terms.device));
-        }
-        self.divergence.iter_mut().for_each(|divergence| divergence.stepped(loss));
-        self.progress.step(&progress::StepReport { step, targets: self.targets, loss, learning_rate });
-        self.history.points.push(HistoryPoint { step, train_loss: loss, learning_rate, validation: None });
-    }
-
-    fn evaluate(&mut self, step: usize, model: &Model<T>) -> Result<f64, Error> {
-        self.task.base().check_unchanged()?;
-        self.progress.evaluating();
-        let evaluation = self.task.evaluate(model, self.terms.device)?;
-        self.task.base().check_unchanged()?;
-        let scores = T::scores(&evaluation);
-        self.progress.evaluated(step, &scores);
-        if !scores.is_finite() {
-            return Err(Error::Diverged { step, loss: scores.loss });
-        }
-        let divergence = self.divergence.as_mut();
-        if let Some(warning) = divergence.and_then(|divergence| divergence.evaluated(step, scores.loss)) {
-            self.progress.note(&format!("warning: {warning}"));
-        }
-        if let Some(point) = self.history.points.last_mut() {
-            point.validation = Some(scores);
-        }
-        self.newest = Some(evaluation);
-        Ok(scores.rank())
-    }
-
-    fn score_quickly(&mut self, model: &Model<T>) -> Result<f64, Error> {
-        if self.few.is_none() {
-            self.few = Some(self.task.few_samples(self.terms.device)?);
-        }
-        let few = self.few.as_ref().expect("it was just made");
-        let loss = model.loss(few, 0.0).into_scalar::<f32>();
-        if !loss.is_finite() {
-            return Err(Error::Diverged { step: self.history.points.len(), loss });
-        }
-        Ok(-f64::from(loss))
-    }
-
-    fn changed_between_steps(&mut self, done: usize, model: &Adapted<Model<T>>) {
-        let ranks: Vec<String> =
-            model.ranks().iter().map(|(site, rank)| format!("{} {rank}", site.path)).collect();
-        self.progress.note(&format!("ranks after step {done}: {}", ranks.join(", ")));
-    }
-
-    fn found_best(&mut self, model: &Adapted<Model<T>>) {
-        self.best = self.newest.take();
-        let best = self.best.as_ref().expect("it was evaluated just now");
-        let kept = self.keeper.keep_best(&Module::valid(model), best);
-        self.note_failure(kept, "training goes on, and it is tried again with the next best evaluation");
-    }
-
-    fn left_unscored(&mut self, model: &Adapted<Model<T>>) {
-        let kept = self.keeper.keep_unscored(&Module::valid(model));
-        self.note_failure(kept, "what the last step left is lost");
-    }
-
-    fn stopped(&self) -> Option<Interrupt> {
-        self.terms.stop.asked()
-    }
 }
 
 #[cfg(all(test, feature = "cpu"))]

@@ -1,47 +1,59 @@
 //! burn's optimizers with torch's settings, learning rates for the head and for parts of adapters, and a limit on the whole gradient.
 
-use burn::lr_scheduler::constant::ConstantLr;
-use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
-use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
+mod by_path;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
-use burn::optim::{AdamConfig, AdamWConfig, GradientsParams, ModuleOptimizer, SgdConfig};
+use burn::optim::{AdamConfig, AdamWConfig, GradientsParams, SgdConfig};
 use burn::tensor::{DType, Tensor};
 use nola_core::{Adapted, float_params};
+
+use by_path::ByPath;
+pub use by_path::{Moments, ParamMoments};
 
 use crate::recipe::{self, TrainRecipe};
 use crate::schedule::Schedule;
 
 /// An optimizer and the course of its learning rates.
 pub struct Optimizer {
-    inner: ModuleOptimizer,
+    inner: ByPath,
     schedule: Schedule,
     head_schedule: Schedule,
-    head: ParamGroup,
-    /// Parts of adapters with a rate of their own, and what it is to that of the others.
-    parts: Vec<(f64, ParamGroup)>,
+    head: BTreeSet<ParamId>,
+    /// Parameters of adapters with a rate of their own, and what it is to that of the others.
+    factors: BTreeMap<ParamId, f64>,
 }
 
 impl Optimizer {
     /// The optimizer of a run; parameters inside a module called `head` have a learning rate of their own, and so have
     /// parts of adapters that ask for it.
     pub fn new<M: Module>(train: &TrainRecipe, model: &Adapted<M>) -> Self {
-        let head: Vec<ParamId> = (float_params(&model.model).iter())
+        let head = (float_params(&model.model).iter())
             .filter(|param| param.path.split('.').any(|name| name == "head"))
             .map(|param| param.id)
             .collect();
         Self {
-            inner: optimizer(train),
+            inner: rule(train),
             schedule: Schedule::new(train),
             head_schedule: Schedule::for_head(train),
-            head: ParamGroup::from_ids(head),
-            parts: groups(model.rate_factors()),
+            head,
+            factors: model.rate_factors().into_iter().collect(),
         }
     }
 
     /// The model after optimizer step `step`, counted from 0.
     pub fn step<M: Module>(&mut self, step: usize, model: M, gradients: GradientsParams) -> M {
-        self.inner.step(self.rates(step), model, gradients)
+        let (rate, of_head) = (self.rate(step), self.head_schedule.rate(step));
+        let (factors, head) = (&self.factors, &self.head);
+        let rate_of = |id: ParamId| match factors.get(&id) {
+            Some(factor) => factor * rate,
+            None if head.contains(&id) => of_head,
+            None => rate,
+        };
+        self.inner.step(&rate_of, model, gradients)
     }
 
     /// Learning rate of everything but the head in optimizer step `step`, counted from 0.
@@ -49,50 +61,38 @@ impl Optimizer {
         self.schedule.rate(step)
     }
 
-    fn rates(&self, step: usize) -> ModuleLearningRate {
-        let head = ConstantLr::from(self.head_schedule.rate(step));
-        let rate = self.rate(step);
-        let mut rates = ModuleLrScheduler::new(ConstantLr::from(rate)).with_group(self.head.clone(), head);
-        for (factor, group) in &self.parts {
-            rates = rates.with_group(group.clone(), ConstantLr::from(factor * rate));
-        }
-        rates.step()
+    /// What it remembers of every parameter of the model, on the host.
+    pub fn moments(&self) -> Moments {
+        self.inner.moments()
+    }
+
+    /// The optimizer that remembers what another one of the same recipe did, for the parameters of `model`.
+    ///
+    /// # Errors
+    /// One text for each parameter that does not fit.
+    pub fn with_moments<M: Module>(mut self, model: &M, moments: Moments) -> Result<Self, Vec<String>> {
+        self.inner.load(model, moments)?;
+        Ok(self)
     }
 }
 
-/// The parameters of each factor.
-fn groups(factors: Vec<(ParamId, f64)>) -> Vec<(f64, ParamGroup)> {
-    let mut groups: Vec<(f64, Vec<ParamId>)> = Vec::new();
-    for (id, factor) in factors {
-        match groups.iter_mut().find(|(known, _)| *known == factor) {
-            Some((_, ids)) => ids.push(id),
-            None => groups.push((factor, vec![id])),
-        }
-    }
-    groups.into_iter().map(|(factor, ids)| (factor, ParamGroup::from_ids(ids))).collect()
-}
-
-fn optimizer(train: &TrainRecipe) -> ModuleOptimizer {
+fn rule(train: &TrainRecipe) -> ByPath {
     let [beta_1, beta_2] = train.betas.map(|beta| beta as f32);
     let (eps, decay) = (train.eps as f32, train.weight_decay() as f32);
     let decay_config = (decay != 0.0).then(|| WeightDecayConfig::new(decay));
     match train.optimizer {
-        recipe::Optimizer::AdamW => AdamWConfig::new()
-            .with_beta_1(beta_1)
-            .with_beta_2(beta_2)
-            .with_epsilon(eps)
-            .with_weight_decay(decay)
-            .init(),
-        recipe::Optimizer::Adam => AdamConfig::new()
-            .with_beta_1(beta_1)
-            .with_beta_2(beta_2)
-            .with_epsilon(eps)
-            .with_weight_decay(decay_config)
-            .init(),
+        recipe::Optimizer::AdamW => {
+            let adam = AdamWConfig::new().with_beta_1(beta_1).with_beta_2(beta_2);
+            ByPath::new(adam.with_epsilon(eps).with_weight_decay(decay).build())
+        }
+        recipe::Optimizer::Adam => {
+            let adam = AdamConfig::new().with_beta_1(beta_1).with_beta_2(beta_2);
+            ByPath::new(adam.with_epsilon(eps).with_weight_decay(decay_config).build())
+        }
         recipe::Optimizer::Sgd => {
             let momentum = (train.momentum != 0.0)
                 .then(|| MomentumConfig::new().with_momentum(train.momentum).with_dampening(0.0));
-            SgdConfig::new().with_weight_decay(decay_config).with_momentum(momentum).init()
+            ByPath::new(SgdConfig::new().with_weight_decay(decay_config).with_momentum(momentum).build())
         }
     }
 }

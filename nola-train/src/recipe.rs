@@ -13,6 +13,7 @@ mod method;
 mod model;
 mod node;
 mod paths;
+mod save_every;
 mod schema;
 mod sections;
 mod shipped;
@@ -36,6 +37,7 @@ pub use keys::{Key, KeyDefault, Section, sections};
 pub use method::{AdapterRecipe, ChosenWeights, MethodRecipe, TargetsRecipe, TrainedBiases};
 pub use model::{Init, ModelRecipe};
 pub use paths::{TrainingPaths, ValidationPaths, WeightedPath};
+pub use save_every::SaveEvery;
 pub use schema::{schema, schema_text};
 pub use sections::{Optimizer, OutputRecipe, Period, ScheduleKind, TrainRecipe};
 

@@ -5,23 +5,31 @@
 //! | `recipe.toml` | the recipe with every default filled in; `train` with it and another `output.dir` repeats the run |
 //! | `adapter/` | the adapter with the best validation accuracy (`model/` for a model trained in full) |
 //! | `adapter-last/` | the adapter as the last step left it |
+//! | `checkpoints/` | where the run stands, now and then: what `train --resume` goes on from; gone when the run is finished |
+//! | `metrics.jsonl` | one JSON object for each optimizer step: loss, learning rate, scores |
 //! | `result.json` | what `--json` prints |
 //! | `report.html`, `curves.svg`, `confusion.svg` | for people |
 
+mod checkpoints;
 mod claim;
 mod keep;
+mod log;
 mod occupied;
+mod resume;
 
-use std::cell::Cell;
-use std::io::ErrorKind;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use nola_core::folder;
 use serde::{Deserialize, Serialize};
 
+pub use checkpoints::is_resumable;
 pub use claim::{is_begun, remove_cut_off, whole};
 pub use keep::Keeping;
+pub use log::{METRICS, StepLine, ValidationLine};
 pub use occupied::Occupied;
+pub use resume::InterruptedRun;
 
 use crate::Error;
 use crate::amounts::thousands;
@@ -29,7 +37,7 @@ use crate::base::Base;
 use crate::baseline::BaselineScores;
 use crate::data_counts::DataCounts;
 use crate::data_files::HubData;
-use crate::fit::{Fitted, Keeper};
+use crate::fit::{Fitted, Keeper, Resumed};
 use crate::memory::peak_bytes;
 use crate::portion::Drawn;
 use crate::progress::Target;
@@ -39,6 +47,7 @@ use crate::stop::Interrupt;
 use crate::task::Task;
 use claim::Claim;
 use keep::folder_bytes;
+use log::MetricsLog;
 
 /// The recipe of a run.
 pub const RECIPE: &str = "recipe.toml";
@@ -57,6 +66,8 @@ pub struct RunFolder {
     claim: Claim,
     /// Whether the best model so far lies there; else, a worse one or none.
     holds_best: Cell<bool>,
+    /// What is noted of every step; nothing before the run begins, and where it cannot be written.
+    log: RefCell<Option<MetricsLog>>,
 }
 
 /// What a run held out of its training data, as its result says; none if it held out nothing or has no result.
@@ -135,7 +146,19 @@ impl RunFolder {
     /// # Errors
     /// If it holds something already, another run writes to it, or it cannot be written.
     pub fn create(folder: &Path) -> Result<Self, Error> {
-        Ok(Self { claim: Claim::of(folder)?, holds_best: Cell::new(false) })
+        Ok(Self::claimed(Claim::of(folder)?))
+    }
+
+    /// Claims the folder of a run that ended before its time.
+    ///
+    /// # Errors
+    /// If there is nothing to go on from, the run still goes on, or the folder cannot be written.
+    pub fn resumed(folder: &Path) -> Result<Self, Error> {
+        Ok(Self::claimed(Claim::resumed(folder)?))
+    }
+
+    fn claimed(claim: Claim) -> Self {
+        Self { claim, holds_best: Cell::new(false), log: RefCell::default() }
     }
 
     /// `name`, or the first of `name-2`, `name-3`, … that does not exist.
@@ -165,13 +188,35 @@ impl RunFolder {
     /// # Errors
     /// If it cannot be written.
     pub fn begin(&self, recipe: &CheckedRecipe) -> Result<(), Error> {
+        self.write_recipe(recipe)?;
+        self.log_to(MetricsLog::create(self.path()))
+    }
+
+    /// The same for a run that goes on.
+    fn go_on(&self, recipe: &CheckedRecipe, from: &Resumed) -> Result<(), Error> {
+        self.write_recipe(recipe)?;
+        self.log_to(MetricsLog::resume(self.path(), from.state.step, from.state.between))
+    }
+
+    fn write_recipe(&self, recipe: &CheckedRecipe) -> Result<(), Error> {
         let written = folder::write_atomically(&self.path().join(RECIPE), recipe.resolved_toml().as_bytes());
         written.map_err(|error| Error::from(error).about_output())
     }
 
-    /// Keeps the models of a run while it goes on.
-    pub fn keeper<'a, T: Task>(&'a self, task: &'a T, recipe: &'a CheckedRecipe) -> Keeping<'a, T> {
-        Keeping { folder: self, task, recipe }
+    fn log_to(&self, log: io::Result<MetricsLog>) -> Result<(), Error> {
+        let log = log.map_err(|source| Error::Output { path: self.path().join(METRICS), source })?;
+        *self.log.borrow_mut() = Some(log);
+        Ok(())
+    }
+
+    /// Keeps the models of a run while it goes on, on a device that results call so.
+    pub fn keeper<'a, T: Task>(
+        &'a self,
+        task: &'a T,
+        recipe: &'a CheckedRecipe,
+        device: &'a str,
+    ) -> Keeping<'a, T> {
+        Keeping { folder: self, task, recipe, device, origin: OnceCell::new() }
     }
 
     /// Writes a finished run, and returns what it came to. What was learned is written first, and an error in what follows
@@ -186,7 +231,7 @@ impl RunFolder {
         fitted: &Fitted<T>,
         device: &str,
     ) -> Result<Saved, Error> {
-        let keeping = self.keeper(task, recipe);
+        let keeping = self.keeper(task, recipe, device);
         let mut failures = Failures::default();
         failures.take(self.save_models(&keeping, fitted));
         if !keeping.place().is_dir() {
@@ -201,6 +246,10 @@ impl RunFolder {
         let (histories, toml) = (vec![fitted.history.clone()], recipe.resolved_toml());
         let report = self.save_report(&ReportParts { task, fitted, histories, device, toml, rows });
         failures.take(report.map(drop));
+        failures.take(keeping.with_log(MetricsLog::sync));
+        if fitted.interrupted.is_none() && fitted.failure.is_none() && failures.first.is_none() {
+            failures.take(checkpoints::remove_all(self.path()));
+        }
         Ok(Saved { result, failure: failures.first })
     }
 

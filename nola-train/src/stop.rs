@@ -25,6 +25,17 @@ pub enum Interrupt {
     HangUp,
 }
 
+impl Interrupt {
+    /// The exit code of a program that it ended: 128 and the number of the signal, as shells have it.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::HangUp => 129,
+            Self::CtrlC => 130,
+            Self::Terminate => 143,
+        }
+    }
+}
+
 impl fmt::Display for Interrupt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

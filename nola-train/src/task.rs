@@ -16,6 +16,7 @@ use crate::base::Base;
 use crate::baseline::Baseline;
 use crate::data_counts::DataCounts;
 use crate::data_files::HubData;
+use crate::data_hash::DataHash;
 use crate::evaluate::TextScores;
 use crate::model_with_loss::ModelWithLoss;
 use crate::progress::{Scores, Target};
@@ -64,6 +65,9 @@ pub trait Task: Sized {
 
     /// How much data there is, and what an epoch is made of.
     fn counts(&self) -> &DataCounts;
+
+    /// Hashes of the training data, one for each part, and of the validation data.
+    fn data_hashes(&self, recipe: &Recipe) -> Vec<DataHash>;
 
     /// What of its data came from the hub.
     fn sources(&self) -> &[HubData];

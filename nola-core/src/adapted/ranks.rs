@@ -252,6 +252,24 @@ impl<M: Module> Adapted<M> {
         self.with_ranks(after)
     }
 
+    /// The model with the pairs of factors that `state` has beyond those it started with: they were added while it was
+    /// trained. Their values are zero until [`Adapted::with_state`] sets them.
+    pub fn with_added_pairs(mut self, state: &TrainedState) -> Self {
+        for number in 0.. {
+            let rank = |ranks: &SiteRanks| {
+                let a = format!("{}.adapter.{FURTHER}.{number}.a", ranks.site.weight_path());
+                let rank = state.get(&a).and_then(|a| a.shape().to_vec().get(1).copied());
+                rank.filter(|_| !ranks.empty.is_empty()).unwrap_or(0)
+            };
+            let granted: Vec<usize> = self.ranks.sites.iter().map(rank).collect();
+            if granted.iter().all(|rank| *rank == 0) {
+                break;
+            }
+            self = self.grown(&granted, &|site, rank| vec![0.0; site.d_in * rank]);
+        }
+        self
+    }
+
     /// What a state of an earlier time does not have: pairs that were added since are zero.
     pub(super) fn add_absent_pairs(&self, state: &mut TrainedState) {
         let further = self.ranks.further();

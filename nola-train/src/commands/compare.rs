@@ -16,10 +16,10 @@ use super::{Global, print_json};
 use crate::chosen::Named;
 use crate::device::OpenDevice;
 use crate::evaluate::TextScores;
-use crate::fit::{Terms, fit};
+use crate::fit::{Fitted, Terms, fit, resume};
 use crate::memory::peak_bytes;
 use crate::recipe::{CheckedRecipe, Modality};
-use crate::run::{RunFolder, RunResult};
+use crate::run::{InterruptedRun, RunFolder, RunResult};
 use crate::task::{ImageTask, Task, Text};
 use crate::terminal::err_line;
 use crate::{Error, device};
@@ -42,7 +42,7 @@ pub struct CompareArgs {
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
     /// Folder of the comparison: every run, `compare.json` and `compare.html`; runs that are finished there are not made
-    /// again.
+    /// again, and those that were interrupted go on from their last checkpoint.
     #[arg(long, value_name = "FOLDER", default_value = "runs/compare")]
     out: PathBuf,
 }
@@ -123,6 +123,7 @@ impl Comparing<'_> {
     fn once<T: Task>(&self, recipe: &CheckedRecipe, label: &str) -> Result<Once, Error> {
         let result = match done::find(recipe)? {
             Found::Nothing => return self.trained::<T>(recipe, label),
+            Found::Interrupted => return self.resumed::<T>(recipe, label),
             Found::Finished(result) => *result,
         };
         err_line(&format!("{label}: finished before"));
@@ -143,14 +144,36 @@ impl Comparing<'_> {
         let folder = RunFolder::create(&recipe.output.dir)?;
         folder.begin(recipe)?;
         let terms = Terms { label, ..self.global.terms(device) };
-        let mut fitted = fit(&task, recipe, &terms, &folder.keeper(&task, recipe))?;
-        let saved = folder.save(&task, recipe, &fitted, &self.open.name)?;
+        let fitted = fit(&task, recipe, &terms, &folder.keeper(&task, recipe, &self.open.name))?;
+        self.saved(&task, recipe, &folder, fitted)
+    }
+
+    /// The rest of a run that was interrupted.
+    fn resumed<T: Task>(&self, recipe: &CheckedRecipe, label: &str) -> Result<Once, Error> {
+        let device = &self.open.device;
+        let run = InterruptedRun::open(&recipe.output.dir, &[])?;
+        let task = T::open(&run.recipe, device)?;
+        let (folder, recipe, from) = run.checked(&task, &self.open.name)?;
+        let terms = Terms { label, ..self.global.terms(device) };
+        let fitted = resume(from, &task, &recipe, &terms, &folder.keeper(&task, &recipe, &self.open.name))?;
+        self.saved(&task, &recipe, &folder, fitted)
+    }
+
+    /// Writes a run, unless it was cut off.
+    fn saved<T: Task>(
+        &self,
+        task: &T,
+        recipe: &CheckedRecipe,
+        folder: &RunFolder,
+        mut fitted: Fitted<T>,
+    ) -> Result<Once, Error> {
+        let saved = folder.save(task, recipe, &fitted, &self.open.name)?;
         let failure = fitted.failure.take().or(saved.failure);
         let interrupted = fitted.interrupted.map(|by| Error::Interrupted { by });
         if let Some(error) = failure.or(interrupted) {
             return Err(error);
         }
-        let metrics = self.metrics(&task, &fitted.best.model, recipe)?;
+        let metrics = self.metrics(task, &fitted.best.model, recipe)?;
         Ok(Once { result: saved.result, metrics })
     }
 

@@ -47,7 +47,7 @@ pub fn run(global: &Global) -> Result<(), Error> {
     for recipe in &recipes {
         let of_method = RunFolder::create(&folder.path().join(recipe.method.kind()))?;
         of_method.begin(recipe)?;
-        let keeper = of_method.keeper(&task, recipe);
+        let keeper = of_method.keeper(&task, recipe, &open.name);
         let mut fitted = fit(&task, recipe, &global.terms(&open.device), &keeper)?;
         let saved = of_method.save(&task, recipe, &fitted, &open.name)?;
         if let Err(error) = global.ended([fitted.failure.take(), saved.failure]) {

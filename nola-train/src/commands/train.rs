@@ -1,15 +1,16 @@
-//! `nola-train train RECIPE`.
+//! `nola-train train RECIPE`, and `train --resume RUN`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use clap_complete::ArgValueCompleter;
 
 use super::completions::{recipes_and_files, settings};
 use super::{Global, print_json, print_line, print_rows};
-use crate::fit::fit;
+use crate::device::OpenDevice;
+use crate::fit::{Fitted, fit, resume};
 use crate::recipe::{CheckedRecipe, Modality, Recipe};
-use crate::run::RunFolder;
+use crate::run::{InterruptedRun, RunFolder, is_resumable};
 use crate::task::{ImageTask, Task, Text};
 use crate::terminal::err_line;
 use crate::{Error, device};
@@ -17,19 +18,37 @@ use crate::{Error, device};
 #[derive(Debug, Args)]
 pub struct TrainArgs {
     /// A recipe file, or the name of a shipped recipe; `nola-train recipes` lists those.
-    #[arg(add = recipes_and_files())]
-    recipe: PathBuf,
-    /// Change a value of the recipe, as in `--set train.steps=100`; may be repeated.
+    #[arg(required_unless_present = "resume", add = recipes_and_files())]
+    recipe: Option<PathBuf>,
+    /// Go on with a run that was interrupted or killed, in its folder and with its recipe.
+    #[arg(long, value_name = "RUN", value_hint = ValueHint::DirPath, conflicts_with = "recipe")]
+    resume: Option<PathBuf>,
+    /// Change a value of the recipe, as in `--set train.steps=100`; may be repeated. With --resume only what leaves the
+    /// steps already made as they are.
     #[arg(long, value_name = "KEY=VALUE", add = ArgValueCompleter::new(settings))]
     set: Vec<String>,
 }
 
 pub fn run(args: &TrainArgs, global: &Global) -> Result<(), Error> {
-    let recipe = Recipe::named(&args.recipe, &args.set)?.pinned();
-    let recipe = recipe.map_err(|error| error.with_data_note(Recipe::data_note(&args.recipe)))?;
-    match recipe.data.format.modality() {
-        Modality::Images => train::<ImageTask>(&recipe, global),
-        Modality::Text => train::<Text>(&recipe, global),
+    match (&args.resume, &args.recipe) {
+        (Some(run), _) => {
+            let run = InterruptedRun::open(run, &args.set)?;
+            match run.recipe.data.format.modality() {
+                Modality::Images => go_on::<ImageTask>(run, global),
+                Modality::Text => go_on::<Text>(run, global),
+            }
+        }
+        (None, Some(recipe)) => begin(recipe, &args.set, global),
+        (None, None) => unreachable!("clap requires a recipe or --resume"),
+    }
+}
+
+fn begin(recipe: &Path, set: &[String], global: &Global) -> Result<(), Error> {
+    let checked = Recipe::named(recipe, set)?.pinned();
+    let checked = checked.map_err(|error| error.with_data_note(Recipe::data_note(recipe)))?;
+    match checked.data.format.modality() {
+        Modality::Images => train::<ImageTask>(&checked, global),
+        Modality::Text => train::<Text>(&checked, global),
     }
 }
 
@@ -40,8 +59,39 @@ fn train<T: Task>(recipe: &CheckedRecipe, global: &Global) -> Result<(), Error> 
     let recipe = &recipe.clone().for_samples(task.counts().samples_in_epoch());
     folder.begin(recipe)?;
     let _running = global.stop.run();
-    let fitted = fit(&task, recipe, &global.terms(&open.device), &folder.keeper(&task, recipe))?;
-    let saved = folder.save(&task, recipe, &fitted, &open.name)?;
+    let keeper = folder.keeper(&task, recipe, &open.name);
+    let fitted = fit(&task, recipe, &global.terms(&open.device), &keeper);
+    finish(Ended { folder: &folder, task: &task, recipe, open: &open, fitted }, global)
+}
+
+fn go_on<T: Task>(run: InterruptedRun, global: &Global) -> Result<(), Error> {
+    let open = device::open(global.device)?;
+    let task = T::open(&run.recipe, &open.device)?;
+    let _running = global.stop.run();
+    let (folder, recipe, from) = run.checked(&task, &open.name)?;
+    let keeper = folder.keeper(&task, &recipe, &open.name);
+    let fitted = resume(from, &task, &recipe, &global.terms(&open.device), &keeper);
+    finish(Ended { folder: &folder, task: &task, recipe: &recipe, open: &open, fitted }, global)
+}
+
+/// A run whose training is over.
+struct Ended<'a, T: Task> {
+    folder: &'a RunFolder,
+    task: &'a T,
+    recipe: &'a CheckedRecipe,
+    open: &'a OpenDevice,
+    fitted: Result<Fitted<T>, Error>,
+}
+
+/// Writes the files of a run, and says what it came to.
+fn finish<T: Task>(ended: Ended<T>, global: &Global) -> Result<(), Error> {
+    let Ended { folder, task, recipe, open, fitted } = ended;
+    let saved = fitted.and_then(|fitted| Ok((folder.save(task, recipe, &fitted, &open.name)?, fitted)));
+    if is_resumable(folder.path()) {
+        let run = folder.path().display();
+        err_line(&format!("`nola-train train --resume {run}` goes on from the last checkpoint"));
+    }
+    let (saved, fitted) = saved?;
     let result = &saved.result;
     if global.json {
         print_json(result)?;

@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use image::RgbImage;
 use nola_models::image::{Encoded, decode};
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 
 use super::room::Room;
 use super::{BadImage, DataError, Dataset, ImageSource};
+use crate::data_hash::hex;
 use crate::recipe::OnBadImage;
 
 /// Bytes of an encoded image that are read at most.
@@ -31,6 +33,8 @@ struct Entry {
     label: usize,
     source: ImageSource,
     part: usize,
+    /// Hash of what the image was read from.
+    sha256: [u8; 32],
     /// Absent where the cache was full, and for records, which are in memory anyway.
     decoded: Option<Arc<RgbImage>>,
 }
@@ -53,14 +57,19 @@ impl Images {
             .samples
             .into_par_iter()
             .map(|sample| {
-                let decoded = match &sample.source {
-                    ImageSource::Record { .. } => None,
-                    ImageSource::File(file) => Some(decode_file(file, &room)?),
+                let (decoded, sha256) = match &sample.source {
+                    ImageSource::Record { records, index } => {
+                        (None, Sha256::digest(records.bytes(*index)).into())
+                    }
+                    ImageSource::File(file) => {
+                        let (decoded, sha256) = decode_file(file, &room)?;
+                        (Some(decoded), sha256)
+                    }
                 };
                 let decoded =
                     decoded.filter(|image| reserve(&used, image.as_raw().len() as u64, cache_bytes));
                 let decoded = decoded.map(Arc::new);
-                Ok(Entry { label: sample.label, source: sample.source, part: sample.part, decoded })
+                Ok(Entry { label: sample.label, source: sample.source, part: sample.part, sha256, decoded })
             })
             .collect();
         let (mut entries, mut bad) = (Vec::with_capacity(decoded.len()), Vec::new());
@@ -115,6 +124,17 @@ impl Images {
         self.entries[index].part
     }
 
+    /// Hash of the images of one part of the data, or of all, with their labels and the classes, in hexadecimal.
+    pub fn sha256(&self, is_counted: impl Fn(usize) -> bool) -> String {
+        let mut hash = Sha256::new();
+        self.classes.iter().for_each(|class| hash.update(format!("{class}\n")));
+        for entry in self.entries.iter().filter(|entry| is_counted(entry.part)) {
+            hash.update((entry.label as u64).to_le_bytes());
+            hash.update(entry.sha256);
+        }
+        hex(&hash.finalize())
+    }
+
     /// What people call an image.
     pub fn name(&self, index: usize) -> String {
         self.entries[index].source.name()
@@ -132,7 +152,7 @@ impl Images {
         let image = match &entry.source {
             ImageSource::Record { records, index } => records.image(*index),
             ImageSource::File(file) => {
-                decode_file(file, &self.room).map_err(|bad| DataError::BadImages(vec![bad]))?
+                decode_file(file, &self.room).map_err(|bad| DataError::BadImages(vec![bad]))?.0
             }
         };
         Ok(Arc::new(image))
@@ -157,25 +177,27 @@ impl ImageReader {
     /// # Errors
     /// If it cannot be read or decoded.
     pub fn decoded(&self, file: &Path) -> Result<RgbImage, BadImage> {
-        decode_file(file, &self.room)
+        Ok(decode_file(file, &self.room)?.0)
     }
 }
 
-fn decode_file(file: &Path, room: &Room) -> Result<RgbImage, BadImage> {
+/// The image in a file, and the hash of the file.
+fn decode_file(file: &Path, room: &Room) -> Result<(RgbImage, [u8; 32]), BadImage> {
     let size = size_of(file)?;
     let mut part = room.enter(size);
     let bytes = read(file)?;
+    let sha256 = Sha256::digest(&bytes).into();
     let encoded = Encoded::open(&bytes, file)?;
     let memory = encoded.memory();
     if part.grow(memory) {
-        return Ok(encoded.decode()?);
+        return Ok((encoded.decode()?, sha256));
     }
     // Nobody waits while holding a part; the file is read once more, most often from the system's cache.
     drop(encoded);
     drop(bytes);
     drop(part);
     let _whole = room.enter(size.saturating_add(memory));
-    Ok(decode(&read(file)?, file)?)
+    Ok((decode(&read(file)?, file)?, sha256))
 }
 
 fn size_of(file: &Path) -> Result<u64, BadImage> {

@@ -2,10 +2,14 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
+use crate::exact;
 use crate::interval::wilson;
 
 /// What a model answers: the class of an image, or the next token of a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Target {
     /// One class for each image.
     Image,
@@ -24,13 +28,15 @@ impl Target {
 }
 
 /// How well a model does on the validation data.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// What was answered.
     pub target: Target,
     /// Mean cross entropy, in nats per image or token.
+    #[serde(with = "exact")]
     pub loss: f32,
     /// Share of the answers that are right, from 0 to 1.
+    #[serde(with = "exact")]
     pub accuracy: f64,
     /// How many answers there were.
     pub answers: usize,

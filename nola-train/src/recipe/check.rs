@@ -264,6 +264,7 @@ mod tests {
             ("train.micro_batch", "5"),
             ("train.min_learning_rate", "0.5"),
             ("train.betas", "[0.9, 1.0]"),
+            ("train.save_every", "\"10x\""),
             ("method.alpha", "0"),
             ("method.rank_pattern", "{ value = 0 }"),
             ("method.alpha_pattern", "{ value = 0 }"),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::MAX_SAMPLES;
 use super::error::{Findings, Problem};
 use super::method::MethodRecipe;
+use super::save_every::{SaveEvery, WrittenDistance};
 
 /// How it is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -91,6 +92,17 @@ pub struct TrainRecipe {
     /// Evaluations in a row without a better accuracy after which the run ends; 0 never ends it early.
     #[schemars(example = 5, extend("x-unit" = "evaluations"))]
     pub early_stop: usize,
+    /// Distance between checkpoints, from which `train --resume` goes on: optimizer steps, or a time such as "10m"; 0 saves none
+    /// but at an interrupt.
+    #[schemars(
+        with = "WrittenDistance",
+        example = 100,
+        extend("x-range" = "steps, or a time in h, m or s", "x-unit" = "optimizer steps, or a time")
+    )]
+    pub save_every: SaveEvery,
+    /// Checkpoints that are kept, the newest ones; each holds three times the trained parameters, and the best of them once more.
+    #[schemars(range(min = 1, max = 1000), example = 3, extend("x-unit" = "checkpoints"))]
+    pub keep_checkpoints: usize,
     /// Seed of the order of samples, of augmentation and of new weights.
     #[schemars(example = 1)]
     pub seed: u64,
@@ -153,6 +165,8 @@ impl Default for TrainRecipe {
             gradient_checkpointing: false,
             evaluate_every: Period(100),
             early_stop: 0,
+            save_every: SaveEvery::default(),
+            keep_checkpoints: 2,
             seed: 0,
         }
     }

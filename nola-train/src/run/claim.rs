@@ -4,8 +4,11 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::checkpoints::{CHECKPOINTS, is_resumable};
+use super::log::METRICS;
 use super::{ADAPTER, LAST_ADAPTER, MODEL, Occupied, RECIPE, RESULT};
 use crate::Error;
+use crate::train::ResumeError;
 
 /// Locked for as long as a run writes beside it; it says who does.
 const LOCK: &str = ".lock";
@@ -46,6 +49,35 @@ impl Claim {
         Ok(claim)
     }
 
+    /// Claims the folder of a run that ended before its time; what it had only begun to write is removed.
+    ///
+    /// # Errors
+    /// If there is no such run, it still goes on, it is finished, or the folder cannot be written.
+    pub fn resumed(folder: &Path) -> Result<Self, Error> {
+        let output = |source| Error::Output { path: folder.to_owned(), source };
+        let (path, was_claimed) = (folder.join(LOCK), is_begun(folder));
+        if !was_claimed && !is_resumable(folder) {
+            return Err(nothing_to_resume(folder).into());
+        }
+        let lock = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let lock = lock.map_err(output)?;
+        if !is_free(&lock, &path, was_claimed) {
+            let holds = Occupied::Running { by: claimant(&lock), lock: path };
+            return Err(Error::Occupied { folder: folder.to_owned(), holds });
+        }
+        if !is_resumable(folder) {
+            return Err(nothing_to_resume(folder).into());
+        }
+        let claim = Self { folder: folder.to_owned(), lock };
+        for folder in [folder, &folder.join(CHECKPOINTS)] {
+            partial(folder)
+                .and_then(|found| found.iter().try_for_each(|path| remove(path)))
+                .map_err(output)?;
+        }
+        claim.sign().map_err(output)?;
+        Ok(claim)
+    }
+
     /// Says in the lock who has it.
     fn sign(&self) -> io::Result<()> {
         let host = sysinfo::System::host_name().unwrap_or_else(|_| "an unknown machine".to_owned());
@@ -76,6 +108,18 @@ fn is_free(lock: &File, path: &Path, was_claimed: bool) -> bool {
     }
 }
 
+/// Why a folder without a checkpoint cannot be resumed.
+fn nothing_to_resume(folder: &Path) -> ResumeError {
+    let run = folder.to_owned();
+    if folder.join(RESULT).exists() {
+        ResumeError::Finished { run }
+    } else if is_begun(folder) || folder.join(RECIPE).exists() {
+        ResumeError::NoCheckpoint { run }
+    } else {
+        ResumeError::NoRun { run }
+    }
+}
+
 /// Removes the folder of a run that was cut off.
 ///
 /// # Errors
@@ -103,6 +147,9 @@ fn claimant(mut lock: &File) -> String {
 
 /// What lies in a folder that holds something.
 fn holding(folder: &Path) -> Occupied {
+    if is_resumable(folder) {
+        return Occupied::Interrupted { run: folder.to_owned() };
+    }
     if folder.join(RESULT).exists() {
         return Occupied::Finished;
     }
@@ -111,6 +158,22 @@ fn holding(folder: &Path) -> Occupied {
         Some(kept) if folder.join(RECIPE).exists() => Occupied::CutOff(kept),
         Some(_) | None => Occupied::Foreign,
     }
+}
+
+/// What a program in a folder had only begun to write.
+fn partial(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if is_partial(&entry.file_name().to_string_lossy()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+fn is_partial(name: &str) -> bool {
+    name.starts_with('.') && name.contains(PARTIAL)
 }
 
 /// Everything in a folder, apart from its lock, if a run that kept nothing left it; none if there is something else.
@@ -122,7 +185,8 @@ fn rubble(folder: &Path) -> io::Result<Option<Vec<PathBuf>>> {
         if text == LOCK {
             continue;
         }
-        if text != RECIPE && !(text.starts_with('.') && text.contains(PARTIAL)) {
+        let is_empty = text == CHECKPOINTS && !is_resumable(folder);
+        if !is_empty && text != RECIPE && text != METRICS && !is_partial(&text) {
             return Ok(None);
         }
         found.push(folder.join(&name));
@@ -224,6 +288,7 @@ mod tests {
             &[LOCK][..],
             &[LOCK, RECIPE],
             &[LOCK, RECIPE, ".adapter.partial-new/adapter_model.safetensors", ".space.partial-test"],
+            &[LOCK, RECIPE, METRICS, "checkpoints/.step-000009.partial-x/state.json"],
         ] {
             let (folder, claim) = claimed(rubble);
             let claim = claim.expect("nothing of worth");
@@ -246,6 +311,33 @@ mod tests {
                 panic!("{kept}")
             };
             assert!(found.ends_with(name), "{}", found.display());
+        }
+    }
+
+    #[test]
+    fn a_run_with_a_checkpoint_is_resumed_and_not_begun_anew() {
+        let checkpoint = "checkpoints/step-000009/checkpoint.json";
+        for files in [&[LOCK, RECIPE, checkpoint][..], &[RECIPE, RESULT, "adapter/README.md", checkpoint]] {
+            let (folder, claim) = claimed(files);
+            drop(claim.expect_err("it holds a run"));
+            assert_eq!(holding(folder.path()), Occupied::Interrupted { run: folder.path().to_owned() });
+            let claim = Claim::resumed(folder.path()).expect("nobody holds it");
+            assert!(Claim::resumed(folder.path()).is_err(), "it is held");
+            drop(claim);
+            assert!(folder.path().join(checkpoint).exists() && !folder.path().join(LOCK).exists());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_resumed_says_why() {
+        for (files, why) in [
+            (&["mine.txt"][..], "holds no run"),
+            (&[RECIPE, "adapter/README.md", RESULT], "is finished"),
+            (&[LOCK, RECIPE, "adapter/README.md"], "no checkpoint"),
+        ] {
+            let (folder, _) = claimed(files);
+            let error = Claim::resumed(folder.path()).expect_err("nothing to resume").to_string();
+            assert!(error.contains(why), "{error}");
         }
     }
 

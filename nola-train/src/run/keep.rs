@@ -1,5 +1,6 @@
 //! What a run keeps while it goes on: the best model so far, there whole at every moment.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -11,13 +12,17 @@ use nola_models::WeightDtype;
 use serde_json::Value;
 
 use super::claim::{PARTIAL, beside, old, remove};
-use super::{ADAPTER, LAST_ADAPTER, MODEL, RunFolder};
+use super::log::{METRICS, MetricsLog, StepLine, ValidationLine};
+use super::resume::{OfRun, Origin};
+use super::{ADAPTER, LAST_ADAPTER, MODEL, RunFolder, checkpoints};
 use crate::Error;
 use crate::base::Base;
-use crate::fit::{Keeper, rounded};
+use crate::fit::{Course, Keeper, rounded};
+use crate::progress::Scores;
 use crate::recipe::{CheckedRecipe, MethodRecipe};
 use crate::task::{Model, Task};
 use crate::terminal::err_line;
+use crate::train::{Checkpoint, StepReport, TrainingState};
 
 /// What lies in a run folder beside the models: recipe, result and report, without images.
 const OTHER_BYTES: u64 = 64 << 10;
@@ -27,6 +32,10 @@ pub struct Keeping<'a, T: Task> {
     pub(super) folder: &'a RunFolder,
     pub(super) task: &'a T,
     pub(super) recipe: &'a CheckedRecipe,
+    /// As results call it.
+    pub(super) device: &'a str,
+    /// What the run is made of, once it was asked for.
+    pub(super) origin: OnceCell<Origin>,
 }
 
 impl<T: Task> Keeper<T> for Keeping<'_, T> {
@@ -60,9 +69,46 @@ impl<T: Task> Keeper<T> for Keeping<'_, T> {
         err_line(&format!("nothing could be evaluated; what the last step left is kept in {kept}"));
         Ok(())
     }
+
+    fn keep_checkpoint(&self, state: TrainingState, course: &Course) -> Result<(), Error> {
+        // A checkpoint counts on the lines of its steps.
+        self.with_log(MetricsLog::sync)?;
+        let (course, history) = course.to_stored();
+        let of_run = OfRun { origin: self.origin().clone(), course };
+        let run = serde_json::to_value(of_run).expect("numbers and text");
+        let count = self.recipe.train.keep_checkpoints;
+        checkpoints::keep(self.folder.path(), &Checkpoint { state, run, history }, count)
+    }
+
+    fn log_step(&self, report: &StepReport, seconds: f64) -> Result<(), Error> {
+        self.with_log(|log| log.add(&StepLine::new(report, seconds)))
+    }
+
+    fn log_scores(&self, scores: &Scores) -> Result<(), Error> {
+        self.with_log(|log| log.evaluated(&ValidationLine::from(scores)))
+    }
 }
 
 impl<T: Task> Keeping<'_, T> {
+    /// Does something with the log; one that fails is given up.
+    pub(super) fn with_log(&self, work: impl FnOnce(&mut MetricsLog) -> io::Result<()>) -> Result<(), Error> {
+        let mut log = self.folder.log.borrow_mut();
+        let Some(Err(source)) = log.as_mut().map(work) else { return Ok(()) };
+        *log = None;
+        Err(Error::Output { path: self.folder.path().join(METRICS), source })
+    }
+
+    /// What the run is made of; hashing all data takes its time, so it is done once.
+    fn origin(&self) -> &Origin {
+        self.origin.get_or_init(|| Origin {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            recipe: self.recipe.resolved_toml(),
+            base: self.task.base().identity().clone(),
+            data: self.task.data_hashes(self.recipe),
+            device: self.device.to_owned(),
+        })
+    }
+
     /// Where the best model lies.
     pub(super) fn place(&self) -> PathBuf {
         self.folder.path().join(if self.is_full() { MODEL } else { ADAPTER })

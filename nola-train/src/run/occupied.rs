@@ -15,6 +15,11 @@ pub enum Occupied {
     },
     /// A run that came to its end.
     Finished,
+    /// A run that ended before its time and can be resumed.
+    Interrupted {
+        /// Its folder.
+        run: PathBuf,
+    },
     /// A run that was cut off, and where its best model lies, or its last.
     CutOff(PathBuf),
     /// A run of another recipe than the one that is to be made there, or one that another version made.
@@ -35,6 +40,12 @@ impl fmt::Display for Occupied {
             Self::Finished => {
                 write!(f, "is not empty: it holds a finished run; {another}, or remove that run")
             }
+            Self::Interrupted { run } => write!(
+                f,
+                "is not empty: it holds a run that was interrupted; `nola-train train --resume {}` goes on with it; to train anew \
+                 {another}, or remove that run",
+                run.display()
+            ),
             Self::CutOff(kept) => write!(
                 f,
                 "is not empty: it holds a run that was cut off, and {} is what it had kept, ready to use; to train anew \

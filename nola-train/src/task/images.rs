@@ -17,6 +17,7 @@ use crate::data::{
 };
 use crate::data_counts::DataCounts;
 use crate::data_files::HubData;
+use crate::data_hash::DataHash;
 use crate::evaluate::{Evaluation, TextScores, evaluate};
 use crate::model_with_loss::ImageBatch;
 use crate::portion::Drawn;
@@ -117,6 +118,17 @@ impl Task for ImageTask {
 
     fn counts(&self) -> &DataCounts {
         &self.counts
+    }
+
+    fn data_hashes(&self, recipe: &Recipe) -> Vec<DataHash> {
+        let hash = |key: &str, name: String, sha256| DataHash { key: key.to_owned(), name, sha256 };
+        let of_part = |(part, path): (usize, &Path)| {
+            let sha256 = self.splits.train.sha256(|of| of == part);
+            hash("data.train", path.display().to_string(), sha256)
+        };
+        let validation = self.splits.validation.sha256(|_| true);
+        let scored_on = hash("data.validation", recipe.data.scored_on_name(), validation);
+        recipe.data.train.paths().enumerate().map(of_part).chain([scored_on]).collect()
     }
 
     fn sources(&self) -> &[HubData] {

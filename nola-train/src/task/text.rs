@@ -17,6 +17,7 @@ use crate::baseline::Baseline;
 use crate::data::{Order, Prefetch, Split, WeightedSamples};
 use crate::data_counts::DataCounts;
 use crate::data_files::{self, Found, HubData};
+use crate::data_hash::DataHash;
 use crate::diagnostics::unknown_tokens;
 use crate::evaluate::{Decoding, TextEvaluation, TextScores, evaluate_text, score_written, with_room};
 use crate::model_with_loss::TextBatch;
@@ -101,6 +102,17 @@ impl Task for Text {
 
     fn counts(&self) -> &DataCounts {
         &self.counts
+    }
+
+    fn data_hashes(&self, recipe: &Recipe) -> Vec<DataHash> {
+        let hash = |key: &str, name: String, sha256| DataHash { key: key.to_owned(), name, sha256 };
+        let of_part = |(path, part): (&Path, &WeightedSamples)| {
+            let sha256 = self.train.sha256(part.samples.iter().copied());
+            hash("data.train", path.display().to_string(), sha256)
+        };
+        let validation = self.validation.sha256(0..self.validation.rows.len());
+        let scored_on = hash("data.validation", recipe.data.scored_on_name(), validation);
+        recipe.data.train.paths().zip(&self.parts).map(of_part).chain([scored_on]).collect()
     }
 
     fn sources(&self) -> &[HubData] {

@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use super::cache::{Cache, Found};
 use super::collect::{Rows, check_divisible};
 use super::pack::rows_of;
@@ -13,6 +15,7 @@ use super::{
     BadRows, ChatRender, Encode, Packing, Place, Sample, TextError, TextFormat, TextReport, TextSettings,
     Unknown,
 };
+use crate::data_hash::hex;
 use crate::portion::{DataSource, Drawn, DrawnUnit, Portion};
 
 /// A data set, and the model that is to learn from it.
@@ -52,6 +55,21 @@ pub struct TextData {
 }
 
 impl TextData {
+    /// Hash of some rows: their tokens, and which of them are learned, in hexadecimal.
+    pub fn sha256(&self, rows: impl Iterator<Item = usize>) -> String {
+        let mut hash = Sha256::new();
+        for row in rows {
+            hash.update((self.rows[row].len() as u64).to_le_bytes());
+            for sample in self.rows[row].iter().map(|&sample| &self.samples[sample]) {
+                hash.update((sample.ids.len() as u64).to_le_bytes());
+                sample.ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
+                let ends = sample.trained.iter().flat_map(|range| [range.start as u64, range.end as u64]);
+                ends.for_each(|end| hash.update(end.to_le_bytes()));
+            }
+        }
+        hex(&hash.finalize())
+    }
+
     /// What the tokenizer does not know, and the first row with it.
     pub fn unknown(&self) -> Option<(&Unknown, Place)> {
         let unknown = self.report.unknown.as_ref()?;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::evaluate::TextScores;
 use crate::recipe::CheckedRecipe;
-use crate::run::{Occupied, RECIPE, RESULT, RunResult, remove_cut_off};
+use crate::run::{Occupied, RECIPE, RESULT, RunResult, is_resumable, remove_cut_off};
 
 /// How the texts of a run were scored.
 const METRICS: &str = "metrics.json";
@@ -26,6 +26,8 @@ struct StoredMetrics {
 pub enum Found {
     /// Nothing; the run is to be made.
     Nothing,
+    /// The same run, interrupted, with a checkpoint.
+    Interrupted,
     /// The same run, finished.
     Finished(Box<RunResult>),
 }
@@ -39,6 +41,9 @@ pub fn find(recipe: &CheckedRecipe) -> Result<Found, Error> {
     let Some(written) = fs::read_to_string(folder.join(RECIPE)).ok() else { return Ok(Found::Nothing) };
     if !is_same(&written, recipe) {
         return Err(other_recipe(folder));
+    }
+    if is_resumable(folder) {
+        return Ok(Found::Interrupted);
     }
     if let Ok(bytes) = fs::read(folder.join(RESULT)) {
         let result = serde_json::from_slice::<RunResult>(&bytes);

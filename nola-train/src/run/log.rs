@@ -1,0 +1,217 @@
+//! `metrics.jsonl`: one JSON object for each optimizer step.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Seek, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::progress::{Scores, Target};
+use crate::train::{Between, StepReport};
+
+/// Loss, rate and scores of every step.
+pub const METRICS: &str = "metrics.jsonl";
+
+/// A line: what one optimizer step did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepLine {
+    /// Optimizer step, counted from 1.
+    pub step: usize,
+    /// Mean training loss in nats per target.
+    pub loss: f32,
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// 2-norm of all gradients, before it was limited.
+    pub gradient_norm: f64,
+    /// Targets of the step: images, or tokens with a loss.
+    pub targets: usize,
+    /// Seconds of training when its loss was known; those of several steps are known at once.
+    pub seconds: f64,
+    /// Scores on the validation data after the step; absent where there was no evaluation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<ValidationLine>,
+}
+
+/// Scores on the validation data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ValidationLine {
+    /// Mean cross-entropy in nats.
+    pub loss: f32,
+    /// Share of right answers, 0 to 1.
+    pub accuracy: f64,
+    /// e to the loss; absent for images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perplexity: Option<f64>,
+}
+
+impl StepLine {
+    /// The line of a step that was told after so many seconds.
+    pub fn new(report: &StepReport, seconds: f64) -> Self {
+        let StepReport { step, loss, gradient_norm, learning_rate, targets } = *report;
+        Self { step, loss, learning_rate, gradient_norm, targets, seconds, validation: None }
+    }
+}
+
+impl From<&Scores> for ValidationLine {
+    fn from(scores: &Scores) -> Self {
+        let perplexity = match scores.target {
+            Target::Image => None,
+            Target::Token => Some(scores.perplexity()),
+        };
+        Self { loss: scores.loss, accuracy: scores.accuracy, perplexity }
+    }
+}
+
+/// How scores begin that are added to a line.
+const SCORES: &str = ",\"validation\":";
+/// How a line ends.
+const END: &str = "}\n";
+
+/// The file, open for more lines.
+#[derive(Debug)]
+pub(super) struct MetricsLog {
+    file: BufWriter<File>,
+    /// Bytes so far.
+    bytes: u64,
+    /// Whether there is a last line, and it has no scores yet.
+    takes_scores: bool,
+}
+
+impl MetricsLog {
+    /// An empty file in the folder of a run.
+    pub(super) fn create(run: &Path) -> io::Result<Self> {
+        let file = BufWriter::new(File::create(run.join(METRICS))?);
+        Ok(Self { file, bytes: 0, takes_scores: false })
+    }
+
+    /// The file of a run that goes on after `step` optimizer steps: what comes later is cut off, and so are scores of an
+    /// evaluation that is still to be made.
+    pub(super) fn resume(run: &Path, step: usize, between: Between) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(run.join(METRICS))?;
+        let (mut start, mut last, mut is_newest, mut bytes) = (0, String::new(), false, 0);
+        for line in BufReader::new(&file).split(b'\n') {
+            let Ok(text) = String::from_utf8(line?) else { break };
+            let Some(line) = serde_json::from_str::<StepLine>(&text).ok().filter(|line| line.step <= step)
+            else {
+                break;
+            };
+            start = bytes;
+            bytes += text.len() as u64 + 1;
+            (last, is_newest) = (text, line.step == step);
+        }
+        let scores = last.find(SCORES);
+        let takes_scores = scores.is_none() && !last.is_empty();
+        let mut log = Self { file: BufWriter::new(file), bytes, takes_scores };
+        // The last line may have been cut off before its end.
+        log.cut(bytes.saturating_sub(1))?;
+        log.write(if bytes > 0 { "\n" } else { "" })?;
+        if let (Between::Due, true, Some(scores)) = (between, is_newest, scores) {
+            log.cut(start + scores as u64)?;
+            log.write(END)?;
+            log.takes_scores = true;
+        }
+        Ok(log)
+    }
+
+    /// Forgets everything behind so many bytes.
+    fn cut(&mut self, bytes: u64) -> io::Result<()> {
+        self.file.flush()?;
+        self.file.get_mut().set_len(bytes)?;
+        self.file.seek(io::SeekFrom::Start(bytes))?;
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        self.bytes += text.len() as u64;
+        self.file.write_all(text.as_bytes())
+    }
+
+    /// Adds a line.
+    pub(super) fn add(&mut self, line: &StepLine) -> io::Result<()> {
+        self.takes_scores = line.validation.is_none();
+        self.write(&(serde_json::to_string(line)? + "\n"))
+    }
+
+    /// Adds scores to the last line, if it has none.
+    pub(super) fn evaluated(&mut self, scores: &ValidationLine) -> io::Result<()> {
+        if !std::mem::take(&mut self.takes_scores) {
+            return Ok(());
+        }
+        self.cut(self.bytes - END.len() as u64)?;
+        self.write(&format!("{SCORES}{}{END}", serde_json::to_string(scores)?))?;
+        self.file.flush()
+    }
+
+    /// Sees to it that all lines are on the disk.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.file.flush()?;
+        self.file.get_ref().sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(step: usize) -> StepLine {
+        let report = StepReport { step, loss: 0.5, gradient_norm: 1.0, learning_rate: 1e-3, targets: 4 };
+        StepLine::new(&report, 0.25)
+    }
+
+    fn scores() -> ValidationLine {
+        ValidationLine { loss: 0.25, accuracy: 0.75, perplexity: None }
+    }
+
+    fn lines(run: &Path) -> Vec<StepLine> {
+        let text = std::fs::read_to_string(run.join(METRICS)).expect("a file");
+        text.lines().map(|line| serde_json::from_str(line).expect("a line")).collect()
+    }
+
+    fn with_steps(steps: usize) -> tempfile::TempDir {
+        let run = tempfile::tempdir().expect("a temporary folder");
+        let mut log = MetricsLog::create(run.path()).expect("a free disk");
+        for step in 1..=steps {
+            log.add(&line(step)).expect("a free disk");
+            if step % 2 == 0 {
+                log.evaluated(&scores()).expect("a free disk");
+            }
+        }
+        log.sync().expect("a free disk");
+        run
+    }
+
+    #[test]
+    fn an_evaluation_stands_in_the_line_of_its_step() {
+        let run = with_steps(3);
+        let evaluated = StepLine { validation: Some(scores()), ..line(2) };
+        assert_eq!(lines(run.path()), [line(1), evaluated, line(3)]);
+    }
+
+    #[test]
+    fn a_resumed_run_has_no_step_twice() {
+        let run = with_steps(6);
+        let mut text = std::fs::read(run.path().join(METRICS)).expect("a file");
+        text.extend(b"{\"step\": 7, \"lo");
+        std::fs::write(run.path().join(METRICS), text).expect("a file");
+        let mut log = MetricsLog::resume(run.path(), 3, Between::Done).expect("a file");
+        log.add(&line(4)).expect("a free disk");
+        log.evaluated(&scores()).expect("a free disk");
+        log.sync().expect("a free disk");
+        assert_eq!(lines(run.path()).iter().map(|line| line.step).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(lines(run.path())[3].validation, Some(scores()));
+    }
+
+    #[test]
+    fn an_evaluation_that_is_still_to_be_made_is_taken_back() {
+        let run = with_steps(4);
+        let mut log = MetricsLog::resume(run.path(), 4, Between::Due).expect("a file");
+        log.sync().expect("a free disk");
+        assert_eq!(lines(run.path())[3], line(4));
+        drop(log);
+        let mut log = MetricsLog::resume(run.path(), 4, Between::Done).expect("a file");
+        log.evaluated(&scores()).expect("a free disk");
+        assert_eq!((lines(run.path()).len(), lines(run.path())[3].validation.is_some()), (4, true));
+    }
+}

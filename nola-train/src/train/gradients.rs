@@ -1,0 +1,102 @@
+//! One optimizer step: passes become gradients, and those an update.
+
+use std::time::Instant;
+
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::{DType, Tensor};
+use nola_core::Adapted;
+
+use crate::model_with_loss::{ModelWithLoss, distilled_loss, recomputed_loss};
+use crate::optimizer::{Optimizer, clipped, gradient_norm};
+use crate::recipe::TrainRecipe;
+
+/// Bits of a pass's number that count the passes of its step.
+const PASS_BITS: u32 = 32;
+
+/// What is known of an optimizer step before its device was waited for.
+pub(crate) struct Measured {
+    /// Counted from 0.
+    pub(super) step: usize,
+    pub(super) targets: usize,
+    /// `[1]`.
+    pub(crate) loss: Tensor<1>,
+    /// `[1]`, before the gradient was limited.
+    pub(super) gradient_norm: Tensor<1>,
+    /// Seconds until gradients of factors were gradients of coefficients; a device may work on behind.
+    pub(crate) project_seconds: f64,
+    /// Seconds until coefficients were factors again, likewise.
+    pub(crate) expand_seconds: f64,
+}
+
+/// Gradients of the coefficients for optimizer step `step`, counted from 0.
+pub(crate) fn measured_gradients<M: ModelWithLoss>(
+    model: &Adapted<M>,
+    passes: &[M::Batch],
+    recipe: &TrainRecipe,
+    step: usize,
+) -> (GradientsParams, Measured) {
+    let (gradients, loss) = accumulated(model, passes, recipe, step);
+    let started = Instant::now();
+    let gradients = model.project(gradients);
+    let project_seconds = started.elapsed().as_secs_f64();
+    let gradient_norm = gradient_norm(model, &gradients).unwrap_or_else(|| loss.zeros_like());
+    let targets = passes.iter().map(M::targets).sum();
+    (gradients, Measured { step, targets, loss, gradient_norm, project_seconds, expand_seconds: 0.0 })
+}
+
+/// The model after the optimizer step with these gradients.
+pub(crate) fn updated<M: ModelWithLoss>(
+    model: Adapted<M>,
+    gradients: GradientsParams,
+    measured: &mut Measured,
+    recipe: &TrainRecipe,
+    optimizer: &mut Optimizer,
+) -> Adapted<M> {
+    let gradients = match recipe.clip_norm {
+        Some(limit) => clipped(&model, gradients, &measured.gradient_norm, limit),
+        None => gradients,
+    };
+    let model = optimizer.step(measured.step, model, gradients);
+    let started = Instant::now();
+    let model = model.expand();
+    measured.expand_seconds = started.elapsed().as_secs_f64();
+    model
+}
+
+/// Gradients and loss of one optimizer step, still on the device: passes weigh as many targets as they have.
+///
+/// # Shapes
+/// - loss: `[1]`
+fn accumulated<M: ModelWithLoss>(
+    model: &Adapted<M>,
+    passes: &[M::Batch],
+    recipe: &TrainRecipe,
+    step: usize,
+) -> (GradientsParams, Tensor<1>) {
+    let targets: usize = passes.iter().map(M::targets).sum();
+    let mut gradients = GradientsAccumulator::new();
+    let mut losses = Vec::with_capacity(passes.len());
+    for (index, pass) in passes.iter().enumerate() {
+        let weight = M::targets(pass) as f64 / targets as f64;
+        let number = (step as u64) << PASS_BITS | index as u64;
+        let part = model.in_training_pass(number, || pass_loss(model, pass, recipe)).mul_scalar(weight);
+        losses.push(part.clone().inner().cast(DType::F32));
+        let of_pass = GradientsParams::from_grads(part.backward(), model);
+        gradients.accumulate(model, of_pass);
+    }
+    (gradients.grads(), Tensor::cat(losses, 0).sum())
+}
+
+/// The loss of a pass in the way that the recipe wants it differentiated.
+pub(crate) fn pass_loss<M: ModelWithLoss>(
+    model: &Adapted<M>,
+    pass: &M::Batch,
+    recipe: &TrainRecipe,
+) -> Tensor<1> {
+    let (model, share, smoothing) = (&model.model, model.task_share(), recipe.label_smoothing);
+    match share {
+        Some(share) if share < 1.0 => distilled_loss(model, pass, smoothing, share),
+        Some(_) | None if recipe.gradient_checkpointing => recomputed_loss(model, pass, smoothing),
+        Some(_) | None => model.loss(pass, smoothing),
+    }
+}

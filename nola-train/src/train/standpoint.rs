@@ -1,0 +1,130 @@
+//! Where a run stands, and what it does from there.
+
+use std::sync::Arc;
+
+use burn::module::Module;
+use nola_core::Adapted;
+
+use super::best::{Standing, is_finite};
+use super::gradients::{measured_gradients, updated};
+use super::pending::PendingSteps;
+use super::{Best, Between, Observer, ResumeError, Start, Trained, TrainingState};
+use crate::Error;
+use crate::model_with_loss::ModelWithLoss;
+use crate::optimizer::Optimizer;
+use crate::recipe::TrainRecipe;
+
+/// A run between two optimizer steps.
+pub(super) struct Standpoint<M: ModelWithLoss> {
+    pub(super) model: Adapted<M>,
+    pub(super) optimizer: Optimizer,
+    pub(super) best: Best,
+    /// Optimizer steps made.
+    pub(super) done: usize,
+}
+
+impl<M: ModelWithLoss> Standpoint<M> {
+    /// Where a run with this fresh model starts, and whether there is something to do before its first step.
+    ///
+    /// # Errors
+    /// If the state is one of another model.
+    pub(super) fn at(
+        start: Start,
+        model: Adapted<M>,
+        recipe: &TrainRecipe,
+    ) -> Result<(Self, Between), Error> {
+        let state = match start {
+            Start::Beginning => {
+                let (optimizer, best) = (Optimizer::new(recipe, &model), Best::default());
+                return Ok((Self { model, optimizer, best, done: 0 }, Between::Done));
+            }
+            Start::At(state) => *state,
+        };
+        let TrainingState { step, between, trained, moments, best } = state;
+        let unfit = |problems| ResumeError::State { problems };
+        let model = model.with_added_pairs(&trained).with_state(trained).map_err(unfit)?;
+        // What is left of a base that fades has more digits than a state.
+        model.before_step(step.saturating_sub(1), recipe.steps);
+        let optimizer = Optimizer::new(recipe, &model).with_moments(&model, moments).map_err(unfit)?;
+        Ok((Self { model, optimizer, best, done: step }, between))
+    }
+
+    /// Makes an optimizer step; what is measured of it may still be on the device.
+    pub(super) fn step(
+        mut self,
+        passes: &[M::Batch],
+        recipe: &TrainRecipe,
+        unread: &mut PendingSteps,
+    ) -> Self {
+        self.model.before_step(self.done, recipe.steps);
+        let (gradients, mut measured) = measured_gradients(&self.model, passes, recipe, self.done);
+        let model = updated(self.model, gradients, &mut measured, recipe, &mut self.optimizer);
+        unread.steps.push(measured);
+        Self { model, done: self.done + 1, ..self }
+    }
+
+    /// What the adapter does between two steps.
+    pub(super) fn between_steps(
+        &mut self,
+        recipe: &TrainRecipe,
+        observer: &mut impl Observer<M>,
+    ) -> Result<(), Error> {
+        let score = &mut |model: &M| observer.score_quickly(model);
+        if let Some(changed) = self.model.between_steps(self.done, recipe.steps, score)? {
+            self.model = changed;
+            observer.changed_between_steps(self.done, &self.model);
+        }
+        Ok(())
+    }
+
+    pub(super) fn evaluate(&mut self, observer: &mut impl Observer<M>) -> Result<(), Error> {
+        let score = observer.evaluate(self.done, &Module::valid(&self.model).model)?;
+        match self.best.offer(score, self.done, &self.model)? {
+            Standing::Best => observer.found_best(&self.model),
+            Standing::NotBetter => {}
+        }
+        Ok(())
+    }
+
+    /// Hands on the state, unless the run is over anyway.
+    ///
+    /// # Errors
+    /// If a trained value is not finite.
+    pub(super) fn save(
+        &self,
+        between: Between,
+        recipe: &TrainRecipe,
+        observer: &mut impl Observer<M>,
+    ) -> Result<(), Error> {
+        if self.done >= recipe.steps {
+            return Ok(());
+        }
+        let trained = self.model.state();
+        if !is_finite(&trained) {
+            return Err(Error::Diverged { step: self.done, loss: f32::NAN });
+        }
+        let (moments, best) = (self.optimizer.moments(), self.best.clone());
+        observer.save(TrainingState { step: self.done, between, trained, moments, best });
+        Ok(())
+    }
+
+    /// What the run came to, of whose steps `told` had a loss and a gradient that are numbers.
+    pub(super) fn ended(
+        self,
+        told: usize,
+        failure: Option<Error>,
+        recipe: &TrainRecipe,
+        observer: &mut impl Observer<M>,
+    ) -> Result<Trained<M>, Error> {
+        let Some(best) = self.best.found else {
+            let failure = failure.expect("a run without a failure was evaluated at its last step");
+            if !failure.spoils_training() && told > 0 && is_finite(&self.model.state()) {
+                observer.left_unscored(&self.model);
+            }
+            return Err(failure);
+        };
+        let interrupted = observer.stopped().filter(|_| told < recipe.steps);
+        let (state, best_step) = (Arc::unwrap_or_clone(best.trained), best.step);
+        Ok(Trained { last: self.model, best: state, best_step, steps: told, interrupted, failure })
+    }
+}
