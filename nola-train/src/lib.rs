@@ -18,6 +18,7 @@ pub mod data_files;
 pub mod device;
 pub mod diagnostics;
 pub mod divergence;
+pub mod doctor;
 mod error;
 pub mod evaluate;
 pub mod fit;
