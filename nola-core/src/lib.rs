@@ -50,6 +50,8 @@ pub use low_rank_weights::{LowRankWeight, LowRankWeights, low_rank_weights, with
 pub use params::{FoundParam, biases, float_params, read_params, unadaptable_weights, write_params};
 pub use pattern::PatternError;
 pub use plain_words::plain_words;
+#[cfg(feature = "cpu")]
+pub use product::bf16_instructions;
 pub use product::{compute_dtype, in_compute_dtype, product};
 pub use targets::{Site, SiteKind, Targets, Unmatched};
 pub use update::{Update, adapted};

@@ -7,6 +7,9 @@
 #[cfg(feature = "cpu")]
 mod cpu;
 
+#[cfg(feature = "cpu")]
+pub use cpu::bf16_instructions;
+
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;

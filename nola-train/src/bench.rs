@@ -7,12 +7,12 @@ pub mod adapters;
 pub mod cases;
 mod error;
 pub mod kernels;
-mod machine;
+pub(crate) mod machine;
 mod measure;
-mod needs;
+pub(crate) mod needs;
 pub mod rows;
 pub mod start;
-mod statistics;
+pub(crate) mod statistics;
 pub mod steps;
 pub mod table;
 

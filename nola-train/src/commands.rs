@@ -4,6 +4,7 @@ mod bench;
 mod compare;
 mod completions;
 mod decoding;
+mod doctor;
 mod evaluate;
 mod export;
 mod generate;
@@ -13,6 +14,7 @@ mod merge;
 mod predict;
 mod quick_start;
 mod recipes;
+mod sweep;
 mod train;
 
 use std::io::IsTerminal;
@@ -50,7 +52,8 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// Where to compute: auto, cpu, wgpu, wgpu:N, cuda or cuda:N; merge and export always take the CPU.
+    /// Where to compute: auto, cpu, wgpu, wgpu:N, cuda or cuda:N; force:wgpu takes a GPU that computes wrongly; merge and
+    /// export always take the CPU.
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE", add = ArgValueCandidates::new(devices))]
     device: DeviceChoice,
     /// End with one JSON object on stdout instead of text, `bench` with one for each measurement (all commands but completions
@@ -105,8 +108,12 @@ enum Command {
     Recipes(recipes::RecipesArgs),
     /// Train recipes side by side over several seeds.
     Compare(compare::CompareArgs),
+    /// Train a recipe with every combination of some values, and keep the best of them as a recipe.
+    Sweep(sweep::SweepArgs),
     /// Measure how fast this program is here: steps, kernels, start, adapters; and put two results side by side.
     Bench(bench::BenchArgs),
+    /// Say which devices there are and whether they compute rightly, and what models need in memory there.
+    Doctor,
     /// Print a completion script for a shell, as in `source <(nola-train completions bash)`.
     Completions {
         /// The shell.
@@ -177,7 +184,9 @@ pub fn run(stop: Stop) -> Result<(), Error> {
         Some(Command::Export(args)) => export::run(&args, global),
         Some(Command::Recipes(args)) => recipes::run(&args, global),
         Some(Command::Compare(args)) => compare::run(&args, global),
+        Some(Command::Sweep(args)) => sweep::run(&args, global),
         Some(Command::Bench(args)) => bench::run(&args, global),
+        Some(Command::Doctor) => doctor::run(global),
         Some(Command::Completions { shell }) => completions::run(shell),
         Some(Command::Man(args)) => man::run(&args),
     }

@@ -1,6 +1,9 @@
 //! Which device computes: the only file that knows the Cargo features of the backends.
 
+pub(crate) mod differences;
 mod self_check;
+pub(crate) mod small_models;
+pub(crate) mod steps;
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +13,11 @@ use nola_models::WeightDtype;
 
 use crate::Error;
 use crate::terminal::err_line;
+pub(crate) use self_check::TOLERANCE;
 use self_check::self_check;
+
+/// What is typed before the name of a device that is taken though it computes wrongly.
+const FORCE: &str = "force:";
 
 /// A device as the user names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,9 +26,18 @@ pub enum DeviceChoice {
     Auto,
     /// The CPU.
     Cpu,
-    /// A GPU through Vulkan, Metal or DX12, counted from 0.
+    /// A GPU, if it passes the self-check.
+    Gpu(Gpu),
+    /// A GPU, whatever the self-check says.
+    Forced(Gpu),
+}
+
+/// A GPU as the user names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gpu {
+    /// Through Vulkan, Metal or DX12, counted from 0.
     Wgpu(usize),
-    /// An NVIDIA GPU through CUDA, counted from 0.
+    /// From NVIDIA through CUDA, counted from 0.
     Cuda(usize),
 }
 
@@ -29,17 +45,33 @@ impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let unknown = || format!("`{text}` is no device; use auto, cpu, wgpu, wgpu:N, cuda or cuda:N");
+        match text {
+            "auto" => return Ok(Self::Auto),
+            "cpu" => return Ok(Self::Cpu),
+            _ => {}
+        }
+        let (of, name): (fn(Gpu) -> Self, &str) = match text.strip_prefix(FORCE) {
+            Some(forced) => (Self::Forced, forced),
+            None => (Self::Gpu, text),
+        };
+        Gpu::parse(name).map(of).ok_or_else(|| {
+            format!(
+                "`{text}` is no device; use auto, cpu, wgpu, wgpu:N, cuda or cuda:N, or {FORCE}wgpu for one that fails its check"
+            )
+        })
+    }
+}
+
+impl Gpu {
+    fn parse(text: &str) -> Option<Self> {
         let (name, index) = match text.split_once(':') {
-            Some((name, index)) => (name, index.parse().map_err(|_| unknown())?),
+            Some((name, index)) => (name, index.parse().ok()?),
             None => (text, 0),
         };
         match name {
-            "auto" if name == text => Ok(Self::Auto),
-            "cpu" if name == text => Ok(Self::Cpu),
-            "wgpu" => Ok(Self::Wgpu(index)),
-            "cuda" => Ok(Self::Cuda(index)),
-            _ => Err(unknown()),
+            "wgpu" => Some(Self::Wgpu(index)),
+            "cuda" => Some(Self::Cuda(index)),
+            _ => None,
         }
     }
 }
@@ -49,6 +81,15 @@ impl fmt::Display for DeviceChoice {
         match self {
             Self::Auto => write!(f, "auto"),
             Self::Cpu => write!(f, "cpu"),
+            Self::Gpu(gpu) => write!(f, "{gpu}"),
+            Self::Forced(gpu) => write!(f, "{FORCE}{gpu}"),
+        }
+    }
+}
+
+impl fmt::Display for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Self::Wgpu(index) => write!(f, "wgpu:{index}"),
             Self::Cuda(index) => write!(f, "cuda:{index}"),
         }
@@ -67,23 +108,53 @@ pub struct OpenDevice {
 /// Opens a device and checks that it computes as the CPU does; says on stderr what `auto` took and why.
 ///
 /// # Errors
-/// If there is no such device, this program was built without it, or it computes wrongly.
+/// If there is no such device, this program was built without it, or it computes wrongly and is not forced.
 pub fn open(choice: DeviceChoice) -> Result<OpenDevice, Error> {
     match choice {
         DeviceChoice::Auto => Ok(best()),
         DeviceChoice::Cpu => Ok(cpu()),
-        DeviceChoice::Wgpu(_) | DeviceChoice::Cuda(_) => {
-            let candidate = find(choice)?;
-            self_check(&candidate.device, &cpu().device).map_err(|problem| refused(choice, &problem))?;
+        DeviceChoice::Gpu(gpu) => {
+            let candidate = find(gpu)?;
+            check(&candidate).map_err(|problem| refused(gpu, &format!("{problem}; {}", cure(gpu))))?;
             Ok(candidate)
         }
+        DeviceChoice::Forced(gpu) => find(gpu).map(forced),
     }
+}
+
+/// What helps against a device that computes wrongly.
+pub(crate) fn cure(gpu: Gpu) -> String {
+    format!(
+        "update its driver or use --device cpu; `nola-train doctor` says more, and --device {FORCE}{gpu} computes on it all the \
+         same"
+    )
+}
+
+/// A device that is taken whatever the self-check says.
+fn forced(candidate: OpenDevice) -> OpenDevice {
+    match check(&candidate) {
+        Ok(()) => candidate,
+        Err(problem) => despite(candidate, &problem),
+    }
+}
+
+/// The same device under a name that says in every result that it computes wrongly.
+fn despite(candidate: OpenDevice, problem: &str) -> OpenDevice {
+    err_line(&format!(
+        "warning: device {}: {problem}; taken all the same, since it is forced",
+        candidate.name
+    ));
+    OpenDevice { name: format!("{}, which failed its check", candidate.name), ..candidate }
+}
+
+fn check(candidate: &OpenDevice) -> Result<(), String> {
+    self_check(&candidate.device, &cpu().device)
 }
 
 /// CUDA before wgpu before the CPU; software GPUs are left out, since the CPU itself is faster.
 fn best() -> OpenDevice {
-    for choice in [DeviceChoice::Cuda(0), DeviceChoice::Wgpu(0)] {
-        let Ok(candidate) = find(choice) else { continue };
+    for gpu in [Gpu::Cuda(0), Gpu::Wgpu(0)] {
+        let Ok(candidate) = find(gpu) else { continue };
         if is_software(&candidate.device) {
             err_line(&format!(
                 "device: {} is a software renderer, slower than the CPU; left out",
@@ -91,7 +162,7 @@ fn best() -> OpenDevice {
             ));
             continue;
         }
-        match self_check(&candidate.device, &cpu().device) {
+        match check(&candidate) {
             Ok(()) => {
                 err_line(&format!("device: {} (the best one that passes the self-check)", candidate.name));
                 return candidate;
@@ -104,8 +175,8 @@ fn best() -> OpenDevice {
     cpu
 }
 
-fn refused(choice: DeviceChoice, problem: &str) -> Error {
-    Error::Device { requested: choice.to_string(), problem: problem.to_owned() }
+fn refused(requested: Gpu, problem: &str) -> Error {
+    Error::Device { requested: requested.to_string(), problem: problem.to_owned() }
 }
 
 /// Checks that `device` computes in `dtype`.
@@ -128,28 +199,44 @@ pub fn cpu() -> OpenDevice {
 #[cfg(not(feature = "cpu"))]
 compile_error!("nola-train needs its `cpu` feature: checks and merges run on the CPU");
 
-fn find(choice: DeviceChoice) -> Result<OpenDevice, Error> {
-    match choice {
-        DeviceChoice::Auto => Ok(best()),
-        DeviceChoice::Cpu => Ok(cpu()),
-        DeviceChoice::Wgpu(index) => gpu(choice, index, wgpu_devices()),
-        DeviceChoice::Cuda(index) => gpu(choice, index, cuda_devices()),
-    }
-}
-
-fn gpu(
-    choice: DeviceChoice,
-    index: usize,
-    devices: Result<Vec<Device>, String>,
-) -> Result<OpenDevice, Error> {
-    let devices = devices.map_err(|problem| refused(choice, &problem))?;
+/// The GPU, unchecked.
+///
+/// # Errors
+/// If there is none of that number, or this program was built without it.
+pub(crate) fn find(gpu: Gpu) -> Result<OpenDevice, Error> {
+    let (index, devices) = match gpu {
+        Gpu::Wgpu(index) => (index, wgpu_devices()),
+        Gpu::Cuda(index) => (index, cuda_devices()),
+    };
+    let devices = devices.map_err(|problem| refused(gpu, &problem))?;
     let count = devices.len();
     let device = devices.into_iter().nth(index).ok_or_else(|| {
         let cure = "check the driver with `vulkaninfo` or `nvidia-smi`, or use --device cpu";
-        refused(choice, &format!("{count} such devices found; {cure}"))
+        refused(gpu, &format!("{count} such devices found; {cure}"))
     })?;
-    let name = format!("{choice} {}", part_name(&device));
+    let name = format!("{gpu} {}", part_name(&device));
     Ok(OpenDevice { device, name: name.trim_end().to_owned() })
+}
+
+/// The GPUs of one interface, or why there is none.
+#[derive(Debug)]
+pub(crate) struct Family {
+    /// What it is called before a number.
+    pub(crate) name: &'static str,
+    /// Its devices.
+    pub(crate) gpus: Result<Vec<Gpu>, String>,
+}
+
+/// Every interface to GPUs, with the devices at hand.
+pub(crate) fn families() -> [Family; 2] {
+    let numbered = |devices: Result<Vec<Device>, String>, of: fn(usize) -> Gpu| {
+        let count = devices?.len();
+        if count == 0 { Err("none found".to_owned()) } else { Ok((0..count).map(of).collect()) }
+    };
+    [
+        Family { name: "cuda", gpus: numbered(cuda_devices(), Gpu::Cuda) },
+        Family { name: "wgpu", gpus: numbered(wgpu_devices(), Gpu::Wgpu) },
+    ]
 }
 
 #[cfg(feature = "wgpu")]
@@ -183,12 +270,12 @@ fn part_name(_device: &Device) -> String {
 }
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-fn is_software(device: &Device) -> bool {
+pub(crate) fn is_software(device: &Device) -> bool {
     device.identity().is_some_and(|identity| identity.physical.is_none())
 }
 
 #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
-fn is_software(_device: &Device) -> bool {
+pub(crate) fn is_software(_device: &Device) -> bool {
     false
 }
 
@@ -198,15 +285,21 @@ mod tests {
 
     #[test]
     fn a_device_reads_back_as_it_is_written() {
-        for text in ["auto", "cpu", "wgpu:2", "cuda:0"] {
+        for text in ["auto", "cpu", "wgpu:2", "cuda:0", "force:wgpu:1"] {
             let choice: DeviceChoice = text.parse().expect("a device");
             assert_eq!(choice.to_string(), text);
         }
     }
 
     #[test]
+    fn a_device_that_is_forced_carries_its_failure_in_its_name() {
+        assert_eq!(forced(cpu()).name, "cpu", "it passes");
+        assert_eq!(despite(cpu(), "it computes otherwise").name, "cpu, which failed its check");
+    }
+
+    #[test]
     fn a_typo_lists_the_devices() {
-        for text in ["gpu", "cpu:0", "wgpu:x"] {
+        for text in ["gpu", "cpu:0", "wgpu:x", "force:cpu", "auto:1"] {
             let error = text.parse::<DeviceChoice>().expect_err("no device");
             assert!(error.contains("use auto, cpu, wgpu"), "{error}");
         }

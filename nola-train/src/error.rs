@@ -169,6 +169,15 @@ pub enum Error {
         found: Modality,
     },
 
+    /// Values of a sweep that cannot be meant.
+    #[error("--set {text}: {problem}")]
+    Sweep {
+        /// The option, as typed.
+        text: String,
+        /// What is wrong, and what to type.
+        problem: String,
+    },
+
     /// The base model cannot be used.
     #[error(transparent)]
     Model(#[from] nola_models::Error),
@@ -383,6 +392,7 @@ impl Error {
             | Self::ManyPrompts { .. }
             | Self::NothingWritten
             | Self::Decoding { .. }
+            | Self::Sweep { .. }
             | Self::Input { .. } => 2,
             Self::Generate(error) if error.is_usage() => 2,
             Self::Hub(_) | Self::Tokenizer(_) | Self::Chat(_) | Self::Generate(_) => 5,

@@ -19,6 +19,7 @@ pub mod data_hash;
 pub mod device;
 pub mod diagnostics;
 pub mod divergence;
+pub mod doctor;
 mod error;
 pub mod evaluate;
 mod exact;

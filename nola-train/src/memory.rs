@@ -100,6 +100,12 @@ pub fn free_bytes() -> Option<u64> {
     Some(System::new_with_specifics(memory).ok()?.available_memory())
 }
 
+/// Memory that the machine has, in bytes; absent where the system does not say.
+pub fn total_bytes() -> Option<u64> {
+    let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
+    Some(System::new_with_specifics(memory).ok()?.total_memory())
+}
+
 /// What the largest pass, of this `size`, has taken at its peak, and what is free.
 pub fn after_largest_pass(size: &str, device: &Device) -> String {
     if let Some(pools) = device.memory_pool_usage() {

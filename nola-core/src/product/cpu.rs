@@ -50,6 +50,18 @@ fn product(x: &FlexTensor, weight: FlexTensor, bias: Option<&FlexTensor>) -> Fle
     FlexTensor::from_data(TensorData::new(result, [rows, d_out]))
 }
 
+/// The instructions that multiply with a weight in bf16 here: `avx512-bf16`, or `f32` where it is widened first.
+#[cfg(target_arch = "x86_64")]
+pub fn bf16_instructions() -> &'static str {
+    avx512_bf16::Kernel::detect().map_or("f32", |_| "avx512-bf16")
+}
+
+/// The instructions that multiply with a weight in bf16 here: `f32`, since it is widened first.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn bf16_instructions() -> &'static str {
+    "f32"
+}
+
 #[cfg(target_arch = "x86_64")]
 fn multiply_bf16(operands: &Operands, weight: &Weight<bf16>) {
     match avx512_bf16::Kernel::detect() {

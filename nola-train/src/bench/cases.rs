@@ -6,9 +6,9 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
-use nola_core::AdapterConfig;
 use nola_core::adapter::{NolaConfig, Sharing};
 use nola_core::basis::{Distribution, Generator, Stream};
+use nola_core::{AdapterConfig, float_params};
 use nola_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Vit, VitConfig, WeightDtype};
 use rayon::prelude::*;
 
@@ -56,14 +56,14 @@ pub enum Preset {
 }
 
 /// Sizes of a model.
-pub(super) enum Sizes {
+pub(crate) enum Sizes {
     Vit(VitConfig),
     Gpt2(Gpt2Config),
     Llama(LlamaConfig),
 }
 
 /// What a preset measures where the command line does not output.
-pub(super) struct Defaults {
+pub(crate) struct Defaults {
     /// Samples of a pass.
     pub batch: usize,
     /// Tokens of a sample; what the image gives, for a ViT.
@@ -80,7 +80,7 @@ impl Preset {
         self.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
     }
 
-    pub(super) fn sizes(self) -> Sizes {
+    pub(crate) fn sizes(self) -> Sizes {
         match self {
             Self::VitB16 => Sizes::Vit(with_classes(VitConfig::base16(), 10)),
             Self::VitL16 => Sizes::Vit(with_classes(VitConfig::large16(), 10)),
@@ -125,7 +125,7 @@ impl Preset {
         }
     }
 
-    pub(super) fn defaults(self) -> Defaults {
+    pub(crate) fn defaults(self) -> Defaults {
         let of = |batch, seq, rank, k| Defaults { batch, seq, rank, k };
         match self {
             Self::VitB16 | Self::VitL16 => of(8, 197, 4, 1024),
@@ -282,13 +282,19 @@ pub(super) fn nola(sharing: Sharing, basis: Distribution, sizes: AdapterSizes) -
 }
 
 /// Numbers of a model, which is not made for it.
-pub(super) fn numbers(sizes: &Sizes) -> usize {
+pub(crate) fn numbers(sizes: &Sizes) -> usize {
+    weights(sizes).iter().sum()
+}
+
+/// Numbers of each of its weights, likewise.
+pub(crate) fn weights(sizes: &Sizes) -> Vec<usize> {
     let device = crate::device::cpu().device;
-    match sizes {
-        Sizes::Vit(config) => Vit::uninitialized(config, &device).num_params(),
-        Sizes::Gpt2(config) => Gpt2::uninitialized(config, &device).num_params(),
-        Sizes::Llama(config) => Llama::uninitialized(config, &device).num_params(),
-    }
+    let params = match sizes {
+        Sizes::Vit(config) => float_params(&Vit::uninitialized(config, &device)),
+        Sizes::Gpt2(config) => float_params(&Gpt2::uninitialized(config, &device)),
+        Sizes::Llama(config) => float_params(&Llama::uninitialized(config, &device)),
+    };
+    params.into_iter().map(|param| param.shape.iter().product()).collect()
 }
 
 /// A ViT with random weights.

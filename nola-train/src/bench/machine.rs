@@ -5,10 +5,10 @@ use sysinfo::{CpuRefreshKind, RefreshKind, System};
 use crate::memory;
 
 /// The release of burn that computes.
-pub(super) const BURN: &str = "0.22.1";
+pub(crate) const BURN: &str = "0.22.1";
 
 /// Bytes of a MiB.
-pub(super) const MIB: f64 = 1_048_576.0;
+pub(crate) const MIB: f64 = 1_048_576.0;
 
 /// CPU seconds of this process so far, user and system, all threads; absent where the system does not output.
 #[cfg(unix)]
@@ -37,7 +37,7 @@ pub(super) fn peak_mib() -> Option<f64> {
 }
 
 /// Resident memory, in MiB; absent where the system does not say (Linux does).
-pub(super) fn resident_mib() -> Option<f64> {
+pub(crate) fn resident_mib() -> Option<f64> {
     status_mib("VmRSS")
 }
 
@@ -55,7 +55,7 @@ pub(super) fn load() -> Option<f64> {
 }
 
 /// Name of the CPU.
-pub(super) fn cpu_name() -> String {
+pub(crate) fn cpu_name() -> String {
     let cpus = RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing());
     let brand = |system: System| system.cpus().first().map(|cpu| cpu.brand().trim().to_owned());
     System::new_with_specifics(cpus).ok().and_then(brand).unwrap_or_default()

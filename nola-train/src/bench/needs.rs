@@ -1,6 +1,7 @@
 //! What memory a case needs, so that one that does not fit is told beforehand.
 
 use burn::tensor::Device;
+use nola_models::WeightDtype;
 
 use super::cases::{self, Method, Sizes};
 use super::measure::Case;
@@ -22,24 +23,59 @@ pub(super) fn too_large(case: &Case, args: &StepsArgs, device: &Device) -> Optio
     (needed > free).then(|| format!("needs about {needed:.1} GiB, {free:.1} GiB free"))
 }
 
-/// Bytes of weights, optimizer state and activations; about.
 fn needed_bytes(case: &Case, accumulate: usize, recomputes: bool) -> f64 {
-    let shape = Shape::of(&case.preset.sizes());
-    let (number, held) = (size_of::<f32>() as f64, case.dtype.bytes() as f64);
-    let copies = if case.method == Method::Full { 4.0 } else { 1.0 };
-    let tokens = (case.batch * case.seq) as f64;
-    // Kept in a block: eight tensors as wide as the stream, and two as wide as the MLP.
-    let of_block = tokens * (8.0 * shape.d_model + 2.0 * shape.d_mlp);
-    let blocks = if case.method == Method::Frozen {
-        of_block
-    } else if recomputes {
-        of_block + shape.n_layers * tokens * shape.d_model
-    } else {
-        shape.n_layers * of_block
+    let kept = match case.method {
+        Method::Frozen => Kept::OneBlock,
+        Method::Full | Method::Nola(..) | Method::Adapter(_) if recomputes => Kept::Inputs,
+        Method::Full | Method::Nola(..) | Method::Adapter(_) => Kept::AllBlocks,
     };
-    let batches = accumulate as f64 * tokens * shape.input;
-    // Activations are f32 on the CPU whatever the weights are, and of other devices nobody asks.
-    held * copies * shape.numbers + number * (blocks + batches)
+    let copies = if case.method == Method::Full { 4 } else { 1 };
+    let (tokens, dtype) = (case.batch * case.seq, case.dtype);
+    Need { sizes: &case.preset.sizes(), dtype, copies, tokens, passes: accumulate, kept }.bytes()
+}
+
+/// What is kept of a pass for the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Nothing but what a block works with.
+    OneBlock,
+    /// The input of each block, the rest of which is recomputed.
+    Inputs,
+    /// Everything.
+    AllBlocks,
+}
+
+/// What the memory of a training step depends on.
+pub(crate) struct Need<'a> {
+    pub(crate) sizes: &'a Sizes,
+    /// The storage dtype of the weights.
+    pub(crate) dtype: WeightDtype,
+    /// Numbers of the size of the model: the weights, and where all of them are trained their gradients and moments.
+    pub(crate) copies: usize,
+    /// Tokens of a pass.
+    pub(crate) tokens: usize,
+    /// Passes whose batches are held at once.
+    pub(crate) passes: usize,
+    pub(crate) kept: Kept,
+}
+
+impl Need<'_> {
+    /// Bytes of weights, optimizer state and activations; about.
+    pub(crate) fn bytes(&self) -> f64 {
+        let shape = Shape::of(self.sizes);
+        let (number, held) = (size_of::<f32>() as f64, self.dtype.bytes() as f64);
+        let tokens = self.tokens as f64;
+        // Kept in a block: eight tensors as wide as the stream, and two as wide as the MLP.
+        let of_block = tokens * (8.0 * shape.d_model + 2.0 * shape.d_mlp);
+        let blocks = match self.kept {
+            Kept::OneBlock => of_block,
+            Kept::Inputs => of_block + shape.n_layers * tokens * shape.d_model,
+            Kept::AllBlocks => shape.n_layers * of_block,
+        };
+        let batches = self.passes as f64 * tokens * shape.input;
+        // Activations are f32 on the CPU whatever the weights are, and of other devices nobody asks.
+        held * self.copies as f64 * shape.numbers + number * (blocks + batches)
+    }
 }
 
 /// Sizes that memory depends on.
@@ -69,8 +105,6 @@ impl Shape {
 
 #[cfg(test)]
 mod tests {
-    use nola_models::WeightDtype;
-
     use super::super::cases::{AdapterSizes, Preset};
     use nola_core::adapter::Sharing;
     use nola_core::basis::Distribution;

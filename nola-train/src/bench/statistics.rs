@@ -21,7 +21,7 @@ pub(super) fn smallest(values: &[f64]) -> Option<f64> {
 }
 
 /// `value` with so many digits behind the point.
-pub(super) fn rounded(value: f64, digits: i32) -> f64 {
+pub(crate) fn rounded(value: f64, digits: i32) -> f64 {
     let unit = 10_f64.powi(digits);
     (value * unit).round() / unit
 }

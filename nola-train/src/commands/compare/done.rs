@@ -14,6 +14,18 @@ use crate::run::{Occupied, RECIPE, RESULT, RunResult, is_resumable, remove_cut_o
 /// How the texts of a run were scored.
 const METRICS: &str = "metrics.json";
 
+/// That training diverged.
+const DIVERGED: &str = "diverged.json";
+
+/// How training diverged, with which recipe.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredDivergence {
+    recipe: String,
+    step: usize,
+    /// Absent where JSON has no such number.
+    loss: Option<f32>,
+}
+
 /// Scores of what a run writes, and the references they were made with.
 #[derive(Debug, Serialize, Deserialize)]
 struct StoredMetrics {
@@ -55,6 +67,33 @@ pub fn find(recipe: &CheckedRecipe) -> Result<Found, Error> {
     }
     remove_cut_off(folder)?;
     Ok(Found::Nothing)
+}
+
+/// The error with which a run of `recipe` ended before, if it diverged.
+///
+/// # Errors
+/// If a run of another recipe did.
+pub fn diverged(recipe: &CheckedRecipe) -> Result<Option<Error>, Error> {
+    let folder = &recipe.output.dir;
+    let Ok(bytes) = fs::read(folder.join(DIVERGED)) else { return Ok(None) };
+    let stored = serde_json::from_slice::<StoredDivergence>(&bytes).map_err(|_| other_recipe(folder))?;
+    if !is_same(&stored.recipe, recipe) {
+        return Err(other_recipe(folder));
+    }
+    Ok(Some(Error::Diverged { step: stored.step, loss: stored.loss.unwrap_or(f32::NAN) }))
+}
+
+/// Keeps in the folder of a run that it diverged, so that it is not made again to find out.
+///
+/// # Errors
+/// If the folder cannot be written.
+pub fn keep_diverged(recipe: &CheckedRecipe, error: &Error) -> Result<(), Error> {
+    let Error::Diverged { step, loss } = error else { return Ok(()) };
+    let folder = &recipe.output.dir;
+    fs::create_dir_all(folder).map_err(|source| Error::Output { path: folder.clone(), source })?;
+    let stored = StoredDivergence { recipe: recipe.resolved_toml(), step: *step, loss: Some(*loss) };
+    let json = serde_json::to_vec_pretty(&stored).expect("numbers and text");
+    write_atomically(&folder.join(DIVERGED), &json).map_err(|error| Error::from(error).about_output())
 }
 
 fn other_recipe(folder: &Path) -> Error {

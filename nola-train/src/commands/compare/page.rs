@@ -17,6 +17,8 @@ pub fn render(comparison: &Comparison) -> String {
     };
     let runs: Vec<Vec<String>> =
         (comparison.rows.iter()).map(|row| row.runs.iter().map(|run| report(run)).collect()).collect();
+    // A recipe whose training diverged has no report.
+    let runs = runs.into_iter().chain(comparison.diverged.iter().map(|_| Vec::new()));
     let rows: Vec<_> = rows.into_iter().zip(runs).map(|(cells, runs)| context!(cells, runs)).collect();
     let mut environment = Environment::new();
     environment
@@ -36,6 +38,7 @@ mod tests {
     fn every_run_has_a_link_to_its_report() {
         let row = Compared {
             recipe: "a <b>".to_owned(),
+            settings: serde_json::Map::new(),
             method: "nola".to_owned(),
             trainable: 7,
             adapter_numbers: 5,
@@ -52,8 +55,16 @@ mod tests {
             metrics: Vec::new(),
             runs: ["x/y/a/seed-0", "x/y/a/seed-1"].map(Into::into).to_vec(),
         };
-        let comparison =
-            Comparison { rows: &[row], seeds: 2, device: "cpu", threads: 2, peak_memory_bytes: None };
+        let (rows, diverged) = (&[row], &[]);
+        let comparison = Comparison {
+            rows,
+            diverged,
+            best: None,
+            seeds: 2,
+            device: "cpu",
+            threads: 2,
+            peak_memory_bytes: None,
+        };
         // The engine writes `/` so, which means the same in a page.
         let page = render(&comparison).replace("&#x2f;", "/");
         for part in

@@ -3,41 +3,76 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use nola_models::hub::Wanted;
+use nola_models::hub;
+use serde_json::{Map, Value};
 
-use super::CompareArgs;
+use super::Together;
 use crate::Error;
 use crate::data::{Dataset, Split};
 use crate::data_files;
 use crate::portion::DataSource;
-use crate::recipe::{CheckedRecipe, DataRecipe, Init, Modality, Recipe};
+use crate::recipe::{CheckedRecipe, DataRecipe, Init, Modality, ModelRecipe, Recipe};
 use crate::task::{all_references, text_format};
+
+/// A recipe that is to be compared.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// What it is called in tables and folders.
+    pub name: String,
+    /// Its file, or the name of a shipped one.
+    pub file: PathBuf,
+    /// What is changed in it.
+    pub set: Vec<String>,
+    /// What tells it from the others, if that is a value of some keys.
+    pub settings: Map<String, Value>,
+}
 
 /// One recipe with the runs that are made of it.
 #[derive(Debug)]
 pub struct Planned {
-    /// What it is called in tables and folders: the name of its file.
+    /// What it is called in tables and folders: the name of its file, or what tells it from the others.
     pub name: String,
+    /// What tells it from the others, if that is a value of some keys.
+    pub settings: Map<String, Value>,
+    /// Where its run would go outside of a comparison.
+    pub output_dir: PathBuf,
     /// The recipe for each seed, its output in the folder of the comparison.
     pub seeds: Vec<CheckedRecipe>,
+}
+
+/// Recipe files, in each of which the same is changed.
+pub fn of_recipes(files: &[PathBuf], set: &[String]) -> Vec<Wanted> {
+    let wanted = |(file, name): (&PathBuf, String)| Wanted {
+        name,
+        file: file.clone(),
+        set: set.to_vec(),
+        settings: Map::new(),
+    };
+    files.iter().zip(names(files)).map(wanted).collect()
 }
 
 /// The runs of every recipe.
 ///
 /// # Errors
 /// If a recipe is wrong, its model or data is not there, or the texts of `--metrics` cannot be compared with.
-pub fn plan(args: &CompareArgs) -> Result<Vec<Planned>, Error> {
-    let names = names(&args.recipes);
-    let plan = |(file, name): (&PathBuf, String)| {
-        let folder = args.out.join(&name);
-        let recipe = Recipe::named(file, &args.set)?.pinned();
-        let recipe = recipe.map_err(|error| error.with_data_note(Recipe::data_note(file)))?;
+pub fn plan(wanted: Vec<Wanted>, together: &Together) -> Result<Vec<Planned>, Error> {
+    let mut checked: Vec<(ModelRecipe, DataRecipe)> = Vec::new();
+    let mut plan = |Wanted { name, file, set, settings }: Wanted| {
+        let folder = together.out.join(&name);
+        let recipe = Recipe::named(&file, &set)?.pinned();
+        let recipe = recipe.map_err(|error| error.with_data_note(Recipe::data_note(&file)))?;
+        let output_dir = recipe.output.dir.clone();
         let seed = |seed| seeded(recipe.clone(), seed, folder.join(format!("seed-{seed}")));
-        let seeds = (0..args.seeds).map(seed).collect::<Result<Vec<_>, Error>>()?;
-        check(&seeds[0], args.metrics.as_deref())?;
-        Ok(Planned { name, seeds })
+        let seeds = (0..together.seeds).map(seed).collect::<Result<Vec<_>, Error>>()?;
+        // What differs in other keys need not be read again.
+        let needed = (seeds[0].model.clone(), seeds[0].data.clone());
+        if !checked.contains(&needed) {
+            check(&seeds[0], together.metrics)?;
+            checked.push(needed);
+        }
+        Ok(Planned { name, settings, output_dir, seeds })
     };
-    args.recipes.iter().zip(names).map(plan).collect()
+    wanted.into_iter().map(&mut plan).collect()
 }
 
 /// The names of recipe files without their folders; of several that are alike the later ones have a number.
@@ -71,14 +106,14 @@ fn check(recipe: &CheckedRecipe, metrics: Option<&Path>) -> Result<(), Error> {
                 let found = Modality::Images;
                 return Err(Error::WrongModality { command: "compare --metrics", found });
             }
-            model.folder(Wanted::Model)?;
+            model.folder(hub::Wanted::Model)?;
             Dataset::splits(&data, recipe.train.seed)?;
             Ok(())
         }
         Modality::Text => {
             model.folder(match model.init {
-                Init::Pretrained => Wanted::ModelAndTokenizer,
-                Init::Random => Wanted::Tokenizer,
+                Init::Pretrained => hub::Wanted::ModelAndTokenizer,
+                Init::Random => hub::Wanted::Tokenizer,
             })?;
             check_text(&data, metrics)
         }

@@ -1,30 +1,51 @@
 //! What the runs of each recipe came to, as numbers and as a table.
 
+use std::cmp::Ordering;
 use std::path::PathBuf;
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
-use super::Once;
+use super::{Once, Planned};
 use crate::commands::print_line;
 use crate::evaluate::TextScores;
+use crate::recipe::Modality;
 use crate::run::RunResult;
 use crate::terminal::StdoutError;
 
-/// The JSON object of `compare --json`, and `compare.json`.
+/// The JSON object of `compare --json`, and `compare.json`; the same of `sweep`.
 #[derive(Debug, Serialize)]
 pub struct Comparison<'a> {
     pub rows: &'a [Compared],
+    /// Only of a sweep.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub diverged: &'a [Diverged],
+    /// The best recipe of a sweep.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best: Option<&'a str>,
     pub seeds: u64,
     pub device: &'a str,
     pub threads: usize,
     pub peak_memory_bytes: Option<u64>,
 }
 
+/// A recipe with which training diverged.
+#[derive(Debug, Serialize)]
+pub struct Diverged {
+    pub recipe: String,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub settings: Map<String, Value>,
+    pub problem: String,
+}
+
 /// One recipe.
 #[derive(Debug, Serialize)]
 pub struct Compared {
     pub recipe: String,
+    /// The values that a sweep tries; absent from `compare`.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub settings: Map<String, Value>,
     pub method: String,
     pub trainable: usize,
     pub adapter_numbers: usize,
@@ -49,7 +70,7 @@ pub struct Compared {
 }
 
 /// What the runs of one recipe came to.
-pub fn summary(name: &str, runs: &[Once]) -> Compared {
+pub fn summary(recipe: &Planned, runs: &[Once]) -> Compared {
     let of =
         |value: fn(&RunResult) -> f64| -> Vec<f64> { runs.iter().map(|run| value(&run.result)).collect() };
     let (accuracies, losses) = (of(|run| run.accuracy), of(|run| run.loss.into()));
@@ -62,7 +83,8 @@ pub fn summary(name: &str, runs: &[Once]) -> Compared {
     let (loss_mean, loss_deviation) = mean_and_deviation(&losses);
     let first = &runs[0].result;
     Compared {
-        recipe: name.to_owned(),
+        recipe: recipe.name.clone(),
+        settings: recipe.settings.clone(),
         method: first.method.clone(),
         trainable: first.trainable,
         adapter_numbers: first.adapter_numbers,
@@ -81,6 +103,18 @@ pub fn summary(name: &str, runs: &[Once]) -> Compared {
     }
 }
 
+impl Compared {
+    /// The order by what a run keeps its best model by: right answers of a classifier, and for equally many of them as for text
+    /// the loss.
+    pub fn best_first(a: &Self, b: &Self, modality: Modality) -> Ordering {
+        let by_loss = a.loss_mean.total_cmp(&b.loss_mean);
+        match modality {
+            Modality::Images => b.accuracy_mean.total_cmp(&a.accuracy_mean).then(by_loss),
+            Modality::Text => by_loss,
+        }
+    }
+}
+
 /// The columns of the table, and the cells of every row.
 pub fn cells(comparison: &Comparison) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let with_bleu = comparison.rows.iter().any(|row| row.bleu_mean.is_some());
@@ -90,8 +124,9 @@ pub fn cells(comparison: &Comparison) -> (Vec<&'static str>, Vec<Vec<String>>) {
     header.push("seconds");
     let row = |row: &Compared| {
         let count = row.accuracies.len();
+        let is_best = comparison.best == Some(row.recipe.as_str());
         let mut cells = vec![
-            row.recipe.clone(),
+            if is_best { format!("{} (best)", row.recipe) } else { row.recipe.clone() },
             row.trainable.to_string(),
             row.adapter_numbers.to_string(),
             row.adapter_bytes.to_string(),
@@ -105,8 +140,19 @@ pub fn cells(comparison: &Comparison) -> (Vec<&'static str>, Vec<Vec<String>>) {
         cells.push(format!("{:.1}", row.seconds_median));
         cells
     };
-    (header, comparison.rows.iter().map(row).collect())
+    let width = header.len();
+    let diverged = |diverged: &Diverged| {
+        let mut cells = vec![String::new(); width];
+        cells[0].clone_from(&diverged.recipe);
+        cells[LOSS] = "diverged".to_owned();
+        cells
+    };
+    let rows = comparison.rows.iter().map(row).chain(comparison.diverged.iter().map(diverged));
+    (header, rows.collect())
 }
+
+/// The column of the loss.
+const LOSS: usize = 5;
 
 /// A mean with its deviation, which one value does not have.
 fn around(mean: f64, deviation: f64, decimals: usize, count: usize) -> String {
