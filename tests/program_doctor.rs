@@ -25,7 +25,7 @@ fn masked_line(line: &str) -> String {
     }
     let line = line.replace(" too large", " fits").replace(" fits", " …");
     let words = line.split_whitespace().map(|word| {
-        let is_rule = word.len() > 2 && word.chars().all(|letter| letter == '-' || letter == ':');
+        let is_rule = word.len() > 2 && word.chars().all(|letter| "-:|".contains(letter));
         let is_number = word.starts_with(|letter: char| letter.is_ascii_digit());
         match (is_rule, is_number) {
             (true, _) => "---",
