@@ -2,6 +2,8 @@
 //!
 //! A program of its own, because its allocator counts what every thread of the process asks for.
 
+#![allow(unsafe_code, reason = "an allocator that counts")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 

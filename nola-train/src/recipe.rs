@@ -269,7 +269,7 @@ steps = 200
     #[test]
     fn every_method_has_a_learning_rate_of_its_own() {
         let rate = |kind: &str| read(SMALL, &[&format!("method.kind={kind}")]).unwrap().train.learning_rate;
-        assert_eq!(["nola", "lora", "linear", "full"].map(rate), [2e-2, 5e-3, 1e-2, 1e-3]);
+        assert_eq!(["nola", "lora", "linear", "full"].map(rate), [2e-2, 1e-2, 1e-2, 1e-3]);
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl Method for AloraConfig {
     }
 
     fn learning_rate(&self) -> f64 {
-        5e-3
+        2e-2
     }
 
     fn rank_moves(&self) -> Option<RankMoves> {

@@ -220,7 +220,7 @@ impl Method for LoraConfig {
     }
 
     fn learning_rate(&self) -> f64 {
-        5e-3
+        1e-2
     }
 
     /// As PEFT's `create_loraplus_optimizer`, which counts what has one axis to B.

@@ -91,7 +91,7 @@ impl Method for LoraXsConfig {
     }
 
     fn learning_rate(&self) -> f64 {
-        5e-2
+        5e-3
     }
 
     fn coefficients(&self) -> Vec<(&'static str, Count)> {

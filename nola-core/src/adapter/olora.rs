@@ -37,7 +37,7 @@ impl Method for OloraConfig {
     fn set_seed(&mut self, _seed: u64) {}
 
     fn learning_rate(&self) -> f64 {
-        2e-3
+        1e-2
     }
 
     /// A and B are those of the decomposition, and their first product is taken away: a fresh adapter changes nothing.

@@ -150,7 +150,7 @@ impl Method for PcLoraConfig {
     }
 
     fn learning_rate(&self) -> f64 {
-        5e-3
+        2e-2
     }
 
     fn format(&self) -> Format {

@@ -121,7 +121,7 @@ impl Method for PrancConfig {
     }
 
     fn learning_rate(&self) -> f64 {
-        1e-2
+        2e-2
     }
 
     fn coefficients(&self) -> Vec<(&'static str, Count)> {
