@@ -171,7 +171,7 @@ fn a_run_on_a_token_embedding_scores_the_same_again_merged_and_exported() {
         }
         let prompt = e2e_context("Zizzi", "Thai");
         let of_run = texts(&workshop, &["--run", &run, &prompt]);
-        assert_eq!(of_run, texts(&workshop, &["--model", &merged, &prompt]), "{base}");
+        assert_eq!(of_run, texts(&workshop, &["--model", &merged, "--format", "e2e", &prompt]), "{base}");
     }
 }
 

@@ -255,8 +255,10 @@ mod tests {
     #[test]
     fn a_device_that_computes_wrongly_is_an_error_with_the_number_and_the_cure() {
         let mut diagnosis = Diagnosis::of(DeviceChoice::Cpu, &|_| {}).expect("there is a CPU");
-        assert!(diagnosis.verdict().is_ok(), "{:?}", diagnosis.devices[0].problems);
         let cpu = &mut diagnosis.devices[0];
+        // Other tests of this process take memory too.
+        let of_memory = |problem: &String| problem.starts_with("memory grows");
+        assert!(cpu.problems.iter().all(of_memory), "{:?}", cpu.problems);
         cpu.verdict = Verdict::Wrong;
         cpu.problems = vec!["1 of 2 numbers of it are wrong".to_owned(), "another".to_owned()];
         cpu.cure = Some(cure(Subject::Gpu(Gpu::Wgpu(0))));

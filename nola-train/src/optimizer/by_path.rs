@@ -80,6 +80,7 @@ impl ByPath {
     }
 
     fn state_of(&self, shape: &[usize], moments: ParamMoments, device: &Device) -> Option<DynState> {
+        let names: Vec<String> = moments.tensors.keys().cloned().collect();
         let numbers = serde_json::to_value(moments.numbers).ok()?;
         let mut source = StateSource::new(serde_json::from_value(numbers).ok()?);
         for (name, data) in moments.tensors {
@@ -88,7 +89,9 @@ impl ByPath {
             }
             source.insert_tensor(name, data);
         }
-        self.rule.state_unflatten(shape.len(), "", &mut source, device)
+        let state = self.rule.state_unflatten(shape.len(), "", &mut source, device)?;
+        // What another rule remembered is left out without a word.
+        self.moments_of(&state).tensors.into_keys().eq(names).then_some(state)
     }
 }
 

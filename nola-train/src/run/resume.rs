@@ -212,7 +212,8 @@ mod tests {
     use super::*;
 
     fn recipe(set: &[&str]) -> CheckedRecipe {
-        let text = "[model]\npath = \"m\"\n[data]\ntrain = \"t\"\nvalidation = \"v\"\n[train]\nsteps = 100\n";
+        let text = "[model]\npath = \"m\"\n[data]\ntrain = \"t\"\nvalidation = \"v\"\n[method]\nkind = \"nola\"\n\
+                    [train]\nsteps = 100\n";
         let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
         Recipe::from_text(text, Path::new("r.toml"), &set).expect("a recipe")
     }
