@@ -145,8 +145,8 @@ def score(line):
 def table():
     for line_of in BUDGETS:
         unit, digits = ("accuracy %", 1) if line_of == "digits" else ("validation loss", 3)
-        print(f"\n| {line_of}: budget | method | settings | rate | trainable parameters | adapter bytes | {unit} | seconds |")
-        print("|---|---|---|---:|---:|---:|---:|---:|")
+        print(f"\n| {line_of}: budget | method | settings | rate | trainable parameters | adapter bytes | {unit} |")
+        print("|---|---|---|---:|---:|---:|---:|")
         lines = [line for line in known(SCORES_FILE) if line["task"] == line_of and line["losses"]]
         for budget in [*NAMES, None]:
             of = [line for line in lines if line["budget"] == budget]
@@ -154,7 +154,7 @@ def table():
                 mean, deviation = score(line)
                 rate = "" if line["rate"] is None else f"{line['rate']:g}"
                 print(f"| {budget or ''} | {line['method']} | {', '.join(line['settings'])} | {rate} | {line['trainable']} | {line['bytes']} "
-                      f"| {mean:.{digits}f} ± {deviation:.{digits}f} | {line['seconds']:.1f} |")
+                      f"| {mean:.{digits}f} ± {deviation:.{digits}f} |")
 
 
 if __name__ == "__main__":

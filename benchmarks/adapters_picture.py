@@ -6,8 +6,8 @@ from xml.sax.saxutils import escape
 WIDTH, HEIGHT, LEFT, TOP, PLOT_WIDTH, PLOT_HEIGHT, GAP = 940, 470, 62, 46, 370, 300, 82
 COLORS = ["#c0392b", "#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#17a2b8", "#ff7f0e", "#555555", "#9a9a00"]
 REFERENCES = {"linear": "the head alone", "full": "full fine-tuning"}
-PANELS = {"digits": "Digits, ten images a class: accuracy in % (higher is better)",
-          "museum": "Museum sentences: validation loss in nats (lower is better)"}
+PANELS = {"digits": "Digits: accuracy in % (higher is better)",
+          "museum": "Museum: validation loss in nats (lower is better)"}
 
 
 def text(x, y, words, size=13, anchor="start", color="#222", more=""):
@@ -95,6 +95,6 @@ def draw(lines, score, path):
         file.write(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
                    'role="img" aria-labelledby="title desc" font-family="system-ui, sans-serif">\n'
                    '<title id="title">Quality over bytes of all adapters</title>\n'
-                   '<desc id="desc">Mean over five seeds of each adapter at up to three budgets of trainable parameters, on two tasks. '
+                   '<desc id="desc">Mean over five seeds of each adapter at each budget of trainable parameters, on two tasks. '
                    'The numbers stand in benchmarks/README.md.</desc>\n'
                    f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>\n' + "\n".join(body + legend(methods)) + "\n</svg>\n")
