@@ -6,7 +6,7 @@
     python3 benchmarks/choices.py table rates|bits         # what the JSON lines say, as Markdown
 
 Run in the root of the checkout; NOLA_TRAIN names the program (default: nola-train). What is there already is not measured again.
-The tasks `e2e` and `smollm2` need `models/` and `data/`, see benchmarks/README.md.
+The tasks `e2e`, `cifar10` and `smollm2` need `models/`, `data/` and `cifar10/`, see benchmarks/README.md.
 """
 
 import json
@@ -37,6 +37,8 @@ TASKS = {
         "lora": "benchmarks/recipes/e2e-lora-1.toml",
         "full": "benchmarks/recipes/e2e-full.toml",
     }, ["model.path=models/llama-stories260k", "data.text.max_tokens=400"]),
+    "cifar10": (2, {"nola": "benchmarks/recipes/few-shot-nola-48.toml"},
+                ["data.format=cifar10", "data.train=cifar10/data_batch_1.bin", "data.validation=cifar10/test_batch.bin"]),
     # A real base of the size that people bring: one seed of the rates beside the best ones elsewhere.
     "smollm2": (1, {
         "nola": "benchmarks/recipes/smollm2-nola-128.toml",
