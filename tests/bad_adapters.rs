@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nola_core::adapter::{Format, VeraConfig};
 use nola_core::folder::peft::{self, Generation};
-use nola_core::folder::{self, BaseIdentity, CoefficientBits, Description};
+use nola_core::folder::{self, CoefficientBits};
 use nola_core::{Adapted, AdapterConfig, Error, Targets};
 use nola_models::Vit;
 use safetensors::SafeTensors;
@@ -14,6 +14,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::bad_input::edit_json;
 use crate::devices::device;
+use crate::laws::{description, identity};
 use crate::test_model::TestModel;
 use crate::tiny::{Tiny, every_adapter, tiny_vit};
 
@@ -36,21 +37,6 @@ struct Stored {
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Vec<u8>,
-}
-
-fn identity() -> BaseIdentity {
-    let hash = |name: &str| name.to_owned();
-    BaseIdentity {
-        name: hash("tiny"),
-        config_sha256: hash("c"),
-        weights_sha256: hash("w"),
-        tensors_sha256: None,
-    }
-}
-
-fn description() -> Description {
-    let labels = vec!["one".to_owned(); 3];
-    Description { base: identity(), labels, summary: String::new(), data: serde_json::Value::Null }
 }
 
 /// Writes the folder of an adapter in the format of its kind.

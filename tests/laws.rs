@@ -72,7 +72,7 @@ fn assert_near(what: &str, left: &[f32], right: &[f32], tolerance: f32) {
     }
 }
 
-fn identity() -> BaseIdentity {
+pub fn identity() -> BaseIdentity {
     BaseIdentity {
         name: "tiny".to_owned(),
         config_sha256: "c".to_owned(),
@@ -81,7 +81,7 @@ fn identity() -> BaseIdentity {
     }
 }
 
-fn description() -> Description {
+pub fn description() -> Description {
     Description {
         base: identity(),
         labels: vec!["one".to_owned(); 3],

@@ -17,7 +17,7 @@ pub fn serialize<T: Display, S: Serializer>(number: &T, serializer: S) -> Result
 /// Reads such a text.
 ///
 /// # Errors
-/// If it is no number.
+/// If it is not a number.
 pub fn deserialize<'de, T: FromStr, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(|_| D::Error::custom(format!("`{text}` is not a number")))

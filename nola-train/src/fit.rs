@@ -130,7 +130,7 @@ pub fn fit<T: Task>(
     fit_from(None, task, recipe, terms, keeper)
 }
 
-/// Goes on with a run as if it had never stopped: on the same device of the same kind it gives the same bits.
+/// Goes on with a run as if it had never stopped: on a device of the same kind it gives the same bits.
 ///
 /// # Errors
 /// As [`fit`], or if the state is that of another model.
@@ -187,12 +187,12 @@ fn fit_from<T: Task>(
         }
     };
     let clock = Clock { started, before: course.seconds };
-    let mut watcher = ProgressObserver::new(task, &largest, terms, keeper, progress, course.history, clock);
-    watcher.save_every = recipe.train.save_every;
-    watcher.divergence = watcher.divergence.filter(|_| model.task_share().is_none());
+    let mut observer = ProgressObserver::new(task, &largest, terms, keeper, progress, course.history, clock);
+    observer.save_every = recipe.train.save_every;
+    observer.divergence = observer.divergence.filter(|_| model.task_share().is_none());
     let steps = task.steps(recipe, done..recipe.train.steps, &on_device);
-    let done = train_from(start, model, &recipe.train, steps, &mut watcher)?;
-    let found = watcher.best.take();
+    let done = train_from(start, model, &recipe.train, steps, &mut observer)?;
+    let found = observer.best.take();
     // Names and shapes are the model's own, so only numbers that are not finite can be refused.
     let diverged = Error::Diverged { step: done.best_step, loss: f32::NAN };
     // One for all clones: the best model's is not the last one's, if a failure ended the run between two evaluations.
@@ -204,13 +204,13 @@ fn fit_from<T: Task>(
         None => task.evaluate(&best.model, terms.device)?,
     };
     let stored = stored(task, recipe, terms.device, &best, evaluation);
-    watcher.finish(done.best_step, &stored.evaluation, recipe);
+    observer.finish(done.best_step, &stored.evaluation, recipe);
     if done.failure.is_none() {
         let note = diagnostics::early_end(done.steps, done.best_step, done.interrupted, recipe);
         note.iter().for_each(|note| err_line(note));
         warnings.extend(note);
     }
-    warnings.extend(watcher.divergence.map(|divergence| divergence.warnings).unwrap_or_default());
+    warnings.extend(observer.divergence.map(|divergence| divergence.warnings).unwrap_or_default());
     Ok(Fitted {
         best: stored.model,
         trained: best.trainable_parameters(),
@@ -219,7 +219,7 @@ fn fit_from<T: Task>(
         base_gain_of_last,
         evaluation: stored.evaluation,
         is_rounded: stored.bits != CoefficientBits::B32,
-        history: watcher.history,
+        history: observer.history,
         best_step: done.best_step,
         steps: done.steps,
         seconds: clock.seconds(),
