@@ -71,11 +71,8 @@ impl Oracle {
                     logits.zip(labels).map(|(logits, &label)| loss(&logits, label)).collect();
                 Computed { loss: mean(&losses), outputs: outputs.concat().concat() }
             }
-            Self::Gpt2(texts) => texts.computed(|ids| weights.gpt2(ids), weights.get("tokens.weight")),
-            Self::Llama(texts) => {
-                let head = weights.transposed("head.weight");
-                texts.computed(|ids| weights.llama(ids), &head)
-            }
+            Self::Gpt2(texts) => texts.computed(|ids| weights.gpt2(ids), &weights.head()),
+            Self::Llama(texts) => texts.computed(|ids| weights.llama(ids), &weights.head()),
         }
     }
 }
@@ -99,10 +96,10 @@ impl Weights {
         self.0.get(path).unwrap_or_else(|| panic!("no weight {path} in {:?}", self.0.keys()))
     }
 
-    /// A matrix of the width that its head has, column after column.
-    fn transposed(&self, path: &str) -> Vec<f64> {
+    /// A row for each token: of the head, or of the embedding that is the head too.
+    fn head(&self) -> Vec<f64> {
+        let Some(matrix) = self.0.get("head.weight") else { return self.get("tokens.weight").to_vec() };
         let d_in = self.get("norm.gamma").len();
-        let matrix = self.get(path);
         let d_out = matrix.len() / d_in;
         (0..d_out * d_in).map(|n| matrix[n % d_in * d_out + n / d_in]).collect()
     }
