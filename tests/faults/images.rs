@@ -160,7 +160,6 @@ fn fault_21_hidden_files_and_other_files_are_no_images() {
     }
     let trained = workshop.run(&["train", "colours.toml", "--json", "--set=output.dir=runs/again"]).json();
     assert_eq!(trained["accuracy"], plain);
-    assert_eq!(trained["data"], serde_json::json!(trained["data"]), "{trained}");
 }
 
 #[cfg(unix)]

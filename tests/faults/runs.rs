@@ -72,7 +72,7 @@ fn fault_25_the_largest_pass_is_tried_before_the_first_step() {
 #[test]
 fn fault_25_memory_that_ends_is_told_with_the_cure() {
     let workshop = text_workshop();
-    let (kib, batch) = (6 << 20, "train.batch=200000");
+    let (kib, batch) = (3 << 20, "train.batch=100000");
     let program = workshop.command("cpu");
     let mut limited = std::process::Command::new("sh");
     limited
@@ -106,8 +106,14 @@ fn fault_23_a_base_that_overflows_is_told_from_training_that_diverges() {
 fn fault_27_a_second_interrupt_ends_the_program_at_once() {
     use crate::running::Running;
     let workshop = Workshop::new();
-    // One step of hours, so that the first interrupt waits for its end.
-    let endless = ["train", "colours.toml", "--set=train.batch=100000000", "--set=train.evaluate_every=0"];
+    // One step of minutes, so that the first interrupt waits for its end.
+    let endless = [
+        "train",
+        "colours.toml",
+        "--set=train.batch=30000",
+        "--set=train.micro_batch=1",
+        "--set=train.evaluate_every=0",
+    ];
     let mut running = Running::start(&workshop, &endless);
     running.wait_for("validation loss", 1);
     running.signal("-INT");

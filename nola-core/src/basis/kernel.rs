@@ -105,8 +105,8 @@ fn vectorised() -> [Option<&'static dyn Kernel>; 2] {
 /// The fastest kernel that this processor runs and that is allowed.
 pub(super) fn fastest() -> &'static dyn Kernel {
     let allowed = Instructions::allowed();
-    let of_processor = vectorised().into_iter().flatten();
-    of_processor.into_iter().find(|kernel| kernel.instructions() <= allowed).unwrap_or(&Plain)
+    let mut of_processor = vectorised().into_iter().flatten();
+    of_processor.find(|kernel| kernel.instructions() <= allowed).unwrap_or(&Plain)
 }
 
 /// The instruction set that [`Basis::expand`](super::Basis::expand) and its kin use here: `avx512`, `avx2` or `plain`.
