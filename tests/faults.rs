@@ -108,6 +108,7 @@ fn assert_rows_refused(file: &str, format: &str, content: impl AsRef<[u8]>, more
 
 /// Asserts that a file of the workshop is refused as training data in this format.
 pub fn refused_on(workshop: &Workshop, file: &str, format: &str, more: &[&str], code: i32, parts: &[&str]) {
-    let changes = [&on_rows(file, format).each_ref().map(String::as_str)[..], more].concat();
+    let on_rows = on_rows(file, format);
+    let changes = [&on_rows.each_ref().map(String::as_str)[..], more].concat();
     refused(workshop, &[&["train", "food.toml"], &sets(&changes)[..]].concat(), code, parts);
 }

@@ -133,17 +133,18 @@ fn fault_11_a_peft_adapter_of_a_method_that_is_not_computed_is_refused_by_its_na
 }
 
 #[test]
-fn fault_12_coefficients_that_are_nan_under_a_hash_that_fits_are_refused() {
+fn fault_12_a_tensor_that_is_nan_under_a_hash_that_fits_are_refused() {
     let workshop = Workshop::new();
     workshop.trained();
     let weights = workshop.at("runs/colours/adapter/adapter_model.safetensors");
-    set_last_weight(&workshop, "runs/colours/adapter/adapter_model.safetensors", f32::NAN);
+    set_tensor(&weights, "head.weight", |bytes| bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes()));
     let hash = nola_core::folder::sha256_hex(&bytes_of(&weights));
     edit_json(&workshop.at("runs/colours/adapter/adapter_config.json"), |config| {
         config["model_sha256"] = hash.into();
     });
     let arguments = ["evaluate", "--run", "runs/colours"];
-    refused(&workshop, &arguments, 6, &["adapter_model.safetensors", "NaN"]);
+    let parts = ["adapter_model.safetensors", "`head.weight` holds 1 numbers that are not finite"];
+    refused(&workshop, &arguments, 6, &parts);
 }
 
 #[test]

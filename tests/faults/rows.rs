@@ -139,7 +139,13 @@ fn fault_17_a_parquet_file_that_is_cut_short_or_none_is_refused() {
     let whole = bytes_of(&whole);
     let end = whole.len();
     for bytes in [&whole[..end / 2], &whole[..end - 1], &whole[..8], b"PAR1", b"no parquet at all"] {
-        assert_rows_refused("rows.parquet", "prompt-completion", bytes, &[], &["rows.parquet: "]);
+        assert_rows_refused(
+            "rows.parquet",
+            "prompt-completion",
+            bytes,
+            &[],
+            &["rows.parquet: not Parquet this program can read; get it again"],
+        );
     }
 }
 

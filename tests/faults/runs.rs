@@ -105,22 +105,16 @@ fn fault_23_a_base_that_overflows_is_told_from_training_that_diverges() {
 #[test]
 fn fault_27_a_second_interrupt_ends_the_program_at_once() {
     use crate::running::Running;
-    let workshop = Workshop::new();
+    let workshop = text_workshop();
     // One step of minutes, so that the first interrupt waits for its end.
-    let endless = [
-        "train",
-        "colours.toml",
-        "--set=train.batch=30000",
-        "--set=train.micro_batch=1",
-        "--set=train.evaluate_every=0",
-    ];
-    let mut running = Running::start(&workshop, &endless);
+    let changes = sets(&["train.batch=30000", "train.micro_batch=1", "train.evaluate_every=0"]);
+    let mut running = Running::start(&workshop, &[&["train", "food.toml"], &changes[..]].concat());
     running.wait_for("validation loss", 1);
     running.signal("-INT");
     running.wait_for("once more to end at once", 1);
     running.signal("-TERM");
     let (code, said) = running.ended();
-    assert!([Some(130), Some(143)].contains(&code), "{code:?}: {said}");
-    assert!(said.contains("error: interrupted by ") && !said.contains("panicked"), "{said}");
-    assert!(!workshop.at("runs/colours/adapter").exists());
+    assert_eq!(code, Some(143), "{said}");
+    assert!(said.contains("error: interrupted by SIGTERM") && !said.contains("panicked"), "{said}");
+    assert!(!workshop.at("runs/food/adapter").exists());
 }
