@@ -1,17 +1,18 @@
 //! Faults of devices: absent ones, and ones that compute wrongly.
 
-use super::{TRAIN, refused};
+use super::{TRAIN, files, refused};
 use crate::program::Workshop;
 
 #[test]
 fn fault_26_a_device_that_is_not_there_is_named_with_the_cure() {
     let workshop = Workshop::new();
+    let before = files(&workshop.at(""));
     let typo = workshop.run_on("gpu", &TRAIN);
     assert_eq!(typo.code, 2, "{}", typo.stderr);
     assert!(typo.stderr.contains("use auto, cpu, wgpu"), "{}", typo.stderr);
     workshop.run_on("wgpu:99", &TRAIN).assert_refused(7, &["wgpu:99", "such devices found"]);
     workshop.run_on("cuda:99", &TRAIN).assert_refused(7, &["cuda:99"]);
-    assert!(!workshop.at("runs/colours").exists(), "nothing is left where nothing was computed");
+    assert!(files(&workshop.at("")) == before, "nothing is left where nothing was computed");
 }
 
 /// The loader of Vulkan looks only where it is told to, and finds no driver there.
@@ -40,7 +41,7 @@ fn fault_26_a_driver_that_cannot_be_loaded_leaves_the_cpu() {
     let again = ["train", "colours.toml", "--set=output.dir=runs/again"];
     let asked_for = with_broken_driver("wgpu", &again);
     asked_for.assert_refused(7, &["device `wgpu:0`: 0 such devices found", "use --device cpu"]);
-    assert!(!workshop.at("runs/again").exists());
+    assert_eq!(files(&workshop.at("runs/again")).len(), 0);
 }
 
 #[test]
