@@ -85,3 +85,29 @@ impl PendingSteps {
         Err(Error::NoGradient { steps: self.without_gradient })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether each step, from the first on, ends a run of so many steps.
+    fn ends(steps: usize, norms: &[f64]) -> Vec<bool> {
+        let recipe = TrainRecipe { steps, ..TrainRecipe::default() };
+        let mut pending = PendingSteps::after(0, &recipe);
+        norms.iter().enumerate().map(|(step, norm)| pending.count_gradient(step, *norm).is_err()).collect()
+    }
+
+    #[test]
+    fn a_run_whose_first_steps_have_no_gradient_ends() {
+        let ended = ends(1000, &[0.0; STEPS_WITHOUT_GRADIENT]);
+        assert_eq!(ended.iter().position(|ends| *ends), Some(STEPS_WITHOUT_GRADIENT - 1));
+        assert_eq!(ends(3, &[0.0; 3]), [false, false, true], "a short run has no more steps");
+    }
+
+    #[test]
+    fn one_gradient_is_enough_to_go_on() {
+        let mut norms = [0.0; 30];
+        norms[STEPS_WITHOUT_GRADIENT - 1] = 1e-30;
+        assert!(!ends(1000, &norms).contains(&true));
+    }
+}
