@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 
+use super::first_gradients::FirstGradients;
 use super::gradients::Measured;
 use super::{Observer, StepReport};
 use crate::Error;
@@ -13,8 +14,6 @@ use crate::recipe::TrainRecipe;
 
 /// Shortest time between two readings of losses from the device, which make the loop wait for it.
 const BETWEEN_READS: Duration = Duration::from_millis(200);
-/// After so many first steps without any gradient a run has learned nothing, and will not.
-const STEPS_WITHOUT_GRADIENT: usize = 10;
 
 /// Steps whose losses are still on the device, and how far the observer knows.
 pub(super) struct PendingSteps {
@@ -22,17 +21,14 @@ pub(super) struct PendingSteps {
     last_read: Option<Instant>,
     /// Steps of which the observer was told.
     pub(super) told: usize,
-    /// How many of the first steps had no gradient but zero.
-    without_gradient: usize,
-    /// So many of them end the run.
-    most_without_gradient: usize,
+    first_gradients: FirstGradients,
 }
 
 impl PendingSteps {
     /// Of a run of which the observer knows the steps before.
     pub(super) fn after(told: usize, recipe: &TrainRecipe) -> Self {
-        let most_without_gradient = STEPS_WITHOUT_GRADIENT.min(recipe.steps);
-        Self { steps: Vec::new(), last_read: None, told, without_gradient: 0, most_without_gradient }
+        let first_gradients = FirstGradients::of(recipe.steps);
+        Self { steps: Vec::new(), last_read: None, told, first_gradients }
     }
 
     pub(super) fn is_due(&self) -> bool {
@@ -64,50 +60,12 @@ impl PendingSteps {
             if !loss.is_finite() || !gradient_norm.is_finite() {
                 return Err(Error::Diverged { step, loss });
             }
-            self.count_gradient(measured.step, gradient_norm)?;
+            self.first_gradients.count(measured.step, gradient_norm)?;
             let (learning_rate, targets) = (optimizer.rate(measured.step), measured.targets);
             observer.stepped(StepReport { step, loss, gradient_norm, learning_rate, targets });
             self.told = step;
         }
         self.last_read = Some(Instant::now());
         Ok(())
-    }
-
-    /// Counts a step, from 0, if all before it and itself had no gradient but zero.
-    fn count_gradient(&mut self, step: usize, norm: f64) -> Result<(), Error> {
-        if step != self.without_gradient || norm != 0.0 {
-            return Ok(());
-        }
-        self.without_gradient += 1;
-        if self.without_gradient < self.most_without_gradient {
-            return Ok(());
-        }
-        Err(Error::NoGradient { steps: self.without_gradient })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Whether each step, from the first on, ends a run of so many steps.
-    fn ends(steps: usize, norms: &[f64]) -> Vec<bool> {
-        let recipe = TrainRecipe { steps, ..TrainRecipe::default() };
-        let mut pending = PendingSteps::after(0, &recipe);
-        norms.iter().enumerate().map(|(step, norm)| pending.count_gradient(step, *norm).is_err()).collect()
-    }
-
-    #[test]
-    fn a_run_whose_first_steps_have_no_gradient_ends() {
-        let ended = ends(1000, &[0.0; STEPS_WITHOUT_GRADIENT]);
-        assert_eq!(ended.iter().position(|ends| *ends), Some(STEPS_WITHOUT_GRADIENT - 1));
-        assert_eq!(ends(3, &[0.0; 3]), [false, false, true], "a short run has no more steps");
-    }
-
-    #[test]
-    fn one_gradient_is_enough_to_go_on() {
-        let mut norms = [0.0; 30];
-        norms[STEPS_WITHOUT_GRADIENT - 1] = 1e-30;
-        assert!(!ends(1000, &norms).contains(&true));
     }
 }
