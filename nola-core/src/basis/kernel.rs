@@ -5,6 +5,7 @@
 
 use super::generator::{Distribution, Generator, Stream};
 use super::plain::Plain;
+use crate::instructions::Instructions;
 
 /// Entries of a tile: one block of the sign distribution, sixteen blocks of the uniform distribution.
 pub(super) const TILE: usize = LANES * STEPS;
@@ -49,8 +50,8 @@ impl Sums {
 
 /// The work on one tile. Slices have one element per matrix of the batch, [`BATCH`] or [`SIGN_BATCH`] at most.
 pub(super) trait Kernel: Sync {
-    /// The instruction set, as reports write it.
-    fn name(&self) -> &'static str;
+    /// The instruction set.
+    fn instructions(&self) -> Instructions;
 
     /// Entries of the uniform distribution for `count` matrices, or some more: lane = block of the tile, step = position in
     /// the block.
@@ -101,14 +102,16 @@ fn vectorised() -> [Option<&'static dyn Kernel>; 2] {
     [None; 2]
 }
 
-/// The fastest kernel that this processor runs.
+/// The fastest kernel that this processor runs and that is allowed.
 pub(super) fn fastest() -> &'static dyn Kernel {
-    vectorised().into_iter().flatten().next().unwrap_or(&Plain)
+    let allowed = Instructions::allowed();
+    let mut of_processor = vectorised().into_iter().flatten();
+    of_processor.find(|kernel| kernel.instructions() <= allowed).unwrap_or(&Plain)
 }
 
 /// The instruction set that [`Basis::expand`](super::Basis::expand) and its kin use here: `avx512`, `avx2` or `plain`.
 pub fn instruction_set() -> &'static str {
-    fastest().name()
+    fastest().instructions().name()
 }
 
 /// Makes `count` words of the generator, or a few more, on this thread, and returns their exclusive or.

@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 
+use super::first_gradients::FirstGradients;
 use super::gradients::Measured;
 use super::{Observer, StepReport};
 use crate::Error;
 use crate::model_with_loss::ModelWithLoss;
 use crate::optimizer::Optimizer;
+use crate::recipe::TrainRecipe;
 
 /// Shortest time between two readings of losses from the device, which make the loop wait for it.
 const BETWEEN_READS: Duration = Duration::from_millis(200);
@@ -19,12 +21,14 @@ pub(super) struct PendingSteps {
     last_read: Option<Instant>,
     /// Steps of which the observer was told.
     pub(super) told: usize,
+    first_gradients: FirstGradients,
 }
 
 impl PendingSteps {
     /// Of a run of which the observer knows the steps before.
-    pub(super) fn after(told: usize) -> Self {
-        Self { steps: Vec::new(), last_read: None, told }
+    pub(super) fn after(told: usize, recipe: &TrainRecipe) -> Self {
+        let first_gradients = FirstGradients::of(recipe.steps);
+        Self { steps: Vec::new(), last_read: None, told, first_gradients }
     }
 
     pub(super) fn is_due(&self) -> bool {
@@ -56,6 +60,7 @@ impl PendingSteps {
             if !loss.is_finite() || !gradient_norm.is_finite() {
                 return Err(Error::Diverged { step, loss });
             }
+            self.first_gradients.count(measured.step, gradient_norm)?;
             let (learning_rate, targets) = (optimizer.rate(measured.step), measured.targets);
             observer.stepped(StepReport { step, loss, gradient_norm, learning_rate, targets });
             self.told = step;
