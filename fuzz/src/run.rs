@@ -34,15 +34,12 @@ pub fn interrupted(bytes: &[u8]) {
         write(&run, name, file);
     }
     held_out(&run);
-    if let Some(read) = accepted(Checkpoint::read(&checkpoint), bytes) {
-        let place = scratch.path().join("again");
-        read.write(&place).expect("a folder in memory");
-        assert_eq!(
-            format!("{:?}", Checkpoint::read(&place).expect("it was written just now")),
-            format!("{read:?}")
-        );
-    }
-    accepted(InterruptedRun::open(&run, &[]), bytes);
+    let Some(read) = accepted(Checkpoint::read(&checkpoint), bytes) else { return };
+    let place = scratch.path().join("again");
+    read.write(&place).expect("a folder in memory");
+    let again = Checkpoint::read(&place).expect("it was written just now");
+    assert_eq!(format!("{again:?}"), format!("{read:?}"));
+    accepted(InterruptedRun::open(&run, &[]).map(drop), bytes);
 }
 
 /// A manifest with the hashes of the files.
