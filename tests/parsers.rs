@@ -3,15 +3,15 @@
 //! `fuzz/README.md` says how to look for more.
 
 #[path = "../fuzz/src/lib.rs"]
-mod parsers;
+mod fuzz;
 
 use std::fs;
 use std::path::Path;
 
 use nola_core::philox::philox4x32_10;
 
-use parsers::PARSERS;
-use parsers::input::BETWEEN;
+use fuzz::PARSERS;
+use fuzz::input::BETWEEN;
 
 /// Changed inputs that are made of each of a corpus.
 const CHANGES: u32 = 100;
