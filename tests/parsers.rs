@@ -6,28 +6,47 @@
 mod fuzz;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nola_core::philox::philox4x32_10;
 
 use fuzz::PARSERS;
-use fuzz::input::BETWEEN;
 
-/// Changed inputs that are made of each of a corpus.
+/// Changed inputs that are made of each of a corpus, unless `NOLA_PARSER_CHANGES` says how many.
 const CHANGES: u32 = 100;
 /// Numbers at which parsers go wrong.
 const EDGES: [u64; 8] = [0, 1, 0x7f, 0xff, 0x7fff_ffff, 0xffff_ffff, i64::MAX as u64, u64::MAX];
-/// Texts at which parsers go wrong.
-const TEXTS: [&[u8]; 10] =
-    [b"-1", b"1e999", b"18446744073709551616", b"\"", b"[[[[", b"{}", b"null", b"\xff", b"\0", BETWEEN];
+
+/// What lies in the folder `fuzz`.
+fn path(inside: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz").join(inside)
+}
 
 /// The inputs of a parser, in the order of their names.
 fn corpus(name: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
+    let folder = path(&format!("corpus/{name}"));
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut files: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
     files.sort();
     files.into_iter().map(|file| fs::read(file).expect("a file")).collect()
+}
+
+/// The words of a parser's dictionary, which is named after the first word of the parser.
+fn dictionary(name: &str) -> Vec<Vec<u8>> {
+    let file = path(&format!("dictionaries/{}.dict", name.split('_').next().unwrap_or(name)));
+    let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    text.lines().filter_map(|line| Some(unescaped(line.strip_prefix('"')?.strip_suffix('"')?))).collect()
+}
+
+/// The bytes of a word in which `\xNN` stands for a byte.
+fn unescaped(word: &str) -> Vec<u8> {
+    let mut parts = word.split("\\x");
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(&part[..2], 16).expect("two digits"));
+        bytes.extend(part[2..].as_bytes());
+    }
+    bytes
 }
 
 /// Random words, one after the other, the same in every run.
@@ -44,8 +63,8 @@ impl Words {
     }
 }
 
-/// An input with one to four changes; `other` lends it a part.
-fn changed(mut bytes: Vec<u8>, other: &[u8], change: u32) -> Vec<u8> {
+/// An input with one to four changes; `other` lends it a part, and `known` has words to put into it.
+fn changed(mut bytes: Vec<u8>, other: &[u8], known: &[Vec<u8>], change: u32) -> Vec<u8> {
     let mut words = Words { place: 0, change };
     for _ in 0..=words.below(4) {
         let (start, length) = (words.below(bytes.len() + 1), words.below(16));
@@ -68,7 +87,10 @@ fn changed(mut bytes: Vec<u8>, other: &[u8], change: u32) -> Vec<u8> {
                 let part = other[from..(from + 4 * length).min(other.len())].to_vec();
                 bytes.splice(start..end, part);
             }
-            _ => drop(bytes.splice(start..end, TEXTS[words.below(TEXTS.len())].to_vec())),
+            _ => {
+                let end = if words.below(2) == 0 { start } else { end };
+                bytes.splice(start..end, known[words.below(known.len())].clone());
+            }
         }
     }
     bytes
@@ -85,11 +107,13 @@ fn every_parser_holds_on_its_corpus() {
 
 #[test]
 fn every_parser_holds_on_changes_of_its_corpus() {
+    let changes = std::env::var("NOLA_PARSER_CHANGES").map(|text| text.parse().expect("a number"));
     for (name, parse) in PARSERS {
-        let inputs = corpus(name);
+        let (inputs, known) = (corpus(name), dictionary(name));
         for (place, input) in inputs.iter().enumerate() {
             let other = &inputs[(place + 1) % inputs.len()];
-            (0..CHANGES).for_each(|change| parse(&changed(input.clone(), other, change)));
+            let changed = |change| changed(input.clone(), other, &known, change);
+            (0..changes.clone().unwrap_or(CHANGES)).for_each(|change| parse(&changed(change)));
         }
     }
 }
