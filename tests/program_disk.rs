@@ -228,7 +228,8 @@ fn a_place_where_nothing_can_be_written_is_named_before_anything_is_trained() {
         assert!(!run.stderr.contains("step "), "{}", run.stderr);
         for verb in ["merge", "export"] {
             let outcome = workshop.run(&[verb, "--run", "runs/colours", "--out", place]);
-            outcome.assert_refused(9, &[place.split('/').next().unwrap_or(place), "choose another folder"]);
+            let beginning = place.trim_start_matches('/').split('/').next().unwrap_or(place);
+            outcome.assert_refused(9, &[beginning, "choose another folder"]);
         }
         for verb in [&["compare", "colours.toml"][..], &["sweep", "colours.toml", "--set=method.k=8"]] {
             let outcome = workshop.run(&[verb, &["--out", place]].concat());
@@ -269,11 +270,12 @@ fn a_folder_that_another_run_took_meanwhile_is_left_to_it() {
     let workshop = Workshop::new();
     let mut first = Running::start(&workshop, &ENDLESS);
     first.wait_for("validation loss", 3);
-    fs::remove_dir_all(workshop.at("runs/colours"))
-        .or_else(|_| fs::remove_dir_all(workshop.at("runs/colours")))
-        .expect("a folder");
+    // It must not make its folder again before the other one has it.
+    first.signal("-STOP");
+    fs::remove_dir_all(workshop.at("runs/colours")).expect("a folder");
     let mut second = Running::start(&workshop, &[&ENDLESS[..], &["--set=method.k=6"]].concat());
     second.wait_for("validation loss", 3);
+    first.signal("-CONT");
     first.signal("-TERM");
     let (code, said) = first.ended();
     assert_eq!(code, Some(9), "{said}");

@@ -131,17 +131,14 @@ pub fn recover(workshop: &Workshop, run: &str) {
     }
 }
 
-/// A run that was killed after its first checkpoint, in `runs/begun`.
-fn begun(workshop: &Workshop, calls: &[Call]) {
-    let names_second = |call: &&Call| call.name == "rename";
-    // The last but one of all renames of checkpoints is somewhere in the middle of all renames.
-    let renames: Vec<&Call> = calls.iter().filter(names_second).collect();
-    for call in renames.iter().rev() {
+/// Leaves a run in `runs/begun` that was killed between its two checkpoints.
+fn begin(workshop: &Workshop, calls: &[Call]) {
+    for call in calls.iter().rev().filter(|call| call.name == "rename") {
         let _ = fs::remove_dir_all(workshop.at("runs/begun"));
         let command = strace::faulty(workshop, &arguments(&into("runs/begun")), call, Fault::Kill);
         assert!(is_killed(command), "{call:?}");
-        let checkpoints = fs::read_dir(workshop.at("runs/begun/checkpoints")).expect("checkpoints");
-        let names = checkpoints.map(|entry| entry.expect("an entry").file_name());
+        let found = fs::read_dir(workshop.at("runs/begun/checkpoints")).into_iter().flatten();
+        let names = found.map(|entry| entry.expect("an entry").file_name());
         if names.filter(|name| name.to_string_lossy().starts_with("step-")).count() == 1 {
             return;
         }
@@ -173,7 +170,7 @@ fn killed_at_calls(workshop: &Workshop, killed: &AtomicUsize) {
         killed.fetch_add(usize::from(is_killed(command)), Ordering::Relaxed);
         assert_recovers(workshop, &run);
     });
-    begun(workshop, &calls);
+    begin(workshop, &calls);
     copy(workshop, "runs/counted-on");
     let (calls, _) = strace::calls(workshop, &["train", "--resume", "runs/counted-on"]);
     println!("{} calls of a run that goes on", calls.len());
