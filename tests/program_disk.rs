@@ -5,7 +5,7 @@ use std::fs;
 use std::process::{Command, Output, Stdio};
 
 use crate::program::{Outcome, Workshop, bytes_of};
-use crate::program_kills::{arguments, in_parallel, into, recover, train, workshop_with_whole_run};
+use crate::program_kills::{arguments, in_parallel, into, recover, workshop_with_whole_run};
 use crate::program_resume::{assert_same, assert_same_adapters};
 use crate::running::Running;
 use crate::strace::{self, Call, Fault};
@@ -223,7 +223,7 @@ fn a_place_where_nothing_can_be_written_is_named_before_anything_is_trained() {
     workshop.trained();
     workshop.write("file", "mine");
     for place in ["/proc/nola", "file", "file/run", "file/runs/run"] {
-        let run = train(&workshop, place);
+        let run = workshop.run(&["train", "colours.toml", &into(place)]);
         run.assert_refused(9, &[place, "cannot be written", "output.dir"]);
         assert!(!run.stderr.contains("step "), "{}", run.stderr);
         for verb in ["merge", "export"] {
@@ -313,22 +313,22 @@ fn redirected(workshop: &Workshop, redirection: &str, arguments: &[&str]) -> Out
 
 #[test]
 fn closed_outputs_change_nothing_that_is_written() {
-    let workshop = workshop_with_whole_run();
-    for (number, redirection) in
-        [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"].into_iter().enumerate()
-    {
+    let (workshop, images) = (workshop_with_whole_run(), Workshop::new());
+    images.trained();
+    let redirections = [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"];
+    for (number, redirection) in redirections.into_iter().enumerate() {
         let run = format!("runs/closed-{number}");
         let output = redirected(&workshop, redirection, &arguments(&into(&run)));
         assert_eq!(output.status.code(), Some(0), "{redirection}: {}", said(&output));
         assert_same(&workshop, &run, "runs/whole");
         for arguments in [
-            &["evaluate", "--run", "runs/whole"][..],
-            &["predict", "--run", "runs/whole", "val/red/0.png"],
-            &["inspect", "runs/whole", "--json"],
+            &["evaluate", "--run", "runs/colours"][..],
+            &["predict", "--run", "runs/colours", "val/red/0.png"],
+            &["inspect", "runs/colours", "--json"],
             &["completions", "bash"],
             &["recipes"],
         ] {
-            let output = redirected(&workshop, redirection, arguments);
+            let output = redirected(&images, redirection, arguments);
             assert_eq!(output.status.code(), Some(0), "{arguments:?} {redirection}: {}", said(&output));
         }
     }
@@ -336,10 +336,12 @@ fn closed_outputs_change_nothing_that_is_written() {
 
 #[test]
 fn a_reader_of_predictions_that_has_gone_away_is_no_error() {
-    let workshop = workshop_with_whole_run();
-    for arguments in
-        [&["predict", "--run", "runs/whole", "val"][..], &["predict", "--run", "runs/whole", "val", "--json"]]
-    {
+    let workshop = Workshop::new();
+    workshop.trained();
+    for arguments in [
+        &["predict", "--run", "runs/colours", "val"][..],
+        &["predict", "--run", "runs/colours", "val", "--json"],
+    ] {
         let mut command = workshop.command("cpu");
         let child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.expect("the program starts");
