@@ -72,8 +72,7 @@ impl Claim {
         if !is_resumable(folder) {
             let problem = nothing_to_resume(folder);
             if matches!(problem, ResumeError::Finished { .. }) {
-                // The kill hit it while it tidied up behind itself; what cannot be removed is in nobody's way.
-                let _ = remove_partial(folder);
+                // The lock goes, too.
                 drop(Self { folder: folder.to_owned(), lock: RefCell::new(lock) });
             }
             return Err(problem.into());
@@ -164,10 +163,12 @@ fn is_at(_file: &File, path: &Path) -> bool {
     path.exists()
 }
 
-/// Why a folder without a checkpoint cannot be resumed.
+/// Why a folder without a checkpoint, which nobody else has claimed, cannot be resumed.
 fn nothing_to_resume(folder: &Path) -> ResumeError {
     let run = folder.to_owned();
     if folder.join(RESULT).exists() {
+        // A kill or its disk kept it from tidying up behind itself; what cannot be removed is in nobody's way.
+        let _ = remove_partial(folder);
         ResumeError::Finished { run }
     } else if is_begun(folder) || folder.join(RECIPE).exists() {
         ResumeError::NoCheckpoint { run }
@@ -417,11 +418,14 @@ mod tests {
 
     #[test]
     fn a_finished_run_that_was_killed_while_it_tidied_up_is_finished_and_tidy() {
-        let rubble = ".checkpoints.partial-old/step-000009/state.json";
-        let (folder, _) = claimed(&[LOCK, RECIPE, "adapter/README.md", RESULT, rubble]);
-        let error = Claim::resumed(folder.path()).expect_err("nothing to resume").to_string();
-        assert!(error.contains("is finished"), "{error}");
-        assert_eq!(names(folder.path()), [ADAPTER, RECIPE, RESULT]);
+        let files =
+            [RECIPE, "adapter/README.md", RESULT, ".checkpoints.partial-old/step-000009/state.json", LOCK];
+        for left in [&files[..], &files[..files.len() - 1]] {
+            let (folder, _) = claimed(left);
+            let error = Claim::resumed(folder.path()).expect_err("nothing to resume").to_string();
+            assert!(error.contains("is finished"), "{error}");
+            assert_eq!(names(folder.path()), [ADAPTER, RECIPE, RESULT]);
+        }
     }
 
     #[test]
