@@ -172,7 +172,7 @@ fn a_comparison_on_a_full_disk_goes_on_later() {
     assert_all_or_nothing(&workshop, &compare, "compared", |out| {
         adapter(out, "compare.json") == adapter("compared", "compare.json")
     });
-    let sweep = ["sweep", "colours.toml", "--set=train.steps=3", "--set=method.k=8"];
+    let sweep = ["sweep", "colours.toml", "--set=train.steps=3", "--set=method.k=4,8"];
     assert_all_or_nothing(&workshop, &sweep, "swept", |out| {
         workshop.at(out).join("best.toml").is_file()
             && adapter(out, "sweep.json") == adapter("swept", "sweep.json")
@@ -230,7 +230,7 @@ fn a_place_where_nothing_can_be_written_is_named_before_anything_is_trained() {
             let beginning = place.trim_start_matches('/').split('/').next().unwrap_or(place);
             outcome.assert_refused(9, &[beginning, "choose another folder"]);
         }
-        for verb in [&["compare", "colours.toml"][..], &["sweep", "colours.toml", "--set=method.k=8"]] {
+        for verb in [&["compare", "colours.toml"][..], &["sweep", "colours.toml", "--set=method.k=4,8"]] {
             let outcome = workshop.run(&[verb, &["--out", place]].concat());
             outcome.assert_refused(9, &[place, "cannot be written"]);
         }

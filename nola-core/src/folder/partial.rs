@@ -227,6 +227,9 @@ fn opened(path: &Path) -> io::Result<Option<File>> {
 /// # Errors
 /// If one of them cannot be made.
 pub fn create_folders(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
     let missing = folder.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
     let missing: Vec<&Path> = missing.collect();
     fs::create_dir_all(folder)?;

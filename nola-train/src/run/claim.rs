@@ -128,9 +128,13 @@ impl Drop for Claim {
             // Somebody else's by now.
             return;
         }
-        // What cannot be removed is found, and tried again, by the next run.
-        if let Ok(Some(rubble)) = rubble(&self.folder) {
-            rubble.iter().for_each(|path| drop(remove(path)));
+        let is_tidy = match rubble(&self.folder) {
+            Ok(rubble) => rubble.iter().flatten().try_for_each(|path| remove(path)).is_ok(),
+            Err(_) => false,
+        };
+        if !is_tidy {
+            // By the lock the next run knows that it may try again.
+            return;
         }
         let _ = fs::remove_file(self.folder.join(LOCK));
     }
