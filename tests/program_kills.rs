@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nola_train::train::Checkpoint;
 
-use crate::program::{Outcome, Workshop};
+use crate::program::{Outcome, Workshop, bytes_of};
 use crate::program_resume::assert_same;
 use crate::running::Running;
 use crate::strace::{self, Call, Fault};
@@ -207,4 +207,30 @@ fn killed_at_random(workshop: &Workshop, kills: usize, most_micros: u64) {
             }
         }
     });
+}
+
+#[test]
+fn a_comparison_that_is_killed_while_it_removes_a_run_that_was_cut_off_makes_it_anew() {
+    if !strace::is_here() {
+        return;
+    }
+    let workshop = Workshop::new();
+    let compare = ["compare", "colours.toml", "--seeds=1", "--set=train.steps=2"];
+    let run = workshop.at("runs/compare/colours/seed-0");
+    let compared = || {
+        let outcome = workshop.run_on("cpu", &compare);
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        bytes_of(&run.join("adapter/adapter_model.safetensors"))
+    };
+    let cut_off = || fs::remove_file(run.join("result.json")).expect("a finished run");
+    let whole = compared();
+    cut_off();
+    let (calls, _) = strace::calls(&workshop, &compare);
+    let removes = |call: &Call| ["unlink", "unlinkat", "rmdir"].contains(&call.name.as_str());
+    let calls: Vec<Call> = calls.into_iter().filter(removes).collect();
+    for call in strace::spread(&calls, 16) {
+        cut_off();
+        assert!(is_killed(strace::faulty(&workshop, &compare, &call, Fault::Kill)), "{call:?}");
+        assert!(compared() == whole, "{call:?}");
+    }
 }
