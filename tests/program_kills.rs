@@ -163,8 +163,10 @@ fn killed_at_calls(workshop: &Workshop, killed: &AtomicUsize) {
     println!("{} calls of a run", calls.len());
     in_parallel(&calls, |number, call| {
         let run = format!("runs/killed-{number}");
-        let command = strace::faulty(workshop, &arguments(&into(&run)), call, Fault::Kill);
-        killed.fetch_add(usize::from(is_killed(command)), Ordering::Relaxed);
+        let is_killed = is_killed(strace::faulty(workshop, &arguments(&into(&run)), call, Fault::Kill));
+        // How often something is said depends on the time.
+        assert!(is_killed || call.name == "write", "{call:?}");
+        killed.fetch_add(usize::from(is_killed), Ordering::Relaxed);
         assert_recovers(workshop, &run);
     });
     begin(workshop, &calls);
@@ -174,8 +176,9 @@ fn killed_at_calls(workshop: &Workshop, killed: &AtomicUsize) {
     in_parallel(&strace::spread(&calls, ON_THE_WAY), |number, call| {
         let run = format!("runs/killed-again-{number}");
         copy(workshop, &run);
-        let command = strace::faulty(workshop, &["train", "--resume", &run], call, Fault::Kill);
-        killed.fetch_add(usize::from(is_killed(command)), Ordering::Relaxed);
+        let is_killed = is_killed(strace::faulty(workshop, &["train", "--resume", &run], call, Fault::Kill));
+        assert!(is_killed || call.name == "write", "{call:?}");
+        killed.fetch_add(usize::from(is_killed), Ordering::Relaxed);
         assert_recovers(workshop, &run);
     });
 }
