@@ -40,6 +40,7 @@ mod program_data;
 mod program_doctor;
 mod program_generate;
 mod program_hub;
+mod program_logs;
 mod program_recipes;
 mod program_report;
 mod program_resume;
