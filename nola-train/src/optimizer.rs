@@ -18,6 +18,7 @@ use crate::recipe::{self, TrainRecipe};
 use crate::schedule::Schedule;
 
 /// An optimizer and the course of its learning rates.
+#[derive(Clone)]
 pub struct Optimizer {
     inner: ByPath,
     schedule: Schedule,

@@ -39,7 +39,7 @@ pub use model::{Init, ModelRecipe};
 pub use paths::{TrainingPaths, ValidationPaths, WeightedPath};
 pub use save_every::SaveEvery;
 pub use schema::{schema, schema_text};
-pub use sections::{Optimizer, OutputRecipe, Period, ScheduleKind, TrainRecipe};
+pub use sections::{OnNonFinite, Optimizer, OutputRecipe, Period, SamplesRecipe, ScheduleKind, TrainRecipe};
 
 pub use shipped::{ShippedRecipe, Summary};
 
@@ -69,6 +69,8 @@ pub struct Recipe {
     pub train: TrainRecipe,
     /// Where the result goes.
     pub output: OutputRecipe,
+    /// What the model writes while it is trained.
+    pub samples: SamplesRecipe,
 }
 
 impl Recipe {
@@ -151,6 +153,9 @@ impl Recipe {
             }
         }
         if self.data.format.modality() == Modality::Images {
+            if !self.samples.prompts.is_empty() {
+                findings.add("samples.prompts", Problem::NoEffect { because: "a format of images" });
+            }
             return;
         }
         if self.method == MethodRecipe::Linear {

@@ -40,6 +40,8 @@ pub struct RunReport {
     pub recipe_toml: String,
     /// The course of the run, or of each of the runs compared.
     pub histories: Vec<History>,
+    /// What the model wrote while it was trained.
+    pub samples: Vec<ShownSample>,
     /// What the task adds.
     pub details: ReportSections,
     /// The methods compared, or the one that was run.
@@ -74,6 +76,15 @@ pub struct Continuation {
     pub reference: String,
 }
 
+/// A prompt of the recipe, and what the model wrote at first and at last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShownSample {
+    /// The prompt.
+    pub prompt: String,
+    /// Optimizer steps made, and what was written.
+    pub texts: Vec<(usize, String)>,
+}
+
 /// The course of one run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct History {
@@ -92,12 +103,19 @@ pub struct History {
 pub struct HistoryPoint {
     /// Optimizer steps taken.
     pub step: usize,
-    /// Training loss of the step, in nats.
+    /// Training loss of the step, in nats; NaN if the step was skipped.
     pub train_loss: f32,
     /// Learning rate of the step.
     pub learning_rate: f64,
     /// Scores on the validation images, where they were evaluated.
     pub validation: Option<Scores>,
+}
+
+impl HistoryPoint {
+    /// Whether its step was skipped.
+    pub fn is_skipped(&self) -> bool {
+        self.train_loss.is_nan()
+    }
 }
 
 /// An image taken for something else.
@@ -228,6 +246,7 @@ mod tests {
                     baseline: Baseline::MostFrequentClass { accuracy: 0.1 },
                 })
                 .to_vec(),
+            samples: Vec::new(),
             details: ReportSections {
                 classes: (0..10).map(|digit| format!("digit {digit}")).collect(),
                 confusion: (0..10)
@@ -264,6 +283,16 @@ mod tests {
             assert!(!without_namespace.contains(link), "{link}");
         }
         assert!(page.contains("&lt;fast&gt;") && !page.contains("<fast>"));
+    }
+
+    #[test]
+    fn samples_are_shown_with_their_steps() {
+        let texts = [(0, "a <0>".to_owned()), (100, "a <100>".to_owned())].to_vec();
+        let samples = vec![ShownSample { prompt: "in".to_owned(), texts }];
+        let page = page::render(&RunReport { samples, ..sample() }, &[], None);
+        assert!(page.contains("before training:</span> <b>a &lt;0&gt;"), "{page}");
+        assert!(page.contains("after step 100:</span> <b>a &lt;100&gt;"), "{page}");
+        assert!(!page::render(&sample(), &[], None).contains("Samples"));
     }
 
     #[test]

@@ -86,6 +86,12 @@ pub struct TrainRecipe {
     /// memory in which one block's activations take the place of all blocks'.
     #[schemars(example = true)]
     pub gradient_checkpointing: bool,
+    /// What becomes of a step whose loss or gradient is not finite.
+    #[schemars(example = &"skip")]
+    pub on_non_finite: OnNonFinite,
+    /// Steps in a row that `on_non_finite = "skip"` leaves out; one more ends the run.
+    #[schemars(range(min = 1, max = 1_000_000), example = 3, extend("x-unit" = "optimizer steps"))]
+    pub max_skipped: usize,
     /// Distance between evaluations; 0 evaluates only at the end.
     #[schemars(example = 50, extend("x-unit" = "optimizer steps"))]
     pub evaluate_every: Period,
@@ -119,6 +125,16 @@ pub enum Optimizer {
     Adam,
     /// Stochastic gradient descent with momentum.
     Sgd,
+}
+
+/// What becomes of a step whose loss or gradient is not finite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnNonFinite {
+    /// It ends the run and is named with its samples; losses are read every 200 ms, so that the device is not waited for.
+    Stop,
+    /// It changes nothing of the model and is named with its samples; the loop waits for the device in every step to know.
+    Skip,
 }
 
 /// Course of the learning rate after the warm-up.
@@ -163,6 +179,8 @@ impl Default for TrainRecipe {
             clip_norm: None,
             label_smoothing: 0.0,
             gradient_checkpointing: false,
+            on_non_finite: OnNonFinite::Stop,
+            max_skipped: 10,
             evaluate_every: Period(100),
             early_stop: 0,
             save_every: SaveEvery::default(),
@@ -247,11 +265,15 @@ pub struct OutputRecipe {
     /// Size of a stored coefficient: 8 bits score as 32 do on the shipped tasks, 4 bits do not everywhere.
     #[schemars(example = 16, extend("enum" = [32, 16, 8, 4, 3, 2], "x-unit" = "bits"))]
     pub coefficient_bits: u8,
+    /// Whether `tensorboard/` in the folder of the run holds losses, learning rate, gradient norm, scores and `samples` for
+    /// TensorBoard; `tensorboard --logdir runs` shows them.
+    #[schemars(example = true)]
+    pub tensorboard: bool,
 }
 
 impl Default for OutputRecipe {
     fn default() -> Self {
-        Self { dir: PathBuf::new(), coefficient_bits: 8 }
+        Self { dir: PathBuf::new(), coefficient_bits: 8, tensorboard: false }
     }
 }
 
@@ -267,6 +289,26 @@ impl OutputRecipe {
         if self.dir.as_os_str().is_empty() {
             findings.add("output.dir", Problem::Missing { example: "dir = \"runs/first\"".to_owned() });
         }
+    }
+}
+
+/// Prompts that the model completes before training and at each evaluation, for people to see what it learns; text only. They
+/// change nothing of what is learned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SamplesRecipe {
+    /// The prompts, each written like a row of `data.format`, as `generate` does; of a `data.text.template` each is the text of
+    /// its only column, and with several columns the whole prompt.
+    #[schemars(example = ["name[Blue Spice], area[riverside]"], extend("x-unit" = "prompts"))]
+    pub prompts: Vec<String>,
+    /// Most tokens that are added to each, the likeliest ones.
+    #[schemars(range(min = 1, max = MAX_SAMPLES), example = 32, extend("x-unit" = "tokens"))]
+    pub max_new_tokens: usize,
+}
+
+impl Default for SamplesRecipe {
+    fn default() -> Self {
+        Self { prompts: Vec::new(), max_new_tokens: 64 }
     }
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::chart::rendered;
 use super::confusion::is_numbered;
-use super::{Continuation, History, MISTAKES, Misclassified, RunReport};
+use super::{Continuation, History, MISTAKES, Misclassified, RunReport, ShownSample};
 use crate::amounts::{bytes, percent, thousands};
 use crate::baseline::Baseline;
 use crate::overfitting;
@@ -47,6 +47,7 @@ struct Page<'a> {
     has_perplexity: bool,
     has_interval: bool,
     continuations: &'a [Continuation],
+    samples: &'a [ShownSample],
 }
 
 #[derive(Serialize)]
@@ -114,6 +115,7 @@ pub(super) fn render(report: &RunReport, charts: &[String], confusion: Option<&s
         has_perplexity: report.rows.iter().any(|row| row.perplexity.is_some()),
         has_interval: report.rows.iter().any(|row| row.accuracy_interval.is_some()),
         continuations: &details.continuations,
+        samples: &report.samples,
     };
     rendered("page.html", Value::from(Serde(page)))
 }

@@ -14,23 +14,28 @@ use super::{LargestPass, Task, say_held_out, spread};
 use crate::Error;
 use crate::base::{Base, Template, TextBase};
 use crate::baseline::Baseline;
+use crate::completion::Completion;
 use crate::data::{Order, Prefetch, Split, WeightedSamples};
 use crate::data_counts::DataCounts;
 use crate::data_files::{self, Found, HubData};
 use crate::data_hash::DataHash;
 use crate::diagnostics::unknown_tokens;
-use crate::evaluate::{Decoding, TextEvaluation, TextScores, evaluate_text, score_written, with_room};
+use crate::evaluate::{
+    Decoding, TextEvaluation, TextScores, evaluate_text, score_written, with_room, write_all,
+};
 use crate::model_with_loss::TextBatch;
 use crate::portion::{DataSource, Drawn, Portion};
 use crate::printable::path_name;
 use crate::progress::{Scores, Target};
-use crate::recipe::{DataFormat, DataRecipe, Recipe, TrainingPaths};
+use crate::prompt::{self, Reading};
+use crate::recipe::{DataFormat, DataRecipe, Recipe, SamplesRecipe, TrainingPaths};
 use crate::report::{Continuation, ReportSections};
 use crate::terminal::{err_line, err_painted};
 use crate::text::{
     self, BadRows, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat, TextReport,
     TextSettings, TextSource, TokenBatch, preview,
 };
+use crate::train::StepSamples;
 
 /// Prompts of the validation data that the report shows.
 const SHOWN_PROMPTS: usize = 4;
@@ -53,6 +58,8 @@ pub struct Text {
     parts: Vec<WeightedSamples>,
     validation: Arc<TextData>,
     prompts: Vec<References>,
+    /// The tokens of each prompt that is completed at evaluations.
+    sample_prompts: Vec<Vec<u32>>,
     counts: DataCounts,
     sources: Vec<HubData>,
     warnings: Vec<String>,
@@ -83,6 +90,7 @@ impl Task for Text {
         let scored_on = data_files::find(data.scored_on(seed), data.scored_split())?;
         let base = TextBase::open(&recipe.model, seed, device)?;
         let format = text_format(data)?;
+        let sample_prompts = sample_prompts(recipe, format, &base)?;
         let train = open_texts("training", &learned_from.sources, data, &base)?;
         let validation = open_texts("validation", &scored_on.sources, data, &base)?;
         let parts = weighted(&recipe.data.train, &train.parts);
@@ -97,7 +105,7 @@ impl Task for Text {
         let warnings = [train.warnings, validation.warnings].concat();
         let (train, validation) = (Arc::new(train.data), Arc::new(validation.data));
         let sources = sources(data, &learned_from, &scored_on)?;
-        Ok(Self { base, train, parts, validation, prompts, counts, sources, warnings })
+        Ok(Self { base, train, parts, validation, prompts, sample_prompts, counts, sources, warnings })
     }
 
     fn counts(&self) -> &DataCounts {
@@ -153,6 +161,12 @@ impl Task for Text {
         Prefetch::of(passes).map(move |passes| Ok(moved(passes)))
     }
 
+    fn samples_of_step(&self, recipe: &Recipe, step: usize) -> StepSamples {
+        let rows = self.rows_of_steps(recipe)(step);
+        let places = rows.into_iter().flat_map(|row| self.train.places(row));
+        StepSamples(places.map(|place| place.to_string()).collect())
+    }
+
     fn largest_pass(&self, recipe: &Recipe) -> LargestPass {
         let (lengths, mut rows) = (self.train.lengths(), self.rows_of_steps(recipe));
         let longest = lengths.iter().copied().max().unwrap_or(0);
@@ -206,6 +220,22 @@ impl Task for Text {
         Ok(Some(scores))
     }
 
+    fn completed(
+        &self,
+        model: &CausalLm,
+        samples: &SamplesRecipe,
+        device: &Device,
+    ) -> Result<Vec<Completion>, Error> {
+        if self.sample_prompts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let decoding = self.greedy(samples.max_new_tokens, WRITTEN_PROMPTS);
+        let written = write_all(model, &self.base, &self.sample_prompts, &decoding, device, |_| ())?;
+        let texts = written.into_iter().flatten().map(|written| written.text.trim().to_owned());
+        let pairs = samples.prompts.iter().cloned().zip(texts);
+        Ok(pairs.map(|(prompt, text)| Completion { prompt, text }).collect())
+    }
+
     fn details(&self, model: &CausalLm, evaluation: &TextEvaluation) -> Result<ReportSections, Error> {
         let facts = [
             ("training tokens", self.train.report.targets.to_string()),
@@ -255,6 +285,32 @@ impl Text {
         let generation = GenerationConfig { eos_token_id, max_new_tokens, ..GenerationConfig::default() };
         Decoding { generation, batch }
     }
+}
+
+/// The tokens of each prompt that is completed at evaluations, written like a row of the data.
+///
+/// # Errors
+/// If one cannot be tokenised or leaves no room for an answer.
+fn sample_prompts(recipe: &Recipe, format: TextFormat, base: &TextBase) -> Result<Vec<Vec<u32>>, Error> {
+    let (settings, prompts) = (&recipe.data.text, &recipe.samples.prompts);
+    let texts = match format == TextFormat::Template && settings.template.columns().len() == 1 {
+        true => prompt::filled(&settings.template, &[], prompts)?,
+        false => prompts.clone(),
+    };
+    let context = base.model.info().max_tokens;
+    let tokens = |(text, shown): (&String, &String)| {
+        let wrong = |problem| Error::SamplePrompt { prompt: shown.clone(), problem };
+        let tokens = prompt::tokens(text, Reading::Row(format), &settings.system, base);
+        let tokens = tokens.map_err(|error| wrong(error.to_string()))?;
+        match tokens.len() {
+            0 => Err(wrong("it has no tokens; give it some words".to_owned())),
+            long if long >= context => Err(wrong(format!(
+                "its {long} tokens leave no room in the model's context of {context} tokens; shorten it"
+            ))),
+            _ => Ok(tokens),
+        }
+    };
+    texts.iter().zip(prompts).map(tokens).collect()
 }
 
 /// What of the data of a recipe came from the hub.
