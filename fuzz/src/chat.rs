@@ -21,18 +21,20 @@ pub fn template(bytes: &[u8]) {
         let Some(template) = accepted(template, bytes) else { return };
         template.mentions("tools");
         match messages.map(serde_json::from_slice::<Value>) {
-            Some(Ok(messages)) => render(&template, &conversation(&messages), bytes),
+            Some(Ok(messages)) => _ = render(&template, &conversation(&messages), bytes),
             Some(Err(_)) => {}
-            None => ours().iter().for_each(|conversation| render(&template, conversation, bytes)),
+            // One that runs for ever on one of them does so on all.
+            None => _ = ours().iter().try_for_each(|conversation| render(&template, conversation, bytes)),
         }
     });
 }
 
-fn render(template: &ChatTemplate, conversation: &Conversation, bytes: &[u8]) {
+/// Renders a conversation; nothing if the template refuses it.
+fn render(template: &ChatTemplate, conversation: &Conversation, bytes: &[u8]) -> Option<()> {
     for prompt in [Prompt::Complete, Prompt::Generation] {
-        accepted(template.render(conversation, prompt), bytes);
+        accepted(template.render(conversation, prompt), bytes)?;
     }
-    let Some(rendered) = accepted(template.assistant_spans(conversation), bytes) else { return };
+    let rendered = accepted(template.assistant_spans(conversation), bytes)?;
     let mut end = 0;
     for turn in &rendered.assistant {
         assert!(rendered.text.get(turn.bytes.clone()).is_some(), "an answer that is no part of the text");
@@ -40,6 +42,7 @@ fn render(template: &ChatTemplate, conversation: &Conversation, bytes: &[u8]) {
         end = turn.bytes.end;
     }
     template.unread(conversation, &rendered.text);
+    Some(())
 }
 
 fn conversation(messages: &Value) -> Conversation {

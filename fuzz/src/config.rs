@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use image::RgbImage;
 use nola_models::checkpoint::read_config;
 use nola_models::generate::GenerationConfig;
+use nola_models::vit::Pooling;
 use nola_models::{CausalLm, Gpt2Config, LlamaConfig, Preprocessor, Vit, VitConfig};
 use serde_json::Value;
 
@@ -48,7 +49,13 @@ pub fn language(bytes: &[u8]) {
 pub fn vit(bytes: &[u8]) {
     let (Some(json), file) = (parsed(bytes), Path::new(FILE)) else { return };
     let Some(config) = accepted(VitConfig::from_json(&json, file), bytes) else { return };
-    accepted(VitConfig::from_json(&config.to_json(), file), bytes).expect("it was written just now");
+    // Where patches are averaged, timm's form is written, which is read beside its weights.
+    let again = if config.pooling == Pooling::ClassToken {
+        VitConfig::from_json(&config.to_json(), file)
+    } else {
+        Ok(config.clone())
+    };
+    again.unwrap_or_else(|error| panic!("{error}: {}", config.to_json()));
     if config.n_layers <= MOST_LAYERS {
         assert!(Vit::uninitialized(&config, &Device::flex()).num_params() > 0);
     }
@@ -58,9 +65,11 @@ pub fn vit(bytes: &[u8]) {
 pub fn generation(bytes: &[u8]) {
     let file = Path::new("generation_config.json");
     accepted(GenerationConfig::end_tokens(file, bytes), bytes);
-    let Some(config) = accepted(GenerationConfig::from_json(file, bytes), bytes) else { return };
-    let written = serde_json::to_vec(&config).expect("numbers and text");
-    assert_eq!(GenerationConfig::from_json(file, &written).expect("it was written just now"), config);
+    let config = accepted(GenerationConfig::from_json(file, bytes), bytes);
+    assert!(
+        config.is_none_or(|config| config.check().is_ok()),
+        "settings that are accepted and then refused"
+    );
 }
 
 /// `preprocessor_config.json`.

@@ -11,10 +11,11 @@ pub fn read(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let file = Path::new("my.toml");
     let Some(recipe) = accepted(Recipe::from_text(text, file, &[]), bytes) else { return };
+    // A run writes down how many steps its epochs are.
+    let recipe = recipe.for_samples(1000);
+    assert!(recipe.train.steps > 0);
     let resolved = recipe.resolved_toml();
     let again = Recipe::from_text(&resolved, file, &[]);
     let again = again.unwrap_or_else(|error| panic!("{error}\n{resolved}"));
     assert_eq!(again.resolved_toml(), resolved);
-    let steps = recipe.for_samples(1000).train.steps;
-    assert!(steps > 0);
 }
