@@ -30,6 +30,7 @@ mod laws_embeddings;
 mod laws_kernels;
 #[cfg(target_os = "linux")]
 mod memory;
+mod modules;
 mod program;
 mod program_adapter_data;
 mod program_assets;

@@ -7,22 +7,22 @@ use nola_core::{AdapterConfig, TrainedState};
 use nola_models::Vit;
 use nola_train::Error;
 use nola_train::model_with_loss::{ImageBatch, ModelWithLoss};
-use nola_train::recipe::{Optimizer, Period, ScheduleKind, TrainRecipe};
+use nola_train::settings::{OptimizerKind, Period, ScheduleKind, TrainSettings};
 use nola_train::train::{Observer, StepReport, Trained, train};
 
 use crate::devices::device;
 use crate::tiny::{batch, every_adapter, numbered_texts, tiny_gpt2, tiny_vit};
 
 /// Plain gradient descent, so that a step is the gradient.
-fn recipe(steps: usize) -> TrainRecipe {
-    TrainRecipe {
+fn recipe(steps: usize) -> TrainSettings {
+    TrainSettings {
         steps,
         batch: 4,
-        optimizer: Optimizer::Sgd,
+        optimizer: OptimizerKind::Sgd,
         learning_rate: 0.1,
         schedule: ScheduleKind::Constant,
         evaluate_every: Period::NEVER,
-        ..TrainRecipe::default()
+        ..TrainSettings::default()
     }
 }
 
@@ -47,12 +47,12 @@ impl<M: ModelWithLoss> Observer<M> for Scripted {
     }
 }
 
-fn run(recipe: &TrainRecipe, passes: &[&[usize]]) -> (Trained<Vit>, Scripted) {
+fn run(recipe: &TrainSettings, passes: &[&[usize]]) -> (Trained<Vit>, Scripted) {
     run_scored(recipe, passes, Vec::new())
 }
 
 /// Trains NOLA; `passes` are the samples of each pass of a step, the same in every step.
-fn run_scored(recipe: &TrainRecipe, passes: &[&[usize]], scores: Vec<f64>) -> (Trained<Vit>, Scripted) {
+fn run_scored(recipe: &TrainSettings, passes: &[&[usize]], scores: Vec<f64>) -> (Trained<Vit>, Scripted) {
     let device = device();
     let mut observer = Scripted { scores, reports: Vec::new() };
     let step = |_| Ok(passes.iter().map(|samples| picked(samples, &device)).collect());
@@ -135,7 +135,7 @@ fn the_limit_on_the_gradient_counts_all_parameters_together() {
     let (_, length) = differences(&free.last.state(), &start);
     assert!((length - 0.1 * seen.reports[0].gradient_norm).abs() < 1e-4 * length, "{length}");
     let limit = seen.reports[0].gradient_norm / 3.0;
-    let (clipped, _) = run(&TrainRecipe { clip_norm: Some(limit), ..recipe(1) }, &[&[0, 1, 2, 3]]);
+    let (clipped, _) = run(&TrainSettings { clip_norm: Some(limit), ..recipe(1) }, &[&[0, 1, 2, 3]]);
     let (_, length) = differences(&clipped.last.state(), &start);
     assert!((length - 0.1 * limit).abs() < 1e-4 * length, "{length} and {limit}");
 }
@@ -152,8 +152,8 @@ fn the_base_stays_as_it_was() {
 
 #[test]
 fn training_lowers_the_loss_with_every_optimizer() {
-    for optimizer in [Optimizer::AdamW, Optimizer::Adam, Optimizer::Sgd] {
-        let recipe = TrainRecipe { optimizer, learning_rate: 0.02, ..recipe(30) };
+    for optimizer in [OptimizerKind::AdamW, OptimizerKind::Adam, OptimizerKind::Sgd] {
+        let recipe = TrainSettings { optimizer, learning_rate: 0.02, ..recipe(30) };
         let (_, seen) = run(&recipe, &[&[0, 1, 2, 3]]);
         let (first, last) = (seen.reports[0].loss, seen.reports[29].loss);
         assert!(last < 0.9 * first, "{optimizer:?}: {first} to {last}");
@@ -162,7 +162,7 @@ fn training_lowers_the_loss_with_every_optimizer() {
 
 #[test]
 fn the_state_with_the_best_score_is_kept() {
-    let recipe = TrainRecipe { evaluate_every: Period(1), ..recipe(4) };
+    let recipe = TrainSettings { evaluate_every: Period(1), ..recipe(4) };
     let (trained, _) = run_scored(&recipe, &[&[0, 1, 2, 3]], vec![0.1, 0.9, 0.9, 0.3]);
     assert_eq!(trained.best_step, 2);
     let (two_steps, _) = run(&self::recipe(2), &[&[0, 1, 2, 3]]);
@@ -174,13 +174,13 @@ fn the_state_with_the_best_score_is_kept() {
 
 #[test]
 fn a_run_without_progress_stops_early() {
-    let recipe = TrainRecipe { evaluate_every: Period(1), early_stop: 2, ..recipe(9) };
+    let recipe = TrainSettings { evaluate_every: Period(1), early_stop: 2, ..recipe(9) };
     let (trained, seen) = run_scored(&recipe, &[&[0, 1, 2, 3]], vec![0.5, 0.5, 0.4, 0.9]);
     assert_eq!((trained.steps, seen.reports.len(), trained.interrupted), (3, 3, None));
 }
 
 /// Trains three steps of which the second has pixels that are NaN.
-fn run_broken(recipe: &TrainRecipe) -> Result<Trained<Vit>, Error> {
+fn run_broken(recipe: &TrainSettings) -> Result<Trained<Vit>, Error> {
     let device = device();
     let broken = |step: usize| {
         let mut pass = batch(4, 2, &device);
@@ -203,7 +203,7 @@ fn a_loss_that_is_no_number_ends_the_run_and_names_the_step() {
 fn trained_values_that_overflow_are_not_kept() {
     // The gradient is finite; times a rate beyond f32 it is not.
     let device = device();
-    let recipe = TrainRecipe { evaluate_every: Period(1), learning_rate: 1e39, ..recipe(2) };
+    let recipe = TrainSettings { evaluate_every: Period(1), learning_rate: 1e39, ..recipe(2) };
     let step = |_| Ok(vec![batch(4, 2, &device)]);
     let trained =
         train(tiny_vit(&device).adapted(&nola()), &recipe, (0..2).map(step), &mut Scripted::default());
@@ -224,7 +224,7 @@ fn steps_before_a_batch_that_cannot_be_made_are_told() {
 
 #[test]
 fn a_failure_after_an_evaluation_keeps_what_was_learned() {
-    let trained = run_broken(&TrainRecipe { evaluate_every: Period(1), ..recipe(3) });
+    let trained = run_broken(&TrainSettings { evaluate_every: Period(1), ..recipe(3) });
     let trained = trained.expect("the first step was evaluated");
     assert!(matches!(trained.failure, Some(Error::Diverged { step: 2, .. })));
     assert_eq!((trained.best_step, trained.steps), (1, 1));

@@ -17,6 +17,7 @@ mod dropout;
 mod embedding;
 mod error;
 pub mod features;
+mod floats;
 pub mod folder;
 pub mod foreign_json;
 mod hollow;
@@ -34,6 +35,7 @@ mod quantized;
 #[cfg(test)]
 #[path = "../../tests/shared.rs"]
 mod shared;
+mod site;
 pub mod targets;
 mod update;
 

@@ -13,8 +13,8 @@ use image::RgbImage;
 use nola_core::folder;
 use serde::Serialize;
 
-use crate::baseline::Baseline;
-use crate::error::Error;
+use crate::Error;
+use crate::history::History;
 use crate::printable::printable;
 use crate::progress::Scores;
 use confusion::Key;
@@ -72,32 +72,6 @@ pub struct Continuation {
     pub written: String,
     /// What stands in the data.
     pub reference: String,
-}
-
-/// The course of one run.
-#[derive(Debug, Clone, PartialEq)]
-pub struct History {
-    /// What it is called in the legend.
-    pub name: String,
-    /// Its points, by step.
-    pub points: Vec<HistoryPoint>,
-    /// The step of the evaluation that is kept.
-    pub kept_step: usize,
-    /// What the trained model has to be better than.
-    pub baseline: Baseline,
-}
-
-/// The state of a run after an optimizer step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct HistoryPoint {
-    /// Optimizer steps taken.
-    pub step: usize,
-    /// Training loss of the step, in nats.
-    pub train_loss: f32,
-    /// Learning rate of the step.
-    pub learning_rate: f64,
-    /// Scores on the validation images, where they were evaluated.
-    pub validation: Option<Scores>,
 }
 
 /// An image taken for something else.
@@ -176,6 +150,8 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::baseline::Baseline;
+    use crate::history::HistoryPoint;
     use crate::progress::Target;
 
     fn sample() -> RunReport {

@@ -14,7 +14,7 @@ mod checkpoints;
 mod claim;
 mod keep;
 mod log;
-mod occupied;
+mod partial;
 mod resume;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -24,25 +24,26 @@ use std::path::{Path, PathBuf};
 use nola_core::folder;
 use serde::{Deserialize, Serialize};
 
+pub use crate::error::Occupied;
 pub use checkpoints::is_resumable;
 pub use claim::{is_begun, remove_cut_off, whole};
 pub use keep::Keeping;
 pub use log::{METRICS, StepLine, ValidationLine};
-pub use occupied::Occupied;
 pub use resume::InterruptedRun;
 
 use crate::Error;
 use crate::amounts::thousands;
-use crate::base::Base;
 use crate::baseline::BaselineScores;
 use crate::data_counts::DataCounts;
 use crate::data_files::HubData;
 use crate::fit::{Fitted, Keeper, Resumed};
+use crate::history::History;
 use crate::memory::peak_bytes;
 use crate::portion::Drawn;
 use crate::progress::Target;
 use crate::recipe::{CheckedRecipe, MethodRecipe};
-use crate::report::{self, History, ResultRow, RunReport};
+use crate::report::{self, ResultRow, RunReport};
+use crate::session::Base;
 use crate::stop::Interrupt;
 use crate::task::Task;
 use claim::Claim;

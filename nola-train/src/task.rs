@@ -12,7 +12,6 @@ pub use images::{ImageTask, Splits, load, say_held_out};
 pub use text::{OpenedText, Text, all_references, open_texts, text_format};
 
 use crate::Error;
-use crate::base::Base;
 use crate::baseline::Baseline;
 use crate::data_counts::DataCounts;
 use crate::data_files::HubData;
@@ -22,6 +21,7 @@ use crate::model_with_loss::ModelWithLoss;
 use crate::progress::{Scores, Target};
 use crate::recipe::Recipe;
 use crate::report::ReportSections;
+use crate::session::Base;
 
 /// The model of a task.
 pub type Model<T> = <<T as Task>::Base as Base>::Model;

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use burn::tensor::Tensor;
 
 use super::gradients::Measured;
+use super::optimizer::Optimizer;
 use super::{Observer, StepReport};
 use crate::Error;
 use crate::model_with_loss::ModelWithLoss;
-use crate::optimizer::Optimizer;
 
 /// Shortest time between two readings of losses from the device, which make the loop wait for it.
 const BETWEEN_READS: Duration = Duration::from_millis(200);

@@ -7,12 +7,12 @@ use nola_core::Adapted;
 
 use super::best::{Standing, is_finite};
 use super::gradients::{measured_gradients, updated};
+use super::optimizer::Optimizer;
 use super::pending::PendingSteps;
 use super::{Best, Between, Observer, ResumeError, Start, Trained, TrainingState};
 use crate::Error;
 use crate::model_with_loss::ModelWithLoss;
-use crate::optimizer::Optimizer;
-use crate::recipe::TrainRecipe;
+use crate::settings::TrainSettings;
 
 /// A run between two optimizer steps.
 pub(super) struct Standpoint<M: ModelWithLoss> {
@@ -31,7 +31,7 @@ impl<M: ModelWithLoss> Standpoint<M> {
     pub(super) fn at(
         start: Start,
         model: Adapted<M>,
-        recipe: &TrainRecipe,
+        recipe: &TrainSettings,
     ) -> Result<(Self, Between), Error> {
         let state = match start {
             Start::Beginning => {
@@ -53,7 +53,7 @@ impl<M: ModelWithLoss> Standpoint<M> {
     pub(super) fn step(
         mut self,
         passes: &[M::Batch],
-        recipe: &TrainRecipe,
+        recipe: &TrainSettings,
         unread: &mut PendingSteps,
     ) -> Self {
         self.model.before_step(self.done, recipe.steps);
@@ -66,7 +66,7 @@ impl<M: ModelWithLoss> Standpoint<M> {
     /// What the adapter does between two steps.
     pub(super) fn between_steps(
         &mut self,
-        recipe: &TrainRecipe,
+        recipe: &TrainSettings,
         observer: &mut impl Observer<M>,
     ) -> Result<(), Error> {
         let score = &mut |model: &M| observer.score_quickly(model);
@@ -93,7 +93,7 @@ impl<M: ModelWithLoss> Standpoint<M> {
     pub(super) fn save(
         &self,
         between: Between,
-        recipe: &TrainRecipe,
+        recipe: &TrainSettings,
         observer: &mut impl Observer<M>,
     ) -> Result<(), Error> {
         if self.done >= recipe.steps {
@@ -113,7 +113,7 @@ impl<M: ModelWithLoss> Standpoint<M> {
         self,
         told: usize,
         failure: Option<Error>,
-        recipe: &TrainRecipe,
+        recipe: &TrainSettings,
         observer: &mut impl Observer<M>,
     ) -> Result<Trained<M>, Error> {
         let Some(best) = self.best.found else {

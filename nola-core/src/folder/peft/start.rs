@@ -8,8 +8,8 @@ use std::path::Path;
 
 use burn::module::Module;
 
-use super::matching::part_of;
 use super::matrix::beside;
+use super::matrix::part_of;
 use super::{ForeignModule, Layout, Modules};
 use crate::Error;
 use crate::adapted::weight_of;

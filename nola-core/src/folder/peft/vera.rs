@@ -4,9 +4,9 @@ use burn::module::Module;
 use serde_json::{Value, json};
 
 use super::lora_config::VeraSettings;
-use super::matching::{Lora, Matching, key, part_of};
-use super::write::Stored;
-use super::{ForeignModule, Generation, Layout, Modules, Part};
+use super::matching::{Lora, Matching, key};
+use super::matrix::part_of;
+use super::{ForeignModule, Generation, Layout, Modules, Part, Stored};
 use crate::adapted::{Adapted, floats};
 use crate::adapter::vera::{LAMBDA_B, LAMBDA_D, VeraBlocks, VeraConfig, VeraPair};
 use crate::adapter::{MAX_RANK, PeftForm, Plan};
