@@ -114,7 +114,7 @@ fn one_of_each_kind(tensors: &BTreeMap<String, Stored>) -> Vec<String> {
 }
 
 #[test]
-fn a_tensor_that_is_nan_or_cut_or_gone_is_refused_by_file_and_name_in_folders_of_every_kind() {
+fn fault_12_a_tensor_that_is_nan_or_cut_or_gone_is_refused_in_folders_of_every_kind() {
     let tiny = tiny_vit(&device());
     for (name, adapter) in every_adapter() {
         let format = adapter.method().format();
@@ -144,7 +144,7 @@ fn a_tensor_that_is_nan_or_cut_or_gone_is_refused_by_file_and_name_in_folders_of
 }
 
 #[test]
-fn an_empty_file_of_weights_is_refused_by_its_name_in_folders_of_every_kind() {
+fn fault_12_an_empty_file_of_weights_is_refused_in_folders_of_every_kind() {
     let tiny = tiny_vit(&device());
     for (name, adapter) in every_adapter() {
         let scratch = tempfile::tempdir().expect("a temporary folder");

@@ -16,7 +16,7 @@ fn an_alpha_pattern_is_a_python_expression() {
 }
 
 #[test]
-fn an_adapter_without_tensors_is_refused() {
+fn fault_05_an_adapter_without_tensors_is_refused() {
     for name in ["peft-empty-layers", "peft-empty-lookahead", "peft-empty-other-names"] {
         assert_refused(name, &format!("evaluate {SCORE}"), 6, &["adapter", "tensor"]);
         assert_refused(name, "merge --model base --adapter adapter --out merged", 6, &["adapter", "tensor"]);
@@ -29,12 +29,12 @@ fn a_start_that_leaves_the_base_alone_loads() {
 }
 
 #[test]
-fn a_start_that_changes_the_base_is_refused() {
+fn fault_11_a_start_that_changes_the_base_is_refused() {
     assert_refused("peft-init-lora-ga", &format!("evaluate {SCORE}"), 6, &["init_lora_weights", "lora_ga"]);
 }
 
 #[test]
-fn a_pickled_adapter_is_refused_with_the_cure() {
+fn fault_06_a_pickled_adapter_is_refused_with_the_cure() {
     assert_refused(
         "peft-pickle-only",
         &format!("evaluate {SCORE}"),
@@ -110,7 +110,7 @@ fn an_exported_adapter_with_biases_is_the_same_model() {
 }
 
 #[test]
-fn an_export_that_is_not_finite_is_refused() {
+fn fault_02_an_export_that_is_not_finite_is_refused() {
     let export = "export --model model --adapter adapter --out lora";
     assert_refused("fault-export-says-zero-of-nan", export, 6, &["finite"]);
 }
@@ -152,7 +152,7 @@ fn one_adapter_is_one_file_byte_for_byte() {
 }
 
 #[test]
-fn an_edited_setting_of_an_adapter_is_refused() {
+fn fault_12_a_setting_or_seed_that_was_edited_is_refused() {
     let workshop = Workshop::new();
     workshop.trained();
     let file = "runs/colours/adapter/adapter_config.json";

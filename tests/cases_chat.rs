@@ -47,7 +47,7 @@ fn a_text_is_a_sequence_to_a_template() {
 }
 
 #[test]
-fn what_a_template_raises_is_shown_with_its_row() {
+fn fault_22_what_a_template_raises_is_shown_with_its_row() {
     let parts = ["a message may have four letters", "rows.jsonl:1"];
     assert_refused("template-raises", &format!("evaluate {CHAT}"), 4, &parts);
 }
@@ -58,7 +58,7 @@ fn a_template_may_use_the_methods_of_a_python_text() {
 }
 
 #[test]
-fn a_template_that_never_ends_well_is_refused() {
+fn fault_22_a_template_that_never_ends_well_is_refused() {
     for name in ["fault-template-deep-value", "fault-template-indent", "fault-template-shared-lists"] {
         assert_refused(name, "generate --model model --chat --max-new-tokens 1 the", 5, &["template"]);
     }

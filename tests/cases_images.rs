@@ -29,17 +29,17 @@ fn the_activation_of_a_timm_model_is_the_one_it_names() {
 }
 
 #[test]
-fn a_gif_frame_inside_its_canvas_is_filled_as_pillow_fills_it() {
+fn fault_20_a_gif_frame_inside_its_canvas_is_filled_as_pillow_fills_it() {
     assert_compass("gif-frame-inside-canvas", "image.gif", [0.04027, 0.0185, 0.06225, 0.87899]);
 }
 
 #[test]
-fn a_cmyk_image_that_lies_on_its_side_is_read_as_pillow_reads_it() {
+fn fault_20_a_cmyk_image_that_lies_on_its_side_is_read_as_pillow_reads_it() {
     assert_compass("jpeg-cmyk-upright", "image.jpg", [0.04995, 0.41843, 0.29627, 0.23535]);
 }
 
 #[test]
-fn a_grey_image_of_16_bits_is_read_as_pillow_reads_it() {
+fn fault_20_a_grey_image_of_16_bits_is_read_as_pillow_reads_it() {
     assert_compass("png-16-bit-grey", "image.png", [0.06697, 0.11838, 0.66445, 0.15021]);
 }
 
@@ -60,7 +60,7 @@ fn classes_are_matched_by_name() {
 }
 
 #[test]
-fn one_class_is_refused_with_the_folders_inside_it() {
+fn fault_21_one_class_is_refused_with_the_folders_inside_it() {
     assert_refused("pictures-one-class", "train recipe.toml", 4, &["one class", "fruit", "apple", "pear"]);
     assert_refused(
         "pictures-one-class-linear",
@@ -71,7 +71,7 @@ fn one_class_is_refused_with_the_folders_inside_it() {
 }
 
 #[test]
-fn a_base_whose_answers_are_nan_is_refused() {
+fn fault_02_a_base_whose_answers_are_nan_is_refused() {
     assert_refused("fault-nan-answers", "predict --model model image.png", 5, &["NaN"]);
     assert_refused("fault-nan-answers", "evaluate --model model --data val", 5, &["NaN"]);
 }

@@ -15,7 +15,7 @@ fn the_original_length_may_stand_beside_the_rotary_block() {
 }
 
 #[test]
-fn an_end_token_that_the_model_has_not_is_refused() {
+fn fault_09_an_end_token_of_the_config_that_the_model_has_not_is_refused() {
     let generate = "generate --model model --max-new-tokens 1 the";
     assert_refused("fault-end-token-beyond-the-table", generate, 5, &["eos_token_id", "99999"]);
 }
@@ -46,7 +46,7 @@ fn a_prefix_space_is_added_where_the_folder_says_so() {
 }
 
 #[test]
-fn a_padding_token_beyond_the_embedding_does_no_harm() {
+fn fault_09_a_padding_token_beyond_the_embedding_does_no_harm() {
     assert_scored("tokenizer-pad-beyond-embedding", TEXT, 6.40209, 5);
 }
 
@@ -64,13 +64,13 @@ fn special_tokens_do_not_stay_in_a_text() {
 }
 
 #[test]
-fn a_tokenizer_that_lies_about_a_size_is_refused() {
+fn fault_08_a_tokenizer_that_lies_about_a_size_is_refused() {
     let generate = "generate --model model --max-new-tokens 1 the";
     assert_refused("fault-tokenizer-charsmap", generate, 5, &["precompiled_charsmap"]);
 }
 
 #[test]
-fn a_tokenizer_at_which_the_library_panics_is_refused_without_noise() {
+fn fault_08_a_tokenizer_at_which_the_library_panics_is_refused_without_noise() {
     let refused =
         run(&case("fault-tokenizer-panic-on-stderr"), "generate --model model --max-new-tokens 1 the");
     refused.assert_refused(5, &["tokenizer.json"]);
@@ -84,7 +84,7 @@ fn a_setting_that_would_change_the_text_is_refused_by_name() {
 }
 
 #[test]
-fn a_configuration_of_60_megabytes_is_refused_by_its_size() {
+fn fault_07_a_configuration_of_60_megabytes_is_refused_by_its_size() {
     let workshop = case("config-infinity");
     let config = std::fs::read_to_string(workshop.at("base/config.json")).expect("a file");
     let (start, _) = config.rsplit_once('}').expect("an object");

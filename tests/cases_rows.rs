@@ -3,7 +3,7 @@
 use crate::cases::{assert_loss, assert_refused, case, run};
 
 #[test]
-fn a_quotation_mark_that_never_closes_is_found_in_its_line() {
+fn fault_17_a_quotation_mark_that_never_closes_is_found_in_its_line() {
     assert_refused("csv-line-of-open-quote", "train recipe.toml", 4, &["rows.csv:4"]);
     let evaluate = "evaluate --model model --data rows.csv --format prompt-completion";
     assert_refused("fault-csv-quote-that-never-closes", evaluate, 4, &["rows.csv:2"]);
@@ -26,12 +26,12 @@ fn plain_bytes_of_a_parquet_column_are_text() {
 }
 
 #[test]
-fn rows_that_are_all_too_long_are_named_so() {
+fn fault_16_rows_that_are_all_too_long_are_named_so() {
     assert_refused("fault-all-rows-dropped", "train recipe.toml", 4, &["data.text.max_tokens"]);
 }
 
 #[test]
-fn a_row_with_nan_is_its_own_fault_and_not_the_files() {
+fn fault_14_a_row_with_nan_is_its_own_fault_and_not_the_files() {
     let workshop = case("json-list-nan");
     let skipped = run(&workshop, "train recipe.toml --json");
     assert_eq!(skipped.code, 0, "{}", skipped.stderr);

@@ -20,7 +20,7 @@ fn manifest(workshop: &Workshop, run: &str) -> Value {
 }
 
 #[test]
-fn a_kill_leaves_the_best_evaluation_of_every_method() {
+fn fault_27_a_kill_leaves_the_best_evaluation_of_every_method() {
     let workshop = Workshop::new();
     for (method, kept) in [("nola", "adapter"), ("lora", "adapter"), ("linear", "adapter"), ("full", "model")]
     {
@@ -51,7 +51,7 @@ fn a_kill_before_anything_was_kept_leaves_a_free_folder() {
 }
 
 #[test]
-fn a_signal_ends_a_run_after_its_step_and_keeps_what_was_learned() {
+fn fault_27_a_signal_ends_a_run_after_its_step_and_keeps_what_was_learned() {
     for (signal, name, exit) in [("-INT", "Ctrl-C", 130), ("-TERM", "SIGTERM", 143), ("-HUP", "SIGHUP", 129)]
     {
         let workshop = Workshop::new();
@@ -79,7 +79,7 @@ fn a_signal_ends_a_run_after_its_step_and_keeps_what_was_learned() {
 }
 
 #[test]
-fn a_signal_behind_the_last_step_lets_the_files_be_finished() {
+fn fault_27_a_signal_behind_the_last_step_lets_the_files_be_finished() {
     let workshop = Workshop::new();
     let sets = ["train", "colours.toml", "--set=train.evaluate_every=0", "--set=output.coefficient_bits=8"];
     for (signal, exit) in [("-INT", 130), ("-TERM", 143)] {
@@ -96,7 +96,7 @@ fn a_signal_behind_the_last_step_lets_the_files_be_finished() {
 }
 
 #[test]
-fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
+fn fault_27_a_signal_that_was_ignored_at_the_start_stays_ignored() {
     for (trap, signal) in [("HUP", "-HUP"), ("INT", "-INT"), ("TERM", "-TERM")] {
         let workshop = Workshop::new();
         let program = workshop.command("cpu");
@@ -113,7 +113,7 @@ fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
 }
 
 #[test]
-fn a_second_run_in_a_folder_is_refused_at_once() {
+fn fault_29_a_second_run_in_a_folder_is_refused_at_once() {
     let workshop = Workshop::new();
     let mut first = Running::start(&workshop, &[&ENDLESS[..], &["--set=method.k=4"]].concat());
     first.wait_for("memory: ", 1);
@@ -165,7 +165,7 @@ fn a_validation_image_that_vanishes_costs_no_training() {
 }
 
 #[test]
-fn a_loss_that_is_far_too_high_is_told() {
+fn fault_23_a_loss_that_is_far_too_high_is_told() {
     let workshop = Workshop::new();
     let sets = ["--set=train.steps=3", "--set=train.learning_rate=1e3", "--json"];
     let run = workshop.run(&[&["train", "colours.toml"], &sets[..]].concat());
@@ -177,7 +177,7 @@ fn a_loss_that_is_far_too_high_is_told() {
 }
 
 #[test]
-fn a_full_disk_behind_stdout_is_an_error_and_behind_stderr_is_none() {
+fn fault_28_a_full_disk_behind_stdout_is_an_error_and_behind_stderr_is_none() {
     let Ok(full) = File::options().write(true).open("/dev/full") else {
         return println!("skipped: no /dev/full");
     };

@@ -176,7 +176,7 @@ fn predict_looks_at_every_image_of_a_folder() {
 }
 
 #[test]
-fn images_that_cannot_be_read_are_listed_and_the_others_answered() {
+fn fault_18_images_that_cannot_be_read_are_listed_and_the_others_answered() {
     let workshop = photos();
     workshop.write("photos/a cut.png", &bytes_of(&workshop.at("val/red/0.png"))[..40]);
     workshop.write("photos/empty.jpg", "");

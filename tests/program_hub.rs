@@ -15,8 +15,8 @@ use crate::text_workshop::text_workshop;
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// A hub with one repository.
-struct Hub {
-    endpoint: String,
+pub struct Hub {
+    pub endpoint: String,
     downloads: Arc<AtomicUsize>,
 }
 
@@ -27,20 +27,36 @@ struct Repository {
     /// `ada/small`, where its files are.
     page: &'static str,
     files: BTreeMap<&'static str, Vec<u8>>,
+    spoilt: Spoilt,
+}
+
+/// What is wrong with the files that a hub sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spoilt {
+    Nothing,
+    /// They begin with another byte.
+    Content,
+    /// Of each the first answer breaks off in the middle.
+    Cut,
 }
 
 impl Hub {
     /// The model `ada/small`, whose files are those of `base`.
-    fn of(workshop: &Workshop) -> Self {
+    pub fn of(workshop: &Workshop, spoilt: Spoilt) -> Self {
         let names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
         let files = names.map(|name| (name, bytes_of(&workshop.at("base").join(name))));
-        Self::serving(Repository { api: "models/ada/small", page: "ada/small", files: files.into() })
+        Self::serving(Repository { api: "models/ada/small", page: "ada/small", files: files.into(), spoilt })
     }
 
     /// The data set `ada/rows`.
     fn of_rows(files: &[(&'static str, &str)]) -> Self {
         let files = files.iter().map(|(name, text)| (*name, text.as_bytes().to_vec())).collect();
-        Self::serving(Repository { api: "datasets/ada/rows", page: "datasets/ada/rows", files })
+        Self::serving(Repository {
+            api: "datasets/ada/rows",
+            page: "datasets/ada/rows",
+            files,
+            spoilt: Spoilt::Nothing,
+        })
     }
 
     fn serving(repository: Repository) -> Self {
@@ -61,10 +77,11 @@ impl Hub {
 
 /// Answers one request; a client that attached up misses nothing that a test looks at.
 fn answer(mut stream: TcpStream, repository: &Repository, downloads: &AtomicUsize) {
-    let Repository { api, page, files } = repository;
+    let Repository { api, page, files, spoilt } = repository;
     let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
     let first = lines.next().unwrap_or_default();
-    lines.take_while(|line| !line.is_empty()).for_each(drop);
+    let is_rest =
+        lines.take_while(|line| !line.is_empty()).any(|line| line.to_lowercase().starts_with("range:"));
     let (verb, path) = first.split_once(' ').unwrap_or_default();
     let path = path.split(' ').next().unwrap_or_default();
     let siblings: Vec<String> = files.keys().map(|name| format!("{{\"rfilename\": \"{name}\"}}")).collect();
@@ -82,12 +99,19 @@ fn answer(mut stream: TcpStream, repository: &Repository, downloads: &AtomicUsiz
     let _ = stream.write_all(head.as_bytes());
     if verb == "GET" {
         downloads.fetch_add(usize::from(file.is_some()), Ordering::Relaxed);
-        let _ = stream.write_all(body);
+        let mut body = body.to_vec();
+        match (file, spoilt) {
+            (Some(_), Spoilt::Content) => body[0] ^= 1,
+            // Who asks for the rest gets all of it: not every server knows ranges.
+            (Some(_), Spoilt::Cut) if !is_rest => body.truncate(body.len() / 2),
+            (Some(_), Spoilt::Cut | Spoilt::Nothing) | (None, _) => {}
+        }
+        let _ = stream.write_all(&body);
     }
 }
 
 /// What the program says in a world where only this hub and this cache exist.
-fn with_hub(workshop: &Workshop, endpoint: &str, more: &[(&str, &str)], arguments: &[&str]) -> Outcome {
+pub fn with_hub(workshop: &Workshop, endpoint: &str, more: &[(&str, &str)], arguments: &[&str]) -> Outcome {
     let mut command: Command = workshop.command(&device());
     for variable in
         ["HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HTTP_PROXY", "http_proxy"]
@@ -99,12 +123,12 @@ fn with_hub(workshop: &Workshop, endpoint: &str, more: &[(&str, &str)], argument
     Outcome::of(output.expect("the program starts"))
 }
 
-const GENERATE: [&str; 7] = ["generate", "--model", "ada/small", "Hi", "--max-new-tokens", "4", "--json"];
+pub const GENERATE: [&str; 7] = ["generate", "--model", "ada/small", "Hi", "--max-new-tokens", "4", "--json"];
 
 #[test]
-fn a_model_is_fetched_by_its_name_once_and_then_used_without_a_network() {
+fn fault_30_a_model_is_fetched_once_and_then_used_without_a_network() {
     let workshop = text_workshop();
-    let hub = Hub::of(&workshop);
+    let hub = Hub::of(&workshop, Spoilt::Nothing);
     let fetched = with_hub(&workshop, &hub.endpoint, &[], &GENERATE);
     let local = ["generate", "--model", "base", "Hi", "--max-new-tokens", "4", "--json"];
     assert_eq!(fetched.json()["texts"], workshop.run(&local).json()["texts"]);
@@ -118,7 +142,7 @@ fn a_model_is_fetched_by_its_name_once_and_then_used_without_a_network() {
 #[test]
 fn a_recipe_may_name_a_model_of_the_hub() {
     let workshop = text_workshop();
-    let hub = Hub::of(&workshop);
+    let hub = Hub::of(&workshop, Spoilt::Nothing);
     let arguments =
         ["train", "food.toml", "--set", "model.path=ada/small", "--set", "train.steps=1", "--json"];
     with_hub(&workshop, &hub.endpoint, &[], &arguments).json();
@@ -127,7 +151,7 @@ fn a_recipe_may_name_a_model_of_the_hub() {
 }
 
 #[test]
-fn without_a_network_the_message_says_what_to_do() {
+fn fault_30_without_a_network_the_message_says_what_to_do() {
     let workshop = text_workshop();
     // Nobody listens on the port of a listener that is gone.
     let gone = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("it is bound");
@@ -141,9 +165,9 @@ fn without_a_network_the_message_says_what_to_do() {
 }
 
 #[test]
-fn a_name_that_the_hub_does_not_know() {
+fn fault_30_a_name_that_the_hub_does_not_know_is_refused() {
     let workshop = text_workshop();
-    let hub = Hub::of(&workshop);
+    let hub = Hub::of(&workshop, Spoilt::Nothing);
     let arguments = ["generate", "--model", "ada/smal", "Hi"];
     let run = with_hub(&workshop, &hub.endpoint, &[], &arguments);
     run.assert_refused(

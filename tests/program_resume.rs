@@ -154,7 +154,7 @@ fn twenty_kills_at_any_moment_end_with_the_same_bytes() {
 }
 
 #[test]
-fn a_checkpoint_that_is_not_whole_is_never_used() {
+fn fault_29_a_checkpoint_that_is_not_whole_is_never_used() {
     let workshop = Workshop::new();
     let whole = workshop.run_on("cpu", &[&IMAGES[..], &["--set=output.dir=runs/whole"]].concat());
     assert_eq!(whole.code, 0, "{}", whole.stderr);
@@ -174,7 +174,7 @@ fn a_checkpoint_that_is_not_whole_is_never_used() {
 }
 
 #[test]
-fn what_changed_since_is_named_and_nothing_is_lost() {
+fn fault_29_what_changed_since_is_named_and_nothing_is_lost() {
     let workshop = Workshop::new();
     interrupted(&workshop, &IMAGES, &[]);
     let run = "runs/colours";

@@ -21,6 +21,7 @@ mod floats;
 pub mod folder;
 pub mod foreign_json;
 mod hollow;
+pub mod instructions;
 mod linear_combinations;
 mod low_rank;
 mod low_rank_weights;

@@ -24,6 +24,7 @@ use burn::tensor::Device;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::{ArgValueCandidates, Shell};
 use comfy_table::{CellAlignment, Table, presets};
+use nola_core::instructions::{self, WrongInstructions};
 use nola_models::WeightDtype;
 
 pub use completions::answered;
@@ -172,6 +173,11 @@ impl ModelArgs {
 pub fn run(stop: Stop) -> Result<(), Error> {
     let mut cli = parsed()?;
     cli.global.stop = stop;
+    let wrong = |problem: WrongInstructions| Error::Device {
+        requested: "cpu".to_owned(),
+        problem: problem.to_string(),
+    };
+    instructions::check().map_err(wrong)?;
     let global = &cli.global;
     match cli.command {
         None => quick_start::run(global),

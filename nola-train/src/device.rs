@@ -1,6 +1,7 @@
 //! Which device computes: the only file that knows the Cargo features of the backends.
 
 pub(crate) mod differences;
+pub(crate) mod lost;
 mod self_check;
 pub(crate) mod small_models;
 pub(crate) mod steps;

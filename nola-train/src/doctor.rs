@@ -10,6 +10,8 @@ mod check;
 mod facts;
 mod growth;
 mod models;
+#[cfg(test)]
+mod oracle;
 mod processor;
 mod products;
 mod text;

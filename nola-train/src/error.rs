@@ -39,7 +39,7 @@ use crate::text::TextError;
 /// | 5 | the base model cannot be used |
 /// | 6 | the adapter cannot be used |
 /// | 7 | the device cannot be used |
-/// | 8 | training diverged (a loss or gradient that is not finite), or nothing would be trained |
+/// | 8 | training diverged (a loss or gradient that is not finite), or nothing would be trained (or is: no gradient) |
 /// | 9 | the output folder cannot be written, or holds no run that could be resumed |
 /// | 129 | the terminal was closed (SIGHUP) |
 /// | 130 | interrupted by Ctrl-C (SIGINT) |
@@ -235,6 +235,16 @@ pub enum Error {
         loss: f32,
     },
 
+    /// No step has changed anything.
+    #[error(
+        "every gradient of the first {steps} steps is zero, so nothing is learned: the base hands none to the layers of \
+         method.targets; its weights may be damaged, or its number type too narrow (model.dtype)"
+    )]
+    NoGradient {
+        /// Optimizer steps made.
+        steps: usize,
+    },
+
     /// A module that is to be trained whole does not exist.
     #[error(
         "`method.modules_to_save` names `{name}`, but the model has no such module; {}",
@@ -417,7 +427,7 @@ impl Error {
             | Self::NoAdapter { .. }
             | Self::TooFewBits { .. } => 6,
             Self::Device { .. } | Self::Dtype { .. } => 7,
-            Self::Diverged { .. } | Self::NothingTrained { .. } => 8,
+            Self::Diverged { .. } | Self::NothingTrained { .. } | Self::NoGradient { .. } => 8,
             Self::Output { .. } | Self::Occupied { .. } => 9,
             Self::Stdout(_) => 1,
             Self::Interrupted { by } => by.exit_code(),
@@ -453,9 +463,13 @@ impl Error {
         }
     }
 
-    /// Whether what was trained before it is worth nothing: it is non-finite, or was trained on a base that changed meanwhile.
+    /// Whether what was trained before it is worth nothing: it is non-finite or unchanged, or was trained on a base that
+    /// changed meanwhile.
     pub(crate) fn spoils_training(&self) -> bool {
-        matches!(self, Self::Diverged { .. } | Self::Model(nola_models::Error::Changed { .. }))
+        matches!(
+            self,
+            Self::Diverged { .. } | Self::NoGradient { .. } | Self::Model(nola_models::Error::Changed { .. })
+        )
     }
 
     /// The same for a file of a run: one that cannot be written names what helps there.

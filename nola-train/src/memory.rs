@@ -7,6 +7,7 @@ mod ended;
 use burn::tensor::Device;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
+pub(crate) use ended::message_of;
 pub use ended::{CURE, EXIT_CODE, EndingAllocator, has_ended, watch_panics};
 
 /// Largest resident memory of this process so far, in bytes; absent where the system does not say.

@@ -1,8 +1,10 @@
 //! The program from its first line to its exit code.
 
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 
+use crate::device::lost;
 use crate::stop::Stop;
 use crate::terminal::{err_line, line_end};
 use crate::{Error, commands, memory};
@@ -25,7 +27,7 @@ pub fn run() -> ExitCode {
     if let Err(error) = stop.listen(end) {
         err_line(&format!("warning: interrupts end the program at once: {error}"));
     }
-    match commands::run(stop) {
+    match run_command(stop) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if memory::has_ended(&error) => {
             err_line(&format!("error: out of memory: {}; {}", error.with_sources(), memory::CURE));
@@ -37,4 +39,15 @@ pub fn run() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Runs the command; a device that fails in the middle of it is an error, as one that is not there.
+fn run_command(stop: Stop) -> Result<(), Error> {
+    catch_unwind(AssertUnwindSafe(|| commands::run(stop))).unwrap_or_else(|panic| {
+        let message = memory::message_of(&*panic);
+        if !lost::is_of_device(message) {
+            resume_unwind(panic);
+        }
+        Err(Error::Device { requested: "that was computed on".to_owned(), problem: lost::problem(message) })
+    })
 }

@@ -133,7 +133,7 @@ pub fn train_from<M: ModelWithLoss>(
     observer: &mut impl Observer<M>,
 ) -> Result<Trained<M>, Error> {
     let (mut standing, between) = Standpoint::at(start, model, recipe)?;
-    let (mut unread, mut failure) = (PendingSteps::after(standing.done), None);
+    let (mut unread, mut failure) = (PendingSteps::after(standing.done, recipe), None);
     // What was still to do after the last step of the run before.
     let rest = (between == Between::Due).then_some(Ok(None));
     for passes in rest.into_iter().chain(steps.map(|passes| passes.map(Some))) {

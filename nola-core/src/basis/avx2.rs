@@ -9,6 +9,7 @@ use std::array::from_fn;
 
 use super::generator::Generator;
 use super::kernel::{Entries, Kernel, LANES, SIGN_BATCH, STEPS, Sums, Tile, Words};
+use crate::instructions::Instructions;
 use crate::philox::{FirstRounds, MULTIPLIERS};
 
 /// Numbers in a register.
@@ -25,8 +26,8 @@ impl Avx2 {
 }
 
 impl Kernel for Avx2 {
-    fn name(&self) -> &'static str {
-        "avx2"
+    fn instructions(&self) -> Instructions {
+        Instructions::Avx2
     }
 
     fn uniform(

@@ -11,6 +11,7 @@ use std::array::from_fn;
 
 use super::generator::Generator;
 use super::kernel::{Entries, Kernel, LANES, SIGN_BATCH, STEPS, Sums, Tile, Words};
+use crate::instructions::Instructions;
 use crate::philox::{FirstRounds, MULTIPLIERS};
 
 /// Proof that the processor has AVX-512 F.
@@ -24,8 +25,8 @@ impl Avx512 {
 }
 
 impl Kernel for Avx512 {
-    fn name(&self) -> &'static str {
-        "avx512"
+    fn instructions(&self) -> Instructions {
+        Instructions::Avx512
     }
 
     fn uniform(

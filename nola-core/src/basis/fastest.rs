@@ -3,6 +3,7 @@
 use super::generator::{Distribution, Generator, Stream};
 use super::kernel::{Kernel, SIGN_BATCH, Words};
 use super::plain::Plain;
+use crate::instructions::Instructions;
 
 /// The kernels of this processor's instruction sets, the fastest first.
 #[cfg(target_arch = "x86_64")]
@@ -16,14 +17,16 @@ fn vectorised() -> [Option<&'static dyn Kernel>; 2] {
     [None; 2]
 }
 
-/// The fastest kernel that this processor runs.
+/// The fastest kernel that this processor runs and that is allowed.
 pub(super) fn fastest() -> &'static dyn Kernel {
-    vectorised().into_iter().flatten().next().unwrap_or(&Plain)
+    let allowed = Instructions::allowed();
+    let mut of_processor = vectorised().into_iter().flatten();
+    of_processor.find(|kernel| kernel.instructions() <= allowed).unwrap_or(&Plain)
 }
 
 /// The instruction set that [`Basis::expand`](super::Basis::expand) and its kin use here: `avx512`, `avx2` or `plain`.
 pub fn instruction_set() -> &'static str {
-    fastest().name()
+    fastest().instructions().name()
 }
 
 /// Makes `count` words of the generator, or a few more, on this thread, and returns their exclusive or.

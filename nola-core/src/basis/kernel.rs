@@ -4,6 +4,7 @@
 //! integers, an entry is exact, and the order of each sum is fixed here, lane by lane.
 
 use super::generator::Generator;
+use crate::instructions::Instructions;
 
 /// Entries of a tile: one block of the sign distribution, sixteen blocks of the uniform distribution.
 pub(super) const TILE: usize = LANES * STEPS;
@@ -48,8 +49,8 @@ impl Sums {
 
 /// The work on one tile. Slices have one element per matrix of the batch, [`BATCH`] or [`SIGN_BATCH`] at most.
 pub(super) trait Kernel: Sync {
-    /// The instruction set, as reports write it.
-    fn name(&self) -> &'static str;
+    /// The instruction set.
+    fn instructions(&self) -> Instructions;
 
     /// Entries of the uniform distribution for `count` matrices, or some more: lane = block of the tile, step = position in
     /// the block.

@@ -2,14 +2,15 @@
 
 use super::generator::{Generator, uniform_of};
 use super::kernel::{Entries, Kernel, LANES, SIGN_BATCH, STEPS, Sums, Tile, Words};
+use crate::instructions::Instructions;
 
 /// Code for every processor.
 #[derive(Debug)]
 pub(super) struct Plain;
 
 impl Kernel for Plain {
-    fn name(&self) -> &'static str {
-        "plain"
+    fn instructions(&self) -> Instructions {
+        Instructions::Plain
     }
 
     fn uniform(

@@ -76,7 +76,7 @@ proptest! {
         let [plain, others @ ..] = &available()[..] else { unreachable!("the plain kernel always runs") };
         let expected = of_kernel(*plain);
         for kernel in others {
-            prop_assert!(of_kernel(*kernel) == expected, "{}", kernel.name());
+            prop_assert!(of_kernel(*kernel) == expected, "{}", kernel.instructions());
         }
     }
 

@@ -15,6 +15,8 @@ use half::{bf16, f16};
 
 use self::operands::{Operands, Sums, Weight};
 use super::FrozenProduct;
+#[cfg(target_arch = "x86_64")]
+use crate::instructions::Instructions;
 
 impl FrozenProduct for Flex {
     fn frozen_product(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
@@ -53,7 +55,7 @@ fn product(x: &FlexTensor, weight: FlexTensor, bias: Option<&FlexTensor>) -> Fle
 /// The instructions that multiply with a weight in bf16 here: `avx512-bf16`, or `f32` where it is widened first.
 #[cfg(target_arch = "x86_64")]
 pub fn bf16_instructions() -> &'static str {
-    avx512_bf16::Kernel::detect().map_or("f32", |_| "avx512-bf16")
+    bf16_kernel().map_or("f32", |_| "avx512-bf16")
 }
 
 /// The instructions that multiply with a weight in bf16 here: `f32`, since it is widened first.
@@ -62,9 +64,15 @@ pub fn bf16_instructions() -> &'static str {
     "f32"
 }
 
+/// The kernel for bf16, where the processor has its instructions and they are allowed.
+#[cfg(target_arch = "x86_64")]
+fn bf16_kernel() -> Option<avx512_bf16::Kernel> {
+    avx512_bf16::Kernel::detect().filter(|_| Instructions::allowed() >= Instructions::Avx512)
+}
+
 #[cfg(target_arch = "x86_64")]
 fn multiply_bf16(operands: &Operands, weight: &Weight<bf16>) {
-    match avx512_bf16::Kernel::detect() {
+    match bf16_kernel() {
         Some(kernel) => kernel.multiply(operands, weight),
         None => narrow::multiply(operands, weight),
     }

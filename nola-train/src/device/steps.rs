@@ -84,6 +84,12 @@ impl<M: ModelWithLoss> Stepping<M> {
         Self { model: Some(model), batch: [batch], recipe, optimizer }
     }
 
+    /// The model as the steps so far left it.
+    #[cfg(test)]
+    pub(crate) fn model(&self) -> &Adapted<M> {
+        self.model.as_ref().expect("every step gives it back")
+    }
+
     /// Makes one step; its loss, which waits for the device, and its gradients.
     pub(crate) fn step(&mut self, step: usize, gradients: Gradients) -> (f32, Vec<f32>) {
         let model = self.model.take().expect("every step gives it back");

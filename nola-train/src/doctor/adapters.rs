@@ -17,11 +17,11 @@ use crate::model_with_loss::ModelWithLoss;
 /// The kinds of models.
 pub(super) const KINDS: [Kind; 3] = Kind::ALL;
 /// Learning rate of the steps.
-const LEARNING_RATE: f64 = 0.05;
+pub(super) const LEARNING_RATE: f64 = 0.05;
 /// How far losses in half precision may be from those in f32, as a part of them.
 const IN_HALF_PRECISION: f32 = 0.03;
-/// Numbers from a machine on which all golden values were met: see [`Learned::summary`].
-const RECORDED: &str = include_str!("recorded.json");
+/// Numbers from a machine on which all golden values were met: see [`Learned::summary`]. `oracle` proves them in f64.
+pub(super) const RECORDED: &str = include_str!("recorded.json");
 
 /// What two training steps of a small model make.
 struct Learned {
@@ -78,7 +78,7 @@ fn length_and_product(values: &[f32]) -> [f32; 2] {
 }
 
 /// Every adapter, small.
-fn adapters() -> Vec<AdapterConfig> {
+pub(super) fn adapters() -> Vec<AdapterConfig> {
     let mut all = AdapterConfig::every();
     for adapter in &mut all {
         adapter.method_mut().set_rank(2);

@@ -10,6 +10,7 @@ use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::device::lost;
 use crate::terminal::line_end;
 
 /// The exit code of a device that cannot be used.
@@ -67,12 +68,17 @@ fn given(memory: *mut u8, bytes: usize) -> *mut u8 {
     memory
 }
 
-/// Makes panics of libraries that have no memory left end the program in the same way.
+/// Makes panics of libraries that have no memory left end the program in the same way. Those about a device that failed are
+/// left to [`crate::program::run`].
 pub fn watch_panics() {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |told| {
         if is_about_memory(message_of(told.payload())) {
             end(format_args!("{}", message_of(told.payload())));
+        }
+        // Who catches it says more.
+        if lost::is_of_device(message_of(told.payload())) && std::thread::current().name() == Some("main") {
+            return;
         }
         // Below a status line; where nobody reads any more, there is nothing to say.
         let _ = write!(std::io::stderr(), "{}", line_end());
@@ -93,7 +99,8 @@ pub fn has_ended(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-fn message_of(payload: &dyn Any) -> &str {
+/// What a panic says.
+pub(crate) fn message_of(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or_default()
 }

@@ -101,7 +101,7 @@ pub enum TextError {
     },
 
     /// A Parquet file that cannot be read.
-    #[error("{}: not Parquet this program can read", file.display())]
+    #[error("{}: not Parquet this program can read; get it again if it was cut short, or save it as JSON lines", file.display())]
     Parquet {
         /// The file.
         file: PathBuf,

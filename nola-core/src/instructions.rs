@@ -1,0 +1,127 @@
+//! The instructions that this crate's kernels may use: all that the processor has, or those up to what [`VARIABLE`] names.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+/// The environment variable that limits them: `plain`, `avx2` or `avx512`.
+///
+/// A basis has the same bits with each of them, so it is for tests, and for a processor that is not trusted. Products in f32
+/// are those of the crate `gemm`, which asks the processor itself.
+pub const VARIABLE: &str = "NOLA_CPU";
+
+/// Sets of instructions; each kernel uses one of them, and those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Instructions {
+    /// Those that every processor has.
+    Plain,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512, and its products of bf16 where the processor has them.
+    Avx512,
+}
+
+/// A limit that cannot be kept to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WrongInstructions {
+    /// There is no set of that name.
+    #[error("{VARIABLE} is `{found}`; set it to plain, avx2 or avx512, or unset it")]
+    Unknown {
+        /// What it is.
+        found: String,
+    },
+    /// This processor lacks them.
+    #[error(
+        "{VARIABLE} is `{asked}`, which this processor does not have; set it to {most} or less, or unset it"
+    )]
+    Absent {
+        /// What was asked for.
+        asked: Instructions,
+        /// The most that there is.
+        most: Instructions,
+    },
+}
+
+impl Instructions {
+    const ALL: [Self; 3] = [Self::Plain, Self::Avx2, Self::Avx512];
+
+    /// Its name, as the variable has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// The most that this processor has.
+    #[cfg(target_arch = "x86_64")]
+    pub fn most() -> Self {
+        let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        match (is_x86_feature_detected!("avx512f"), has_avx2) {
+            (true, _) => Self::Avx512,
+            (false, true) => Self::Avx2,
+            (false, false) => Self::Plain,
+        }
+    }
+
+    /// The most that this processor has.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn most() -> Self {
+        Self::Plain
+    }
+
+    /// The most that kernels may use here.
+    pub(crate) fn allowed() -> Self {
+        static ALLOWED: OnceLock<Instructions> = OnceLock::new();
+        // What is wrong with the variable is told by `check`.
+        *ALLOWED.get_or_init(|| asked().unwrap_or_else(|_| Self::most()))
+    }
+}
+
+impl fmt::Display for Instructions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Whether the limit of the environment, if there is one, can be kept to.
+///
+/// # Errors
+/// If it names no instructions, or some that this processor lacks.
+pub fn check() -> Result<(), WrongInstructions> {
+    asked().map(drop)
+}
+
+fn asked() -> Result<Instructions, WrongInstructions> {
+    match std::env::var_os(VARIABLE) {
+        Some(found) if !found.is_empty() => limit(&found.to_string_lossy(), Instructions::most()),
+        Some(_) | None => Ok(Instructions::most()),
+    }
+}
+
+/// The instructions of this name, on a processor with these.
+fn limit(found: &str, most: Instructions) -> Result<Instructions, WrongInstructions> {
+    let named = Instructions::ALL.into_iter().find(|instructions| instructions.name() == found);
+    let asked = named.ok_or_else(|| WrongInstructions::Unknown { found: found.to_owned() })?;
+    if asked <= most { Ok(asked) } else { Err(WrongInstructions::Absent { asked, most }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_read_by_its_name() {
+        for instructions in Instructions::ALL {
+            assert_eq!(limit(instructions.name(), Instructions::Avx512), Ok(instructions));
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_or_not_there_is_refused_with_the_cure() {
+        let unknown = limit("sse", Instructions::Avx512).expect_err("no such name").to_string();
+        assert_eq!(unknown, "NOLA_CPU is `sse`; set it to plain, avx2 or avx512, or unset it");
+        let absent = limit("avx512", Instructions::Avx2).expect_err("not there").to_string();
+        assert!(absent.contains("set it to avx2 or less, or unset it"), "{absent}");
+    }
+}
