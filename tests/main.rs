@@ -39,9 +39,13 @@ mod program_bench;
 mod program_compare;
 mod program_cut_off;
 mod program_data;
+#[cfg(target_os = "linux")]
+mod program_disk;
 mod program_doctor;
 mod program_generate;
 mod program_hub;
+#[cfg(target_os = "linux")]
+mod program_kills;
 mod program_recipes;
 mod program_report;
 mod program_resume;
@@ -55,6 +59,8 @@ mod resume;
 mod running;
 mod shared;
 mod sizes;
+#[cfg(target_os = "linux")]
+mod strace;
 mod test_model;
 mod text_task;
 mod text_workshop;

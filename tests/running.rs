@@ -37,7 +37,16 @@ impl Running {
 
     /// Its exit code, if it ends by itself, and the rest of what it says.
     pub fn ended(mut self) -> (Option<i32>, String) {
-        let rest: Vec<String> = self.lines.map_while(Result::ok).collect();
+        let rest: Vec<String> = self.lines.by_ref().map_while(Result::ok).collect();
         (self.child.wait().expect("a child").code(), rest.join("\n"))
+    }
+}
+
+impl Drop for Running {
+    /// A run without an end must not outlive a test that fails.
+    fn drop(&mut self) {
+        // It may be over.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

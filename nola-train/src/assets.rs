@@ -93,6 +93,8 @@ fn unpack(target: &Path) -> Result<(), nola_core::Error> {
         std::fs::create_dir_all(&folder).map_err(io(&folder))?;
         shipped.dir.extract(&folder).map_err(io(&folder))?;
     }
+    // Whoever finds the folder trusts it: a power cut must not leave it with empty files.
+    partial.sync()?;
     match partial.finish() {
         Err(_) if target.is_dir() => Ok(()),
         finished => finished,

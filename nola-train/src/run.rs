@@ -46,6 +46,7 @@ use crate::report::{self, ResultRow, RunReport};
 use crate::session::Base;
 use crate::stop::Interrupt;
 use crate::task::Task;
+use crate::terminal::err_line;
 use claim::Claim;
 use keep::folder_bytes;
 use log::MetricsLog;
@@ -199,6 +200,25 @@ impl RunFolder {
         self.log_to(MetricsLog::resume(self.path(), from.state.step, from.state.between))
     }
 
+    /// Sees to it that the folder is there before something is written to it: what was learned is worth more than the folder
+    /// that somebody removed.
+    ///
+    /// # Errors
+    /// If another run has it now, or it cannot be written.
+    fn hold(&self, recipe: &CheckedRecipe) -> Result<(), Error> {
+        self.claim.renew()?;
+        if self.path().join(RECIPE).exists() {
+            return Ok(());
+        }
+        let folder = self.path().display();
+        err_line(&format!(
+            "warning: {folder} was removed while the run went on; it is made again, without what it held"
+        ));
+        self.holds_best.set(false);
+        self.write_recipe(recipe)?;
+        self.log_to(MetricsLog::create(self.path()))
+    }
+
     fn write_recipe(&self, recipe: &CheckedRecipe) -> Result<(), Error> {
         let written = folder::write_atomically(&self.path().join(RECIPE), recipe.resolved_toml().as_bytes());
         written.map_err(|error| Error::from(error).about_output())
@@ -234,6 +254,7 @@ impl RunFolder {
     ) -> Result<Saved, Error> {
         let keeping = self.keeper(task, recipe, device);
         let mut failures = Failures::default();
+        self.hold(recipe)?;
         failures.take(self.save_models(&keeping, fitted));
         if !keeping.place().is_dir() {
             return Err(failures.first.unwrap_or_else(|| Error::Output {
@@ -242,7 +263,10 @@ impl RunFolder {
             }));
         }
         let result = self.result(&keeping, fitted, device)?;
-        failures.take(self.save_result(&result));
+        // A result stands for a finished run, and its scores for the model that lies there.
+        if self.holds_best.get() {
+            failures.take(self.save_result(&result));
+        }
         let rows = vec![result.row()];
         let (histories, toml) = (vec![fitted.history.clone()], recipe.resolved_toml());
         let report = self.save_report(&ReportParts { task, fitted, histories, device, toml, rows });

@@ -1,4 +1,4 @@
-//! Files and folders that are there whole or not at all.
+//! The files of an adapter folder as they are read, and headers of safetensors files.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -6,14 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use tempfile::TempDir;
 
 use crate::Error;
 use crate::foreign_json::MAX_CONFIG_BYTES;
 use crate::hollow::Hollow;
 
-/// In the name of everything that is not whole yet.
-const PARTIAL: &str = ".partial-";
 /// Key under which a safetensors header holds texts about the whole file.
 pub(super) const HEADER_METADATA: &str = "__metadata__";
 
@@ -84,145 +81,6 @@ fn pickle_in(folder: &Path) -> Option<PathBuf> {
     fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).filter(is_pickle).min()
 }
 
-/// Makes `folder`, which must not exist or be empty; what a killed program left half written in it is removed.
-///
-/// # Errors
-/// If it holds something, or cannot be made.
-pub fn new_folder(folder: &Path) -> Result<(), Error> {
-    fs::create_dir_all(folder).map_err(io_error(folder, "create"))?;
-    check_free(folder)
-}
-
-/// Refuses a folder that exists and holds something; what is only half written in it is removed.
-fn check_free(folder: &Path) -> Result<(), Error> {
-    let io = || io_error(folder, "create");
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io()(error)),
-    };
-    let entries: Vec<PathBuf> =
-        entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>().map_err(io())?;
-    if !entries.iter().all(|entry| is_partial(entry)) {
-        return Err(Error::Exists { folder: folder.to_owned() });
-    }
-    for entry in entries {
-        let removed = if entry.is_dir() { fs::remove_dir_all(&entry) } else { fs::remove_file(&entry) };
-        removed.map_err(io_error(&entry, "create"))?;
-    }
-    Ok(())
-}
-
-/// Whether the name says that this is not whole.
-fn is_partial(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.starts_with('.') && name.contains(PARTIAL)
-}
-
-/// Temporary names beside the real one, which say what they are for.
-fn partial_name(path: &Path) -> String {
-    format!(".{}{PARTIAL}", path.file_name().unwrap_or_default().to_string_lossy())
-}
-
-/// The folder that `path` lies in.
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn io_error(file: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Error {
-    let file = file.to_owned();
-    move |source| Error::Io { file, action, source }
-}
-
-/// Writes a file under another name, flushes it to the disk and renames it.
-///
-/// # Errors
-/// If the folder cannot be written; an earlier file of that name is then as it was.
-pub fn write_atomically(file: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let io = |source| Error::Io { file: file.to_owned(), action: "write", source };
-    let prefix = partial_name(file);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(&prefix);
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-    let mut temporary = builder.tempfile_in(parent(file)).map_err(io)?;
-    temporary.write_all(bytes).map_err(io)?;
-    temporary.as_file().sync_all().map_err(io)?;
-    temporary.persist(file).map_err(|error| io(error.error))?;
-    Ok(())
-}
-
-/// A folder on its way: filled under another name beside its place and renamed once, so that it is there whole or not
-/// at all. Dropped before that, it is removed.
-#[derive(Debug)]
-pub struct PartialFolder {
-    temporary: TempDir,
-    target: PathBuf,
-}
-
-impl PartialFolder {
-    /// Begins a folder that will be `target`, which must not exist or be empty.
-    ///
-    /// # Errors
-    /// If `target` holds something, or nothing can be written beside it.
-    pub fn beside(target: &Path) -> Result<Self, Error> {
-        check_free(target)?;
-        let parent = parent(target);
-        fs::create_dir_all(parent).map_err(io_error(parent, "create"))?;
-        let prefix = partial_name(target);
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(&prefix);
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755));
-        let temporary = builder.tempdir_in(parent).map_err(io_error(target, "create"))?;
-        Ok(Self { temporary, target: target.to_owned() })
-    }
-
-    /// Where its files lie until it is whole.
-    pub fn path(&self) -> &Path {
-        self.temporary.path()
-    }
-
-    /// Writes a file into it and flushes it to the disk.
-    ///
-    /// # Errors
-    /// If the disk does not take it; the error names the file as it would have been called.
-    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let write = || {
-            let mut file = File::create(self.path().join(name))?;
-            file.write_all(bytes)?;
-            file.sync_all()
-        };
-        write().map_err(io_error(&self.target.join(name), "write"))
-    }
-
-    /// Gives it its name: from now on it is there as a whole.
-    ///
-    /// # Errors
-    /// If something took the name meanwhile.
-    pub fn finish(self) -> Result<(), Error> {
-        let Self { temporary, target } = self;
-        let finish = || {
-            if target.exists() {
-                // Only an empty folder can be removed so.
-                fs::remove_dir(&target)?;
-            }
-            sync_folder(temporary.path())?;
-            fs::rename(temporary.path(), &target)?;
-            sync_folder(parent(&target))
-        };
-        finish().map_err(io_error(&target, "write"))?;
-        // It has another name now: there is nothing left to remove.
-        let _ = temporary.keep();
-        Ok(())
-    }
-}
-
-/// Flushes names to the disk, where folders can be opened.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
-}
-
 /// Puts the metadata of a safetensors file in the order of its keys: the library writes them in the order of a hash
 /// map, which changes from process to process.
 ///
@@ -273,75 +131,6 @@ mod tests {
     use safetensors::tensor::{Dtype, TensorView};
 
     use super::*;
-
-    fn scratch() -> TempDir {
-        tempfile::tempdir().expect("a temporary folder")
-    }
-
-    fn names(folder: &Path) -> Vec<String> {
-        let entries =
-            fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").file_name());
-        let mut names: Vec<String> = entries.map(|name| name.to_string_lossy().into_owned()).collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn a_folder_is_absent_until_it_is_whole() {
-        let scratch = scratch();
-        let target = scratch.path().join("adapter");
-        let partial = PartialFolder::beside(&target).expect("a free place");
-        partial.write("one", b"1").expect("room");
-        assert!(!target.exists());
-        partial.finish().expect("a free place");
-        assert_eq!(
-            (names(scratch.path()), names(&target)),
-            (vec!["adapter".to_owned()], vec!["one".to_owned()])
-        );
-    }
-
-    #[test]
-    fn a_folder_that_is_given_up_leaves_nothing() {
-        let scratch = scratch();
-        let partial = PartialFolder::beside(&scratch.path().join("a/b")).expect("a free place");
-        partial.write("one", b"1").expect("room");
-        drop(partial);
-        assert!(names(&scratch.path().join("a")).is_empty());
-    }
-
-    #[test]
-    fn an_empty_folder_may_be_taken_but_no_other() {
-        let scratch = scratch();
-        let target = scratch.path().join("adapter");
-        fs::create_dir(&target).expect("a folder");
-        let partial = PartialFolder::beside(&target).expect("it is empty");
-        partial.write("one", b"1").expect("room");
-        partial.finish().expect("it is empty");
-        let error = PartialFolder::beside(&target).expect_err("it holds a file");
-        assert!(matches!(error, Error::Exists { .. }), "{error}");
-    }
-
-    #[test]
-    fn what_a_killed_program_left_is_no_obstacle() {
-        let scratch = scratch();
-        fs::create_dir(scratch.path().join(".adapter.partial-x1y2z3")).expect("a folder");
-        fs::write(scratch.path().join(".recipe.toml.partial-abc"), b"half").expect("a file");
-        new_folder(scratch.path()).expect("only rubble");
-        assert!(names(scratch.path()).is_empty());
-        fs::write(scratch.path().join("partial-notes"), b"mine").expect("a file");
-        assert!(matches!(new_folder(scratch.path()), Err(Error::Exists { .. })));
-    }
-
-    #[test]
-    fn a_file_that_replaces_another_leaves_no_second_name() {
-        let scratch = scratch();
-        let file = scratch.path().join("result.json");
-        for text in ["old", "new"] {
-            write_atomically(&file, text.as_bytes()).expect("room");
-        }
-        assert_eq!(names(scratch.path()), ["result.json"]);
-        assert_eq!(fs::read(&file).expect("a file"), b"new");
-    }
 
     fn with_metadata(keys: &[&str]) -> Vec<u8> {
         let data = [1_u8, 2, 3, 4];

@@ -17,6 +17,7 @@
 mod edited;
 mod files;
 mod native;
+mod partial;
 pub mod peft;
 
 use std::path::Path;
@@ -27,8 +28,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-pub use files::{PartialFolder, new_folder, order_metadata, set_metadata, sha256_hex, write_atomically};
+pub use files::{order_metadata, set_metadata, sha256_hex};
 pub use native::{FORMAT_VERSION, Manifest, check_base};
+pub use partial::{PartialFile, PartialFolder, create_folders, sync_folder, write_atomically};
 
 use crate::Error;
 use crate::adapted::{Adapted, BASE_GAIN, Reading, TrainedState, floats};

@@ -19,7 +19,7 @@ pub use manifest::{FORMAT_VERSION, Manifest};
 use manifest::{read_manifest, written_manifest};
 use tensors::{by_site, check_finite, read_tensors, serialized, stored_tensors};
 
-use super::{BaseIdentity, CoefficientBits, Description, SavedAdapter, files};
+use super::{BaseIdentity, CoefficientBits, Description, PartialFolder, SavedAdapter, files};
 use crate::Error;
 use crate::adapted::{Adapted, Reading};
 use crate::adapter::Format;
@@ -49,7 +49,7 @@ pub(super) fn write<M: Module>(
     let state = adapted.state();
     check_finite(&state)?;
     adapted.check_factors()?;
-    let partial = files::PartialFolder::beside(folder)?;
+    let partial = PartialFolder::beside(folder)?;
     let weights = serialized(folder, &stored_tensors(adapted, &state, bits))?;
     let manifest = written_manifest(adapted, &state, description, bits, &weights);
     // Not indented: in a folder of a few kilobytes the blanks would be a tenth. `inspect` shows it readably.

@@ -4,8 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+use nola_core::folder::sync_folder;
 
 use super::HubError;
 use super::name::{RepositoryName, is_commit};
@@ -40,7 +42,7 @@ impl Cache {
         if self.commit(revision)?.as_deref() == Some(commit) {
             return Ok(());
         }
-        place(&self.folder.join("refs").join(revision), |path| fs::write(path, commit))
+        place(&self.folder.join("refs").join(revision), |path| write_new(path, commit))
     }
 
     /// Writes down which files a commit has, so that a part of them is never taken for all.
@@ -49,7 +51,7 @@ impl Cache {
             return Ok(());
         }
         let lines: String = files.iter().map(|file| format!("{file}\n")).collect();
-        place(&self.listing_file(commit), |path| fs::write(path, &lines))
+        place(&self.listing_file(commit), |path| write_new(path, &lines))
     }
 
     /// The files of a commit, if they were written down.
@@ -115,7 +117,7 @@ impl Cache {
         let climb: PathBuf = file.split('/').map(|_| "..").chain([".."]).collect();
         let (target, blob) = (climb.join("blobs").join(hash), self.blob(hash));
         place(&self.snapshot(commit).join(file), |path| match symlink(&target, path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => fs::copy(&blob, path).map(drop),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => copy(&blob, path),
             other => other,
         })
     }
@@ -141,13 +143,27 @@ fn make_parent(file: &Path) -> Result<(), HubError> {
     fs::create_dir_all(parent).map_err(|source| HubError::Io { file: parent.into(), source })
 }
 
+/// Writes a file that is not there yet, and flushes it to the disk.
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = File::create_new(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// Copies a file and flushes the copy to the disk.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::copy(from, to)?;
+    File::options().write(true).open(to)?.sync_all()
+}
+
 /// Makes a file under a name of its own beside `file` and renames it, so that nobody sees it half made.
 fn place(file: &Path, make: impl FnMut(&Path) -> io::Result<()>) -> Result<(), HubError> {
     make_parent(file)?;
     let failed = |source| HubError::Io { file: file.into(), source };
     let parent = file.parent().expect("a file of the cache lies in a folder of the cache");
     let made = tempfile::Builder::new().make_in(parent, make).map_err(failed)?;
-    made.into_temp_path().persist(file).map_err(|error| failed(error.error))
+    made.into_temp_path().persist(file).map_err(|error| failed(error.error))?;
+    sync_folder(parent).map_err(failed)
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use nola_core::folder::sync_folder;
+
 use super::cache::Cache;
 use super::client::{About, Ask, Client, Promise, Verb, header};
 use super::pace::{Paced, TooSlow, enough_bytes};
@@ -65,6 +67,7 @@ impl Download<'_> {
         drop(out);
         self.check()?;
         fs::rename(&self.partial, blob).map_err(|source| self.io(source))?;
+        blob.parent().map_or(Ok(()), sync_folder).map_err(|source| self.io(source))?;
         self.client.progress.finished();
         Ok(())
     }

@@ -57,7 +57,10 @@ pub enum HubError {
     },
 
     /// A file of the cache cannot be read or written.
-    #[error("{}: cannot be read or written", file.display())]
+    #[error(
+        "{}: cannot be read or written; make room if the disk is full, or set HF_HUB_CACHE to a folder on another one",
+        file.display()
+    )]
     Io {
         /// The file or folder.
         file: PathBuf,

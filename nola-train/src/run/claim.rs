@@ -1,8 +1,11 @@
 //! Who may write into a run folder: one program at a time, and only where nothing of worth lies.
 
+use std::cell::RefCell;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+
+use nola_core::folder::create_folders;
 
 use super::checkpoints::{CHECKPOINTS, is_resumable};
 use super::log::METRICS;
@@ -17,7 +20,8 @@ const LOCK: &str = ".lock";
 #[derive(Debug)]
 pub(super) struct Claim {
     pub folder: PathBuf,
-    lock: File,
+    /// Another one after the folder was removed.
+    lock: RefCell<File>,
 }
 
 impl Claim {
@@ -29,7 +33,7 @@ impl Claim {
     pub fn of(folder: &Path) -> Result<Self, Error> {
         let output = |source| Error::Output { path: folder.to_owned(), source };
         let occupied = |holds| Error::Occupied { folder: folder.to_owned(), holds };
-        fs::create_dir_all(folder).map_err(output)?;
+        create_folders(folder).map_err(output)?;
         let path = folder.join(LOCK);
         let was_claimed = path.exists();
         if !was_claimed && fs::read_dir(folder).map_err(output)?.next().is_some() {
@@ -42,7 +46,7 @@ impl Claim {
         }
         let Some(rubble) = rubble(folder).map_err(output)? else { return Err(occupied(holding(folder))) };
         rubble.iter().try_for_each(|path| remove(path)).map_err(output)?;
-        let claim = Self { folder: folder.to_owned(), lock };
+        let claim = Self { folder: folder.to_owned(), lock: RefCell::new(lock) };
         claim.sign().map_err(output)?;
         Ok(claim)
     }
@@ -64,22 +68,52 @@ impl Claim {
             return Err(Error::Occupied { folder: folder.to_owned(), holds });
         }
         if !is_resumable(folder) {
-            return Err(nothing_to_resume(folder).into());
+            let problem = nothing_to_resume(folder);
+            if matches!(problem, ResumeError::Finished { .. }) {
+                // The lock goes, too.
+                drop(Self { folder: folder.to_owned(), lock: RefCell::new(lock) });
+            }
+            return Err(problem.into());
         }
-        let claim = Self { folder: folder.to_owned(), lock };
+        let claim = Self { folder: folder.to_owned(), lock: RefCell::new(lock) };
         for folder in [folder, &folder.join(CHECKPOINTS)] {
-            partial(folder)
-                .and_then(|found| found.iter().try_for_each(|path| remove(path)))
-                .map_err(output)?;
+            remove_partial(folder).map_err(output)?;
         }
         claim.sign().map_err(output)?;
         Ok(claim)
     }
 
+    /// Claims the folder once more where somebody removed it or its lock meanwhile; true if so.
+    ///
+    /// # Errors
+    /// If another run has it now, or it cannot be written.
+    pub fn renew(&self) -> Result<bool, Error> {
+        let path = self.folder.join(LOCK);
+        if is_at(&self.lock.borrow(), &path) {
+            return Ok(false);
+        }
+        let output = |source| Error::Output { path: self.folder.clone(), source };
+        let occupied = |by| {
+            let holds = Occupied::Running { by, lock: path.clone() };
+            Error::Occupied { folder: self.folder.clone(), holds }
+        };
+        create_folders(&self.folder).map_err(output)?;
+        let lock = match File::options().read(true).write(true).create_new(true).open(&path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(occupied(String::new())),
+            other => other.map_err(output)?,
+        };
+        if !is_free(&lock, &path, false) {
+            return Err(occupied(claimant(&lock)));
+        }
+        self.lock.replace(lock);
+        self.sign().map_err(output)?;
+        Ok(true)
+    }
+
     /// Says in the lock who has it.
     fn sign(&self) -> io::Result<()> {
         let host = sysinfo::System::host_name().unwrap_or_else(|_| "an unknown machine".to_owned());
-        let mut lock = &self.lock;
+        let mut lock = self.lock.borrow_mut();
         lock.set_len(0)?;
         write!(lock, "process {} on {host}", std::process::id())
     }
@@ -88,9 +122,17 @@ impl Claim {
 impl Drop for Claim {
     /// Leaves nothing where nothing was kept.
     fn drop(&mut self) {
-        // What cannot be removed is found, and tried again, by the next run.
-        if let Ok(Some(rubble)) = rubble(&self.folder) {
-            rubble.iter().for_each(|path| drop(remove(path)));
+        if !is_at(&self.lock.borrow(), &self.folder.join(LOCK)) {
+            // Somebody else's by now.
+            return;
+        }
+        let is_tidy = match rubble(&self.folder) {
+            Ok(rubble) => rubble.iter().flatten().try_for_each(|path| remove(path)).is_ok(),
+            Err(_) => false,
+        };
+        if !is_tidy {
+            // By the lock the next run knows that it may try again.
+            return;
         }
         let _ = fs::remove_file(self.folder.join(LOCK));
     }
@@ -106,10 +148,29 @@ fn is_free(lock: &File, path: &Path, was_claimed: bool) -> bool {
     }
 }
 
-/// Why a folder without a checkpoint cannot be resumed.
+/// Whether `path` still leads to an open file.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(file), Ok(there)) => identity(file) == identity(there),
+        (Err(_), _) | (_, Err(_)) => false,
+    }
+}
+
+/// Whether `path` still leads to an open file, which cannot be removed where this is compiled.
+#[cfg(not(unix))]
+fn is_at(_file: &File, path: &Path) -> bool {
+    path.exists()
+}
+
+/// Why a folder without a checkpoint, which nobody else has claimed, cannot be resumed.
 fn nothing_to_resume(folder: &Path) -> ResumeError {
     let run = folder.to_owned();
     if folder.join(RESULT).exists() {
+        // A kill or its disk kept it from tidying up behind itself; what cannot be removed is in nobody's way.
+        let _ = remove_partial(folder);
         ResumeError::Finished { run }
     } else if is_begun(folder) || folder.join(RECIPE).exists() {
         ResumeError::NoCheckpoint { run }
@@ -119,6 +180,8 @@ fn nothing_to_resume(folder: &Path) -> ResumeError {
 }
 
 /// Removes the folder of a run that was cut off.
+///
+/// What says that it is one goes last, so that a kill in between leaves a folder that is still known for what it is.
 ///
 /// # Errors
 /// If the run still goes on, or the folder cannot be removed.
@@ -132,7 +195,17 @@ pub fn remove_cut_off(folder: &Path) -> Result<(), Error> {
             return Err(Error::Occupied { folder: folder.to_owned(), holds });
         }
     }
-    remove(folder).map_err(output)
+    let remove_all = || {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if ![LOCK, RECIPE].iter().any(|name| entry.file_name() == *name) {
+                remove(&entry.path())?;
+            }
+        }
+        [RECIPE, LOCK].iter().try_for_each(|name| remove(&folder.join(name)))?;
+        remove(folder)
+    };
+    remove_all().map_err(output)
 }
 
 /// Who wrote a lock.
@@ -158,16 +231,15 @@ fn holding(folder: &Path) -> Occupied {
     }
 }
 
-/// What a program in a folder had only begun to write.
-fn partial(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
+/// Removes what a program in a folder had only begun to write, or to remove.
+fn remove_partial(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         if is_partial(&entry.file_name().to_string_lossy()) {
-            found.push(entry.path());
+            remove(&entry.path())?;
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// Everything in a folder, apart from its lock, if a run that kept nothing left it; none if there is something else.
@@ -300,6 +372,38 @@ mod tests {
             assert!(Claim::resumed(folder.path()).is_err(), "it is held");
             drop(claim);
             assert!(folder.path().join(checkpoint).exists() && !folder.path().join(LOCK).exists());
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_folder_that_was_removed_is_claimed_once_more_unless_another_run_has_it() {
+        let (folder, claim) = claimed(&[]);
+        let claim = claim.expect("an empty folder");
+        assert!(!claim.renew().expect("it is there"));
+        for gone in [folder.path().join(LOCK), folder.path().to_owned()] {
+            remove(&gone).expect("a folder of ours");
+            assert!(claim.renew().expect("a free place"));
+            assert!(Claim::of(folder.path()).is_err(), "it is held");
+        }
+        remove(folder.path()).expect("a folder of ours");
+        let other = Claim::of(folder.path()).expect("a free place");
+        let error = claim.renew().expect_err("it is another's").to_string();
+        assert!(error.contains("is in use by another run"), "{error}");
+        drop(claim);
+        assert_eq!(names(folder.path()), [LOCK], "the other run still has it");
+        drop(other);
+    }
+
+    #[test]
+    fn a_finished_run_that_was_killed_while_it_tidied_up_is_finished_and_tidy() {
+        let files =
+            [RECIPE, "adapter/README.md", RESULT, ".checkpoints.partial-old/step-000009/state.json", LOCK];
+        for left in [&files[..], &files[..files.len() - 1]] {
+            let (folder, _) = claimed(left);
+            let error = Claim::resumed(folder.path()).expect_err("nothing to resume").to_string();
+            assert!(error.contains("is finished"), "{error}");
+            assert_eq!(names(folder.path()), [ADAPTER, RECIPE, RESULT]);
         }
     }
 

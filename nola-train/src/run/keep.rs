@@ -47,14 +47,15 @@ impl<T: Task> Keeper<T> for Keeping<'_, T> {
             ((trained.adapter + trained.other) * size_of::<f32>()) as u64
         } else {
             let written = self.write(&trial, model, "").and_then(|()| folder_bytes(&trial));
-            remove(&trial).map_err(|source| Error::Output { path: trial, source })?;
-            written?
+            remove(&trial).map_err(|source| Error::Output { path: self.place(), source })?;
+            written.map_err(|error| about(&self.place(), &trial, error.about_output()))?
         };
         // The best, a better one beside it while it takes its place, and the last.
         check_room(self.folder.path(), 3 * bytes + OTHER_BYTES)
     }
 
     fn keep_best(&self, model: &Adapted<Model<T>>, evaluation: &T::Evaluation) -> Result<(), Error> {
+        self.folder.hold(self.recipe)?;
         self.folder.holds_best.set(false);
         let summary = T::scores(evaluation).summary();
         replace(&self.place(), |new| self.write(new, model, &summary))?;
@@ -63,6 +64,7 @@ impl<T: Task> Keeper<T> for Keeping<'_, T> {
     }
 
     fn keep_unscored(&self, model: &Adapted<Model<T>>) -> Result<(), Error> {
+        self.folder.hold(self.recipe)?;
         let kept = if self.is_full() { self.place() } else { self.folder.path().join(LAST_ADAPTER) };
         self.keep_last(model, &kept)?;
         let kept = kept.display();
@@ -71,6 +73,7 @@ impl<T: Task> Keeper<T> for Keeping<'_, T> {
     }
 
     fn keep_checkpoint(&self, state: TrainingState, course: &Course) -> Result<(), Error> {
+        self.folder.hold(self.recipe)?;
         // A checkpoint counts on the lines of its steps.
         self.with_log(MetricsLog::sync)?;
         let (course, history) = course.to_stored();
@@ -172,6 +175,8 @@ fn replace(target: &Path, write: impl FnOnce(&Path) -> Result<(), Error>) -> Res
             fs::rename(target, &old)?;
         }
         fs::rename(&new, target)?;
+        // Until the new name is on the disk, the old one is all that a power cut leaves.
+        target.parent().map_or(Ok(()), folder::sync_folder)?;
         remove(&old)
     };
     let output = |source| Error::Output { path: target.to_owned(), source };
@@ -181,7 +186,21 @@ fn replace(target: &Path, write: impl FnOnce(&Path) -> Result<(), Error>) -> Res
         // The first error is the one to report.
         let _ = remove(&new);
     }
-    written.map_err(Error::about_output)
+    written.map_err(|error| about(target, &new, error.about_output()))
+}
+
+/// The same error about the folder that was meant instead of the one that was written meanwhile.
+fn about(target: &Path, written: &Path, error: Error) -> Error {
+    match error {
+        Error::Output { path, source } if path == written => {
+            Error::Output { path: target.to_owned(), source }
+        }
+        Error::Output { path, source } => {
+            let meant = path.strip_prefix(written).map(|inside| target.join(inside));
+            Error::Output { path: meant.unwrap_or(path), source }
+        }
+        other => other,
+    }
 }
 
 /// Whether a folder's disk has so much room.
@@ -265,6 +284,7 @@ mod tests {
         let error = replace(&target, half).expect_err("the disk is full");
         assert_eq!(error.exit_code(), 9);
         assert!(error.to_string().contains("output.dir"), "{error}");
+        assert!(error.to_string().starts_with(&target.join("weights").display().to_string()), "{error}");
         assert_eq!(read(&target), "good");
         assert_eq!(fs::read_dir(run.path()).expect("the folder").count(), 1);
     }

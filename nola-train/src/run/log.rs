@@ -139,7 +139,10 @@ impl MetricsLog {
         if !std::mem::take(&mut self.takes_scores) {
             return Ok(());
         }
-        self.cut(self.bytes - END.len() as u64)?;
+        // Not cut off first: a kill would leave a line without its end.
+        self.file.flush()?;
+        self.bytes -= END.len() as u64;
+        self.file.seek(io::SeekFrom::Start(self.bytes))?;
         self.write(&format!("{SCORES}{}{END}", serde_json::to_string(scores)?))?;
         self.file.flush()
     }

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nola_core::folder::order_metadata;
+use nola_core::folder::{create_folders, order_metadata, write_atomically};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
@@ -83,11 +83,8 @@ impl Cache {
         let mut encoded =
             safetensors::serialize(views, Some(metadata)).map_err(io::Error::other).map_err(failed)?;
         order_metadata(&mut io::Cursor::new(&mut encoded)).map_err(failed)?;
-        std::fs::create_dir_all(&self.folder).map_err(failed)?;
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(failed)?;
-        file.write_all(&encoded).map_err(failed)?;
-        file.persist(self.file()).map_err(|error| failed(error.error))?;
-        Ok(())
+        create_folders(&self.folder).map_err(failed)?;
+        write_atomically(&self.file(), &encoded).map_err(io::Error::other).map_err(failed)
     }
 
     /// The samples in a file, unless it is damaged.

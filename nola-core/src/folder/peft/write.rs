@@ -18,7 +18,7 @@ use super::{
 };
 use crate::Error;
 use crate::adapted::{Adapted, floats, is_adapter};
-use crate::folder::{Description, files};
+use crate::folder::{Description, PartialFolder, files};
 use crate::params::{FoundParam, float_params, foreign_leaf, read_params};
 
 /// Writes the adapter as a PEFT folder that computes the same function, and returns the bytes of the folder: a LoRA, or
@@ -43,7 +43,7 @@ pub fn write<M: Module>(
     if let Some((config, reason)) = adapted.config().and_then(|c| Some((c, c.method().unlike_lora()?))) {
         return Err(Error::UnlikeLora { kind: config.kind(), reason });
     }
-    let partial = files::PartialFolder::beside(folder)?;
+    let partial = PartialFolder::beside(folder)?;
     let updates = Updates::of(adapted, modules, generation);
     let adapted_modules = updates.modules();
     let others = others(adapted, modules, generation)?;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nola_core::folder::write_atomically;
+use nola_core::folder::{create_folders, write_atomically};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -90,7 +90,7 @@ pub fn diverged(recipe: &CheckedRecipe) -> Result<Option<Error>, Error> {
 pub fn keep_diverged(recipe: &CheckedRecipe, error: &Error) -> Result<(), Error> {
     let Error::Diverged { step, loss } = error else { return Ok(()) };
     let folder = &recipe.output.dir;
-    fs::create_dir_all(folder).map_err(|source| Error::Output { path: folder.clone(), source })?;
+    create_folders(folder).map_err(|source| Error::Output { path: folder.clone(), source })?;
     let stored = StoredDivergence { recipe: recipe.resolved_toml(), step: *step, loss: Some(*loss) };
     let json = serde_json::to_vec_pretty(&stored).expect("numbers and text");
     write_atomically(&folder.join(DIVERGED), &json).map_err(|error| Error::from(error).about_output())

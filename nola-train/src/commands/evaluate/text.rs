@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::Device;
+use nola_core::folder::PartialFile;
 use serde::Serialize;
 
 use super::EvaluateArgs;
@@ -176,25 +177,46 @@ fn of_writing(
     groups.truncate(args.limit.unwrap_or(usize::MAX));
     let asked = groups.len();
     let groups: Vec<References> = with_room(groups, encoder).collect::<Result<_, Error>>()?;
-    let mut file = args.save_texts.as_deref().map(create).transpose()?;
+    let file = args.save_texts.as_deref().map(TextsFile::begin).transpose()?;
     let decoding = args.decoding.over(encoder)?;
     let bar = Counted::start(groups.len(), global.style());
     let scored = score_written(model, encoder, &groups, &decoding, device, |done| bar.show(done));
     let (metrics, texts) =
         scored.map_err(|error| args.decoding.explained(error, &encoder.generation_file()))?;
     let lines: String = texts.iter().map(|text| format!("{}\n", text.replace('\n', " "))).collect();
-    let unsaved = file.as_mut().and_then(|(file, path)| {
-        let output = |source| Error::Output { path: path.to_owned(), source };
-        file.write_all(lines.as_bytes()).map_err(output).err()
-    });
+    let unsaved = file.and_then(|file| file.finish(lines.as_bytes()).err());
     let (prompts, prompts_too_long) = (Some(groups.len()), Some(asked - groups.len()));
     Ok(Scored { prompts, prompts_too_long, metrics: Some(metrics), unsaved, ..Scored::default() })
 }
 
-/// A file, made before the work whose result it is to hold, and its name.
-fn create(path: &Path) -> Result<(File, &Path), Error> {
-    let output = |source| Error::Output { path: path.to_owned(), source };
-    File::create(path).map(|file| (file, path)).map_err(output)
+/// Where texts go, opened before the work whose result it is to hold.
+enum TextsFile {
+    /// A file that is there whole or not at all.
+    Whole(PartialFile),
+    /// A pipe or a device, which takes what it gets.
+    Stream(File, PathBuf),
+}
+
+impl TextsFile {
+    fn begin(path: &Path) -> Result<Self, Error> {
+        if path.starts_with("/dev") || (path.exists() && !path.is_file()) {
+            let output = |source| Error::Output { path: path.to_owned(), source };
+            let opened = File::options().append(true).open(path).map_err(output)?;
+            return Ok(Self::Stream(opened, path.to_owned()));
+        }
+        // A link stays one: what it leads to is replaced.
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        PartialFile::beside(&path).map(Self::Whole).map_err(|error| Error::from(error).about_output())
+    }
+
+    fn finish(self, bytes: &[u8]) -> Result<(), Error> {
+        match self {
+            Self::Whole(file) => file.finish(bytes).map_err(|error| Error::from(error).about_output()),
+            Self::Stream(mut file, path) => {
+                file.write_all(bytes).map_err(|source| Error::Output { path, source })
+            }
+        }
+    }
 }
 
 fn show(scored: &Scored) -> Result<(), StdoutError> {
