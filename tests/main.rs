@@ -32,6 +32,7 @@ mod laws_kernels;
 #[cfg(target_os = "linux")]
 mod memory;
 mod modules;
+mod parsers;
 mod program;
 mod program_adapter_data;
 mod program_assets;

@@ -103,8 +103,8 @@ impl MetricsLog {
         let scores = last.find(SCORES);
         let takes_scores = scores.is_none() && !last.is_empty();
         let mut log = Self { file: BufWriter::new(file), bytes, takes_scores };
-        // The last line may have been cut off before its end.
-        log.cut(bytes.saturating_sub(1))?;
+        // The last line may have been cut off before its end, or saved with another one.
+        log.cut(start + last.trim_end().len() as u64)?;
         log.write(if bytes > 0 { "\n" } else { "" })?;
         if let (Between::Due, true, Some(scores)) = (between, is_newest, scores) {
             log.cut(start + scores as u64)?;
@@ -156,6 +156,8 @@ impl MetricsLog {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn line(step: usize) -> StepLine {
@@ -216,5 +218,41 @@ mod tests {
         let mut log = MetricsLog::resume(run.path(), 4, Between::Done).expect("a file");
         log.evaluated(&scores()).expect("a free disk");
         assert_eq!((lines(run.path()).len(), lines(run.path())[3].validation.is_some()), (4, true));
+    }
+
+    #[test]
+    fn an_evaluation_stands_in_its_line_whatever_ended_that() {
+        for end in ["", " \n", "\r\n"] {
+            let run = with_steps(1);
+            let text = std::fs::read_to_string(run.path().join(METRICS)).expect("a file");
+            std::fs::write(run.path().join(METRICS), text.trim_end().to_owned() + end).expect("a file");
+            let mut log = MetricsLog::resume(run.path(), 1, Between::Done).expect("a file");
+            log.evaluated(&scores()).expect("a free disk");
+            assert_eq!(lines(run.path()), [StepLine { validation: Some(scores()), ..line(1) }], "{end:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_run_goes_on_behind_the_lines_before_a_damage(
+            place in 0_usize..800,
+            bytes in prop::collection::vec(any::<u8>(), 0..40),
+            is_due: bool,
+        ) {
+            let run = with_steps(4);
+            let mut text = std::fs::read(run.path().join(METRICS)).expect("a file");
+            let place = place.min(text.len());
+            let whole = text[..place].iter().filter(|byte| **byte == b'\n').count();
+            text.splice(place..(place + bytes.len() / 2).min(text.len()), bytes);
+            std::fs::write(run.path().join(METRICS), text).expect("a file");
+            let between = if is_due { Between::Due } else { Between::Done };
+            let mut log = MetricsLog::resume(run.path(), 4, between).expect("a file");
+            log.evaluated(&scores()).expect("a free disk");
+            log.add(&line(5)).expect("a free disk");
+            log.sync().expect("a free disk");
+            let steps: Vec<usize> = lines(run.path()).iter().map(|line| line.step).collect();
+            prop_assert!(steps.len() > whole && steps[..whole] == [1, 2, 3, 4][..whole], "{steps:?}");
+            prop_assert_eq!(steps.last(), Some(&5));
+        }
     }
 }
