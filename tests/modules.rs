@@ -48,7 +48,8 @@ impl Crate {
     /// The module whose file defines what `path` means in `module`; none for what another crate defines.
     fn definition(&self, module: &Module, path: &[String], depth: usize) -> Option<Module> {
         let (mut module, mut rest) = self.start(module, path)?;
-        while let Some(child) = rest.first().map(|name| [module.as_slice(), &[name.clone()]].concat())
+        while let Some(child) =
+            rest.first().map(|name| [module.as_slice(), std::slice::from_ref(name)].concat())
             && self.sources.contains_key(&child)
         {
             (module, rest) = (child, &rest[1..]);

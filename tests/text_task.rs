@@ -77,7 +77,7 @@ fn bad_rows_are_told_before_a_weight_is_read() {
     recipe.data.train = workshop.at("bad.txt").into();
     let weights = workshop.at("base/model.safetensors");
     std::fs::remove_file(&weights).expect("the weights");
-    let error = || Text::open(&recipe, &Device::flex()).err().expect("neither data nor weights can be used");
+    let error = || Text::open(&recipe, &Device::flex()).expect_err("neither data nor weights can be used");
     assert!(matches!(error(), Error::Text(TextError::BadRows(_))), "{}", error());
     std::fs::write(&weights, "no safetensors").expect("a file");
     assert!(matches!(error(), Error::Text(TextError::BadRows(_))), "{}", error());

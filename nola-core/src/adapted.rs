@@ -28,7 +28,8 @@ use crate::params::{
     FoundParam, base_tensors, float_params, read_params, replace_params, train_only, write_params,
 };
 use crate::quantized::CoefficientBits;
-use crate::targets::{Site, SiteKind, Targets};
+use crate::site::{Site, SiteKind};
+use crate::targets::Targets;
 use crate::update::{SharedGain, Update, column_norms, column_squares};
 
 /// A model whose base is frozen and whose adapters are trained; also a linear probe, or a model trained in full.

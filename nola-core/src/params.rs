@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Tensor, TensorData};
 
-use crate::targets::{Site, SiteKind};
+use crate::site::{Site, SiteKind};
 
 /// A float parameter as a walk meets it.
 #[derive(Debug, Clone)]

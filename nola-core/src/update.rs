@@ -12,7 +12,7 @@ use crate::features::{self, Layers};
 use crate::low_rank::updated;
 use crate::low_rank_weights::LowRank;
 use crate::product::{product, with_bias};
-use crate::targets::Site;
+use crate::site::Site;
 
 /// Names of the parameters of an [`Update`] that can be trained.
 pub(crate) const LEAVES: [&str; 4] = ["a", "b", "bias", "magnitude"];

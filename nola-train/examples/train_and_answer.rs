@@ -81,7 +81,8 @@ fn trained_and_answered() -> Result<(Vec<f32>, String), Box<dyn Error>> {
     };
     let mut order = Order::new(vec![WeightedSamples::once(training.len())], settings.batch, settings.seed);
     let steps = (0..settings.steps)
-        .map(|step| Ok(vec![TextBatch::new(&training.batch(&order.step(step)), &training_device)]));
+        .map(|step| vec![TextBatch::new(&training.batch(&order.step(step)), &training_device)])
+        .map(Ok);
     let mut watching = Watching { validation: &validation, device: &device, losses: Vec::new() };
     let trained = train(model, &settings, steps, &mut watching)?;
 

@@ -40,7 +40,7 @@ pub fn read(src: &Path) -> BTreeMap<Module, Source> {
     let tests: Vec<Module> = sources
         .iter()
         .flat_map(|(module, source): (&Module, &Source)| {
-            source.tests.iter().map(|name| [module.as_slice(), &[name.clone()]].concat())
+            source.tests.iter().map(|name| [module.as_slice(), std::slice::from_ref(name)].concat())
         })
         .collect();
     sources.retain(|module, _| !tests.iter().any(|test| module.starts_with(test)));

@@ -24,7 +24,7 @@ use crate::Error;
 use crate::adapted::{Adapted, Reading};
 use crate::adapter::Format;
 use crate::plain_words::plain_words;
-use crate::targets::Site;
+use crate::site::Site;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";

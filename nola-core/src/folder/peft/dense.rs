@@ -7,7 +7,7 @@ use super::matrix::transposed;
 use crate::SiteFactors;
 use crate::adapter::BaseGain;
 use crate::params::FoundParam;
-use crate::targets::{Site, SiteKind};
+use crate::site::{Site, SiteKind};
 
 impl Matching<'_> {
     /// The LoRA of a convolution, or of an embedding whose rows were trained too, which becomes a change of the whole matrix.

@@ -14,7 +14,7 @@ use super::{CONFIG, ForeignModule, Layout, Modules, PREFIX};
 use crate::adapted::{TrainedState, floats};
 use crate::adapter::{Factor, Magnitude, Plan};
 use crate::params::{FoundParam, float_params, foreign_leaf, read_params};
-use crate::targets::{Site, SiteKind};
+use crate::site::{Site, SiteKind};
 
 /// Our path of what makes scores, which `all-linear` leaves out.
 const HEAD: &str = "head";

@@ -22,7 +22,7 @@ use crate::folder::files;
 use crate::folder::files::HEADER_METADATA;
 use crate::foreign_json;
 use crate::params::sites;
-use crate::targets::Site;
+use crate::site::Site;
 
 /// Whether `folder` holds a LoRA or a VeRA in PEFT's format.
 pub fn is_peft(folder: &Path) -> bool {

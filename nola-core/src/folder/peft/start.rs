@@ -16,7 +16,7 @@ use crate::adapted::weight_of;
 use crate::adapter::{FrozenMatrix, Plan, Start};
 use crate::decomposition::Weight;
 use crate::params::linear_sites;
-use crate::targets::{Site, SiteKind};
+use crate::site::{Site, SiteKind};
 
 /// The first factors of foreign modules.
 pub(super) struct Starts<'a, M: Module> {

@@ -11,7 +11,7 @@ use super::vera::VeraFolder;
 use super::{ForeignModule, Generation, Layout, Modules, Stored};
 use crate::adapted::{Adapted, weight_of};
 use crate::params::linear_sites;
-use crate::targets::Site;
+use crate::site::Site;
 use crate::update::column_squares;
 
 pub(super) type Tensors = BTreeMap<String, Stored>;
