@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use nola_core::folder::create_folders;
