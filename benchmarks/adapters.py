@@ -25,6 +25,8 @@ RATE_SEEDS = {"digits": 2, "museum": 1}
 # One rule for every adapter: these rates at the middle budget, seeds 0 and 1 (museum: 0); the best accuracy (museum: loss) wins.
 # At the large budget, that rate and the next lower one are tried in the same way.
 RATES = [2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1]
+# Where the largest rate tried is the best, the next of these is tried as well.
+LARGER = [2e-1, 5e-1, 1.0]
 # A step of PRANC takes the longer the more coefficients it has, so on museum its rates are tried at the small budget.
 RATE_BUDGET = {("museum", "pranc"): 0}
 REFERENCES = ["linear", "full"]
@@ -93,6 +95,14 @@ def measure_rates(task, methods):
         keep(RATES_FILE, {"task": task, "method": method, "rate": rate,
                           "losses": row.get("losses"), "accuracies": row.get("accuracies")})
     in_parallel(one, items)
+    for rate in LARGER:
+        edge = [method for method in methods or BUDGETS[task]
+                if rate_of(task, method, 1) == max(rates_tried(task, method)) < rate]
+        in_parallel(one, [(method, rate) for method in edge])
+
+
+def rates_tried(task, method):
+    return [line["rate"] for line in known(RATES_FILE) if (line["task"], line["method"]) == (task, method) and "budget" not in line]
 
 
 def best(task, lines):
@@ -107,7 +117,7 @@ def rate_of(task, method, budget):
     rate = best(task, tried)
     if budget < 2:
         return rate
-    rates = [rate, *[lower for lower in RATES if lower < rate][-1:]]
+    rates = [rate, *[lower for lower in RATES + LARGER if lower < rate][-1:]]
     lines = [line for line in known(RATES_FILE) if (line["task"], line["method"], line.get("budget")) == (task, method, "large")]
     for missing in (rate for rate in rates if rate not in [line["rate"] for line in lines]):
         row = row_of(task, method, RATE_SEEDS[task], settings(task, method, budget, missing))

@@ -12,6 +12,9 @@ use nola_models::{Preprocessor, WeightDtype};
 use serde_json::Value;
 use tempfile::TempDir;
 
+#[cfg(unix)]
+use crate::running::Running;
+
 /// How the program ended.
 pub struct Outcome {
     pub code: i32,
@@ -358,10 +361,22 @@ fn completions_exist_for_every_shell() {
     }
 }
 
+#[cfg(unix)]
 #[test]
-fn the_quick_start_compares_three_methods_on_the_shipped_digits() {
+fn an_interrupted_quick_start_goes_on_and_compares_three_methods_on_the_shipped_digits() {
     let workshop = Workshop::new();
-    let result = workshop.run(&["--json"]).json();
+    let mut running = Running::start(&workshop, &[]);
+    running.wait_for("lora", 3);
+    running.signal("-TERM");
+    let (code, said) = running.ended();
+    assert_eq!(code, Some(143), "{said}");
+    let finished = || bytes_of(&workshop.at("runs/quick-start/linear/result.json"));
+    let linear = finished();
+    let outcome = workshop.run_on("cpu", &["--json"]);
+    assert!(outcome.stderr.contains("linear: finished before"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("lora: goes on after step "), "{}", outcome.stderr);
+    assert!(finished() == linear, "a finished method is not trained again");
+    let result = outcome.json();
     insta::assert_snapshot!("quick_start_json", keys(&result));
     let row = |index: usize, key: &str| result["rows"][index][key].clone();
     assert_eq!([0, 1, 2].map(|index| row(index, "method")), ["linear", "lora", "nola"]);

@@ -51,7 +51,11 @@ fn of_format(format: &str, folder: &Path) -> DataRecipe {
 }
 
 fn open(recipe: &DataRecipe, bytes: &[u8]) {
-    let Some((dataset, _)) = accepted(recipe.images(0).and_then(|sources| Dataset::scored_on(&sources)), bytes) else { return };
+    let Some((dataset, _)) =
+        accepted(recipe.images(0).and_then(|sources| Dataset::scored_on(&sources)), bytes)
+    else {
+        return;
+    };
     let samples = dataset.samples.len();
     let images = accepted(Images::load(dataset, OnBadImage::Fail, 0), bytes);
     let (images, _) = images.expect("raw images cannot be damaged");

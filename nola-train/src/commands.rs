@@ -80,8 +80,8 @@ impl Global {
     }
 
     /// How a run ended whose files are written.
-    fn ended(&self, failures: [Option<Error>; 2]) -> Result<(), Error> {
-        match failures.into_iter().flatten().next() {
+    fn ended(&self, failure: Option<Error>) -> Result<(), Error> {
+        match failure {
             Some(error) => Err(error),
             None => self.stop.asked().map_or(Ok(()), |by| Err(Error::Interrupted { by })),
         }

@@ -12,8 +12,10 @@
 
 mod checkpoints;
 mod claim;
+mod earlier;
 mod keep;
 mod log;
+mod made;
 mod partial;
 mod resume;
 
@@ -27,8 +29,10 @@ use serde::{Deserialize, Serialize};
 pub use crate::error::Occupied;
 pub use checkpoints::is_resumable;
 pub use claim::{is_begun, remove_cut_off, whole};
+pub use earlier::{Found, find, is_run_of, other_recipe};
 pub use keep::Keeping;
-pub use log::{METRICS, StepLine, ValidationLine};
+pub use log::{METRICS, StepLine, ValidationLine, logged_steps};
+pub use made::Made;
 pub use resume::InterruptedRun;
 
 use crate::Error;
@@ -125,6 +129,9 @@ pub struct RunResult {
     /// Which one; absent where none did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interrupted_by: Option<Interrupt>,
+    /// What else ended the run before its time; absent where nothing did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     /// What of the data came from the hub; absent where nothing did.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub data_from_hub: Vec<HubData>,
@@ -163,15 +170,21 @@ impl RunFolder {
         Self { claim, holds_best: Cell::new(false), log: RefCell::default() }
     }
 
-    /// `name`, or the first of `name-2`, `name-3`, … that does not exist.
+    /// Claims a folder around several runs: `name`, or the first of `name-2`, `name-3`, … that does not exist, or whose runs
+    /// were left before they were all made, as `is_left` knows.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn create_numbered(name: &Path) -> Result<Self, Error> {
+    pub fn around_runs(name: &Path, is_left: impl Fn(&Path) -> bool) -> Result<Self, Error> {
         let numbered = |number: u32| name.with_file_name(format!("{}-{number}", file_name(name)));
         let names = std::iter::once(name.to_owned()).chain((2..).map(numbered));
-        for free in names.filter(|path| !path.exists()) {
-            match Self::create(&free) {
+        for folder in names {
+            if folder.exists() && !is_left(&folder) {
+                continue;
+            }
+            std::fs::create_dir_all(&folder)
+                .map_err(|source| Error::Output { path: folder.clone(), source })?;
+            match Claim::around_runs(&folder).map(Self::claimed) {
                 // Somebody else was faster.
                 Err(Error::Occupied { .. }) => {}
                 other => return other,
@@ -189,7 +202,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn begin(&self, recipe: &CheckedRecipe) -> Result<(), Error> {
+    fn begin(&self, recipe: &CheckedRecipe) -> Result<(), Error> {
         self.write_recipe(recipe)?;
         self.log_to(MetricsLog::create(self.path()))
     }
@@ -316,6 +329,7 @@ impl RunFolder {
             report: self.path().join(report::PAGE),
             interrupted: fitted.interrupted.is_some(),
             interrupted_by: fitted.interrupted,
+            failure: fitted.failure.as_ref().map(Error::to_string),
             data_from_hub: keeping.task.sources().to_vec(),
             warnings: fitted.warnings.clone(),
         })

@@ -2,6 +2,7 @@
 
 mod best;
 mod checkpoint;
+mod first_gradients;
 mod gradients;
 mod optimizer;
 mod pending;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::shared::shared;
 
 const TABLE: &str = include_str!("../../docs/faults.md");
+/// Cells of a row of the thirty: number, fault, what becomes of it, exit code, tests.
+const CELLS: usize = 5;
 
 /// Source files of a folder of the workspace, at any depth.
 fn sources(folder: &str) -> Vec<PathBuf> {
@@ -41,13 +43,14 @@ fn tests_in(folder: &str) -> BTreeSet<String> {
     names
 }
 
-/// The rows of the table by what their first cell says, with the tests that their last cell names.
+/// The rows of both tables by what their first cell says, with the tests that their last cell names.
 fn rows() -> BTreeMap<&'static str, Vec<&'static str>> {
     let row = |line: &'static str| {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
         let (first, last) = (cells.first()?, cells.last()?);
-        let is_row = first.parse::<usize>().is_ok() || first.starts_with("fault-");
-        is_row.then(|| (*first, last.split('`').skip(1).step_by(2).collect()))
+        let is_fault = first.parse::<usize>().is_ok() && cells.len() == CELLS;
+        let tests = last.split('`').skip(1).step_by(2).collect();
+        (is_fault || first.starts_with("fault-")).then_some((*first, tests))
     };
     TABLE.lines().filter(|line| line.starts_with('|')).filter_map(row).collect()
 }

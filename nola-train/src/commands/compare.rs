@@ -16,15 +16,14 @@ use super::{Global, print_json};
 use crate::chosen::Named;
 use crate::device::OpenDevice;
 use crate::evaluate::TextScores;
-use crate::fit::{Fitted, Terms, fit, resume};
+use crate::fit::Terms;
 use crate::memory::peak_bytes;
 use crate::recipe::CheckedRecipe;
-use crate::run::{InterruptedRun, RunFolder, RunResult};
+use crate::run::{Found, InterruptedRun, Made, RunFolder, RunResult, find};
 use crate::settings::Modality;
 use crate::task::{ImageTask, Task, Text};
 use crate::terminal::err_line;
 use crate::{Error, device};
-use done::Found;
 pub(super) use plan::{Planned, Wanted, plan};
 use table::{Compared, Comparison, Diverged, show, summary};
 
@@ -215,7 +214,7 @@ impl Comparing<'_> {
         {
             return Err(error);
         }
-        let result = match done::find(recipe)? {
+        let result = match find(recipe)? {
             Found::Nothing => return self.trained::<T>(recipe, label),
             Found::Interrupted => return self.resumed::<T>(recipe, label),
             Found::Finished(result) => *result,
@@ -235,40 +234,27 @@ impl Comparing<'_> {
         let device = &self.open.device;
         let task = T::open(recipe, device)?;
         let recipe = &recipe.clone().for_samples(task.counts().samples_in_epoch());
-        let folder = RunFolder::create(&recipe.output.dir)?;
-        folder.begin(recipe)?;
         let terms = Terms { label, ..self.global.terms(device) };
-        let fitted = fit(&task, recipe, &terms, &folder.keeper(&task, recipe, &self.open.name))?;
-        self.saved(&task, recipe, &folder, fitted)
+        let folder = RunFolder::create(&recipe.output.dir)?;
+        self.finished(&task, recipe, folder.make(&task, recipe, &terms, &self.open.name)?)
     }
 
     /// The rest of a run that was interrupted.
     fn resumed<T: Task>(&self, recipe: &CheckedRecipe, label: &str) -> Result<Once, Error> {
         let device = &self.open.device;
         let run = InterruptedRun::open(&recipe.output.dir, &[])?;
-        let task = T::open(&run.recipe, device)?;
-        let (folder, recipe, from) = run.checked(&task, &self.open.name)?;
+        let (task, recipe) = (T::open(&run.recipe, device)?, run.recipe.clone());
         let terms = Terms { label, ..self.global.terms(device) };
-        let fitted = resume(from, &task, &recipe, &terms, &folder.keeper(&task, &recipe, &self.open.name))?;
-        self.saved(&task, &recipe, &folder, fitted)
+        self.finished(&task, &recipe, run.make(&task, &terms, &self.open.name)?)
     }
 
-    /// Writes a run, unless it was cut off.
-    fn saved<T: Task>(
-        &self,
-        task: &T,
-        recipe: &CheckedRecipe,
-        folder: &RunFolder,
-        mut fitted: Fitted<T>,
-    ) -> Result<Once, Error> {
-        let saved = folder.save(task, recipe, &fitted, &self.open.name)?;
-        let failure = fitted.failure.take().or(saved.failure);
-        let interrupted = fitted.interrupted.map(|by| Error::Interrupted { by });
-        if let Some(error) = failure.or(interrupted) {
+    /// A run that is written, unless it was cut off.
+    fn finished<T: Task>(&self, task: &T, recipe: &CheckedRecipe, mut made: Made<T>) -> Result<Once, Error> {
+        if let Some(error) = made.take_failure() {
             return Err(error);
         }
-        let metrics = self.metrics(task, &fitted.best.model, recipe)?;
-        Ok(Once { result: saved.result, metrics })
+        let metrics = self.metrics(task, &made.fitted.best.model, recipe)?;
+        Ok(Once { result: made.saved.result, metrics })
     }
 
     /// Scores of what a run writes, kept beside it; none if nobody asked for them.

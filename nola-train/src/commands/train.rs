@@ -7,11 +7,9 @@ use clap_complete::ArgValueCompleter;
 
 use super::completions::{recipes_and_files, settings};
 use super::{Global, print_json, print_line, print_rows};
-use crate::device::OpenDevice;
-use crate::fit::{Fitted, fit, resume};
 use crate::recipe::{CheckedRecipe, Recipe};
 use crate::recipe_files::pinned_recipe;
-use crate::run::{InterruptedRun, RunFolder, is_resumable};
+use crate::run::{InterruptedRun, Made, RunFolder, is_resumable};
 use crate::settings::Modality;
 use crate::task::{ImageTask, Task, Text};
 use crate::terminal::err_line;
@@ -59,42 +57,29 @@ fn train<T: Task>(recipe: &CheckedRecipe, global: &Global) -> Result<(), Error> 
     let open = device::open(global.device)?;
     let task = T::open(recipe, &open.device)?;
     let recipe = &recipe.clone().for_samples(task.counts().samples_in_epoch());
-    folder.begin(recipe)?;
     let _running = global.stop.run();
-    let keeper = folder.keeper(&task, recipe, &open.name);
-    let fitted = fit(&task, recipe, &global.terms(&open.device), &keeper);
-    finish(Ended { folder: &folder, task: &task, recipe, open: &open, fitted }, global)
+    let made = folder.make(&task, recipe, &global.terms(&open.device), &open.name);
+    finish(folder.path(), made, global)
 }
 
 fn go_on<T: Task>(run: InterruptedRun, global: &Global) -> Result<(), Error> {
     let open = device::open(global.device)?;
     let task = T::open(&run.recipe, &open.device)?;
     let _running = global.stop.run();
-    let (folder, recipe, from) = run.checked(&task, &open.name)?;
-    let keeper = folder.keeper(&task, &recipe, &open.name);
-    let fitted = resume(from, &task, &recipe, &global.terms(&open.device), &keeper);
-    finish(Ended { folder: &folder, task: &task, recipe: &recipe, open: &open, fitted }, global)
+    let folder = run.folder.path().to_owned();
+    finish(&folder, run.make(&task, &global.terms(&open.device), &open.name), global)
 }
 
-/// A run whose training is over.
-struct Ended<'a, T: Task> {
-    folder: &'a RunFolder,
-    task: &'a T,
-    recipe: &'a CheckedRecipe,
-    open: &'a OpenDevice,
-    fitted: Result<Fitted<T>, Error>,
-}
-
-/// Writes the files of a run, and says what it came to.
-fn finish<T: Task>(ended: Ended<T>, global: &Global) -> Result<(), Error> {
-    let Ended { folder, task, recipe, open, fitted } = ended;
-    let saved = fitted.and_then(|fitted| Ok((folder.save(task, recipe, &fitted, &open.name)?, fitted)));
-    if is_resumable(folder.path()) {
-        let run = folder.path().display();
-        err_line(&format!("`nola-train train --resume {run}` goes on from the last checkpoint"));
+/// Says what a run came to.
+fn finish<T: Task>(folder: &Path, made: Result<Made<T>, Error>, global: &Global) -> Result<(), Error> {
+    if is_resumable(folder) {
+        err_line(&format!(
+            "`nola-train train --resume {}` goes on from the last checkpoint",
+            folder.display()
+        ));
     }
-    let (saved, fitted) = saved?;
-    let result = &saved.result;
+    let mut made = made?;
+    let result = &made.saved.result;
     if global.json {
         print_json(result)?;
     } else {
@@ -102,9 +87,10 @@ fn finish<T: Task>(ended: Ended<T>, global: &Global) -> Result<(), Error> {
         print_line(&format!("adapter  {}", result.adapter.display()))?;
         print_line(&format!("report   {}", result.report.display()))?;
     }
-    let ended = global.ended([fitted.failure, saved.failure]);
+    let adapter = result.adapter.display().to_string();
+    let ended = global.ended(made.take_failure());
     if ended.is_err() {
-        err_line(&format!("the best evaluation so far is kept in {}", result.adapter.display()));
+        err_line(&format!("the best evaluation so far is kept in {adapter}"));
     }
     ended
 }

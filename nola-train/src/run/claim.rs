@@ -83,6 +83,25 @@ impl Claim {
         Ok(claim)
     }
 
+    /// Claims a folder around several runs, of which some may be made already.
+    ///
+    /// # Errors
+    /// If another program has claimed it, or it cannot be written.
+    pub fn around_runs(folder: &Path) -> Result<Self, Error> {
+        let output = |source| Error::Output { path: folder.to_owned(), source };
+        let path = folder.join(LOCK);
+        let was_claimed = path.exists();
+        let lock = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let lock = lock.map_err(output)?;
+        if !is_free(&lock, &path, was_claimed) {
+            let holds = Occupied::Running { by: claimant(&lock), lock: path };
+            return Err(Error::Occupied { folder: folder.to_owned(), holds });
+        }
+        let claim = Self { folder: folder.to_owned(), lock: RefCell::new(lock) };
+        claim.sign().map_err(output)?;
+        Ok(claim)
+    }
+
     /// Claims the folder once more where somebody removed it or its lock meanwhile; true if so.
     ///
     /// # Errors

@@ -62,6 +62,15 @@ impl From<&Scores> for ValidationLine {
     }
 }
 
+/// The steps of a run, as far as its log can be read.
+///
+/// # Errors
+/// If there is no log.
+pub fn logged_steps(run: &Path) -> io::Result<Vec<StepLine>> {
+    let lines = BufReader::new(File::open(run.join(METRICS))?).lines();
+    Ok(lines.map_while(|line| serde_json::from_str(&line.ok()?).ok()).collect())
+}
+
 /// How scores begin that are added to a line.
 const SCORES: &str = ",\"validation\":";
 /// How a line ends.
@@ -170,8 +179,7 @@ mod tests {
     }
 
     fn lines(run: &Path) -> Vec<StepLine> {
-        let text = std::fs::read_to_string(run.join(METRICS)).expect("a file");
-        text.lines().map(|line| serde_json::from_str(line).expect("a line")).collect()
+        logged_steps(run).expect("a file")
     }
 
     fn with_steps(steps: usize) -> tempfile::TempDir {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
 
+use super::first_gradients::FirstGradients;
 use super::gradients::Measured;
 use super::optimizer::Optimizer;
 use super::{Observer, StepReport};
@@ -13,8 +14,6 @@ use crate::settings::TrainSettings;
 
 /// Shortest time between two readings of losses from the device, which make the loop wait for it.
 const BETWEEN_READS: Duration = Duration::from_millis(200);
-/// After so many first steps without any gradient a run has learned nothing, and will not.
-const STEPS_WITHOUT_GRADIENT: usize = 10;
 
 /// Steps whose losses are still on the device, and how far the observer knows.
 pub(super) struct PendingSteps {
@@ -22,17 +21,14 @@ pub(super) struct PendingSteps {
     last_read: Option<Instant>,
     /// Steps of which the observer was told.
     pub(super) told: usize,
-    /// How many of the first steps had no gradient but zero.
-    without_gradient: usize,
-    /// So many of them end the run.
-    most_without_gradient: usize,
+    first_gradients: FirstGradients,
 }
 
 impl PendingSteps {
     /// Of a run of which the observer knows the steps before.
     pub(super) fn after(told: usize, recipe: &TrainSettings) -> Self {
-        let most_without_gradient = STEPS_WITHOUT_GRADIENT.min(recipe.steps);
-        Self { steps: Vec::new(), last_read: None, told, without_gradient: 0, most_without_gradient }
+        let first_gradients = FirstGradients::of(recipe.steps);
+        Self { steps: Vec::new(), last_read: None, told, first_gradients }
     }
 
     pub(super) fn is_due(&self) -> bool {
@@ -64,24 +60,12 @@ impl PendingSteps {
             if !loss.is_finite() || !gradient_norm.is_finite() {
                 return Err(Error::Diverged { step, loss });
             }
-            self.count_gradient(measured.step, gradient_norm)?;
+            self.first_gradients.count(measured.step, gradient_norm)?;
             let (learning_rate, targets) = (optimizer.rate(measured.step), measured.targets);
             observer.stepped(StepReport { step, loss, gradient_norm, learning_rate, targets });
             self.told = step;
         }
         self.last_read = Some(Instant::now());
         Ok(())
-    }
-
-    /// Counts a step, from 0, if all before it and itself had no gradient but zero.
-    fn count_gradient(&mut self, step: usize, norm: f64) -> Result<(), Error> {
-        if step != self.without_gradient || norm != 0.0 {
-            return Ok(());
-        }
-        self.without_gradient += 1;
-        if self.without_gradient < self.most_without_gradient {
-            return Ok(());
-        }
-        Err(Error::NoGradient { steps: self.without_gradient })
     }
 }
