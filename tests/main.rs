@@ -47,6 +47,7 @@ mod program_generate;
 mod program_hub;
 #[cfg(target_os = "linux")]
 mod program_kills;
+mod program_logs;
 mod program_recipes;
 mod program_report;
 mod program_resume;

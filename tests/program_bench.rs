@@ -211,3 +211,25 @@ fn without_json_there_is_a_table() {
     let table = bench(&["steps", "--models", "tiny-gpt2", "--methods", "frozen", "--steps", "1"]).stdout;
     assert!(table.starts_with("| model") && table.contains("| tiny-gpt2 | frozen |"), "{table}");
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_memory_of_a_run_is_told_for_every_kind_of_model() {
+    let outcome = Workshop::empty().run_on("cpu", &["bench", "memory", "--steps", "40", "--json"]);
+    let lines = json_lines(&outcome);
+    let models: Vec<&str> = lines.iter().map(|line| text(line, "model")).collect();
+    assert_eq!(models, ["vit", "gpt2", "llama"], "{}", outcome.stderr);
+    // So early pools still fill, which is told as growth.
+    let grows = lines.iter().any(|line| line["growth_mib"].as_f64() > line["allowed_mib"].as_f64());
+    assert_eq!(outcome.code, i32::from(grows), "{}", outcome.stderr);
+    for line in &lines {
+        let steps: Vec<u64> = line["used"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|used| used["step"].as_u64().expect("a step"))
+            .collect();
+        assert_eq!(steps, [4, 40], "{line}");
+        assert!(line["growth_mib"].is_number() && line["allowed_mib"] == 4.0, "{line}");
+    }
+}

@@ -7,8 +7,10 @@ use nola_core::{AdapterConfig, TrainedState};
 use nola_models::Vit;
 use nola_train::Error;
 use nola_train::model_with_loss::{ImageBatch, ModelWithLoss};
-use nola_train::settings::{OptimizerKind, Period, ScheduleKind, TrainSettings};
-use nola_train::train::{Observer, StepReport, Trained, train};
+use nola_train::settings::{OnNonFinite, OptimizerKind, Period, ScheduleKind, TrainSettings};
+use nola_train::train::{
+    Between, Observer, Start, StepReport, StepSamples, Trained, TrainingState, train, train_from,
+};
 
 use crate::devices::device;
 use crate::tiny::{batch, every_adapter, numbered_texts, tiny_gpt2, tiny_vit};
@@ -35,11 +37,32 @@ fn nola() -> AdapterConfig {
 struct Scripted {
     scores: Vec<f64>,
     reports: Vec<StepReport>,
+    /// Steps that were skipped.
+    skipped: Vec<usize>,
+    /// Whether a state is to be saved after every step.
+    saves: bool,
+    states: Vec<TrainingState>,
 }
 
 impl<M: ModelWithLoss> Observer<M> for Scripted {
     fn stepped(&mut self, report: StepReport) {
         self.reports.push(report);
+    }
+
+    fn skipped(&mut self, report: StepReport) {
+        self.skipped.push(report.step);
+    }
+
+    fn samples_of_step(&self, step: usize) -> StepSamples {
+        StepSamples(vec![format!("sample {step}")])
+    }
+
+    fn is_save_due(&mut self, _done: usize) -> bool {
+        self.saves
+    }
+
+    fn save(&mut self, state: TrainingState) {
+        self.states.push(state);
     }
 
     fn evaluate(&mut self, _step: usize, _model: &M) -> Result<f64, Error> {
@@ -54,7 +77,7 @@ fn run(recipe: &TrainSettings, passes: &[&[usize]]) -> (Trained<Vit>, Scripted) 
 /// Trains NOLA; `passes` are the samples of each pass of a step, the same in every step.
 fn run_scored(recipe: &TrainSettings, passes: &[&[usize]], scores: Vec<f64>) -> (Trained<Vit>, Scripted) {
     let device = device();
-    let mut observer = Scripted { scores, reports: Vec::new() };
+    let mut observer = Scripted { scores, ..Scripted::default() };
     let step = |_| Ok(passes.iter().map(|samples| picked(samples, &device)).collect());
     let model = tiny_vit(&device).adapted(&nola());
     let trained = train(model, recipe, (0..recipe.steps).map(step), &mut observer).expect("finite losses");
@@ -181,15 +204,34 @@ fn a_run_without_progress_stops_early() {
 
 /// Trains three steps of which the second has pixels that are NaN.
 fn run_broken(recipe: &TrainSettings) -> Result<Trained<Vit>, Error> {
+    run_broken_at(&[2], Start::Beginning, recipe, &mut Scripted::default())
+}
+
+/// Trains from `start` on; the steps `broken`, counted from 1, have pixels that are NaN.
+fn run_broken_at(
+    broken: &[usize],
+    start: Start,
+    recipe: &TrainSettings,
+    observer: &mut Scripted,
+) -> Result<Trained<Vit>, Error> {
     let device = device();
-    let broken = |step: usize| {
+    let done = match &start {
+        Start::Beginning => 0,
+        Start::At(state) => state.step,
+    };
+    let passes = |step: usize| {
         let mut pass = batch(4, 2, &device);
-        if step == 1 {
+        if broken.contains(&(step + 1)) {
             pass.pixels = pass.pixels.mul_scalar(f32::NAN);
         }
         Ok(vec![pass])
     };
-    train(tiny_vit(&device).adapted(&nola()), recipe, (0..3).map(broken), &mut Scripted::default())
+    let model = tiny_vit(&device).adapted(&nola());
+    train_from(start, model, recipe, (done..recipe.steps).map(passes), observer)
+}
+
+fn skipping(recipe: TrainSettings) -> TrainSettings {
+    TrainSettings { on_non_finite: OnNonFinite::Skip, ..recipe }
 }
 
 #[test]
@@ -197,6 +239,74 @@ fn a_loss_that_is_no_number_ends_the_run_and_names_the_step() {
     let error = run_broken(&recipe(3)).err().expect("a loss that is NaN");
     assert!(matches!(error, Error::Diverged { step: 2, .. }), "{error}");
     assert_eq!(error.exit_code(), 8);
+    let told = error.to_string();
+    assert!(told.contains("at step 2 (samples: sample 2)") && told.contains("\"skip\""), "{told}");
+}
+
+#[test]
+fn a_run_that_diverges_keeps_its_last_finite_state() {
+    let mut seen = Scripted::default();
+    run_broken_at(&[2], Start::Beginning, &recipe(3), &mut seen).err().expect("a loss that is NaN");
+    let [state] = &seen.states[..] else { panic!("{} states", seen.states.len()) };
+    assert_eq!((state.step, state.between), (1, Between::Done));
+    let (one_step, _) = run(&recipe(1), &[&[0, 1, 2, 3]]);
+    assert!(differences(&state.trained, &one_step.last.state()).0 < 1e-6);
+}
+
+#[test]
+fn a_step_that_is_skipped_changes_nothing() {
+    for optimizer in [OptimizerKind::AdamW, OptimizerKind::Sgd] {
+        let recipe = TrainSettings { optimizer, ..recipe(3) };
+        let mut seen = Scripted::default();
+        let trained = run_broken_at(&[2], Start::Beginning, &skipping(recipe.clone()), &mut seen);
+        let trained = trained.expect("the broken step is skipped");
+        assert_eq!((trained.steps, seen.skipped, seen.reports.len()), (3, vec![2], 2));
+        let (two_steps, _) = run(&TrainSettings { steps: 2, ..recipe }, &[&[0, 1, 2, 3]]);
+        let (largest, _) = differences(&trained.last.state(), &two_steps.last.state());
+        assert!(largest < 1e-6, "{optimizer:?}: {largest}");
+    }
+}
+
+#[test]
+fn a_run_of_finite_steps_is_the_same_whether_others_would_be_skipped() {
+    let recipe = TrainSettings { clip_norm: Some(0.5), optimizer: OptimizerKind::Adam, ..recipe(5) };
+    let passes: [&[usize]; 2] = [&[0, 1, 2], &[3]];
+    let (stops, skips) = (run(&recipe, &passes), run(&skipping(recipe), &passes));
+    assert_eq!(stops.1.reports, skips.1.reports);
+    assert!(stops.0.last.state() == skips.0.last.state());
+}
+
+#[test]
+fn too_many_steps_skipped_in_a_row_end_the_run() {
+    let recipe = TrainSettings { max_skipped: 2, ..skipping(recipe(9)) };
+    let mut seen = Scripted::default();
+    let apart = run_broken_at(&[2, 3, 5, 6, 8, 9], Start::Beginning, &recipe, &mut seen);
+    assert_eq!(apart.expect("two in a row are few enough").steps, 9);
+    let mut seen = Scripted::default();
+    let error = run_broken_at(&[4, 5, 6], Start::Beginning, &recipe, &mut seen).err().expect("three");
+    assert!(matches!(error, Error::Diverged { step: 6, skipped: 2, .. }), "{error}");
+    assert_eq!((error.exit_code(), &seen.skipped[..]), (8, &[4, 5][..]));
+    let last = seen.states.last().expect("the state before the step that ended it");
+    assert_eq!((last.step, last.skipped), (5, 2));
+}
+
+#[test]
+fn a_resumed_run_counts_the_steps_that_were_skipped_before() {
+    let recipe = TrainSettings { max_skipped: 3, optimizer: OptimizerKind::Adam, ..skipping(recipe(8)) };
+    let mut seen = Scripted { saves: true, ..Scripted::default() };
+    let broken = [3, 4, 5];
+    let whole = run_broken_at(&broken, Start::Beginning, &recipe, &mut seen).expect("few enough");
+    for step in [2, 3, 4, 5, 6] {
+        let state = seen.states[step - 1].clone();
+        assert_eq!(state.skipped, broken.iter().filter(|&&skipped| skipped <= step && step < 6).count());
+        let start = Start::At(Box::new(state.clone()));
+        let rest = run_broken_at(&broken, start, &recipe, &mut Scripted::default()).expect("few enough");
+        assert!(rest.last.state() == whole.last.state(), "after step {step}");
+        let fewer = TrainSettings { max_skipped: 2, ..recipe.clone() };
+        let start = Start::At(Box::new(state));
+        let rest = run_broken_at(&broken, start, &fewer, &mut Scripted::default());
+        assert_eq!(rest.is_err(), step < 5, "after step {step}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub mod cases;
 pub mod kernels;
 pub(crate) mod machine;
 mod measure;
+pub mod memory;
 pub(crate) mod needs;
 pub mod rows;
 pub mod start;

@@ -48,7 +48,9 @@ impl Divergence {
     pub fn of(choices: usize, history: &History) -> Self {
         let mut divergence = Self::among(choices);
         for point in &history.points {
-            divergence.stepped(point.train_loss);
+            if !point.is_skipped() {
+                divergence.stepped(point.train_loss);
+            }
             if let Some(scores) = point.validation {
                 divergence.evaluated(point.step, scores.loss);
             }

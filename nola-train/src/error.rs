@@ -3,6 +3,7 @@
 mod bench;
 mod occupied;
 mod resume;
+mod step_samples;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ use nola_models::tokenizer::TokenizerError;
 pub use bench::BenchError;
 pub use occupied::Occupied;
 pub use resume::ResumeError;
+pub use step_samples::StepSamples;
 
 use crate::data::DataError;
 use crate::metrics::MetricsError;
@@ -102,6 +104,15 @@ pub enum Error {
     /// A prompt cannot be turned into tokens.
     #[error("prompt `{}`: {problem}", beginning(.prompt))]
     Prompt {
+        /// The prompt.
+        prompt: String,
+        /// What is wrong with it, and the cure.
+        problem: String,
+    },
+
+    /// A prompt of the recipe cannot be completed.
+    #[error("`samples.prompts`: `{}`: {problem}", beginning(.prompt))]
+    SamplePrompt {
         /// The prompt.
         prompt: String,
         /// What is wrong with it, and the cure.
@@ -225,14 +236,16 @@ pub enum Error {
     },
 
     /// The loss or a gradient is no longer a number.
-    #[error(
-        "training diverged: the loss is {loss} at step {step}; lower train.learning_rate or set train.clip_norm = 1.0"
-    )]
+    #[error("training diverged: {}{}; {}", non_finite(*loss, *step, samples), after(*skipped), finite_again(samples, *skipped))]
     Diverged {
         /// The optimizer step, counted from 1.
         step: usize,
-        /// The loss of that step.
+        /// The loss of that step; finite if it is a gradient that is not.
         loss: f32,
+        /// What the step was made of; nothing if it is not one step's loss or gradient that is not finite.
+        samples: StepSamples,
+        /// Steps right before it that were skipped: then it changed no trained value.
+        skipped: usize,
     },
 
     /// No step has changed anything.
@@ -349,6 +362,32 @@ pub enum Error {
     },
 }
 
+/// What of a step is not finite.
+pub(crate) fn non_finite(loss: f32, step: usize, samples: &StepSamples) -> String {
+    if loss.is_finite() {
+        format!("a gradient is not finite at step {step}{samples}, whose loss is {loss}")
+    } else {
+        format!("the loss is {loss} at step {step}{samples}")
+    }
+}
+
+/// How many steps were skipped before.
+fn after(skipped: usize) -> String {
+    match skipped {
+        0 => String::new(),
+        _ => format!(", after {skipped} skipped steps in a row, as many as train.max_skipped allows"),
+    }
+}
+
+/// What helps against losses that are not finite.
+fn finite_again(samples: &StepSamples, skipped: usize) -> &'static str {
+    if samples.is_empty() || skipped > 0 {
+        "lower train.learning_rate or set train.clip_norm = 1.0"
+    } else {
+        "lower train.learning_rate, set train.clip_norm = 1.0, or leave out such steps with train.on_non_finite = \"skip\""
+    }
+}
+
 /// The first words of a text.
 fn beginning(text: &str) -> String {
     let first: String = text.chars().take(60).collect();
@@ -388,13 +427,18 @@ fn instead(found: &Modality) -> &'static str {
 }
 
 impl Error {
+    /// An answer or a trained value that is not finite after `step` optimizer steps, whatever the samples.
+    pub(crate) fn diverged(step: usize, loss: f32) -> Self {
+        Self::Diverged { step, loss, samples: StepSamples::default(), skipped: 0 }
+    }
+
     /// The exit code of the program, as in the table of [`Error`].
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Bench(error) => error.exit_code(),
             Self::Recipe(_) => 3,
             Self::Hub(HubError::Dataset(_)) => 4,
-            Self::NoModule { .. } | Self::NoBiases | Self::TiedModule { .. } => 3,
+            Self::NoModule { .. } | Self::NoBiases | Self::TiedModule { .. } | Self::SamplePrompt { .. } => 3,
             Self::MissingData { .. }
             | Self::Data(_)
             | Self::Text(_)
@@ -466,9 +510,12 @@ impl Error {
     /// Whether what was trained before it is worth nothing: it is non-finite or unchanged, or was trained on a base that
     /// changed meanwhile.
     pub(crate) fn spoils_training(&self) -> bool {
+        // Steps that were skipped changed no trained value.
         matches!(
             self,
-            Self::Diverged { .. } | Self::NoGradient { .. } | Self::Model(nola_models::Error::Changed { .. })
+            Self::Diverged { skipped: 0, .. }
+                | Self::NoGradient { .. }
+                | Self::Model(nola_models::Error::Changed { .. })
         )
     }
 

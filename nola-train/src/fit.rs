@@ -12,10 +12,11 @@ use nola_core::folder::{self, CoefficientBits};
 use nola_core::{Adapted, AdapterConfig, TrainableParameters};
 
 pub use course::{Course, Resumed};
-use observer::{Clock, ProgressObserver};
+use observer::{Clock, Fitting, ProgressObserver};
 
 use crate::attach::{attach, refuse_tied};
 use crate::baseline::Baseline;
+use crate::completion::Completion;
 use crate::diagnostics;
 use crate::history::History;
 use crate::model_with_loss::ModelWithLoss;
@@ -26,7 +27,7 @@ use crate::settings::TrainSettings;
 use crate::stop::{Interrupt, Stop};
 use crate::task::{LargestPass, Model, Task};
 use crate::terminal::err_line;
-use crate::train::{Start, StepReport, TrainingState, pass_loss, train_from};
+use crate::train::{Start, StepReport, StepSamples, TrainingState, pass_loss, train_from};
 use crate::{Error, memory, notices};
 
 /// A trained model with its scores.
@@ -99,17 +100,46 @@ pub trait Keeper<T: Task> {
     /// If it cannot be written; what was kept before is then as it was.
     fn keep_checkpoint(&self, state: TrainingState, course: &Course) -> Result<(), Error>;
 
-    /// Notes what a step did, told `seconds` after the first one began.
+    /// Notes what happened.
     ///
     /// # Errors
     /// If it cannot be written; it is not tried again.
-    fn log_step(&self, report: &StepReport, seconds: f64) -> Result<(), Error>;
+    fn note(&self, note: &Note) -> Result<(), Error>;
+}
 
-    /// Notes the scores after the last step.
-    ///
-    /// # Errors
-    /// If they cannot be written; it is not tried again.
-    fn log_scores(&self, scores: &Scores) -> Result<(), Error>;
+/// What a run notes as it goes.
+#[derive(Debug, Clone, Copy)]
+pub enum Note<'a> {
+    /// What a step did.
+    Step {
+        /// It.
+        report: &'a StepReport,
+        /// Seconds of training when it was told.
+        seconds: f64,
+    },
+    /// A step was skipped.
+    Skipped {
+        /// What it would have done.
+        report: &'a StepReport,
+        /// What it is made of.
+        samples: &'a StepSamples,
+        /// Seconds of training when it was told.
+        seconds: f64,
+    },
+    /// The model was evaluated.
+    Scores {
+        /// Optimizer steps made, the last of which was noted last.
+        step: usize,
+        /// What came of it.
+        scores: &'a Scores,
+    },
+    /// The model completed prompts.
+    Samples {
+        /// Optimizer steps made; 0 is before training.
+        step: usize,
+        /// Each prompt of the recipe with what the model wrote.
+        samples: &'a [Completion],
+    },
 }
 
 /// Trains the method of `recipe` on a fresh copy of the task's base.
@@ -182,14 +212,18 @@ fn fit_from<T: Task>(
         }
     };
     let clock = Clock { started, before: course.seconds };
-    let mut observer = ProgressObserver::new(task, &largest, terms, keeper, progress, course.history, clock);
+    let fitting = Fitting { task, recipe, terms, largest: &largest };
+    let mut observer = ProgressObserver::new(fitting, keeper, progress, course.history, clock);
     observer.save_every = recipe.train.save_every;
     observer.divergence = observer.divergence.filter(|_| model.task_share().is_none());
     let steps = task.steps(recipe, done..recipe.train.steps, &on_device);
+    if done == 0 {
+        observer.write_samples(0, &Module::valid(&model).model)?;
+    }
     let done = train_from(start, model, &recipe.train, steps, &mut observer)?;
     let found = observer.best.take();
     // Names and shapes are the model's own, so only numbers that are not finite can be refused.
-    let diverged = Error::Diverged { step: done.best_step, loss: f32::NAN };
+    let diverged = Error::diverged(done.best_step, f32::NAN);
     // One for all clones: the best model's is not the last one's, if a failure ended the run between two evaluations.
     let base_gain_of_last = done.last.base_gain();
     let best = Module::valid(&done.last.clone().with_state(done.best).map_err(|_| diverged)?);
@@ -205,6 +239,7 @@ fn fit_from<T: Task>(
         note.iter().for_each(|note| err_line(note));
         warnings.extend(note);
     }
+    warnings.extend(observer.skipped_steps());
     warnings.extend(observer.divergence.map(|divergence| divergence.warnings).unwrap_or_default());
     Ok(Fitted {
         best: stored.model,

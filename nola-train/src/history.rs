@@ -21,10 +21,17 @@ pub struct History {
 pub struct HistoryPoint {
     /// Optimizer steps taken.
     pub step: usize,
-    /// Training loss of the step, in nats.
+    /// Training loss of the step, in nats; NaN if the step was skipped.
     pub train_loss: f32,
     /// Learning rate of the step.
     pub learning_rate: f64,
     /// Scores on the validation images, where they were evaluated.
     pub validation: Option<Scores>,
+}
+
+impl HistoryPoint {
+    /// Whether its step was skipped.
+    pub fn is_skipped(&self) -> bool {
+        self.train_loss.is_nan()
+    }
 }

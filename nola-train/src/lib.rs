@@ -17,6 +17,7 @@ pub mod baseline;
 pub mod bench;
 pub mod chosen;
 pub mod commands;
+pub mod completion;
 pub mod data;
 pub mod data_counts;
 pub mod data_files;

@@ -94,7 +94,9 @@ fn kept_and_last(history: &History) -> Option<(Losses, Losses)> {
 fn losses(points: &[HistoryPoint], place: usize) -> Option<Losses> {
     let before = points[..place].iter().rposition(|point| point.validation.is_some());
     let since = &points[before.map_or(0, |before| before + 1)..=place];
-    let training = since.iter().map(|point| point.train_loss).sum::<f32>() / since.len() as f32;
+    let losses: Vec<f32> =
+        since.iter().filter(|point| !point.is_skipped()).map(|point| point.train_loss).collect();
+    let training = losses.iter().sum::<f32>() / losses.len() as f32;
     Some(Losses { step: points[place].step, validation: points[place].validation?.loss, training })
 }
 

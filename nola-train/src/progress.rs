@@ -17,10 +17,15 @@ pub use scores::{Scores, Target};
 pub use weights::weights_read;
 
 use crate::amounts::duration;
+use crate::completion::Completion;
+use crate::printable;
 use crate::terminal::{Rank, Status, StatusLine, err_line, line_to};
 
 /// Time between two lines where there is no bar.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
+
+/// Characters that are shown of a prompt, and of what follows it.
+const SAMPLE_CHARS: usize = 72;
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,6 +172,18 @@ impl Progress {
         }
     }
 
+    /// Shows the beginning of what the model wrote after each of some prompts.
+    pub fn samples(&mut self, step: usize, samples: &[Completion]) {
+        for Completion { prompt, text } in samples {
+            let text = format!("sample at step {step}: {} -> {}", short(prompt), short(text));
+            match self.style {
+                Style::Bar => err_line(&format!("{}: {text}", self.label)),
+                Style::Lines => self.line(&text),
+                Style::Quiet => {}
+            }
+        }
+    }
+
     /// Says what is kept of the run: the adapter or the model of a step.
     pub fn kept(&mut self, what: &str, step: usize, scores: &Scores) {
         let text = format!("the {what} of step {step} is kept: {scores}");
@@ -207,6 +224,16 @@ impl Progress {
     fn elapsed(&self) -> f64 {
         self.started.elapsed().as_secs_f64().max(1e-9)
     }
+}
+
+/// The beginning of a text as a part of a line.
+fn short(text: &str) -> String {
+    let text = printable::name(text);
+    let mut shown: String = text.chars().take(SAMPLE_CHARS).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -256,6 +283,15 @@ mod tests {
             "{text}"
         );
         assert!(lines[1].ends_with("images/s  00:00:00 left"), "{text}");
+    }
+
+    #[test]
+    fn a_sample_is_one_short_line() {
+        let sample = Completion { prompt: "two\nlines".to_owned(), text: "word ".repeat(40) };
+        let text = shown(Style::Lines, |progress| progress.samples(100, std::slice::from_ref(&sample)));
+        assert!(text.starts_with("nola: sample at step 100: two\\nlines -> word word"), "{text}");
+        assert!(text.ends_with("…\n") && text.lines().count() == 1, "{text}");
+        assert_eq!(shown(Style::Quiet, |progress| progress.samples(100, &[sample])), "");
     }
 
     #[test]

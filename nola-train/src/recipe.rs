@@ -31,7 +31,7 @@ pub use keys::{Key, KeyDefault, Section, sections};
 pub use method::{AdapterRecipe, ChosenWeights, MethodRecipe, TargetsRecipe, TrainedBiases};
 pub use paths::{TrainingPaths, ValidationPaths, WeightedPath};
 pub use schema::{schema, schema_text};
-pub use sections::OutputRecipe;
+pub use sections::{OutputRecipe, SamplesRecipe};
 
 pub use shipped::{ShippedRecipe, Summary};
 
@@ -58,6 +58,8 @@ pub struct Recipe {
     pub train: TrainSettings,
     /// Where the result goes.
     pub output: OutputRecipe,
+    /// What the model writes while it is trained.
+    pub samples: SamplesRecipe,
 }
 
 impl Recipe {
@@ -140,6 +142,9 @@ impl Recipe {
             }
         }
         if self.data.format.modality() == Modality::Images {
+            if !self.samples.prompts.is_empty() {
+                findings.add("samples.prompts", Problem::NoEffect { because: "a format of images" });
+            }
             return;
         }
         if self.method == MethodRecipe::Linear {

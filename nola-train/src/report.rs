@@ -40,6 +40,8 @@ pub struct RunReport {
     pub recipe_toml: String,
     /// The course of the run, or of each of the runs compared.
     pub histories: Vec<History>,
+    /// What the model wrote while it was trained.
+    pub samples: Vec<ShownSample>,
     /// What the task adds.
     pub details: ReportSections,
     /// The methods compared, or the one that was run.
@@ -72,6 +74,15 @@ pub struct Continuation {
     pub written: String,
     /// What stands in the data.
     pub reference: String,
+}
+
+/// A prompt of the recipe, and what the model wrote at first and at last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShownSample {
+    /// The prompt.
+    pub prompt: String,
+    /// Optimizer steps made, and what was written.
+    pub texts: Vec<(usize, String)>,
 }
 
 /// An image taken for something else.
@@ -204,6 +215,7 @@ mod tests {
                     baseline: Baseline::MostFrequentClass { accuracy: 0.1 },
                 })
                 .to_vec(),
+            samples: Vec::new(),
             details: ReportSections {
                 classes: (0..10).map(|digit| format!("digit {digit}")).collect(),
                 confusion: (0..10)
@@ -240,6 +252,16 @@ mod tests {
             assert!(!without_namespace.contains(link), "{link}");
         }
         assert!(page.contains("&lt;fast&gt;") && !page.contains("<fast>"));
+    }
+
+    #[test]
+    fn samples_are_shown_with_their_steps() {
+        let texts = [(0, "a <0>".to_owned()), (100, "a <100>".to_owned())].to_vec();
+        let samples = vec![ShownSample { prompt: "in".to_owned(), texts }];
+        let page = page::render(&RunReport { samples, ..sample() }, &[], None);
+        assert!(page.contains("before training:</span> <b>a &lt;0&gt;"), "{page}");
+        assert!(page.contains("after step 100:</span> <b>a &lt;100&gt;"), "{page}");
+        assert!(!page::render(&sample(), &[], None).contains("Samples"));
     }
 
     #[test]

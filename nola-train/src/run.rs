@@ -7,6 +7,8 @@
 //! | `adapter-last/` | the adapter as the last step left it |
 //! | `checkpoints/` | where the run stands, now and then: what `train --resume` goes on from; gone when the run is finished |
 //! | `metrics.jsonl` | one JSON object for each optimizer step: loss, learning rate, scores |
+//! | `samples.jsonl` | how the model completes the prompts of the recipe at each evaluation, if it has some |
+//! | `tensorboard/` | both for TensorBoard, if the recipe wants it |
 //! | `result.json` | what `--json` prints |
 //! | `report.html`, `curves.svg`, `confusion.svg` | for people |
 
@@ -15,12 +17,17 @@ mod claim;
 mod earlier;
 mod keep;
 mod log;
+mod logs;
 mod made;
 mod partial;
 mod resume;
+mod run_log;
+mod samples;
+mod tensorboard;
+mod until;
 
-use std::cell::{Cell, OnceCell, RefCell};
-use std::io::{self, ErrorKind};
+use std::cell::{Cell, OnceCell};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use nola_core::folder;
@@ -34,6 +41,7 @@ pub use keep::Keeping;
 pub use log::{METRICS, StepLine, ValidationLine, logged_steps};
 pub use made::Made;
 pub use resume::InterruptedRun;
+pub use samples::{SAMPLES, SampleLine, sample_lines};
 
 use crate::Error;
 use crate::amounts::thousands;
@@ -53,7 +61,7 @@ use crate::task::Task;
 use crate::terminal::err_line;
 use claim::Claim;
 use keep::folder_bytes;
-use log::MetricsLog;
+use logs::RunLogs;
 
 /// The recipe of a run.
 pub const RECIPE: &str = "recipe.toml";
@@ -72,8 +80,8 @@ pub struct RunFolder {
     claim: Claim,
     /// Whether the best model so far lies there; else, a worse one or none.
     holds_best: Cell<bool>,
-    /// What is noted of every step; nothing before the run begins, and where it cannot be written.
-    log: RefCell<Option<MetricsLog>>,
+    /// What is noted of every step; nothing before the run begins.
+    logs: RunLogs,
 }
 
 /// What a run held out of its training data, as its result says; none if it held out nothing or has no result.
@@ -167,7 +175,8 @@ impl RunFolder {
     }
 
     fn claimed(claim: Claim) -> Self {
-        Self { claim, holds_best: Cell::new(false), log: RefCell::default() }
+        let logs = RunLogs::of(claim.folder.clone());
+        Self { claim, holds_best: Cell::new(false), logs }
     }
 
     /// Claims a folder around several runs: `name`, or the first of `name-2`, `name-3`, … that does not exist, or whose runs
@@ -204,13 +213,13 @@ impl RunFolder {
     /// If it cannot be written.
     fn begin(&self, recipe: &CheckedRecipe) -> Result<(), Error> {
         self.write_recipe(recipe)?;
-        self.log_to(MetricsLog::create(self.path()))
+        self.logs.begin(recipe)
     }
 
     /// The same for a run that goes on.
     fn go_on(&self, recipe: &CheckedRecipe, from: &Resumed) -> Result<(), Error> {
         self.write_recipe(recipe)?;
-        self.log_to(MetricsLog::resume(self.path(), from.state.step, from.state.between))
+        self.logs.go_on(recipe, from)
     }
 
     /// Sees to it that the folder is there before something is written to it: what was learned is worth more than the folder
@@ -229,18 +238,12 @@ impl RunFolder {
         ));
         self.holds_best.set(false);
         self.write_recipe(recipe)?;
-        self.log_to(MetricsLog::create(self.path()))
+        self.logs.begin(recipe)
     }
 
     fn write_recipe(&self, recipe: &CheckedRecipe) -> Result<(), Error> {
         let written = folder::write_atomically(&self.path().join(RECIPE), recipe.resolved_toml().as_bytes());
         written.map_err(|error| Error::from(error).about_output())
-    }
-
-    fn log_to(&self, log: io::Result<MetricsLog>) -> Result<(), Error> {
-        let log = log.map_err(|source| Error::Output { path: self.path().join(METRICS), source })?;
-        *self.log.borrow_mut() = Some(log);
-        Ok(())
     }
 
     /// Keeps the models of a run while it goes on, on a device that results call so.
@@ -284,7 +287,7 @@ impl RunFolder {
         let (histories, toml) = (vec![fitted.history.clone()], recipe.resolved_toml());
         let report = self.save_report(&ReportParts { task, fitted, histories, device, toml, rows });
         failures.take(report.map(drop));
-        failures.take(keeping.with_log(MetricsLog::sync));
+        failures.take(self.logs.sync());
         if fitted.interrupted.is_none() && fitted.failure.is_none() && failures.first.is_none() {
             failures.take(checkpoints::remove_all(self.path()));
         }
@@ -355,6 +358,7 @@ impl RunFolder {
             scores: T::scores(&parts.fitted.evaluation),
             recipe_toml: parts.toml.clone(),
             histories: parts.histories.clone(),
+            samples: samples::shown_samples(&sample_lines(self.path())),
             details,
             rows: parts.rows.clone(),
         };

@@ -13,4 +13,4 @@ pub use model::{Init, ModelSettings};
 pub use period::Period;
 pub use save_every::SaveEvery;
 pub(crate) use train::{FULL_LEARNING_RATE, LINEAR_LEARNING_RATE, MAX_SAMPLES};
-pub use train::{OptimizerKind, ScheduleKind, TrainSettings};
+pub use train::{OnNonFinite, OptimizerKind, ScheduleKind, TrainSettings};

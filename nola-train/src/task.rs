@@ -13,15 +13,17 @@ pub use text::{OpenedText, Text, all_references, open_texts, text_format};
 
 use crate::Error;
 use crate::baseline::Baseline;
+use crate::completion::Completion;
 use crate::data_counts::DataCounts;
 use crate::data_files::HubData;
 use crate::data_hash::DataHash;
 use crate::evaluate::TextScores;
 use crate::model_with_loss::ModelWithLoss;
 use crate::progress::{Scores, Target};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, SamplesRecipe};
 use crate::report::ReportSections;
 use crate::session::Base;
+use crate::train::StepSamples;
 
 /// The model of a task.
 pub type Model<T> = <<T as Task>::Base as Base>::Model;
@@ -100,6 +102,9 @@ pub trait Task: Sized {
         device: &Device,
     ) -> impl Iterator<Item = Result<Vec<Batch<Self>>, Error>>;
 
+    /// What an optimizer step, counted from 0, is made of.
+    fn samples_of_step(&self, recipe: &Recipe, step: usize) -> StepSamples;
+
     /// The pass that takes the most memory.
     fn largest_pass(&self, recipe: &Recipe) -> LargestPass;
 
@@ -134,6 +139,17 @@ pub trait Task: Sized {
         file: &Path,
         recipe: &Recipe,
     ) -> Result<Option<TextScores>, Error>;
+
+    /// Each of the prompts with what `model` writes after it, greedily; none of a task that writes nothing.
+    ///
+    /// # Errors
+    /// If a prompt cannot be used, which opening the task finds too, or the model gives NaN.
+    fn completed(
+        &self,
+        model: &Model<Self>,
+        samples: &SamplesRecipe,
+        device: &Device,
+    ) -> Result<Vec<Completion>, Error>;
 
     /// What a report shows beside curves and tables.
     ///

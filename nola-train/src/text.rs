@@ -34,7 +34,7 @@ use std::ops::Range;
 
 use nola_models::chat::{Conversation, Rendered};
 
-pub use bad_row::{BadRow, BadRows, Place, RowLocation, RowProblem};
+pub use bad_row::{BadRow, BadRows, Origin, Place, RowLocation, RowProblem};
 pub use batch::{NO_TARGET, TokenBatch};
 pub use beginning::{Beginning, End, encode_end};
 pub use choice::{Choice, Question, choices, questions};

@@ -19,7 +19,7 @@ pub use optimizer::{Moments, Optimizer, ParamMoments, clipped, gradient_norm};
 pub use schedule::Schedule;
 pub use state::{Between, Start, TrainingState};
 
-pub use crate::error::ResumeError;
+pub use crate::error::{ResumeError, StepSamples};
 
 use crate::Error;
 use crate::model_with_loss::ModelWithLoss;
@@ -47,6 +47,14 @@ pub struct StepReport {
 pub trait Observer<M: ModelWithLoss> {
     /// A step is done; told late, for several steps at once, but before the next evaluation.
     fn stepped(&mut self, report: StepReport);
+
+    /// A step was skipped, as its loss or gradient is not finite; told like [`Observer::stepped`], in its place.
+    fn skipped(&mut self, _report: StepReport) {}
+
+    /// What an optimizer step, counted from 1, is made of.
+    fn samples_of_step(&self, _step: usize) -> StepSamples {
+        StepSamples::default()
+    }
 
     /// Scores the model; larger is better.
     ///
@@ -93,7 +101,7 @@ pub struct Trained<M: ModelWithLoss> {
     pub best: TrainedState,
     /// Optimizer steps after which that was.
     pub best_step: usize,
-    /// Optimizer steps made whose loss and gradient were numbers.
+    /// Optimizer steps made whose loss and gradient were numbers, or that were skipped.
     pub steps: usize,
     /// The interrupt that ended the run.
     pub interrupted: Option<Interrupt>,
@@ -120,7 +128,8 @@ pub fn train<M: ModelWithLoss>(
 ///
 /// The loop does not wait for its device, but every now and then to tell what steps did. A step whose loss or gradient is
 /// not finite is found then, at the latest before an evaluation or a state that is kept: so steps may be made in vain, but
-/// nothing is kept of them.
+/// nothing is kept of them, and the state when all was last known to be finite is saved, if there is memory for a copy of it.
+/// Where `recipe` wants such steps to be skipped, the loop waits for its device in every step.
 ///
 /// # Errors
 /// If a batch cannot be made, or a loss, a gradient or a trained value is not finite, before anything was evaluated, or if
@@ -134,7 +143,8 @@ pub fn train_from<M: ModelWithLoss>(
     observer: &mut impl Observer<M>,
 ) -> Result<Trained<M>, Error> {
     let (mut standing, between) = Standpoint::at(start, model, recipe)?;
-    let (mut unread, mut failure) = (PendingSteps::after(standing.done, recipe), None);
+    let (mut unread, mut failure) = (PendingSteps::after(standing.done, standing.skipped, recipe), None);
+    let mut finite = standing.copy();
     // What was still to do after the last step of the run before.
     let rest = (between == Between::Due).then_some(Ok(None));
     for passes in rest.into_iter().chain(steps.map(|passes| passes.map(Some))) {
@@ -150,7 +160,7 @@ pub fn train_from<M: ModelWithLoss>(
         let evaluates = recipe.evaluate_every.is_due(done) || done == recipe.steps || stopped.is_some();
         let saves = observer.is_save_due(done);
         if evaluates || saves || unread.is_due() {
-            failure = unread.tell(&standing.optimizer, observer).err();
+            failure = unread.tell(&standing.optimizer, recipe, observer).err();
         }
         if failure.is_none() {
             // The evaluation of a run that ends early is none of the whole run.
@@ -172,8 +182,14 @@ pub fn train_from<M: ModelWithLoss>(
         if failure.is_some() || asked.is_some() || is_stale {
             break;
         }
+        if unread.steps.is_empty() {
+            finite = standing.copy();
+        }
     }
     // If a batch could not be made, there may be steps before it of which nothing is known yet.
-    failure = unread.tell(&standing.optimizer, observer).err().or(failure);
+    failure = unread.tell(&standing.optimizer, recipe, observer).err().or(failure);
+    if let Some(Error::Diverged { .. }) = failure {
+        standing.save_finite(finite.as_ref(), recipe, observer);
+    }
     standing.ended(unread.told, failure, recipe, observer)
 }

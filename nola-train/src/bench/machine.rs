@@ -1,5 +1,6 @@
 //! What a process knows of itself and of the machine: memory, CPU time, load.
 
+use burn::tensor::Device;
 use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
 use crate::memory;
@@ -39,6 +40,14 @@ pub(super) fn peak_mib() -> Option<f64> {
 /// Resident memory, in MiB; absent where the system does not say (Linux does).
 pub(crate) fn resident_mib() -> Option<f64> {
     status_mib("VmRSS")
+}
+
+/// Memory that tensors take on a device, in MiB; on the CPU what the process holds.
+pub(crate) fn used_mib(device: &Device) -> Option<f64> {
+    match device.memory_pool_usage() {
+        Some(pools) => Some(pools.bytes_in_use as f64 / MIB),
+        None => resident_mib(),
+    }
 }
 
 /// A size of this process, in MiB, as Linux tells it.

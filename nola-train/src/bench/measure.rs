@@ -104,7 +104,7 @@ impl Run<'_> {
             let between = Some([measured.project_seconds, measured.expand_seconds]);
             match measured.loss.into_scalar::<f32>() {
                 loss if loss.is_finite() => Ok(Done { loss, between }),
-                loss => Err(Error::Diverged { step: steps, loss }),
+                loss => Err(Error::diverged(steps, loss)),
             }
         };
         self.sampled(numbers.adapter + numbers.other, step)

@@ -133,7 +133,7 @@ fn once(folder: &Path, number: usize, output: &Output<StartLine>) -> Result<Time
 }
 
 /// A model folder as transformers writes it, a text and a recipe of one step.
-fn write_files(preset: Preset, folder: &Path) -> Result<(), Error> {
+pub(super) fn write_files(preset: Preset, folder: &Path) -> Result<(), Error> {
     let model = cases::causal(preset, &device::cpu().device);
     let base = folder.join("base");
     model.save(&base, WeightDtype::F32)?;

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use nola_models::WeightDtype;
+use serde::de::DeserializeOwned;
 
 use super::case::{Case, CaseInfo, Measured, Outcome};
 use super::cases::{AdapterSizes, Method, Preset};
@@ -151,7 +152,10 @@ impl Measured {
 }
 
 /// Measures a case in a process of its own; the inner error is what it said last.
-fn in_process(case: &str, threads: Option<usize>) -> Result<Result<Outcome, String>, BenchError> {
+pub(super) fn in_process<T: DeserializeOwned>(
+    case: &str,
+    threads: Option<usize>,
+) -> Result<Result<T, String>, BenchError> {
     let start = |source| BenchError::Start { source };
     let mut command = Command::new(std::env::current_exe().map_err(start)?);
     command.args(std::env::args_os().skip(1)).args(["--case", case]);

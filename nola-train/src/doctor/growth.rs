@@ -6,7 +6,7 @@ use nola_core::adapter::NolaConfig;
 use nola_models::{CausalLm, WeightDtype};
 use serde::Serialize;
 
-use crate::bench::machine::{MIB, resident_mib};
+use crate::bench::machine::used_mib;
 use crate::device::small_models::{gpt2, texts};
 use crate::device::steps::{Gradients, Stepping, attached};
 
@@ -52,14 +52,6 @@ impl Growth {
             "memory grows: by {mib:.1} MiB in twenty training steps, of which {:.1} MiB are expected at most",
             self.allowed_mib
         ))
-    }
-}
-
-/// Memory that tensors take there; on the CPU what the process holds.
-fn used_mib(device: &Device) -> Option<f64> {
-    match device.memory_pool_usage() {
-        Some(pools) => Some(pools.bytes_in_use as f64 / MIB),
-        None => resident_mib(),
     }
 }
 

@@ -34,6 +34,19 @@ pub enum BenchError {
         said: String,
     },
 
+    /// A run takes more memory the longer it lasts.
+    #[error(
+        "memory grows: the run of {model} took {growth:.1} MiB more after its last step than after its first steps; {allowed:.1} MiB are expected at most"
+    )]
+    MemoryGrows {
+        /// The kind of model.
+        model: String,
+        /// How much, in MiB.
+        growth: f64,
+        /// What is expected, in MiB.
+        allowed: f64,
+    },
+
     /// A model cannot read so many tokens.
     #[error("{model} reads at most {most} tokens, not {seq}; use a smaller --seq")]
     TooLong {
@@ -106,7 +119,10 @@ impl BenchError {
     /// The exit code of the program, as in the table of [`Error`](crate::Error).
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Start { .. } | Self::CasesFailed { .. } | Self::Training { .. } => 1,
+            Self::Start { .. }
+            | Self::CasesFailed { .. }
+            | Self::Training { .. }
+            | Self::MemoryGrows { .. } => 1,
             Self::TooLong { .. } | Self::TrainedWeights { .. } | Self::Threads { .. } => 2,
             Self::Io { .. } | Self::Json { .. } | Self::Twice { .. } | Self::NoCase { .. } => 4,
         }

@@ -5,9 +5,10 @@ use std::time::Instant;
 use burn::module::Module;
 use nola_core::Adapted;
 
-use super::{Course, Keeper, Terms, memory_line};
+use super::{Course, Keeper, Note, Terms, memory_line};
 use crate::Error;
 use crate::divergence::Divergence;
+use crate::error::non_finite;
 use crate::history::{History, HistoryPoint};
 use crate::model_with_loss::ModelWithLoss;
 use crate::overfitting;
@@ -17,7 +18,7 @@ use crate::session::Base;
 use crate::settings::SaveEvery;
 use crate::stop::Interrupt;
 use crate::task::{Batch, LargestPass, Model, Task};
-use crate::train::{Observer, StepReport, TrainingState};
+use crate::train::{Observer, StepReport, StepSamples, TrainingState};
 
 /// Seconds of a run, those before it was resumed included.
 #[derive(Debug, Clone, Copy)]
@@ -32,12 +33,18 @@ impl Clock {
     }
 }
 
+/// What is fitted to what, and how.
+pub(super) struct Fitting<'a, T> {
+    pub(super) task: &'a T,
+    pub(super) recipe: &'a Recipe,
+    pub(super) terms: &'a Terms<'a>,
+    pub(super) largest: &'a LargestPass,
+}
+
 /// Shows the loop, keeps its history and its best model, and scores the model.
 pub(super) struct ProgressObserver<'a, T: Task, K> {
-    task: &'a T,
-    terms: &'a Terms<'a>,
+    run: Fitting<'a, T>,
     keeper: &'a K,
-    largest: &'a LargestPass,
     progress: Progress,
     pub(super) history: History,
     targets: usize,
@@ -56,20 +63,16 @@ pub(super) struct ProgressObserver<'a, T: Task, K> {
 
 impl<'a, T: Task, K: Keeper<T>> ProgressObserver<'a, T, K> {
     pub(super) fn new(
-        task: &'a T,
-        largest: &'a LargestPass,
-        terms: &'a Terms<'a>,
+        run: Fitting<'a, T>,
         keeper: &'a K,
         progress: Progress,
         history: History,
         clock: Clock,
     ) -> Self {
-        let divergence = Some(Divergence::of(task.choices(), &history));
+        let divergence = Some(Divergence::of(run.task.choices(), &history));
         Self {
-            task,
-            terms,
+            run,
             keeper,
-            largest,
             progress,
             history,
             targets: 0,
@@ -95,6 +98,36 @@ impl<'a, T: Task, K: Keeper<T>> ProgressObserver<'a, T, K> {
         }
     }
 
+    /// Says in the result how many steps were skipped.
+    pub(super) fn skipped_steps(&self) -> Option<String> {
+        let skipped: Vec<usize> =
+            self.history.points.iter().filter(|point| point.is_skipped()).map(|point| point.step).collect();
+        let (first, count, of) = (skipped.first()?, skipped.len(), self.history.points.len());
+        Some(format!(
+            "{count} of {of} steps were skipped, the first of them step {first}, as loss or gradient were not finite; \
+             metrics.jsonl names their samples"
+        ))
+    }
+
+    /// Completes the prompts of the recipe, shows what the model writes and notes it.
+    ///
+    /// # Errors
+    /// If the model answers with what is not finite.
+    pub(super) fn write_samples(&mut self, step: usize, model: &Model<T>) -> Result<(), Error> {
+        let samples = self.run.task.completed(model, &self.run.recipe.samples, self.run.terms.device)?;
+        if samples.is_empty() {
+            return Ok(());
+        }
+        self.progress.samples(step, &samples);
+        self.log(&Note::Samples { step, samples: &samples });
+        Ok(())
+    }
+
+    fn log(&mut self, note: &Note) {
+        let logged = self.keeper.note(note);
+        self.note_failure(logged, "training goes on without this log");
+    }
+
     /// Says what could not be kept; the run is worth more than a folder that may be written later.
     fn note_failure(&mut self, kept: Result<(), Error>, then: &str) {
         if let Err(error) = kept {
@@ -106,26 +139,38 @@ impl<'a, T: Task, K: Keeper<T>> ProgressObserver<'a, T, K> {
 impl<T: Task, K: Keeper<T>> Observer<Model<T>> for ProgressObserver<'_, T, K> {
     fn stepped(&mut self, report: StepReport) {
         let StepReport { step, loss, learning_rate, targets, .. } = report;
-        let logged = self.keeper.log_step(&report, self.clock.seconds());
-        self.note_failure(logged, "training goes on without a log");
+        self.log(&Note::Step { report: &report, seconds: self.clock.seconds() });
         self.targets += targets;
-        if step == 1 && self.largest.step == 0 {
-            self.progress.note(&memory_line(self.largest, self.terms.device));
+        if step == 1 && self.run.largest.step == 0 {
+            self.progress.note(&memory_line(self.run.largest, self.run.terms.device));
         }
         self.divergence.iter_mut().for_each(|divergence| divergence.stepped(loss));
         self.progress.step(&progress::StepReport { step, targets: self.targets, loss, learning_rate });
         self.history.points.push(HistoryPoint { step, train_loss: loss, learning_rate, validation: None });
     }
 
+    fn skipped(&mut self, report: StepReport) {
+        let StepReport { step, loss, learning_rate, .. } = report;
+        let samples = self.samples_of_step(step);
+        self.progress.note(&format!("warning: step {step} is skipped: {}", non_finite(loss, step, &samples)));
+        self.log(&Note::Skipped { report: &report, samples: &samples, seconds: self.clock.seconds() });
+        let point = HistoryPoint { step, train_loss: f32::NAN, learning_rate, validation: None };
+        self.history.points.push(point);
+    }
+
+    fn samples_of_step(&self, step: usize) -> StepSamples {
+        self.run.task.samples_of_step(self.run.recipe, step - 1)
+    }
+
     fn evaluate(&mut self, step: usize, model: &Model<T>) -> Result<f64, Error> {
-        self.task.base().check_unchanged()?;
+        self.run.task.base().check_unchanged()?;
         self.progress.evaluating();
-        let evaluation = self.task.evaluate(model, self.terms.device)?;
-        self.task.base().check_unchanged()?;
+        let evaluation = self.run.task.evaluate(model, self.run.terms.device)?;
+        self.run.task.base().check_unchanged()?;
         let scores = T::scores(&evaluation);
         self.progress.evaluated(step, &scores);
         if !scores.is_finite() {
-            return Err(Error::Diverged { step, loss: scores.loss });
+            return Err(Error::diverged(step, scores.loss));
         }
         let divergence = self.divergence.as_mut();
         if let Some(warning) = divergence.and_then(|divergence| divergence.evaluated(step, scores.loss)) {
@@ -134,20 +179,20 @@ impl<T: Task, K: Keeper<T>> Observer<Model<T>> for ProgressObserver<'_, T, K> {
         if let Some(point) = self.history.points.last_mut() {
             point.validation = Some(scores);
         }
-        let logged = self.keeper.log_scores(&scores);
-        self.note_failure(logged, "training goes on without a log");
+        self.log(&Note::Scores { step, scores: &scores });
+        self.write_samples(step, model)?;
         self.newest = Some(evaluation);
         Ok(scores.rank())
     }
 
     fn score_quickly(&mut self, model: &Model<T>) -> Result<f64, Error> {
         if self.few.is_none() {
-            self.few = Some(self.task.few_samples(self.terms.device)?);
+            self.few = Some(self.run.task.few_samples(self.run.terms.device)?);
         }
         let few = self.few.as_ref().expect("it was just made");
         let loss = model.loss(few, 0.0).into_scalar::<f32>();
         if !loss.is_finite() {
-            return Err(Error::Diverged { step: self.history.points.len(), loss });
+            return Err(Error::diverged(self.history.points.len(), loss));
         }
         Ok(-f64::from(loss))
     }
@@ -175,13 +220,16 @@ impl<T: Task, K: Keeper<T>> Observer<Model<T>> for ProgressObserver<'_, T, K> {
     }
 
     fn save(&mut self, state: TrainingState) {
-        let course = Course { history: self.history.clone(), seconds: self.clock.seconds() };
+        let mut history = self.history.clone();
+        // A run that diverged is kept as it was before its last steps.
+        history.points.truncate(state.step);
+        let course = Course { history, seconds: self.clock.seconds() };
         let kept = self.keeper.keep_checkpoint(state, &course);
         self.note_failure(kept, "training goes on, and it is tried again at the next checkpoint");
         self.saved = Instant::now();
     }
 
     fn stopped(&self) -> Option<Interrupt> {
-        self.terms.stop.asked()
+        self.run.terms.stop.asked()
     }
 }

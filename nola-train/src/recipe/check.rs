@@ -177,7 +177,7 @@ mod tests {
         if path != "data.validation_split" {
             sets.push("data.validation=val".to_owned());
         }
-        if path.starts_with("data.text.") {
+        if path.starts_with("data.text.") || path.starts_with("samples.") {
             sets.push(format!("data.format={}", DataFormat::ALL[7].0));
         }
         let table = path.rsplit_once('.').map_or("", |(table, _)| table);

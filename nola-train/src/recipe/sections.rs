@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Findings, Problem};
-use crate::settings::{OptimizerKind, Period, TrainSettings};
+use crate::settings::{MAX_SAMPLES, OptimizerKind, Period, TrainSettings};
 
 impl TrainSettings {
     /// What depends on more than one key; ranges are checked as the schema states them.
@@ -50,11 +50,15 @@ pub struct OutputRecipe {
     /// Size of a stored coefficient: 8 bits score as 32 do on the shipped tasks, 4 bits do not everywhere.
     #[schemars(example = 16, extend("enum" = [32, 16, 8, 4, 3, 2], "x-unit" = "bits"))]
     pub coefficient_bits: u8,
+    /// Whether `tensorboard/` in the folder of the run holds losses, learning rate, gradient norm, scores and `samples` for
+    /// TensorBoard; `tensorboard --logdir runs` shows them.
+    #[schemars(example = true)]
+    pub tensorboard: bool,
 }
 
 impl Default for OutputRecipe {
     fn default() -> Self {
-        Self { dir: PathBuf::new(), coefficient_bits: 8 }
+        Self { dir: PathBuf::new(), coefficient_bits: 8, tensorboard: false }
     }
 }
 
@@ -70,5 +74,25 @@ impl OutputRecipe {
         if self.dir.as_os_str().is_empty() {
             findings.add("output.dir", Problem::Missing { example: "dir = \"runs/first\"".to_owned() });
         }
+    }
+}
+
+/// Prompts that the model completes before training and at each evaluation, for people to see what it learns; text only. They
+/// change nothing of what is learned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SamplesRecipe {
+    /// The prompts, each written like a row of `data.format`, as `generate` does; of a `data.text.template` each is the text of
+    /// its only column, and with several columns the whole prompt.
+    #[schemars(example = ["name[Blue Spice], area[riverside]"], extend("x-unit" = "prompts"))]
+    pub prompts: Vec<String>,
+    /// Most tokens that are added to each, the likeliest ones.
+    #[schemars(range(min = 1, max = MAX_SAMPLES), example = 32, extend("x-unit" = "tokens"))]
+    pub max_new_tokens: usize,
+}
+
+impl Default for SamplesRecipe {
+    fn default() -> Self {
+        Self { prompts: Vec::new(), max_new_tokens: 64 }
     }
 }

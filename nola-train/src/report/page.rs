@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::chart::rendered;
 use super::confusion::is_numbered;
-use super::{Continuation, MISTAKES, Misclassified, RunReport};
+use super::{Continuation, MISTAKES, Misclassified, RunReport, ShownSample};
 use crate::amounts::{bytes, percent, thousands};
 use crate::baseline::Baseline;
 use crate::history::History;
@@ -48,6 +48,7 @@ struct Page<'a> {
     has_perplexity: bool,
     has_interval: bool,
     continuations: &'a [Continuation],
+    samples: &'a [ShownSample],
 }
 
 #[derive(Serialize)]
@@ -115,6 +116,7 @@ pub(super) fn render(report: &RunReport, charts: &[String], confusion: Option<&s
         has_perplexity: report.rows.iter().any(|row| row.perplexity.is_some()),
         has_interval: report.rows.iter().any(|row| row.accuracy_interval.is_some()),
         continuations: &details.continuations,
+        samples: &report.samples,
     };
     rendered("page.html", Value::from(Serde(page)))
 }

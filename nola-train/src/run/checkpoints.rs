@@ -100,7 +100,7 @@ mod tests {
 
     fn after(step: usize) -> Checkpoint {
         let (trained, moments, best) = (TrainedState::new(), Moments::new(), Best::default());
-        let state = TrainingState { step, between: Between::Done, trained, moments, best };
+        let state = TrainingState { step, between: Between::Done, trained, moments, best, skipped: 0 };
         Checkpoint { state, run: serde_json::Value::Null, history: TrainedState::new() }
     }
 

@@ -10,7 +10,8 @@ use nola_core::folder::create_folders;
 use super::checkpoints::{CHECKPOINTS, is_resumable};
 use super::log::METRICS;
 use super::partial::{is_partial, old, remove};
-use super::{ADAPTER, LAST_ADAPTER, MODEL, Occupied, RECIPE, RESULT};
+use super::tensorboard::TENSORBOARD;
+use super::{ADAPTER, LAST_ADAPTER, MODEL, Occupied, RECIPE, RESULT, SAMPLES};
 use crate::Error;
 use crate::train::ResumeError;
 
@@ -271,7 +272,8 @@ fn rubble(folder: &Path) -> io::Result<Option<Vec<PathBuf>>> {
             continue;
         }
         let is_empty = text == CHECKPOINTS && !is_resumable(folder);
-        if !is_empty && text != RECIPE && text != METRICS && !is_partial(&text) {
+        let is_log = [METRICS, SAMPLES, TENSORBOARD].contains(&&*text);
+        if !is_empty && !is_log && text != RECIPE && !is_partial(&text) {
             return Ok(None);
         }
         found.push(folder.join(&name));

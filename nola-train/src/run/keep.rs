@@ -11,18 +11,16 @@ use nola_core::folder::{self, CoefficientBits, Description, peft};
 use nola_models::WeightDtype;
 use serde_json::Value;
 
-use super::log::{METRICS, MetricsLog, StepLine, ValidationLine};
 use super::partial::{PARTIAL, beside, old, remove};
 use super::resume::{OfRun, Origin};
 use super::{ADAPTER, LAST_ADAPTER, MODEL, RunFolder, checkpoints};
 use crate::Error;
-use crate::fit::{Course, Keeper, rounded};
-use crate::progress::Scores;
+use crate::fit::{Course, Keeper, Note, rounded};
 use crate::recipe::{CheckedRecipe, MethodRecipe};
 use crate::session::Base;
 use crate::task::{Model, Task};
 use crate::terminal::err_line;
-use crate::train::{Checkpoint, StepReport, TrainingState};
+use crate::train::{Checkpoint, TrainingState};
 
 /// What lies in a run folder beside the models: recipe, result and report, without images.
 const OTHER_BYTES: u64 = 64 << 10;
@@ -75,7 +73,7 @@ impl<T: Task> Keeper<T> for Keeping<'_, T> {
     fn keep_checkpoint(&self, state: TrainingState, course: &Course) -> Result<(), Error> {
         self.folder.hold(self.recipe)?;
         // A checkpoint counts on the lines of its steps.
-        self.with_log(MetricsLog::sync)?;
+        self.folder.logs.sync()?;
         let (course, history) = course.to_stored();
         let of_run = OfRun { origin: self.origin().clone(), course };
         let run = serde_json::to_value(of_run).expect("numbers and text");
@@ -83,24 +81,12 @@ impl<T: Task> Keeper<T> for Keeping<'_, T> {
         checkpoints::keep(self.folder.path(), &Checkpoint { state, run, history }, count)
     }
 
-    fn log_step(&self, report: &StepReport, seconds: f64) -> Result<(), Error> {
-        self.with_log(|log| log.add(&StepLine::new(report, seconds)))
-    }
-
-    fn log_scores(&self, scores: &Scores) -> Result<(), Error> {
-        self.with_log(|log| log.evaluated(&ValidationLine::from(scores)))
+    fn note(&self, note: &Note) -> Result<(), Error> {
+        self.folder.logs.note(note)
     }
 }
 
 impl<T: Task> Keeping<'_, T> {
-    /// Does something with the log; one that fails is given up.
-    pub(super) fn with_log(&self, work: impl FnOnce(&mut MetricsLog) -> io::Result<()>) -> Result<(), Error> {
-        let mut log = self.folder.log.borrow_mut();
-        let Some(Err(source)) = log.as_mut().map(work) else { return Ok(()) };
-        *log = None;
-        Err(Error::Output { path: self.folder.path().join(METRICS), source })
-    }
-
     /// What the run is made of; hashing all data takes its time, so it is done once.
     fn origin(&self) -> &Origin {
         self.origin.get_or_init(|| Origin {

@@ -4,10 +4,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Seek, Write};
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
+use super::run_log::RunLog;
+use crate::fit::Note;
 use crate::progress::{Scores, Target};
-use crate::train::{Between, StepReport};
+use crate::train::{Between, StepReport, StepSamples};
 
 /// Loss, rate and scores of every step.
 pub const METRICS: &str = "metrics.jsonl";
@@ -17,16 +19,24 @@ pub const METRICS: &str = "metrics.jsonl";
 pub struct StepLine {
     /// Optimizer step, counted from 1.
     pub step: usize,
-    /// Mean training loss in nats per target.
+    /// Mean training loss in nats per target; null where it is not finite.
+    #[serde(deserialize_with = "null_as_nan")]
     pub loss: f32,
     /// Learning rate.
     pub learning_rate: f64,
-    /// 2-norm of all gradients, before it was limited.
+    /// 2-norm of all gradients, before it was limited; null where it is not finite.
+    #[serde(deserialize_with = "null_as_nan")]
     pub gradient_norm: f64,
     /// Targets of the step: images, or tokens with a loss.
     pub targets: usize,
     /// Seconds of training when its loss was known; those of several steps are known at once.
     pub seconds: f64,
+    /// Whether it was skipped, as loss or gradient are not finite; absent where it was not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
+    /// What a skipped step is made of; absent of others.
+    #[serde(default, skip_serializing_if = "StepSamples::is_empty")]
+    pub samples: StepSamples,
     /// Scores on the validation data after the step; absent where there was no evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<ValidationLine>,
@@ -48,8 +58,28 @@ impl StepLine {
     /// The line of a step that was told after so many seconds.
     pub fn new(report: &StepReport, seconds: f64) -> Self {
         let StepReport { step, loss, gradient_norm, learning_rate, targets } = *report;
-        Self { step, loss, learning_rate, gradient_norm, targets, seconds, validation: None }
+        Self {
+            step,
+            loss,
+            learning_rate,
+            gradient_norm,
+            targets,
+            seconds,
+            skipped: false,
+            samples: StepSamples::default(),
+            validation: None,
+        }
     }
+
+    /// The same of a step that was skipped.
+    pub fn skipped(report: &StepReport, samples: StepSamples, seconds: f64) -> Self {
+        Self { skipped: true, samples, ..Self::new(report, seconds) }
+    }
+}
+
+/// A number, or what JSON has where there is none.
+fn null_as_nan<'de, T: From<f32> + Deserialize<'de>, D: Deserializer<'de>>(number: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(number)?.unwrap_or_else(|| f32::NAN.into()))
 }
 
 impl From<&Scores> for ValidationLine {
@@ -84,13 +114,15 @@ pub(super) struct MetricsLog {
     bytes: u64,
     /// Whether there is a last line, and it has no scores yet.
     takes_scores: bool,
+    /// The line of the step after which a run goes on.
+    newest: Option<StepLine>,
 }
 
 impl MetricsLog {
     /// An empty file in the folder of a run.
     pub(super) fn create(run: &Path) -> io::Result<Self> {
         let file = BufWriter::new(File::create(run.join(METRICS))?);
-        Ok(Self { file, bytes: 0, takes_scores: false })
+        Ok(Self { file, bytes: 0, takes_scores: false, newest: None })
     }
 
     /// The file of a run that goes on after `step` optimizer steps: what comes later is cut off, and so are scores of an
@@ -98,7 +130,7 @@ impl MetricsLog {
     pub(super) fn resume(run: &Path, step: usize, between: Between) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(run.join(METRICS))?;
-        let (mut start, mut last, mut is_newest, mut bytes) = (0, String::new(), false, 0);
+        let (mut start, mut last, mut newest, mut bytes) = (0, String::new(), None, 0);
         for line in BufReader::new(&file).split(b'\n') {
             let Ok(text) = String::from_utf8(line?) else { break };
             let Some(line) = serde_json::from_str::<StepLine>(&text).ok().filter(|line| line.step <= step)
@@ -107,11 +139,12 @@ impl MetricsLog {
             };
             start = bytes;
             bytes += text.len() as u64 + 1;
-            (last, is_newest) = (text, line.step == step);
+            (last, newest) = (text, (line.step == step).then_some(line));
         }
         let scores = last.find(SCORES);
         let takes_scores = scores.is_none() && !last.is_empty();
-        let mut log = Self { file: BufWriter::new(file), bytes, takes_scores };
+        let is_newest = newest.is_some();
+        let mut log = Self { file: BufWriter::new(file), bytes, takes_scores, newest };
         // The last line may have been cut off before its end, or saved with another one.
         log.cut(start + last.trim_end().len() as u64)?;
         log.write(if bytes > 0 { "\n" } else { "" })?;
@@ -121,6 +154,11 @@ impl MetricsLog {
             log.takes_scores = true;
         }
         Ok(log)
+    }
+
+    /// The line of the step after which a run goes on; none of a run that begins.
+    pub(super) fn newest(&self) -> Option<&StepLine> {
+        self.newest.as_ref()
     }
 
     /// Forgets everything behind so many bytes.
@@ -138,13 +176,13 @@ impl MetricsLog {
     }
 
     /// Adds a line.
-    pub(super) fn add(&mut self, line: &StepLine) -> io::Result<()> {
+    fn add(&mut self, line: &StepLine) -> io::Result<()> {
         self.takes_scores = line.validation.is_none();
         self.write(&(serde_json::to_string(line)? + "\n"))
     }
 
     /// Adds scores to the last line, if it has none.
-    pub(super) fn evaluated(&mut self, scores: &ValidationLine) -> io::Result<()> {
+    fn evaluated(&mut self, scores: &ValidationLine) -> io::Result<()> {
         if !std::mem::take(&mut self.takes_scores) {
             return Ok(());
         }
@@ -155,9 +193,25 @@ impl MetricsLog {
         self.write(&format!("{SCORES}{}{END}", serde_json::to_string(scores)?))?;
         self.file.flush()
     }
+}
 
-    /// Sees to it that all lines are on the disk.
-    pub(super) fn sync(&mut self) -> io::Result<()> {
+impl RunLog for MetricsLog {
+    fn name(&self) -> &'static str {
+        METRICS
+    }
+
+    fn note(&mut self, note: &Note) -> io::Result<()> {
+        match *note {
+            Note::Step { report, seconds } => self.add(&StepLine::new(report, seconds)),
+            Note::Skipped { report, samples, seconds } => {
+                self.add(&StepLine::skipped(report, samples.clone(), seconds))
+            }
+            Note::Scores { scores, .. } => self.evaluated(&ValidationLine::from(scores)),
+            Note::Samples { .. } => Ok(()),
+        }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
         self.file.flush()?;
         self.file.get_ref().sync_data()
     }
@@ -200,6 +254,30 @@ mod tests {
         let run = with_steps(3);
         let evaluated = StepLine { validation: Some(scores()), ..line(2) };
         assert_eq!(lines(run.path()), [line(1), evaluated, line(3)]);
+    }
+
+    #[test]
+    fn a_skipped_step_has_a_line_with_its_samples_and_null_for_what_is_not_finite() {
+        let run = tempfile::tempdir().expect("a temporary folder");
+        let report = StepReport {
+            step: 1,
+            loss: f32::INFINITY,
+            gradient_norm: f64::NAN,
+            learning_rate: 1e-3,
+            targets: 4,
+        };
+        let mut log = MetricsLog::create(run.path()).expect("a free disk");
+        log.add(&StepLine::skipped(&report, StepSamples(vec!["a.txt:3".to_owned()]), 0.25))
+            .expect("a free disk");
+        log.add(&line(2)).expect("a free disk");
+        log.sync().expect("a free disk");
+        let text = std::fs::read_to_string(run.path().join(METRICS)).expect("a file");
+        let expected = "{\"step\":1,\"loss\":null,\"learning_rate\":0.001,\"gradient_norm\":null,\"targets\":4,\
+                        \"seconds\":0.25,\"skipped\":true,\"samples\":[\"a.txt:3\"]}\n";
+        assert!(text.starts_with(expected), "{text}");
+        // And a run goes on behind it.
+        MetricsLog::resume(run.path(), 1, Between::Done).expect("a file").sync().expect("a free disk");
+        assert_eq!(std::fs::read_to_string(run.path().join(METRICS)).expect("a file"), expected);
     }
 
     #[test]

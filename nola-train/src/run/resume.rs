@@ -19,11 +19,16 @@ use crate::terminal::err_line;
 use crate::train::{Checkpoint, ResumeError};
 
 /// Keys that change nothing of what was computed.
-const FREE: [&str; 5] = [
+const FREE: [&str; 10] = [
     "data.cache_mib",
     "data.text.cache",
     "output.coefficient_bits",
+    "output.tensorboard",
+    "samples.max_new_tokens",
+    "samples.prompts",
     "train.keep_checkpoints",
+    "train.max_skipped",
+    "train.on_non_finite",
     "train.save_every",
 ];
 const STEPS: &str = "train.steps";
@@ -229,6 +234,9 @@ mod tests {
             "train.save_every=5",
             "train.save_every=1h",
             "train.keep_checkpoints=9",
+            "output.tensorboard=true",
+            "train.max_skipped=2",
+            "train.on_non_finite=skip",
             "output.coefficient_bits=4",
         ] {
             assert_eq!(changed(&[], &[key]), "", "{key}");

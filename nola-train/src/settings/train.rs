@@ -90,6 +90,12 @@ pub struct TrainSettings {
     /// memory in which one block's activations take the place of all blocks'.
     #[schemars(example = true)]
     pub gradient_checkpointing: bool,
+    /// What becomes of a step whose loss or gradient is not finite.
+    #[schemars(example = &"skip")]
+    pub on_non_finite: OnNonFinite,
+    /// Steps in a row that `on_non_finite = "skip"` leaves out; one more ends the run.
+    #[schemars(range(min = 1, max = 1_000_000), example = 3, extend("x-unit" = "optimizer steps"))]
+    pub max_skipped: usize,
     /// Distance between evaluations; 0 evaluates only at the end.
     #[schemars(example = 50, extend("x-unit" = "optimizer steps"))]
     pub evaluate_every: Period,
@@ -123,6 +129,16 @@ pub enum OptimizerKind {
     Adam,
     /// Stochastic gradient descent with momentum.
     Sgd,
+}
+
+/// What becomes of a step whose loss or gradient is not finite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnNonFinite {
+    /// It ends the run and is named with its samples; losses are read every 200 ms, so that the device is not waited for.
+    Stop,
+    /// It changes nothing of the model and is named with its samples; the loop waits for the device in every step to know.
+    Skip,
 }
 
 /// Course of the learning rate after the warm-up.
@@ -167,6 +183,8 @@ impl Default for TrainSettings {
             clip_norm: None,
             label_smoothing: 0.0,
             gradient_checkpointing: false,
+            on_non_finite: OnNonFinite::Stop,
+            max_skipped: 10,
             evaluate_every: Period(100),
             early_stop: 0,
             save_every: SaveEvery::default(),

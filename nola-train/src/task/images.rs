@@ -10,6 +10,7 @@ use nola_models::Vit;
 use super::{LargestPass, Task, spread};
 use crate::Error;
 use crate::baseline::Baseline;
+use crate::completion::Completion;
 use crate::data::{
     Dataset, HostBatch, Images, Order, Prefetch, TrainingPlan, WeightedSamples, bad_images, evaluation_batch,
     training_batches,
@@ -23,11 +24,12 @@ use crate::portion::Drawn;
 use crate::printable::path_name;
 use crate::problems::Limits;
 use crate::progress::{Downloads, Scores, Target};
-use crate::recipe::{DataRecipe, Recipe, TrainingPaths, WeightedPath};
+use crate::recipe::{DataRecipe, Recipe, SamplesRecipe, TrainingPaths, WeightedPath};
 use crate::recipe_files::{located, located_model};
 use crate::report::{self, Misclassified, ReportSections};
 use crate::session::{Base, ImageBase};
 use crate::terminal::err_line;
+use crate::train::StepSamples;
 
 /// A vision transformer and labelled images.
 #[derive(Debug, Clone)]
@@ -161,8 +163,8 @@ impl Task for ImageTask {
         device: &Device,
     ) -> impl Iterator<Item = Result<Vec<ImageBatch>, Error>> {
         let (train, device) = (&recipe.train, device.clone());
-        let order = Order::new(self.parts.clone(), train.batch, train.seed);
-        let plan = TrainingPlan { order, augmentation: recipe.data.augment.clone(), steps };
+        let plan =
+            TrainingPlan { order: self.order(recipe), augmentation: recipe.data.augment.clone(), steps };
         let images = Arc::clone(&self.splits.train);
         let micro_batch = train.micro_batch();
         let batches = training_batches(images, self.base.preprocessor.clone(), plan);
@@ -171,6 +173,11 @@ impl Task for ImageTask {
             passes.into_iter().map(|pass| ImageBatch::new(pass, &device)).collect()
         };
         Prefetch::of(passes).map(move |passes| Ok(moved(passes?)))
+    }
+
+    fn samples_of_step(&self, recipe: &Recipe, step: usize) -> StepSamples {
+        let samples = self.order(recipe).step(step);
+        StepSamples(samples.into_iter().map(|sample| self.splits.train.name(sample)).collect())
     }
 
     fn largest_pass(&self, recipe: &Recipe) -> LargestPass {
@@ -200,6 +207,15 @@ impl Task for ImageTask {
         Ok(None)
     }
 
+    fn completed(
+        &self,
+        _vit: &Vit,
+        _samples: &SamplesRecipe,
+        _device: &Device,
+    ) -> Result<Vec<Completion>, Error> {
+        Ok(Vec::new())
+    }
+
     fn details(&self, _vit: &Vit, evaluation: &Evaluation) -> Result<ReportSections, Error> {
         let classes = self.splits.validation.classes().to_vec();
         let facts = [
@@ -218,6 +234,11 @@ impl Task for ImageTask {
 }
 
 impl ImageTask {
+    /// The order in which a run sees the training images.
+    fn order(&self, recipe: &Recipe) -> Order {
+        Order::new(self.parts.clone(), recipe.train.batch, recipe.train.seed)
+    }
+
     /// The most confident mistakes, as many as the report shows: images can be large.
     fn misclassified(&self, evaluation: &Evaluation) -> Result<Vec<Misclassified>, Error> {
         let predictions = evaluation.predictions.iter().enumerate();

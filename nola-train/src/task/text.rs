@@ -12,16 +12,20 @@ use nola_models::tokenizer::DecodeSpecials;
 
 use super::{LargestPass, Task, say_held_out, spread};
 use crate::baseline::Baseline;
+use crate::completion::Completion;
 use crate::data::{Order, Prefetch, WeightedSamples};
 use crate::data_counts::DataCounts;
 use crate::data_files::{self, Found, HubData};
 use crate::data_hash::DataHash;
-use crate::evaluate::{Decoding, TextEvaluation, TextScores, evaluate_text, score_written, with_room};
+use crate::evaluate::{
+    Decoding, TextEvaluation, TextScores, evaluate_text, score_written, with_room, write_all,
+};
 use crate::model_with_loss::TextBatch;
 use crate::portion::{DataSource, Drawn, Portion, Split};
 use crate::printable::path_name;
 use crate::progress::{Downloads, Scores, Target};
-use crate::recipe::{DataRecipe, Recipe, TrainingPaths};
+use crate::prompt::{self, Reading};
+use crate::recipe::{DataRecipe, Recipe, SamplesRecipe, TrainingPaths};
 use crate::recipe_files::located_model;
 use crate::report::{Continuation, ReportSections};
 use crate::session::{Base, Template, TextBase, TextEncoder, model_folder};
@@ -31,6 +35,7 @@ use crate::text::{
     self, BadRows, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat, TextReport,
     TextSettings, TextSource, TokenBatch, preview,
 };
+use crate::train::StepSamples;
 use crate::{Error, device, notices};
 
 /// Prompts of the validation data that the report shows.
@@ -54,6 +59,8 @@ pub struct Text {
     parts: Vec<WeightedSamples>,
     validation: Arc<TextData>,
     prompts: Vec<References>,
+    /// The tokens of each prompt that is completed at evaluations.
+    sample_prompts: Vec<Vec<u32>>,
     counts: DataCounts,
     sources: Vec<HubData>,
     warnings: Vec<String>,
@@ -89,6 +96,7 @@ impl Task for Text {
         let encoder = TextEncoder::open(&folder)?;
         notices::tell(&encoder.notices());
         let format = text_format(data)?;
+        let sample_prompts = sample_prompts(recipe, format, &encoder)?;
         let train = open_texts("training", &learned_from.sources, data, &encoder)?;
         let validation = open_texts("validation", &scored_on.sources, data, &encoder)?;
         let parts = weighted(&recipe.data.train, &train.parts);
@@ -104,7 +112,7 @@ impl Task for Text {
         let (train, validation) = (Arc::new(train.data), Arc::new(validation.data));
         let sources = sources(data, &learned_from, &scored_on)?;
         let base = TextBase::load(encoder, &model, seed, device)?;
-        Ok(Self { base, train, parts, validation, prompts, counts, sources, warnings })
+        Ok(Self { base, train, parts, validation, prompts, sample_prompts, counts, sources, warnings })
     }
 
     fn counts(&self) -> &DataCounts {
@@ -160,6 +168,12 @@ impl Task for Text {
         Prefetch::of(passes).map(move |passes| Ok(moved(passes)))
     }
 
+    fn samples_of_step(&self, recipe: &Recipe, step: usize) -> StepSamples {
+        let rows = self.rows_of_steps(recipe)(step);
+        let places = rows.into_iter().flat_map(|row| self.train.places(row));
+        StepSamples(places.map(|place| place.to_string()).collect())
+    }
+
     fn largest_pass(&self, recipe: &Recipe) -> LargestPass {
         let (lengths, mut rows) = (self.train.lengths(), self.rows_of_steps(recipe));
         let longest = lengths.iter().copied().max().unwrap_or(0);
@@ -213,6 +227,22 @@ impl Task for Text {
         Ok(Some(scores))
     }
 
+    fn completed(
+        &self,
+        model: &CausalLm,
+        samples: &SamplesRecipe,
+        device: &Device,
+    ) -> Result<Vec<Completion>, Error> {
+        if self.sample_prompts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let decoding = self.greedy(samples.max_new_tokens, WRITTEN_PROMPTS);
+        let written = write_all(model, &self.base.encoder, &self.sample_prompts, &decoding, device, |_| ())?;
+        let texts = written.into_iter().flatten().map(|written| written.text.trim().to_owned());
+        let pairs = samples.prompts.iter().cloned().zip(texts);
+        Ok(pairs.map(|(prompt, text)| Completion { prompt, text }).collect())
+    }
+
     fn details(&self, model: &CausalLm, evaluation: &TextEvaluation) -> Result<ReportSections, Error> {
         let facts = [
             ("training tokens", self.train.report.targets.to_string()),
@@ -263,6 +293,36 @@ impl Text {
         let generation = GenerationConfig { eos_token_id, max_new_tokens, ..GenerationConfig::default() };
         Decoding { generation, batch }
     }
+}
+
+/// The tokens of each prompt that is completed at evaluations, written like a row of the data.
+///
+/// # Errors
+/// If one cannot be tokenised or leaves no room for an answer.
+fn sample_prompts(
+    recipe: &Recipe,
+    format: TextFormat,
+    encoder: &TextEncoder,
+) -> Result<Vec<Vec<u32>>, Error> {
+    let (settings, prompts) = (&recipe.data.text, &recipe.samples.prompts);
+    let texts = match format == TextFormat::Template && settings.template.columns().len() == 1 {
+        true => prompt::filled(&settings.template, &[], prompts)?,
+        false => prompts.clone(),
+    };
+    let context = encoder.info.max_tokens;
+    let tokens = |(text, shown): (&String, &String)| {
+        let wrong = |problem| Error::SamplePrompt { prompt: shown.clone(), problem };
+        let tokens = prompt::tokens(text, Reading::Row(format), &settings.system, encoder);
+        let tokens = tokens.map_err(|error| wrong(error.to_string()))?;
+        match tokens.len() {
+            0 => Err(wrong("it has no tokens; give it some words".to_owned())),
+            long if long >= context => Err(wrong(format!(
+                "its {long} tokens leave no room in the model's context of {context} tokens; shorten it"
+            ))),
+            _ => Ok(tokens),
+        }
+    };
+    texts.iter().zip(prompts).map(tokens).collect()
 }
 
 /// What of the data of a recipe came from the hub.

@@ -20,6 +20,15 @@ pub struct Place {
     pub spot: RowLocation,
 }
 
+/// Where a sample is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The file, counted from 0 among those of its data set.
+    pub file: usize,
+    /// The row in it; of running text, the one in which the sample begins.
+    pub row: RowLocation,
+}
+
 /// Where in a file a row stands, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RowLocation {

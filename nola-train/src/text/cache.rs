@@ -14,10 +14,10 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
-use super::{Packing, Sample, TextError, TextReport, TextSettings, TextSource};
+use super::{Origin, Packing, RowLocation, Sample, TextError, TextReport, TextSettings, TextSource};
 
 /// Changes whenever the same data would become other samples.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// The place of one data set in the cache folder.
 pub(super) struct Cache {
@@ -28,8 +28,8 @@ pub(super) struct Cache {
 /// What the cache holds.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// The samples and their report.
-    Samples(Vec<Sample>, TextReport),
+    /// The samples, where they are from, and their report.
+    Samples(Vec<Sample>, Vec<Origin>, TextReport),
     /// Nothing.
     Nothing,
     /// A file that is not what was written.
@@ -67,9 +67,9 @@ impl Cache {
     ///
     /// # Errors
     /// If they cannot be written.
-    pub fn save(&self, samples: &[Sample], report: &TextReport) -> Result<(), TextError> {
+    pub fn save(&self, samples: &[Sample], origins: &[Origin], report: &TextReport) -> Result<(), TextError> {
         let failed = |source| TextError::Cache { folder: self.folder.clone(), source };
-        let arrays = Arrays::of(samples);
+        let arrays = Arrays::of(samples, origins);
         let report = serde_json::to_string(report).expect("a report is made of numbers");
         let metadata = HashMap::from([
             ("sha256".to_owned(), self.digest(&report, &arrays)),
@@ -101,12 +101,13 @@ impl Cache {
             lengths: array("lengths")?,
             ranges: array("ranges")?,
             ends: array("ends")?,
+            origins: array("origins")?,
         };
         let report = metadata.get("report")?;
         if *metadata.get("sha256")? != self.digest(report, &arrays) {
             return None;
         }
-        Some(Found::Samples(arrays.samples()?, serde_json::from_str(report).ok()?))
+        Some(Found::Samples(arrays.samples()?, arrays.origins()?, serde_json::from_str(report).ok()?))
     }
 
     fn digest(&self, report: &str, arrays: &Arrays) -> String {
@@ -130,21 +131,37 @@ struct Arrays {
     ranges: Vec<u32>,
     /// Start and end of each range.
     ends: Vec<u32>,
+    /// File, row and line of each; 0 where it has no such number.
+    origins: Vec<u32>,
 }
 
 impl Arrays {
-    fn of(samples: &[Sample]) -> Self {
+    fn of(samples: &[Sample], origins: &[Origin]) -> Self {
         let ends = samples.iter().flat_map(|sample| &sample.trained);
         Self {
             ids: samples.iter().flat_map(|sample| sample.ids.iter().copied()).collect(),
             lengths: samples.iter().map(|sample| sample.ids.len() as u32).collect(),
             ranges: samples.iter().map(|sample| sample.trained.len() as u32).collect(),
             ends: ends.flat_map(|range| [range.start as u32, range.end as u32]).collect(),
+            origins: origins.iter().flat_map(origin_numbers).collect(),
         }
     }
 
-    fn named(&self) -> [(&'static str, &[u32]); 4] {
-        [("ids", &self.ids), ("lengths", &self.lengths), ("ranges", &self.ranges), ("ends", &self.ends)]
+    fn named(&self) -> [(&'static str, &[u32]); 5] {
+        [
+            ("ids", &self.ids),
+            ("lengths", &self.lengths),
+            ("ranges", &self.ranges),
+            ("ends", &self.ends),
+            ("origins", &self.origins),
+        ]
+    }
+
+    /// Where the samples are from, if it is known of each.
+    fn origins(&self) -> Option<Vec<Origin>> {
+        let (origins, rest) = self.origins.as_chunks::<3>();
+        (rest.is_empty() && origins.len() == self.lengths.len())
+            .then(|| origins.iter().map(origin_of).collect())
     }
 
     /// The samples, if the arrays fit each other.
@@ -159,6 +176,26 @@ impl Arrays {
         };
         self.lengths.iter().zip(&self.ranges).map(sample).collect()
     }
+}
+
+/// File, row and line.
+fn origin_numbers(origin: &Origin) -> [u32; 3] {
+    let (row, line) = match origin.row {
+        RowLocation::Line(line) => (0, line),
+        RowLocation::Row(row) => (row, 0),
+        RowLocation::RowAtLine { row, line } => (row, line),
+    };
+    [origin.file, row, line].map(|number| u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+fn origin_of(numbers: &[u32; 3]) -> Origin {
+    let [file, row, line] = numbers.map(|number| number as usize);
+    let row = match (row, line) {
+        (0, line) => RowLocation::Line(line),
+        (row, 0) => RowLocation::Row(row),
+        (row, line) => RowLocation::RowAtLine { row, line },
+    };
+    Origin { file, row }
 }
 
 /// The hash of everything that samples depend on.
@@ -244,22 +281,27 @@ mod tests {
         vec![Sample::learned_from(1, vec![1, 2, 3]), twice, Sample::learned_from(0, vec![8, 9])]
     }
 
+    fn origins() -> Vec<Origin> {
+        let rows = [RowLocation::Line(7), RowLocation::Row(1), RowLocation::RowAtLine { row: 2, line: 3 }];
+        rows.into_iter().enumerate().map(|(file, row)| Origin { file, row }).collect()
+    }
+
     #[test]
     fn what_is_saved_is_found_again() {
         let folder = tempfile::tempdir().unwrap();
         let cache = cache(&folder.path().join("new"));
         let report = TextReport { rows: 3, longest: 3, ..TextReport::default() };
         assert!(matches!(cache.load(), Found::Nothing));
-        cache.save(&samples(), &report).unwrap();
-        let Found::Samples(found, found_report) = cache.load() else { panic!("not found") };
-        assert_eq!((found, found_report), (samples(), report));
+        cache.save(&samples(), &origins(), &report).unwrap();
+        let Found::Samples(found, of, found_report) = cache.load() else { panic!("not found") };
+        assert_eq!((found, of, found_report), (samples(), origins(), report));
     }
 
     #[test]
     fn a_change_of_any_byte_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let cache = cache(folder.path());
-        cache.save(&samples(), &TextReport::default()).unwrap();
+        cache.save(&samples(), &origins(), &TextReport::default()).unwrap();
         let bytes = std::fs::read(cache.file()).unwrap();
         // The first eight bytes say how long the header is; a blank in the header changes nothing.
         for position in (0..bytes.len()).filter(|&position| bytes[position] != b' ') {
@@ -274,7 +316,7 @@ mod tests {
     fn a_file_cut_short_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let cache = cache(folder.path());
-        cache.save(&samples(), &TextReport::default()).unwrap();
+        cache.save(&samples(), &origins(), &TextReport::default()).unwrap();
         let bytes = std::fs::read(cache.file()).unwrap();
         for length in 0..bytes.len() {
             std::fs::write(cache.file(), &bytes[..length]).unwrap();
@@ -286,7 +328,7 @@ mod tests {
     fn a_file_under_the_name_of_another_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let first = cache(folder.path());
-        first.save(&samples(), &TextReport::default()).unwrap();
+        first.save(&samples(), &origins(), &TextReport::default()).unwrap();
         let other = Cache { key: "other".to_owned(), ..cache(folder.path()) };
         std::fs::rename(first.file(), other.file()).unwrap();
         assert!(matches!(other.load(), Found::Damaged));
@@ -297,7 +339,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
-        let message = cache(&file).save(&samples(), &TextReport::default()).unwrap_err().to_string();
+        let message =
+            cache(&file).save(&samples(), &origins(), &TextReport::default()).unwrap_err().to_string();
         assert!(message.contains("data.text.cache"), "{message}");
     }
 
@@ -313,6 +356,7 @@ mod tests {
         let (first, second) = (case.prepare().unwrap(), case.prepare().unwrap());
         assert_eq!((first.cache, second.cache), (CacheUse::Made, CacheUse::Hit));
         assert_eq!((first.samples, first.report), (second.samples, second.report));
+        assert_eq!(first.origins, second.origins);
     }
 
     #[test]

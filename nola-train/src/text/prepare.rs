@@ -11,7 +11,9 @@ use super::cache::{Cache, Found};
 use super::collect::{Rows, check_divisible};
 use super::pack::rows_of;
 use super::sample_builder::SampleBuilder;
-use super::{BadRows, Packing, Place, Sample, TextError, TextFormat, TextReport, TextSource, Unknown};
+use super::{
+    BadRows, Origin, Packing, Place, Sample, TextError, TextFormat, TextReport, TextSource, Unknown,
+};
 use crate::amounts::thousands;
 use crate::data_hash::hex;
 use crate::portion::{Drawn, DrawnUnit, Portion};
@@ -22,6 +24,8 @@ use crate::printable::printable;
 pub struct TextData {
     /// All samples, in the order of the files.
     pub samples: Vec<Sample>,
+    /// Where each of them is from.
+    pub origins: Vec<Origin>,
     /// Which samples share a row of a batch; without packing each has its own.
     pub rows: Vec<Vec<usize>>,
     /// What became of the rows of the files.
@@ -48,6 +52,14 @@ impl TextData {
             }
         }
         hex(&hash.finalize())
+    }
+
+    /// Where the samples of a row of a batch are from.
+    pub fn places(&self, row: usize) -> impl Iterator<Item = Place> {
+        self.rows[row].iter().filter_map(|&sample| {
+            let Origin { file, row } = *self.origins.get(sample)?;
+            Some(Place { file: self.files.get(file)?.clone(), spot: row })
+        })
     }
 
     /// What the tokenizer does not know, and the first row with it.
@@ -106,10 +118,13 @@ impl TextData {
     pub fn joined(parts: Vec<Self>) -> (Self, Vec<Range<usize>>) {
         let (mut whole, mut ranges) = (Self::default(), Vec::new());
         for part in parts {
-            let (first, start) = (whole.samples.len(), whole.rows.len());
+            let (first, start, files) = (whole.samples.len(), whole.rows.len(), whole.files.len());
             let moved = |row: Vec<usize>| row.into_iter().map(|sample| first + sample).collect();
             whole.rows.extend(part.rows.into_iter().map(moved));
             whole.samples.extend(part.samples);
+            let of_file = |origin: Origin| Origin { file: files + origin.file, ..origin };
+            whole.origins.extend(part.origins.into_iter().map(of_file));
+            whole.files.extend(part.files);
             whole.report.targets += part.report.targets;
             ranges.push(start..whole.rows.len());
         }
@@ -117,8 +132,13 @@ impl TextData {
     }
 }
 
-/// Samples, what became of their rows, and the bad ones.
-type Made = (Vec<Sample>, TextReport, BadRows);
+/// Samples with their origins, what became of their rows, and the bad ones.
+struct Made {
+    samples: Vec<Sample>,
+    origins: Vec<Origin>,
+    report: TextReport,
+    bad_rows: BadRows,
+}
 
 impl TextSource<'_> {
     /// Reads and tokenises the data set, or takes it from the cache.
@@ -136,25 +156,25 @@ impl TextSource<'_> {
             return Ok(self.data(made, CacheUse::Off, rows.files));
         };
         let used = match cache.load() {
-            Found::Samples(samples, report) => {
-                let made = (samples, report, BadRows::default());
+            Found::Samples(samples, origins, report) => {
+                let made = Made { samples, origins, report, bad_rows: BadRows::default() };
                 return Ok(self.data(made, CacheUse::Hit, rows.files));
             }
             Found::Nothing => CacheUse::Made,
             Found::Damaged => CacheUse::Repaired,
         };
         let made = self.make(&rows)?;
-        cache.save(&made.0, &made.1)?;
+        cache.save(&made.samples, &made.origins, &made.report)?;
         Ok(self.data(made, used, rows.files))
     }
 
     fn data(&self, made: Made, cache: CacheUse, files: Vec<Arc<Path>>) -> TextData {
-        let (samples, report, bad_rows) = made;
+        let Made { samples, origins, report, bad_rows } = made;
         let rows = match self.settings.packing {
             Packing::Off => (0..samples.len()).map(|sample| vec![sample]).collect(),
             Packing::On => rows_of(&samples, self.settings.max_tokens),
         };
-        TextData { samples, rows, report, bad_rows, cache, files }
+        TextData { samples, origins, rows, report, bad_rows, cache, files }
     }
 
     fn check_tokenizer(&self) -> Result<(), TextError> {
@@ -180,25 +200,35 @@ impl TextSource<'_> {
         maker.encode_waiting(&mut bad)?;
         let bad = rows.judge(bad)?;
         let (samples, mut report, place) = maker.finish();
+        let mut file = 0;
+        let mut origin = |place: &Place| {
+            // Most rows are from the file of the row before.
+            if rows.files.get(file) != Some(&place.file) {
+                file = rows.files.iter().position(|file| *file == place.file).unwrap_or_default();
+            }
+            Origin { file, row: place.spot }
+        };
         if let Some((unknown, place)) = report.unknown.as_mut().zip(place) {
-            unknown.file = rows.files.iter().position(|file| *file == place.file).unwrap_or_default();
+            unknown.file = origin(&place).file;
         }
+        let samples = samples.into_iter().map(|(sample, place)| (sample, origin(&place))).collect();
         let report = TextReport { rows: read, bad: bad.total(), drawn: rows.drawn(), ..report };
         let (samples, report) = self.portion_of(samples, report, rows)?;
         if samples.is_empty() {
             let (path, reasons) = (self.data.name.clone(), report.reasons(self.settings.max_tokens));
             return Err(TextError::NothingLeft { path, reasons });
         }
-        Ok((samples, report, bad))
+        let (samples, origins) = samples.into_iter().unzip();
+        Ok(Made { samples, origins, report, bad_rows: bad })
     }
 
     /// The samples that are used: of running text, which has no rows, a portion is drawn here.
     fn portion_of(
         &self,
-        samples: Vec<Sample>,
+        samples: Vec<(Sample, Origin)>,
         report: TextReport,
         rows: &Rows,
-    ) -> Result<(Vec<Sample>, TextReport), TextError> {
+    ) -> Result<(Vec<(Sample, Origin)>, TextReport), TextError> {
         let portion = self.data.portion;
         if portion == Portion::Whole || !rows.are_running_text() {
             return Ok((samples, report));
@@ -208,8 +238,8 @@ impl TextSource<'_> {
         let drawn = Some(Drawn::of(&chosen, DrawnUnit::Pieces));
         let most = if self.data.most == 0 { samples.len() } else { self.data.most };
         let used = samples.into_iter().zip(chosen).filter_map(|(sample, is_used)| is_used.then_some(sample));
-        let samples: Vec<Sample> = used.take(most).collect();
-        let report = TextReport { drawn, ..report.counted(&samples) };
+        let samples: Vec<(Sample, Origin)> = used.take(most).collect();
+        let report = TextReport { drawn, ..report.counted(samples.iter().map(|(sample, _)| sample)) };
         Ok((samples, report))
     }
 }

@@ -60,11 +60,11 @@ impl TextReport {
     }
 
     /// The same for these samples.
-    pub(super) fn counted(self, samples: &[Sample]) -> Self {
+    pub(super) fn counted<'a>(self, samples: impl ExactSizeIterator<Item = &'a Sample> + Clone) -> Self {
         Self {
             samples: samples.len(),
-            tokens: samples.iter().map(Sample::positions).sum(),
-            targets: samples.iter().map(Sample::targets).sum(),
+            tokens: samples.clone().map(Sample::positions).sum(),
+            targets: samples.clone().map(Sample::targets).sum(),
             unknown: self.unknown.and_then(|unknown| unknown.counted(samples).map(Box::new)),
             ..self
         }

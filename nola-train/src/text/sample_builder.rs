@@ -22,8 +22,12 @@ pub(super) struct SampleBuilder<'a> {
     waiting: Vec<(Place, Example)>,
     waiting_bytes: usize,
     samples: Vec<Sample>,
+    /// Where each of them is from.
+    places: Vec<Place>,
     /// All running text, documents parted by end tokens.
     stream: Vec<u32>,
+    /// Where in it each document begins, and where that is from.
+    documents: Vec<(usize, Place)>,
     report: TextReport,
     unknown: Option<UnknownSearch>,
 }
@@ -36,7 +40,9 @@ impl<'a> SampleBuilder<'a> {
             waiting: Vec::new(),
             waiting_bytes: 0,
             samples: Vec::new(),
+            places: Vec::new(),
             stream: Vec::new(),
+            documents: Vec::new(),
             report: TextReport::default(),
             unknown: UnknownSearch::of(source.tokenizer),
         }
@@ -84,7 +90,7 @@ impl<'a> SampleBuilder<'a> {
                     self.check_tokens(&place, &sample)?;
                     unread.iter().for_each(|name| self.report.count(Note::Unread, name));
                     let (running, samples) = (self.stream.len(), self.samples.len());
-                    self.keep(&example, sample)?;
+                    self.keep(&place, &example, sample)?;
                     if let Some(search) = &mut self.unknown {
                         let of_samples = self.samples[samples..].iter().flat_map(|sample| &sample.ids);
                         if search.is_in(self.stream[running..].iter().chain(of_samples)) {
@@ -106,22 +112,26 @@ impl<'a> SampleBuilder<'a> {
         Encoder { tokenizer, chat: *chat, loss: settings.loss }
     }
 
-    /// The samples, and all of the report that concerns them.
-    /// With unknown tokens, the place of the first row that has one.
-    pub fn finish(mut self) -> (Vec<Sample>, TextReport, Option<Place>) {
+    /// The samples with the place of each, and all of the report that concerns them. With unknown tokens, the place of the
+    /// first row that has one.
+    pub fn finish(mut self) -> (Vec<(Sample, Place)>, TextReport, Option<Place>) {
         if !self.stream.is_empty() {
             self.stream.extend(self.source.tokenizer.closing());
         }
-        let windows: Vec<Sample> = windows(&self.stream, self.source.settings.max_tokens).collect();
-        for window in windows {
-            self.keep_sample(window);
+        let positions = self.source.settings.max_tokens;
+        let windows: Vec<Sample> = windows(&self.stream, positions).collect();
+        for (index, window) in windows.into_iter().enumerate() {
+            // Of the documents in a window, the one that it begins in.
+            let begun = self.documents.partition_point(|(start, _)| *start <= index * positions);
+            let place = self.documents[begun.saturating_sub(1)].1.clone();
+            self.keep_sample(place, window);
         }
-        let Self { samples, report, beginning, unknown, .. } = self;
+        let Self { samples, places, report, beginning, unknown, .. } = self;
         let (unknown, place) = unknown.and_then(UnknownSearch::finish).unzip();
         let report =
             TextReport { shortened: beginning.shortened(), unknown: unknown.map(Box::new), ..report }
-                .counted(&samples);
-        (samples, report, place)
+                .counted(samples.iter());
+        (samples.into_iter().zip(places).collect(), report, place)
     }
 
     fn check_tokens(&self, place: &Place, sample: &Sample) -> Result<(), TextError> {
@@ -135,7 +145,7 @@ impl<'a> SampleBuilder<'a> {
         }
     }
 
-    fn keep(&mut self, example: &Example, sample: Sample) -> Result<(), TextError> {
+    fn keep(&mut self, place: &Place, example: &Example, sample: Sample) -> Result<(), TextError> {
         match example {
             Example::Document(text) if text.is_empty() => self.report.dropped_empty += 1,
             Example::Document(_) => {
@@ -143,14 +153,15 @@ impl<'a> SampleBuilder<'a> {
                     let format = self.source.format;
                     self.stream.push(self.source.tokenizer.eos().ok_or(TextError::NoEnd { format })?);
                 }
+                self.documents.push((self.stream.len(), place.clone()));
                 self.stream.extend(sample.ids);
             }
             Example::More(_) => self.stream.extend(sample.ids),
-            Example::Pair(_) => self.keep_sample(sample),
+            Example::Pair(_) => self.keep_sample(place.clone(), sample),
             Example::Chat(dialogue) if self.loss() == Loss::Completion && dialogue.is_all_left_out() => {
                 self.report.dropped_marked += 1;
             }
-            Example::Chat(_) => self.keep_sample(sample),
+            Example::Chat(_) => self.keep_sample(place.clone(), sample),
         }
         Ok(())
     }
@@ -159,7 +170,7 @@ impl<'a> SampleBuilder<'a> {
         self.source.settings.loss
     }
 
-    fn keep_sample(&mut self, mut sample: Sample) {
+    fn keep_sample(&mut self, place: Place, mut sample: Sample) {
         let (settings, report) = (self.source.settings, &mut self.report);
         report.longest = report.longest.max(sample.positions());
         let is_long = sample.positions() > settings.max_tokens;
@@ -175,6 +186,7 @@ impl<'a> SampleBuilder<'a> {
         }
         report.cut += usize::from(is_long);
         self.samples.push(sample);
+        self.places.push(place);
     }
 }
 

@@ -30,8 +30,8 @@ pub struct Unknown {
 
 impl Unknown {
     /// The same, counted in these samples; none if they do not have it.
-    pub(super) fn counted(self, samples: &[Sample]) -> Option<Self> {
-        let fed = samples.iter().flat_map(|sample| &sample.ids[..sample.positions()]);
+    pub(super) fn counted<'a>(self, samples: impl Iterator<Item = &'a Sample>) -> Option<Self> {
+        let fed = samples.flat_map(|sample| &sample.ids[..sample.positions()]);
         let count = fed.filter(|&&id| id == self.id).count();
         (count > 0).then_some(Self { count, ..self })
     }

@@ -52,7 +52,7 @@ impl Best {
         step: usize,
         model: &Adapted<M>,
     ) -> Result<Standing, Error> {
-        let diverged = || Error::Diverged { step, loss: f32::NAN };
+        let diverged = || Error::diverged(step, f32::NAN);
         if !score.is_finite() {
             return Err(diverged());
         }

@@ -61,6 +61,8 @@ struct StoredState {
     between: Between,
     best: Option<StoredBest>,
     evaluations_since_best: usize,
+    #[serde(default)]
+    skipped: usize,
     moments: BTreeMap<String, BTreeMap<String, Value>>,
     run: Value,
 }
@@ -127,6 +129,7 @@ impl Checkpoint {
             trained: tensors(TRAINED)?,
             moments: moments(stored.moments, tensors(MOMENTS)?),
             best: Best { found, since: stored.evaluations_since_best },
+            skipped: stored.skipped,
         };
         Ok(Self { state, run: stored.run, history: tensors(HISTORY)? })
     }
@@ -159,6 +162,7 @@ impl Checkpoint {
             between: state.between,
             best,
             evaluations_since_best: state.best.since,
+            skipped: state.skipped,
             moments: state.moments.iter().map(|(path, of)| (path.clone(), of.numbers.clone())).collect(),
             run: self.run.clone(),
         }
@@ -263,6 +267,7 @@ mod tests {
             trained,
             moments: Moments::from([("model.head.weight".to_owned(), of_param)]),
             best: Best { found: Some(best), since: 2 },
+            skipped: 3,
         };
         let history = TrainedState::from([("rate".to_owned(), TensorData::new(vec![1e-3_f64], [1]))]);
         Checkpoint { state, run: serde_json::json!({"recipe": "a = 1"}), history }

@@ -22,10 +22,20 @@ pub(crate) struct Measured {
     pub(crate) loss: Tensor<1>,
     /// `[1]`, before the gradient was limited.
     pub(super) gradient_norm: Tensor<1>,
+    /// Steps in a row up to this one that were skipped; 0 if this one was not.
+    pub(super) skipped: usize,
     /// Seconds until gradients of factors were gradients of coefficients; a device may work on behind.
     pub(crate) project_seconds: f64,
     /// Seconds until coefficients were factors again, likewise.
     pub(crate) expand_seconds: f64,
+}
+
+impl Measured {
+    /// Whether loss and gradient are finite; waits for the device.
+    pub(super) fn is_finite(&self) -> bool {
+        let numbers = Tensor::cat(vec![self.loss.clone(), self.gradient_norm.clone()], 0);
+        numbers.into_data().iter::<f32>().all(f32::is_finite)
+    }
 }
 
 /// Gradients of the coefficients for optimizer step `step`, counted from 0.
@@ -41,7 +51,10 @@ pub(crate) fn measured_gradients<M: ModelWithLoss>(
     let project_seconds = started.elapsed().as_secs_f64();
     let gradient_norm = gradient_norm(model, &gradients).unwrap_or_else(|| loss.zeros_like());
     let targets = passes.iter().map(M::targets).sum();
-    (gradients, Measured { step, targets, loss, gradient_norm, project_seconds, expand_seconds: 0.0 })
+    (
+        gradients,
+        Measured { step, targets, loss, gradient_norm, skipped: 0, project_seconds, expand_seconds: 0.0 },
+    )
 }
 
 /// The model after the optimizer step with these gradients.

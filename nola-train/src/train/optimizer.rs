@@ -18,6 +18,7 @@ use super::schedule::Schedule;
 use crate::settings::{OptimizerKind, TrainSettings};
 
 /// An optimizer and the course of its learning rates.
+#[derive(Clone)]
 pub struct Optimizer {
     inner: ByPath,
     schedule: Schedule,

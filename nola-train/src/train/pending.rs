@@ -19,26 +19,39 @@ const BETWEEN_READS: Duration = Duration::from_millis(200);
 pub(super) struct PendingSteps {
     pub(super) steps: Vec<Measured>,
     last_read: Option<Instant>,
-    /// Steps of which the observer was told.
-    pub(super) told: usize,
+    pub(super) told: Told,
     first_gradients: FirstGradients,
 }
 
+/// Of what the observer was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Told {
+    /// Steps.
+    pub(super) steps: usize,
+    /// Those of them that were not skipped, as far as that is known.
+    pub(super) updates: usize,
+}
+
 impl PendingSteps {
-    /// Of a run of which the observer knows the steps before.
-    pub(super) fn after(told: usize, recipe: &TrainSettings) -> Self {
+    /// Of a run of which the observer knows `steps` before, the last ones of which were `skipped`.
+    pub(super) fn after(steps: usize, skipped: usize, recipe: &TrainSettings) -> Self {
+        let told = Told { steps, updates: steps - skipped };
         let first_gradients = FirstGradients::of(recipe.steps);
         Self { steps: Vec::new(), last_read: None, told, first_gradients }
     }
 
+    /// Whether it is time to read, or the last step was skipped, which is known already.
     pub(super) fn is_due(&self) -> bool {
-        self.last_read.is_none_or(|last| last.elapsed() >= BETWEEN_READS)
+        let is_skipped = self.steps.last().is_some_and(|step| step.skipped > 0);
+        is_skipped || self.last_read.is_none_or(|last| last.elapsed() >= BETWEEN_READS)
     }
 
-    /// Waits for the device, once for all steps, and tells of each up to the first with something non-finite.
+    /// Waits for the device, once for all steps, and tells of each up to the first with something non-finite that is not
+    /// to be skipped.
     pub(super) fn tell<M: ModelWithLoss>(
         &mut self,
         optimizer: &Optimizer,
+        recipe: &TrainSettings,
         observer: &mut impl Observer<M>,
     ) -> Result<(), Error> {
         let steps = std::mem::take(&mut self.steps);
@@ -50,22 +63,31 @@ impl PendingSteps {
         let numbers: Vec<f32> = Tensor::cat(numbers, 0).into_data().iter().collect();
         for (measured, numbers) in steps.iter().zip(numbers.chunks_exact(2)) {
             let (step, loss, gradient_norm) = (measured.step + 1, numbers[0], f64::from(numbers[1]));
-            if measured.step == 0 && !loss.is_finite() {
-                // Nothing was trained yet: it is the base that overflows.
-                return Err(Error::NonFiniteAnswer {
-                    value: loss,
-                    what: "the data of the first step".to_owned(),
-                });
-            }
-            if !loss.is_finite() || !gradient_norm.is_finite() {
-                return Err(Error::Diverged { step, loss });
-            }
-            self.first_gradients.count(measured.step, gradient_norm)?;
             let (learning_rate, targets) = (optimizer.rate(measured.step), measured.targets);
-            observer.stepped(StepReport { step, loss, gradient_norm, learning_rate, targets });
-            self.told = step;
+            let report = StepReport { step, loss, gradient_norm, learning_rate, targets };
+            let is_finite = loss.is_finite() && gradient_norm.is_finite();
+            if is_finite {
+                self.first_gradients.count(measured.step, gradient_norm)?;
+                observer.stepped(report);
+                self.told.updates += 1;
+            } else if (1..=recipe.max_skipped).contains(&measured.skipped) {
+                observer.skipped(report);
+            } else {
+                return Err(non_finite(&report, measured.skipped.saturating_sub(1), observer));
+            }
+            self.told.steps = step;
         }
         self.last_read = Some(Instant::now());
         Ok(())
     }
+}
+
+/// Why a run ends with this step, right before which `skipped` steps were skipped.
+fn non_finite<M: ModelWithLoss>(report: &StepReport, skipped: usize, observer: &impl Observer<M>) -> Error {
+    let (step, loss, samples) = (report.step, report.loss, observer.samples_of_step(report.step));
+    if step == 1 && !loss.is_finite() {
+        // Nothing was trained yet: it is the base that overflows.
+        return Error::NonFiniteAnswer { value: loss, what: format!("the data of the first step{samples}") };
+    }
+    Error::Diverged { step, loss, samples, skipped }
 }

@@ -30,6 +30,8 @@ pub struct TrainingState {
     pub moments: Moments,
     /// The best evaluation so far.
     pub best: Best,
+    /// Steps in a row, the last ones, that were skipped.
+    pub skipped: usize,
 }
 
 /// What comes between two optimizer steps: ranks that move, and an evaluation.

@@ -10,6 +10,7 @@ use crate::Error;
 use crate::evaluate::TextScores;
 use crate::recipe::CheckedRecipe;
 use crate::run::{is_run_of, other_recipe};
+use crate::train::StepSamples;
 
 /// How the texts of a run were scored.
 const METRICS: &str = "metrics.json";
@@ -24,6 +25,10 @@ struct StoredDivergence {
     step: usize,
     /// Absent where JSON has no such number.
     loss: Option<f32>,
+    #[serde(default)]
+    samples: StepSamples,
+    #[serde(default)]
+    skipped: usize,
 }
 
 /// Scores of what a run writes, and the references they were made with.
@@ -44,7 +49,8 @@ pub fn diverged(recipe: &CheckedRecipe) -> Result<Option<Error>, Error> {
     if !is_run_of(&stored.recipe, recipe) {
         return Err(other_recipe(folder));
     }
-    Ok(Some(Error::Diverged { step: stored.step, loss: stored.loss.unwrap_or(f32::NAN) }))
+    let StoredDivergence { step, loss, samples, skipped, .. } = stored;
+    Ok(Some(Error::Diverged { step, loss: loss.unwrap_or(f32::NAN), samples, skipped }))
 }
 
 /// Keeps in the folder of a run that it diverged, so that it is not made again to find out.
@@ -52,10 +58,11 @@ pub fn diverged(recipe: &CheckedRecipe) -> Result<Option<Error>, Error> {
 /// # Errors
 /// If the folder cannot be written.
 pub fn keep_diverged(recipe: &CheckedRecipe, error: &Error) -> Result<(), Error> {
-    let Error::Diverged { step, loss } = error else { return Ok(()) };
+    let Error::Diverged { step, loss, samples, skipped } = error else { return Ok(()) };
     let folder = &recipe.output.dir;
     create_folders(folder).map_err(|source| Error::Output { path: folder.clone(), source })?;
-    let stored = StoredDivergence { recipe: recipe.resolved_toml(), step: *step, loss: Some(*loss) };
+    let (recipe, samples) = (recipe.resolved_toml(), samples.clone());
+    let stored = StoredDivergence { recipe, step: *step, loss: Some(*loss), samples, skipped: *skipped };
     let json = serde_json::to_vec_pretty(&stored).expect("numbers and text");
     write_atomically(&folder.join(DIVERGED), &json).map_err(|error| Error::from(error).about_output())
 }

@@ -25,6 +25,7 @@ pub struct ParamMoments {
 }
 
 /// An update rule with its memory.
+#[derive(Clone)]
 pub(super) struct ByPath {
     rule: Arc<dyn DynOptimizer>,
     states: BTreeMap<String, DynState>,
