@@ -6,7 +6,7 @@ use nola_models::WeightDtype;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A base model: where it lies, and how it is opened.
+/// The base model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["path"]))]
