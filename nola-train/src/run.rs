@@ -211,7 +211,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// If it cannot be written.
-    fn begin(&self, recipe: &CheckedRecipe) -> Result<(), Error> {
+    pub(crate) fn begin(&self, recipe: &CheckedRecipe) -> Result<(), Error> {
         self.write_recipe(recipe)?;
         self.logs.begin(recipe)
     }
