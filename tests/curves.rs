@@ -4,8 +4,8 @@ use burn::module::{Module, ModuleDisplay};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use nola_core::Adapted;
-use nola_train::optimizer::Optimizer;
-use nola_train::recipe::{self, ScheduleKind, TrainRecipe};
+use nola_train::settings::{OptimizerKind, ScheduleKind, TrainSettings};
+use nola_train::train::Optimizer;
 use serde_json::Value;
 
 use crate::devices::values;
@@ -34,16 +34,16 @@ pub fn follow<M: Module + ModuleDisplay>(
 }
 
 /// The optimizer of `curve`, which decays nothing unless it says so.
-pub fn settings(curve: &Value) -> TrainRecipe {
+pub fn settings(curve: &Value) -> TrainSettings {
     let or = |value: &Value, default: f64| value.as_f64().unwrap_or(default);
-    TrainRecipe {
-        optimizer: recipe::Optimizer::AdamW,
+    TrainSettings {
+        optimizer: OptimizerKind::AdamW,
         learning_rate: required(&curve["lr"]),
         schedule: ScheduleKind::Constant,
         weight_decay: Some(or(&curve["weight_decay"], 0.0)),
         betas: [or(&curve["betas"][0], 0.9), or(&curve["betas"][1], 0.999)],
         eps: or(&curve["eps"], 1e-8),
-        ..TrainRecipe::default()
+        ..TrainSettings::default()
     }
 }
 

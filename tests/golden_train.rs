@@ -8,7 +8,7 @@ use nola_core::{Adapted, Site, Targets, float_params, read_params};
 use nola_models::{CausalLm, Checkpoint, Vit};
 use nola_train::Error;
 use nola_train::model_with_loss::{ImageBatch, ModelWithLoss, TextBatch};
-use nola_train::recipe::{Optimizer, Period, ScheduleKind, TrainRecipe};
+use nola_train::settings::{OptimizerKind, Period, ScheduleKind, TrainSettings};
 use nola_train::text::Sample;
 use nola_train::train::{Observer, StepReport, train};
 use serde_json::Value;
@@ -207,14 +207,14 @@ impl<M: Pooled> Case<'_, M> {
 }
 
 /// What differs from AdamW without decay at a constant rate.
-fn recipe(settings: &Value, steps: usize) -> TrainRecipe {
+fn recipe(settings: &Value, steps: usize) -> TrainSettings {
     let number = |key: &str| settings[key].as_f64();
-    TrainRecipe {
+    TrainSettings {
         steps,
         optimizer: match settings["optimizer"].as_str().expect("an optimizer") {
-            "adamw" => Optimizer::AdamW,
-            "adam" => Optimizer::Adam,
-            "sgd" => Optimizer::Sgd,
+            "adamw" => OptimizerKind::AdamW,
+            "adam" => OptimizerKind::Adam,
+            "sgd" => OptimizerKind::Sgd,
             other => panic!("no optimizer {other}"),
         },
         learning_rate: number("lr").expect("a rate"),
@@ -232,6 +232,6 @@ fn recipe(settings: &Value, steps: usize) -> TrainRecipe {
         clip_norm: number("clip"),
         label_smoothing: number("label_smoothing").unwrap_or(0.0),
         evaluate_every: Period::NEVER,
-        ..TrainRecipe::default()
+        ..TrainSettings::default()
     }
 }

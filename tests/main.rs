@@ -31,6 +31,7 @@ mod laws_embeddings;
 mod laws_kernels;
 #[cfg(target_os = "linux")]
 mod memory;
+mod modules;
 mod parsers;
 mod program;
 mod program_adapter_data;

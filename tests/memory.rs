@@ -6,7 +6,7 @@ use burn::module::Module;
 use nola_core::{Adapted, AdapterConfig, Targets};
 use nola_models::CausalLm;
 use nola_train::Error;
-use nola_train::recipe::Period;
+use nola_train::settings::Period;
 use nola_train::task::{Task, Text};
 use nola_train::train::{Observer, StepReport, train};
 

@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use nola_core::{Adapted, AdapterConfig, TrainedState};
 use nola_train::Error;
-use nola_train::recipe::{Optimizer, Period, ScheduleKind, TrainRecipe};
+use nola_train::settings::{OptimizerKind, Period, ScheduleKind, TrainSettings};
 use nola_train::stop::Interrupt;
 use nola_train::train::{
     Between, Checkpoint, Observer, Start, StepReport, Trained, TrainingState, train_from,
@@ -22,8 +22,8 @@ use crate::tiny::{Tiny, every_adapter, tiny_gpt2, tiny_llama, tiny_vit};
 const STEPS: usize = 8;
 
 /// Two passes a step, clipped gradients, a rate that falls, and evaluations between.
-fn recipe(optimizer: Optimizer) -> TrainRecipe {
-    TrainRecipe {
+fn recipe(optimizer: OptimizerKind) -> TrainSettings {
+    TrainSettings {
         steps: STEPS,
         optimizer,
         learning_rate: 0.02,
@@ -32,7 +32,7 @@ fn recipe(optimizer: Optimizer) -> TrainRecipe {
         warmup: 2,
         clip_norm: Some(0.5),
         evaluate_every: Period(3),
-        ..TrainRecipe::default()
+        ..TrainSettings::default()
     }
 }
 
@@ -84,7 +84,7 @@ struct Outcome<M: TestModel> {
 fn run<M: TestModel>(
     tiny: &Tiny<M>,
     fresh: Adapted<M>,
-    recipe: &TrainRecipe,
+    recipe: &TrainSettings,
     start: Start,
     interrupt_after: usize,
 ) -> Outcome<M> {
@@ -125,7 +125,7 @@ fn assert_same<M: TestModel>(
     name: &str,
     tiny: &Tiny<M>,
     fresh: Adapted<M>,
-    recipe: &TrainRecipe,
+    recipe: &TrainSettings,
     state: TrainingState,
     whole: &Outcome<M>,
 ) {
@@ -155,7 +155,7 @@ fn assert_resumes<M: TestModel>(
     name: &str,
     tiny: &Tiny<M>,
     fresh: impl Fn() -> Adapted<M>,
-    recipe: &TrainRecipe,
+    recipe: &TrainSettings,
 ) {
     let whole = run(tiny, fresh(), recipe, Start::Beginning, usize::MAX);
     assert_eq!(whole.seen.states.len(), STEPS - 1, "a run that is over has nothing to go on with");
@@ -181,7 +181,7 @@ fn every_adapter_resumes<M: TestModel>(tiny: &Tiny<M>) {
         return println!("skipped: only the CPU promises the same bits twice");
     }
     for (name, adapter) in every_adapter() {
-        assert_resumes(&name, tiny, || tiny.adapted(&adapter), &recipe(Optimizer::AdamW));
+        assert_resumes(&name, tiny, || tiny.adapted(&adapter), &recipe(OptimizerKind::AdamW));
     }
 }
 
@@ -207,9 +207,9 @@ fn every_optimizer_resumes_bit_for_bit() {
     }
     let tiny = tiny_vit(&device());
     let (_, nola) = every_adapter().remove(0);
-    for optimizer in [Optimizer::AdamW, Optimizer::Adam, Optimizer::Sgd] {
+    for optimizer in [OptimizerKind::AdamW, OptimizerKind::Adam, OptimizerKind::Sgd] {
         for momentum in [0.0, 0.9] {
-            let recipe = TrainRecipe { momentum, ..recipe(optimizer) };
+            let recipe = TrainSettings { momentum, ..recipe(optimizer) };
             assert_resumes(&format!("{optimizer:?} {momentum}"), &tiny, || tiny.adapted(&nola), &recipe);
         }
     }
@@ -223,15 +223,15 @@ fn a_linear_probe_and_a_whole_model_resume_bit_for_bit() {
     let device = device();
     let tiny = tiny_vit(&device);
     let probe = || Adapted::probe(tiny.base.clone(), &["head"], &device).expect("a head");
-    assert_resumes("probe", &tiny, probe, &recipe(Optimizer::AdamW));
-    assert_resumes("full", &tiny, || Adapted::full(tiny.base.clone().train()), &recipe(Optimizer::AdamW));
+    assert_resumes("probe", &tiny, probe, &recipe(OptimizerKind::AdamW));
+    assert_resumes("full", &tiny, || Adapted::full(tiny.base.clone().train()), &recipe(OptimizerKind::AdamW));
 }
 
 #[test]
 fn ranks_that_moved_come_back_with_what_the_optimizer_remembers() {
     let tiny = tiny_vit(&device());
     let alora = every_adapter().into_iter().find(|(name, _)| name == "alora").expect("it is an adapter").1;
-    let whole = run(&tiny, tiny.adapted(&alora), &recipe(Optimizer::Adam), Start::Beginning, usize::MAX);
+    let whole = run(&tiny, tiny.adapted(&alora), &recipe(OptimizerKind::Adam), Start::Beginning, usize::MAX);
     let state = &whole.seen.states[5];
     let is_further = |name: &&String| name.contains(".further.");
     assert!(state.trained.keys().any(|name| is_further(&name)), "ranks were added");
@@ -241,7 +241,8 @@ fn ranks_that_moved_come_back_with_what_the_optimizer_remembers() {
 /// A state of NOLA on the tiny ViT.
 fn state_of(adapter: &AdapterConfig, device: &Device) -> TrainingState {
     let tiny = tiny_vit(device);
-    let whole = run(&tiny, tiny.adapted(adapter), &recipe(Optimizer::AdamW), Start::Beginning, usize::MAX);
+    let whole =
+        run(&tiny, tiny.adapted(adapter), &recipe(OptimizerKind::AdamW), Start::Beginning, usize::MAX);
     whole.seen.states[3].clone()
 }
 
@@ -265,6 +266,6 @@ fn the_state_of_another_model_or_optimizer_is_refused_with_its_names() {
         let error = train_from(start, model, &recipe(optimizer), std::iter::empty(), &mut seen).err();
         error.expect("it does not fit").to_string()
     };
-    assert!(refused(lora, Optimizer::AdamW, state_of(nola, &device)).contains("`alpha`"));
-    assert!(refused(nola, Optimizer::Sgd, state_of(nola, &device)).contains("moments of"));
+    assert!(refused(lora, OptimizerKind::AdamW, state_of(nola, &device)).contains("`alpha`"));
+    assert!(refused(nola, OptimizerKind::Sgd, state_of(nola, &device)).contains("moments of"));
 }

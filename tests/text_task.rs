@@ -1,9 +1,11 @@
 //! A run on text, before the loop sees it: the passes of its steps, and the largest of them.
 
 use burn::tensor::Device;
+use nola_train::Error;
 use nola_train::model_with_loss::TextBatch;
 use nola_train::recipe::Recipe;
 use nola_train::task::{LargestPass, Task, Text};
+use nola_train::text::TextError;
 
 use crate::program::Workshop;
 use crate::text_workshop::text_workshop;
@@ -65,4 +67,18 @@ fn the_largest_pass_is_the_widest_of_the_run_and_the_first_of_them() {
             },
         );
     }
+}
+
+#[test]
+fn bad_rows_are_told_before_a_weight_is_read() {
+    let workshop = text_workshop();
+    let mut recipe = recipe(&workshop);
+    workshop.write("bad.txt", "a row without what follows its prompt\n");
+    recipe.data.train = workshop.at("bad.txt").into();
+    let weights = workshop.at("base/model.safetensors");
+    std::fs::remove_file(&weights).expect("the weights");
+    let error = || Text::open(&recipe, &Device::flex()).expect_err("neither data nor weights can be used");
+    assert!(matches!(error(), Error::Text(TextError::BadRows(_))), "{}", error());
+    std::fs::write(&weights, "no safetensors").expect("a file");
+    assert!(matches!(error(), Error::Text(TextError::BadRows(_))), "{}", error());
 }

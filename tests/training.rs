@@ -7,7 +7,7 @@ use nola_core::{AdapterConfig, TrainedState};
 use nola_models::Vit;
 use nola_train::Error;
 use nola_train::model_with_loss::{ImageBatch, ModelWithLoss};
-use nola_train::recipe::{OnNonFinite, Optimizer, Period, ScheduleKind, TrainRecipe};
+use nola_train::settings::{OnNonFinite, OptimizerKind, Period, ScheduleKind, TrainSettings};
 use nola_train::train::{
     Between, Observer, Start, StepReport, StepSamples, Trained, TrainingState, train, train_from,
 };
@@ -16,15 +16,15 @@ use crate::devices::device;
 use crate::tiny::{batch, every_adapter, numbered_texts, tiny_gpt2, tiny_vit};
 
 /// Plain gradient descent, so that a step is the gradient.
-fn recipe(steps: usize) -> TrainRecipe {
-    TrainRecipe {
+fn recipe(steps: usize) -> TrainSettings {
+    TrainSettings {
         steps,
         batch: 4,
-        optimizer: Optimizer::Sgd,
+        optimizer: OptimizerKind::Sgd,
         learning_rate: 0.1,
         schedule: ScheduleKind::Constant,
         evaluate_every: Period::NEVER,
-        ..TrainRecipe::default()
+        ..TrainSettings::default()
     }
 }
 
@@ -70,12 +70,12 @@ impl<M: ModelWithLoss> Observer<M> for Scripted {
     }
 }
 
-fn run(recipe: &TrainRecipe, passes: &[&[usize]]) -> (Trained<Vit>, Scripted) {
+fn run(recipe: &TrainSettings, passes: &[&[usize]]) -> (Trained<Vit>, Scripted) {
     run_scored(recipe, passes, Vec::new())
 }
 
 /// Trains NOLA; `passes` are the samples of each pass of a step, the same in every step.
-fn run_scored(recipe: &TrainRecipe, passes: &[&[usize]], scores: Vec<f64>) -> (Trained<Vit>, Scripted) {
+fn run_scored(recipe: &TrainSettings, passes: &[&[usize]], scores: Vec<f64>) -> (Trained<Vit>, Scripted) {
     let device = device();
     let mut observer = Scripted { scores, ..Scripted::default() };
     let step = |_| Ok(passes.iter().map(|samples| picked(samples, &device)).collect());
@@ -158,7 +158,7 @@ fn the_limit_on_the_gradient_counts_all_parameters_together() {
     let (_, length) = differences(&free.last.state(), &start);
     assert!((length - 0.1 * seen.reports[0].gradient_norm).abs() < 1e-4 * length, "{length}");
     let limit = seen.reports[0].gradient_norm / 3.0;
-    let (clipped, _) = run(&TrainRecipe { clip_norm: Some(limit), ..recipe(1) }, &[&[0, 1, 2, 3]]);
+    let (clipped, _) = run(&TrainSettings { clip_norm: Some(limit), ..recipe(1) }, &[&[0, 1, 2, 3]]);
     let (_, length) = differences(&clipped.last.state(), &start);
     assert!((length - 0.1 * limit).abs() < 1e-4 * length, "{length} and {limit}");
 }
@@ -175,8 +175,8 @@ fn the_base_stays_as_it_was() {
 
 #[test]
 fn training_lowers_the_loss_with_every_optimizer() {
-    for optimizer in [Optimizer::AdamW, Optimizer::Adam, Optimizer::Sgd] {
-        let recipe = TrainRecipe { optimizer, learning_rate: 0.02, ..recipe(30) };
+    for optimizer in [OptimizerKind::AdamW, OptimizerKind::Adam, OptimizerKind::Sgd] {
+        let recipe = TrainSettings { optimizer, learning_rate: 0.02, ..recipe(30) };
         let (_, seen) = run(&recipe, &[&[0, 1, 2, 3]]);
         let (first, last) = (seen.reports[0].loss, seen.reports[29].loss);
         assert!(last < 0.9 * first, "{optimizer:?}: {first} to {last}");
@@ -185,7 +185,7 @@ fn training_lowers_the_loss_with_every_optimizer() {
 
 #[test]
 fn the_state_with_the_best_score_is_kept() {
-    let recipe = TrainRecipe { evaluate_every: Period(1), ..recipe(4) };
+    let recipe = TrainSettings { evaluate_every: Period(1), ..recipe(4) };
     let (trained, _) = run_scored(&recipe, &[&[0, 1, 2, 3]], vec![0.1, 0.9, 0.9, 0.3]);
     assert_eq!(trained.best_step, 2);
     let (two_steps, _) = run(&self::recipe(2), &[&[0, 1, 2, 3]]);
@@ -197,13 +197,13 @@ fn the_state_with_the_best_score_is_kept() {
 
 #[test]
 fn a_run_without_progress_stops_early() {
-    let recipe = TrainRecipe { evaluate_every: Period(1), early_stop: 2, ..recipe(9) };
+    let recipe = TrainSettings { evaluate_every: Period(1), early_stop: 2, ..recipe(9) };
     let (trained, seen) = run_scored(&recipe, &[&[0, 1, 2, 3]], vec![0.5, 0.5, 0.4, 0.9]);
     assert_eq!((trained.steps, seen.reports.len(), trained.interrupted), (3, 3, None));
 }
 
 /// Trains three steps of which the second has pixels that are NaN.
-fn run_broken(recipe: &TrainRecipe) -> Result<Trained<Vit>, Error> {
+fn run_broken(recipe: &TrainSettings) -> Result<Trained<Vit>, Error> {
     run_broken_at(&[2], Start::Beginning, recipe, &mut Scripted::default())
 }
 
@@ -211,7 +211,7 @@ fn run_broken(recipe: &TrainRecipe) -> Result<Trained<Vit>, Error> {
 fn run_broken_at(
     broken: &[usize],
     start: Start,
-    recipe: &TrainRecipe,
+    recipe: &TrainSettings,
     observer: &mut Scripted,
 ) -> Result<Trained<Vit>, Error> {
     let device = device();
@@ -230,8 +230,8 @@ fn run_broken_at(
     train_from(start, model, recipe, (done..recipe.steps).map(passes), observer)
 }
 
-fn skipping(recipe: TrainRecipe) -> TrainRecipe {
-    TrainRecipe { on_non_finite: OnNonFinite::Skip, ..recipe }
+fn skipping(recipe: TrainSettings) -> TrainSettings {
+    TrainSettings { on_non_finite: OnNonFinite::Skip, ..recipe }
 }
 
 #[test]
@@ -255,13 +255,13 @@ fn a_run_that_diverges_keeps_its_last_finite_state() {
 
 #[test]
 fn a_step_that_is_skipped_changes_nothing() {
-    for optimizer in [Optimizer::AdamW, Optimizer::Sgd] {
-        let recipe = TrainRecipe { optimizer, ..recipe(3) };
+    for optimizer in [OptimizerKind::AdamW, OptimizerKind::Sgd] {
+        let recipe = TrainSettings { optimizer, ..recipe(3) };
         let mut seen = Scripted::default();
         let trained = run_broken_at(&[2], Start::Beginning, &skipping(recipe.clone()), &mut seen);
         let trained = trained.expect("the broken step is skipped");
         assert_eq!((trained.steps, seen.skipped, seen.reports.len()), (3, vec![2], 2));
-        let (two_steps, _) = run(&TrainRecipe { steps: 2, ..recipe }, &[&[0, 1, 2, 3]]);
+        let (two_steps, _) = run(&TrainSettings { steps: 2, ..recipe }, &[&[0, 1, 2, 3]]);
         let (largest, _) = differences(&trained.last.state(), &two_steps.last.state());
         assert!(largest < 1e-6, "{optimizer:?}: {largest}");
     }
@@ -269,7 +269,7 @@ fn a_step_that_is_skipped_changes_nothing() {
 
 #[test]
 fn a_run_of_finite_steps_is_the_same_whether_others_would_be_skipped() {
-    let recipe = TrainRecipe { clip_norm: Some(0.5), optimizer: Optimizer::Adam, ..recipe(5) };
+    let recipe = TrainSettings { clip_norm: Some(0.5), optimizer: OptimizerKind::Adam, ..recipe(5) };
     let passes: [&[usize]; 2] = [&[0, 1, 2], &[3]];
     let (stops, skips) = (run(&recipe, &passes), run(&skipping(recipe), &passes));
     assert_eq!(stops.1.reports, skips.1.reports);
@@ -278,7 +278,7 @@ fn a_run_of_finite_steps_is_the_same_whether_others_would_be_skipped() {
 
 #[test]
 fn too_many_steps_skipped_in_a_row_end_the_run() {
-    let recipe = TrainRecipe { max_skipped: 2, ..skipping(recipe(9)) };
+    let recipe = TrainSettings { max_skipped: 2, ..skipping(recipe(9)) };
     let mut seen = Scripted::default();
     let apart = run_broken_at(&[2, 3, 5, 6, 8, 9], Start::Beginning, &recipe, &mut seen);
     assert_eq!(apart.expect("two in a row are few enough").steps, 9);
@@ -292,7 +292,7 @@ fn too_many_steps_skipped_in_a_row_end_the_run() {
 
 #[test]
 fn a_resumed_run_counts_the_steps_that_were_skipped_before() {
-    let recipe = TrainRecipe { max_skipped: 3, optimizer: Optimizer::Adam, ..skipping(recipe(8)) };
+    let recipe = TrainSettings { max_skipped: 3, optimizer: OptimizerKind::Adam, ..skipping(recipe(8)) };
     let mut seen = Scripted { saves: true, ..Scripted::default() };
     let broken = [3, 4, 5];
     let whole = run_broken_at(&broken, Start::Beginning, &recipe, &mut seen).expect("few enough");
@@ -302,7 +302,7 @@ fn a_resumed_run_counts_the_steps_that_were_skipped_before() {
         let start = Start::At(Box::new(state.clone()));
         let rest = run_broken_at(&broken, start, &recipe, &mut Scripted::default()).expect("few enough");
         assert!(rest.last.state() == whole.last.state(), "after step {step}");
-        let fewer = TrainRecipe { max_skipped: 2, ..recipe.clone() };
+        let fewer = TrainSettings { max_skipped: 2, ..recipe.clone() };
         let start = Start::At(Box::new(state));
         let rest = run_broken_at(&broken, start, &fewer, &mut Scripted::default());
         assert_eq!(rest.is_err(), step < 5, "after step {step}");
@@ -313,7 +313,7 @@ fn a_resumed_run_counts_the_steps_that_were_skipped_before() {
 fn trained_values_that_overflow_are_not_kept() {
     // The gradient is finite; times a rate beyond f32 it is not.
     let device = device();
-    let recipe = TrainRecipe { evaluate_every: Period(1), learning_rate: 1e39, ..recipe(2) };
+    let recipe = TrainSettings { evaluate_every: Period(1), learning_rate: 1e39, ..recipe(2) };
     let step = |_| Ok(vec![batch(4, 2, &device)]);
     let trained =
         train(tiny_vit(&device).adapted(&nola()), &recipe, (0..2).map(step), &mut Scripted::default());
@@ -334,7 +334,7 @@ fn steps_before_a_batch_that_cannot_be_made_are_told() {
 
 #[test]
 fn a_failure_after_an_evaluation_keeps_what_was_learned() {
-    let trained = run_broken(&TrainRecipe { evaluate_every: Period(1), ..recipe(3) });
+    let trained = run_broken(&TrainSettings { evaluate_every: Period(1), ..recipe(3) });
     let trained = trained.expect("the first step was evaluated");
     assert!(matches!(trained.failure, Some(Error::Diverged { step: 2, .. })));
     assert_eq!((trained.best_step, trained.steps), (1, 1));

@@ -7,7 +7,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::Device;
 use nola_core::folder::peft::{self, ForeignModule};
 use nola_core::folder::{self, Manifest, SavedAdapter, sha256_hex};
-use nola_train::recipe::AdapterData;
+use nola_train::adapter_data::AdapterData;
 use serde_json::Value;
 
 use super::input::{accepted, in_folder, parts};

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use nola_train::data::{Dataset, Images};
-use nola_train::recipe::{DataRecipe, OnBadImage, Recipe};
+use nola_train::data::{Dataset, Images, OnBadImage};
+use nola_train::recipe::{DataRecipe, Recipe};
 
 use super::input::{accepted, in_folder, parts};
 
@@ -51,7 +51,11 @@ fn of_format(format: &str, folder: &Path) -> DataRecipe {
 }
 
 fn open(recipe: &DataRecipe, bytes: &[u8]) {
-    let Some((dataset, _)) = accepted(Dataset::scored_on(recipe, 0), bytes) else { return };
+    let Some((dataset, _)) =
+        accepted(recipe.images(0).and_then(|sources| Dataset::scored_on(&sources)), bytes)
+    else {
+        return;
+    };
     let samples = dataset.samples.len();
     let images = accepted(Images::load(dataset, OnBadImage::Fail, 0), bytes);
     let (images, _) = images.expect("raw images cannot be damaged");

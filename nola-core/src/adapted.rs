@@ -1,5 +1,6 @@
 //! A model with its adapters: what is trained, and the two calls that an optimizer step makes.
 
+mod condense;
 mod ranks;
 
 use std::cell::Cell;
@@ -20,13 +21,15 @@ use crate::adapter::{AdapterConfig, BaseGain, Factor, FrozenMatrix, Plan, RateFa
 use crate::basis::Basis;
 use crate::dropout::CurrentPass;
 use crate::embedding::check_embeddings;
+pub(crate) use crate::floats::floats;
 use crate::linear_combinations::{LinearCombinations, Vectors};
 use crate::low_rank_weights::{low_rank_paths, low_rank_weights, with_low_rank_weights};
 use crate::params::{
     FoundParam, base_tensors, float_params, read_params, replace_params, train_only, write_params,
 };
 use crate::quantized::CoefficientBits;
-use crate::targets::{Site, SiteKind, Targets};
+use crate::site::{Site, SiteKind};
+use crate::targets::Targets;
 use crate::update::{SharedGain, Update, column_norms, column_squares};
 
 /// A model whose base is frozen and whose adapters are trained; also a linear probe, or a model trained in full.
@@ -1007,12 +1010,6 @@ fn state_problems(expected: &[(String, Vec<usize>)], state: &TrainedState) -> Ve
 
 fn host_values(tensor: Tensor<2>) -> Vec<f32> {
     floats(tensor.into_data())
-}
-
-/// The values of `data` as `f32`.
-pub(crate) fn floats(data: TensorData) -> Vec<f32> {
-    let data = data.convert::<f32>();
-    data.try_into_vec::<f32>().expect("it was converted to f32")
 }
 
 #[cfg(test)]

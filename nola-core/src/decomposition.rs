@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::Error;
 use crate::basis::{Distribution, Generator, Stream};
-use crate::targets::Site;
+use crate::site::Site;
 
 /// Columns of a random sketch beyond the rank.
 const OVERSAMPLING: usize = 16;

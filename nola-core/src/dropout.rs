@@ -10,7 +10,7 @@ use crate::adapter::Dropout;
 use crate::basis::{Basis, Distribution, Generator, Stream};
 use crate::linear_combinations::random_matrix;
 use crate::philox::fnv1a_32;
-use crate::targets::Site;
+use crate::site::Site;
 
 /// What separates the seeds of two passes: 2^64 over the golden ratio, so that no two of them are near.
 const BETWEEN_PASSES: u64 = 0x9E37_79B9_7F4A_7C15;

@@ -8,7 +8,7 @@ use crate::Error;
 use crate::adapter::Plan;
 use crate::features::{self, Layers};
 use crate::product::in_compute_dtype;
-use crate::targets::{Site, SiteKind};
+use crate::site::{Site, SiteKind};
 use crate::update::{Update, noted};
 
 /// `E[ids] + scale·A[ids]·B`: no product or gradient of the table's size.

@@ -17,6 +17,7 @@ mod dropout;
 mod embedding;
 mod error;
 pub mod features;
+mod floats;
 pub mod folder;
 pub mod foreign_json;
 mod hollow;
@@ -35,6 +36,7 @@ mod quantized;
 #[cfg(test)]
 #[path = "../../tests/shared.rs"]
 mod shared;
+mod site;
 pub mod targets;
 mod update;
 

@@ -5,10 +5,10 @@ use std::sync::{Mutex, PoisonError};
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::adapted::floats;
 use crate::adapter::{Coefficients, Factor, FrozenMatrix, LinearCombination, Matrices, Owner, Plan};
 use crate::basis::{Basis, project_all};
 use crate::cube::Kernels;
+use crate::floats::floats;
 use crate::product::is_cpu;
 use crate::quantized::{CoefficientBits, ScaleType};
 

@@ -6,12 +6,9 @@ use burn::module::{Module, Param, ParamId, Reparameterization, Reparameterizer};
 use burn::nn::Linear;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::Error;
-use crate::adapted::{Adapted, Merged, SiteFactors, floats};
-use crate::adapter::BaseGain;
+use crate::floats::floats;
 use crate::params::{FoundParam, float_params, linear_sites, read_params};
-use crate::product::product;
-use crate::update::with_bias;
+use crate::product::{product, with_bias};
 
 /// The weight A·B of a layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,30 +72,6 @@ impl LowRank {
         let inner = product(x, self.a.val(), None);
         let y = product(inner, self.b.val(), layer.bias.as_ref().map(|bias| bias.val()));
         with_bias(y, self.bias.as_ref().map(|bias| bias.val()))
-    }
-}
-
-impl<M: Module> Adapted<M> {
-    /// The small model that is left when the base of every adapted layer is gone: their weights are products of two narrow
-    /// matrices.
-    ///
-    /// # Errors
-    /// If something of the base is left, or a number is not finite.
-    pub fn condense(self, device: &Device) -> Result<M, Error> {
-        let gain = self.base_gain().unwrap_or(BaseGain::WHOLE);
-        if gain != (BaseGain { weight: 0.0, bias: 0.0 }) {
-            return Err(Error::BaseIsLeft { percent: 100.0 * gain.weight.max(gain.bias) });
-        }
-        let all = self.factors();
-        let Merged { model, biases_without_place, .. } = self.merged(&|weight| weight)?;
-        let weight = |factors: SiteFactors| {
-            let bias = factors.bias.filter(|_| biases_without_place.contains(&factors.site.path));
-            let a = factors.a.expect("a base fades beside two matrices");
-            let b = factors.b.iter().map(|&entry| (factors.scale * f64::from(entry)) as f32).collect();
-            (factors.site.weight_path(), LowRankWeight { rank: factors.rank, a, b, bias })
-        };
-        let weights = all.into_iter().map(weight).collect();
-        Ok(with_low_rank_weights(model, &weights, device))
     }
 }
 

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Tensor, TensorData};
 
-use crate::folder::peft::foreign_leaf;
-use crate::targets::{Site, SiteKind};
+use crate::site::{Site, SiteKind};
 
 /// A float parameter as a walk meets it.
 #[derive(Debug, Clone)]
@@ -214,4 +213,13 @@ impl ModuleMapper for Train<'_> {
 /// `module` with the parameters `wanted` trained and all others frozen.
 pub fn train_only<M: Module>(module: M, wanted: &[ParamId]) -> M {
     module.map(&mut Train { wanted })
+}
+
+/// What a parameter of ours is called inside a module of transformers.
+pub(crate) fn foreign_leaf(leaf: &str) -> &str {
+    match leaf {
+        "gamma" => "weight",
+        "beta" => "bias",
+        other => other,
+    }
 }

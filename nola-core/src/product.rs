@@ -135,5 +135,16 @@ impl<B: FrozenProduct, C: CheckpointStrategy> FrozenProduct for Autodiff<B, C> {
     }
 }
 
+/// `y + bias`, if there is one.
+pub(crate) fn with_bias(y: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    match bias {
+        None => y,
+        Some(bias) => {
+            let bias = bias.unsqueeze_dim(0).cast(y.dtype());
+            y + bias
+        }
+    }
+}
+
 #[cfg(all(test, feature = "cpu"))]
 mod tests;

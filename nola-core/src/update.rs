@@ -11,8 +11,8 @@ use crate::dropout::{CurrentPass, InputDropout};
 use crate::features::{self, Layers};
 use crate::low_rank::updated;
 use crate::low_rank_weights::LowRank;
-use crate::product::product;
-use crate::targets::Site;
+use crate::product::{product, with_bias};
+use crate::site::Site;
 
 /// Names of the parameters of an [`Update`] that can be trained.
 pub(crate) const LEAVES: [&str; 4] = ["a", "b", "bias", "magnitude"];
@@ -214,17 +214,6 @@ impl SharedGain {
 pub(crate) fn noted(y: Tensor<2>) -> Tensor<2> {
     features::note(&y);
     y
-}
-
-/// `y + bias`, if there is one.
-pub(crate) fn with_bias(y: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
-    match bias {
-        None => y,
-        Some(bias) => {
-            let bias = bias.unsqueeze_dim(0).cast(y.dtype());
-            y + bias
-        }
-    }
 }
 
 /// The tensor itself, if it is multiplied by 1.

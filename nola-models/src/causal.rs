@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::checkpoint::{ModelFolder, NamedTensor, parse_json, read_bounded, save};
 use crate::fields::Fields;
 use crate::{
-    AttentionMask, Checkpoint, Error, Gpt2, HiddenStates, KeyValueCache, Llama, Stage, WeightDtype, gpt2,
-    llama,
+    AttentionMask, Checkpoint, Error, Gpt2, Gpt2Config, HiddenStates, KeyValueCache, Llama, LlamaConfig,
+    Stage, WeightDtype, gpt2, llama,
 };
 
 /// A random model with more numbers than this is refused: it is a typo or an attack.
@@ -49,6 +49,19 @@ macro_rules! map_any {
     };
 }
 
+/// What a caller may have to know of a model with this configuration.
+macro_rules! info_of {
+    ($config:expr) => {
+        ModelInfo {
+            vocab_size: $config.vocab_size,
+            max_tokens: $config.max_tokens,
+            d_model: $config.d_model,
+            n_layers: $config.n_layers,
+            eos: $config.eos.clone(),
+        }
+    };
+}
+
 use {map_any, of_any};
 
 /// What a caller may have to know of a model.
@@ -66,6 +79,24 @@ pub struct ModelInfo {
     pub eos: Vec<u32>,
 }
 
+impl ModelInfo {
+    /// What a `config.json` says; `file` names it in errors.
+    ///
+    /// # Errors
+    /// As [`CausalLm::uninitialized`].
+    pub fn of_config(config: &Value, file: &Path) -> Result<Self, Error> {
+        match config["model_type"].as_str() {
+            Some("gpt2") => Gpt2Config::from_json(config, file).map(|config| info_of!(config)),
+            Some("llama") => LlamaConfig::from_json(config, file).map(|config| info_of!(config)),
+            Some(_) | None => Err(unknown_type(config, file)),
+        }
+    }
+}
+
+fn unknown_type(config: &Value, file: &Path) -> Error {
+    Fields { json: config, file }.wrong("model_type", "`gpt2` or `llama`: this program computes no other")
+}
+
 impl CausalLm {
     /// Whether a `config.json` is one of a causal language model this program knows.
     pub fn is_named_by(config: &Value) -> bool {
@@ -80,10 +111,7 @@ impl CausalLm {
         match config["model_type"].as_str() {
             Some("gpt2") => Gpt2::from_json(config, file, device).map(Self::Gpt2),
             Some("llama") => Llama::from_json(config, file, device).map(Self::Llama),
-            Some(_) | None => {
-                let fields = Fields { json: config, file };
-                Err(fields.wrong("model_type", "`gpt2` or `llama`: this program computes no other"))
-            }
+            Some(_) | None => Err(unknown_type(config, file)),
         }
     }
 
@@ -142,16 +170,7 @@ impl CausalLm {
 
     /// What a caller may have to know.
     pub fn info(&self) -> ModelInfo {
-        of_any!(self, model => {
-            let config = model.config();
-            ModelInfo {
-                vocab_size: config.vocab_size,
-                max_tokens: config.max_tokens,
-                d_model: config.d_model,
-                n_layers: config.n_layers,
-                eos: config.eos.clone(),
-            }
-        })
+        of_any!(self, model => info_of!(model.config()))
     }
 
     /// Whether the token embedding is the head too.

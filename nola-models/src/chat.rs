@@ -3,6 +3,7 @@
 mod conversation;
 mod environment;
 mod error;
+mod filled;
 mod filters;
 mod guard;
 mod json;

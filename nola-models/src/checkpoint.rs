@@ -10,6 +10,7 @@ mod key_map;
 mod low_rank;
 mod mapped;
 mod numbers;
+mod part;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -32,9 +33,10 @@ use sha2::{Digest, Sha256};
 use crate::Error;
 use crate::json::{self, WrongJson};
 pub use collect::collect;
-pub use key_map::{KeyMap, Part, Source};
+pub use key_map::{KeyMap, Source};
 use mapped::MappedFile;
 pub use mapped::MappedFiles;
+pub use part::Part;
 pub use writer::{ModelFolder, NamedTensor, save};
 
 /// An index larger than this is refused, in bytes; the largest honest ones have 9 MB.

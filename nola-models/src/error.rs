@@ -238,17 +238,6 @@ pub enum Error {
         max_bytes: u64,
     },
 
-    /// A setting lies outside its range.
-    #[error("`{setting}` is {found}; expected {expected}")]
-    Setting {
-        /// The setting, with the section it stands in.
-        setting: &'static str,
-        /// Its value.
-        found: String,
-        /// What may stand there.
-        expected: &'static str,
-    },
-
     /// An image size that the model's patches do not divide.
     #[error(
         "image size {image_size} is not a positive multiple of the patch size {patch_size} (both in pixels)"

@@ -235,7 +235,7 @@ impl Gpt2 {
     /// If a token stands beyond `max_tokens`.
     pub fn extend(&self, ids: Tensor<2, Int>, mask: &AttentionMask, cache: &mut KeyValueCache) -> Tensor<3> {
         let embeddings = self.embeddings(ids, mask);
-        let blocks = self.blocks.iter().zip(cache.begin(self.blocks.len(), mask));
+        let blocks = self.blocks.iter().zip(cache.begin(self.blocks.len(), mask.padding()));
         self.norm.forward(blocks.fold(embeddings, |x, (block, cache)| block.forward(x, mask, Some(cache))))
     }
 

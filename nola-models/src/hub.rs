@@ -6,6 +6,7 @@ mod cache;
 mod client;
 mod config;
 mod dataset;
+mod dataset_error;
 mod digest;
 mod download;
 mod error;
@@ -20,7 +21,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use config::{HubConfig, Network, Patience, Token};
-pub use dataset::{DatasetError, DatasetFile, DatasetFiles, DatasetName, DatasetSplit, Readable};
+pub use dataset::{DatasetFile, DatasetFiles, DatasetName, DatasetSplit, Readable};
+pub use dataset_error::DatasetError;
 pub use digest::sha256_of;
 pub use error::{Credentials, HubError};
 pub use files::{TOKENIZER_FILES, Wanted};

@@ -11,9 +11,7 @@ mod resize;
 use std::ops::Range;
 
 use image::{RgbImage, imageops};
-use rand::Rng;
 
-use crate::Augmentation;
 pub use decode::{Encoded, MAX_BYTES, decode};
 pub use resize::Filter;
 use resize::{resize, resize_part};
@@ -107,21 +105,14 @@ impl Preprocessor {
         self.normalised(&self.fitted(image))
     }
 
-    /// The input of the model for a training image, changed at random.
-    ///
-    /// # Shapes
-    /// - output: `[3, height, width]`, row-major
-    pub fn train(&self, image: &RgbImage, augmentation: &Augmentation, rng: &mut impl Rng) -> Vec<f32> {
+    /// The whole image resized to the output size, whatever its proportion.
+    pub fn stretched(&self, image: &RgbImage) -> RgbImage {
         let [height, width] = self.output;
-        let fitted = match augmentation.resized_crop(image, rng) {
-            Some(region) => resize(&region, width, height, self.filter),
-            None => self.fitted(image),
-        };
-        self.normalised(&augmentation.changed(fitted, rng))
+        resize(image, width, height, self.filter)
     }
 
     /// Resized, and cropped (or padded with black) around the middle to the output size.
-    fn fitted(&self, image: &RgbImage) -> RgbImage {
+    pub fn fitted(&self, image: &RgbImage) -> RgbImage {
         let (from_width, from_height) = (image.width() as usize, image.height() as usize);
         let [width, height] = match self.resize {
             None => [from_width, from_height],
@@ -145,7 +136,10 @@ impl Preprocessor {
     }
 
     /// Rescaled, normalised, and channels first.
-    fn normalised(&self, image: &RgbImage) -> Vec<f32> {
+    ///
+    /// # Shapes
+    /// - output: `[3, height, width]` of the image, row-major
+    pub fn normalised(&self, image: &RgbImage) -> Vec<f32> {
         let factor = self.rescale.unwrap_or(1.0);
         let [mean, std] = self.normalise.unwrap_or([[0.0; 3], [1.0; 3]]);
         let mut pixels = Vec::with_capacity(image.len());

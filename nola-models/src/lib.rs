@@ -5,7 +5,6 @@
 
 mod activation;
 mod attention;
-pub mod augment;
 mod caught;
 pub mod causal;
 pub mod chat;
@@ -33,9 +32,8 @@ mod weight_dtype;
 
 pub use activation::Activation;
 pub use attention::{AttentionMask, KeyValueCache};
-pub use augment::Augmentation;
 pub use caught::caught;
-pub use causal::CausalLm;
+pub use causal::{CausalLm, ModelInfo};
 pub use checkpoint::Checkpoint;
 pub use error::Error;
 pub use fused::cross_entropy;

@@ -235,7 +235,7 @@ impl Llama {
     /// - output: `[batch, tokens, d_model]`
     pub fn extend(&self, ids: Tensor<2, Int>, mask: &AttentionMask, cache: &mut KeyValueCache) -> Tensor<3> {
         let (embeddings, pass) = (self.embeddings(ids), self.pass(mask));
-        let blocks = self.blocks.iter().zip(cache.begin(self.blocks.len(), mask));
+        let blocks = self.blocks.iter().zip(cache.begin(self.blocks.len(), mask.padding()));
         self.norm.forward(blocks.fold(embeddings, |x, (block, cache)| block.forward(x, &pass, Some(cache))))
     }
 

@@ -19,6 +19,7 @@ mod settings;
 mod spaces;
 mod stream;
 mod surround;
+mod vocabulary;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -4,6 +4,7 @@
 //! and timm's `VisionTransformer`.
 
 mod config;
+mod json;
 mod keys;
 mod positions;
 mod timm;

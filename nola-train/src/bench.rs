@@ -4,8 +4,8 @@
 //! training runs, not a copy of it.
 
 pub mod adapters;
+mod case;
 pub mod cases;
-mod error;
 pub mod kernels;
 pub(crate) mod machine;
 mod measure;
@@ -15,10 +15,11 @@ pub mod rows;
 pub mod start;
 pub(crate) mod statistics;
 pub mod steps;
+pub mod steps_args;
 pub mod table;
 
+pub use crate::error::BenchError;
 use comfy_table::{Table, presets};
-pub use error::BenchError;
 use serde::Serialize;
 
 use crate::device::DeviceChoice;

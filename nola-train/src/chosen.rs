@@ -5,17 +5,21 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use nola_core::Adapted;
 use nola_models::WeightDtype;
+use nola_models::hub::Wanted;
 
-use crate::Error;
-use crate::base::Base;
-use crate::recipe::{AdapterData, CheckedRecipe, MethodRecipe, Modality, ModelRecipe, Recipe};
-use crate::run;
+use crate::adapter_data::AdapterData;
+use crate::progress::{Downloads, weights_read};
+use crate::recipe::{CheckedRecipe, MethodRecipe, Recipe};
+use crate::recipe_files::located_model;
+use crate::session::{Base, modality, model_folder};
+use crate::settings::{Modality, ModelSettings};
+use crate::{Error, notices, run};
 
 /// A base and an adapter, as folders.
 #[derive(Debug, Clone)]
 pub struct Named {
     /// How the base is opened.
-    pub model: ModelRecipe,
+    pub model: ModelSettings,
     /// The adapter on it.
     pub adapter: Option<PathBuf>,
     /// The recipe, if a run was named.
@@ -39,7 +43,7 @@ impl Named {
             return Err(Error::NoAdapter { run: folder.to_owned(), last });
         };
         if is_full {
-            let model = ModelRecipe { path: best, ..ModelRecipe::default() };
+            let model = ModelSettings { path: best, ..ModelSettings::default() };
             return Ok(Self { model, adapter: None, recipe: Some(recipe) });
         }
         Ok(Self { model: recipe.model.clone(), adapter: Some(best), recipe: Some(recipe) })
@@ -47,7 +51,7 @@ impl Named {
 
     /// A model, by folder or by its name on the hub, with or without an adapter.
     pub fn of_folders(model: &Path, adapter: Option<&Path>) -> Self {
-        let model = ModelRecipe { path: model.to_owned(), ..ModelRecipe::default() };
+        let model = ModelSettings { path: model.to_owned(), ..ModelSettings::default() };
         Self { model, adapter: adapter.map(Path::to_owned), recipe: None }
     }
 
@@ -64,7 +68,11 @@ impl Named {
     pub fn modality(&self) -> Result<Modality, Error> {
         match &self.recipe {
             Some(recipe) => Ok(recipe.data.format.modality()),
-            None => Modality::of_model(&self.model),
+            None => {
+                let model = located_model(&self.model)?;
+                let folder = model_folder(&model.path, Wanted::Model, &Downloads::default())?;
+                modality(&folder)
+            }
         }
     }
 
@@ -76,7 +84,10 @@ impl Named {
     pub fn data(&self) -> Result<Option<AdapterData>, Error> {
         let of_folder = self.adapter.as_deref().map(AdapterData::of_folder).transpose()?.flatten();
         let of_text = |recipe: &&CheckedRecipe| recipe.data.format.modality() == Modality::Text;
-        let of_recipe = || Some(AdapterData::of_recipe(&self.recipe.as_ref().filter(of_text)?.data, None));
+        let of_recipe = || {
+            let data = &self.recipe.as_ref().filter(of_text)?.data;
+            Some(AdapterData::new(data.format, &data.text, None))
+        };
         Ok(of_folder.or_else(of_recipe))
     }
 
@@ -86,7 +97,9 @@ impl Named {
     /// If it is damaged.
     pub fn base<B: Base>(&self, device: &Device) -> Result<B, Error> {
         let seed = self.recipe.as_ref().map_or(0, |recipe| recipe.train.seed);
-        B::open(&self.model, seed, device)
+        let base = B::open(&located_model(&self.model)?, seed, device, &Downloads::default())?;
+        notices::tell(&base.notices());
+        Ok(base)
     }
 
     /// Loads both.
@@ -96,11 +109,21 @@ impl Named {
     pub fn open<B: Base>(self, device: &Device) -> Result<Opened<B>, Error> {
         let base: B = self.base(device)?;
         let adapted = match &self.adapter {
-            Some(adapter) => base.clone().with_adapter(adapter, device)?,
+            Some(adapter) => attached(&base, adapter, device)?,
             None => base.clone().without_adapter(device)?,
         };
         Ok(Opened { adapted, base, recipe: self.recipe })
     }
+}
+
+/// The base with an adapter from a folder; says what a user should hear of them.
+///
+/// # Errors
+/// As [`Base::with_adapter`].
+pub fn attached<B: Base>(base: &B, adapter: &Path, device: &Device) -> Result<Adapted<B::Model>, Error> {
+    let attached = base.clone().with_adapter(adapter, device, &weights_read())?;
+    notices::tell(&attached.notices);
+    Ok(attached.adapted)
 }
 
 /// A base with its adapter, ready to compute.

@@ -1,5 +1,6 @@
 //! Images with labels: where they lie, which are used, in which order, and how they become batches.
 
+pub mod augment;
 mod batches;
 mod cifar;
 mod classes;
@@ -17,16 +18,18 @@ use std::sync::Arc;
 use image::RgbImage;
 use nola_models::hub::DatasetName;
 
+pub use augment::Augmentation;
 pub use batches::{HostBatch, TrainingPlan, evaluation_batch, evaluation_batches, training_batches};
 pub use classes::{Matched, composed};
 pub use error::{BadImage, DataError, bad_images, few};
 pub use folder::{FolderImages, images_in};
-pub use images::{ImageReader, Images};
-pub use order::{Order, Purpose, WeightedSamples, permutation, random};
+pub use images::{ImageReader, Images, OnBadImage};
+pub use order::{Order, WeightedSamples};
 pub use prefetch::Prefetch;
 
-use crate::portion::{Drawn, DrawnUnit, HoldOut};
-use crate::recipe::{DataFormat, DataRecipe, ImageFormat};
+use crate::portion::{Drawn, DrawnUnit, HoldOut, Split};
+use crate::random::{Purpose, permutation, random};
+use crate::settings::ImageFormat;
 
 /// The labelled images of one split; a list of places, not yet decoded.
 #[derive(Debug, Clone)]
@@ -39,6 +42,8 @@ pub struct Dataset {
     pub samples: Vec<Sample>,
     /// Symbolic links that leave `root` and were not followed.
     pub links_outside: usize,
+    /// What else a user should hear of it.
+    pub notes: Vec<String>,
 }
 
 /// One labelled image.
@@ -140,54 +145,66 @@ fn check_labels(file: &Path, labels: &[u8], classes: usize) -> Result<(), DataEr
     }
 }
 
-/// A part of a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Split {
-    /// What is trained on.
-    Train,
-    /// What is only measured on.
-    Validation,
+/// Where labelled images lie.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageSources {
+    /// The layout.
+    pub format: ImageFormat,
+    /// Folders or files that are learned from, with the same classes.
+    pub train: Vec<PathBuf>,
+    /// Those that scores are computed on.
+    pub scored_on: ScoredOn,
+}
+
+/// What scores are computed on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ScoredOn {
+    /// Folders or files of their own.
+    Paths(Vec<PathBuf>),
+    /// A part of what there is to learn from.
+    HeldOut(HoldOut),
 }
 
 impl Dataset {
-    /// Lists the images of both splits as the recipe describes them, and how many are held out; a subset of `shots` is not
-    /// yet taken.
+    /// Lists the images of both splits, and says how many are held out; a subset of a few shots is not yet taken.
     ///
     /// # Errors
     /// If a folder or file is absent, empty, or not of the format; or nothing can be learned of them, or held out.
-    pub fn splits(recipe: &DataRecipe, seed: u64) -> Result<(Self, Self, Option<Drawn>), DataError> {
-        let train = Self::joined(recipe.format, recipe.train.paths(), Split::Train)?;
+    pub fn splits(sources: &ImageSources) -> Result<(Self, Self, Option<Drawn>), DataError> {
+        let train = Self::joined(sources.format, &sources.train, Split::Train)?;
         train.check_learnable()?;
-        if let Some(share) = recipe.validation_split {
-            let (train, held_out, drawn) = train.parted(HoldOut { share, seed, place: 0 })?;
-            return Ok((train, held_out, Some(drawn)));
+        match &sources.scored_on {
+            ScoredOn::HeldOut(hold_out) => {
+                let (train, held_out, drawn) = train.parted(*hold_out)?;
+                Ok((train, held_out, Some(drawn)))
+            }
+            ScoredOn::Paths(paths) => {
+                let validation = Self::joined(sources.format, paths, Split::Validation)?;
+                validation.check_learnable()?;
+                Self::check_same_classes(&train, &validation)?;
+                Ok((train, validation, None))
+            }
         }
-        let validation = Self::joined(recipe.format, recipe.validation.paths(), Split::Validation)?;
-        validation.check_learnable()?;
-        Self::check_same_classes(&train, &validation)?;
-        Ok((train, validation, None))
     }
 
     /// Lists the images that scores are computed on.
     ///
     /// # Errors
     /// As [`Dataset::splits`].
-    pub fn scored_on(recipe: &DataRecipe, seed: u64) -> Result<(Self, Option<Drawn>), DataError> {
-        if recipe.validation_split.is_some() {
-            let (_, held_out, drawn) = Self::splits(recipe, seed)?;
-            return Ok((held_out, drawn));
+    pub fn scored_on(sources: &ImageSources) -> Result<(Self, Option<Drawn>), DataError> {
+        match &sources.scored_on {
+            ScoredOn::HeldOut(_) => {
+                let (_, held_out, drawn) = Self::splits(sources)?;
+                Ok((held_out, drawn))
+            }
+            ScoredOn::Paths(paths) => Ok((Self::joined(sources.format, paths, Split::Validation)?, None)),
         }
-        Ok((Self::joined(recipe.format, recipe.validation.paths(), Split::Validation)?, None))
     }
 
     /// The images of several folders or files with the same classes, as one.
-    fn joined<'a>(
-        format: DataFormat,
-        paths: impl Iterator<Item = &'a Path>,
-        split: Split,
-    ) -> Result<Self, DataError> {
+    fn joined(format: ImageFormat, paths: &[PathBuf], split: Split) -> Result<Self, DataError> {
         let mut whole: Option<Self> = None;
-        for (part, path) in paths.enumerate() {
+        for (part, path) in paths.iter().enumerate() {
             let mut more = Self::open(format, path, split)?;
             more.samples.iter_mut().for_each(|sample| sample.part = part);
             let Some(whole) = &mut whole else {
@@ -197,15 +214,12 @@ impl Dataset {
             Self::check_same_classes(whole, &more)?;
             whole.samples.extend(more.samples);
             whole.links_outside += more.links_outside;
+            whole.notes.extend(more.notes);
         }
-        Ok(whole.expect("a checked recipe names data"))
+        whole.ok_or(DataError::NoPath)
     }
 
-    fn open(format: DataFormat, path: &Path, split: Split) -> Result<Self, DataError> {
-        let format = match format {
-            DataFormat::Images(format) => format,
-            DataFormat::Text(_) => return Err(DataError::NoImages { format }),
-        };
+    fn open(format: ImageFormat, path: &Path, split: Split) -> Result<Self, DataError> {
         if DatasetName::is_url(&path.to_string_lossy()) {
             return Err(DataError::OnHub { name: path.to_owned() });
         }
@@ -290,6 +304,7 @@ mod tests {
             classes: classes.iter().map(|&class| class.to_owned()).collect(),
             samples,
             links_outside: 0,
+            notes: Vec::new(),
         }
     }
 

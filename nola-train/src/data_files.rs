@@ -10,8 +10,8 @@ use nola_models::hub::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::data::{DataError, Split};
-use crate::portion::DataSource;
+use crate::data::DataError;
+use crate::portion::{DataSource, Split};
 use crate::progress::Downloads;
 use crate::text::{FileKind, TextError};
 use crate::{Error, assets};

@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use nola_core::{Adapted, Site};
 
 use crate::amounts::thousands;
-use crate::data::Split;
-use crate::fit::{HEAD, chosen_targets};
-use crate::portion::DataSource;
-use crate::printable::printable;
-use crate::recipe::{DataFormat, DataRecipe, ImageFormat, MethodRecipe, Recipe};
+use crate::attach::{HEAD, chosen_targets};
+use crate::portion::{DataSource, Split};
+use crate::recipe::{DataRecipe, MethodRecipe, Recipe};
+use crate::recipe_files::located;
+use crate::settings::{DataFormat, ImageFormat};
 use crate::stop::Interrupt;
 use crate::task::{Model, Task};
-use crate::text::{TextData, Unknown};
 use crate::{Error, data_files};
 
 /// What can be told before the first step.
@@ -41,21 +40,6 @@ pub(crate) fn before_training<T: Task>(
     Ok(found)
 }
 
-/// A model learns nothing from what its tokenizer does not know; `tokens_of` says of what the tokens are.
-pub(crate) fn unknown_tokens(tokens_of: &str, data: &TextData) -> Option<String> {
-    let (Unknown { token, count, texts, .. }, place) = data.unknown()?;
-    let tokens = data.report.tokens;
-    let share = 100.0 * *count as f64 / tokens as f64;
-    let share = if share < 0.05 { "less than 0.1".to_owned() } else { format!("{share:.1}") };
-    let (count, tokens) = (thousands(*count as u64), thousands(tokens as u64));
-    let told = format!("{share} % of the {tokens_of} are `{token}` ({count} of {tokens}), first in {place}");
-    let texts: Vec<String> = texts.iter().map(|text| format!("`{}`", printable(text))).collect();
-    if texts.is_empty() {
-        return Some(told);
-    }
-    Some(format!("{told}; the tokenizer does not know {}", texts.join(", ")))
-}
-
 fn fits_nothing(key: &str, names: &[String]) -> Option<String> {
     let names = (!names.is_empty()).then(|| names.join("`, `"))?;
     Some(format!("`method.{key}` names `{names}`, which no linear layer of the model is called"))
@@ -69,7 +53,7 @@ fn same_data(data: &DataRecipe) -> Result<Option<String>, Error> {
             ImageFormat::Cifar10 | ImageFormat::Cifar100 | ImageFormat::Mnist | ImageFormat::FashionMnist,
         ) => return Ok(None),
         DataFormat::Images(ImageFormat::Folder) => {
-            let located = data.located()?;
+            let located = located(data)?;
             let owned = |paths: &mut dyn Iterator<Item = &Path>| paths.map(Path::to_owned).collect();
             [owned(&mut located.train.paths()), owned(&mut located.validation.paths())]
         }

@@ -1,6 +1,6 @@
 //! Training that goes wrong though every loss is finite.
 
-use crate::report::History;
+use crate::history::History;
 
 /// A loss so many times that of guessing, or that of the first step, and so many nats above it, is no learning.
 const TIMES_GUESSING: f32 = 1.5;

@@ -1,5 +1,10 @@
 //! The one error type of the program, and the exit code that each error ends with.
 
+mod bench;
+mod occupied;
+mod resume;
+mod step_samples;
+
 use std::path::PathBuf;
 
 use nola_core::plain_words;
@@ -9,15 +14,18 @@ use nola_models::generate::GenerateError;
 use nola_models::hub::HubError;
 use nola_models::tokenizer::TokenizerError;
 
-use crate::bench::BenchError;
+pub use bench::BenchError;
+pub use occupied::Occupied;
+pub use resume::ResumeError;
+pub use step_samples::StepSamples;
+
 use crate::data::DataError;
 use crate::metrics::MetricsError;
-use crate::recipe::{Modality, RecipeError, hint};
-use crate::run::Occupied;
+use crate::recipe::{RecipeError, hint};
+use crate::settings::Modality;
 use crate::stop::Interrupt;
 use crate::terminal::StdoutError;
 use crate::text::TextError;
-use crate::train::{ResumeError, StepSamples};
 
 /// Why the program stopped.
 ///

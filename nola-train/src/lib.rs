@@ -1,13 +1,18 @@
 //! The program `nola-train`: fine-tunes models with adapters of a few kilobytes.
 //!
-//! The way of a run: a [`recipe`] is checked, a [`device`] opened, a [`task`] made of a [`base`] and of images
+//! The way of a run: a [`recipe`] is checked, a [`device`] opened, a [`task`] made of a base ([`session`]) and of images
 //! ([`data`]) or [`text`]; [`fit`] trains a method through the loop in [`train`]; [`run`] leaves a run folder with the
 //! adapter, its scores and a [`report`]. [`mod@bench`] measures how fast all that is.
+//!
+//! Modules import each other in one direction: [`commands`], then [`run`] and [`mod@bench`], then [`fit`] and [`task`], then
+//! [`session`], [`train`] and [`evaluate`], then [`data`], [`text`] and [`settings`]; [`recipe`] stands beside these last.
+//! From [`session`] down nothing reads a recipe or prints: a library user trains and answers with that alone.
 
 mod adapter_argument;
+pub mod adapter_data;
 mod amounts;
 pub mod assets;
-pub mod base;
+mod attach;
 pub mod baseline;
 pub mod bench;
 pub mod chosen;
@@ -25,11 +30,12 @@ mod error;
 pub mod evaluate;
 mod exact;
 pub mod fit;
+pub mod history;
 mod interval;
 pub mod memory;
 pub mod metrics;
 pub mod model_with_loss;
-pub mod optimizer;
+pub mod notices;
 mod option_values;
 mod overfitting;
 pub mod portion;
@@ -38,10 +44,13 @@ mod problems;
 pub mod program;
 pub mod progress;
 pub mod prompt;
+pub mod random;
 pub mod recipe;
+pub mod recipe_files;
 pub mod report;
 pub mod run;
-pub mod schedule;
+pub mod session;
+pub mod settings;
 #[cfg(test)]
 #[path = "../../tests/shared.rs"]
 mod shared;

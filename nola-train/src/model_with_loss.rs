@@ -10,6 +10,7 @@ use nola_models::{Stage, Vit};
 
 pub use distilled::distilled_loss;
 pub use recompute::recomputed_loss;
+pub(crate) use text::TIED;
 pub use text::{TextBatch, scored};
 
 use crate::data::HostBatch;

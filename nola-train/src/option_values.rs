@@ -4,7 +4,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap_complete::CompletionCandidate;
 use nola_models::WeightDtype;
 
-use crate::recipe::DataFormat;
+use crate::settings::DataFormat;
 
 /// The number types of weights.
 pub fn dtype() -> impl TypedValueParser<Value = WeightDtype> {

@@ -1,6 +1,6 @@
 //! What became of the losses after the step that is kept.
 
-use crate::report::{History, HistoryPoint};
+use crate::history::{History, HistoryPoint};
 
 /// A validation loss that has risen by so many nats, and by such a share, has risen by a lot.
 const NATS: f32 = 0.2;

@@ -1,4 +1,4 @@
-//! A share of the training data that is held out for validation.
+//! Which part of a data set is used: a split, and a share of the training data that is held out for validation.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::amounts::thousands;
-use crate::data::{Purpose, permutation, random};
+use crate::random::{Purpose, permutation, random};
 
 /// How a share of a data set is held out: a function of the seed alone, the same on every machine.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,6 +28,15 @@ pub enum Portion {
     Kept(HoldOut),
     /// What is held out.
     HeldOut(HoldOut),
+}
+
+/// A part of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// What is trained on.
+    Train,
+    /// What is only measured on.
+    Validation,
 }
 
 /// Where data lies, and which part of it is used.

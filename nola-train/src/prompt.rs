@@ -5,7 +5,7 @@ use nola_models::tokenizer::Specials;
 use serde_json::{Map, Value};
 
 use crate::Error;
-use crate::base::TextBase;
+use crate::session::TextEncoder;
 use crate::text::{Pair, PromptTemplate, TextFormat, prompt_ids};
 
 /// A prompt of so many bytes is always tokenised; a longer one, if its bytes could be so few tokens as the model takes.
@@ -30,15 +30,15 @@ pub enum Reading {
 /// # Errors
 /// If the text is far longer than the model's context or cannot be tokenised, or a conversation is wanted and the model has no
 /// chat template.
-pub fn tokens(text: &str, reading: Reading, system: &str, base: &TextBase) -> Result<Vec<u32>, Error> {
-    check_length(text, base)?;
-    check_length(system, base)?;
+pub fn tokens(text: &str, reading: Reading, system: &str, encoder: &TextEncoder) -> Result<Vec<u32>, Error> {
+    check_length(text, encoder)?;
+    check_length(system, encoder)?;
     let wrong = |problem| Error::Prompt { prompt: text.to_owned(), problem };
     match reading {
-        Reading::Plain => Ok(base.tokenizer.encode(text, Specials::AsModel)?),
-        Reading::Chat => conversation(text, system, base),
-        Reading::Row(format) if format.is_conversation() => conversation(text, system, base),
-        Reading::Row(format) => prompt_ids(&Pair::question(format, text), base).map_err(wrong),
+        Reading::Plain => Ok(encoder.tokenizer.encode(text, Specials::AsModel)?),
+        Reading::Chat => conversation(text, system, encoder),
+        Reading::Row(format) if format.is_conversation() => conversation(text, system, encoder),
+        Reading::Row(format) => prompt_ids(&Pair::question(format, text), encoder).map_err(wrong),
     }
 }
 
@@ -82,9 +82,9 @@ pub fn filled(
 }
 
 /// To tokenise a text takes many times its memory, which is not spent on one that cannot be used.
-fn check_length(text: &str, base: &TextBase) -> Result<(), Error> {
-    let context = base.model.info().max_tokens;
-    if text.len() <= base.tokenizer.most_bytes(context).max(TOKENISED_BYTES) {
+fn check_length(text: &str, encoder: &TextEncoder) -> Result<(), Error> {
+    let context = encoder.info.max_tokens;
+    if text.len() <= encoder.tokenizer.most_bytes(context).max(TOKENISED_BYTES) {
         return Ok(());
     }
     Err(Error::Prompt {
@@ -96,8 +96,8 @@ fn check_length(text: &str, base: &TextBase) -> Result<(), Error> {
     })
 }
 
-fn conversation(text: &str, system: &str, base: &TextBase) -> Result<Vec<u32>, Error> {
-    let Some(template) = &base.chat else {
+fn conversation(text: &str, system: &str, encoder: &TextEncoder) -> Result<Vec<u32>, Error> {
+    let Some(template) = &encoder.chat else {
         let problem =
             "the model has no chat template; leave out --chat, or name a model that was trained to chat";
         return Err(Error::Prompt { prompt: text.to_owned(), problem: problem.to_owned() });
@@ -106,9 +106,9 @@ fn conversation(text: &str, system: &str, base: &TextBase) -> Result<Vec<u32>, E
     let messages = system.into_iter().chain([Message::new("user", text)]).collect();
     let conversation = Conversation::new(messages);
     let rendered = template.render(&conversation, Prompt::Generation)?;
-    check_length(&rendered, base)?;
+    check_length(&rendered, encoder)?;
     // A template writes the start token itself.
-    Ok(base.tokenizer.encode(&rendered, Specials::None)?)
+    Ok(encoder.tokenizer.encode(&rendered, Specials::None)?)
 }
 
 #[cfg(test)]

@@ -2,54 +2,43 @@
 //!
 //! Precedence: defaults < the file < `--set key=value`. Relative paths count from the working directory.
 
-mod adapter_data;
 mod check;
 mod data;
 mod error;
 mod explain;
-mod format;
 mod keys;
 mod method;
-mod model;
 mod node;
 mod paths;
-mod save_every;
 mod schema;
 mod sections;
 mod shipped;
 mod source;
 
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nola_models::WeightDtype;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-pub use adapter_data::AdapterData;
-pub use data::{DataRecipe, OnBadImage};
+pub use data::DataRecipe;
 pub(crate) use error::hint;
 pub use error::{Finding, Place, Problem, RecipeError};
 pub use explain::{explained, keys_of, reference};
-pub use format::{DataFormat, ImageFormat, Modality};
 pub use keys::{Key, KeyDefault, Section, sections};
 pub use method::{AdapterRecipe, ChosenWeights, MethodRecipe, TargetsRecipe, TrainedBiases};
-pub use model::{Init, ModelRecipe};
 pub use paths::{TrainingPaths, ValidationPaths, WeightedPath};
-pub use save_every::SaveEvery;
 pub use schema::{schema, schema_text};
-pub use sections::{OnNonFinite, Optimizer, OutputRecipe, Period, SamplesRecipe, ScheduleKind, TrainRecipe};
+pub use sections::{OutputRecipe, SamplesRecipe};
 
 pub use shipped::{ShippedRecipe, Summary};
 
-use crate::data::Split;
-use crate::{Error, data_files};
+use crate::portion::Split;
+use crate::settings::{Modality, ModelSettings, TrainSettings};
 use error::Findings;
 use source::Source;
-
-/// More samples than any step or class has; a larger number is a typo.
-const MAX_SAMPLES: usize = 1 << 20;
 
 /// How the part of a recipe's comment begins that says where its data comes from.
 const DATA_NOTE: &str = "# Data:";
@@ -60,13 +49,13 @@ const DATA_NOTE: &str = "# Data:";
 #[schemars(extend("required" = ["model", "data"]))]
 pub struct Recipe {
     /// The base model.
-    pub model: ModelRecipe,
+    pub model: ModelSettings,
     /// Images or text.
     pub data: DataRecipe,
     /// The method: what is trained.
     pub method: MethodRecipe,
     /// How it is trained.
-    pub train: TrainRecipe,
+    pub train: TrainSettings,
     /// Where the result goes.
     pub output: OutputRecipe,
     /// What the model writes while it is trained.
@@ -211,22 +200,17 @@ impl CheckedRecipe {
         self
     }
 
-    /// The recipe with the commits of data sets of the hub, so that it means the same rows for ever.
+    /// The recipe with other names for the files of its text.
     ///
     /// # Errors
-    /// If the data is not there.
-    pub fn pinned(mut self) -> Result<Self, Error> {
+    /// As `name`.
+    pub fn with_text_named<E>(
+        mut self,
+        name: impl Fn(&Path, Split) -> Result<PathBuf, E>,
+    ) -> Result<Self, E> {
         let data = &mut self.0.data;
-        match data.format.modality() {
-            Modality::Text => {
-                data.train = data.train.mapped(|name| data_files::pinned(name, Split::Train))?;
-                data.validation =
-                    data.validation.mapped(|name| data_files::pinned(name, Split::Validation))?;
-            }
-            Modality::Images => {
-                data.train.paths().chain(data.validation.paths()).try_for_each(data_files::check_images)?;
-            }
-        }
+        data.train = data.train.mapped(|path| name(path, Split::Train))?;
+        data.validation = data.validation.mapped(|path| name(path, Split::Validation))?;
         Ok(self)
     }
 
@@ -281,7 +265,7 @@ steps = 200
     fn what_the_file_leaves_out_has_its_default() {
         let recipe = read(SMALL, &[]).unwrap();
         assert_eq!(recipe.train.steps, 200);
-        assert_eq!(recipe.train.batch, TrainRecipe::default().batch);
+        assert_eq!(recipe.train.batch, TrainSettings::default().batch);
         assert_eq!(recipe.output.dir, Path::new("runs/my"));
     }
 

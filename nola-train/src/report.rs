@@ -13,8 +13,8 @@ use image::RgbImage;
 use nola_core::folder;
 use serde::Serialize;
 
-use crate::baseline::Baseline;
-use crate::error::Error;
+use crate::Error;
+use crate::history::History;
 use crate::printable::printable;
 use crate::progress::Scores;
 use confusion::Key;
@@ -83,39 +83,6 @@ pub struct ShownSample {
     pub prompt: String,
     /// Optimizer steps made, and what was written.
     pub texts: Vec<(usize, String)>,
-}
-
-/// The course of one run.
-#[derive(Debug, Clone, PartialEq)]
-pub struct History {
-    /// What it is called in the legend.
-    pub name: String,
-    /// Its points, by step.
-    pub points: Vec<HistoryPoint>,
-    /// The step of the evaluation that is kept.
-    pub kept_step: usize,
-    /// What the trained model has to be better than.
-    pub baseline: Baseline,
-}
-
-/// The state of a run after an optimizer step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct HistoryPoint {
-    /// Optimizer steps taken.
-    pub step: usize,
-    /// Training loss of the step, in nats; NaN if the step was skipped.
-    pub train_loss: f32,
-    /// Learning rate of the step.
-    pub learning_rate: f64,
-    /// Scores on the validation images, where they were evaluated.
-    pub validation: Option<Scores>,
-}
-
-impl HistoryPoint {
-    /// Whether its step was skipped.
-    pub fn is_skipped(&self) -> bool {
-        self.train_loss.is_nan()
-    }
 }
 
 /// An image taken for something else.
@@ -194,6 +161,8 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::baseline::Baseline;
+    use crate::history::HistoryPoint;
     use crate::progress::Target;
 
     fn sample() -> RunReport {

@@ -19,10 +19,12 @@ mod keep;
 mod log;
 mod logs;
 mod made;
-mod occupied;
+mod partial;
 mod resume;
+mod run_log;
 mod samples;
 mod tensorboard;
+mod until;
 
 use std::cell::{Cell, OnceCell};
 use std::io::ErrorKind;
@@ -31,28 +33,29 @@ use std::path::{Path, PathBuf};
 use nola_core::folder;
 use serde::{Deserialize, Serialize};
 
+pub use crate::error::Occupied;
 pub use checkpoints::is_resumable;
 pub use claim::{is_begun, remove_cut_off, whole};
 pub use earlier::{Found, find, is_run_of, other_recipe};
 pub use keep::Keeping;
 pub use log::{METRICS, StepLine, ValidationLine, logged_steps};
 pub use made::Made;
-pub use occupied::Occupied;
 pub use resume::InterruptedRun;
 pub use samples::{SAMPLES, SampleLine, sample_lines};
 
 use crate::Error;
 use crate::amounts::thousands;
-use crate::base::Base;
 use crate::baseline::BaselineScores;
 use crate::data_counts::DataCounts;
 use crate::data_files::HubData;
 use crate::fit::{Fitted, Keeper, Resumed};
+use crate::history::History;
 use crate::memory::peak_bytes;
 use crate::portion::Drawn;
 use crate::progress::Target;
 use crate::recipe::{CheckedRecipe, MethodRecipe};
-use crate::report::{self, History, ResultRow, RunReport};
+use crate::report::{self, ResultRow, RunReport};
+use crate::session::Base;
 use crate::stop::Interrupt;
 use crate::task::Task;
 use crate::terminal::err_line;
@@ -208,7 +211,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// If it cannot be written.
-    fn begin(&self, recipe: &CheckedRecipe) -> Result<(), Error> {
+    pub(crate) fn begin(&self, recipe: &CheckedRecipe) -> Result<(), Error> {
         self.write_recipe(recipe)?;
         self.logs.begin(recipe)
     }

@@ -12,7 +12,6 @@ pub use images::{ImageTask, Splits, load, say_held_out};
 pub use text::{OpenedText, Text, all_references, open_texts, text_format};
 
 use crate::Error;
-use crate::base::Base;
 use crate::baseline::Baseline;
 use crate::completion::Completion;
 use crate::data_counts::DataCounts;
@@ -23,6 +22,7 @@ use crate::model_with_loss::ModelWithLoss;
 use crate::progress::{Scores, Target};
 use crate::recipe::{Recipe, SamplesRecipe};
 use crate::report::ReportSections;
+use crate::session::Base;
 use crate::train::StepSamples;
 
 /// The model of a task.

@@ -4,24 +4,26 @@ mod best;
 mod checkpoint;
 mod first_gradients;
 mod gradients;
+mod optimizer;
 mod pending;
-mod resume_error;
+mod schedule;
 mod standpoint;
 mod state;
-mod step_samples;
 
 use nola_core::{Adapted, TrainedState};
 
 pub use best::{Best, BestEvaluation};
 pub use checkpoint::Checkpoint;
 pub(crate) use gradients::{measured_gradients, pass_loss, updated};
-pub use resume_error::ResumeError;
+pub use optimizer::{Moments, Optimizer, ParamMoments, clipped, gradient_norm};
+pub use schedule::Schedule;
 pub use state::{Between, Start, TrainingState};
-pub use step_samples::StepSamples;
+
+pub use crate::error::{ResumeError, StepSamples};
 
 use crate::Error;
 use crate::model_with_loss::ModelWithLoss;
-use crate::recipe::TrainRecipe;
+use crate::settings::TrainSettings;
 use crate::stop::Interrupt;
 use pending::PendingSteps;
 use standpoint::Standpoint;
@@ -115,7 +117,7 @@ pub struct Trained<M: ModelWithLoss> {
 /// As [`train_from`].
 pub fn train<M: ModelWithLoss>(
     model: Adapted<M>,
-    recipe: &TrainRecipe,
+    recipe: &TrainSettings,
     steps: impl Iterator<Item = Result<Vec<M::Batch>, Error>>,
     observer: &mut impl Observer<M>,
 ) -> Result<Trained<M>, Error> {
@@ -136,7 +138,7 @@ pub fn train<M: ModelWithLoss>(
 pub fn train_from<M: ModelWithLoss>(
     start: Start,
     model: Adapted<M>,
-    recipe: &TrainRecipe,
+    recipe: &TrainSettings,
     steps: impl Iterator<Item = Result<Vec<M::Batch>, Error>>,
     observer: &mut impl Observer<M>,
 ) -> Result<Trained<M>, Error> {

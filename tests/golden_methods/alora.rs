@@ -6,8 +6,8 @@ use nola_core::adapter::AloraConfig;
 use nola_core::{Adapted, Error, RankMove, Site};
 use nola_models::{CausalLm, Checkpoint};
 use nola_train::model_with_loss::{ModelWithLoss, TextBatch};
-use nola_train::optimizer::Optimizer;
 use nola_train::text::Sample;
+use nola_train::train::Optimizer;
 
 use super::loraplus::{Sites, targets, with_given_pairs};
 use super::{Case, on_cases};

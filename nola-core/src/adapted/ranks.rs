@@ -13,7 +13,7 @@ use super::{Adapted, SiteFactors, TrainedState, floats};
 use crate::Error;
 use crate::adapter::{Moved, Plan, kaiming_uniform, moved};
 use crate::params::{FoundParam, base_tensors, float_params, read_params, replace_params};
-use crate::targets::Site;
+use crate::site::Site;
 
 /// A's and B's of further pairs lie in modules of this name.
 const FURTHER: &str = "further";

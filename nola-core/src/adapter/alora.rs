@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Factor, MAX_RANK, Method, Plan, RankMoves, Weights, check_number, kaiming_uniform};
 use crate::Error;
-use crate::targets::Site;
+use crate::site::Site;
 
 /// Most rounds; each scores every rank twice.
 const MAX_ROUNDS: usize = 1000;

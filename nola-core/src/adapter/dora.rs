@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{LoraConfig, Magnitude, Method, Plan, RateFactors, Weights};
 use crate::Error;
-use crate::targets::Site;
+use crate::site::Site;
 
 /// DoRA: LoRA's two factors and the length of each column, and the head; its settings are LoRA's.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]

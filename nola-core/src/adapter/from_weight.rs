@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Factor, FrozenMatrix, LoraVariant, MAX_RANK, Plan, Weights, check_alpha, check_number};
 use crate::Error;
 use crate::decomposition::Weight;
-use crate::targets::Site;
+use crate::site::Site;
 
 /// Settings of a LoRA that starts at a part of each weight.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -14,7 +14,7 @@ use super::{
 use crate::Error;
 use crate::basis::Stream;
 use crate::by_pattern::{ByPattern, CompiledByPattern};
-use crate::targets::{Site, SiteKind};
+use crate::site::{Site, SiteKind};
 
 /// How LoRA's update is scaled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]

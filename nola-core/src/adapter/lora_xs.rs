@@ -17,7 +17,7 @@ use super::{
 use crate::Error;
 use crate::basis::Stream;
 use crate::decomposition::Weight;
-use crate::targets::Site;
+use crate::site::Site;
 
 /// Largest rank: a site has its square in coefficients.
 const MAX_RANK: usize = MAX_COEFFICIENTS.isqrt();

@@ -40,7 +40,7 @@ use std::f64::consts::TAU;
 
 use crate::philox::fnv1a_32;
 use crate::quantized::CoefficientBits;
-use crate::targets::{Site, SiteKind};
+use crate::site::{Site, SiteKind};
 use crate::{Error, basis};
 
 /// Largest rank, and largest number of coefficients of a factor; a larger number is a typo or an attack.

@@ -17,7 +17,7 @@ use crate::Error;
 use crate::basis::{Basis, Distribution, Generator, Stream};
 use crate::philox::fnv1a_32;
 use crate::quantized::CoefficientBits;
-use crate::targets::Site;
+use crate::site::Site;
 
 /// Which published setting of NOLA: entry scale, offset, initial coefficients and scale of the update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]

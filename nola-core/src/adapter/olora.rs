@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::from_weight::Start;
 use super::{FromWeightConfig, Method, Plan, Weights};
 use crate::Error;
-use crate::targets::Site;
+use crate::site::Site;
 
 /// OLoRA: LoRA's two factors, which start at the QR decomposition of each weight, and the head.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]

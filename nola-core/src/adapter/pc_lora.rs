@@ -15,7 +15,7 @@ use super::{
     BaseGain, Factor, Format, MAX_RANK, Method, Plan, Weights, check_alpha, check_number, kaiming_uniform,
 };
 use crate::Error;
-use crate::targets::Site;
+use crate::site::Site;
 
 /// How the base fades; t grows from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]

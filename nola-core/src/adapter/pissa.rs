@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::from_weight::Start;
 use super::{FromWeightConfig, Method, Plan, Weights};
 use crate::Error;
-use crate::targets::Site;
+use crate::site::Site;
 
 /// PiSSA: LoRA's two factors, which start at the largest singular values of each weight, and the head.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]

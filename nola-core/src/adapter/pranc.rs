@@ -14,7 +14,7 @@ use super::{
 use crate::Error;
 use crate::basis::{Basis, Distribution, Generator, Stream};
 use crate::philox::fnv1a_32;
-use crate::targets::Site;
+use crate::site::Site;
 
 /// What the linear combination is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]

@@ -18,7 +18,7 @@ use super::{
     check_number,
 };
 use crate::Error;
-use crate::targets::Site;
+use crate::site::Site;
 
 /// Scales of the bottleneck, and of the outputs.
 pub(crate) const LAMBDA_D: &str = "lambda_d";

@@ -17,6 +17,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod fastest;
 mod generator;
 mod kernel;
 mod plain;
@@ -25,8 +26,8 @@ mod work;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+pub use fastest::{instruction_set, philox_words};
 pub use generator::{Distribution, Generator, Stream};
-pub use kernel::{instruction_set, philox_words};
 pub use work::{expand_all, project_all};
 
 /// Name of the generator; it stands in every adapter file, and a file with another name is refused.

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
-use super::kernel::{Kernel, SIGN_BATCH, available};
+use super::fastest::available;
+use super::kernel::{Kernel, SIGN_BATCH};
 use super::work::{expand_together, project_together};
 use super::*;
 

@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering;
 
 use rayon::prelude::*;
 
+use super::fastest::fastest;
 use super::generator::Distribution;
-use super::kernel::{BATCH, Entries, Kernel, LANES, SIGN_BATCH, STEPS, Sums, TILE, Tile, Words, fastest};
+use super::kernel::{BATCH, Entries, Kernel, LANES, SIGN_BATCH, STEPS, Sums, TILE, Tile, Words};
 use super::{Basis, Source};
 
 /// Sites that use what was generated before it is generated again; bounds the sums that are kept meanwhile.

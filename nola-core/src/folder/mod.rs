@@ -14,7 +14,7 @@
 //! differs. A folder is there whole or not at all.
 //! LoRA adapters are written as PEFT writes them; see [`peft`].
 
-mod card;
+mod edited;
 mod files;
 mod native;
 mod partial;

@@ -1,6 +1,8 @@
 //! The native format: coefficients, check words and hashes.
 
+mod card;
 mod check_word;
+mod leaves;
 mod manifest;
 mod settings;
 mod tensors;
@@ -13,17 +15,16 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 use check_word::{check_word, problems_of_check_words};
-pub(super) use manifest::changed_setting;
 pub use manifest::{FORMAT_VERSION, Manifest};
 use manifest::{read_manifest, written_manifest};
 use tensors::{by_site, check_finite, read_tensors, serialized, stored_tensors};
 
-use super::{BaseIdentity, CoefficientBits, Description, PartialFolder, SavedAdapter, card, files};
+use super::{BaseIdentity, CoefficientBits, Description, PartialFolder, SavedAdapter, files};
 use crate::Error;
 use crate::adapted::{Adapted, Reading};
 use crate::adapter::Format;
 use crate::plain_words::plain_words;
-use crate::targets::Site;
+use crate::site::Site;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";

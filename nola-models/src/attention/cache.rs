@@ -2,8 +2,6 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::AttentionMask;
-
 /// Room is made for this many tokens at a time.
 const GROWTH_TOKENS: usize = 256;
 
@@ -57,10 +55,10 @@ impl KeyValueCache {
         &self.padding
     }
 
-    /// Gets ready for a pass of `n_blocks` blocks.
-    pub(crate) fn begin(&mut self, n_blocks: usize, mask: &AttentionMask) -> &mut [BlockCache] {
+    /// Gets ready for a pass of `n_blocks` blocks; `padding` is that of each row.
+    pub(crate) fn begin(&mut self, n_blocks: usize, padding: &[usize]) -> &mut [BlockCache] {
         if self.tokens() == 0 {
-            self.padding = mask.padding().to_vec();
+            self.padding = padding.to_vec();
         }
         self.blocks.resize_with(n_blocks, BlockCache::default);
         &mut self.blocks

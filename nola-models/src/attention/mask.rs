@@ -100,7 +100,7 @@ impl AttentionMask {
     }
 
     /// Tokens of padding before each row; empty for none.
-    pub(super) fn padding(&self) -> &[usize] {
+    pub(crate) fn padding(&self) -> &[usize] {
         &self.padding
     }
 

@@ -6,11 +6,13 @@ use minijinja::formatting::FormatStyle;
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 
-use super::guard::{count, invalid, kept, pay, pay_bytes, pay_parts};
+use super::filled::formatted;
+use super::guard::{count, invalid, pay, pay_bytes, pay_parts};
 use super::json::tojson;
 use super::methods::options;
 use super::namespace::is_namespace;
-use super::operators::{COMPARISONS, formatted};
+use super::operators::COMPARISONS;
+use super::view::kept;
 use super::{methods, print, view};
 
 /// Makes filters and tests known.

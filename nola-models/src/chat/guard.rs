@@ -5,8 +5,6 @@
 use minijinja::value::{Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
-use super::view::is_view;
-
 /// Lists within lists beyond this are refused.
 pub(super) const MAX_DEPTH: usize = 200;
 /// A value may have this many bytes with all its parts, counted as often as they occur.
@@ -58,19 +56,6 @@ pub(super) fn pay_parts(state: &State, parts: usize) -> Result<(), Error> {
 pub(super) fn pay_bytes(state: &State, bytes: u64) -> Result<(), Error> {
     state.consume_fuel(bytes / FUEL_BYTES)?;
     if bytes > MAX_BYTES { Err(too_large()) } else { Ok(()) }
-}
-
-/// A value as it may be kept: what is only iterated over becomes a list.
-///
-/// # Errors
-/// As [`pay`].
-pub(super) fn kept(state: &State, value: Value) -> Result<Value, Error> {
-    let value = match value.kind() {
-        ValueKind::Iterable if !value.is_tuple() && !is_view(&value) => Value::from(items(state, &value)?),
-        _ => value,
-    };
-    pay(state, &value)?;
-    Ok(value)
 }
 
 /// The items of a list, a text or the keys of a mapping.

@@ -9,8 +9,8 @@ use minijinja::{Error, ErrorKind, State, Value};
 
 pub(super) use text::call as of_text;
 
-use super::guard::{IsTuple, invalid, items, kept, list, pay};
-use super::view::{Kind, view};
+use super::guard::{IsTuple, invalid, items, list, pay};
+use super::view::{Kind, kept, view};
 
 const DICT: [&str; 5] = ["copy", "get", "items", "keys", "values"];
 const LIST: [&str; 3] = ["copy", "count", "index"];

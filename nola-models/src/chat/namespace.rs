@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use minijinja::value::{Kwargs, Object, ObjectRepr, ValueKind};
 use minijinja::{Error, State, Value};
 
-use super::guard::{invalid, items, kept};
+use super::guard::{invalid, items};
 use super::print;
+use super::view::kept;
 
 /// What `namespace()` makes: the only value whose fields can be set.
 ///

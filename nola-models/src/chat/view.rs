@@ -5,7 +5,7 @@ use std::sync::Arc;
 use minijinja::value::{Enumerator, Object, ObjectRepr, ValueKind};
 use minijinja::{Error, State, Value};
 
-use super::guard::{IsTuple, items, list};
+use super::guard::{IsTuple, items, list, pay};
 
 /// What a value is walked over for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +74,19 @@ pub(super) fn listed(state: &State, value: Value) -> Result<Value, Error> {
         Some(view) => list(state, view.parts.clone(), IsTuple::No),
         None => Ok(value),
     }
+}
+
+/// A value as it may be kept: what is only iterated over becomes a list.
+///
+/// # Errors
+/// As [`pay`].
+pub(super) fn kept(state: &State, value: Value) -> Result<Value, Error> {
+    let value = match value.kind() {
+        ValueKind::Iterable if !value.is_tuple() && !is_view(&value) => Value::from(items(state, &value)?),
+        _ => value,
+    };
+    pay(state, &value)?;
+    Ok(value)
 }
 
 /// `repr` of a view, if the value is one; `parts` writes a list.

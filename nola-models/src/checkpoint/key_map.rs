@@ -9,7 +9,7 @@ use nola_core::with_low_rank_weights;
 use safetensors::Dtype;
 
 use super::numbers::Numbers;
-use super::{Checkpoint, Stored};
+use super::{Checkpoint, Part, Stored};
 use crate::{Error, WeightDtype};
 
 /// Where the checkpoint keeps one parameter of a model.
@@ -21,27 +21,6 @@ pub struct Source {
     pub part: Part,
     /// Whether the stored matrix is `[d_out, d_in]`, as PyTorch's linear layers are, and ours `[d_in, d_out]`.
     pub transposed: bool,
-}
-
-/// How much of a stored tensor a parameter is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// All of them.
-    Whole,
-    /// The `index`-th of `of` equal parts, of a fused projection.
-    Rows {
-        /// Counted from 0.
-        index: usize,
-        /// Number of parts.
-        of: usize,
-    },
-    /// The `index`-th of `of` equal parts of the last axis, of a fused projection stored as `[d_in, d_out]`.
-    Columns {
-        /// Counted from 0.
-        index: usize,
-        /// Number of parts.
-        of: usize,
-    },
 }
 
 /// How the names of a checkpoint map to those of a model.

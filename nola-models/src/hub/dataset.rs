@@ -5,21 +5,19 @@
 
 mod card;
 mod choice;
-mod error;
 mod name;
 mod subsets;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-pub use error::DatasetError;
 pub use name::DatasetName;
 
 use super::cache::Cache;
 use super::client::{Client, Listing};
 use super::files::is_inside;
 use super::name::is_commit;
-use super::{HubConfig, HubError, Network, Note, Progress, download};
+use super::{DatasetError, HubConfig, HubError, Network, Note, Progress, download};
 use choice::Choice;
 
 /// The card of a data set, which may say what its configurations are.

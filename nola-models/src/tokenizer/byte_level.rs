@@ -8,8 +8,8 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::TokenizerError;
 use super::files::Files;
-use super::read::{Origin, Vocabulary};
 use super::settings::{Settings, of_gpt2};
+use super::vocabulary::{Origin, Vocabulary};
 
 /// Reads the two files; `None` if the folder has neither.
 ///

@@ -1,34 +1,13 @@
 //! From the files of a folder to a tokenizer with its special tokens.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use tokenizers::ModelWrapper;
 
 use super::files::Files;
-use super::settings::{Listed, Named, Settings};
+use super::settings::{Listed, Settings};
+use super::vocabulary::{Origin, Vocabulary};
 use super::{TokenizerError, built, byte_level, files, sentence_piece, settings, spaces, surround};
-
-/// What a reader of a vocabulary gives.
-pub(super) struct Vocabulary {
-    pub(super) file: PathBuf,
-    pub(super) inner: tokenizers::Tokenizer,
-    /// Special tokens where no file names them.
-    pub(super) defaults: Vec<Named>,
-    pub(super) listed: Vec<Listed>,
-    pub(super) origin: Origin,
-    /// What to tell of how it was read.
-    pub(super) notes: Vec<String>,
-}
-
-/// What a tokenizer was made from.
-#[derive(Clone, Copy)]
-pub(super) enum Origin {
-    /// A `tokenizer.json`, which says everything.
-    Ready,
-    /// Files of a vocabulary, which settings complete.
-    Parts,
-}
 
 /// A tokenizer with everything that files say about it.
 pub(super) struct Finished {

@@ -10,8 +10,8 @@ use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper};
 
 use super::files::Files;
-use super::read::{Origin, Vocabulary};
 use super::settings::{Listed, Named, Settings};
+use super::vocabulary::{Origin, Vocabulary};
 use super::{TokenizerError, surround};
 
 const NAME: &str = "tokenizer.model";

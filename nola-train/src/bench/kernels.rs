@@ -16,7 +16,7 @@ use basis::BasisRate;
 use super::cases::{Preset, drawn};
 use super::measure::synchronize;
 use super::statistics::{median, rounded, smallest};
-use super::steps::positive;
+use super::steps_args::positive;
 use super::{BenchError, Output, machine};
 use crate::Error;
 use crate::device::{self, OpenDevice};

@@ -5,114 +5,23 @@ use std::time::Instant;
 use burn::tensor::Device;
 use nola_core::basis::instruction_set;
 use nola_models::WeightDtype;
-use serde::{Deserialize, Serialize};
 
-use super::cases::{self, AdapterSizes, Method, Preset, Sizes};
+use super::case::{Case, CaseInfo, Measured, Outcome, Samples};
+use super::cases::{self, Method, Sizes};
 use super::machine;
 use super::needs::too_large;
 use super::statistics::rounded;
-use super::steps::StepsArgs;
+use super::steps_args::StepsArgs;
 use crate::Error;
+use crate::attach::attach;
 use crate::device::{self, DeviceChoice, OpenDevice};
-use crate::fit::attach;
 use crate::model_with_loss::ModelWithLoss;
-use crate::optimizer::Optimizer;
-use crate::recipe::{self, MethodRecipe, ScheduleKind, TrainRecipe};
-use crate::train::{measured_gradients, updated};
+use crate::recipe::MethodRecipe;
+use crate::settings::{OptimizerKind, ScheduleKind, TrainSettings};
+use crate::train::{Optimizer, measured_gradients, updated};
 
 /// Learning rate of the steps: small, so that nothing diverges however many are made.
 const LEARNING_RATE: f64 = 1e-4;
-
-/// One case of `bench steps`.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Case {
-    pub preset: Preset,
-    pub method: Method,
-    /// Samples of a pass.
-    pub batch: usize,
-    /// Tokens of a sample.
-    pub seq: usize,
-    /// Storage dtype of the frozen weights.
-    pub dtype: WeightDtype,
-    pub adapter: AdapterSizes,
-}
-
-/// What the process of a case says.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(untagged)]
-pub(super) enum Outcome {
-    /// It was measured.
-    Measured(Box<Measured>),
-    /// It needs more than the machine has.
-    Skipped {
-        /// Why.
-        skipped: String,
-    },
-}
-
-/// Samples and info of a case.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Measured {
-    pub info: CaseInfo,
-    pub samples: Samples,
-}
-
-/// One value for each measured step.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(super) struct Samples {
-    /// Wall seconds.
-    pub walls: Vec<f64>,
-    /// CPU seconds, all threads; empty where the system does not output.
-    pub cpus: Vec<f64>,
-    /// Wall seconds of `expand`; empty without an adapter.
-    pub expands: Vec<f64>,
-    /// Wall seconds of `project`; likewise.
-    pub projects: Vec<f64>,
-}
-
-impl Samples {
-    /// Appends those of another round.
-    pub(super) fn append(&mut self, other: Self) {
-        self.walls.extend(other.walls);
-        self.cpus.extend(other.cpus);
-        self.expands.extend(other.expands);
-        self.projects.extend(other.projects);
-    }
-}
-
-/// What is known of a case beside its samples; the keys are those of the PyTorch script where it has them.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct CaseInfo {
-    pub model: String,
-    pub method: String,
-    pub batch: usize,
-    pub seq: usize,
-    pub accumulate: usize,
-    pub gradient_checkpointing: bool,
-    pub dtype: String,
-    pub param_dtype: String,
-    pub device: String,
-    pub device_name: String,
-    pub threads: usize,
-    pub instructions: String,
-    pub burn: String,
-    pub trainable: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rank: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub k: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub l: Option<usize>,
-    pub build_s: f64,
-    pub first_step_s: f64,
-    pub peak_rss_mb: Option<f64>,
-    pub rss_after_build_mb: Option<f64>,
-    pub peak_reset: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub peak_device_mb: Option<f64>,
-    pub loss_first: f32,
-    pub loss_last: f32,
-}
 
 /// Measures a case in this process.
 ///
@@ -201,14 +110,14 @@ impl Run<'_> {
         self.sampled(numbers.adapter + numbers.other, step)
     }
 
-    fn recipe(&self) -> TrainRecipe {
-        TrainRecipe {
+    fn recipe(&self) -> TrainSettings {
+        TrainSettings {
             steps: self.args.warmup + self.args.steps,
-            optimizer: recipe::Optimizer::AdamW,
+            optimizer: OptimizerKind::AdamW,
             learning_rate: LEARNING_RATE,
             schedule: ScheduleKind::Constant,
             gradient_checkpointing: self.args.gradient_checkpointing,
-            ..TrainRecipe::default()
+            ..TrainSettings::default()
         }
     }
 

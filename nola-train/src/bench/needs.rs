@@ -3,9 +3,9 @@
 use burn::tensor::Device;
 use nola_models::WeightDtype;
 
+use super::case::Case;
 use super::cases::{self, Method, Sizes};
-use super::measure::Case;
-use super::steps::StepsArgs;
+use super::steps_args::StepsArgs;
 use crate::memory;
 
 /// Bytes of a GiB.

@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
-use super::measure::{CaseInfo, Measured};
+use super::case::{CaseInfo, Measured};
 use super::statistics::{median, percentile, rounded, smallest};
 
 /// What `bench steps` says of a case.

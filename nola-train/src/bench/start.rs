@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::cases::{self, Preset};
 use super::statistics::{median, percentile, rounded};
-use super::steps::positive;
+use super::steps_args::positive;
 use super::{BenchError, Output};
 use crate::{Error, device};
 

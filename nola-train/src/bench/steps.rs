@@ -2,96 +2,17 @@
 
 use std::process::Command;
 
-use clap::Args;
-use clap::builder::TypedValueParser;
 use nola_models::WeightDtype;
 use serde::de::DeserializeOwned;
 
-use super::cases::{AdapterSizes, Method, MethodChoice, Preset};
-use super::measure::{self, Case, CaseInfo, Measured, Outcome};
+use super::case::{Case, CaseInfo, Measured, Outcome};
+use super::cases::{AdapterSizes, Method, Preset};
 use super::rows::{Row, StepsLine};
 use super::statistics::rounded;
-use super::{BenchError, Output, machine};
+use super::steps_args::StepsArgs;
+use super::{BenchError, Output, machine, measure};
 use crate::Error;
-use crate::option_values::dtype;
 use crate::terminal::print_json;
-
-/// Options of `bench steps`; their names and defaults are those of the PyTorch script.
-#[derive(Debug, Args)]
-pub struct StepsArgs {
-    /// Models to measure, with commas between them.
-    #[arg(long, value_delimiter = ',', default_value = "gpt2", value_name = "MODELS")]
-    models: Vec<Preset>,
-    /// Methods to measure with each of them, with commas between them.
-    #[arg(long, value_delimiter = ',', default_value = "frozen,lora,nola", value_name = "METHODS")]
-    methods: Vec<MethodChoice>,
-    /// Samples of a pass; default: the model's.
-    #[arg(long, value_name = "N", value_parser = positive())]
-    batch: Option<usize>,
-    /// Tokens of a sample, at least 2; default: the model's; a ViT takes what its image gives.
-    #[arg(long, value_name = "N", value_parser = at_least(2))]
-    seq: Option<usize>,
-    /// Rank of NOLA; default: the model's.
-    #[arg(long, value_name = "N", value_parser = positive())]
-    rank: Option<usize>,
-    /// Rank of LoRA.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive())]
-    lora_rank: usize,
-    /// Random matrices that NOLA combines into A; default: the model's.
-    #[arg(long, value_name = "N", value_parser = positive())]
-    k: Option<usize>,
-    /// The same for B; default: as --k.
-    #[arg(long, value_name = "N", value_parser = positive())]
-    l: Option<usize>,
-    /// Threads that compute; default: one for each core.
-    #[arg(long, value_name = "N", value_parser = positive())]
-    threads: Option<usize>,
-    /// Measured steps of a case in each round.
-    #[arg(long, value_name = "N", default_value_t = 7, value_parser = positive())]
-    pub(super) steps: usize,
-    /// Steps before them that are not counted.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(super) warmup: usize,
-    /// Times that the whole list is measured, forwards and backwards in turn; samples of a case are pooled.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive())]
-    rounds: usize,
-    /// Seconds after which a case ends, once it has --min-steps.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60.0)]
-    pub(super) max_seconds: f64,
-    /// Measured steps that every case makes, however long they take.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive())]
-    pub(super) min_steps: usize,
-    /// Passes of one optimizer step.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive())]
-    pub(super) accumulate: usize,
-    /// Recompute the inside of every block in the backward pass instead of keeping it.
-    #[arg(long)]
-    pub(super) gradient_checkpointing: bool,
-    /// Storage dtype of the frozen weights.
-    #[arg(long, value_name = "TYPE", value_parser = dtype(), default_value_t = WeightDtype::F32)]
-    dtype: WeightDtype,
-    /// Put the single samples, in seconds, into the JSON too.
-    #[arg(long)]
-    samples: bool,
-    /// The one case that this process measures.
-    #[arg(long, value_name = "MODEL/METHOD", hide = true, value_parser = case)]
-    case: Option<(Preset, Method)>,
-}
-
-/// Reads a number of at least 1.
-pub(super) fn positive() -> impl TypedValueParser<Value = usize> {
-    at_least(1)
-}
-
-fn at_least(least: i64) -> impl TypedValueParser<Value = usize> {
-    clap::value_parser!(u32).range(least..).map(|number| number as usize)
-}
-
-fn case(text: &str) -> Result<(Preset, Method), String> {
-    use clap::ValueEnum;
-    let (model, method) = text.split_once('/').ok_or("MODEL/METHOD")?;
-    Ok((Preset::from_str(model, false)?, Method::from_str(method, false)?))
-}
 
 /// Measures every case, and says one line of each in the last round.
 ///

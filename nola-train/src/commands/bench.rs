@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Global;
 use crate::Error;
-use crate::bench::{Output, adapters, kernels, memory, rows, start, steps, table};
+use crate::bench::{Output, adapters, kernels, memory, rows, start, steps, steps_args, table};
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -17,7 +17,7 @@ pub struct BenchArgs {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Time training steps of models of published sizes with random weights, each case in a process of its own.
-    Steps(steps::StepsArgs),
+    Steps(steps_args::StepsArgs),
     /// Time the linear combinations of the random basis alone, beside the memory, the products and the words that the machine can do.
     Kernels(kernels::KernelsArgs),
     /// Time a run of `train` from the start of its process to the end of its first optimizer step.

@@ -6,8 +6,8 @@ use clap::Args;
 use nola_models::generate::{GenerateError, GenerationConfig};
 
 use crate::Error;
-use crate::base::TextBase;
 use crate::evaluate::Decoding;
+use crate::session::TextEncoder;
 use crate::terminal::err_line;
 
 /// How text is written; what is not given comes from the model's `generation_config.json`.
@@ -65,9 +65,9 @@ impl DecodingArgs {
     ///
     /// # Errors
     /// If they cannot be read, or a setting cannot be or does not go together with another.
-    pub fn over(&self, base: &TextBase) -> Result<Decoding, Error> {
-        let generation = self.merged(base.generation()?);
-        generation.check().map_err(|error| self.explained(error.into(), &base.generation_file()))?;
+    pub fn over(&self, encoder: &TextEncoder) -> Result<Decoding, Error> {
+        let generation = self.merged(encoder.generation()?);
+        generation.check().map_err(|error| self.explained(error.into(), &encoder.generation_file()))?;
         self.without_effect(&generation).iter().for_each(|note| err_line(note));
         Ok(Decoding { generation, batch: self.batch as usize })
     }

@@ -11,7 +11,9 @@ use super::decoding::DecodingArgs;
 use super::{Global, HeldArgs, ModelArgs};
 use crate::option_values::format;
 use crate::portion::Drawn;
-use crate::recipe::{DataFormat, DataRecipe, ImageFormat, Modality};
+use crate::recipe::DataRecipe;
+use crate::recipe_files::located;
+use crate::settings::{DataFormat, ImageFormat, Modality};
 use crate::terminal::err_line;
 use crate::text::TextSettings;
 use crate::{Error, run};
@@ -90,7 +92,7 @@ impl EvaluateArgs {
         if let Some(format) = self.format {
             recipe.format = format;
         }
-        recipe.located()
+        located(&recipe)
     }
 
     /// Says if the data of the run has changed since, so that what is held out now is not what was.

@@ -9,9 +9,9 @@ use nola_models::WeightDtype;
 use serde_json::{Value, json};
 
 use super::{Global, ModelArgs, print_json, print_line};
-use crate::base::{Base, ImageBase, TextBase};
-use crate::chosen::{Named, Opened};
-use crate::recipe::Modality;
+use crate::chosen::{Named, Opened, attached};
+use crate::session::{Base, ImageBase, TextBase};
+use crate::settings::Modality;
 use crate::{Error, device};
 
 #[derive(Debug, Args)]
@@ -99,8 +99,7 @@ fn export<B: Base>(named: &Named, args: &ExportArgs) -> Result<Exported, Error> 
         None => write_for_peft(&base, &adapted, args, &description)?,
         Some(bits) => drop(folder::write(&args.out, &adapted, &description, bits)?),
     }
-    let after =
-        base.clone().with_adapter(&args.out, &device).map(|again| base.fixed_logits(&again.model, &device));
+    let after = attached(&base, &args.out, &device).map(|again| base.fixed_logits(&again.model, &device));
     base.check_unchanged()?;
     match after.map(|after| largest_difference(&before, &after)) {
         Ok(difference) if difference <= TOLERANCE => {

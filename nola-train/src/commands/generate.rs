@@ -16,16 +16,17 @@ use super::decoding::DecodingArgs;
 use super::merge::warn_of_rounding;
 use super::{Global, HeldArgs, print_json, print_line};
 use crate::adapter_argument::AdapterArgument;
-use crate::base::{Base, TextBase};
-use crate::chosen::Named;
+use crate::adapter_data::AdapterData;
+use crate::chosen::{Named, attached};
 use crate::evaluate::{Decoding, Written, write_all};
 use crate::memory::peak_bytes;
 use crate::option_values::format;
 use crate::prompt::{self, Reading};
-use crate::recipe::{AdapterData, DataFormat, Modality};
+use crate::session::{Base, TextBase};
+use crate::settings::{DataFormat, Modality};
 use crate::terminal::{err_line, print_part};
 use crate::text::{TextError, TextFormat};
-use crate::{Error, device};
+use crate::{Error, device, notices};
 
 /// A line of standard input may have so many bytes, and all lines together so many; all prompts are held at once.
 const MOST_LINE_BYTES: u64 = 16 << 20;
@@ -122,7 +123,7 @@ pub fn run(args: &GenerateArgs, global: &Global) -> Result<(), Error> {
     let base: TextBase = named.base(&open.device)?;
     let adapted = |chosen| args.adapted(chosen, &prompts, &base, named.model.dtype, &open.device);
     let models: Vec<AdaptedModel> = chosen.into_iter().map(adapted).collect::<Result<_, Error>>()?;
-    let decoding = args.decoding.over(&base)?;
+    let decoding = args.decoding.over(&base.encoder)?;
     let started = Instant::now();
     let is_one =
         models[0].prompts.len() == 1 && models.len() == 1 && decoding.generation.num_return_sequences == 1;
@@ -131,7 +132,7 @@ pub fn run(args: &GenerateArgs, global: &Global) -> Result<(), Error> {
     } else {
         written(&models, &base, &decoding, &open.device, global)
     };
-    let texts = texts.map_err(|error| args.decoding.explained(error, &base.generation_file()))?;
+    let texts = texts.map_err(|error| args.decoding.explained(error, &base.encoder.generation_file()))?;
     base.check_unchanged()?;
     report(texts, started.elapsed().as_secs_f64(), open.name, global)
 }
@@ -208,10 +209,11 @@ impl GenerateArgs {
     ) -> Result<AdaptedModel, Error> {
         let Chosen { name, adapter, data } = chosen;
         let reading = self.reading(data.as_ref())?;
-        base.warn_of_template(data.as_ref(), adapter.as_deref().unwrap_or(Path::new("")));
+        let folder = adapter.as_deref().unwrap_or(Path::new(""));
+        notices::tell(base.encoder.other_template(data.as_ref(), folder).as_slice());
         let (shown, texts) = self.texts(reading, data.as_ref(), prompts)?;
         let system = self.system.clone().or(data.map(|data| data.system)).unwrap_or_default();
-        let tokens = |text: &String| prompt::tokens(text, reading, &system, base);
+        let tokens = |text: &String| prompt::tokens(text, reading, &system, &base.encoder);
         let prompts = texts.iter().map(tokens).collect::<Result<_, Error>>()?;
         let model = match &adapter {
             Some(folder) => self.with_adapter(base, dtype, folder, device)?,
@@ -252,7 +254,7 @@ impl GenerateArgs {
         folder: &Path,
         device: &Device,
     ) -> Result<CausalLm, Error> {
-        let adapted = base.clone().with_adapter(folder, device)?;
+        let adapted = attached(base, folder, device)?;
         if !self.merge {
             return Ok(adapted.model);
         }
@@ -313,7 +315,7 @@ fn streamed(
     device: &Device,
 ) -> Result<Text, Error> {
     let tokens = &adapted.prompts[0];
-    let mut shown = base.tokenizer.stream(tokens, DecodeSpecials::Skip);
+    let mut shown = base.encoder.tokenizer.stream(tokens, DecodeSpecials::Skip);
     let (mut text, mut failed) = (String::new(), None);
     let mut show = |part: Option<String>| -> Result<(), Error> {
         let part = part.unwrap_or_default();
@@ -359,7 +361,7 @@ fn written(
 ) -> Result<Vec<Text>, Error> {
     let mut texts = Vec::new();
     for adapted in models {
-        let all = write_all(&adapted.model, base, &adapted.prompts, decoding, device, |_| ())?;
+        let all = write_all(&adapted.model, &base.encoder, &adapted.prompts, decoding, device, |_| ())?;
         for (prompt, written) in adapted.shown.iter().zip(all) {
             for Written { text, tokens, finish: end } in written {
                 if !global.json {

@@ -8,10 +8,10 @@ use nola_models::WeightDtype;
 use serde_json::json;
 
 use super::{Global, ModelArgs, print_json, print_line};
-use crate::base::{Base, ImageBase, TextBase};
 use crate::chosen::Named;
 use crate::option_values::dtype;
-use crate::recipe::Modality;
+use crate::session::{Base, ImageBase, TextBase};
+use crate::settings::Modality;
 use crate::terminal::err_line;
 use crate::{Error, device};
 

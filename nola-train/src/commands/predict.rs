@@ -2,19 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use clap::{Args, ValueHint};
 use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{Global, HeldArgs, ModelArgs, print_json, print_line};
-use crate::base::{Base, ImageBase};
 use crate::chosen::Opened;
 use crate::data::{BadImage, DataError, FolderImages, ImageReader, images_in};
-use crate::evaluate::host_rows;
 use crate::printable::{name, path_name};
 use crate::progress::{Counted, Style};
-use crate::recipe::Modality;
+use crate::session::{Base, ImageBase};
+use crate::settings::Modality;
 use crate::terminal::{StdoutError, err_line};
 use crate::{Error, assets, device};
 
@@ -168,11 +167,7 @@ impl Classifier<'_> {
         if images.is_empty() {
             return Ok(Vec::new());
         }
-        let vit = &self.model.adapted.model;
-        let [height, width] = self.model.base.preprocessor.output_size();
-        let shape = [images.len(), 3, height, width];
-        let pixels = Tensor::from_data(TensorData::new(pixels.concat(), shape), self.device);
-        let rows = host_rows(vit.probabilities(vit.forward(pixels)));
+        let rows = self.model.base.classify(&self.model.adapted.model, &pixels, self.device);
         images.iter().zip(rows).map(|(image, row)| self.most_probable(image, row)).collect()
     }
 

@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use super::{Global, print_json, print_line, print_rows};
 use crate::device::OpenDevice;
+use crate::history::{History, HistoryPoint};
 use crate::memory::peak_bytes;
 use crate::progress::{Scores, Target};
 use crate::recipe::{CheckedRecipe, ShippedRecipe};
-use crate::report::{History, HistoryPoint, ResultRow};
+use crate::report::ResultRow;
 use crate::run::{
     Found, InterruptedRun, Made, ReportParts, RunFolder, RunResult, StepLine, find, logged_steps,
 };

@@ -7,8 +7,10 @@ use clap_complete::ArgValueCompleter;
 
 use super::completions::{recipes_and_files, settings};
 use super::{Global, print_json, print_line, print_rows};
-use crate::recipe::{CheckedRecipe, Modality, Recipe};
+use crate::recipe::{CheckedRecipe, Recipe};
+use crate::recipe_files::pinned_recipe;
 use crate::run::{InterruptedRun, Made, RunFolder, is_resumable};
+use crate::settings::Modality;
 use crate::task::{ImageTask, Task, Text};
 use crate::terminal::err_line;
 use crate::{Error, device};
@@ -42,7 +44,7 @@ pub fn run(args: &TrainArgs, global: &Global) -> Result<(), Error> {
 }
 
 fn begin(recipe: &Path, set: &[String], global: &Global) -> Result<(), Error> {
-    let checked = Recipe::named(recipe, set)?.pinned();
+    let checked = pinned_recipe(Recipe::named(recipe, set)?);
     let checked = checked.map_err(|error| error.with_data_note(Recipe::data_note(recipe)))?;
     match checked.data.format.modality() {
         Modality::Images => train::<ImageTask>(&checked, global),

@@ -4,10 +4,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use image::RgbImage;
-use nola_models::{Augmentation, Preprocessor};
+use nola_models::Preprocessor;
 use rayon::prelude::*;
 
-use super::{DataError, Images, Order, Purpose, random};
+use super::{Augmentation, DataError, Images, Order};
+use crate::random::{Purpose, random};
 
 /// Images as the model takes them, with their labels.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,7 +72,7 @@ pub fn training_batches(
     steps.map(move |step| {
         make(order.step(step), &images, &preprocessor, |position, image| {
             let mut random = random(order.seed(), Purpose::Augmentation, step as u64, position as u64);
-            preprocessor.train(image, &augmentation, &mut random)
+            augmentation.input(image, &preprocessor, &mut random)
         })
     })
 }
@@ -121,8 +122,7 @@ mod tests {
     use image::Rgb;
 
     use super::*;
-    use crate::data::{Colours, Dataset, Records, WeightedSamples, samples_of};
-    use crate::recipe::OnBadImage;
+    use crate::data::{Colours, Dataset, OnBadImage, Records, WeightedSamples, samples_of};
 
     /// Grey images of 4 x 4 pixels, whose values are 0, 10, 20, ...
     fn images(count: u8) -> Arc<Images> {
@@ -135,6 +135,7 @@ mod tests {
             classes: vec!["even".to_owned(), "odd".to_owned()],
             samples: samples_of(Arc::new(records), &labels),
             links_outside: 0,
+            notes: Vec::new(),
         };
         Arc::new(Images::load(dataset, OnBadImage::Fail, 0).unwrap().0)
     }
@@ -164,7 +165,7 @@ mod tests {
         let batch = || {
             make(order.step(2), &images, &preprocessor, |position, image| {
                 let mut random = random(order.seed(), Purpose::Augmentation, 2, position as u64);
-                preprocessor.train(image, &augmentation, &mut random)
+                augmentation.input(image, &preprocessor, &mut random)
             })
         };
         assert_eq!(one.install(batch).unwrap(), training(2..3)[0]);

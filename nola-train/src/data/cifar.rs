@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::ExpectedLength;
-use super::{Colours, DataError, Dataset, Records, Sample, Split};
-use crate::terminal::err_line;
+use super::{Colours, DataError, Dataset, Records, Sample};
+use crate::portion::Split;
 
 /// Pixels of a side.
 const SIDE: usize = 32;
@@ -58,25 +58,30 @@ impl Variant {
 /// # Errors
 /// If none is there, or one has a wrong length or label.
 pub(super) fn read(path: &Path, variant: Variant, split: Split) -> Result<Dataset, DataError> {
-    let files = if path.is_dir() { files_in(path, variant.files(split))? } else { vec![path.to_owned()] };
+    let names = variant.files(split);
+    let (files, notes) = match path.is_dir() {
+        true => files_in(path, names)?,
+        false => (vec![path.to_owned()], Vec::new()),
+    };
     let mut samples = Vec::new();
     for file in files {
         samples.extend(read_file(file, variant)?);
     }
     let classes = variant.classes().iter().map(|&class| class.to_owned()).collect();
-    Ok(Dataset { root: path.into(), classes, samples, links_outside: 0 })
+    Ok(Dataset { root: path.into(), classes, samples, links_outside: 0, notes })
 }
 
-fn files_in(folder: &Path, names: &[&str]) -> Result<Vec<PathBuf>, DataError> {
+/// The files that are there, and what is to be said of those that are not.
+fn files_in(folder: &Path, names: &[&str]) -> Result<(Vec<PathBuf>, Vec<String>), DataError> {
     let files: Vec<PathBuf> =
         names.iter().map(|name| folder.join(name)).filter(|file| file.is_file()).collect();
     if files.is_empty() {
         return Err(DataError::MissingFiles { folder: folder.into(), expected: names.join(", ") });
     }
-    if files.len() < names.len() {
-        err_line(&format!("data: {} holds only {} of {}", folder.display(), files.len(), names.join(", ")));
-    }
-    Ok(files)
+    let is_whole = files.len() == names.len();
+    let lacks = || format!("{} holds only {} of {}", folder.display(), files.len(), names.join(", "));
+    let notes = if is_whole { Vec::new() } else { vec![lacks()] };
+    Ok((files, notes))
 }
 
 fn read_file(file: PathBuf, variant: Variant) -> Result<Vec<Sample>, DataError> {

@@ -131,7 +131,7 @@ mod tests {
             part: 0,
         };
         let samples = files.iter().map(sample).collect();
-        Dataset { root: "data".into(), classes, samples, links_outside: 0 }
+        Dataset { root: "data".into(), classes, samples, links_outside: 0, notes: Vec::new() }
     }
 
     fn owned(labels: &[&str]) -> Vec<String> {

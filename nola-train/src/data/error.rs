@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::printable::{self, path_name};
 use crate::problems::{Limits, Problems};
-use crate::recipe::DataFormat;
+use crate::settings::DataFormat;
 
 /// Why a data set cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,10 @@ pub enum DataError {
         /// The format.
         format: DataFormat,
     },
+
+    /// No place of images was given.
+    #[error("no folder or file of images is named")]
+    NoPath,
 
     /// Images by the name of a data set of the hub.
     #[error(

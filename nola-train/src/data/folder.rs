@@ -122,7 +122,7 @@ fn into_dataset(
             files.into_iter().map(move |file| Sample { label, source: ImageSource::File(file), part: 0 })
         })
         .collect();
-    Ok(Dataset { root: root.into(), classes, samples, links_outside })
+    Ok(Dataset { root: root.into(), classes, samples, links_outside, notes: Vec::new() })
 }
 
 /// The folder of the first level that an entry lies in.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use flate2::read::MultiGzDecoder;
 
 use super::error::ExpectedLength;
-use super::{Colours, DataError, Dataset, Records, Split};
+use super::{Colours, DataError, Dataset, Records};
+use crate::portion::Split;
 
 /// Bytes of unpacked pixels that are read at most; MNIST has 47 million.
 const LIMIT: u64 = 1 << 30;
@@ -75,6 +76,7 @@ pub(super) fn read(path: &Path, variant: Variant, split: Split) -> Result<Datase
         classes: classes.map(str::to_owned).to_vec(),
         samples: super::samples_of(Arc::new(records), &labels),
         links_outside: 0,
+        notes: Vec::new(),
     })
 }
 

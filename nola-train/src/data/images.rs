@@ -9,15 +9,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use image::RgbImage;
 use nola_models::image::{Encoded, decode};
 use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::room::Room;
 use super::{BadImage, DataError, Dataset, ImageSource};
 use crate::data_hash::hex;
-use crate::recipe::OnBadImage;
 
 /// Bytes of an encoded image that are read at most.
 const FILE_LIMIT: u64 = 256 << 20;
+
+/// What happens to an image that cannot be decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBadImage {
+    /// The run does not start; the first of such images are listed.
+    Fail,
+    /// Such images are left out; all of them are listed.
+    Skip,
+}
 
 /// Images of a data set, each known to decode.
 #[derive(Debug)]

@@ -6,9 +6,8 @@ use burn::tensor::{Device, Tensor};
 use nola_core::{Adapted, AdapterConfig, Targets, float_params, read_params};
 
 use crate::model_with_loss::ModelWithLoss;
-use crate::optimizer::Optimizer;
-use crate::recipe::{self, ScheduleKind, TrainRecipe};
-use crate::train::{measured_gradients, updated};
+use crate::settings::{OptimizerKind, ScheduleKind, TrainSettings};
+use crate::train::{Optimizer, measured_gradients, updated};
 
 /// At first only one factor of an adapter has a gradient; in the second step both have.
 const STEPS: usize = 2;
@@ -68,18 +67,18 @@ pub(crate) struct Stepping<M: ModelWithLoss> {
     /// Absent only within a step.
     model: Option<Adapted<M>>,
     batch: [M::Batch; 1],
-    recipe: TrainRecipe,
+    recipe: TrainSettings,
     optimizer: Optimizer,
 }
 
 impl<M: ModelWithLoss> Stepping<M> {
     pub(crate) fn new(model: Adapted<M>, batch: M::Batch, learning_rate: f64) -> Self {
-        let recipe = TrainRecipe {
+        let recipe = TrainSettings {
             steps: STEPS,
-            optimizer: recipe::Optimizer::Sgd,
+            optimizer: OptimizerKind::Sgd,
             learning_rate,
             schedule: ScheduleKind::Constant,
-            ..TrainRecipe::default()
+            ..TrainSettings::default()
         };
         let optimizer = Optimizer::new(&recipe, &model);
         Self { model: Some(model), batch: [batch], recipe, optimizer }

@@ -8,9 +8,8 @@ use nola_models::CausalLm;
 use nola_models::tokenizer::Specials;
 use serde::Serialize;
 
-use super::host_rows;
 use crate::Error;
-use crate::base::TextBase;
+use crate::session::{TextEncoder, host_rows};
 use crate::text::{Choice, End, encode_end};
 
 /// Shares of right answers, from 0 to 1.
@@ -37,7 +36,7 @@ pub struct ChoiceScores {
 /// The evaluation of the authors' LLaMA-2 script: the most probable of the letters after the prompt.
 pub fn answer_choices(
     model: &CausalLm,
-    base: &TextBase,
+    encoder: &TextEncoder,
     choices: &[Choice],
     device: &Device,
     mut done: impl FnMut(usize),
@@ -47,14 +46,14 @@ pub fn answer_choices(
     for (number, choice) in choices.iter().enumerate() {
         let context = model.info().max_tokens;
         // The question itself stands at the end.
-        let encode = |part: &str| base.tokenizer.encode(part, Specials::AsModel);
+        let encode = |part: &str| encoder.tokenizer.encode(part, Specials::AsModel);
         let (mut ids, _) = encode_end(&choice.prompt, End::Last, context, encode, Vec::len)?;
         if ids.len() > context {
             cut += 1;
             ids.drain(..ids.len() - context);
         }
-        let letters = letter_ids(base, choice)?;
-        check_ids(ids.iter().chain(&letters), base, choice)?;
+        let letters = letter_ids(encoder, choice)?;
+        check_ids(ids.iter().chain(&letters), encoder, choice)?;
         let logits = after(model, &ids, device);
         if let Some(&value) = letters.iter().map(|&id| &logits[id as usize]).find(|logit| !logit.is_finite())
         {
@@ -75,14 +74,14 @@ pub fn answer_choices(
 /// A token that was added to the tokenizer alone has no embedding.
 fn check_ids<'a>(
     mut ids: impl Iterator<Item = &'a u32>,
-    base: &TextBase,
+    encoder: &TextEncoder,
     choice: &Choice,
 ) -> Result<(), Error> {
-    let embeddings = base.model.info().vocab_size;
+    let embeddings = encoder.info.vocab_size;
     match ids.find(|&&id| id as usize >= embeddings) {
         None => Ok(()),
         Some(&id) => {
-            let token = base.tokenizer.token(id).unwrap_or_default();
+            let token = encoder.tokenizer.token(id).unwrap_or_default();
             let problem = format!(
                 "the model has {embeddings} embeddings, none for the token `{token}` ({id}); remove the token from the \
                  text, or resize the model"
@@ -103,10 +102,10 @@ fn after(model: &CausalLm, ids: &[u32], device: &Device) -> Vec<f32> {
 }
 
 /// The token of each letter as it follows `Answer:`, that is after a space.
-fn letter_ids(base: &TextBase, choice: &Choice) -> Result<Vec<u32>, Error> {
-    let prompt = base.tokenizer.encode("Answer:", Specials::None)?;
+fn letter_ids(encoder: &TextEncoder, choice: &Choice) -> Result<Vec<u32>, Error> {
+    let prompt = encoder.tokenizer.encode("Answer:", Specials::None)?;
     let id = |letter: &String| {
-        let ids = base.tokenizer.encode(&format!("Answer: {letter}"), Specials::None)?;
+        let ids = encoder.tokenizer.encode(&format!("Answer: {letter}"), Specials::None)?;
         // A tokenizer that makes the space a token of its own tells the letter by the next one.
         let after = ids.iter().skip(prompt.len()).copied();
         after.last().ok_or_else(|| Error::Prompt {

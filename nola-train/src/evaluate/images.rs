@@ -6,11 +6,11 @@ use burn::tensor::Device;
 use burn::tensor::activation::softmax;
 use nola_models::{Preprocessor, Vit};
 
-use super::host_rows;
 use crate::Error;
 use crate::data::{Images, Prefetch, evaluation_batches};
 use crate::model_with_loss::{ImageBatch, cross_entropy};
 use crate::progress::{Scores, Target};
+use crate::session::host_rows;
 
 /// Images per pass of an evaluation.
 const BATCH: usize = 64;

@@ -7,8 +7,8 @@ use nola_models::tokenizer::DecodeSpecials;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::base::TextBase;
 use crate::metrics::{Corpus, E2eScores, MetricsError, SacreBleu, chrf, e2e_scores, ter};
+use crate::session::TextEncoder;
 use crate::text::{Beginning, References, prompt_ids};
 
 /// How texts compare with what people wrote; each score is defined in [`metrics`](crate::metrics).
@@ -67,7 +67,7 @@ pub struct Written {
 /// If a setting or a prompt cannot be used, or the model gives NaN.
 pub fn write_all(
     model: &CausalLm,
-    base: &TextBase,
+    encoder: &TextEncoder,
     prompts: &[Vec<u32>],
     decoding: &Decoding,
     device: &Device,
@@ -79,7 +79,7 @@ pub fn write_all(
         (0..).zip(prompts).map(|(row, tokens)| Prompt { row, tokens: tokens.clone() }).collect();
     for batch in numbered.chunks(decoding.batch) {
         for texts in generate(&mut decoder, batch, &decoding.generation)? {
-            let written = texts.iter().map(|text| written(text, base)).collect::<Result<_, Error>>()?;
+            let written = texts.iter().map(|text| written(text, encoder)).collect::<Result<_, Error>>()?;
             all.push(written);
         }
         done(all.len());
@@ -87,8 +87,8 @@ pub fn write_all(
     Ok(all)
 }
 
-fn written(generated: &Generated, base: &TextBase) -> Result<Written, Error> {
-    let text = base.tokenizer.decode(generated.without_end(), DecodeSpecials::Skip)?;
+fn written(generated: &Generated, encoder: &TextEncoder) -> Result<Written, Error> {
+    let text = encoder.tokenizer.decode(generated.without_end(), DecodeSpecials::Skip)?;
     Ok(Written { text, tokens: generated.tokens.len(), finish: generated.finish })
 }
 
@@ -96,18 +96,18 @@ fn written(generated: &Generated, base: &TextBase) -> Result<Written, Error> {
 /// it is asked for. An item is an error if its prompt cannot be tokenised.
 pub fn with_room(
     groups: Vec<References>,
-    base: &TextBase,
+    encoder: &TextEncoder,
 ) -> impl Iterator<Item = Result<References, Error>> {
-    let context = base.model.info().max_tokens;
-    groups.into_iter().filter_map(move |group| match tokens_of(&group, base) {
+    let context = encoder.info.max_tokens;
+    groups.into_iter().filter_map(move |group| match tokens_of(&group, encoder) {
         Ok(tokens) => (tokens.len() < context).then_some(Ok(group)),
         Err(error) => Some(Err(error)),
     })
 }
 
-fn tokens_of(group: &References, base: &TextBase) -> Result<Vec<u32>, Error> {
+fn tokens_of(group: &References, encoder: &TextEncoder) -> Result<Vec<u32>, Error> {
     // A prompt that fills the context is left out, however long it is.
-    let beginning = Beginning::new(base, base.model.info().max_tokens);
+    let beginning = Beginning::new(encoder, encoder.info.max_tokens);
     prompt_ids(&group.pair(), &beginning)
         .map_err(|problem| Error::Prompt { prompt: group.prompt.clone(), problem })
 }
@@ -118,18 +118,18 @@ fn tokens_of(group: &References, base: &TextBase) -> Result<Vec<u32>, Error> {
 /// As [`write_all`], or if there is no group.
 pub fn score_written(
     model: &CausalLm,
-    base: &TextBase,
+    encoder: &TextEncoder,
     groups: &[References],
     decoding: &Decoding,
     device: &Device,
     done: impl FnMut(usize),
 ) -> Result<(TextScores, Vec<String>), Error> {
     if groups.is_empty() {
-        return Err(Error::NoRoom { context: base.model.info().max_tokens });
+        return Err(Error::NoRoom { context: encoder.info.max_tokens });
     }
-    let tokens = groups.iter().map(|group| tokens_of(group, base));
+    let tokens = groups.iter().map(|group| tokens_of(group, encoder));
     let prompts: Vec<Vec<u32>> = tokens.collect::<Result<_, Error>>()?;
-    let written = write_all(model, base, &prompts, decoding, device, done)?;
+    let written = write_all(model, encoder, &prompts, decoding, device, done)?;
     let best = |texts: Vec<Written>| {
         texts.into_iter().next().map_or(String::new(), |text| text.text.trim().to_owned())
     };

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::baseline::Baseline;
+use crate::history::{History, HistoryPoint};
 use crate::progress::Scores;
-use crate::report::{History, HistoryPoint};
 use crate::train::TrainingState;
 
 /// Names of the numbers of every step.

@@ -7,14 +7,15 @@ use nola_core::Adapted;
 
 use super::{Course, Keeper, Note, Terms, memory_line};
 use crate::Error;
-use crate::base::Base;
 use crate::divergence::Divergence;
 use crate::error::non_finite;
+use crate::history::{History, HistoryPoint};
 use crate::model_with_loss::ModelWithLoss;
 use crate::overfitting;
 use crate::progress::{self, Progress};
-use crate::recipe::{MethodRecipe, Recipe, SaveEvery};
-use crate::report::{History, HistoryPoint};
+use crate::recipe::{MethodRecipe, Recipe};
+use crate::session::Base;
+use crate::settings::SaveEvery;
 use crate::stop::Interrupt;
 use crate::task::{Batch, LargestPass, Model, Task};
 use crate::train::{Observer, StepReport, StepSamples, TrainingState};

@@ -2,16 +2,19 @@
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use nola_core::folder::peft::TiedHead;
 use nola_models::{AttentionMask, CausalLm, Stage};
 
 use super::recompute::plus_zero;
 use super::{ModelWithLoss, cross_entropy};
-use crate::base::TIED;
 use crate::text::TokenBatch;
 
 /// Logits that are in memory at a time, in bytes; a vocabulary of 50,257 then takes 667 targets at once. With fewer, more
 /// of the time goes into reading the head again than into multiplying with it.
 const CHUNK_BYTES: usize = 128 << 20;
+
+/// What is one matrix in a base with tied weights.
+pub(crate) const TIED: TiedHead = TiedHead { embedding: "tokens", head: "head" };
 
 /// Texts on the device, and where in them a next token has to be told.
 #[derive(Debug, Clone)]

@@ -163,7 +163,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::recipe::{DataFormat, Recipe};
+    use crate::recipe::Recipe;
+    use crate::settings::DataFormat;
 
     /// What is wrong with a key that has this value, in a recipe where it may stand.
     fn finding(path: &str, kind: Option<&str>, value: &str) -> Option<String> {

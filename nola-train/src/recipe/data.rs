@@ -1,16 +1,16 @@
 //! `[data]`.
 
-use nola_models::Augmentation;
+use std::path::Path;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::MAX_SAMPLES;
 use super::error::{Findings, Problem};
-use super::format::{DataFormat, ImageFormat, Modality};
 use super::paths::{PathItem, TrainingItem, TrainingPaths, ValidationPaths, Written, repeated};
-use crate::Error;
-use crate::data::Split;
-use crate::portion::{DataSource, HoldOut, Portion};
+use crate::data::augment::OutOfRange;
+use crate::data::{Augmentation, DataError, ImageSources, OnBadImage, ScoredOn};
+use crate::portion::{DataSource, HoldOut, Portion, Split};
+use crate::settings::{DataFormat, ImageFormat, MAX_SAMPLES, Modality};
 use crate::text::{TextFormat, TextSettings};
 
 /// The data: images or text.
@@ -86,16 +86,6 @@ pub struct DataRecipe {
     pub text: TextSettings,
 }
 
-/// What happens to an image that cannot be decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnBadImage {
-    /// The run does not start; the first of such images are listed.
-    Fail,
-    /// Such images are left out; all of them are listed.
-    Skip,
-}
-
 /// How a template and its completion are written.
 const TEMPLATE_EXAMPLE: &str = r#"template = "Question: {question}\nAnswer:", completion = " {answer}""#;
 
@@ -120,13 +110,20 @@ impl Default for DataRecipe {
 }
 
 impl DataRecipe {
-    /// The same with the places of shipped files, where the working directory does not have them.
+    /// Where its images lie; `seed` is that of the run.
     ///
     /// # Errors
-    /// If the shipped files cannot be unpacked.
-    pub fn located(&self) -> Result<Self, Error> {
-        let (train, validation) = (self.train.located()?, self.validation.located()?);
-        Ok(Self { train, validation, ..self.clone() })
+    /// If the format is one of text.
+    pub fn images(&self, seed: u64) -> Result<ImageSources, DataError> {
+        let DataFormat::Images(format) = self.format else {
+            return Err(DataError::NoImages { format: self.format });
+        };
+        let owned = |paths: &mut dyn Iterator<Item = &Path>| paths.map(Path::to_owned).collect();
+        let scored_on = match self.validation_split {
+            Some(share) => ScoredOn::HeldOut(HoldOut { share, seed, place: 0 }),
+            None => ScoredOn::Paths(owned(&mut self.validation.paths())),
+        };
+        Ok(ImageSources { format, train: owned(&mut self.train.paths()), scored_on })
     }
 
     /// What is learned from, the parts in the order of the recipe; `seed` is that of the run.
@@ -173,15 +170,8 @@ impl DataRecipe {
         }
         self.check_paths(findings);
         self.check_template(findings);
-        match self.augment.check() {
-            Ok(()) => {}
-            Err(nola_models::Error::Setting { setting, found, expected }) => {
-                findings.add(setting, Problem::NotAllowed { found, range: expected.to_owned() });
-            }
-            Err(other) => {
-                let (found, range) = (other.to_string(), "usable".to_owned());
-                findings.add("data.augment", Problem::NotAllowed { found, range });
-            }
+        if let Err(OutOfRange { setting, found, expected }) = self.augment.check() {
+            findings.add(setting, Problem::NotAllowed { found, range: expected.to_owned() });
         }
     }
 

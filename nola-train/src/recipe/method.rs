@@ -13,6 +13,7 @@ use toml::Table;
 
 use super::error::{Findings, Problem};
 use super::node::TAG;
+use crate::settings::{FULL_LEARNING_RATE, LINEAR_LEARNING_RATE};
 
 /// What is trained; `kind` chooses the method.
 #[derive(Debug, Clone, PartialEq)]
@@ -208,8 +209,8 @@ impl MethodRecipe {
     pub fn default_learning_rate(&self) -> f64 {
         match self {
             Self::Adapter(adapter) => adapter.config.method().learning_rate(),
-            Self::Linear => 1e-2,
-            Self::Full => 1e-3,
+            Self::Linear => LINEAR_LEARNING_RATE,
+            Self::Full => FULL_LEARNING_RATE,
         }
     }
 

@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, assets};
-
 /// How often the rows of a file come in an epoch, at most; a larger number is a typo.
 const MOST_WEIGHT: usize = 1000;
 
@@ -77,22 +75,14 @@ impl TrainingPaths {
         self.0.iter().map(|part| part.path.as_path())
     }
 
-    /// The same with the places of shipped files, where the working directory does not have them.
-    ///
-    /// # Errors
-    /// If the shipped files cannot be unpacked.
-    pub(super) fn located(&self) -> Result<Self, Error> {
-        self.mapped(assets::located)
-    }
-
     /// The same with what `change` makes of each path.
     ///
     /// # Errors
     /// As `change`.
-    pub(super) fn mapped(&self, change: impl Fn(&Path) -> Result<PathBuf, Error>) -> Result<Self, Error> {
+    pub(crate) fn mapped<E>(&self, change: impl Fn(&Path) -> Result<PathBuf, E>) -> Result<Self, E> {
         let changed =
             |part: &WeightedPath| Ok(WeightedPath { path: change(&part.path)?, weight: part.weight });
-        self.0.iter().map(changed).collect::<Result<_, Error>>().map(Self)
+        self.0.iter().map(changed).collect::<Result<_, E>>().map(Self)
     }
 }
 
@@ -107,20 +97,12 @@ impl ValidationPaths {
         self.0.is_empty()
     }
 
-    /// As [`TrainingPaths::located`].
-    ///
-    /// # Errors
-    /// If the shipped files cannot be unpacked.
-    pub(super) fn located(&self) -> Result<Self, Error> {
-        self.mapped(assets::located)
-    }
-
     /// As [`TrainingPaths::mapped`].
     ///
     /// # Errors
     /// As `change`.
-    pub(super) fn mapped(&self, change: impl Fn(&Path) -> Result<PathBuf, Error>) -> Result<Self, Error> {
-        self.paths().map(change).collect::<Result<_, Error>>().map(Self)
+    pub(crate) fn mapped<E>(&self, change: impl Fn(&Path) -> Result<PathBuf, E>) -> Result<Self, E> {
+        self.paths().map(change).collect::<Result<_, E>>().map(Self)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Loss and accuracy over the steps.
 
 use super::chart::{Chart, Kind, Line, Series, WIDTH};
-use super::{History, HistoryPoint};
+use crate::history::{History, HistoryPoint};
 use crate::progress::Target;
 
 /// Points of a curve; longer ones are averaged down to it.

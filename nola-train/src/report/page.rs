@@ -11,9 +11,10 @@ use serde::Serialize;
 
 use super::chart::rendered;
 use super::confusion::is_numbered;
-use super::{Continuation, History, MISTAKES, Misclassified, RunReport, ShownSample};
+use super::{Continuation, MISTAKES, Misclassified, RunReport, ShownSample};
 use crate::amounts::{bytes, percent, thousands};
 use crate::baseline::Baseline;
+use crate::history::History;
 use crate::overfitting;
 use crate::progress::Target;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::claim::{PARTIAL, beside, remove};
+use super::partial::{PARTIAL, beside, remove};
 use crate::Error;
 use crate::train::{Checkpoint, ResumeError};
 
@@ -95,7 +95,7 @@ mod tests {
     use nola_core::TrainedState;
 
     use super::*;
-    use crate::optimizer::Moments;
+    use crate::train::Moments;
     use crate::train::{Best, Between, TrainingState};
 
     fn after(step: usize) -> Checkpoint {

@@ -9,6 +9,7 @@ use nola_core::folder::create_folders;
 
 use super::checkpoints::{CHECKPOINTS, is_resumable};
 use super::log::METRICS;
+use super::partial::{is_partial, old, remove};
 use super::tensorboard::TENSORBOARD;
 use super::{ADAPTER, LAST_ADAPTER, MODEL, Occupied, RECIPE, RESULT, SAMPLES};
 use crate::Error;
@@ -16,9 +17,6 @@ use crate::train::ResumeError;
 
 /// Locked for as long as a run writes beside it; it says who does.
 const LOCK: &str = ".lock";
-/// In the name of what is not whole.
-pub(super) const PARTIAL: &str = ".partial-";
-
 /// A run folder that no other program writes to; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Claim {
@@ -264,10 +262,6 @@ fn remove_partial(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn is_partial(name: &str) -> bool {
-    name.starts_with('.') && name.contains(PARTIAL)
-}
-
 /// Everything in a folder, apart from its lock, if a run that kept nothing left it; none if there is something else.
 fn rubble(folder: &Path) -> io::Result<Option<Vec<PathBuf>>> {
     let mut found = Vec::new();
@@ -287,14 +281,6 @@ fn rubble(folder: &Path) -> io::Result<Option<Vec<PathBuf>>> {
     Ok(Some(found))
 }
 
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    match removed {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
 /// Where the folder `name` of a run lies: under its name, or, if a kill hit the moment in which a better one took its
 /// place, under the name that the old one has meanwhile.
 pub fn whole(run: &Path, name: &str) -> Option<PathBuf> {
@@ -304,17 +290,6 @@ pub fn whole(run: &Path, name: &str) -> Option<PathBuf> {
 /// Whether a run began in a folder, however early it ended.
 pub fn is_begun(run: &Path) -> bool {
     run.join(LOCK).exists()
-}
-
-/// The name of a folder while another takes its place.
-pub(super) fn old(folder: &Path) -> PathBuf {
-    beside(folder, ".old")
-}
-
-/// A hidden name beside `path`.
-pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}{ending}"))
 }
 
 #[cfg(test)]

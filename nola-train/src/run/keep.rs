@@ -11,13 +11,13 @@ use nola_core::folder::{self, CoefficientBits, Description, peft};
 use nola_models::WeightDtype;
 use serde_json::Value;
 
-use super::claim::{PARTIAL, beside, old, remove};
+use super::partial::{PARTIAL, beside, old, remove};
 use super::resume::{OfRun, Origin};
 use super::{ADAPTER, LAST_ADAPTER, MODEL, RunFolder, checkpoints};
 use crate::Error;
-use crate::base::Base;
 use crate::fit::{Course, Keeper, Note, rounded};
 use crate::recipe::{CheckedRecipe, MethodRecipe};
+use crate::session::Base;
 use crate::task::{Model, Task};
 use crate::terminal::err_line;
 use crate::train::{Checkpoint, TrainingState};
@@ -122,7 +122,9 @@ impl<T: Task> Keeping<'_, T> {
             base: base.identity().clone(),
             labels: T::Base::labels(&model.model).to_vec(),
             summary: summary.to_owned(),
-            data: base.adapter_data(&self.recipe.data).map_or(Value::Null, |data| data.to_value()),
+            data: base
+                .adapter_data(self.recipe.data.format, &self.recipe.data.text)
+                .map_or(Value::Null, |data| data.to_value()),
         };
         // The numbers are rounded only once, when they are stored.
         let (_, bits, _) = rounded(model, self.recipe);

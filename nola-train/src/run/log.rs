@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::logs::RunLog;
+use super::run_log::RunLog;
 use crate::fit::Note;
 use crate::progress::{Scores, Target};
 use crate::train::{Between, StepReport, StepSamples};

@@ -1,40 +1,17 @@
 //! What a run notes as it goes: several logs, each a file or a folder of its own.
 
 use std::cell::RefCell;
-use std::fmt::Debug;
 use std::io;
 use std::path::PathBuf;
 
-use super::log::{METRICS, MetricsLog, StepLine};
+use super::log::{METRICS, MetricsLog};
+use super::run_log::RunLog;
 use super::samples::{SAMPLES, SamplesLog};
 use super::tensorboard::{TENSORBOARD, TensorboardLog};
+use super::until::Until;
 use crate::Error;
 use crate::fit::{Note, Resumed};
 use crate::recipe::CheckedRecipe;
-use crate::train::Between;
-
-/// One of them.
-pub(super) trait RunLog: Debug {
-    /// The name of its file or folder.
-    fn name(&self) -> &'static str;
-
-    /// Notes something, if it has a place for that.
-    fn note(&mut self, note: &Note) -> io::Result<()>;
-
-    /// Sees to it that all of it is on the disk.
-    fn sync(&mut self) -> io::Result<()>;
-}
-
-/// Up to where the logs of a run that goes on stay as they are.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Until<'a> {
-    /// Optimizer steps made.
-    pub step: usize,
-    /// Whether the evaluation after the last of them was made.
-    pub between: Between,
-    /// The line of that step; none before the first one, and where it is lost.
-    pub newest: Option<&'a StepLine>,
-}
 
 /// All logs of a run.
 #[derive(Debug)]

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::logs::{RunLog, Until};
+use super::run_log::RunLog;
+use super::until::Until;
 use crate::completion::Completion;
 use crate::fit::Note;
 use crate::report::ShownSample;

@@ -14,7 +14,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prost::Message;
 
 use super::log::{StepLine, ValidationLine};
-use super::logs::{RunLog, Until};
+use super::run_log::RunLog;
+use super::until::Until;
 use crate::completion::Completion;
 use crate::fit::Note;
 use crate::train::Between;

@@ -9,7 +9,6 @@ use nola_models::Vit;
 
 use super::{LargestPass, Task, spread};
 use crate::Error;
-use crate::base::{Base, ImageBase};
 use crate::baseline::Baseline;
 use crate::completion::Completion;
 use crate::data::{
@@ -24,9 +23,11 @@ use crate::model_with_loss::ImageBatch;
 use crate::portion::Drawn;
 use crate::printable::path_name;
 use crate::problems::Limits;
-use crate::progress::{Scores, Target};
+use crate::progress::{Downloads, Scores, Target};
 use crate::recipe::{DataRecipe, Recipe, SamplesRecipe, TrainingPaths, WeightedPath};
+use crate::recipe_files::{located, located_model};
 use crate::report::{self, Misclassified, ReportSections};
+use crate::session::{Base, ImageBase};
 use crate::terminal::err_line;
 use crate::train::StepSamples;
 
@@ -57,7 +58,7 @@ impl Splits {
     /// # Errors
     /// If a split is empty or damaged, or their classes differ.
     pub fn open(recipe: &DataRecipe, seed: u64) -> Result<(Self, Option<Drawn>), Error> {
-        let (train, validation, held_out) = Dataset::splits(recipe, seed)?;
+        let (train, validation, held_out) = Dataset::splits(&recipe.images(seed)?)?;
         let train = train.few_shot(recipe.shots, recipe.shots_seed)?;
         let splits = Self { train: load(train, recipe)?, validation: load(validation, recipe)? };
         say_held_out(held_out);
@@ -86,6 +87,7 @@ pub fn say_held_out(held_out: Option<Drawn>) {
 /// # Errors
 /// If an image is damaged and is not to be skipped.
 pub fn load(dataset: Dataset, recipe: &DataRecipe) -> Result<Arc<Images>, Error> {
+    dataset.notes.iter().for_each(|note| err_line(&format!("data: {note}")));
     if dataset.links_outside > 0 {
         err_line(&format!(
             "data: {} links that leave {} were not followed",
@@ -108,12 +110,13 @@ impl Task for ImageTask {
     const TARGET: Target = Target::Image;
 
     fn open(recipe: &Recipe, device: &Device) -> Result<Self, Error> {
-        let (splits, held_out) = Splits::open(&recipe.data.located()?, recipe.train.seed)?;
+        let (splits, held_out) = Splits::open(&located(&recipe.data)?, recipe.train.seed)?;
         let parts = splits.weighted(&recipe.data.train);
         let rows: Vec<usize> = parts.iter().map(|part| part.samples.len()).collect();
         let counts = DataCounts::new(&recipe.data.train, &rows, &parts, held_out)?;
         counts.mixture().iter().for_each(|mixture| err_line(&format!("data: {mixture}")));
-        let base = ImageBase::open(&recipe.model, recipe.train.seed, device)?;
+        let model = located_model(&recipe.model)?;
+        let base = ImageBase::open(&model, recipe.train.seed, device, &Downloads::default())?;
         base.check_one_class_each(&base.vit.clone().with_head(splits.train.classes()))?;
         Ok(Self { base, splits, parts, counts })
     }

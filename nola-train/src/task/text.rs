@@ -11,31 +11,32 @@ use nola_models::generate::GenerationConfig;
 use nola_models::tokenizer::DecodeSpecials;
 
 use super::{LargestPass, Task, say_held_out, spread};
-use crate::Error;
-use crate::base::{Base, Template, TextBase};
 use crate::baseline::Baseline;
 use crate::completion::Completion;
-use crate::data::{Order, Prefetch, Split, WeightedSamples};
+use crate::data::{Order, Prefetch, WeightedSamples};
 use crate::data_counts::DataCounts;
 use crate::data_files::{self, Found, HubData};
 use crate::data_hash::DataHash;
-use crate::diagnostics::unknown_tokens;
 use crate::evaluate::{
     Decoding, TextEvaluation, TextScores, evaluate_text, score_written, with_room, write_all,
 };
 use crate::model_with_loss::TextBatch;
-use crate::portion::{DataSource, Drawn, Portion};
+use crate::portion::{DataSource, Drawn, Portion, Split};
 use crate::printable::path_name;
-use crate::progress::{Scores, Target};
+use crate::progress::{Downloads, Scores, Target};
 use crate::prompt::{self, Reading};
-use crate::recipe::{DataFormat, DataRecipe, Recipe, SamplesRecipe, TrainingPaths};
+use crate::recipe::{DataRecipe, Recipe, SamplesRecipe, TrainingPaths};
+use crate::recipe_files::located_model;
 use crate::report::{Continuation, ReportSections};
+use crate::session::{Base, Template, TextBase, TextEncoder, model_folder};
+use crate::settings::DataFormat;
 use crate::terminal::{err_line, err_painted};
 use crate::text::{
     self, BadRows, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat, TextReport,
     TextSettings, TextSource, TokenBatch, preview,
 };
 use crate::train::StepSamples;
+use crate::{Error, device, notices};
 
 /// Prompts of the validation data that the report shows.
 const SHOWN_PROMPTS: usize = 4;
@@ -88,23 +89,29 @@ impl Task for Text {
         let (data, seed) = (&recipe.data, recipe.train.seed);
         let learned_from = data_files::find(data.learned_from(seed), Split::Train)?;
         let scored_on = data_files::find(data.scored_on(seed), data.scored_split())?;
-        let base = TextBase::open(&recipe.model, seed, device)?;
+        device::check_dtype(device, recipe.model.dtype)?;
+        let model = located_model(&recipe.model)?;
+        let folder = model_folder(&model.path, TextBase::wanted(model.init), &Downloads::default())?;
+        // All data is read and checked before the weights are: those of a large model take minutes.
+        let encoder = TextEncoder::open(&folder)?;
+        notices::tell(&encoder.notices());
         let format = text_format(data)?;
-        let sample_prompts = sample_prompts(recipe, format, &base)?;
-        let train = open_texts("training", &learned_from.sources, data, &base)?;
-        let validation = open_texts("validation", &scored_on.sources, data, &base)?;
+        let sample_prompts = sample_prompts(recipe, format, &encoder)?;
+        let train = open_texts("training", &learned_from.sources, data, &encoder)?;
+        let validation = open_texts("validation", &scored_on.sources, data, &encoder)?;
         let parts = weighted(&recipe.data.train, &train.parts);
         let rows: Vec<usize> = train.reports.iter().map(|report| report.rows).collect();
         let counts = DataCounts::new(&recipe.data.train, &rows, &parts, validation.drawn())?;
         counts.mixture().iter().for_each(|mixture| err_line(&format!("data: {mixture}")));
-        show_first(&train, &recipe.data.train, &base);
+        show_first(&train, &recipe.data.train, &encoder);
         let prompts = all_references(&scored_on.sources, format, &data.text);
         // Documents and conversations have no prompts to show.
-        let prompts = with_room(prompts.unwrap_or_default(), &base).take(SHOWN_PROMPTS);
+        let prompts = with_room(prompts.unwrap_or_default(), &encoder).take(SHOWN_PROMPTS);
         let prompts = prompts.collect::<Result<_, Error>>()?;
         let warnings = [train.warnings, validation.warnings].concat();
         let (train, validation) = (Arc::new(train.data), Arc::new(validation.data));
         let sources = sources(data, &learned_from, &scored_on)?;
+        let base = TextBase::load(encoder, &model, seed, device)?;
         Ok(Self { base, train, parts, validation, prompts, sample_prompts, counts, sources, warnings })
     }
 
@@ -132,7 +139,7 @@ impl Task for Text {
     }
 
     fn choices(&self) -> usize {
-        self.base.model.info().vocab_size
+        self.base.encoder.info.vocab_size
     }
 
     fn base(&self) -> &TextBase {
@@ -213,10 +220,10 @@ impl Task for Text {
     ) -> Result<Option<TextScores>, Error> {
         let found = data_files::find(vec![DataSource::whole(file)], Split::Validation)?.sources;
         let groups = all_references(&found, text_format(&recipe.data)?, &recipe.data.text)?;
-        let groups: Vec<References> = with_room(groups, &self.base).collect::<Result<_, Error>>()?;
+        let groups: Vec<References> = with_room(groups, &self.base.encoder).collect::<Result<_, Error>>()?;
         let device = model.devices().into_iter().next().expect("a model has weights, and they lie somewhere");
         let decoding = self.greedy(WRITTEN_TOKENS, WRITTEN_PROMPTS);
-        let (scores, _) = score_written(model, &self.base, &groups, &decoding, &device, |_| ())?;
+        let (scores, _) = score_written(model, &self.base.encoder, &groups, &decoding, &device, |_| ())?;
         Ok(Some(scores))
     }
 
@@ -230,7 +237,7 @@ impl Task for Text {
             return Ok(Vec::new());
         }
         let decoding = self.greedy(samples.max_new_tokens, WRITTEN_PROMPTS);
-        let written = write_all(model, &self.base, &self.sample_prompts, &decoding, device, |_| ())?;
+        let written = write_all(model, &self.base.encoder, &self.sample_prompts, &decoding, device, |_| ())?;
         let texts = written.into_iter().flatten().map(|written| written.text.trim().to_owned());
         let pairs = samples.prompts.iter().cloned().zip(texts);
         Ok(pairs.map(|(prompt, text)| Completion { prompt, text }).collect())
@@ -270,7 +277,8 @@ impl Text {
             return Ok(Vec::new());
         };
         let decoding = self.greedy(SHOWN_TOKENS, SHOWN_PROMPTS);
-        let (_, written) = score_written(model, &self.base, &self.prompts, &decoding, &device, |_| ())?;
+        let (_, written) =
+            score_written(model, &self.base.encoder, &self.prompts, &decoding, &device, |_| ())?;
         let shown = self.prompts.iter().zip(written).map(|(prompt, written)| Continuation {
             prompt: prompt.prompt.clone(),
             written,
@@ -281,7 +289,7 @@ impl Text {
 
     /// The likeliest tokens, whatever the folder says.
     fn greedy(&self, max_new_tokens: usize, batch: usize) -> Decoding {
-        let eos_token_id = self.base.eos.clone();
+        let eos_token_id = self.base.encoder.eos.clone();
         let generation = GenerationConfig { eos_token_id, max_new_tokens, ..GenerationConfig::default() };
         Decoding { generation, batch }
     }
@@ -291,16 +299,20 @@ impl Text {
 ///
 /// # Errors
 /// If one cannot be tokenised or leaves no room for an answer.
-fn sample_prompts(recipe: &Recipe, format: TextFormat, base: &TextBase) -> Result<Vec<Vec<u32>>, Error> {
+fn sample_prompts(
+    recipe: &Recipe,
+    format: TextFormat,
+    encoder: &TextEncoder,
+) -> Result<Vec<Vec<u32>>, Error> {
     let (settings, prompts) = (&recipe.data.text, &recipe.samples.prompts);
     let texts = match format == TextFormat::Template && settings.template.columns().len() == 1 {
         true => prompt::filled(&settings.template, &[], prompts)?,
         false => prompts.clone(),
     };
-    let context = base.model.info().max_tokens;
+    let context = encoder.info.max_tokens;
     let tokens = |(text, shown): (&String, &String)| {
         let wrong = |problem| Error::SamplePrompt { prompt: shown.clone(), problem };
-        let tokens = prompt::tokens(text, Reading::Row(format), &settings.system, base);
+        let tokens = prompt::tokens(text, Reading::Row(format), &settings.system, encoder);
         let tokens = tokens.map_err(|error| wrong(error.to_string()))?;
         match tokens.len() {
             0 => Err(wrong("it has no tokens; give it some words".to_owned())),
@@ -342,7 +354,7 @@ pub fn open_texts(
     name: &str,
     sources: &[DataSource],
     data: &DataRecipe,
-    base: &TextBase,
+    encoder: &TextEncoder,
 ) -> Result<OpenedText, Error> {
     let (mut parts, mut bad) = (Vec::new(), BadRows::default());
     for source in sources {
@@ -350,7 +362,7 @@ pub fn open_texts(
             [_] => name.to_owned(),
             _ => format!("{name}: {}", path_name(&source.name)),
         };
-        match open_text(&name, source, data, base) {
+        match open_text(&name, source, data, encoder) {
             Ok(part) => parts.push(part),
             Err(Error::Text(TextError::BadRows(of_source))) => bad.extend(of_source),
             Err(other) => return Err(other),
@@ -364,7 +376,7 @@ pub fn open_texts(
         _ => format!("{name} tokens of {}", path_name(&source.name)),
     };
     let warnings = sources.iter().zip(&parts);
-    let warnings = warnings.filter_map(|(source, part)| unknown_tokens(&tokens_of(source), part)).collect();
+    let warnings = warnings.filter_map(|(source, part)| part.unknown_tokens(&tokens_of(source))).collect();
     let reports = parts.iter().map(|part| part.report.clone()).collect();
     let (data, parts) = TextData::joined(parts);
     let opened = OpenedText { data, parts, reports, warnings };
@@ -394,16 +406,21 @@ pub fn all_references(
     Ok(groups.collect::<Result<Vec<_>, _>>()?.concat())
 }
 
-fn open_text(name: &str, source: &DataSource, data: &DataRecipe, base: &TextBase) -> Result<TextData, Error> {
-    let template = base.chat.as_deref().map(Template);
+fn open_text(
+    name: &str,
+    source: &DataSource,
+    data: &DataRecipe,
+    encoder: &TextEncoder,
+) -> Result<TextData, Error> {
+    let template = encoder.chat.as_deref().map(Template);
     let source = TextSource {
         data: source,
         format: text_format(data)?,
         settings: &data.text,
-        tokenizer: base,
+        tokenizer: encoder,
         chat: template.as_ref().map(|template| template as &dyn ChatRender),
-        embeddings: base.model.info().vocab_size,
-        context: base.model.info().max_tokens,
+        embeddings: encoder.info.vocab_size,
+        context: encoder.info.max_tokens,
     };
     let prepared = source.prepare()?;
     for line in prepared.bad_rows.lines() {
@@ -422,10 +439,10 @@ fn weighted(paths: &TrainingPaths, rows: &[Range<usize>]) -> Vec<WeightedSamples
 }
 
 /// Shows the first sample of each file as the model will see it, what is learned in colour.
-fn show_first(text: &OpenedText, paths: &TrainingPaths, base: &TextBase) {
+fn show_first(text: &OpenedText, paths: &TrainingPaths, encoder: &TextEncoder) {
     let in_colour = console::colors_enabled_stderr();
     let paint = if in_colour { Paint::Colour } else { Paint::Plain };
-    let decode = |ids: &[u32]| base.tokenizer.decode(ids, DecodeSpecials::Keep).unwrap_or_default();
+    let decode = |ids: &[u32]| encoder.tokenizer.decode(ids, DecodeSpecials::Keep).unwrap_or_default();
     for (path, rows) in paths.paths().zip(&text.parts).take(SHOWN_FILES) {
         let Some(&first) = text.data.rows.get(rows.start).and_then(|row| row.first()) else { continue };
         let of = if text.parts.len() > 1 { format!(" of {}", path_name(path)) } else { String::new() };

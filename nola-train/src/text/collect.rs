@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::read::{Content, FileKind, PlainText, Row, UsedColumns, files_of, read};
-use super::{BadRows, OnBadRow, Place, RowProblem, TextError, TextSettings};
+use super::read::{Content, PlainText, Row, UsedColumns, files_of, read};
+use super::{BadRows, FileKind, OnBadRow, Place, RowProblem, TextError, TextSettings};
 use crate::portion::{DataSource, Drawn, DrawnUnit, Portion};
 
 /// Which rows are read.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{BadRow, BadRows, FileKind, Place, TextFormat, TextReport};
+use super::{BadRow, BadRows, FileKind, Place, TextFormat};
 use crate::portion::DrawnUnit;
 
 /// Why text data cannot be used.
@@ -121,14 +121,12 @@ pub enum TextError {
     BadRows(BadRows),
 
     /// Data of which nothing can be learned.
-    #[error("{}: nothing to learn from: {}", path.display(), reasons(.report, .max_tokens))]
+    #[error("{}: nothing to learn from: {reasons}", path.display())]
     NothingLeft {
         /// File or folder.
         path: PathBuf,
-        /// What became of its rows.
-        report: Box<TextReport>,
-        /// The length that samples may have, in tokens.
-        max_tokens: usize,
+        /// Why its rows gave no sample, with what to do about it.
+        reasons: String,
     },
 
     /// Too little text to hold some of it out.
@@ -232,45 +230,4 @@ fn list(bad: &BadRows) -> String {
     lines.extend(bad.lines().iter().map(|line| format!("  {line}")));
     lines.push("correct them, or leave them out with data.text.on_bad_row = \"skip\"".to_owned());
     lines.join("\n")
-}
-
-/// Why rows gave no sample, with what to do about it.
-fn reasons(report: &TextReport, max_tokens: &usize) -> String {
-    let longest = report.longest_sample();
-    let of_them = [
-        (report.bad, "cannot be used, and data.text.on_bad_row = \"skip\" leaves them out".to_owned()),
-        (
-            report.dropped_long,
-            format!(
-                "dropped as longer than data.text.max_tokens = {max_tokens} (the longest has {longest}); raise it as far as \
-                 the model allows, or set data.text.on_long = \"cut\""
-            ),
-        ),
-        (
-            report.dropped_unlearned,
-            format!(
-                "dropped because their prompt alone fills data.text.max_tokens = {max_tokens} (the longest row has \
-                 {longest}), so that all that is learned would be cut off; raise it as far as the model allows, or shorten \
-                 the prompts"
-            ),
-        ),
-        (
-            report.dropped_empty,
-            "dropped because there is nothing to learn in them; are the texts empty?".to_owned(),
-        ),
-        (
-            report.dropped_marked,
-            "dropped because all their answers are marked as not to be learned (a `weight` of 0, or `train` that is false); \
-             mark those that are, or set data.text.loss = \"all\""
-                .to_owned(),
-        ),
-    ];
-    let of_them =
-        of_them.into_iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}"));
-    let of_them = of_them.collect::<Vec<_>>().join("; ");
-    match (report.rows, of_them.as_str()) {
-        (0, _) => "there are no rows in it; is it empty, or are all its lines blank?".to_owned(),
-        (rows, "") => format!("{rows} rows read, and none holds an example; is data.format right?"),
-        (rows, of_them) => format!("{rows} rows read; {of_them}"),
-    }
 }

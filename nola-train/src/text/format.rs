@@ -8,40 +8,10 @@ mod triples;
 mod unused;
 
 use std::borrow::Cow;
-use std::fmt;
-
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use super::read::{Content, PlainText, UsedColumns};
-use super::{ChatRender, Dialogue, MAX_ROW_BYTES, Note, RowProblem, TextError, TextSettings};
+use super::{ChatRender, Dialogue, MAX_ROW_BYTES, Note, RowProblem, TextError, TextFormat, TextSettings};
 pub(super) use fields::Fields;
-
-/// How the rows of a data set are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum TextFormat {
-    /// Documents: plain text, or a column of them.
-    Text,
-    /// A column with prompts and one with what follows them.
-    PromptCompletion,
-    /// A prompt and a completion of one's own with the columns of the row in them: `text.template` and `text.completion`.
-    Template,
-    /// `instruction`, `input`, `output`, in Stanford Alpaca's prompt.
-    Alpaca,
-    /// `conversations` of `from` and `value`.
-    #[serde(rename = "sharegpt")]
-    ShareGpt,
-    /// `messages` of `role` and `content`.
-    Chat,
-    /// The E2E NLG Challenge: lines `context||completion`, or columns `mr` and `ref`.
-    E2e,
-    /// DART's published JSON.
-    Dart,
-    /// WebNLG's published JSON.
-    #[serde(rename = "webnlg")]
-    WebNlg,
-}
 
 impl TextFormat {
     /// How it reads plain text files.
@@ -68,20 +38,6 @@ impl TextFormat {
             return Err(TextError::NoTemplate);
         }
         Ok(unused::looked_at(self, settings).map_or(UsedColumns::All, UsedColumns::named))
-    }
-
-    /// Whether its rows are conversations, which a chat template turns into text.
-    pub fn is_conversation(self) -> bool {
-        match self {
-            Self::ShareGpt | Self::Chat => true,
-            Self::Text
-            | Self::PromptCompletion
-            | Self::Template
-            | Self::Alpaca
-            | Self::E2e
-            | Self::Dart
-            | Self::WebNlg => false,
-        }
     }
 
     /// The examples in a row; a row of DART or WebNLG has one for each of its sentences. `chat` writes those of conversations.
@@ -156,22 +112,6 @@ fn check_length(examples: &[Example]) -> Result<(), RowProblem> {
     match examples.iter().map(Example::bytes).max() {
         Some(found) if found > MAX_ROW_BYTES => Err(RowProblem::TooLong { found, limit: MAX_ROW_BYTES }),
         Some(_) | None => Ok(()),
-    }
-}
-
-impl fmt::Display for TextFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Text => "text",
-            Self::PromptCompletion => "prompt-completion",
-            Self::Template => "template",
-            Self::Alpaca => "alpaca",
-            Self::ShareGpt => "sharegpt",
-            Self::Chat => "chat",
-            Self::E2e => "e2e",
-            Self::Dart => "dart",
-            Self::WebNlg => "webnlg",
-        })
     }
 }
 

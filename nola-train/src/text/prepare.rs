@@ -12,30 +12,12 @@ use super::collect::{Rows, check_divisible};
 use super::pack::rows_of;
 use super::sample_builder::SampleBuilder;
 use super::{
-    BadRows, ChatRender, Encode, Origin, Packing, Place, Sample, TextError, TextFormat, TextReport,
-    TextSettings, Unknown,
+    BadRows, Origin, Packing, Place, Sample, TextError, TextFormat, TextReport, TextSource, Unknown,
 };
+use crate::amounts::thousands;
 use crate::data_hash::hex;
-use crate::portion::{DataSource, Drawn, DrawnUnit, Portion};
-
-/// A data set, and the model that is to learn from it.
-#[derive(Clone, Copy)]
-pub struct TextSource<'a> {
-    /// A file or a folder of them, and which part is used.
-    pub data: &'a DataSource,
-    /// How its rows are written.
-    pub format: TextFormat,
-    /// How they become samples.
-    pub settings: &'a TextSettings,
-    /// The model's tokenizer.
-    pub tokenizer: &'a dyn Encode,
-    /// The chat template, if the model has one.
-    pub chat: Option<&'a dyn ChatRender>,
-    /// Rows of the model's embedding: tokens are below it.
-    pub embeddings: usize,
-    /// Positions of the model.
-    pub context: usize,
-}
+use crate::portion::{Drawn, DrawnUnit, Portion};
+use crate::printable::printable;
 
 /// The samples of a data set.
 #[derive(Debug, Default)]
@@ -85,6 +67,23 @@ impl TextData {
         let unknown = self.report.unknown.as_ref()?;
         let file = self.files.get(unknown.file)?.clone();
         Some((unknown, Place { file, spot: unknown.row }))
+    }
+
+    /// What a user should hear of tokens that stand for what the tokenizer does not know, since a model learns nothing from
+    /// them; `tokens_of` says of what the tokens are.
+    pub fn unknown_tokens(&self, tokens_of: &str) -> Option<String> {
+        let (Unknown { token, count, texts, .. }, place) = self.unknown()?;
+        let tokens = self.report.tokens;
+        let share = 100.0 * *count as f64 / tokens as f64;
+        let share = if share < 0.05 { "less than 0.1".to_owned() } else { format!("{share:.1}") };
+        let (count, tokens) = (thousands(*count as u64), thousands(tokens as u64));
+        let told =
+            format!("{share} % of the {tokens_of} are `{token}` ({count} of {tokens}), first in {place}");
+        let texts: Vec<String> = texts.iter().map(|text| format!("`{}`", printable(text))).collect();
+        if texts.is_empty() {
+            return Some(told);
+        }
+        Some(format!("{told}; the tokenizer does not know {}", texts.join(", ")))
     }
 }
 
@@ -216,8 +215,8 @@ impl TextSource<'_> {
         let report = TextReport { rows: read, bad: bad.total(), drawn: rows.drawn(), ..report };
         let (samples, report) = self.portion_of(samples, report, rows)?;
         if samples.is_empty() {
-            let (path, max_tokens) = (self.data.name.clone(), self.settings.max_tokens);
-            return Err(TextError::NothingLeft { path, report: Box::new(report), max_tokens });
+            let (path, reasons) = (self.data.name.clone(), report.reasons(self.settings.max_tokens));
+            return Err(TextError::NothingLeft { path, reasons });
         }
         let (samples, origins) = samples.into_iter().unzip();
         Ok(Made { samples, origins, report, bad_rows: bad })
@@ -251,7 +250,7 @@ mod tests {
 
     use super::super::fake::{BOS, Case, text_of};
     use super::*;
-    use crate::portion::HoldOut;
+    use crate::portion::{DataSource, HoldOut};
     use crate::shared::shared;
     use crate::text::{Loss, OnBadRow};
 

@@ -17,7 +17,6 @@ mod source;
 mod table;
 mod tsv_file;
 
-use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -25,7 +24,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{Place, RowProblem, TextError};
+use super::{FileKind, Place, RowProblem, TextError};
 use foreign::Foreign;
 pub(super) use lines::blocks;
 use source::open;
@@ -41,53 +40,6 @@ const MAX_ROW_VALUES: usize = MAX_ROW_BYTES / VALUE_BYTES;
 
 /// What stands in a row for a column that is not read: something, so that its name is told to be of no use.
 const UNREAD: &str = "(not read)";
-
-/// What a file holds, as its name says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileKind {
-    /// `.txt`: running text, or one row a line.
-    Text,
-    /// `.jsonl`, `.ndjson`: one JSON object a line.
-    JsonLines,
-    /// `.json`: a list of objects, an object with such a list, or one object a line after all.
-    Json,
-    /// `.csv`: fields between commas, with a header.
-    Csv,
-    /// `.tsv`: fields between tabs, with a header.
-    Tsv,
-    /// `.parquet`: columns.
-    Parquet,
-}
-
-impl FileKind {
-    /// The kind that a file's name says; `.gz` at the end of a text file's is skipped.
-    pub fn of(file: &Path) -> Option<Self> {
-        let name = file.file_name()?.to_str()?.to_ascii_lowercase();
-        let (name, is_packed) = name.strip_suffix(".gz").map_or((name.as_str(), false), |name| (name, true));
-        match name.rsplit_once('.')?.1 {
-            "txt" | "text" => Some(Self::Text),
-            "jsonl" | "ndjson" => Some(Self::JsonLines),
-            "json" => Some(Self::Json),
-            "csv" => Some(Self::Csv),
-            "tsv" => Some(Self::Tsv),
-            "parquet" if !is_packed => Some(Self::Parquet),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for FileKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Text => "plain text",
-            Self::JsonLines => "JSON lines",
-            Self::Json => "JSON",
-            Self::Csv => "CSV",
-            Self::Tsv => "TSV",
-            Self::Parquet => "Parquet",
-        })
-    }
-}
 
 /// How a format reads plain text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

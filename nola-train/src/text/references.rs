@@ -54,12 +54,9 @@ pub fn references(
         }
     }
     if groups.is_empty() {
-        let report = Box::new(TextReport { rows: count, ..TextReport::default() });
-        return Err(TextError::NothingLeft {
-            path: data.name.clone(),
-            report,
-            max_tokens: settings.max_tokens,
-        });
+        let report = TextReport { rows: count, ..TextReport::default() };
+        let (path, reasons) = (data.name.clone(), report.reasons(settings.max_tokens));
+        return Err(TextError::NothingLeft { path, reasons });
     }
     Ok(groups)
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Sample, Unknown};
+use super::{Note, Sample, Unknown};
 use crate::portion::Drawn;
 use crate::printable::printable;
 
@@ -51,32 +51,6 @@ pub struct TextReport {
 const TOLD_NAMES: usize = 24;
 const OTHERS: &str = "others";
 
-/// Why something of a row is not learned from as it stands there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Note {
-    /// A field that the format does not read.
-    Unused,
-    /// A field, a role or a part of a message that the chat template does not read.
-    Unread,
-    /// A role that the chat template does not mention.
-    AsSystem,
-    /// A call of a tool, which the chat template has no place for.
-    AsText,
-}
-
-impl Note {
-    /// What is to be said of the names.
-    fn said(self) -> &'static str {
-        match self {
-            Self::Unused => "not used",
-            Self::Unread => "not read by the chat template",
-            Self::AsSystem => "written as `system`, since the chat template does not mention it",
-            Self::AsText => "written as plain text, since the chat template does not mention `tool_calls`",
-        }
-    }
-}
-
 impl TextReport {
     /// Counts a row that has `name`.
     pub(super) fn count(&mut self, note: Note, name: &str) {
@@ -93,6 +67,47 @@ impl TextReport {
             targets: samples.clone().map(Sample::targets).sum(),
             unknown: self.unknown.and_then(|unknown| unknown.counted(samples).map(Box::new)),
             ..self
+        }
+    }
+
+    /// Why the rows gave no sample, with what to do about it; `max_tokens` is the length that samples may have.
+    pub(super) fn reasons(&self, max_tokens: usize) -> String {
+        let longest = self.longest_sample();
+        let of_them = [
+            (self.bad, "cannot be used, and data.text.on_bad_row = \"skip\" leaves them out".to_owned()),
+            (
+                self.dropped_long,
+                format!(
+                    "dropped as longer than data.text.max_tokens = {max_tokens} (the longest has {longest}); raise it as far as \
+                     the model allows, or set data.text.on_long = \"cut\""
+                ),
+            ),
+            (
+                self.dropped_unlearned,
+                format!(
+                    "dropped because their prompt alone fills data.text.max_tokens = {max_tokens} (the longest row has \
+                     {longest}), so that all that is learned would be cut off; raise it as far as the model allows, or shorten \
+                     the prompts"
+                ),
+            ),
+            (
+                self.dropped_empty,
+                "dropped because there is nothing to learn in them; are the texts empty?".to_owned(),
+            ),
+            (
+                self.dropped_marked,
+                "dropped because all their answers are marked as not to be learned (a `weight` of 0, or `train` that is false); \
+                 mark those that are, or set data.text.loss = \"all\""
+                    .to_owned(),
+            ),
+        ];
+        let of_them =
+            of_them.into_iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}"));
+        let of_them = of_them.collect::<Vec<_>>().join("; ");
+        match (self.rows, of_them.as_str()) {
+            (0, _) => "there are no rows in it; is it empty, or are all its lines blank?".to_owned(),
+            (rows, "") => format!("{rows} rows read, and none holds an example; is data.format right?"),
+            (rows, of_them) => format!("{rows} rows read; {of_them}"),
         }
     }
 

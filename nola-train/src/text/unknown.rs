@@ -89,7 +89,6 @@ impl UnknownSearch {
 #[cfg(test)]
 mod tests {
     use super::super::fake::Case;
-    use crate::diagnostics::unknown_tokens;
     use crate::text::{CacheUse, RowLocation, TextFormat};
 
     /// A tokenizer that knows no `?`.
@@ -132,7 +131,7 @@ mod tests {
         case.file = renamed;
         let data = case.prepare().unwrap();
         assert_eq!(data.cache, CacheUse::Hit);
-        let told = unknown_tokens("training tokens", &data).unwrap();
+        let told = data.unknown_tokens("training tokens").unwrap();
         assert!(told.starts_with("11.1 % of the training tokens are `<unk>` (1 of 9), first in "), "{told}");
         assert!(told.ends_with("renamed.txt:2; the tokenizer does not know `?`"), "{told}");
     }

@@ -21,9 +21,9 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::optimizer::{Moments, ParamMoments};
 use super::{Best, BestEvaluation, Between, ResumeError, TrainingState};
 use crate::exact;
-use crate::optimizer::{Moments, ParamMoments};
 
 /// Changes whenever a checkpoint could be read as another one.
 const FORMAT: u32 = 1;

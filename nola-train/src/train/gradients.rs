@@ -6,9 +6,9 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{DType, Tensor};
 use nola_core::Adapted;
 
+use super::optimizer::{Optimizer, clipped, gradient_norm};
 use crate::model_with_loss::{ModelWithLoss, distilled_loss, recomputed_loss};
-use crate::optimizer::{Optimizer, clipped, gradient_norm};
-use crate::recipe::TrainRecipe;
+use crate::settings::TrainSettings;
 
 /// Bits of a pass's number that count the passes of its step.
 const PASS_BITS: u32 = 32;
@@ -42,7 +42,7 @@ impl Measured {
 pub(crate) fn measured_gradients<M: ModelWithLoss>(
     model: &Adapted<M>,
     passes: &[M::Batch],
-    recipe: &TrainRecipe,
+    recipe: &TrainSettings,
     step: usize,
 ) -> (GradientsParams, Measured) {
     let (gradients, loss) = accumulated(model, passes, recipe, step);
@@ -62,7 +62,7 @@ pub(crate) fn updated<M: ModelWithLoss>(
     model: Adapted<M>,
     gradients: GradientsParams,
     measured: &mut Measured,
-    recipe: &TrainRecipe,
+    recipe: &TrainSettings,
     optimizer: &mut Optimizer,
 ) -> Adapted<M> {
     let gradients = match recipe.clip_norm {
@@ -83,7 +83,7 @@ pub(crate) fn updated<M: ModelWithLoss>(
 fn accumulated<M: ModelWithLoss>(
     model: &Adapted<M>,
     passes: &[M::Batch],
-    recipe: &TrainRecipe,
+    recipe: &TrainSettings,
     step: usize,
 ) -> (GradientsParams, Tensor<1>) {
     let targets: usize = passes.iter().map(M::targets).sum();
@@ -104,7 +104,7 @@ fn accumulated<M: ModelWithLoss>(
 pub(crate) fn pass_loss<M: ModelWithLoss>(
     model: &Adapted<M>,
     pass: &M::Batch,
-    recipe: &TrainRecipe,
+    recipe: &TrainSettings,
 ) -> Tensor<1> {
     let (model, share, smoothing) = (&model.model, model.task_share(), recipe.label_smoothing);
     match share {

@@ -6,11 +6,11 @@ use burn::tensor::Tensor;
 
 use super::first_gradients::FirstGradients;
 use super::gradients::Measured;
+use super::optimizer::Optimizer;
 use super::{Observer, StepReport};
 use crate::Error;
 use crate::model_with_loss::ModelWithLoss;
-use crate::optimizer::Optimizer;
-use crate::recipe::TrainRecipe;
+use crate::settings::TrainSettings;
 
 /// Shortest time between two readings of losses from the device, which make the loop wait for it.
 const BETWEEN_READS: Duration = Duration::from_millis(200);
@@ -34,7 +34,7 @@ pub(super) struct Told {
 
 impl PendingSteps {
     /// Of a run of which the observer knows `steps` before, the last ones of which were `skipped`.
-    pub(super) fn after(steps: usize, skipped: usize, recipe: &TrainRecipe) -> Self {
+    pub(super) fn after(steps: usize, skipped: usize, recipe: &TrainSettings) -> Self {
         let told = Told { steps, updates: steps - skipped };
         let first_gradients = FirstGradients::of(recipe.steps);
         Self { steps: Vec::new(), last_read: None, told, first_gradients }
@@ -51,7 +51,7 @@ impl PendingSteps {
     pub(super) fn tell<M: ModelWithLoss>(
         &mut self,
         optimizer: &Optimizer,
-        recipe: &TrainRecipe,
+        recipe: &TrainSettings,
         observer: &mut impl Observer<M>,
     ) -> Result<(), Error> {
         let steps = std::mem::take(&mut self.steps);

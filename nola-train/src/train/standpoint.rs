@@ -7,12 +7,12 @@ use nola_core::Adapted;
 
 use super::best::{Standing, is_finite};
 use super::gradients::{measured_gradients, updated};
+use super::optimizer::Optimizer;
 use super::pending::{PendingSteps, Told};
 use super::{Best, Between, Observer, ResumeError, Start, Trained, TrainingState};
 use crate::Error;
 use crate::model_with_loss::ModelWithLoss;
-use crate::optimizer::Optimizer;
-use crate::recipe::{OnNonFinite, TrainRecipe};
+use crate::settings::{OnNonFinite, TrainSettings};
 
 /// Most trained parameters that are held twice, so that the last finite ones can be kept: a model that is trained in full may
 /// not fit twice.
@@ -38,7 +38,7 @@ impl<M: ModelWithLoss> Standpoint<M> {
     pub(super) fn at(
         start: Start,
         model: Adapted<M>,
-        recipe: &TrainRecipe,
+        recipe: &TrainSettings,
     ) -> Result<(Self, Between), Error> {
         let state = match start {
             Start::Beginning => {
@@ -61,7 +61,7 @@ impl<M: ModelWithLoss> Standpoint<M> {
     pub(super) fn step(
         mut self,
         passes: &[M::Batch],
-        recipe: &TrainRecipe,
+        recipe: &TrainSettings,
         unread: &mut PendingSteps,
     ) -> Self {
         self.model.before_step(self.done, recipe.steps);
@@ -95,7 +95,7 @@ impl<M: ModelWithLoss> Standpoint<M> {
     pub(super) fn save_finite(
         &self,
         copy: Option<&Self>,
-        recipe: &TrainRecipe,
+        recipe: &TrainSettings,
         observer: &mut impl Observer<M>,
     ) {
         let before = (self.skipped > 0).then(|| self.before_last());
@@ -107,7 +107,7 @@ impl<M: ModelWithLoss> Standpoint<M> {
     /// What the adapter does between two steps.
     pub(super) fn between_steps(
         &mut self,
-        recipe: &TrainRecipe,
+        recipe: &TrainSettings,
         observer: &mut impl Observer<M>,
     ) -> Result<(), Error> {
         let score = &mut |model: &M| observer.score_quickly(model);
@@ -134,7 +134,7 @@ impl<M: ModelWithLoss> Standpoint<M> {
     pub(super) fn save(
         &self,
         between: Between,
-        recipe: &TrainRecipe,
+        recipe: &TrainSettings,
         observer: &mut impl Observer<M>,
     ) -> Result<(), Error> {
         if self.done >= recipe.steps {
@@ -155,7 +155,7 @@ impl<M: ModelWithLoss> Standpoint<M> {
         self,
         told: Told,
         failure: Option<Error>,
-        recipe: &TrainRecipe,
+        recipe: &TrainSettings,
         observer: &mut impl Observer<M>,
     ) -> Result<Trained<M>, Error> {
         let Some(best) = self.best.found else {

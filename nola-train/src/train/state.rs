@@ -4,7 +4,7 @@ use nola_core::TrainedState;
 use serde::{Deserialize, Serialize};
 
 use super::Best;
-use crate::optimizer::Moments;
+use super::optimizer::Moments;
 
 /// Where training starts.
 pub enum Start {

@@ -10,7 +10,7 @@ use crate::adapted::Adapted;
 use crate::adapter::{Factor, FrozenMatrix, Plan};
 use crate::basis::{Distribution, Generator, Stream};
 use crate::philox::fnv1a_32;
-use crate::targets::Site;
+use crate::site::Site;
 
 /// How many `bf16` numbers a sum may be away from the stored one.
 const STEPS: i32 = 2;

@@ -6,12 +6,13 @@ use burn::module::Module;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::tensors::is_beside;
+use super::leaves::is_beside;
 use super::{invalid, settings, sites_sha256};
 use crate::Error;
 use crate::adapted::{Adapted, TrainedState};
 use crate::adapter::AdapterConfig;
 use crate::basis::GENERATOR;
+use crate::folder::edited::changed_setting;
 use crate::folder::{BaseIdentity, CoefficientBits, Description, files, peft};
 use crate::targets::{Pattern, Targets};
 
@@ -189,14 +190,6 @@ fn canonical(value: &Value) -> String {
     let mut value = value.clone();
     value.sort_all_objects();
     value.to_string()
-}
-
-/// What is said of a setting that was edited after training.
-pub(in crate::folder) fn changed_setting(key: &str, value: &str) -> String {
-    let value: String = value.chars().take(80).collect();
-    format!(
-        "`{key}` is {value}, which is not what the adapter was trained with; set it back, or restore the file from its source"
-    )
 }
 
 /// The configuration of `adapted`, whose weights file is `weights`.

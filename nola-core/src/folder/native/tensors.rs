@@ -9,10 +9,11 @@ use half::bf16;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
+use super::leaves::leaf_of;
 use super::manifest::Manifest;
 use super::{WEIGHTS, check_word, invalid};
 use crate::Error;
-use crate::adapted::{Adapted, BASE_GAIN, TrainedState, floats, is_adapter};
+use crate::adapted::{Adapted, BASE_GAIN, TrainedState, floats};
 use crate::adapter::{Count, MAX_COEFFICIENTS};
 use crate::linear_combinations::coefficients_shape;
 use crate::quantized::{CoefficientBits, Packed, ScaleType};
@@ -23,18 +24,6 @@ pub(super) struct Stored {
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Vec<u8>,
-}
-
-/// Name under which a parameter of an adapter stands in the file: one tensor for all sites, one site after the other in the
-/// order of their paths.
-fn leaf_of(name: &str) -> Option<&'static str> {
-    let leaf = name.rsplit_once('.').filter(|_| is_adapter(name))?.1;
-    LEAVES.into_iter().find(|known| *known == leaf)
-}
-
-/// Whether a trained tensor is that of a module beside the adapters.
-pub(super) fn is_beside<M: Module>(adapted: &Adapted<M>, name: &str) -> bool {
-    !adapted.has_coefficients(name) && leaf_of(name).is_none() && name != BASE_GAIN
 }
 
 /// The tensors of a file, those of all sites cut into those of single sites: what `expected` holds.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::fused::ModuleLora;
-use super::write::Updates;
+use super::updates::Updates;
 use super::{Layout, Task};
 
 /// Which biases a folder holds beside whole modules.

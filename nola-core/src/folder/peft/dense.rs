@@ -2,15 +2,12 @@
 
 use super::CONFIG;
 use super::lora_config::Layer;
-use super::matching::{Lora, Matching, Place, factor_names, key};
+use super::matching::{Lora, Matching, Place, TOKEN_ROWS, factor_names, key};
 use super::matrix::transposed;
 use crate::SiteFactors;
 use crate::adapter::BaseGain;
 use crate::params::FoundParam;
-use crate::targets::{Site, SiteKind};
-
-/// What of the tensor's name follows the module's.
-pub(super) const TOKEN_ROWS: &str = "token_adapter.trainable_tokens_delta";
+use crate::site::{Site, SiteKind};
 
 impl Matching<'_> {
     /// The LoRA of a convolution, or of an embedding whose rows were trained too, which becomes a change of the whole matrix.

@@ -3,7 +3,7 @@
 use super::matrix::beside;
 use super::{ForeignModule, Generation, Layout, Modules};
 use crate::SiteFactors;
-use crate::targets::SiteKind;
+use crate::site::SiteKind;
 
 /// The one LoRA of a foreign module, in our order.
 pub(super) struct ModuleLora {

@@ -7,20 +7,22 @@ use std::slice;
 use burn::module::Module;
 use burn::tensor::TensorData;
 
-use super::dense::TOKEN_ROWS;
 use super::lora_config::{Form, Layer, Target};
-use super::matrix::{columns, transposed};
-use super::read::PeftAdapter;
-use super::{CONFIG, ForeignModule, Layout, Modules, PREFIX, foreign_leaf};
+use super::matrix::{part_of, transposed};
+use super::peft_adapter::PeftAdapter;
+use super::{CONFIG, ForeignModule, Layout, Modules, PREFIX};
 use crate::adapted::{TrainedState, floats};
 use crate::adapter::{Factor, Magnitude, Plan};
-use crate::params::{FoundParam, float_params, read_params};
-use crate::targets::{Site, SiteKind};
+use crate::params::{FoundParam, float_params, foreign_leaf, read_params};
+use crate::site::{Site, SiteKind};
 
 /// Our path of what makes scores, which `all-linear` leaves out.
 const HEAD: &str = "head";
 /// Tensors of LoRAs that act in training alone.
 const OF_TRAINING: [&str; 2] = [".lora_velora_embed", ".lora_monteclora_sampler."];
+
+/// What of the tensor's name follows the module's.
+pub(super) const TOKEN_ROWS: &str = "token_adapter.trainable_tokens_delta";
 
 /// A walk over a model that takes what each place has in the folder.
 pub(super) struct Matching<'a> {
@@ -380,10 +382,4 @@ pub(super) fn factor_names(kind: SiteKind) -> [&'static str; 2] {
 
 pub(super) fn key(name: &str, inside: &str) -> String {
     format!("{PREFIX}{name}.{inside}")
-}
-
-/// Our part of a whole matrix or vector in our order, which has `d_out` columns.
-pub(super) fn part_of(whole: &[f32], d_out: usize, module: &ForeignModule) -> Vec<f32> {
-    let (index, width) = (module.part.index(), d_out / module.part.of());
-    columns(whole, d_out, index * width..(index + 1) * width)
 }

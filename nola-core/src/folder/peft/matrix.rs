@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::ForeignModule;
+
 /// The transpose of a matrix with `cols` columns.
 pub(super) fn transposed(values: &[f32], cols: usize) -> Vec<f32> {
     (0..cols).flat_map(|col| values.iter().skip(col).step_by(cols).copied()).collect()
@@ -19,6 +21,12 @@ pub(super) fn beside(matrices: &[&[f32]], rows: usize) -> Vec<f32> {
         matrix[row * cols..(row + 1) * cols].to_vec()
     };
     (0..rows).flat_map(|index| matrices.iter().flat_map(move |matrix| row(matrix, index))).collect()
+}
+
+/// Our part of a whole matrix or vector in our order, which has `d_out` columns.
+pub(super) fn part_of(whole: &[f32], d_out: usize, module: &ForeignModule) -> Vec<f32> {
+    let (index, width) = (module.part.index(), d_out / module.part.of());
+    columns(whole, d_out, index * width..(index + 1) * width)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod kinds;
 mod lora_config;
 mod matching;
 mod matrix;
+mod peft_adapter;
 mod read;
 #[cfg(test)]
 mod reading_tests;
@@ -22,6 +23,7 @@ mod settings;
 mod start;
 #[cfg(test)]
 mod tests;
+mod updates;
 mod vera;
 mod write;
 
@@ -30,11 +32,15 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use peft_adapter::{PeftAdapter, TiedHead};
 pub(in crate::folder) use read::read_data;
-pub use read::{PeftAdapter, TiedHead, is_peft, read};
+pub use read::{is_peft, read};
 pub use write::write;
 
 use super::BaseIdentity;
+
+/// Shape and numbers of a tensor, as PyTorch has it.
+type Stored = (Vec<usize>, Vec<f32>);
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -148,12 +154,3 @@ struct OurMetadata {
 
 /// Key of [`OurMetadata`].
 const METADATA: &str = "nola";
-
-/// What a parameter of ours is called inside a module of transformers.
-pub(crate) fn foreign_leaf(leaf: &str) -> &str {
-    match leaf {
-        "gamma" => "weight",
-        "beta" => "bias",
-        other => other,
-    }
-}

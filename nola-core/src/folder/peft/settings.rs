@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::OurMetadata;
 use crate::Error;
-use crate::folder::native::changed_setting;
+use crate::folder::edited::changed_setting;
 use crate::plain_words::plain_words;
 
 /// Keys that decide what the tensors mean; a key that is absent is the same as null.

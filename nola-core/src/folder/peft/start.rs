@@ -8,15 +8,15 @@ use std::path::Path;
 
 use burn::module::Module;
 
-use super::matching::part_of;
 use super::matrix::beside;
+use super::matrix::part_of;
 use super::{ForeignModule, Layout, Modules};
 use crate::Error;
 use crate::adapted::weight_of;
 use crate::adapter::{FrozenMatrix, Plan, Start};
 use crate::decomposition::Weight;
 use crate::params::linear_sites;
-use crate::targets::{Site, SiteKind};
+use crate::site::{Site, SiteKind};
 
 /// The first factors of foreign modules.
 pub(super) struct Starts<'a, M: Module> {

@@ -4,13 +4,13 @@ use burn::module::Module;
 use serde_json::{Value, json};
 
 use super::lora_config::VeraSettings;
-use super::matching::{Lora, Matching, key, part_of};
-use super::write::Stored;
-use super::{ForeignModule, Generation, Layout, Modules, Part};
+use super::matching::{Lora, Matching, key};
+use super::matrix::part_of;
+use super::{ForeignModule, Generation, Layout, Modules, Part, Stored};
 use crate::adapted::{Adapted, floats};
 use crate::adapter::vera::{LAMBDA_B, LAMBDA_D, VeraBlocks, VeraConfig, VeraPair};
 use crate::adapter::{MAX_RANK, PeftForm, Plan};
-use crate::targets::Site;
+use crate::site::Site;
 
 /// What PEFT calls the two vectors of a module.
 const VECTORS: [&str; 2] = ["vera_lambda_d", "vera_lambda_b"];

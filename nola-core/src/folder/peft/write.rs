@@ -10,20 +10,16 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
 use super::config::{self, About, Biases};
-use super::fused::{ModuleLora, module_loras};
-use super::matching::{MAGNITUDE, factor_names, key};
 use super::matrix::{beside, transposed};
-use super::vera::VeraFolder;
+use super::updates::{AdaptedModule, Tensors, Updates};
 use super::{
-    CONFIG, ForeignModule, Generation, Layout, METADATA, Modules, OurMetadata, PREFIX, Task, WEIGHTS,
-    foreign_leaf, settings,
+    CONFIG, ForeignModule, Generation, Layout, METADATA, Modules, OurMetadata, PREFIX, Stored, Task, WEIGHTS,
+    settings,
 };
 use crate::Error;
-use crate::adapted::{Adapted, floats, is_adapter, weight_of};
+use crate::adapted::{Adapted, floats, is_adapter};
 use crate::folder::{Description, PartialFolder, files};
-use crate::params::{FoundParam, float_params, linear_sites, read_params};
-use crate::targets::Site;
-use crate::update::column_squares;
+use crate::params::{FoundParam, float_params, foreign_leaf, read_params};
 
 /// Writes the adapter as a PEFT folder that computes the same function, and returns the bytes of the folder: a LoRA, or
 /// PEFT's own form of the adapter if it has one that can.
@@ -73,71 +69,6 @@ pub fn write<M: Module>(
     partial.write(CONFIG, &config)?;
     partial.finish()?;
     Ok((weights.len() + config.len()) as u64)
-}
-
-/// The updates of a folder, in one of PEFT's forms.
-pub(super) enum Updates {
-    Lora(Vec<ModuleLora>),
-    Vera(VeraFolder),
-}
-
-impl Updates {
-    fn of<M: Module>(adapted: &Adapted<M>, modules: Modules, generation: Generation) -> Self {
-        if let Some(vera) = VeraFolder::of(adapted, modules, generation) {
-            return Self::Vera(vera);
-        }
-        let norms = |module: &ForeignModule, index| base_norms(&adapted.model, modules, module, index);
-        // A weight may have lost all its ranks.
-        let factors = adapted.factors().into_iter().filter(|factors| factors.rank > 0).collect();
-        Self::Lora(module_loras(factors, modules, generation, &norms))
-    }
-
-    /// Names and layouts of the adapted modules.
-    pub(super) fn modules(&self) -> Vec<AdaptedModule<'_>> {
-        match self {
-            Self::Lora(loras) => loras.iter().map(|lora| (lora.name.as_str(), lora.layout)).collect(),
-            Self::Vera(vera) => vera.modules().collect(),
-        }
-    }
-
-    fn tensors(&self) -> Tensors {
-        match self {
-            Self::Lora(loras) => loras.iter().flat_map(lora_tensors).collect(),
-            Self::Vera(vera) => vera.tensors().into_iter().collect(),
-        }
-    }
-}
-
-/// Name and layout of a module with an adapter.
-type AdaptedModule<'a> = (&'a str, Layout);
-
-/// Shape and numbers of a tensor, as PyTorch has it.
-pub(super) type Stored = (Vec<usize>, Vec<f32>);
-type Tensors = BTreeMap<String, Stored>;
-
-fn lora_tensors(lora: &ModuleLora) -> Vec<(String, Stored)> {
-    let (a, b) = (transposed(&lora.a, lora.rank), transposed(&lora.b, lora.d_out));
-    let [of_a, of_b] = factor_names(lora.kind);
-    let mut tensors = vec![
-        (key(&lora.name, of_a), (vec![lora.rank, lora.d_in], a)),
-        (key(&lora.name, of_b), (vec![lora.d_out, lora.rank], b)),
-    ];
-    tensors.extend(
-        lora.magnitude.clone().map(|lengths| (key(&lora.name, MAGNITUDE), (vec![lora.d_out], lengths))),
-    );
-    tensors
-}
-
-/// Lengths of the columns of the base, of the part `index` of a foreign module.
-fn base_norms<M: Module>(model: &M, modules: Modules, module: &ForeignModule, index: usize) -> Vec<f32> {
-    let is_it = |site: &Site| {
-        let found = modules(&site.path);
-        found.names == module.names && found.part.index() == index
-    };
-    let site =
-        linear_sites(model).into_iter().find(is_it).expect("every part of a module is a layer of ours");
-    let squares = column_squares(&weight_of(model, &site), site.d_out);
-    squares.into_iter().map(f32::sqrt).collect()
 }
 
 /// A parameter that is no factor, as PyTorch has it.

@@ -5,8 +5,8 @@ use minijinja::value::{Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
 use super::options;
+use crate::chat::filled::formatted;
 use crate::chat::guard::{count, invalid, items, pay_bytes, pay_parts};
-use crate::chat::operators::formatted;
 use crate::chat::print;
 
 /// All methods there are.

@@ -12,9 +12,9 @@ use serde::Serialize;
 
 use super::{NANO, Probe, Rate, Timed};
 use crate::Error;
+use crate::attach::attach;
 use crate::bench::cases::{self, AdapterSizes, Method, Preset, Sizes, drawn};
 use crate::bench::statistics::{median, rounded};
-use crate::fit::attach;
 
 /// `expand` or `project` of every site of a model.
 #[derive(Debug, Serialize)]

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use nola_models::hub;
 use serde_json::{Map, Value};
 
 use super::Together;
 use crate::Error;
-use crate::data::{Dataset, Split};
+use crate::data::Dataset;
 use crate::data_files;
-use crate::portion::DataSource;
-use crate::recipe::{CheckedRecipe, DataRecipe, Init, Modality, ModelRecipe, Recipe};
+use crate::portion::{DataSource, Split};
+use crate::progress::Downloads;
+use crate::recipe::{CheckedRecipe, DataRecipe, Recipe};
+use crate::recipe_files::{located, located_model, pinned_recipe};
+use crate::session::{Base, ImageBase, TextBase, model_folder};
+use crate::settings::{Modality, ModelSettings};
 use crate::task::{all_references, text_format};
 
 /// A recipe that is to be compared.
@@ -56,10 +59,10 @@ pub fn of_recipes(files: &[PathBuf], set: &[String]) -> Vec<Wanted> {
 /// # Errors
 /// If a recipe is wrong, its model or data is not there, or the texts of `--metrics` cannot be compared with.
 pub fn plan(wanted: Vec<Wanted>, together: &Together) -> Result<Vec<Planned>, Error> {
-    let mut checked: Vec<(ModelRecipe, DataRecipe)> = Vec::new();
+    let mut checked: Vec<(ModelSettings, DataRecipe)> = Vec::new();
     let mut plan = |Wanted { name, file, set, settings }: Wanted| {
         let folder = together.out.join(&name);
-        let recipe = Recipe::named(&file, &set)?.pinned();
+        let recipe = pinned_recipe(Recipe::named(&file, &set)?);
         let recipe = recipe.map_err(|error| error.with_data_note(Recipe::data_note(&file)))?;
         let output_dir = recipe.output.dir.clone();
         let seed = |seed| seeded(recipe.clone(), seed, folder.join(format!("seed-{seed}")));
@@ -99,22 +102,20 @@ fn seeded(recipe: CheckedRecipe, seed: u64, out: PathBuf) -> Result<CheckedRecip
 
 /// Whether a run could begin, as far as that is cheap to find out.
 fn check(recipe: &CheckedRecipe, metrics: Option<&Path>) -> Result<(), Error> {
-    let (model, data) = (&recipe.model, recipe.data.located()?);
+    let (model, data) = (located_model(&recipe.model)?, located(&recipe.data)?);
+    let fetching = Downloads::default();
     match data.format.modality() {
         Modality::Images => {
             if metrics.is_some() {
                 let found = Modality::Images;
                 return Err(Error::WrongModality { command: "compare --metrics", found });
             }
-            model.folder(hub::Wanted::Model)?;
-            Dataset::splits(&data, recipe.train.seed)?;
+            model_folder(&model.path, ImageBase::wanted(model.init), &fetching)?;
+            Dataset::splits(&data.images(recipe.train.seed)?)?;
             Ok(())
         }
         Modality::Text => {
-            model.folder(match model.init {
-                Init::Pretrained => hub::Wanted::ModelAndTokenizer,
-                Init::Random => hub::Wanted::Tokenizer,
-            })?;
+            model_folder(&model.path, TextBase::wanted(model.init), &fetching)?;
             check_text(&data, metrics)
         }
     }

@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use super::{Once, Planned};
 use crate::commands::print_line;
 use crate::evaluate::TextScores;
-use crate::recipe::Modality;
 use crate::run::RunResult;
+use crate::settings::Modality;
 use crate::terminal::StdoutError;
 
 /// The JSON object of `compare --json`, and `compare.json`; the same of `sweep`.

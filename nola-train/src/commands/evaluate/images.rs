@@ -3,14 +3,14 @@
 use serde::Serialize;
 
 use super::EvaluateArgs;
-use crate::base::{Base, ImageBase};
 use crate::chosen::Named;
 use crate::commands::{Global, print_json, print_line};
 use crate::data::{Dataset, Matched, few};
 use crate::evaluate::evaluate;
 use crate::memory::peak_bytes;
 use crate::printable;
-use crate::recipe::Modality;
+use crate::session::{Base, ImageBase};
+use crate::settings::Modality;
 use crate::task::{load, say_held_out};
 use crate::terminal::err_line;
 use crate::{Error, device};
@@ -36,7 +36,7 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
         args.data_recipe(chosen.recipe.as_ref().map(|recipe| recipe.data.clone()), Modality::Images)?;
     let vit = &chosen.adapted.model;
     chosen.base.check_one_class_each(vit)?;
-    let (dataset, held_out) = Dataset::scored_on(&data, chosen.seed())?;
+    let (dataset, held_out) = Dataset::scored_on(&data.images(chosen.seed())?)?;
     say_held_out(held_out);
     args.warn_of_change(held_out);
     let matched = dataset.matched_to(&vit.config().labels)?;

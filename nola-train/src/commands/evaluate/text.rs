@@ -10,18 +10,20 @@ use nola_core::folder::PartialFile;
 use serde::Serialize;
 
 use super::EvaluateArgs;
-use crate::base::{Base, TextBase};
+use crate::adapter_data::AdapterData;
 use crate::chosen::{Named, Opened};
 use crate::commands::{Global, print_json, print_line};
 use crate::data_files;
 use crate::evaluate::{ChoiceScores, TextScores, answer_choices, evaluate_text, score_written, with_room};
 use crate::memory::peak_bytes;
 use crate::progress::Counted;
-use crate::recipe::{AdapterData, DataFormat, DataRecipe, Modality};
+use crate::recipe::DataRecipe;
+use crate::session::{Base, TextBase};
+use crate::settings::{DataFormat, Modality};
 use crate::task::{all_references, open_texts, text_format};
 use crate::terminal::{StdoutError, err_line};
 use crate::text::{References, choices, questions};
-use crate::{Error, device};
+use crate::{Error, device, notices};
 
 /// The JSON object of `evaluate --json` for text; what was not asked for is absent.
 #[derive(Debug, Default, Serialize)]
@@ -56,7 +58,7 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
     let (data, adapter) = (named.data()?, named.adapter.clone().unwrap_or_default());
     let open = device::open(global.device)?;
     let chosen = named.open::<TextBase>(&open.device)?;
-    chosen.base.warn_of_template(data.as_ref(), &adapter);
+    notices::tell(chosen.base.encoder.other_template(data.as_ref(), &adapter).as_slice());
     let started = Instant::now();
     let scored = match &args.choices {
         Some(file) => of_choices(file, &chosen, args, &open.device, global)?,
@@ -64,11 +66,15 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
             tell_format(args.format, data.as_ref(), chosen.recipe.is_some());
             let is_known = data.is_some();
             let of_run = chosen.recipe.as_ref().map(|recipe| recipe.data.clone());
-            let of_adapter = data.map(|data| data.recipe());
+            let of_adapter = data.map(|data| DataRecipe {
+                format: data.format,
+                text: data.settings(),
+                ..DataRecipe::default()
+            });
             let mut data = args.data_recipe(of_run.or(of_adapter), Modality::Text)?;
             if !is_known {
                 // Nobody chose the length, and nobody could choose another.
-                let context = chosen.base.model.info().max_tokens;
+                let context = chosen.base.encoder.info.max_tokens;
                 data.text.max_tokens = data.text.max_tokens.min(context);
             }
             of_data(&data, &chosen, args, &open.device, global)?
@@ -117,7 +123,7 @@ fn of_choices(
     let put = choices(&asked, &examples, args.shots)?;
     let bar = Counted::start(put.len(), global.style());
     let model = &chosen.adapted.model;
-    let scores = answer_choices(model, &chosen.base, &put, device, |done| bar.show(done))?;
+    let scores = answer_choices(model, &chosen.base.encoder, &put, device, |done| bar.show(done))?;
     Ok(Scored { choices: Some(scores), ..Scored::default() })
 }
 
@@ -131,7 +137,7 @@ fn of_data(
     if args.metrics {
         return of_writing(data, chosen, args, device, global);
     }
-    let (model, base) = (&chosen.adapted.model, &chosen.base);
+    let (model, encoder) = (&chosen.adapted.model, &chosen.base.encoder);
     let mut data = data.clone();
     let mut sources = data_files::find(data.scored_on(chosen.seed()), data.scored_split())?.sources;
     if let Some(limit) = args.limit {
@@ -139,7 +145,7 @@ fn of_data(
         data.text.limit = if data.validation_split.is_some() { data.text.limit } else { limit };
         sources.iter_mut().for_each(|source| source.most = limit);
     }
-    let opened = open_texts("validation", &sources, &data, base)?;
+    let opened = open_texts("validation", &sources, &data, encoder)?;
     args.warn_of_change(opened.drawn());
     opened.warnings.iter().for_each(|warning| err_line(&format!("warning: {warning}")));
     let text = opened.data;
@@ -165,17 +171,18 @@ fn of_writing(
     device: &Device,
     global: &Global,
 ) -> Result<Scored, Error> {
-    let (model, base) = (&chosen.adapted.model, &chosen.base);
+    let (model, encoder) = (&chosen.adapted.model, &chosen.base.encoder);
     let sources = data_files::find(data.scored_on(chosen.seed()), data.scored_split())?.sources;
     let mut groups = all_references(&sources, text_format(data)?, &data.text)?;
     groups.truncate(args.limit.unwrap_or(usize::MAX));
     let asked = groups.len();
-    let groups: Vec<References> = with_room(groups, base).collect::<Result<_, Error>>()?;
+    let groups: Vec<References> = with_room(groups, encoder).collect::<Result<_, Error>>()?;
     let file = args.save_texts.as_deref().map(TextsFile::begin).transpose()?;
-    let decoding = args.decoding.over(base)?;
+    let decoding = args.decoding.over(encoder)?;
     let bar = Counted::start(groups.len(), global.style());
-    let scored = score_written(model, base, &groups, &decoding, device, |done| bar.show(done));
-    let (metrics, texts) = scored.map_err(|error| args.decoding.explained(error, &base.generation_file()))?;
+    let scored = score_written(model, encoder, &groups, &decoding, device, |done| bar.show(done));
+    let (metrics, texts) =
+        scored.map_err(|error| args.decoding.explained(error, &encoder.generation_file()))?;
     let lines: String = texts.iter().map(|text| format!("{}\n", text.replace('\n', " "))).collect();
     let unsaved = file.and_then(|file| file.finish(lines.as_bytes()).err());
     let (prompts, prompts_too_long) = (Some(groups.len()), Some(asked - groups.len()));

@@ -2,9 +2,8 @@
 
 use serde_json::Value;
 
-use super::TextFormat;
 use super::fields::Fields;
-use crate::text::{RowProblem, TextSettings};
+use crate::text::{RowProblem, TextFormat, TextSettings};
 
 /// Marks that say whether a row or an answer is learned.
 pub(super) const MARKS: [&str; 5] = ["weight", "train", "training", "loss", "loss_mask"];

@@ -1,12 +1,11 @@
 //! Random changes to training images; each is off unless it is named.
 
 use image::{Rgb, RgbImage, imageops};
+use nola_models::Preprocessor;
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use crate::Error;
 
 /// How training images are changed, in this order; nothing by default.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -118,6 +117,18 @@ pub struct Blur {
     pub probability: f64,
 }
 
+/// A setting outside its range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{setting}` is {found}; expected {expected}")]
+pub struct OutOfRange {
+    /// The setting, with the section it stands in.
+    pub setting: &'static str,
+    /// Its value.
+    pub found: String,
+    /// What may stand there.
+    pub expected: &'static str,
+}
+
 fn always() -> f64 {
     1.0
 }
@@ -153,8 +164,8 @@ impl Augmentation {
     ///
     /// # Errors
     /// The first setting that lies outside.
-    pub fn check(&self) -> Result<(), Error> {
-        let outside = |setting, found: String, expected| Err(Error::Setting { setting, found, expected });
+    pub fn check(&self) -> Result<(), OutOfRange> {
+        let outside = |setting, found: String, expected| Err(OutOfRange { setting, found, expected });
         let probabilities = [
             ("data.augment.grey_probability", self.grey_probability),
             ("data.augment.flip_probability", self.flip_probability),
@@ -214,8 +225,20 @@ impl Augmentation {
         }
     }
 
+    /// The input of a model for a training image, changed at random.
+    ///
+    /// # Shapes
+    /// - output: `[3, height, width]`, row-major
+    pub fn input(&self, image: &RgbImage, preprocessor: &Preprocessor, rng: &mut impl Rng) -> Vec<f32> {
+        let fitted = match self.resized_crop(image, rng) {
+            Some(region) => preprocessor.stretched(&region),
+            None => preprocessor.fitted(image),
+        };
+        preprocessor.normalised(&self.changed(fitted, rng))
+    }
+
     /// A random part of the image, before it is resized; none if the whole is wanted.
-    pub(crate) fn resized_crop(&self, image: &RgbImage, rng: &mut impl Rng) -> Option<RgbImage> {
+    fn resized_crop(&self, image: &RgbImage, rng: &mut impl Rng) -> Option<RgbImage> {
         let crop = self.resized_crop.as_ref()?;
         let (width, height) = image.dimensions();
         let area = f64::from(width) * f64::from(height);
@@ -239,7 +262,7 @@ impl Augmentation {
     }
 
     /// The image after every change that keeps its size.
-    pub(crate) fn changed(&self, mut image: RgbImage, rng: &mut impl Rng) -> RgbImage {
+    fn changed(&self, mut image: RgbImage, rng: &mut impl Rng) -> RgbImage {
         if let Some(PaddedCrop { padding }) = self.padded_crop {
             image = shifted(&image, padding, rng);
         }
@@ -320,7 +343,6 @@ fn between([low, high]: [f64; 2], rng: &mut impl Rng) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Preprocessor;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
 
@@ -329,7 +351,8 @@ mod tests {
     }
 
     fn trained(augmentation: &Augmentation, seed: u64) -> Vec<f32> {
-        Preprocessor::standard(16).train(&pattern(), augmentation, &mut ChaCha8Rng::seed_from_u64(seed))
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        augmentation.input(&pattern(), &Preprocessor::standard(16), &mut random)
     }
 
     fn each_alone() -> Vec<Augmentation> {

@@ -1,20 +1,16 @@
-//! `[model]`.
+//! The base model.
 
 use std::path::PathBuf;
 
 use nola_models::WeightDtype;
-use nola_models::hub::{self, Wanted};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use crate::progress::Downloads;
-use crate::{Error, assets};
 
 /// The base model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["path"]))]
-pub struct ModelRecipe {
+pub struct ModelSettings {
     /// Folder with `config.json` and the weights, or the model's name on the Hugging Face hub.
     #[schemars(length(min = 1), example = &"openai-community/gpt2", extend("x-unit" = "folder or hub name"))]
     pub path: PathBuf,
@@ -44,19 +40,8 @@ pub enum Init {
     Random,
 }
 
-impl Default for ModelRecipe {
+impl Default for ModelSettings {
     fn default() -> Self {
         Self { path: PathBuf::new(), init: Init::Pretrained, image_size: None, dtype: WeightDtype::F32 }
-    }
-}
-
-impl ModelRecipe {
-    /// The folder of the model, fetched from the hub if it is none on this machine.
-    ///
-    /// # Errors
-    /// If there is no such folder and the hub does not give one.
-    pub fn folder(&self, wanted: Wanted) -> Result<PathBuf, Error> {
-        let path = assets::located(&self.path)?;
-        Ok(hub::resolve(&path.to_string_lossy(), wanted, &Downloads::default())?)
     }
 }

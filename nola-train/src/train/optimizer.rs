@@ -14,8 +14,8 @@ use nola_core::{Adapted, float_params};
 use by_path::ByPath;
 pub use by_path::{Moments, ParamMoments};
 
-use crate::recipe::{self, TrainRecipe};
-use crate::schedule::Schedule;
+use super::schedule::Schedule;
+use crate::settings::{OptimizerKind, TrainSettings};
 
 /// An optimizer and the course of its learning rates.
 #[derive(Clone)]
@@ -31,7 +31,7 @@ pub struct Optimizer {
 impl Optimizer {
     /// The optimizer of a run; parameters inside a module called `head` have a learning rate of their own, and so have
     /// parts of adapters that ask for it.
-    pub fn new<M: Module>(train: &TrainRecipe, model: &Adapted<M>) -> Self {
+    pub fn new<M: Module>(train: &TrainSettings, model: &Adapted<M>) -> Self {
         let head = (float_params(&model.model).iter())
             .filter(|param| param.path.split('.').any(|name| name == "head"))
             .map(|param| param.id)
@@ -77,20 +77,20 @@ impl Optimizer {
     }
 }
 
-fn rule(train: &TrainRecipe) -> ByPath {
+fn rule(train: &TrainSettings) -> ByPath {
     let [beta_1, beta_2] = train.betas.map(|beta| beta as f32);
     let (eps, decay) = (train.eps as f32, train.weight_decay() as f32);
     let decay_config = (decay != 0.0).then(|| WeightDecayConfig::new(decay));
     match train.optimizer {
-        recipe::Optimizer::AdamW => {
+        OptimizerKind::AdamW => {
             let adam = AdamWConfig::new().with_beta_1(beta_1).with_beta_2(beta_2);
             ByPath::new(adam.with_epsilon(eps).with_weight_decay(decay).build())
         }
-        recipe::Optimizer::Adam => {
+        OptimizerKind::Adam => {
             let adam = AdamConfig::new().with_beta_1(beta_1).with_beta_2(beta_2);
             ByPath::new(adam.with_epsilon(eps).with_weight_decay(decay_config).build())
         }
-        recipe::Optimizer::Sgd => {
+        OptimizerKind::Sgd => {
             let momentum = (train.momentum != 0.0)
                 .then(|| MomentumConfig::new().with_momentum(train.momentum).with_dampening(0.0));
             ByPath::new(SgdConfig::new().with_weight_decay(decay_config).with_momentum(momentum).build())

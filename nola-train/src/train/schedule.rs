@@ -2,7 +2,7 @@
 
 use std::f64::consts::PI;
 
-use crate::recipe::{ScheduleKind, TrainRecipe};
+use crate::settings::{ScheduleKind, TrainSettings};
 
 /// Course of a learning rate over a run.
 ///
@@ -21,7 +21,7 @@ pub struct Schedule {
 
 impl Schedule {
     /// The course of the adapter's (and the base's) learning rate.
-    pub fn new(train: &TrainRecipe) -> Self {
+    pub fn new(train: &TrainSettings) -> Self {
         Self {
             kind: train.schedule,
             steps: train.steps,
@@ -32,7 +32,7 @@ impl Schedule {
     }
 
     /// The same course for the head: both rates stay in one proportion.
-    pub fn for_head(train: &TrainRecipe) -> Self {
+    pub fn for_head(train: &TrainSettings) -> Self {
         let ratio = train.head_learning_rate() / train.learning_rate;
         let main = Self::new(train);
         Self { peak: main.peak * ratio, end: main.end * ratio, ..main }
@@ -59,13 +59,13 @@ mod tests {
     use super::*;
 
     fn rates(schedule: ScheduleKind, min_learning_rate: f64, steps_seen: &[usize]) -> Vec<f64> {
-        let train = TrainRecipe {
+        let train = TrainSettings {
             schedule,
             steps: 10,
             warmup: 2,
             learning_rate: 1.0,
             min_learning_rate,
-            ..TrainRecipe::default()
+            ..TrainSettings::default()
         };
         let schedule = Schedule::new(&train);
         steps_seen.iter().map(|&step| schedule.rate(step)).collect()
@@ -101,8 +101,11 @@ mod tests {
 
     #[test]
     fn the_head_keeps_its_proportion() {
-        let train =
-            TrainRecipe { head_learning_rate: Some(1e-2), min_learning_rate: 1e-4, ..TrainRecipe::default() };
+        let train = TrainSettings {
+            head_learning_rate: Some(1e-2),
+            min_learning_rate: 1e-4,
+            ..TrainSettings::default()
+        };
         let (main, head) = (Schedule::new(&train), Schedule::for_head(&train));
         for step in [0, 100, 999] {
             assert!((head.rate(step) / main.rate(step) - 10.0).abs() < 1e-9);

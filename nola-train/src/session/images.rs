@@ -4,17 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use nola_core::Adapted;
 use nola_core::folder::{self, BaseIdentity, peft};
+use nola_core::{Adapted, Error as AdapterError, Reading};
 use nola_models::checkpoint::MappedFiles;
-use nola_models::hub::Wanted;
+use nola_models::hub::{self, Wanted};
 use nola_models::vit::{Pooling, Problem, peft_module};
 use nola_models::{Checkpoint, Preprocessor, Vit, VitConfig, WeightDtype};
 
-use super::{AdapterFolder, Base, Origin, attach, needs_adapter};
-use crate::evaluate::host_rows;
-use crate::recipe::{AdapterData, DataRecipe, Init, ModelRecipe};
-use crate::terminal::err_line;
+use super::attach::{AdapterFolder, Attached, Attaching, Origin, attach};
+use super::notice::Notice;
+use super::{Base, host_rows, model_folder};
+use crate::adapter_data::AdapterData;
+use crate::settings::{DataFormat, Init, ModelSettings};
+use crate::text::TextSettings;
 use crate::{Error, device};
 
 /// A vision transformer with what its folder says about images.
@@ -35,20 +37,33 @@ pub struct ImageBase {
 impl Base for ImageBase {
     type Model = Vit;
 
-    fn open(recipe: &ModelRecipe, seed: u64, device: &Device) -> Result<Self, Error> {
-        device::check_dtype(device, recipe.dtype)?;
-        let folder = recipe.folder(Wanted::Model)?;
-        let mut base = match recipe.init {
-            Init::Pretrained => Self::load(&folder, recipe.dtype, device)?,
-            Init::Random => Self::random(&folder, seed, recipe.dtype, device)?,
+    fn open(
+        settings: &ModelSettings,
+        seed: u64,
+        device: &Device,
+        fetching: &dyn hub::Progress,
+    ) -> Result<Self, Error> {
+        device::check_dtype(device, settings.dtype)?;
+        let folder = model_folder(&settings.path, Self::wanted(settings.init), fetching)?;
+        let mut base = match settings.init {
+            Init::Pretrained => Self::load(&folder, settings.dtype, device)?,
+            Init::Random => Self::random(&folder, seed, settings.dtype, device)?,
         };
-        if let Some(image_size) = recipe.image_size {
+        if let Some(image_size) = settings.image_size {
             base.vit = base.vit.resized(image_size)?;
             base.preprocessor = base.preprocessor.resized(image_size);
         }
         base.check_input()?;
         base.check_unchanged()?;
         Ok(base)
+    }
+
+    fn wanted(_init: Init) -> Wanted {
+        Wanted::Model
+    }
+
+    fn notices(&self) -> Vec<Notice> {
+        Vec::new()
     }
 
     fn check_unchanged(&self) -> Result<(), Error> {
@@ -71,9 +86,10 @@ impl Base for ImageBase {
         peft::Task::ImageClassification
     }
 
-    fn with_adapter(self, adapter: &Path, device: &Device) -> Result<Adapted<Vit>, Error> {
-        let origin = self.origin.clone();
-        attach(adapter, &origin, &peft_module, None, device, |folder| with_outputs(self.vit, folder))
+    fn with_adapter(self, adapter: &Path, device: &Device, reading: Reading) -> Result<Attached<Vit>, Error> {
+        let origin = &self.origin;
+        let attaching = Attaching { adapter, origin, foreign: &peft_module, tied: None, device, reading };
+        attach(&attaching, |folder, notices| with_outputs(self.vit.clone(), folder, notices))
     }
 
     fn without_adapter(self, device: &Device) -> Result<Adapted<Vit>, Error> {
@@ -101,7 +117,7 @@ impl Base for ImageBase {
         }
     }
 
-    fn adapter_data(&self, _recipe: &DataRecipe) -> Option<AdapterData> {
+    fn adapter_data(&self, _format: DataFormat, _text: &TextSettings) -> Option<AdapterData> {
         None
     }
 
@@ -137,6 +153,15 @@ impl ImageBase {
         let vit = Vit::init_as(&config, seed, dtype, device);
         let (origin, files) = (Origin::Drawn(identity), MappedFiles::default());
         Ok(Self { vit, preprocessor, origin, folder: folder.to_owned(), files })
+    }
+
+    /// How sure `vit`, which came from this base, is of each class, from 0 to 1: one list for each input that the
+    /// preprocessor made.
+    pub fn classify(&self, vit: &Vit, inputs: &[&[f32]], device: &Device) -> Vec<Vec<f32>> {
+        let [height, width] = self.preprocessor.output_size();
+        let shape = [inputs.len(), 3, height, width];
+        let pixels = Tensor::from_data(TensorData::new(inputs.concat(), shape), device);
+        host_rows(vit.probabilities(vit.forward(pixels)))
     }
 
     /// Requires a model that gives an image one of several classes, as data in folders does.
@@ -182,7 +207,7 @@ impl ImageBase {
 }
 
 /// The model with a head of the adapter's size: with its labels, else with those of the base if their number fits.
-fn with_outputs(vit: Vit, adapter: &AdapterFolder) -> Vit {
+fn with_outputs(vit: Vit, adapter: &AdapterFolder, notices: &mut Vec<Notice>) -> Vit {
     let Some(outputs) = adapter.head_outputs else { return vit };
     let of_base = &vit.config().labels;
     if adapter.labels.len() == outputs {
@@ -191,10 +216,12 @@ fn with_outputs(vit: Vit, adapter: &AdapterFolder) -> Vit {
     if of_base.len() == outputs {
         return vit;
     }
-    let last = outputs.saturating_sub(1);
-    err_line(&format!(
-        "adapter: its classifier has {outputs} outputs and no names for them; they are called LABEL_0 to LABEL_{last}"
-    ));
+    notices.push(Notice::UnnamedClasses { outputs });
     let numbered: Vec<String> = (0..outputs).map(|class| format!("LABEL_{class}")).collect();
     vit.with_head(&numbered)
+}
+
+/// The error of a base that needs an adapter to answer.
+fn needs_adapter(folder: &Path, problem: &str) -> Error {
+    AdapterError::Invalid { file: folder.to_owned(), problems: vec![problem.to_owned()] }.into()
 }

@@ -4,13 +4,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use nola_models::hub::Wanted;
-use nola_models::{CausalLm, VitConfig};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::ModelRecipe;
-use crate::Error;
 use crate::text::TextFormat;
 
 /// What a model answers about.
@@ -20,27 +16,6 @@ pub enum Modality {
     Images,
     /// Text; the answer is the next token.
     Text,
-}
-
-impl Modality {
-    /// What the configuration of a model says.
-    ///
-    /// # Errors
-    /// If it cannot be read, or names a model that this program does not compute.
-    pub fn of_model(model: &ModelRecipe) -> Result<Self, Error> {
-        let folder = model.folder(Wanted::Model)?;
-        let config = nola_models::checkpoint::read_config(&folder)?;
-        if CausalLm::is_named_by(&config) {
-            return Ok(Self::Text);
-        }
-        if VitConfig::is_named_by(&config) {
-            return Ok(Self::Images);
-        }
-        let expected = "`gpt2` or `llama` for text, `vit`, `vit_mae` or timm's `architecture` for images";
-        let (file, found) = (folder.join("config.json"), config["model_type"].to_string());
-        Err(nola_models::Error::Field { file, field: "model_type", found, expected: expected.to_owned() }
-            .into())
-    }
 }
 
 /// Layout of a data set.

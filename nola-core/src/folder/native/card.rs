@@ -1,7 +1,7 @@
 //! The adapter card: what a person who finds the folder wants to know.
 
-use super::Description;
-use super::native::Manifest;
+use super::Manifest;
+use crate::folder::Description;
 
 /// The text of `README.md`; short, since it counts toward the folder's size.
 pub(super) fn text(manifest: &Manifest, description: &Description) -> String {

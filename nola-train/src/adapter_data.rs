@@ -7,8 +7,7 @@ use nola_core::{folder, plain_words};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{DataFormat, DataRecipe};
-use crate::Error;
+use crate::settings::DataFormat;
 use crate::text::{Columns, Loss, PromptTemplate, TextSettings};
 
 /// How the samples of an adapter were written: kept in its folder, so that its prompts are written likewise wherever the
@@ -38,16 +37,16 @@ pub struct AdapterData {
 }
 
 impl AdapterData {
-    /// What of a recipe an adapter has to remember.
-    pub fn of_recipe(recipe: &DataRecipe, chat_template_sha256: Option<String>) -> Self {
+    /// What an adapter has to remember of how its samples were written.
+    pub fn new(format: DataFormat, text: &TextSettings, chat_template_sha256: Option<String>) -> Self {
         Self {
-            format: recipe.format,
-            max_tokens: recipe.text.max_tokens,
-            loss: recipe.text.loss,
-            columns: recipe.text.columns.clone(),
-            template: recipe.text.template.clone(),
-            completion: recipe.text.completion.clone(),
-            system: recipe.text.system.clone(),
+            format,
+            max_tokens: text.max_tokens,
+            loss: text.loss,
+            columns: text.columns.clone(),
+            template: text.template.clone(),
+            completion: text.completion.clone(),
+            system: text.system.clone(),
             chat_template_sha256,
         }
     }
@@ -57,7 +56,7 @@ impl AdapterData {
     ///
     /// # Errors
     /// If its configuration is damaged.
-    pub fn of_folder(folder: &Path) -> Result<Option<Self>, Error> {
+    pub fn of_folder(folder: &Path) -> Result<Option<Self>, AdapterError> {
         let value = folder::read_data(folder)?;
         if value.is_null() {
             return Ok(None);
@@ -67,13 +66,13 @@ impl AdapterData {
                 "`data`: {}; restore the file from its source, or update nola-train",
                 plain_words(&error.to_string())
             );
-            AdapterError::Invalid { file: folder.join("adapter_config.json"), problems: vec![problem] }.into()
+            AdapterError::Invalid { file: folder.join("adapter_config.json"), problems: vec![problem] }
         })
     }
 
-    /// The recipe of data that is written the same way.
-    pub fn recipe(&self) -> DataRecipe {
-        let text = TextSettings {
+    /// The settings of text that is written the same way.
+    pub fn settings(&self) -> TextSettings {
+        TextSettings {
             max_tokens: self.max_tokens,
             loss: self.loss,
             columns: self.columns.clone(),
@@ -81,8 +80,7 @@ impl AdapterData {
             completion: self.completion.clone(),
             system: self.system.clone(),
             ..TextSettings::default()
-        };
-        DataRecipe { format: self.format, text, ..DataRecipe::default() }
+        }
     }
 
     /// As an adapter folder keeps it.
@@ -105,10 +103,10 @@ mod tests {
             system: "Be brief.".to_owned(),
             ..TextSettings::default()
         };
-        let recipe = DataRecipe { format: DataFormat::Text(TextFormat::Chat), text, ..DataRecipe::default() };
-        let kept = AdapterData::of_recipe(&recipe, Some("5e".to_owned())).to_value();
+        let format = DataFormat::Text(TextFormat::Chat);
+        let kept = AdapterData::new(format, &text, Some("5e".to_owned())).to_value();
         let read: AdapterData = serde_json::from_value(kept).expect("what was written");
-        assert_eq!(read.recipe(), recipe);
+        assert_eq!((read.format, read.settings()), (format, text));
         assert_eq!(read.chat_template_sha256.as_deref(), Some("5e"));
     }
 }

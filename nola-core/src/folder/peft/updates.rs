@@ -1,0 +1,78 @@
+//! The updates of a folder, in the forms that PEFT has for them.
+
+use std::collections::BTreeMap;
+
+use burn::module::Module;
+
+use super::fused::{ModuleLora, module_loras};
+use super::matching::{MAGNITUDE, factor_names, key};
+use super::matrix::transposed;
+use super::vera::VeraFolder;
+use super::{ForeignModule, Generation, Layout, Modules, Stored};
+use crate::adapted::{Adapted, weight_of};
+use crate::params::linear_sites;
+use crate::site::Site;
+use crate::update::column_squares;
+
+pub(super) type Tensors = BTreeMap<String, Stored>;
+
+/// The updates of a folder, in one of PEFT's forms.
+pub(super) enum Updates {
+    Lora(Vec<ModuleLora>),
+    Vera(VeraFolder),
+}
+
+impl Updates {
+    pub(super) fn of<M: Module>(adapted: &Adapted<M>, modules: Modules, generation: Generation) -> Self {
+        if let Some(vera) = VeraFolder::of(adapted, modules, generation) {
+            return Self::Vera(vera);
+        }
+        let norms = |module: &ForeignModule, index| base_norms(&adapted.model, modules, module, index);
+        // A weight may have lost all its ranks.
+        let factors = adapted.factors().into_iter().filter(|factors| factors.rank > 0).collect();
+        Self::Lora(module_loras(factors, modules, generation, &norms))
+    }
+
+    /// Names and layouts of the adapted modules.
+    pub(super) fn modules(&self) -> Vec<AdaptedModule<'_>> {
+        match self {
+            Self::Lora(loras) => loras.iter().map(|lora| (lora.name.as_str(), lora.layout)).collect(),
+            Self::Vera(vera) => vera.modules().collect(),
+        }
+    }
+
+    pub(super) fn tensors(&self) -> Tensors {
+        match self {
+            Self::Lora(loras) => loras.iter().flat_map(lora_tensors).collect(),
+            Self::Vera(vera) => vera.tensors().into_iter().collect(),
+        }
+    }
+}
+
+/// Name and layout of a module with an adapter.
+pub(super) type AdaptedModule<'a> = (&'a str, Layout);
+
+fn lora_tensors(lora: &ModuleLora) -> Vec<(String, Stored)> {
+    let (a, b) = (transposed(&lora.a, lora.rank), transposed(&lora.b, lora.d_out));
+    let [of_a, of_b] = factor_names(lora.kind);
+    let mut tensors = vec![
+        (key(&lora.name, of_a), (vec![lora.rank, lora.d_in], a)),
+        (key(&lora.name, of_b), (vec![lora.d_out, lora.rank], b)),
+    ];
+    tensors.extend(
+        lora.magnitude.clone().map(|lengths| (key(&lora.name, MAGNITUDE), (vec![lora.d_out], lengths))),
+    );
+    tensors
+}
+
+/// Lengths of the columns of the base, of the part `index` of a foreign module.
+fn base_norms<M: Module>(model: &M, modules: Modules, module: &ForeignModule, index: usize) -> Vec<f32> {
+    let is_it = |site: &Site| {
+        let found = modules(&site.path);
+        found.names == module.names && found.part.index() == index
+    };
+    let site =
+        linear_sites(model).into_iter().find(is_it).expect("every part of a module is a layer of ours");
+    let squares = column_squares(&weight_of(model, &site), site.d_out);
+    squares.into_iter().map(f32::sqrt).collect()
+}

@@ -1,0 +1,25 @@
+//! How notices of a session show on stderr.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use crate::session::Notice;
+use crate::terminal::err_line;
+
+/// Says each notice; what is true of a model however often it is opened, once.
+pub fn tell(notices: &[Notice]) {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    for notice in notices {
+        let text = notice.to_string();
+        let is_new = match notice {
+            Notice::Tokenizer(_) | Notice::Untied => {
+                let mut told = TOLD.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                told.insert(text.clone())
+            }
+            Notice::OldAdapter { .. } | Notice::UnnamedClasses { .. } | Notice::OtherTemplate { .. } => true,
+        };
+        if is_new {
+            err_line(&text);
+        }
+    }
+}
