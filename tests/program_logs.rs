@@ -19,7 +19,7 @@ const ONE_ROW: [&str; 5] =
 fn overflowing() -> Workshop {
     let workshop = text_workshop();
     let mut rows = fs::read_to_string(workshop.at("rows/e2e.txt")).expect("rows");
-    rows.push_str(&(e2e_row("The Mill", &"very ".repeat(FAR / 4)) + "\n"));
+    rows.push_str(&(e2e_row("The Mill", &"very ".repeat(FAR / 11)) + "\n"));
     workshop.write("rows/e2e.txt", rows);
     let file = workshop.at("base/model.safetensors");
     let mut bytes = bytes_of(&file);

@@ -58,7 +58,8 @@ pub struct Recipe {
     pub train: TrainSettings,
     /// Where the result goes.
     pub output: OutputRecipe,
-    /// What the model writes while it is trained.
+    /// Prompts that the model completes before training and at each evaluation, for people to see what it learns; text only.
+    /// They change nothing of what is learned.
     pub samples: SamplesRecipe,
 }
 
