@@ -146,6 +146,11 @@ def measure(task, methods):
     in_parallel(one, items)
 
 
+def newest():
+    """The last line of each adapter at each budget: an earlier one was made with a rate that another one has beaten since."""
+    return {(line["task"], line["method"], line["budget"]): line for line in known(SCORES_FILE) if line["losses"]}.values()
+
+
 def score(line):
     """Mean and deviation of what the task is judged by."""
     values = [100 * value for value in line["accuracies"]] if line["task"] == "digits" else line["losses"]
@@ -157,7 +162,7 @@ def table():
         unit, digits = ("accuracy %", 1) if line_of == "digits" else ("validation loss", 3)
         print(f"\n| {line_of}: budget | method | settings | rate | trainable parameters | adapter bytes | {unit} |")
         print("|---|---|---|---:|---:|---:|---:|")
-        lines = [line for line in known(SCORES_FILE) if line["task"] == line_of and line["losses"]]
+        lines = [line for line in newest() if line["task"] == line_of]
         for budget in [*NAMES, None]:
             of = [line for line in lines if line["budget"] == budget]
             for line in sorted(of, key=lambda line: score(line)[0], reverse=line_of == "digits"):
@@ -177,6 +182,6 @@ if __name__ == "__main__":
             table()
         case ["picture"]:
             from adapters_picture import draw
-            draw([line for line in known(SCORES_FILE) if line["losses"]], score, PICTURE)
+            draw(list(newest()), score, PICTURE)
         case _:
             sys.exit(__doc__)
