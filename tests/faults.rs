@@ -65,7 +65,7 @@ fn set_last_weight(workshop: &Workshop, file: &str, value: f32) {
 }
 
 /// Changes the bytes of one tensor in a file of weights.
-fn set_tensor(file: &Path, name: &str, change: impl FnOnce(&mut [u8])) {
+pub fn set_tensor(file: &Path, name: &str, change: impl FnOnce(&mut [u8])) {
     edit(file, |bytes| {
         let tensors = SafeTensors::deserialize(bytes).expect("weights");
         let data = tensors.tensor(name).expect("a tensor of this name").data();
@@ -76,7 +76,7 @@ fn set_tensor(file: &Path, name: &str, change: impl FnOnce(&mut [u8])) {
 }
 
 /// Makes the base one whose file says nothing of its content, as files that others wrote.
-fn forget_hash(workshop: &Workshop) {
+pub fn forget_hash(workshop: &Workshop) {
     edit(&workshop.at("base/model.safetensors"), |bytes| {
         let key = b"nola_tensors_sha256";
         let place = bytes.windows(key.len()).position(|text| text == key).expect("the hash of the file");

@@ -4,8 +4,9 @@ use std::fs;
 
 use serde_json::Value;
 
+use crate::faults::{forget_hash, set_tensor};
 use crate::program::{Outcome, Workshop, bytes_of};
-use crate::text_workshop::{e2e_row, text_workshop};
+use crate::text_workshop::{CONTEXT, e2e_row, text_workshop};
 
 /// A position that only one row of the training data reaches, in tokens.
 const FAR: usize = 200;
@@ -21,20 +22,13 @@ fn overflowing() -> Workshop {
     let mut rows = fs::read_to_string(workshop.at("rows/e2e.txt")).expect("rows");
     rows.push_str(&(e2e_row("The Mill", &"very ".repeat(FAR / 11)) + "\n"));
     workshop.write("rows/e2e.txt", rows);
-    let file = workshop.at("base/model.safetensors");
-    let mut bytes = bytes_of(&file);
-    let header = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
-    let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).expect("JSON");
-    let (_, positions) = tensors
-        .as_object()
-        .and_then(|tensors| tensors.iter().find(|(name, _)| name.ends_with("wpe.weight")))
-        .expect("positions of a GPT-2");
-    let width = positions["shape"][1].as_u64().expect("a width") as usize;
-    let start = 8 + header + positions["data_offsets"][0].as_u64().expect("a place") as usize;
-    // Finite, but a sum of two of them is not.
-    let row = f32::MAX.to_le_bytes().repeat(width);
-    bytes[start + FAR * width * 4..][..row.len()].copy_from_slice(&row);
-    fs::write(file, bytes).expect("a file");
+    forget_hash(&workshop);
+    set_tensor(&workshop.at("base/model.safetensors"), "transformer.wpe.weight", |positions| {
+        let width = positions.len() / CONTEXT;
+        // Finite, but a sum of two of them is not.
+        let value = f32::MAX.to_le_bytes();
+        positions[FAR * width..][..width].copy_from_slice(&value.repeat(width / value.len()));
+    });
     workshop
 }
 
