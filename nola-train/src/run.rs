@@ -188,7 +188,8 @@ impl RunFolder {
         let numbered = |number: u32| name.with_file_name(format!("{}-{number}", file_name(name)));
         let names = std::iter::once(name.to_owned()).chain((2..).map(numbered));
         for folder in names {
-            if folder.exists() && !is_left(&folder) {
+            let is_new = !folder.exists();
+            if !is_new && !is_left(&folder) {
                 continue;
             }
             std::fs::create_dir_all(&folder)
@@ -196,6 +197,8 @@ impl RunFolder {
             match Claim::around_runs(&folder).map(Self::claimed) {
                 // Somebody else was faster.
                 Err(Error::Occupied { .. }) => {}
+                // Somebody else made the rest before the folder was claimed.
+                Ok(_) if !is_new && !is_left(&folder) => {}
                 other => return other,
             }
         }

@@ -35,16 +35,11 @@ impl Claim {
         let output = |source| Error::Output { path: folder.to_owned(), source };
         let occupied = |holds| Error::Occupied { folder: folder.to_owned(), holds };
         create_folders(folder).map_err(output)?;
-        let path = folder.join(LOCK);
-        let was_claimed = path.exists();
+        let was_claimed = is_begun(folder);
         if !was_claimed && fs::read_dir(folder).map_err(output)?.next().is_some() {
             return Err(occupied(holding(folder)));
         }
-        let lock = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-        let lock = lock.map_err(output)?;
-        if !is_free(&lock, &path, was_claimed) {
-            return Err(occupied(Occupied::Running { by: claimant(&lock), lock: path }));
-        }
+        let lock = locked(folder, was_claimed)?;
         let Some(rubble) = rubble(folder).map_err(output)? else { return Err(occupied(holding(folder))) };
         rubble.iter().try_for_each(|path| remove(path)).map_err(output)?;
         let claim = Self { folder: folder.to_owned(), lock: RefCell::new(lock) };
@@ -58,16 +53,11 @@ impl Claim {
     /// If there is no such run, it still goes on, it is finished, or the folder cannot be written.
     pub fn resumed(folder: &Path) -> Result<Self, Error> {
         let output = |source| Error::Output { path: folder.to_owned(), source };
-        let (path, was_claimed) = (folder.join(LOCK), is_begun(folder));
+        let was_claimed = is_begun(folder);
         if !was_claimed && !is_resumable(folder) {
             return Err(nothing_to_resume(folder).into());
         }
-        let lock = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-        let lock = lock.map_err(output)?;
-        if !is_free(&lock, &path, was_claimed) {
-            let holds = Occupied::Running { by: claimant(&lock), lock: path };
-            return Err(Error::Occupied { folder: folder.to_owned(), holds });
-        }
+        let lock = locked(folder, was_claimed)?;
         if !is_resumable(folder) {
             let problem = nothing_to_resume(folder);
             if matches!(problem, ResumeError::Finished { .. }) {
@@ -90,14 +80,7 @@ impl Claim {
     /// If another program has claimed it, or it cannot be written.
     pub fn around_runs(folder: &Path) -> Result<Self, Error> {
         let output = |source| Error::Output { path: folder.to_owned(), source };
-        let path = folder.join(LOCK);
-        let was_claimed = path.exists();
-        let lock = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-        let lock = lock.map_err(output)?;
-        if !is_free(&lock, &path, was_claimed) {
-            let holds = Occupied::Running { by: claimant(&lock), lock: path };
-            return Err(Error::Occupied { folder: folder.to_owned(), holds });
-        }
+        let lock = locked(folder, is_begun(folder))?;
         let claim = Self { folder: folder.to_owned(), lock: RefCell::new(lock) };
         claim.sign().map_err(output)?;
         Ok(claim)
@@ -156,6 +139,18 @@ impl Drop for Claim {
         }
         let _ = fs::remove_file(self.folder.join(LOCK));
     }
+}
+
+/// The lock of a folder, which this program holds from now on.
+fn locked(folder: &Path, was_claimed: bool) -> Result<File, Error> {
+    let path = folder.join(LOCK);
+    let lock = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let lock = lock.map_err(|source| Error::Output { path: folder.to_owned(), source })?;
+    if !is_free(&lock, &path, was_claimed) {
+        let holds = Occupied::Running { by: claimant(&lock), lock: path };
+        return Err(Error::Occupied { folder: folder.to_owned(), holds });
+    }
+    Ok(lock)
 }
 
 /// Whether nobody else holds a lock; this file holds it from now on.
