@@ -25,7 +25,8 @@ pub(crate) use crate::floats::floats;
 use crate::linear_combinations::{LinearCombinations, Vectors};
 use crate::low_rank_weights::{low_rank_paths, low_rank_weights, with_low_rank_weights};
 use crate::params::{
-    FoundParam, base_tensors, float_params, read_params, replace_params, train_only, write_params,
+    FoundParam, base_tensors, base_weights, float_params, packed_words, read_params, replace_params,
+    train_only, write_params,
 };
 use crate::quantized::CoefficientBits;
 use crate::site::{Site, SiteKind};
@@ -208,6 +209,7 @@ impl<M: Module> Adapted<M> {
         check_saddles(&sites, &plans)?;
         check_embeddings(&sites, &plans)?;
         check_free(&model, &sites)?;
+        check_dense(&model, also_train)?;
         let combined: Vec<Combined> =
             [combined(&plans, Side::A, |plan| &plan.a), combined(&plans, Side::B, |plan| &plan.b)]
                 .into_iter()
@@ -261,7 +263,7 @@ impl<M: Module> Adapted<M> {
         Self::attach_plans(model, Vec::new(), Vec::new(), trained, device)
     }
 
-    /// A model without adapters that is trained as a whole, but for what it keeps fixed itself.
+    /// A model without adapters that is trained as a whole, but for what it keeps fixed itself, such as packed weights.
     pub fn full(model: M) -> Self {
         let params = float_params(&model);
         // In their place stand low-rank weights.
@@ -447,15 +449,16 @@ impl<M: Module> Adapted<M> {
     /// The lengths of the columns of every weight whose magnitude is trained, `[1, d_out]` each, outside autodiff.
     fn column_norms(&self) -> BTreeMap<ParamId, Tensor<2>> {
         let lengths = &self.attached.lengths;
-        let ids: Vec<ParamId> =
-            lengths.iter().flat_map(|ids| [ids.weight, ids.squares, ids.a, ids.b]).collect();
-        if ids.is_empty() {
+        if lengths.is_empty() {
             return BTreeMap::new();
         }
-        let tensors = base_tensors(&self.model, &ids);
+        let weights: Vec<ParamId> = lengths.iter().map(|ids| ids.weight).collect();
+        let mut weights = base_weights(&self.model, &weights);
+        let others: Vec<ParamId> = lengths.iter().flat_map(|ids| [ids.squares, ids.a, ids.b]).collect();
+        let tensors = base_tensors(&self.model, &others);
         let norms = lengths.iter().map(|ids| {
-            let [weight, squares, a, b] =
-                [ids.weight, ids.squares, ids.a, ids.b].map(|id| tensors[&id].clone());
+            let weight = weights.remove(&ids.weight).expect("every site has a weight");
+            let [squares, a, b] = [ids.squares, ids.a, ids.b].map(|id| tensors[&id].clone());
             let norms = column_norms(weight, squares.flatten(0, 1), a, b, ids.scale);
             (ids.norm, norms.unsqueeze_dim(0))
         });
@@ -964,6 +967,16 @@ fn check_free<M: Module>(model: &M, sites: &[Site]) -> Result<(), Error> {
     let taken = low_rank_paths(&float_params(model));
     match sites.iter().find(|site| taken.contains(&site.weight_path())) {
         Some(site) => Err(Error::LowRankSite { site: site.path.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses to train packed weights.
+fn check_dense<M: Module>(model: &M, also_train: &[&str]) -> Result<(), Error> {
+    let (params, packed) = (float_params(model), packed_words(model));
+    let ids = ids_named(&params, also_train)?;
+    match params.iter().find(|param| ids.contains(&param.id) && packed.contains_key(&param.id)) {
+        Some(param) => Err(Error::PackedTrained { weight: param.path.clone() }),
         None => Ok(()),
     }
 }

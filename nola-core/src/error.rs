@@ -230,6 +230,15 @@ pub enum Error {
         site: String,
     },
 
+    /// A weight in few bits cannot be trained.
+    #[error(
+        "`{weight}` is stored in few bits and cannot be trained itself; leave its module out of what is trained, or load the base in f32, bf16 or f16"
+    )]
+    PackedTrained {
+        /// Path of the weight.
+        weight: String,
+    },
+
     /// The base has not faded to its end.
     #[error(
         "{percent:.0} % of the base is left in this adapter, so it is no model of its own yet; train it to the end of its run"

@@ -22,11 +22,13 @@ pub mod folder;
 pub mod foreign_json;
 mod hollow;
 pub mod instructions;
+mod linear;
 mod linear_combinations;
 mod low_rank;
 mod low_rank_weights;
 #[cfg(feature = "cpu")]
 pub mod matrix;
+mod packed_product;
 mod params;
 mod pattern;
 pub mod philox;
@@ -39,6 +41,7 @@ mod shared;
 mod site;
 pub mod targets;
 mod update;
+pub mod weight;
 
 pub use adapted::{
     Adapted, Progress, RankMove, Reading, SiteFactors, Survivors, TrainableParameters, TrainedState,
@@ -49,12 +52,16 @@ pub use embedding::adapted_embedding;
 pub use error::Error;
 pub use folder::BaseIdentity;
 pub use hollow::Hollow;
+pub use linear::{Linear, LinearLayer, adapted, dequantized, packed_param, placeholder};
 pub use low_rank_weights::{LowRankWeight, LowRankWeights, low_rank_weights, with_low_rank_weights};
-pub use params::{FoundParam, biases, float_params, read_params, unadaptable_weights, write_params};
+pub use params::{
+    FoundParam, biases, float_params, packable_weights, packed_words, read_params, unadaptable_weights,
+    write_params,
+};
 pub use pattern::PatternError;
 pub use plain_words::plain_words;
 #[cfg(feature = "cpu")]
 pub use product::bf16_instructions;
 pub use product::{compute_dtype, in_compute_dtype, product};
 pub use targets::{Site, SiteKind, Targets, Unmatched};
-pub use update::{Update, adapted};
+pub use update::Update;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, Param, ParamId, Reparameterization, Reparameterizer};
-use burn::nn::Linear;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::floats::floats;
+use crate::linear::LinearLayer;
 use crate::params::{FoundParam, float_params, linear_sites, read_params};
 use crate::product::{product, with_bias};
 
@@ -68,9 +68,9 @@ impl LowRank {
     /// # Shapes
     /// - `x`: `[rows, d_in]`
     /// - output: `[rows, d_out]`
-    pub(crate) fn forward(&self, layer: &Linear, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn forward(&self, layer: &impl LinearLayer, x: Tensor<2>) -> Tensor<2> {
         let inner = product(x, self.a.val(), None);
-        let y = product(inner, self.b.val(), layer.bias.as_ref().map(|bias| bias.val()));
+        let y = product(inner, self.b.val(), layer.bias().map(|bias| bias.val()));
         with_bias(y, self.bias.as_ref().map(|bias| bias.val()))
     }
 }

@@ -1,10 +1,11 @@
 //! Walks over the parameters of a module, by path and by id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 
+use crate::linear::{self, BaseWeight};
 use crate::site::{Site, SiteKind};
 
 /// A float parameter as a walk meets it.
@@ -111,55 +112,157 @@ pub fn unadaptable_weights<M: Module>(module: &M) -> Vec<String> {
     others.map(|param| param.path).collect()
 }
 
+/// The words of a packed weight, as a walk meets them.
+#[derive(Debug, Clone)]
+struct Words {
+    id: ParamId,
+    words: Tensor<1, Int>,
+}
+
+/// Finds the words of packed weights, by the parameters that stand for them.
+#[derive(Default)]
+struct FindWords {
+    path: Vec<String>,
+    weights: BTreeMap<String, ParamId>,
+    found: BTreeMap<ParamId, Words>,
+}
+
+impl ModuleVisitor for FindWords {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.weights.insert(self.path.join("."), param.id);
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        let weight = linear::weight_path_of_words(&self.path.join("."));
+        let Some(&weight) = weight.and_then(|path| self.weights.get(&path)) else { return };
+        if param.lazy_shape().num_elements() > 1 {
+            let words = Words { id: param.id, words: param.val().reshape([-1]) };
+            self.found.insert(weight, words);
+        }
+    }
+}
+
+struct FindPackable {
+    path: Vec<String>,
+    weights: BTreeSet<String>,
+}
+
+impl ModuleVisitor for FindPackable {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_int<const D: usize>(&mut self, _param: &Param<Tensor<D, Int>>) {
+        self.weights.extend(linear::weight_path_of_words(&self.path.join(".")));
+    }
+}
+
+/// Paths of the weights of `module` that can be packed, as those of [`Linear`](crate::Linear) can.
+pub fn packable_weights<M: Module>(module: &M) -> BTreeSet<String> {
+    let mut walk = FindPackable { path: Vec::new(), weights: BTreeSet::new() };
+    module.visit(&mut walk);
+    walk.weights
+}
+
+fn find_words<M: Module>(module: &M) -> BTreeMap<ParamId, Words> {
+    let mut walk = FindWords::default();
+    module.visit(&mut walk);
+    walk.found
+}
+
+/// The words of the packed weights of `module`, by the parameters that stand for them.
+pub fn packed_words<M: Module>(module: &M) -> BTreeMap<ParamId, Tensor<1, Int>> {
+    find_words(module).into_iter().map(|(id, found)| (id, found.words)).collect()
+}
+
 struct Read<'a> {
     wanted: &'a [ParamId],
+    packed: BTreeMap<ParamId, Tensor<1, Int>>,
     values: BTreeMap<ParamId, TensorData>,
 }
 
 impl ModuleVisitor for Read<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.wanted.contains(&param.id) {
-            // Copied: on some devices the data is a view of memory that the next optimizer step changes.
-            let data = param.val().into_data().convert_dtype(DType::F32);
-            let copied = data.as_slice::<f32>().expect("it was converted to f32").to_vec();
-            self.values.insert(param.id, TensorData::new(copied, data.shape()));
+        if !self.wanted.contains(&param.id) {
+            return;
         }
+        let values = match self.packed.remove(&param.id) {
+            Some(words) => linear::dequantized(words),
+            // Copied: on some devices the data is a view of memory that the next optimizer step changes.
+            None => {
+                let data = param.val().into_data().convert_dtype(DType::F32);
+                data.as_slice::<f32>().expect("it was converted to f32").to_vec()
+            }
+        };
+        self.values.insert(param.id, TensorData::new(values, param.lazy_shape()));
     }
 }
 
-/// The values of the parameters `wanted`, as `f32` on the host.
+/// The values of the parameters `wanted`, as `f32` on the host; those of packed weights are dequantised.
 pub fn read_params<M: Module>(module: &M, wanted: &[ParamId]) -> BTreeMap<ParamId, TensorData> {
-    let mut read = Read { wanted, values: BTreeMap::new() };
+    let mut read = Read { wanted, packed: packed_words(module), values: BTreeMap::new() };
     module.visit(&mut read);
     read.values
 }
 
 struct Tensors<'a> {
     wanted: &'a [ParamId],
-    tensors: BTreeMap<ParamId, Tensor<2>>,
+    packed: BTreeMap<ParamId, Tensor<1, Int>>,
+    tensors: BTreeMap<ParamId, BaseWeight>,
 }
 
 impl ModuleVisitor for Tensors<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if self.wanted.contains(&param.id) {
             let last = param.lazy_shape().to_vec().last().copied().unwrap_or(1) as i64;
-            self.tensors.insert(param.id, param.base().inner().reshape([-1, last]));
+            let weight = param.base().inner().reshape([-1, last]);
+            self.tensors.insert(param.id, BaseWeight::new(weight, self.packed.remove(&param.id)));
         }
     }
 }
 
 /// The parameters `wanted` where they are, without their adapters, as matrices outside autodiff.
-pub(crate) fn base_tensors<M: Module>(module: &M, wanted: &[ParamId]) -> BTreeMap<ParamId, Tensor<2>> {
-    let mut tensors = Tensors { wanted, tensors: BTreeMap::new() };
+pub(crate) fn base_weights<M: Module>(module: &M, wanted: &[ParamId]) -> BTreeMap<ParamId, BaseWeight> {
+    let mut tensors = Tensors { wanted, packed: packed_words(module), tensors: BTreeMap::new() };
     module.visit(&mut tensors);
     tensors.tensors
 }
 
+/// The same for parameters that are never packed.
+///
+/// # Panics
+/// If one is.
+pub(crate) fn base_tensors<M: Module>(module: &M, wanted: &[ParamId]) -> BTreeMap<ParamId, Tensor<2>> {
+    let dense = |weight| match weight {
+        BaseWeight::Dense(tensor) => tensor,
+        BaseWeight::Packed { .. } => panic!("only weights of layers are packed"),
+    };
+    base_weights(module, wanted).into_iter().map(|(id, weight)| (id, dense(weight))).collect()
+}
+
 struct Write {
     values: BTreeMap<ParamId, TensorData>,
+    /// Words of packed weights that become dense.
+    unpacked: Vec<ParamId>,
 }
 
 impl ModuleMapper for Write {
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        if self.unpacked.contains(&param.id) { linear::no_words(&param) } else { param }
+    }
+
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some(data) = self.values.remove(&param.id) else { return param };
         param.map(|old| {
@@ -170,9 +273,11 @@ impl ModuleMapper for Write {
     }
 }
 
-/// `module` with new values for some parameters, of the same shapes; all else stays as it is.
+/// `module` with new values for some parameters, of the same shapes; all else stays as it is. A packed weight becomes dense.
 pub fn write_params<M: Module>(module: M, values: BTreeMap<ParamId, TensorData>) -> M {
-    module.map(&mut Write { values })
+    let packed = find_words(&module).into_iter();
+    let unpacked = packed.filter(|(id, _)| values.contains_key(id)).map(|(_, words)| words.id).collect();
+    module.map(&mut Write { values, unpacked })
 }
 
 struct Replace {

@@ -1,16 +1,15 @@
-//! What an adapter does to a weight: one shape for all of them, and the product with an adapted weight.
+//! What an adapter does to a weight: one shape for all of them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::{Module, Param, Reparameterization};
-use burn::nn::Linear;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::adapter::{BaseGain, Magnitude, Plan};
 use crate::dropout::{CurrentPass, InputDropout};
-use crate::features::{self, Layers};
+use crate::features;
+use crate::linear::{BaseWeight, LinearLayer};
 use crate::low_rank::updated;
-use crate::low_rank_weights::LowRank;
 use crate::product::{product, with_bias};
 use crate::site::Site;
 
@@ -112,19 +111,19 @@ impl Update {
     }
 
     /// What is left of the base layer.
-    fn base_product(&self, layer: &Linear, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    fn base_product(&self, layer: &impl LinearLayer, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
         let gain = self.base.get();
         let bias = bias.filter(|_| gain.bias != 0.0).map(|bias| times(bias, gain.bias));
         if gain.weight != 0.0 {
-            return product(times(x, gain.weight), layer.weight.base(), bias);
+            return BaseWeight::of(layer).product(times(x, gain.weight), bias);
         }
         let [rows, d_out] = [x.dims()[0], self.b.dims()[1]];
         with_bias(Tensor::zeros([rows, d_out], (&x.device(), x.dtype())), bias)
     }
 
     /// The layer with its adapter.
-    fn forward(&self, layer: &Linear, x: Tensor<2>) -> Tensor<2> {
-        let bias = layer.bias.as_ref().map(|bias| bias.val());
+    fn forward(&self, layer: &impl LinearLayer, x: Tensor<2>) -> Tensor<2> {
+        let bias = layer.bias().map(|bias| bias.val());
         let y = match self.column_gain() {
             None => {
                 let y = self.base_product(layer, x.clone(), bias);
@@ -146,7 +145,7 @@ impl Update {
     ///
     /// # Source
     /// `DoraLinearLayer` of PEFT.
-    fn with_lengths(&self, layer: &Linear, x: Tensor<2>, gain: Tensor<1>) -> Tensor<2> {
+    fn with_lengths(&self, layer: &impl LinearLayer, x: Tensor<2>, gain: Tensor<1>) -> Tensor<2> {
         let y = self.base_product(layer, x.clone(), None);
         let gain = gain.unsqueeze_dim(0).cast(y.dtype());
         match self.dropped(&x) {
@@ -233,18 +232,18 @@ pub(crate) fn column_squares(weight: &[f32], d_out: usize) -> Vec<f32> {
 /// Lengths of the columns of `W + scale·A·B`, without a matrix of the weight's size.
 ///
 /// # Shapes
-/// - `weight`: `[d_in, d_out]`; `squares`: `[d_out]`, of its columns
+/// - `weight`: `[d_in, d_out]`, dense or packed; `squares`: `[d_out]`, of its columns
 /// - `a`: `[d_in, rank]`; `b`: `[rank, d_out]`
 /// - output: `[d_out]`
 pub(crate) fn column_norms(
-    weight: Tensor<2>,
+    weight: BaseWeight,
     squares: Tensor<1>,
     a: Tensor<2>,
     b: Tensor<2>,
     scale: f64,
 ) -> Tensor<1> {
     let (a, b) = (a.cast(DType::F32), b.cast(DType::F32));
-    let cross = (product(a.clone().transpose(), weight, None) * b.clone()).sum_dim(0);
+    let cross = (weight.product(a.clone().transpose(), None) * b.clone()).sum_dim(0);
     let own = (a.clone().transpose().matmul(a).matmul(b.clone()) * b).sum_dim(0);
     let sum = squares.unsqueeze_dim(0) + cross.mul_scalar(2.0 * scale) + own.mul_scalar(scale * scale);
     sum.clamp_min(0.0).sqrt().squeeze_dim(0)
@@ -253,7 +252,7 @@ pub(crate) fn column_norms(
 impl Reparameterization for Update {
     const NAME: &'static str = "adapter";
 
-    /// The updated weight, dense: the oracle of [`adapted`], and what models that do not call it compute with.
+    /// The updated weight, dense: the oracle of [`adapted`](crate::adapted), and what models that do not call it compute with.
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
         let b = self.b.val();
         let product = self.a.as_ref().map_or(b.clone(), |a| a.val().matmul(b));
@@ -278,30 +277,4 @@ impl Reparameterization for Update {
             }
         }
     }
-}
-
-/// `x·(W + ΔW) + bias` as `x·W + scale·(x·A)·B + bias`: no weight-sized product or gradient.
-///
-/// # Shapes
-/// - `x`: `[.., d_in]`
-/// - output: `[.., d_out]`
-///
-/// # Source
-/// LoRA (Hu et al., ICLR 2022), equation 3; NOLA (Koohpayegani et al., ICLR 2024), section 2; DoRA (Liu et al., ICML
-/// 2024), equation 5.
-pub fn adapted<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
-    let (d_in, mut shape) = (x.dims()[D - 1], x.dims());
-    // One product over all rows, however they are grouped: the weight is then read once.
-    let rows = x.reshape([-1, d_in as i64]);
-    let plain = |x, weight| product(x, weight, layer.bias.as_ref().map(|bias| bias.val()));
-    let y = match (layer.weight.reparameterization::<Update>(), features::layers()) {
-        (None, _) => match layer.weight.reparameterization::<LowRank>() {
-            None => plain(rows, layer.weight.val()),
-            Some(low_rank) => low_rank.forward(layer, rows),
-        },
-        (Some(_), Layers::Base) => noted(plain(rows, layer.weight.base())),
-        (Some(update), Layers::Adapted) => noted(update.forward(layer, rows)),
-    };
-    shape[D - 1] = y.dims()[1];
-    y.reshape(shape)
 }

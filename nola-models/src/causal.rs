@@ -14,7 +14,7 @@ use crate::checkpoint::{ModelFolder, NamedTensor, parse_json, read_bounded, save
 use crate::fields::Fields;
 use crate::{
     AttentionMask, Checkpoint, Error, Gpt2, Gpt2Config, HiddenStates, KeyValueCache, Llama, LlamaConfig,
-    Stage, WeightDtype, gpt2, llama,
+    Precision, Stage, WeightDtype, gpt2, llama,
 };
 
 /// A random model with more numbers than this is refused: it is a typo or an attack.
@@ -123,14 +123,19 @@ impl CausalLm {
         Self::load_as(checkpoint, WeightDtype::F32, device)
     }
 
-    /// The same, its weights stored in `dtype`.
+    /// The same, its weights stored in `precision`.
     ///
     /// # Errors
-    /// As [`CausalLm::load`], or if a weight is larger than `dtype` can be.
-    pub fn load_as(checkpoint: &Checkpoint, dtype: WeightDtype, device: &Device) -> Result<Self, Error> {
+    /// As [`CausalLm::load`], or if a weight is larger than its dtype can be.
+    pub fn load_as(
+        checkpoint: &Checkpoint,
+        precision: impl Into<Precision>,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        let precision = precision.into();
         match Self::uninitialized(checkpoint.config(), &checkpoint.config_file(), device)? {
-            Self::Gpt2(model) => model.filled(checkpoint, dtype).map(Self::Gpt2),
-            Self::Llama(model) => model.filled(checkpoint, dtype).map(Self::Llama),
+            Self::Gpt2(model) => model.filled(checkpoint, precision).map(Self::Gpt2),
+            Self::Llama(model) => model.filled(checkpoint, precision).map(Self::Llama),
         }
     }
 
@@ -144,11 +149,16 @@ impl CausalLm {
         Self::init_as(folder, seed, WeightDtype::F32, device)
     }
 
-    /// The same, its weights stored in `dtype`.
+    /// The same, its weights stored in `precision`.
     ///
     /// # Errors
     /// As [`CausalLm::init`].
-    pub fn init_as(folder: &Path, seed: u64, dtype: WeightDtype, device: &Device) -> Result<Self, Error> {
+    pub fn init_as(
+        folder: &Path,
+        seed: u64,
+        precision: impl Into<Precision>,
+        device: &Device,
+    ) -> Result<Self, Error> {
         let file = folder.join("config.json");
         let config: Value = parse_json(&file, &read_bounded(&file)?)?;
         let model = Self::uninitialized(&config, &file, device)?;
@@ -160,12 +170,13 @@ impl CausalLm {
             let expected = format!("sizes of a model of at most {MAX_FRESH_NUMBERS} numbers");
             return Err(Fields { json: &config, file: &file }.wrong(field, &expected));
         }
-        Ok(model.with_fresh_weights(seed, dtype))
+        Ok(model.with_fresh_weights(seed, precision))
     }
 
     /// The same model with random weights: the same numbers on every device.
-    pub fn with_fresh_weights(self, seed: u64, dtype: WeightDtype) -> Self {
-        map_any!(self, model => model.with_fresh_weights(seed, dtype))
+    pub fn with_fresh_weights(self, seed: u64, precision: impl Into<Precision>) -> Self {
+        let precision = precision.into();
+        map_any!(self, model => model.with_fresh_weights(seed, precision))
     }
 
     /// What a caller may have to know.
@@ -304,6 +315,10 @@ impl CausalLm {
         let model = self.to_write();
         let mut config = model.json().clone();
         dtype.name_in(&mut config);
+        // What is written is dense.
+        if let Some(fields) = config.as_object_mut() {
+            fields.remove("quantization_config");
+        }
         match &model {
             Self::Gpt2(_) => {}
             Self::Llama(model) => model.config().rotary.write_to(&mut config),

@@ -4,6 +4,7 @@
 //! a model wants it is not copied on the CPU, but used where it lies; it takes memory that the system may share and take
 //! back. What a tensor means is told by the [`KeyMap`] of a model; this module knows no model by name.
 
+mod bitsandbytes;
 mod collect;
 mod companions;
 mod key_map;

@@ -83,15 +83,16 @@ impl Fields<'_> {
         }
     }
 
-    /// Refuses quantized weights.
-    pub(crate) fn refuse_quantized(&self) -> Result<(), Error> {
+    /// Refuses weights that are quantised otherwise than bitsandbytes does it in NF4 and LLM.int8.
+    pub(crate) fn refuse_other_quantization(&self) -> Result<(), Error> {
         let field = "quantization_config";
-        match self.json.get(field).filter(|value| !value.is_null()) {
-            None => Ok(()),
-            Some(_) => {
-                Err(self.wrong(field, "no quantization: use the model in float32, float16 or bfloat16"))
-            }
+        let Some(found) = self.json.get(field).filter(|value| !value.is_null()) else { return Ok(()) };
+        let is_set = |flag: &str| found[flag] == Value::Bool(true);
+        let is_nf4 = is_set("load_in_4bit") && found["bnb_4bit_quant_type"] == "nf4";
+        if found["quant_method"] == "bitsandbytes" && (is_nf4 || is_set("load_in_8bit")) {
+            return Ok(());
         }
+        Err(self.wrong(field, "bitsandbytes in nf4 or 8 bits, or no quantization"))
     }
 }
 

@@ -1,7 +1,11 @@
 //! Fresh weights to train from scratch, drawn on the host: every device gets the same ones.
 
+use std::collections::BTreeSet;
+
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
+use nola_core::weight::{PackedWeight, Quantization};
+use nola_core::{packable_weights, packed_param, placeholder};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -22,13 +26,24 @@ pub(crate) struct Plan<'a> {
     pub(crate) deviation: &'a dyn Fn(&str) -> f64,
     /// The storage dtype.
     pub(crate) dtype: &'a dyn Fn(&str) -> WeightDtype,
+    /// How the weight is quantised, if it is one of a linear layer.
+    pub(crate) quantization: &'a dyn Fn(&str) -> Option<Quantization>,
 }
 
 /// `module` with fresh weights; norms and biases stay.
 ///
 /// Each parameter has its own stream of `seed`.
 pub(crate) fn fresh<M: Module>(module: M, seed: u64, distribution: Distribution, plan: &Plan) -> M {
-    module.map(&mut Fresh { seed, distribution, plan, parameters: 0, path: Vec::new() })
+    let packable = packable_weights(&module);
+    module.map(&mut Fresh {
+        seed,
+        distribution,
+        plan,
+        packable,
+        parameters: 0,
+        path: Vec::new(),
+        words: None,
+    })
 }
 
 /// Draws fresh weights, parameter by parameter.
@@ -36,8 +51,11 @@ struct Fresh<'a> {
     seed: u64,
     distribution: Distribution,
     plan: &'a Plan<'a>,
+    packable: BTreeSet<String>,
     parameters: u64,
     path: Vec<String>,
+    /// Of the weight that was drawn last, if it is packed.
+    words: Option<PackedWeight>,
 }
 
 impl ModuleMapper for Fresh<'_> {
@@ -64,9 +82,21 @@ impl ModuleMapper for Fresh<'_> {
         let values: Vec<f32> = (0..shape.num_elements())
             .map(|_| (self.distribution.draw(&mut rng) * deviation) as f32)
             .collect();
+        let quantization = (self.plan.quantization)(&path).filter(|_| self.packable.contains(&path));
+        if let Some(quantization) = quantization {
+            self.words = Some(PackedWeight::quantize_transposed(quantization, &values, [shape[0], shape[1]]));
+            return placeholder(&param, dtype.dtype());
+        }
         let data = TensorData::new(values, shape);
         let tensor = Tensor::from_data(data, (&param.lazy_device(), dtype.dtype()));
         Param::initialized(param.id, tensor).set_require_grad(true)
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        match self.words.take() {
+            Some(words) => packed_param(&param, words),
+            None => param,
+        }
     }
 }
 

@@ -8,16 +8,16 @@ mod keys;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig};
+use burn::nn::{Embedding, EmbeddingConfig, Initializer, LinearConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use nola_core::{adapted, adapted_embedding, in_compute_dtype};
+use nola_core::{Linear, adapted, adapted_embedding, in_compute_dtype};
 use serde_json::Value;
 
 use crate::attention::{AttentionMask, BlockCache, KeyValueCache, attend, split_heads};
 use crate::checkpoint::KeyMap;
 use crate::fresh::{Distribution, Plan, fresh};
 use crate::norm::LayerNorm;
-use crate::{Activation, Checkpoint, Error, HiddenStates, Stage, WeightDtype, head};
+use crate::{Activation, Checkpoint, Error, HiddenStates, Precision, Stage, WeightDtype, head};
 pub use config::{Gpt2Config, ScoreScale};
 pub use keys::peft_module;
 
@@ -38,7 +38,7 @@ pub struct Attention {
 
 impl Attention {
     fn uninitialized(config: &Gpt2Config, layer_index: usize, device: &Device) -> Self {
-        let square = || layer(config.d_model, config.d_model).init(device);
+        let square = || Linear::from(layer(config.d_model, config.d_model).init(device));
         Self {
             query: square(),
             key: square(),
@@ -101,8 +101,8 @@ impl Block {
             attention: Attention::uninitialized(config, layer_index, device),
             norm_mlp: norm(config, device),
             mlp: Mlp {
-                up: layer(config.d_model, config.d_mlp).init(device),
-                down: layer(config.d_mlp, config.d_model).init(device),
+                up: Linear::from(layer(config.d_model, config.d_mlp).init(device)),
+                down: Linear::from(layer(config.d_mlp, config.d_model).init(device)),
                 activation: config.activation,
             },
         }
@@ -141,7 +141,7 @@ impl Gpt2 {
         let table = |rows| {
             EmbeddingConfig::new(rows, config.d_model).with_initializer(Initializer::Zeros).init(device)
         };
-        let head = || layer(config.d_model, config.vocab_size).with_bias(false).init(device);
+        let head = || Linear::from(layer(config.d_model, config.vocab_size).with_bias(false).init(device));
         Self {
             tokens: table(config.vocab_size),
             positions: table(config.max_tokens),
@@ -162,18 +162,24 @@ impl Gpt2 {
         Ok(Self { json: json.clone(), ..Self::uninitialized(&config, device) })
     }
 
-    /// The same model to train from scratch, stored in `dtype`: weights normal, those that add to the stream smaller by
+    /// The same model to train from scratch, stored in `precision`: weights normal, those that add to the stream smaller by
     /// √(2·`n_layers`), biases zero.
     ///
     /// # Source
     /// `GPT2PreTrainedModel._init_weights` of transformers.
-    pub fn with_fresh_weights(self, seed: u64, dtype: WeightDtype) -> Self {
+    pub fn with_fresh_weights(self, seed: u64, precision: impl Into<Precision>) -> Self {
+        let precision = precision.into();
         let Gpt2Config { init_deviation, n_layers, .. } = self.config;
         let added = init_deviation / (2.0 * n_layers as f64).sqrt();
         let is_added =
             |path: &str| path.ends_with("attention.output.weight") || path.ends_with("mlp.down.weight");
         let deviation = |path: &str| if is_added(path) { added } else { init_deviation };
-        fresh(self, seed, Distribution::Normal, &Plan { deviation: &deviation, dtype: &|_| dtype })
+        let plan = Plan {
+            deviation: &deviation,
+            dtype: &|_| precision.dtype,
+            quantization: &|path| precision.quantization_at(path),
+        };
+        fresh(self, seed, Distribution::Normal, &plan)
     }
 
     /// Loads a checkpoint whose names are those of Hugging Face, with or without `transformer.`.
@@ -182,14 +188,20 @@ impl Gpt2 {
     /// If the configuration is no GPT-2's or cannot be true, or if the tensors do not fit it: all of them in one error.
     pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
         let model = Self::from_json(checkpoint.config(), &checkpoint.config_file(), device)?;
-        model.filled(checkpoint, WeightDtype::F32)
+        model.filled(checkpoint, Precision::default())
     }
 
-    /// The same model with the weights of a checkpoint, stored in `dtype`.
-    pub(crate) fn filled(self, checkpoint: &Checkpoint, dtype: WeightDtype) -> Result<Self, Error> {
+    /// The same model with the weights of a checkpoint, stored in `precision`.
+    pub(crate) fn filled(self, checkpoint: &Checkpoint, precision: Precision) -> Result<Self, Error> {
         let config = self.config.clone();
         let source = |path: &str| Some(keys::source(&config, path));
-        checkpoint.fill(self, &KeyMap { source: &source, dtype: &|_| dtype, ignored: keys::IGNORED })
+        let map = KeyMap {
+            source: &source,
+            dtype: &|_| precision.dtype,
+            quantization: &|path| precision.quantization_at(path),
+            ignored: keys::IGNORED,
+        };
+        checkpoint.fill(self, &map)
     }
 
     /// The same model with a head of its own, which its configuration then says; one that has a head stays as it is.

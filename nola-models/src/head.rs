@@ -1,9 +1,9 @@
 //! From states to the scores of the next token.
 
 use burn::module::{Param, ParamId};
-use burn::nn::{Embedding, Linear};
+use burn::nn::Embedding;
 use burn::tensor::{DType, Tensor};
-use nola_core::{adapted, product};
+use nola_core::{Linear, adapted, product};
 
 /// Up to this many rows the tied product is turned round.
 const FEW_ROWS: usize = 32;
@@ -31,7 +31,7 @@ pub(crate) fn of_embedding(tokens: &Embedding) -> Linear {
     let (device, dtype) = (table.device(), table.dtype());
     // Through the host, so that it lies in memory as a head that was loaded does.
     let weight = Tensor::from_data(table.transpose().into_data(), (&device, dtype));
-    Linear { weight: Param::initialized(ParamId::new(), weight).set_require_grad(true), bias: None }
+    Linear::dense(Param::initialized(ParamId::new(), weight).set_require_grad(true), None)
 }
 
 fn tied<const D: usize>(hidden: Tensor<D>, table: Tensor<2>) -> Tensor<D> {

@@ -23,6 +23,7 @@ mod json;
 pub mod llama;
 mod names;
 pub mod norm;
+mod precision;
 #[cfg(test)]
 #[path = "../../tests/shared.rs"]
 mod shared;
@@ -41,5 +42,6 @@ pub use gpt2::{Gpt2, Gpt2Config};
 pub use hidden_states::{HiddenStates, Stage};
 pub use image::Preprocessor;
 pub use llama::{Llama, LlamaConfig};
+pub use precision::Precision;
 pub use vit::{Vit, VitConfig};
 pub use weight_dtype::WeightDtype;

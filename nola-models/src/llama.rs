@@ -10,9 +10,9 @@ use std::path::Path;
 use std::rc::Rc;
 
 use burn::module::Module;
-use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig};
+use burn::nn::{Embedding, EmbeddingConfig, Initializer, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
-use nola_core::{adapted, adapted_embedding, compute_dtype, in_compute_dtype};
+use nola_core::{Linear, adapted, adapted_embedding, compute_dtype, in_compute_dtype};
 use serde_json::Value;
 
 use crate::attention::{AttentionMask, BlockCache, KeyValueCache, attend, split_heads};
@@ -20,7 +20,7 @@ use crate::checkpoint::KeyMap;
 use crate::fresh::{Distribution, Plan, fresh};
 use crate::fused::gated;
 use crate::norm::RmsNorm;
-use crate::{Checkpoint, Error, HiddenStates, Stage, WeightDtype, head};
+use crate::{Checkpoint, Error, HiddenStates, Precision, Stage, WeightDtype, head};
 pub use config::LlamaConfig;
 pub use keys::peft_module;
 use rotary::Rope;
@@ -173,13 +173,19 @@ impl Llama {
         Ok(Self { json: json.clone(), ..Self::uninitialized(&config, device) })
     }
 
-    /// The same model to train from scratch, stored in `dtype`: weights normal, biases zero.
+    /// The same model to train from scratch, stored in `precision`: weights normal, biases zero.
     ///
     /// # Source
     /// `LlamaPreTrainedModel._init_weights` of transformers.
-    pub fn with_fresh_weights(self, seed: u64, dtype: WeightDtype) -> Self {
+    pub fn with_fresh_weights(self, seed: u64, precision: impl Into<Precision>) -> Self {
+        let precision = precision.into();
         let deviation = self.config.init_deviation;
-        fresh(self, seed, Distribution::Normal, &Plan { deviation: &|_| deviation, dtype: &|_| dtype })
+        let plan = Plan {
+            deviation: &|_| deviation,
+            dtype: &|_| precision.dtype,
+            quantization: &|path| precision.quantization_at(path),
+        };
+        fresh(self, seed, Distribution::Normal, &plan)
     }
 
     /// Loads a checkpoint whose names are those of Hugging Face, with or without `model.`.
@@ -188,14 +194,20 @@ impl Llama {
     /// If the configuration is no LLaMA's or cannot be true, or if the tensors do not fit it: all of them in one error.
     pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
         let model = Self::from_json(checkpoint.config(), &checkpoint.config_file(), device)?;
-        model.filled(checkpoint, WeightDtype::F32)
+        model.filled(checkpoint, Precision::default())
     }
 
-    /// The same model with the weights of a checkpoint, stored in `dtype`.
-    pub(crate) fn filled(self, checkpoint: &Checkpoint, dtype: WeightDtype) -> Result<Self, Error> {
+    /// The same model with the weights of a checkpoint, stored in `precision`.
+    pub(crate) fn filled(self, checkpoint: &Checkpoint, precision: Precision) -> Result<Self, Error> {
         let config = self.config.clone();
         let source = |path: &str| Some(keys::source(&config, path));
-        checkpoint.fill(self, &KeyMap { source: &source, dtype: &|_| dtype, ignored: keys::IGNORED })
+        let map = KeyMap {
+            source: &source,
+            dtype: &|_| precision.dtype,
+            quantization: &|path| precision.quantization_at(path),
+            ignored: keys::IGNORED,
+        };
+        checkpoint.fill(self, &map)
     }
 
     /// The same model with a head of its own, which its configuration then says; one that has a head stays as it is.
@@ -287,7 +299,7 @@ impl Llama {
 }
 
 fn layer(d_in: usize, d_out: usize, device: &Device, bias: bool) -> Linear {
-    LinearConfig::new(d_in, d_out).with_bias(bias).with_initializer(Initializer::Zeros).init(device)
+    LinearConfig::new(d_in, d_out).with_bias(bias).with_initializer(Initializer::Zeros).init(device).into()
 }
 
 fn norm(config: &LlamaConfig, device: &Device) -> RmsNorm {

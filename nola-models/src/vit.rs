@@ -11,16 +11,16 @@ mod timm;
 
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{Initializer, Linear, LinearConfig};
+use burn::nn::{Initializer, LinearConfig};
 use burn::tensor::activation::{sigmoid, softmax};
 use burn::tensor::{DType, Device, Tensor, TensorData, assert_shape};
-use nola_core::{adapted, compute_dtype, in_compute_dtype, product};
+use nola_core::{Linear, adapted, compute_dtype, in_compute_dtype, product};
 
 use crate::checkpoint::KeyMap;
 use crate::fresh::{Distribution, Plan, fresh, held_as};
 use crate::fused::attention;
 use crate::norm::LayerNorm;
-use crate::{Activation, Checkpoint, Error, HiddenStates, Stage, WeightDtype};
+use crate::{Activation, Checkpoint, Error, HiddenStates, Precision, Stage, WeightDtype};
 pub use config::{Pooling, Positions, Problem, VitConfig};
 pub use keys::peft_module;
 
@@ -43,7 +43,7 @@ pub struct Attention {
 
 impl Attention {
     fn uninitialized(config: &VitConfig, device: &Device) -> Self {
-        let square = |bias| layer(config.d_model, config.d_model).with_bias(bias).init(device);
+        let square = |bias| Linear::from(layer(config.d_model, config.d_model).with_bias(bias).init(device));
         Self {
             query: square(config.qkv_bias),
             key: square(config.qkv_bias),
@@ -106,8 +106,8 @@ impl Block {
             attention: Attention::uninitialized(config, device),
             norm_mlp: norm(config, device),
             mlp: Mlp {
-                up: layer(config.d_model, config.d_mlp).init(device),
-                down: layer(config.d_mlp, config.d_model).init(device),
+                up: Linear::from(layer(config.d_model, config.d_mlp).init(device)),
+                down: Linear::from(layer(config.d_mlp, config.d_model).init(device)),
                 activation: config.activation,
             },
         }
@@ -153,7 +153,7 @@ impl Vit {
             positions: Initializer::Zeros.init([1, 1 + config.n_patches(), d_model], device),
             blocks: (0..config.n_layers).map(|_| Block::uninitialized(config, device)).collect(),
             norm: norm(config, device),
-            head: (config.n_classes > 0).then(|| layer(d_model, config.n_classes).init(device)),
+            head: (config.n_classes > 0).then(|| Linear::from(layer(d_model, config.n_classes).init(device))),
             config: config.clone(),
         };
         vit.positions = vit.positions.set_require_grad(config.positions == Positions::Learned);
@@ -167,9 +167,15 @@ impl Vit {
         Self::init_as(config, seed, WeightDtype::F32, device)
     }
 
-    /// The same, its weights stored in `dtype`, but for the head, which stays f32.
-    pub fn init_as(config: &VitConfig, seed: u64, dtype: WeightDtype, device: &Device) -> Self {
-        let plan = Plan { deviation: &|_| FRESH_DEVIATION, dtype: &dtype_at(dtype) };
+    /// The same, its weights stored in `precision`, but for the head, which stays f32.
+    pub fn init_as(config: &VitConfig, seed: u64, precision: impl Into<Precision>, device: &Device) -> Self {
+        let precision = precision.into();
+        let dtype = precision.dtype;
+        let plan = Plan {
+            deviation: &|_| FRESH_DEVIATION,
+            dtype: &dtype_at(dtype),
+            quantization: &|path| precision.quantization_at(path),
+        };
         let mut vit = fresh(Self::uninitialized(config, device), seed, Distribution::CutNormal, &plan);
         if config.positions == Positions::Fixed {
             vit.positions = held_as(fixed_positions(config, device), dtype);
@@ -185,11 +191,17 @@ impl Vit {
         Self::load_as(checkpoint, WeightDtype::F32, device)
     }
 
-    /// The same, its weights stored in `dtype`, but for the head, which stays f32: it is small, and often trained.
+    /// The same, its weights stored in `precision`, but for the head, which stays f32: it is small, and often trained.
     ///
     /// # Errors
-    /// As [`Vit::load`], or if a weight is larger than `dtype` can be.
-    pub fn load_as(checkpoint: &Checkpoint, dtype: WeightDtype, device: &Device) -> Result<Self, Error> {
+    /// As [`Vit::load`], or if a weight is larger than its dtype can be.
+    pub fn load_as(
+        checkpoint: &Checkpoint,
+        precision: impl Into<Precision>,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        let precision = precision.into();
+        let dtype = precision.dtype;
         let config = VitConfig::from_checkpoint(checkpoint)?;
         let mut vit = Self::uninitialized(&config, device);
         if config.positions == Positions::Fixed {
@@ -197,7 +209,12 @@ impl Vit {
             vit.positions = held_as(fixed_positions(&config, device), dtype);
         }
         let source = keys::source_in(checkpoint, &config);
-        let map = KeyMap { source: &source, dtype: &dtype_at(dtype), ignored: keys::IGNORED };
+        let map = KeyMap {
+            source: &source,
+            dtype: &dtype_at(dtype),
+            quantization: &|path| precision.quantization_at(path),
+            ignored: keys::IGNORED,
+        };
         vit = checkpoint.fill(vit, &map)?;
         vit.positions = vit.positions.set_require_grad(config.positions == Positions::Learned);
         Ok(vit)
@@ -211,7 +228,8 @@ impl Vit {
     /// The same encoder with a new head for `labels`, all zero: at first every class is equally likely.
     pub fn with_head(mut self, labels: &[String]) -> Self {
         let device = self.class_token.lazy_device();
-        self.head = (!labels.is_empty()).then(|| layer(self.config.d_model, labels.len()).init(&device));
+        self.head = (!labels.is_empty())
+            .then(|| Linear::from(layer(self.config.d_model, labels.len()).init(&device)));
         self.config.n_classes = labels.len();
         self.config.labels = labels.to_vec();
         self

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use nola_core::Adapted;
+use nola_core::weight::Quantization;
 use nola_models::WeightDtype;
 use nola_models::hub::Wanted;
 
@@ -58,6 +59,12 @@ impl Named {
     /// The same with its weights stored in `dtype`; absent: as the run had them, else in f32.
     pub fn held_in(mut self, dtype: Option<WeightDtype>) -> Self {
         self.model.dtype = dtype.unwrap_or(self.model.dtype);
+        self
+    }
+
+    /// The same with its linear layers quantised; absent: as the run had them, else not at all.
+    pub fn quantized(mut self, quantization: Option<Quantization>) -> Self {
+        self.model.quantize = quantization.or(self.model.quantize);
         self
     }
 

@@ -25,6 +25,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::{ArgValueCandidates, Shell};
 use comfy_table::{CellAlignment, Table, presets};
 use nola_core::instructions::{self, WrongInstructions};
+use nola_core::weight::Quantization;
 use nola_models::WeightDtype;
 
 pub use completions::answered;
@@ -34,7 +35,7 @@ use crate::adapter_argument::AdapterArgument;
 use crate::chosen::Named;
 use crate::device::DeviceChoice;
 use crate::fit::Terms;
-use crate::option_values::{devices, dtype};
+use crate::option_values::{devices, dtype, quantization};
 use crate::progress::Style;
 use crate::report::ResultRow;
 use crate::stop::Stop;
@@ -150,6 +151,9 @@ pub struct HeldArgs {
     /// Number type of the weights in memory; absent: that of the run, else f32.
     #[arg(long, value_name = "TYPE", value_parser = dtype())]
     dtype: Option<WeightDtype>,
+    /// Quantisation of the linear layers while they are loaded; absent: that of the run, else none.
+    #[arg(long, value_name = "KIND", value_parser = quantization())]
+    quantize: Option<Quantization>,
 }
 
 impl ModelArgs {

@@ -2,6 +2,7 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap_complete::CompletionCandidate;
+use nola_core::weight::Quantization;
 use nola_models::WeightDtype;
 
 use crate::settings::DataFormat;
@@ -9,6 +10,11 @@ use crate::settings::DataFormat;
 /// The number types of weights.
 pub fn dtype() -> impl TypedValueParser<Value = WeightDtype> {
     PossibleValuesParser::new(WeightDtype::ALL.map(WeightDtype::name)).try_map(|name| name.parse())
+}
+
+/// The quantisations of weights.
+pub fn quantization() -> impl TypedValueParser<Value = Quantization> {
+    PossibleValuesParser::new(Quantization::ALL.map(Quantization::name)).try_map(|name| name.parse())
 }
 
 /// The layouts of data.

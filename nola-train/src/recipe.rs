@@ -120,6 +120,11 @@ impl Recipe {
                     .to_owned();
             findings.add("model.dtype", Problem::NotAllowed { found, range });
         }
+        if let (MethodRecipe::Full, Some(quantization)) = (&self.method, self.model.quantize) {
+            let range =
+                "absent with method.kind = \"full\": weights in few bits cannot be trained".to_owned();
+            findings.add("model.quantize", Problem::NotAllowed { found: quantization.to_string(), range });
+        }
         let compares_layers = |adapter: &AdapterRecipe| adapter.config.method().task_share().is_some();
         if self.train.gradient_checkpointing && self.method.adapter().is_some_and(compares_layers) {
             let range = format!(

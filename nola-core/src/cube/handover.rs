@@ -3,8 +3,27 @@
 //! With fusion, burn queues operations and a tensor is a promise; the kernels need its buffer, so what leads to it runs
 //! first. Without, a tensor is its buffer.
 
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::Tensor;
 use burn_cubecl::{Cube, tensor::CubeTensor};
+
+/// The buffer of a tensor of integers.
+#[cfg(not(feature = "fusion"))]
+pub(super) fn words(tensor: IntTensor<Cube>) -> CubeTensor {
+    tensor
+}
+
+/// The buffer of a tensor of integers.
+#[cfg(feature = "fusion")]
+pub(super) fn words(tensor: IntTensor<Cube>) -> CubeTensor {
+    let client = tensor.client.clone();
+    client.resolve_tensor_int::<burn_cubecl::CubeBackend>(tensor)
+}
+
+/// A tensor with this buffer, as burn's backend has it.
+pub(super) fn primitive(buffer: CubeTensor) -> FloatTensor<Cube> {
+    tensor(buffer).try_into_primitive::<Cube>().expect("it was just made there")
+}
 
 /// The buffer of `tensor`; nothing if another backend has it.
 #[cfg(not(feature = "fusion"))]

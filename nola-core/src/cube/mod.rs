@@ -7,6 +7,7 @@
 mod handover;
 mod kernels;
 mod launch;
+mod packed;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -6,6 +6,7 @@
 mod avx512_bf16;
 mod narrow;
 mod operands;
+mod packed;
 mod wide;
 
 use burn::backend::Flex;

@@ -1,19 +1,22 @@
 //! Reads a model back into named tensors: the way of the key map, backwards.
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
-use nola_core::{LowRankWeights, low_rank_weights};
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use nola_core::{LowRankWeights, dequantized, low_rank_weights, packed_words};
 
 use super::{NamedTensor, Part, Source, low_rank};
 
-/// Every float parameter of `module` under the first name that `source` has for its path; adapters are merged in, and
-/// low-rank weights stay what they are.
+/// Every float parameter of `module` under the first name that `source` has for its path; adapters are merged in, packed
+/// weights become dense, and low-rank weights stay what they are.
 ///
 /// Parts of a fused tensor are joined; the module must hold them in order.
 pub fn collect<M: Module>(module: M, source: &dyn Fn(&str) -> Source) -> Vec<NamedTensor> {
     let low_rank = low_rank_weights(&module);
     let module = if low_rank.is_empty() { module.materialize() } else { module };
-    let mut collected = Collect { source, low_rank, path: Vec::new(), tensors: Vec::new() };
+    let packed = packed_words(&module);
+    let mut collected = Collect { source, low_rank, packed, path: Vec::new(), tensors: Vec::new() };
     module.visit(&mut collected);
     collected.tensors
 }
@@ -21,6 +24,7 @@ pub fn collect<M: Module>(module: M, source: &dyn Fn(&str) -> Source) -> Vec<Nam
 struct Collect<'a> {
     source: &'a dyn Fn(&str) -> Source,
     low_rank: LowRankWeights,
+    packed: BTreeMap<ParamId, Tensor<1, Int>>,
     path: Vec<String>,
     tensors: Vec<NamedTensor>,
 }
@@ -43,7 +47,14 @@ impl ModuleVisitor for Collect<'_> {
             return;
         }
         let Source { names, part, transposed } = (self.source)(&path);
-        let value = if transposed { param.val().swap_dims(0, 1) } else { param.val() };
+        let value = match self.packed.remove(&param.id) {
+            Some(words) => Tensor::from_data(
+                TensorData::new(dequantized(words), param.lazy_shape()),
+                (&param.lazy_device(), DType::F32),
+            ),
+            None => param.val(),
+        };
+        let value = if transposed { value.swap_dims(0, 1) } else { value };
         let shape = value.dims().to_vec();
         let values = value.into_data_as::<f32>().try_into_vec().expect("the type was asked for");
         let name = names.into_iter().next().expect("every parameter has a name");

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{AllocationProperty, Bytes, Shape, Tensor, TensorData};
+use burn::tensor::{AllocationProperty, Bytes, Int, Shape, Tensor, TensorData};
 use half::{bf16, f16};
-use nola_core::with_low_rank_weights;
+use nola_core::weight::{PackedWeight, Quantization};
+use nola_core::{packable_weights, packed_param, placeholder, with_low_rank_weights};
 use safetensors::Dtype;
 
 use super::numbers::Numbers;
@@ -30,6 +31,8 @@ pub struct KeyMap<'a> {
     pub source: &'a dyn Fn(&str) -> Option<Source>,
     /// The storage dtype of the parameter at a path.
     pub dtype: &'a dyn Fn(&str) -> WeightDtype,
+    /// How the weight at a path is quantised, if it is one of a linear layer.
+    pub quantization: &'a dyn Fn(&str) -> Option<Quantization>,
     /// Stored tensors that the model knowingly leaves out: whole names, or prefixes that end in a dot; `*` stands for
     /// one part between dots.
     pub ignored: &'a [&'static str],
@@ -39,18 +42,22 @@ impl Checkpoint {
     /// Fills every float parameter of `module`; only its shapes are read, so lazy parameters stay unallocated.
     ///
     /// Stored f32, f16 and bf16 become what [`KeyMap::dtype`] says while they are read, one tensor at a time: beside the
-    /// model, the host holds no more than one. Of what is stored in that type and is neither part of a tensor nor
+    /// model, the host holds no more than one. Weights of linear layers are quantised in the same way, if
+    /// [`KeyMap::quantization`] says so; those that bitsandbytes stored in few bits stay as they are. Of what is stored in that type and is neither part of a tensor nor
     /// transposed, the CPU holds no copy at all.
     ///
     /// # Errors
     /// One error lists all missing, unused, misshapen and contradictory tensors; another all tensors with values that
     /// are not finite; another all with values that f16, if they are to be stored in it, does not reach.
     pub fn fill<M: Module>(&self, module: M, map: &KeyMap) -> Result<M, Error> {
-        let mut check = Check { checkpoint: self, map, path: Vec::new(), found: Mismatches::default() };
+        let linear = packable_weights(&module);
+        let mut check =
+            Check { checkpoint: self, map, linear: &linear, path: Vec::new(), found: Mismatches::default() };
         module.visit(&mut check);
-        let Mismatches { used, narrow, twins, missing, misshapen, different, low_rank } = check.found;
+        let Mismatches { used, narrow, twins, missing, misshapen, different, low_rank, packed } = check.found;
         let known = |name: &str| {
             used.contains(name)
+                || packed.contains(name)
                 || twins.contains(name)
                 || map.ignored.iter().any(|pattern| is_left_out(pattern, name))
         };
@@ -73,7 +80,8 @@ impl Checkpoint {
         if !tensors.is_empty() {
             return Err(Error::BeyondF16 { folder: self.folder.clone(), tensors });
         }
-        let module = module.map(&mut Fill { checkpoint: self, map, path: Vec::new() });
+        let fill = &mut Fill { checkpoint: self, map, linear: &linear, path: Vec::new(), words: None };
+        let module = module.map(fill);
         if low_rank.is_empty() {
             return Ok(module);
         }
@@ -155,6 +163,8 @@ struct Mismatches {
     different: Vec<String>,
     /// Weights in whose place two narrow matrices are stored, by path.
     low_rank: BTreeMap<String, Source>,
+    /// Tensors of weights that are stored in few bits.
+    packed: BTreeSet<String>,
 }
 
 /// Adds `problem` unless a part of the same fused tensor has told it.
@@ -168,6 +178,7 @@ fn note(problems: &mut Vec<String>, problem: String) {
 struct Check<'a> {
     checkpoint: &'a Checkpoint,
     map: &'a KeyMap<'a>,
+    linear: &'a BTreeSet<String>,
     path: Vec<String>,
     found: Mismatches,
 }
@@ -186,7 +197,8 @@ impl ModuleVisitor for Check<'_> {
         let Some(source) = (self.map.source)(&path) else {
             return;
         };
-        let Mismatches { used, narrow, twins, missing, misshapen, different, low_rank } = &mut self.found;
+        let Mismatches { used, narrow, twins, missing, misshapen, different, low_rank, packed } =
+            &mut self.found;
         let mut stored_under = self.checkpoint.find(&source);
         let Some((name, stored)) = stored_under.next() else {
             let Some(names) = self.checkpoint.low_rank_names(&source, param.lazy_shape().as_slice()) else {
@@ -196,6 +208,17 @@ impl ModuleVisitor for Check<'_> {
             low_rank.insert(path, source.clone());
             return;
         };
+        if self.linear.contains(&path) && Checkpoint::has_codes(stored) {
+            let wanted = (self.map.quantization)(&path);
+            match self.checkpoint.packed(name, &source, param.lazy_shape().as_slice(), wanted) {
+                Ok(found) => {
+                    packed.extend(found.names);
+                    used.extend(found.scales);
+                }
+                Err(problem) => note(misshapen, format!("{name} {problem}")),
+            }
+            return;
+        }
         used.insert(name.clone());
         if (self.map.dtype)(&path) == WeightDtype::F16 {
             narrow.insert(name.clone());
@@ -219,7 +242,25 @@ impl ModuleVisitor for Check<'_> {
 struct Fill<'a> {
     checkpoint: &'a Checkpoint,
     map: &'a KeyMap<'a>,
+    linear: &'a BTreeSet<String>,
     path: Vec<String>,
+    /// Of the weight that was filled last, if it is packed.
+    words: Option<PackedWeight>,
+}
+
+impl Fill<'_> {
+    /// The weight at `path` in few bits, if it is stored so, or to be quantised.
+    fn packed(&self, path: &str, source: &Source, shape: &[usize]) -> Option<PackedWeight> {
+        let (name, stored) = self.checkpoint.find(source).next().filter(|_| self.linear.contains(path))?;
+        let quantization = (self.map.quantization)(path);
+        if Checkpoint::has_codes(stored) {
+            let packed = self.checkpoint.packed(name, source, shape, quantization);
+            return Some(packed.expect("it was checked").into_weight());
+        }
+        // As PyTorch's layers are: `[d_out, d_in]`, row-major.
+        let values = self.checkpoint.numbers(stored).read::<f32>(source.part, !source.transposed);
+        Some(PackedWeight::quantize(quantization?, &values, [shape[0], shape[1]]))
+    }
 }
 
 impl ModuleMapper for Fill<'_> {
@@ -241,9 +282,20 @@ impl ModuleMapper for Fill<'_> {
             // Two narrow matrices take its place.
             return param;
         };
+        if let Some(packed) = self.packed(&path, &source, param.lazy_shape().as_slice()) {
+            self.words = Some(packed);
+            return placeholder(&param, dtype.dtype());
+        }
         let data = self.checkpoint.data(stored, &source, dtype, param.lazy_shape());
         let tensor = Tensor::from_data(data, (&param.lazy_device(), dtype.dtype()));
         Param::initialized(param.id, tensor).set_require_grad(true)
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        match self.words.take() {
+            Some(words) => packed_param(&param, words),
+            None => param,
+        }
     }
 }
 

@@ -96,7 +96,7 @@ impl Gpt2Config {
         let fields = Fields { json: config, file };
         let default = Self::small();
         fields.refuse_flag("add_cross_attention")?;
-        fields.refuse_quantized()?;
+        fields.refuse_other_quantization()?;
         let d_model = fields.number("n_embd", default.d_model, 1..=65536)?;
         let sizes = Self {
             vocab_size: fields.number("vocab_size", default.vocab_size, 1..=1 << 24)?,

@@ -81,7 +81,7 @@ impl LlamaConfig {
     /// If it asks for what this program does not compute, or holds a value that cannot be. The error names `file`.
     pub fn from_json(config: &Value, file: &Path) -> Result<Self, Error> {
         let fields = Fields { json: config, file };
-        fields.refuse_quantized()?;
+        fields.refuse_other_quantization()?;
         if !matches!(config["hidden_act"].as_str(), Some("silu" | "swish") | None) {
             return Err(fields.wrong("hidden_act", "`silu`"));
         }

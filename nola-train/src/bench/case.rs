@@ -1,6 +1,7 @@
 //! A case of `bench steps`, and what is measured of it.
 
-use nola_models::WeightDtype;
+use nola_core::weight::Quantization;
+use nola_models::{Precision, WeightDtype};
 use serde::{Deserialize, Serialize};
 
 use super::cases::{AdapterSizes, Method, Preset};
@@ -16,7 +17,16 @@ pub(super) struct Case {
     pub seq: usize,
     /// Storage dtype of the frozen weights.
     pub dtype: WeightDtype,
+    /// Quantisation of its linear layers.
+    pub quantize: Option<Quantization>,
     pub adapter: AdapterSizes,
+}
+
+impl Case {
+    /// How the weights are stored.
+    pub(super) fn precision(&self) -> Precision {
+        Precision { dtype: self.dtype, quantization: self.quantize }
+    }
 }
 
 /// What the process of a case says.

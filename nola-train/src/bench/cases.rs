@@ -1,15 +1,17 @@
 //! What is measured: models of published sizes with random weights, methods, and batches.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use nola_core::adapter::{NolaConfig, Sharing};
 use nola_core::basis::{Distribution, Generator, Stream};
-use nola_core::{AdapterConfig, float_params};
-use nola_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Vit, VitConfig, WeightDtype};
+use nola_core::weight::PackedWeight;
+use nola_core::{AdapterConfig, float_params, packable_weights, packed_param, placeholder};
+use nola_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Precision, Vit, VitConfig};
 use rayon::prelude::*;
 
 use crate::model_with_loss::{ImageBatch, TextBatch};
@@ -298,18 +300,18 @@ pub(crate) fn weights(sizes: &Sizes) -> Vec<usize> {
 }
 
 /// A ViT with random weights.
-pub(super) fn vit(config: &VitConfig, dtype: WeightDtype, device: &Device) -> Vit {
-    with_random_weights(Vit::uninitialized(config, device), dtype)
+pub(super) fn vit(config: &VitConfig, precision: Precision, device: &Device) -> Vit {
+    with_random_weights(Vit::uninitialized(config, device), precision)
 }
 
 /// A GPT-2 with random weights.
-pub(super) fn gpt2(config: &Gpt2Config, dtype: WeightDtype, device: &Device) -> CausalLm {
-    CausalLm::Gpt2(with_random_weights(Gpt2::uninitialized(config, device), dtype))
+pub(super) fn gpt2(config: &Gpt2Config, precision: Precision, device: &Device) -> CausalLm {
+    CausalLm::Gpt2(with_random_weights(Gpt2::uninitialized(config, device), precision))
 }
 
 /// A LLaMA with random weights.
-pub(super) fn llama(config: &LlamaConfig, dtype: WeightDtype, device: &Device) -> CausalLm {
-    CausalLm::Llama(with_random_weights(Llama::uninitialized(config, device), dtype))
+pub(super) fn llama(config: &LlamaConfig, precision: Precision, device: &Device) -> CausalLm {
+    CausalLm::Llama(with_random_weights(Llama::uninitialized(config, device), precision))
 }
 
 /// The language model of a preset, with random weights.
@@ -318,8 +320,8 @@ pub(super) fn llama(config: &LlamaConfig, dtype: WeightDtype, device: &Device) -
 /// If it is a ViT.
 pub(super) fn causal(preset: Preset, device: &Device) -> CausalLm {
     match preset.sizes() {
-        Sizes::Gpt2(config) => gpt2(&config, WeightDtype::F32, device),
-        Sizes::Llama(config) => llama(&config, WeightDtype::F32, device),
+        Sizes::Gpt2(config) => gpt2(&config, Precision::default(), device),
+        Sizes::Llama(config) => llama(&config, Precision::default(), device),
         Sizes::Vit(_) => panic!("{} is no language model", preset.name()),
     }
 }
@@ -359,32 +361,53 @@ pub(super) fn drawn(stream: u32, count: usize, bound: f64) -> Vec<f32> {
     values
 }
 
-/// Random weights of a realistic size, stored in `dtype`; norms and biases are what burn makes them.
-fn with_random_weights<M: Module>(model: M, dtype: WeightDtype) -> M {
-    model.map(&mut Draw { dtype, parameters: 0, name: String::new() })
+/// Random weights of a realistic size, stored in `precision`; norms and biases are what burn makes them.
+fn with_random_weights<M: Module>(model: M, precision: Precision) -> M {
+    let packable = packable_weights(&model);
+    model.map(&mut Draw { precision, packable, parameters: 0, path: Vec::new(), words: None })
 }
 
 struct Draw {
-    dtype: WeightDtype,
+    precision: Precision,
+    packable: BTreeSet<String>,
     parameters: u32,
-    name: String,
+    path: Vec<String>,
+    /// Of the weight that was drawn last, if it is packed.
+    words: Option<PackedWeight>,
 }
 
 impl ModuleMapper for Draw {
     fn enter_module(&mut self, name: &str, _container: &str) {
-        name.clone_into(&mut self.name);
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         self.parameters += 1;
-        if matches!(self.name.as_str(), "gamma" | "beta" | "bias") {
-            return param.map(|tensor| tensor.cast(self.dtype.dtype()));
+        let dtype = self.precision.dtype.dtype();
+        if matches!(self.path.last().map(String::as_str), Some("gamma" | "beta" | "bias")) {
+            return param.map(|tensor| tensor.cast(dtype));
         }
         let shape = param.lazy_shape();
         let values = drawn(self.parameters, shape.num_elements(), DEVIATION * 3_f64.sqrt());
-        let tensor =
-            Tensor::from_data(TensorData::new(values, shape), (&param.lazy_device(), self.dtype.dtype()));
+        let path = self.path.join(".");
+        let quantization = self.precision.quantization_at(&path).filter(|_| self.packable.contains(&path));
+        if let Some(quantization) = quantization {
+            self.words = Some(PackedWeight::quantize_transposed(quantization, &values, [shape[0], shape[1]]));
+            return placeholder(&param, dtype);
+        }
+        let tensor = Tensor::from_data(TensorData::new(values, shape), (&param.lazy_device(), dtype));
         Param::initialized(param.id, tensor).set_require_grad(true)
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        match self.words.take() {
+            Some(words) => packed_param(&param, words),
+            None => param,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use nola_core::basis::instruction_set;
+use nola_core::weight::Quantization;
 use nola_models::WeightDtype;
 
 use super::case::{Case, CaseInfo, Measured, Outcome, Samples};
@@ -40,15 +41,18 @@ pub(super) fn case(case: Case, args: &StepsArgs, choice: DeviceChoice) -> Result
     match case.preset.sizes() {
         Sizes::Vit(config) => {
             let batch = || cases::images(&config, case.batch, &of_batch);
-            Run { case, args, open: &open, started }.measure(cases::vit(&config, case.dtype, device), batch)
+            Run { case, args, open: &open, started }
+                .measure(cases::vit(&config, case.precision(), device), batch)
         }
         Sizes::Gpt2(config) => {
             let batch = || cases::texts(config.vocab_size, case.batch, case.seq, &of_batch);
-            Run { case, args, open: &open, started }.measure(cases::gpt2(&config, case.dtype, device), batch)
+            Run { case, args, open: &open, started }
+                .measure(cases::gpt2(&config, case.precision(), device), batch)
         }
         Sizes::Llama(config) => {
             let batch = || cases::texts(config.vocab_size, case.batch, case.seq, &of_batch);
-            Run { case, args, open: &open, started }.measure(cases::llama(&config, case.dtype, device), batch)
+            Run { case, args, open: &open, started }
+                .measure(cases::llama(&config, case.precision(), device), batch)
         }
     }
 }
@@ -180,7 +184,7 @@ impl Run<'_> {
             accumulate: self.args.accumulate,
             gradient_checkpointing: self.args.gradient_checkpointing,
             dtype: torch_name(case.dtype).to_owned(),
-            param_dtype: torch_name(case.dtype).to_owned(),
+            param_dtype: case.quantize.map_or(torch_name(case.dtype), Quantization::name).to_owned(),
             device: device.to_owned(),
             device_name,
             threads: rayon::current_num_threads(),

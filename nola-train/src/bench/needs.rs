@@ -114,7 +114,8 @@ mod tests {
     fn gib(preset: Preset, method: Method, dtype: WeightDtype) -> f64 {
         let defaults = preset.defaults();
         let adapter = AdapterSizes { lora_rank: 8, rank: 8, k: 512, l: 512 };
-        let case = Case { preset, method, batch: defaults.batch, seq: defaults.seq, dtype, adapter };
+        let case =
+            Case { preset, method, batch: defaults.batch, seq: defaults.seq, dtype, quantize: None, adapter };
         needed_bytes(&case, 1, false) / GIB
     }
 

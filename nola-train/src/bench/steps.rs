@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use nola_core::weight::Quantization;
 use nola_models::WeightDtype;
 use serde::de::DeserializeOwned;
 
@@ -57,8 +58,10 @@ impl StepsArgs {
 
     /// What would only panic in the forward pass.
     fn check(&self) -> Result<(), BenchError> {
-        if self.dtype != WeightDtype::F32 && self.methods().any(|method| method == Method::Full) {
-            return Err(BenchError::TrainedWeights { dtype: self.dtype });
+        let is_f32 = self.dtype == WeightDtype::F32 && self.quantize.is_none();
+        if !is_f32 && self.methods().any(|method| method == Method::Full) {
+            let stored = self.quantize.map_or(self.dtype.name(), Quantization::name);
+            return Err(BenchError::TrainedWeights { stored });
         }
         for &preset in &self.models {
             let (seq, most) = (self.case_of(preset, Method::Frozen).seq, preset.max_tokens());
@@ -80,7 +83,7 @@ impl StepsArgs {
         };
         let seq = if preset.is_vit() { defaults.seq } else { self.seq.unwrap_or(defaults.seq) };
         let batch = self.batch.unwrap_or(defaults.batch);
-        Case { preset, method, batch, seq, dtype: self.dtype, adapter }
+        Case { preset, method, batch, seq, dtype: self.dtype, quantize: self.quantize, adapter }
     }
 }
 

@@ -2,10 +2,11 @@
 
 use clap::Args;
 use clap::builder::TypedValueParser;
+use nola_core::weight::Quantization;
 use nola_models::WeightDtype;
 
 use super::cases::{Method, MethodChoice, Preset};
-use crate::option_values::dtype;
+use crate::option_values::{dtype, quantization};
 
 /// Options of `bench steps`; their names and defaults are those of the PyTorch script.
 #[derive(Debug, Args)]
@@ -61,6 +62,9 @@ pub struct StepsArgs {
     /// Storage dtype of the frozen weights.
     #[arg(long, value_name = "TYPE", value_parser = dtype(), default_value_t = WeightDtype::F32)]
     pub(super) dtype: WeightDtype,
+    /// Quantisation of the linear layers in blocks.
+    #[arg(long, value_name = "KIND", value_parser = quantization())]
+    pub(super) quantize: Option<Quantization>,
     /// Put the single samples, in seconds, into the JSON too.
     #[arg(long)]
     pub(super) samples: bool,

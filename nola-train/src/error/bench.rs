@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
-use nola_models::WeightDtype;
-
 /// Why something could not be measured or compared.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -58,13 +56,13 @@ pub enum BenchError {
         most: usize,
     },
 
-    /// Weights that are trained are not stored in half precision.
+    /// Weights that are trained are not stored in less than 32 bits.
     #[error(
-        "`full` trains the weights, which takes f32, not {dtype}; leave it out of --methods or --dtype away"
+        "`full` trains the weights, which takes f32, not {stored}; leave it out of --methods, or --dtype and --quantize away"
     )]
     TrainedWeights {
         /// What was asked for.
-        dtype: WeightDtype,
+        stored: &'static str,
     },
 
     /// So many threads cannot be started.

@@ -9,7 +9,7 @@ use nola_core::{Adapted, Error as AdapterError, Reading};
 use nola_models::checkpoint::MappedFiles;
 use nola_models::hub::{self, Wanted};
 use nola_models::vit::{Pooling, Problem, peft_module};
-use nola_models::{Checkpoint, Preprocessor, Vit, VitConfig, WeightDtype};
+use nola_models::{Checkpoint, Precision, Preprocessor, Vit, VitConfig, WeightDtype};
 
 use super::attach::{AdapterFolder, Attached, Attaching, Origin, attach};
 use super::notice::Notice;
@@ -46,8 +46,8 @@ impl Base for ImageBase {
         device::check_dtype(device, settings.dtype)?;
         let folder = model_folder(&settings.path, Self::wanted(settings.init), fetching)?;
         let mut base = match settings.init {
-            Init::Pretrained => Self::load(&folder, settings.dtype, device)?,
-            Init::Random => Self::random(&folder, seed, settings.dtype, device)?,
+            Init::Pretrained => Self::load(&folder, settings.precision(), device)?,
+            Init::Random => Self::random(&folder, seed, settings.precision(), device)?,
         };
         if let Some(image_size) = settings.image_size {
             base.vit = base.vit.resized(image_size)?;
@@ -131,16 +131,16 @@ impl Base for ImageBase {
 
 impl ImageBase {
     /// A released model on `device`.
-    fn load(folder: &Path, dtype: WeightDtype, device: &Device) -> Result<Self, Error> {
+    fn load(folder: &Path, precision: Precision, device: &Device) -> Result<Self, Error> {
         let checkpoint = Checkpoint::open(folder)?;
-        let vit = Vit::load_as(&checkpoint, dtype, device)?;
+        let vit = Vit::load_as(&checkpoint, precision, device)?;
         let preprocessor = Preprocessor::of_checkpoint(&checkpoint, vit.config().image_size)?;
         let files = checkpoint.files().clone();
         let origin = Origin::Stored(Arc::new(checkpoint));
         Ok(Self { vit, preprocessor, origin, folder: folder.to_owned(), files })
     }
 
-    fn random(folder: &Path, seed: u64, dtype: WeightDtype, device: &Device) -> Result<Self, Error> {
+    fn random(folder: &Path, seed: u64, precision: Precision, device: &Device) -> Result<Self, Error> {
         let config = VitConfig::read(folder)?;
         let preprocessor = Preprocessor::standard(config.image_size);
         let text = serde_json::to_vec(&config.to_json()).unwrap_or_default();
@@ -150,7 +150,7 @@ impl ImageBase {
             weights_sha256: folder::sha256_hex(format!("seed {seed}").as_bytes()),
             tensors_sha256: None,
         };
-        let vit = Vit::init_as(&config, seed, dtype, device);
+        let vit = Vit::init_as(&config, seed, precision, device);
         let (origin, files) = (Origin::Drawn(identity), MappedFiles::default());
         Ok(Self { vit, preprocessor, origin, folder: folder.to_owned(), files })
     }

@@ -8,7 +8,7 @@ use nola_core::folder::{self, BaseIdentity, peft};
 use nola_core::{Adapted, Reading};
 use nola_models::checkpoint::MappedFiles;
 use nola_models::hub::{self, Wanted};
-use nola_models::{AttentionMask, CausalLm, Checkpoint, WeightDtype, checkpoint};
+use nola_models::{AttentionMask, CausalLm, Checkpoint, Precision, WeightDtype, checkpoint};
 
 use super::attach::{Attached, Attaching, Origin, attach};
 use super::encoder::TextEncoder;
@@ -49,12 +49,12 @@ impl TextBase {
         let (model, origin, files) = match settings.init {
             Init::Pretrained => {
                 let checkpoint = Checkpoint::open(folder)?;
-                let model = CausalLm::load_as(&checkpoint, settings.dtype, device)?;
+                let model = CausalLm::load_as(&checkpoint, settings.precision(), device)?;
                 let files = checkpoint.files().clone();
                 (model, Origin::Stored(Arc::new(checkpoint)), files)
             }
             Init::Random => {
-                let (model, identity) = random(folder, seed, settings.dtype, device)?;
+                let (model, identity) = random(folder, seed, settings.precision(), device)?;
                 (model, Origin::Drawn(identity), MappedFiles::default())
             }
         };
@@ -160,7 +160,7 @@ impl Base for TextBase {
 fn random(
     folder: &Path,
     seed: u64,
-    dtype: WeightDtype,
+    precision: Precision,
     device: &Device,
 ) -> Result<(CausalLm, BaseIdentity), Error> {
     let config = checkpoint::read_config(folder)?;
@@ -170,5 +170,5 @@ fn random(
         weights_sha256: folder::sha256_hex(format!("seed {seed}").as_bytes()),
         tensors_sha256: None,
     };
-    Ok((CausalLm::init_as(folder, seed, dtype, device)?, identity))
+    Ok((CausalLm::init_as(folder, seed, precision, device)?, identity))
 }

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use nola_models::WeightDtype;
+use nola_core::weight::Quantization;
+use nola_models::{Precision, WeightDtype};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,17 @@ pub struct ModelSettings {
     /// beside them, optimizer and loss are f32 whatever it is.
     #[schemars(example = &"bf16")]
     pub dtype: WeightDtype,
+    /// Quantisation of the linear layers in blocks, while they are loaded: `int8`, `nf4`, or `nf4-double`, whose scales are quantised too. They
+    /// are frozen then, and multiplied in `dtype` where the processor can. A folder that bitsandbytes quantised stays as it is.
+    #[schemars(example = &"nf4", extend("x-default" = "as the rest"))]
+    pub quantize: Option<Quantization>,
+}
+
+impl ModelSettings {
+    /// How the weights are stored.
+    pub fn precision(&self) -> Precision {
+        Precision { dtype: self.dtype, quantization: self.quantize }
+    }
 }
 
 /// Where the base weights come from.
@@ -42,6 +54,12 @@ pub enum Init {
 
 impl Default for ModelSettings {
     fn default() -> Self {
-        Self { path: PathBuf::new(), init: Init::Pretrained, image_size: None, dtype: WeightDtype::F32 }
+        Self {
+            path: PathBuf::new(),
+            init: Init::Pretrained,
+            image_size: None,
+            dtype: WeightDtype::F32,
+            quantize: None,
+        }
     }
 }

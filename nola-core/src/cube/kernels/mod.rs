@@ -4,6 +4,7 @@
 
 mod expansion;
 mod numbers;
+pub(super) mod packed;
 mod projection;
 
 use cubecl::prelude::*;

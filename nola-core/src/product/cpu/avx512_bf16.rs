@@ -12,7 +12,7 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::operands::{Operands, PANEL, Part, Weight};
+use super::operands::{Operands, PANEL, Part, Weight, Widen};
 
 /// Pairs of inputs in a block: a panel of the weight then takes 32 KiB and a tile's rows of `x` 14, which share the L1 cache.
 const PAIRS: usize = 256;
@@ -32,6 +32,18 @@ struct RowPairs([u32; PAIRS]);
 #[repr(C, align(64))]
 struct PanelPairs([u32; PANEL]);
 
+/// A block of a weight on its way to a panel.
+struct Scratch {
+    wide: Vec<f32>,
+    narrow: Vec<bf16>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { wide: vec![0.0; DEPTH * PANEL], narrow: vec![bf16::ZERO; DEPTH * PANEL] }
+    }
+}
+
 /// Proof that the processor has the instructions.
 #[derive(Clone, Copy)]
 pub(super) struct Kernel(());
@@ -45,14 +57,39 @@ impl Kernel {
     }
 
     pub(super) fn multiply(self, operands: &Operands, weight: &Weight<bf16>) {
+        self.multiply_with(operands, weight.d_in, |inputs, columns, _, panel| {
+            self.prepare(weight, inputs, columns, panel);
+        });
+    }
+
+    /// The product with a weight that becomes f32 first, and is then rounded to bf16.
+    pub(super) fn multiply_widened(self, operands: &Operands, weight: &impl Widen) {
+        self.multiply_with(operands, weight.inputs(), |inputs, columns, scratch, panel| {
+            let strides = weight.widen(inputs, columns, &mut scratch.wide);
+            let count = inputs.len() * columns.len();
+            // SAFETY: `self` exists only where the processor has the instructions; so in every method.
+            unsafe { round_all(&scratch.wide[..count], &mut scratch.narrow[..count]) };
+            let block = Weight::of_block(&scratch.narrow[..count], inputs.len(), strides);
+            self.prepare(&block, &(0..inputs.len()), &(0..columns.len()), panel);
+        });
+    }
+
+    /// The product with a weight of which `prepare` lays out a panel.
+    fn multiply_with(
+        self,
+        operands: &Operands,
+        d_in: usize,
+        prepare: impl Fn(&Range<usize>, &Range<usize>, &mut Scratch, &mut [PanelPairs]) + Sync,
+    ) {
         let blocks = self.rounded(operands);
-        operands.parts().into_par_iter().for_each_init(Vec::new, |panels, part| {
+        operands.parts().into_par_iter().for_each_init(Default::default, |(panels, scratch), part| {
+            let panels: &mut Vec<PanelPairs> = panels;
             operands.begin(&part);
             panels.resize(part.columns.len().div_ceil(PANEL) * PAIRS, PanelPairs([0; PANEL]));
-            for (block, first) in blocks.iter().zip((0..weight.d_in).step_by(DEPTH)) {
-                let inputs = first..weight.d_in.min(first + DEPTH);
+            for (block, first) in blocks.iter().zip((0..d_in).step_by(DEPTH)) {
+                let inputs = first..d_in.min(first + DEPTH);
                 for (columns, panel) in panels_of(&part.columns).zip(panels.chunks_exact_mut(PAIRS)) {
-                    self.prepare(weight, &inputs, &columns, panel);
+                    prepare(&inputs, &columns, scratch, panel);
                 }
                 self.add_products(operands, &part, block, panels, inputs.len().div_ceil(2));
             }
@@ -160,6 +197,20 @@ fn round(x: &[f32], pairs: &mut RowPairs) {
             let high = _mm512_maskz_loadu_ps((mask >> LANES) as u16, x.as_ptr().wrapping_add(LANES));
             let rounded: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
             _mm512_storeu_si512(pairs.as_mut_ptr().cast(), rounded);
+        }
+    }
+}
+
+/// Rounds as many numbers as both have.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn round_all(wide: &[f32], narrow: &mut [bf16]) {
+    for (wide, narrow) in wide.chunks(LANES).zip(narrow.chunks_mut(LANES)) {
+        let mask = mask(wide.len().min(narrow.len())) as u16;
+        // SAFETY: the mask leaves out what is beyond the numbers of either.
+        unsafe {
+            let rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, wide.as_ptr()));
+            let words = _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(rounded));
+            _mm512_mask_cvtepi32_storeu_epi16(narrow.as_mut_ptr().cast(), mask, words);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Weights in half precision on every processor: blocks of them become f32 in the cache, and go into the product of f32.
+//! Narrow weights on every processor: blocks of them become f32 in the cache, and go into the product of f32.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use gemm::Parallelism;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use super::operands::{Operands, Part, Weight};
+use super::operands::{Operands, Part, Weight, Widen};
 use super::wide;
 
 /// Inputs of a block.
@@ -14,10 +14,7 @@ const DEPTH: usize = 512;
 /// Outputs of a block: together 256 KiB of f32, which stay in the L2 cache.
 const WIDTH: usize = 128;
 
-pub(super) fn multiply<N: Sync>(operands: &Operands, weight: &Weight<N>)
-where
-    [N]: HalfFloatSliceExt,
-{
+pub(super) fn multiply(operands: &Operands, weight: &impl Widen) {
     operands.parts().into_par_iter().for_each_init(
         || vec![0.0; DEPTH * WIDTH],
         |block, part| {
@@ -25,9 +22,9 @@ where
             for first in part.columns.clone().step_by(WIDTH) {
                 let columns = first..part.columns.end.min(first + WIDTH);
                 let part = Part { rows: part.rows.clone(), columns };
-                for first in (0..weight.d_in).step_by(DEPTH) {
-                    let inputs = first..weight.d_in.min(first + DEPTH);
-                    let strides = widen(weight, &inputs, &part.columns, block);
+                for first in (0..weight.inputs()).step_by(DEPTH) {
+                    let inputs = first..weight.inputs().min(first + DEPTH);
+                    let strides = weight.widen(&inputs, &part.columns, block);
                     wide::add(operands, &part, &inputs, block, strides, Parallelism::None);
                 }
             }
@@ -35,24 +32,24 @@ where
     );
 }
 
-/// Puts a part of the weight into `block`, and returns the strides of inputs and outputs there.
-fn widen<N>(
-    weight: &Weight<N>,
-    inputs: &Range<usize>,
-    columns: &Range<usize>,
-    block: &mut [f32],
-) -> [usize; 2]
+impl<N: Sync> Widen for Weight<'_, N>
 where
     [N]: HalfFloatSliceExt,
 {
-    if weight.is_straight() {
-        for (input, row) in inputs.clone().zip(block.chunks_exact_mut(columns.len())) {
-            weight.of_input(input, columns).convert_to_f32_slice(row);
+    fn inputs(&self) -> usize {
+        self.d_in
+    }
+
+    fn widen(&self, inputs: &Range<usize>, columns: &Range<usize>, block: &mut [f32]) -> [usize; 2] {
+        if self.is_straight() {
+            for (input, row) in inputs.clone().zip(block.chunks_exact_mut(columns.len())) {
+                self.of_input(input, columns).convert_to_f32_slice(row);
+            }
+            return [columns.len(), 1];
         }
-        return [columns.len(), 1];
+        for (output, column) in columns.clone().zip(block.chunks_exact_mut(inputs.len())) {
+            self.of_output(output, inputs).convert_to_f32_slice(column);
+        }
+        [1, inputs.len()]
     }
-    for (output, column) in columns.clone().zip(block.chunks_exact_mut(inputs.len())) {
-        weight.of_output(output, inputs).convert_to_f32_slice(column);
-    }
-    [1, inputs.len()]
 }

@@ -107,6 +107,15 @@ impl<'a> Sums<'a> {
     }
 }
 
+/// A weight whose parts become f32 in the cache.
+pub(super) trait Widen: Sync {
+    /// Inputs of the product.
+    fn inputs(&self) -> usize;
+
+    /// Puts a part of the weight into `block`, and returns the strides of inputs and outputs there.
+    fn widen(&self, inputs: &Range<usize>, columns: &Range<usize>, block: &mut [f32]) -> [usize; 2];
+}
+
 /// A weight `[d_in, d_out]` as it lies in memory, straight or transposed.
 pub(super) struct Weight<'a, N> {
     numbers: &'a [N],
@@ -123,6 +132,11 @@ impl<'a, N> Weight<'a, N> {
         assert!(strides.contains(&1), "a matrix whose rows or columns lie side by side");
         let strides = strides.map(|stride| stride.try_into().expect("a matrix that lies forwards"));
         Self { numbers: &storage[layout.start_offset()..], d_in: layout.shape()[0], strides }
+    }
+
+    /// The weight `[d_in, ..]` whose numbers lie so.
+    pub(super) fn of_block(numbers: &'a [N], d_in: usize, strides: [usize; 2]) -> Self {
+        Self { numbers, d_in, strides }
     }
 
     /// The numbers from the first on, and the strides of inputs and outputs.

@@ -1,0 +1,302 @@
+//! A packed weight as words of 32 bits, which lie in memory alike on every device.
+
+use std::ops::Range;
+
+use super::double::{self, NESTED_BLOCK, Nested};
+use super::{BLOCK, Quantization, int8, largest, nf4};
+
+/// Words before the codes: kind, `d_in`, `d_out`, numbers of a block.
+pub(crate) const HEADER: usize = 4;
+
+/// A weight in few bits.
+///
+/// # Shapes
+/// The weight is `[d_in, d_out]`; its numbers are stored as those of PyTorch's `[d_out, d_in]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PackedWeight {
+    words: Vec<u32>,
+}
+
+/// The scales of a packed weight.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scales<'a> {
+    /// One a block.
+    Plain(&'a [f32]),
+    /// In 8 bits, in blocks with a scale of their own.
+    Nested {
+        /// One a block.
+        codes: &'a [u8],
+        /// One for 256 codes.
+        largest: &'a [f32],
+        /// What is added to each.
+        offset: f32,
+    },
+}
+
+/// Parts that are not those of a packed weight.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: {found}, where a weight of {d_out} x {d_in} has {expected}")]
+pub struct WrongPacked {
+    /// Which part.
+    pub what: &'static str,
+    /// How many there are.
+    pub found: usize,
+    /// How many there should be.
+    pub expected: usize,
+    /// Inputs of the weight.
+    pub d_in: usize,
+    /// Outputs of the weight.
+    pub d_out: usize,
+}
+
+/// The first word of weights in int8.
+pub(crate) const INT8: u32 = 1;
+/// The first word of weights in NF4.
+const NF4: u32 = 2;
+/// The first word of weights in NF4 with scales in 8 bits.
+pub(crate) const NF4_DOUBLE: u32 = 3;
+
+/// What a code means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Int8,
+    Nf4,
+    Nf4Double,
+}
+
+impl Kind {
+    fn of(quantization: Quantization) -> Self {
+        match quantization {
+            Quantization::Int8 => Self::Int8,
+            Quantization::Nf4 => Self::Nf4,
+            Quantization::Nf4Double => Self::Nf4Double,
+        }
+    }
+
+    /// Its word; zero is none.
+    fn word(self) -> u32 {
+        match self {
+            Self::Int8 => INT8,
+            Self::Nf4 => NF4,
+            Self::Nf4Double => NF4_DOUBLE,
+        }
+    }
+
+    fn of_word(word: u32) -> Self {
+        let known = [Self::Int8, Self::Nf4, Self::Nf4Double].into_iter().find(|kind| kind.word() == word);
+        known.expect("the first word of a packed weight")
+    }
+
+    /// Bytes of `count` codes.
+    fn code_bytes(self, count: usize) -> usize {
+        match self {
+            Self::Int8 => count,
+            Self::Nf4 | Self::Nf4Double => count.div_ceil(2),
+        }
+    }
+}
+
+impl PackedWeight {
+    /// Quantises the numbers of a weight `[d_out, d_in]`, row-major.
+    ///
+    /// # Panics
+    /// If there are not as many numbers.
+    pub fn quantize(quantization: Quantization, values: &[f32], [d_in, d_out]: [usize; 2]) -> Self {
+        assert_eq!(values.len(), d_in * d_out, "a number for each input and output");
+        let largest = largest(values, BLOCK);
+        let (codes, nested) = match quantization {
+            Quantization::Int8 => (int8::codes(values, &largest), None),
+            Quantization::Nf4 => (nf4::codes(values, &largest), None),
+            Quantization::Nf4Double => (nf4::codes(values, &largest), Some(double::nested(&largest))),
+        };
+        let scales = match &nested {
+            None => Scales::Plain(&largest),
+            Some(Nested { codes, largest, offset }) => Scales::Nested { codes, largest, offset: *offset },
+        };
+        Self::joined(Kind::of(quantization), &codes, scales, [d_in, d_out], BLOCK)
+    }
+
+    /// Quantises the numbers of a weight `[d_in, d_out]`, row-major.
+    ///
+    /// # Panics
+    /// If there are not as many numbers.
+    pub fn quantize_transposed(quantization: Quantization, values: &[f32], sizes: [usize; 2]) -> Self {
+        let rows = (0..sizes[1]).flat_map(|output| values.iter().skip(output).step_by(sizes[1]).copied());
+        Self::quantize(quantization, &rows.collect::<Vec<_>>(), sizes)
+    }
+
+    /// NF4 as bitsandbytes stores it: two codes a byte, blocks of 64.
+    ///
+    /// # Errors
+    /// If there are not as many codes or scales as such a weight has.
+    pub fn of_nf4(codes: &[u8], scales: Scales, sizes: [usize; 2]) -> Result<Self, WrongPacked> {
+        let kind = match scales {
+            Scales::Plain(_) => Kind::Nf4,
+            Scales::Nested { .. } => Kind::Nf4Double,
+        };
+        Self::checked(kind, codes, scales, sizes, BLOCK)
+    }
+
+    /// 8 bits as LLM.int8 stores them: one scale for the inputs of each output.
+    ///
+    /// # Errors
+    /// If there are not as many codes or scales as such a weight has.
+    pub fn of_int8_rows(codes: &[u8], scales: &[f32], sizes: [usize; 2]) -> Result<Self, WrongPacked> {
+        Self::checked(Kind::Int8, codes, Scales::Plain(scales), sizes, sizes[0])
+    }
+
+    fn checked(
+        kind: Kind,
+        codes: &[u8],
+        scales: Scales,
+        [d_in, d_out]: [usize; 2],
+        block: usize,
+    ) -> Result<Self, WrongPacked> {
+        let blocks = (d_in * d_out).div_ceil(block.max(1));
+        let of_scales = match scales {
+            Scales::Plain(scales) => vec![("scales", scales.len(), blocks)],
+            Scales::Nested { codes, largest, .. } => vec![
+                ("scales", codes.len(), blocks),
+                ("scales of scales", largest.len(), blocks.div_ceil(NESTED_BLOCK)),
+            ],
+        };
+        let of_codes = ("bytes of codes", codes.len(), kind.code_bytes(d_in * d_out));
+        for (what, found, expected) in [of_codes].into_iter().chain(of_scales) {
+            if found != expected {
+                return Err(WrongPacked { what, found, expected, d_in, d_out });
+            }
+        }
+        Ok(Self::joined(kind, codes, scales, [d_in, d_out], block))
+    }
+
+    fn joined(kind: Kind, codes: &[u8], scales: Scales, [d_in, d_out]: [usize; 2], block: usize) -> Self {
+        let size = |size: usize| u32::try_from(size).expect("a weight's side has 32 bits");
+        let mut words = vec![kind.word(), size(d_in), size(d_out), size(block)];
+        extend_bytes(&mut words, codes);
+        match scales {
+            Scales::Plain(scales) => words.extend(scales.iter().map(|scale| scale.to_bits())),
+            Scales::Nested { codes, largest, offset } => {
+                extend_bytes(&mut words, codes);
+                words.extend(largest.iter().map(|scale| scale.to_bits()));
+                words.push(offset.to_bits());
+            }
+        }
+        Self { words }
+    }
+
+    /// What lies in memory.
+    pub fn into_words(self) -> Vec<u32> {
+        self.words
+    }
+
+    /// Its numbers as `[d_out, d_in]`, row-major.
+    pub fn dequantized(&self) -> Vec<f32> {
+        PackedView::of(&self.words).all()
+    }
+}
+
+/// Adds bytes, filled up to whole words.
+fn extend_bytes(words: &mut Vec<u32>, bytes: &[u8]) {
+    let (whole, rest) = bytes.as_chunks::<4>();
+    words.reserve(whole.len() + 1);
+    words.extend(whole.iter().map(|bytes| u32::from_ne_bytes(*bytes)));
+    if !rest.is_empty() {
+        let mut last = [0; 4];
+        last[..rest.len()].copy_from_slice(rest);
+        words.push(u32::from_ne_bytes(last));
+    }
+}
+
+/// A packed weight where it lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PackedView<'a> {
+    kind: Kind,
+    /// Inputs of the weight.
+    pub(crate) d_in: usize,
+    /// Outputs of the weight.
+    pub(crate) d_out: usize,
+    block: usize,
+    codes: &'a [u8],
+    scales: Scales<'a>,
+}
+
+impl<'a> PackedView<'a> {
+    /// # Panics
+    /// If these are not the words of a packed weight.
+    pub(crate) fn of(words: &'a [u32]) -> Self {
+        let (&[kind, d_in, d_out, block], rest) =
+            words.split_first_chunk::<HEADER>().expect("a packed weight");
+        let kind = Kind::of_word(kind);
+        let [d_in, d_out, block] = [d_in, d_out, block].map(|size| size as usize);
+        let count = d_in * d_out;
+        let blocks = count.div_ceil(block.max(1));
+        let of_codes = kind.code_bytes(count).div_ceil(4);
+        let (codes, rest) = rest.split_at(of_codes);
+        let codes = &bytemuck::cast_slice::<u32, u8>(codes)[..kind.code_bytes(count)];
+        let scales = match kind {
+            Kind::Int8 | Kind::Nf4 => Scales::Plain(&bytemuck::cast_slice(rest)[..blocks]),
+            Kind::Nf4Double => {
+                let (nested, rest) = rest.split_at(blocks.div_ceil(4));
+                let (&offset, largest) = rest.split_last().expect("the mean of the scales");
+                Scales::Nested {
+                    codes: &bytemuck::cast_slice(nested)[..blocks],
+                    largest: bytemuck::cast_slice(largest),
+                    offset: f32::from_bits(offset),
+                }
+            }
+        };
+        Self { kind, d_in, d_out, block, codes, scales }
+    }
+
+    /// All numbers as `[d_out, d_in]`, row-major.
+    pub(crate) fn all(&self) -> Vec<f32> {
+        let mut numbers = vec![0.0; self.d_in * self.d_out];
+        self.read(0..numbers.len(), &mut numbers);
+        numbers
+    }
+
+    /// All numbers as `[d_in, d_out]`, row-major.
+    pub(crate) fn transposed(&self) -> Vec<f32> {
+        let mut numbers = vec![0.0; self.d_in * self.d_out];
+        let mut row = vec![0.0; self.d_in];
+        for output in 0..self.d_out {
+            self.read(output * self.d_in..(output + 1) * self.d_in, &mut row);
+            let column = numbers.iter_mut().skip(output).step_by(self.d_out);
+            column.zip(&row).for_each(|(number, &value)| *number = value);
+        }
+        numbers
+    }
+
+    /// The numbers at `range` of `[d_out, d_in]`.
+    pub(crate) fn read(&self, range: Range<usize>, numbers: &mut [f32]) {
+        let (mut first, mut rest) = (range.start, numbers);
+        while first < range.end {
+            let block = first / self.block;
+            let end = range.end.min((block + 1) * self.block);
+            let (now, later) = rest.split_at_mut(end - first);
+            self.decode(first..end, self.scale(block), now);
+            (first, rest) = (end, later);
+        }
+    }
+
+    /// The numbers at `range`, all of one block.
+    fn decode(&self, range: Range<usize>, scale: f32, numbers: &mut [f32]) {
+        match self.kind {
+            Kind::Int8 => int8::decode(self.codes, range, int8::step(scale), numbers),
+            Kind::Nf4 | Kind::Nf4Double => nf4::decode(self.codes, range, scale, numbers),
+        }
+    }
+
+    /// The largest absolute value of a block.
+    fn scale(&self, block: usize) -> f32 {
+        match self.scales {
+            Scales::Plain(scales) => scales[block],
+            Scales::Nested { codes, largest, offset } => {
+                double::table()[usize::from(codes[block])] * largest[block / NESTED_BLOCK] + offset
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
