@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 use nola_core::Survivors;
+use nola_core::folder::check_free;
 use nola_models::WeightDtype;
 use serde_json::json;
 
@@ -71,6 +72,8 @@ fn of_update(survivors: Survivors, dtype: WeightDtype) -> String {
 }
 
 fn merge<B: Base>(named: Named, args: &MergeArgs) -> Result<Merged, Error> {
+    // A large model is not loaded for a folder that cannot be written.
+    check_free(&args.out)?;
     let opened = named.open::<B>(&device::cpu().device)?;
     let sites = opened.adapted.sites().len();
     let dtype = args.dtype;
