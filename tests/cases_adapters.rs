@@ -123,6 +123,19 @@ fn a_merge_that_rounds_the_update_away_says_so() {
     for word in ["bf16", "0 of 512", "f32"] {
         assert!(merged.stderr.contains(word), "no `{word}` in: {}", merged.stderr);
     }
+    assert!(merged.stdout.contains("; 0.0 % of the update survives rounding to bf16"), "{}", merged.stdout);
+}
+
+#[test]
+fn a_merge_says_how_much_of_the_update_survives() {
+    let workshop = case("merge-bf16-nothing-left");
+    let share = |dtype: &str| {
+        let merge = format!("merge --model base --adapter adapter --out in-{dtype} --dtype {dtype} --json");
+        run(&workshop, &merge).json()["surviving_share"].as_f64().expect("a share")
+    };
+    let [whole, lost] = ["f32", "bf16"].map(share);
+    assert!((whole - 1.0).abs() < 1e-3, "{whole}");
+    assert_eq!(lost, 0.0);
 }
 
 #[test]

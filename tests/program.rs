@@ -205,6 +205,26 @@ fn train_learns_and_leaves_what_the_readme_lists() {
 }
 
 #[test]
+fn a_run_that_is_refused_leaves_no_folder() {
+    let workshop = Workshop::new();
+    let refused = workshop.run(&["train", "colours.toml", "--set", "data.train=nowhere"]);
+    refused.assert_refused(4, &["nowhere"]);
+    assert!(!workshop.at("runs").exists());
+}
+
+#[test]
+fn a_folder_that_is_not_free_is_refused_before_a_model_is_loaded() {
+    let workshop = Workshop::new();
+    workshop.trained();
+    workshop.write("mine/file", "content");
+    std::fs::remove_file(workshop.at("base/model.safetensors")).expect("the weights");
+    for verb in ["merge", "export"] {
+        let refused = workshop.run(&[verb, "--run", "runs/colours", "--out", "mine"]);
+        refused.assert_refused(9, &["mine", "not empty"]);
+    }
+}
+
+#[test]
 fn a_resolved_recipe_repeats_the_run_to_the_bit() {
     let workshop = Workshop::new();
     workshop.trained();

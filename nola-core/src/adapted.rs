@@ -2,6 +2,7 @@
 
 mod condense;
 mod ranks;
+mod survivors;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use rayon::prelude::*;
 
 pub use ranks::RankMove;
 use ranks::Ranks;
+pub use survivors::Survivors;
 
 use crate::Error;
 use crate::adapter::{AdapterConfig, BaseGain, Factor, FrozenMatrix, Plan, RateFactors};
@@ -763,15 +765,13 @@ impl SiteFactors {
                 let before = *weight;
                 let after = gains.as_ref().map_or(1.0, |gains| gains[column]) * updated(row, column, before);
                 *weight = after as f32;
-                let is_changed = after != f64::from(before);
-                survivors.changed += usize::from(is_changed);
-                survivors.left += usize::from(is_changed && stored(before) != stored(*weight));
+                survivors.note(after - f64::from(before), [before, *weight].map(stored));
             }
             survivors
         };
-        let survivors =
-            merged.par_chunks_mut(d_out).enumerate().map(row).reduce(Survivors::default, std::ops::Add::add);
-        (merged, survivors)
+        // Summed in the order of the rows, so that the sums are the same whatever the threads.
+        let rows: Vec<Survivors> = merged.par_chunks_mut(d_out).enumerate().map(row).collect();
+        (merged, rows.into_iter().fold(Survivors::default(), std::ops::Add::add))
     }
 
     /// A of an update that is known to have one.
@@ -806,23 +806,6 @@ impl SiteFactors {
             f64::from(length) / square.sqrt()
         };
         Some(magnitude.par_iter().enumerate().map(gain).collect())
-    }
-}
-
-/// How many weights an update changes, and how many of them still differ from the base's in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Survivors {
-    /// Weights whose update is not zero.
-    pub changed: usize,
-    /// Those of them that differ once both are rounded.
-    pub left: usize,
-}
-
-impl std::ops::Add for Survivors {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self { changed: self.changed + other.changed, left: self.left + other.left }
     }
 }
 

@@ -62,7 +62,7 @@ pub struct Global {
     /// and man).
     #[arg(long, global = true)]
     json: bool,
-    /// Show no progress.
+    /// Show no progress, and of the data only what is left out of it.
     #[arg(long, short, global = true)]
     quiet: bool,
     /// What ends a run before its time.

@@ -297,11 +297,11 @@ pub enum Error {
 
     /// What was exported computes something else than the adapter.
     #[error(
-        "{}: reloaded, its logits differ from the adapter's by {difference} of the largest; do not use it",
+        "{}: not written, since reloaded its logits differ from the adapter's by {difference} of the largest",
         folder.display()
     )]
     ExportDiffers {
-        /// The exported folder.
+        /// The folder that was to be exported.
         folder: PathBuf,
         /// Largest difference over the largest logit.
         difference: f32,

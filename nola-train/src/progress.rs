@@ -34,7 +34,7 @@ pub enum Style {
     Bar,
     /// A line every few seconds and after each evaluation.
     Lines,
-    /// Nothing, but for notes.
+    /// Nothing, but for what is left out, warnings and notes about the run.
     Quiet,
 }
 
@@ -43,6 +43,14 @@ impl Style {
     pub fn detect() -> Self {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         if std::io::stderr().is_terminal() && !dumb { Self::Bar } else { Self::Lines }
+    }
+
+    /// Writes a line to stderr that only says that all is as it should be: what there is to see unless nobody looks.
+    pub fn tell(self, text: &str) {
+        match self {
+            Self::Bar | Self::Lines => err_line(text),
+            Self::Quiet => {}
+        }
     }
 }
 

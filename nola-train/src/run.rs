@@ -192,8 +192,6 @@ impl RunFolder {
             if !is_new && !is_left(&folder) {
                 continue;
             }
-            std::fs::create_dir_all(&folder)
-                .map_err(|source| Error::Output { path: folder.clone(), source })?;
             match Claim::around_runs(&folder).map(Self::claimed) {
                 // Somebody else was faster.
                 Err(Error::Occupied { .. }) => {}

@@ -19,7 +19,7 @@ use crate::data_files::HubData;
 use crate::data_hash::DataHash;
 use crate::evaluate::TextScores;
 use crate::model_with_loss::ModelWithLoss;
-use crate::progress::{Scores, Target};
+use crate::progress::{Scores, Style, Target};
 use crate::recipe::{Recipe, SamplesRecipe};
 use crate::report::ReportSections;
 use crate::session::Base;
@@ -59,11 +59,11 @@ pub trait Task: Sized {
     /// What the model answers.
     const TARGET: Target;
 
-    /// Checks the data of a recipe, then loads its base on `device`.
+    /// Checks the data of a recipe, then loads its base on `device`; `style` is how what there is of the data shows.
     ///
     /// # Errors
     /// If data or base are absent, damaged, or do not fit each other.
-    fn open(recipe: &Recipe, device: &Device) -> Result<Self, Error>;
+    fn open(recipe: &Recipe, device: &Device, style: Style) -> Result<Self, Error>;
 
     /// How much data there is, and what an epoch is made of.
     fn counts(&self) -> &DataCounts;

@@ -30,7 +30,7 @@ use sha2::{Digest, Sha256};
 
 pub use files::{order_metadata, set_metadata, sha256_hex};
 pub use native::{FORMAT_VERSION, Manifest, check_base};
-pub use partial::{PartialFile, PartialFolder, create_folders, sync_folder, write_atomically};
+pub use partial::{PartialFile, PartialFolder, check_free, create_folders, sync_folder, write_atomically};
 
 use crate::Error;
 use crate::adapted::{Adapted, BASE_GAIN, Reading, TrainedState, floats};
@@ -111,7 +111,22 @@ pub fn write<M: Module>(
     description: &Description,
     bits: CoefficientBits,
 ) -> Result<u64, Error> {
-    native::write(folder, adapted, description, bits)
+    let (partial, bytes) = begin(folder, adapted, description, bits)?;
+    partial.finish()?;
+    Ok(bytes)
+}
+
+/// The same up to the moment in which the folder gets its name, so that what was written can be looked at before.
+///
+/// # Errors
+/// As [`write`].
+pub fn begin<M: Module>(
+    folder: &Path,
+    adapted: &Adapted<M>,
+    description: &Description,
+    bits: CoefficientBits,
+) -> Result<(PartialFolder, u64), Error> {
+    native::begin(folder, adapted, description, bits)
 }
 
 /// The adapter as it comes back from a folder with so many bits per coefficient.

@@ -30,12 +30,12 @@ const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 const CARD: &str = "README.md";
 
-pub(super) fn write<M: Module>(
+pub(super) fn begin<M: Module>(
     folder: &Path,
     adapted: &Adapted<M>,
     description: &Description,
     bits: CoefficientBits,
-) -> Result<u64, Error> {
+) -> Result<(PartialFolder, u64), Error> {
     if adapted.config().is_some_and(|config| config.method().format() == Format::Peft)
         || adapted.config().is_none() && !adapted.sites().is_empty()
     {
@@ -60,8 +60,7 @@ pub(super) fn write<M: Module>(
         partial.write(name, content)?;
         bytes += content.len() as u64;
     }
-    partial.finish()?;
-    Ok(bytes)
+    Ok((partial, bytes))
 }
 
 pub(super) fn read(folder: &Path) -> Result<SavedAdapter, Error> {

@@ -15,7 +15,10 @@ use crate::Error;
 const PARTIAL: &str = ".partial-";
 
 /// Refuses a folder that exists and holds something; what is only half written in it is removed.
-fn check_free(folder: &Path) -> Result<(), Error> {
+///
+/// # Errors
+/// If it holds something, or is none.
+pub fn check_free(folder: &Path) -> Result<(), Error> {
     let io = || io_error(folder, "create");
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

@@ -192,7 +192,7 @@ impl Kind {
 fn trained<T: Task>(recipe: &CheckedRecipe, device: DeviceChoice) -> Result<Vec<Used>, Error> {
     let folder = RunFolder::create(&recipe.output.dir)?;
     let open = device::open(device)?;
-    let task = T::open(recipe, &open.device)?;
+    let task = T::open(recipe, &open.device, Style::Quiet)?;
     folder.begin(recipe)?;
     let keeper = Watching {
         keeper: folder.keeper(&task, recipe, &open.name),

@@ -224,7 +224,7 @@ impl Comparing<'_> {
         if let Some(scores) = done::metrics(&recipe.output.dir, file) {
             return Ok(Once { result, metrics: Some(scores) });
         }
-        let task = T::open(recipe, &self.open.device)?;
+        let task = T::open(recipe, &self.open.device, self.global.style())?;
         let kept = Named::of_run(&recipe.output.dir)?.open::<T::Base>(&self.open.device)?;
         let metrics = self.metrics(&task, &kept.adapted.model, recipe)?;
         Ok(Once { result, metrics })
@@ -232,7 +232,7 @@ impl Comparing<'_> {
 
     fn trained<T: Task>(&self, recipe: &CheckedRecipe, label: &str) -> Result<Once, Error> {
         let device = &self.open.device;
-        let task = T::open(recipe, device)?;
+        let task = T::open(recipe, device, self.global.style())?;
         let recipe = &recipe.clone().for_samples(task.counts().samples_in_epoch());
         let terms = Terms { label, ..self.global.terms(device) };
         let folder = RunFolder::create(&recipe.output.dir)?;
@@ -243,7 +243,7 @@ impl Comparing<'_> {
     fn resumed<T: Task>(&self, recipe: &CheckedRecipe, label: &str) -> Result<Once, Error> {
         let device = &self.open.device;
         let run = InterruptedRun::open(&recipe.output.dir, &[])?;
-        let (task, recipe) = (T::open(&run.recipe, device)?, run.recipe.clone());
+        let (task, recipe) = (T::open(&run.recipe, device, self.global.style())?, run.recipe.clone());
         let terms = Terms { label, ..self.global.terms(device) };
         self.finished(&task, &recipe, run.make(&task, &terms, &self.open.name)?)
     }

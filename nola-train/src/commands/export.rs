@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use burn::module::Module;
 use clap::{Args, ValueEnum, ValueHint};
 use nola_core::Adapted;
-use nola_core::folder::{self, CoefficientBits, Description, peft};
+use nola_core::folder::{self, CoefficientBits, Description, PartialFolder, peft};
 use nola_models::WeightDtype;
 use serde_json::{Value, json};
 
@@ -71,11 +72,16 @@ struct Exported {
 }
 
 fn export<B: Base>(named: &Named, args: &ExportArgs) -> Result<Exported, Error> {
+    // A large model is not loaded for a folder that cannot be written.
+    folder::check_free(&args.out)?;
     let device = device::cpu().device;
     let Opened { adapted, base, .. } = named.clone().open::<B>(&device)?;
     if adapted.sites().is_empty() {
         let problem = "there is no adapter to export, only a head or dense weights";
         return Err(Error::NotExportable { problem });
+    }
+    if args.coefficient_bits.is_none() {
+        base.check_exportable()?;
     }
     let description = Description {
         base: base.identity().clone(),
@@ -83,53 +89,49 @@ fn export<B: Base>(named: &Named, args: &ExportArgs) -> Result<Exported, Error> 
         summary: String::new(),
         data: named.data()?.map_or(Value::Null, |data| data.to_value()),
     };
-    // What is rounded is rounded once, by the writer; what it will hold is what is compared.
-    let stored = match args.coefficient_bits {
-        None => adapted.clone(),
+    let stored = as_stored(&adapted, args.coefficient_bits)?;
+    let before = base.fixed_logits(&stored.model, &device);
+    check_finite(&before)?;
+    // It gets its name once it was compared: what is wrong is not there for anybody to use.
+    let (partial, _) = match args.coefficient_bits {
+        None => begin_for_peft(&base, &adapted, args, &description)?,
+        Some(bits) => folder::begin(&args.out, &adapted, &description, bits)?,
+    };
+    let again = attached(&base, partial.path(), &device)?;
+    let difference = largest_difference(&before, &base.fixed_logits(&again.model, &device));
+    base.check_unchanged()?;
+    if difference.is_nan() || difference > TOLERANCE {
+        return Err(Error::ExportDiffers { folder: args.out.clone(), difference });
+    }
+    partial.finish()?;
+    Ok(Exported { sites: adapted.sites().len(), difference })
+}
+
+/// What the folder will hold: what is rounded is rounded once, by its writer.
+fn as_stored<M: Module>(adapted: &Adapted<M>, bits: Option<CoefficientBits>) -> Result<Adapted<M>, Error> {
+    match bits {
+        None => Ok(adapted.clone()),
         Some(bits) if adapted.config().is_none_or(|config| !config.has_coefficients()) => {
             let cure = "only coefficients, such as NOLA's, are stored in so many bits, and this adapter has none; leave it out";
             let value = u8::from(bits).to_string();
-            return Err(nola_core::Error::BadSetting { field: "--coefficient-bits", value, cure }.into());
+            Err(nola_core::Error::BadSetting { field: "--coefficient-bits", value, cure }.into())
         }
-        Some(bits) => folder::as_stored(adapted.clone(), bits)?,
-    };
-    let before = base.fixed_logits(&stored.model, &device);
-    check_finite(&before)?;
-    match args.coefficient_bits {
-        None => write_for_peft(&base, &adapted, args, &description)?,
-        Some(bits) => drop(folder::write(&args.out, &adapted, &description, bits)?),
-    }
-    let after = attached(&base, &args.out, &device).map(|again| base.fixed_logits(&again.model, &device));
-    base.check_unchanged()?;
-    match after.map(|after| largest_difference(&before, &after)) {
-        Ok(difference) if difference <= TOLERANCE => {
-            Ok(Exported { sites: adapted.sites().len(), difference })
-        }
-        // Not to be used, so not to be left; what cannot be removed is told by the error all the same.
-        wrong => {
-            let _ = std::fs::remove_dir_all(&args.out);
-            Err(wrong.map_or_else(
-                |error| error,
-                |difference| Error::ExportDiffers { folder: args.out.clone(), difference },
-            ))
-        }
+        Some(bits) => Ok(folder::as_stored(adapted.clone(), bits)?),
     }
 }
 
-fn write_for_peft<B: Base>(
+fn begin_for_peft<B: Base>(
     base: &B,
     adapted: &Adapted<B::Model>,
     args: &ExportArgs,
     description: &Description,
-) -> Result<(), Error> {
-    base.check_exportable()?;
+) -> Result<(PartialFolder, u64), Error> {
     let generation = match args.names {
         Names::Transformers5 => peft::Generation::Transformers5,
         Names::Transformers4 => peft::Generation::Transformers4,
     };
     let modules = |site: &str| base.foreign_module(site);
-    peft::write(&args.out, adapted, &modules, generation, base.peft_task(), description)?;
-    Ok(())
+    Ok(peft::begin(&args.out, adapted, &modules, generation, base.peft_task(), description)?)
 }
 
 /// An adapter that makes NaN is of no use to PEFT either.

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 use nola_core::Survivors;
+use nola_core::folder::check_free;
 use nola_models::WeightDtype;
 use serde_json::json;
 
 use super::{Global, ModelArgs, print_json, print_line};
+use crate::amounts::percent;
 use crate::chosen::Named;
 use crate::option_values::dtype;
 use crate::session::{Base, ImageBase, TextBase};
@@ -49,20 +51,29 @@ pub fn run(args: &MergeArgs, global: &Global) -> Result<(), Error> {
         let [changed, left] = [|s: Survivors| s.changed, |s: Survivors| s.left].map(|of| survivors.map(of));
         let json = json!({
             "folder": args.out, "sites": sites, "changed_weights": changed, "surviving_weights": left,
+            "surviving_share": survivors.and_then(|survivors| survivors.share()),
         });
         print_json(&json)?;
         return Ok(());
     }
-    if survivors.is_none() {
-        let out = args.out.display();
+    let out = args.out.display();
+    let Some(survivors) = survivors else {
         print_line(&format!("wrote the model of {sites} low-rank layers, without their base, to {out}"))?;
         return Ok(());
-    }
-    print_line(&format!("merged {sites} sites into {}", args.out.display()))?;
+    };
+    print_line(&format!("merged {sites} sites into {out}{}", of_update(survivors, args.dtype)))?;
     Ok(())
 }
 
+/// How much of the update is left, where there is one.
+fn of_update(survivors: Survivors, dtype: WeightDtype) -> String {
+    let said = |share| format!("; {} of the update survives rounding to {dtype}", percent(share));
+    survivors.share().map_or(String::new(), said)
+}
+
 fn merge<B: Base>(named: Named, args: &MergeArgs) -> Result<Merged, Error> {
+    // A large model is not loaded for a folder that cannot be written.
+    check_free(&args.out)?;
     let opened = named.open::<B>(&device::cpu().device)?;
     let sites = opened.adapted.sites().len();
     let dtype = args.dtype;
@@ -80,13 +91,13 @@ fn merge<B: Base>(named: Named, args: &MergeArgs) -> Result<Merged, Error> {
 
 /// Says on stderr if rounding to `dtype` leaves less of an update than it should.
 pub(super) fn warn_of_rounding(survivors: Survivors, dtype: WeightDtype) {
-    if let Some(warning) = warning(survivors, dtype) {
+    if let Some(warning) = warning(survivors.changed, survivors.left, dtype) {
         err_line(&format!("warning: {warning}"));
     }
 }
 
-/// What to say of an update of which rounding leaves less than it should.
-fn warning(Survivors { changed, left }: Survivors, dtype: WeightDtype) -> Option<String> {
+/// What to say of an update of so many weights of which rounding leaves less than it should.
+fn warning(changed: usize, left: usize, dtype: WeightDtype) -> Option<String> {
     let (name, percent) = (dtype.name(), 100.0 * left as f64 / changed as f64);
     let (is_much, cure) = match dtype {
         // Some of an update is always too small for its weight.
@@ -112,7 +123,7 @@ mod tests {
     use super::*;
 
     fn said(changed: usize, left: usize, dtype: WeightDtype) -> String {
-        warning(Survivors { changed, left }, dtype).unwrap_or_default()
+        warning(changed, left, dtype).unwrap_or_default()
     }
 
     #[test]

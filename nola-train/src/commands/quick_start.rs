@@ -40,7 +40,7 @@ pub fn run(global: &Global) -> Result<(), Error> {
     let recipes = recipes(folder.path())?;
     let last = recipes.last().expect("there are three methods");
     let open = device::open(global.device)?;
-    let task = ImageTask::open(last, &open.device)?;
+    let task = ImageTask::open(last, &open.device, global.style())?;
     let splits = &task.splits;
     err_line(&format!(
         "quick start: {} images of {} classes, scored on {} others",

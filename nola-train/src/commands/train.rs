@@ -55,7 +55,7 @@ fn begin(recipe: &Path, set: &[String], global: &Global) -> Result<(), Error> {
 fn train<T: Task>(recipe: &CheckedRecipe, global: &Global) -> Result<(), Error> {
     let folder = RunFolder::create(&recipe.output.dir)?;
     let open = device::open(global.device)?;
-    let task = T::open(recipe, &open.device)?;
+    let task = T::open(recipe, &open.device, global.style())?;
     let recipe = &recipe.clone().for_samples(task.counts().samples_in_epoch());
     let _running = global.stop.run();
     let made = folder.make(&task, recipe, &global.terms(&open.device), &open.name);
@@ -64,7 +64,7 @@ fn train<T: Task>(recipe: &CheckedRecipe, global: &Global) -> Result<(), Error> 
 
 fn go_on<T: Task>(run: InterruptedRun, global: &Global) -> Result<(), Error> {
     let open = device::open(global.device)?;
-    let task = T::open(&run.recipe, &open.device)?;
+    let task = T::open(&run.recipe, &open.device, global.style())?;
     let _running = global.stop.run();
     let folder = run.folder.path().to_owned();
     finish(&folder, run.make(&task, &global.terms(&open.device), &open.name), global)

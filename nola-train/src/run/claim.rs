@@ -23,6 +23,8 @@ pub(super) struct Claim {
     pub folder: PathBuf,
     /// Another one after the folder was removed.
     lock: RefCell<File>,
+    /// The folders that were made for it, the innermost first.
+    made: Vec<PathBuf>,
 }
 
 impl Claim {
@@ -34,7 +36,7 @@ impl Claim {
     pub fn of(folder: &Path) -> Result<Self, Error> {
         let output = |source| Error::Output { path: folder.to_owned(), source };
         let occupied = |holds| Error::Occupied { folder: folder.to_owned(), holds };
-        create_folders(folder).map_err(output)?;
+        let made = create(folder)?;
         let was_claimed = is_begun(folder);
         if !was_claimed && fs::read_dir(folder).map_err(output)?.next().is_some() {
             return Err(occupied(holding(folder)));
@@ -42,7 +44,7 @@ impl Claim {
         let lock = locked(folder, was_claimed)?;
         let Some(rubble) = rubble(folder).map_err(output)? else { return Err(occupied(holding(folder))) };
         rubble.iter().try_for_each(|path| remove(path)).map_err(output)?;
-        let claim = Self { folder: folder.to_owned(), lock: RefCell::new(lock) };
+        let claim = Self { folder: folder.to_owned(), lock: RefCell::new(lock), made };
         claim.sign().map_err(output)?;
         Ok(claim)
     }
@@ -62,11 +64,11 @@ impl Claim {
             let problem = nothing_to_resume(folder);
             if matches!(problem, ResumeError::Finished { .. }) {
                 // The lock goes, too.
-                drop(Self { folder: folder.to_owned(), lock: RefCell::new(lock) });
+                drop(Self { folder: folder.to_owned(), lock: RefCell::new(lock), made: Vec::new() });
             }
             return Err(problem.into());
         }
-        let claim = Self { folder: folder.to_owned(), lock: RefCell::new(lock) };
+        let claim = Self { folder: folder.to_owned(), lock: RefCell::new(lock), made: Vec::new() };
         for folder in [folder, &folder.join(CHECKPOINTS)] {
             remove_partial(folder).map_err(output)?;
         }
@@ -74,14 +76,15 @@ impl Claim {
         Ok(claim)
     }
 
-    /// Claims a folder around several runs, of which some may be made already.
+    /// Makes a folder around several runs where it is absent and claims it; some of the runs may be made already.
     ///
     /// # Errors
     /// If another program has claimed it, or it cannot be written.
     pub fn around_runs(folder: &Path) -> Result<Self, Error> {
         let output = |source| Error::Output { path: folder.to_owned(), source };
+        let made = create(folder)?;
         let lock = locked(folder, is_begun(folder))?;
-        let claim = Self { folder: folder.to_owned(), lock: RefCell::new(lock) };
+        let claim = Self { folder: folder.to_owned(), lock: RefCell::new(lock), made };
         claim.sign().map_err(output)?;
         Ok(claim)
     }
@@ -138,7 +141,17 @@ impl Drop for Claim {
             return;
         }
         let _ = fs::remove_file(self.folder.join(LOCK));
+        // Only an empty folder can be removed so, and what is around one that is not is not empty either.
+        let _ = self.made.iter().try_for_each(fs::remove_dir);
     }
+}
+
+/// Makes a folder where it is absent; returns all that were made, the innermost first.
+fn create(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let missing = folder.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+    let missing = missing.map(Path::to_owned).collect();
+    create_folders(folder).map_err(|source| Error::Output { path: folder.to_owned(), source })?;
+    Ok(missing)
 }
 
 /// The lock of a folder, which this program holds from now on.
@@ -444,6 +457,21 @@ mod tests {
             let expected = files.iter().map(|file| file.split('/').next().unwrap_or(file));
             assert!(expected.clone().all(|name| folder.path().join(name).exists()), "{files:?}");
         }
+    }
+
+    #[test]
+    fn folders_that_were_made_for_a_run_go_with_it_if_it_kept_nothing() {
+        let around = tempfile::tempdir().expect("a temporary folder");
+        let folder = around.path().join("runs/mine");
+        drop(Claim::of(&folder).expect("a free place"));
+        assert!(names(around.path()).is_empty());
+        fs::create_dir(around.path().join("runs")).expect("a folder");
+        drop(Claim::around_runs(&folder).expect("a free place"));
+        assert_eq!(names(around.path()), ["runs"], "it was there before");
+        let claim = Claim::of(&folder).expect("a free place");
+        fs::write(folder.join("mine.txt"), "").expect("a file");
+        drop(claim);
+        assert_eq!(names(&folder), ["mine.txt"]);
     }
 
     #[test]

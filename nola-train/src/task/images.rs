@@ -23,7 +23,7 @@ use crate::model_with_loss::ImageBatch;
 use crate::portion::Drawn;
 use crate::printable::path_name;
 use crate::problems::Limits;
-use crate::progress::{Downloads, Scores, Target};
+use crate::progress::{Downloads, Scores, Style, Target};
 use crate::recipe::{DataRecipe, Recipe, SamplesRecipe, TrainingPaths, WeightedPath};
 use crate::recipe_files::{located, located_model};
 use crate::report::{self, Misclassified, ReportSections};
@@ -57,11 +57,11 @@ impl Splits {
     ///
     /// # Errors
     /// If a split is empty or damaged, or their classes differ.
-    pub fn open(recipe: &DataRecipe, seed: u64) -> Result<(Self, Option<Drawn>), Error> {
+    pub fn open(recipe: &DataRecipe, seed: u64, style: Style) -> Result<(Self, Option<Drawn>), Error> {
         let (train, validation, held_out) = Dataset::splits(&recipe.images(seed)?)?;
         let train = train.few_shot(recipe.shots, recipe.shots_seed)?;
         let splits = Self { train: load(train, recipe)?, validation: load(validation, recipe)? };
-        say_held_out(held_out);
+        say_held_out(held_out, style);
         Ok((splits, held_out))
     }
 
@@ -76,9 +76,9 @@ impl Splits {
 }
 
 /// Says on stderr how much is held out.
-pub fn say_held_out(held_out: Option<Drawn>) {
+pub fn say_held_out(held_out: Option<Drawn>, style: Style) {
     if let Some(drawn) = held_out {
-        err_line(&format!("data: {drawn} are held out for validation"));
+        style.tell(&format!("data: {drawn} are held out for validation"));
     }
 }
 
@@ -109,12 +109,12 @@ impl Task for ImageTask {
 
     const TARGET: Target = Target::Image;
 
-    fn open(recipe: &Recipe, device: &Device) -> Result<Self, Error> {
-        let (splits, held_out) = Splits::open(&located(&recipe.data)?, recipe.train.seed)?;
+    fn open(recipe: &Recipe, device: &Device, style: Style) -> Result<Self, Error> {
+        let (splits, held_out) = Splits::open(&located(&recipe.data)?, recipe.train.seed, style)?;
         let parts = splits.weighted(&recipe.data.train);
         let rows: Vec<usize> = parts.iter().map(|part| part.samples.len()).collect();
         let counts = DataCounts::new(&recipe.data.train, &rows, &parts, held_out)?;
-        counts.mixture().iter().for_each(|mixture| err_line(&format!("data: {mixture}")));
+        counts.mixture().iter().for_each(|mixture| style.tell(&format!("data: {mixture}")));
         let model = located_model(&recipe.model)?;
         let base = ImageBase::open(&model, recipe.train.seed, device, &Downloads::default())?;
         base.check_one_class_each(&base.vit.clone().with_head(splits.train.classes()))?;

@@ -23,7 +23,7 @@ use crate::evaluate::{
 use crate::model_with_loss::TextBatch;
 use crate::portion::{DataSource, Drawn, Portion, Split};
 use crate::printable::path_name;
-use crate::progress::{Downloads, Scores, Target};
+use crate::progress::{Downloads, Scores, Style, Target};
 use crate::prompt::{self, Reading};
 use crate::recipe::{DataRecipe, Recipe, SamplesRecipe, TrainingPaths};
 use crate::recipe_files::located_model;
@@ -85,7 +85,7 @@ impl Task for Text {
 
     const TARGET: Target = Target::Token;
 
-    fn open(recipe: &Recipe, device: &Device) -> Result<Self, Error> {
+    fn open(recipe: &Recipe, device: &Device, style: Style) -> Result<Self, Error> {
         let (data, seed) = (&recipe.data, recipe.train.seed);
         let learned_from = data_files::find(data.learned_from(seed), Split::Train)?;
         let scored_on = data_files::find(data.scored_on(seed), data.scored_split())?;
@@ -97,13 +97,15 @@ impl Task for Text {
         notices::tell(&encoder.notices());
         let format = text_format(data)?;
         let sample_prompts = sample_prompts(recipe, format, &encoder)?;
-        let train = open_texts("training", &learned_from.sources, data, &encoder)?;
-        let validation = open_texts("validation", &scored_on.sources, data, &encoder)?;
+        let train = open_texts("training", &learned_from.sources, data, &encoder, style)?;
+        let validation = open_texts("validation", &scored_on.sources, data, &encoder, style)?;
         let parts = weighted(&recipe.data.train, &train.parts);
         let rows: Vec<usize> = train.reports.iter().map(|report| report.rows).collect();
         let counts = DataCounts::new(&recipe.data.train, &rows, &parts, validation.drawn())?;
-        counts.mixture().iter().for_each(|mixture| err_line(&format!("data: {mixture}")));
-        show_first(&train, &recipe.data.train, &encoder);
+        counts.mixture().iter().for_each(|mixture| style.tell(&format!("data: {mixture}")));
+        if style != Style::Quiet {
+            show_first(&train, &recipe.data.train, &encoder);
+        }
         let prompts = all_references(&scored_on.sources, format, &data.text);
         // Documents and conversations have no prompts to show.
         let prompts = with_room(prompts.unwrap_or_default(), &encoder).take(SHOWN_PROMPTS);
@@ -355,6 +357,7 @@ pub fn open_texts(
     sources: &[DataSource],
     data: &DataRecipe,
     encoder: &TextEncoder,
+    style: Style,
 ) -> Result<OpenedText, Error> {
     let (mut parts, mut bad) = (Vec::new(), BadRows::default());
     for source in sources {
@@ -362,8 +365,11 @@ pub fn open_texts(
             [_] => name.to_owned(),
             _ => format!("{name}: {}", path_name(&source.name)),
         };
-        match open_text(&name, source, data, encoder) {
-            Ok(part) => parts.push(part),
+        match open_text(source, data, encoder) {
+            Ok(part) => {
+                style.tell(&format!("data: {name}: {}{}", part.report, part.cache));
+                parts.push(part);
+            }
             Err(Error::Text(TextError::BadRows(of_source))) => bad.extend(of_source),
             Err(other) => return Err(other),
         }
@@ -381,7 +387,7 @@ pub fn open_texts(
     let (data, parts) = TextData::joined(parts);
     let opened = OpenedText { data, parts, reports, warnings };
     if sources.iter().any(|source| matches!(source.portion, Portion::HeldOut(_))) {
-        say_held_out(opened.drawn());
+        say_held_out(opened.drawn(), style);
     }
     Ok(opened)
 }
@@ -406,12 +412,7 @@ pub fn all_references(
     Ok(groups.collect::<Result<Vec<_>, _>>()?.concat())
 }
 
-fn open_text(
-    name: &str,
-    source: &DataSource,
-    data: &DataRecipe,
-    encoder: &TextEncoder,
-) -> Result<TextData, Error> {
+fn open_text(source: &DataSource, data: &DataRecipe, encoder: &TextEncoder) -> Result<TextData, Error> {
     let template = encoder.chat.as_deref().map(Template);
     let source = TextSource {
         data: source,
@@ -426,7 +427,6 @@ fn open_text(
     for line in prepared.bad_rows.lines() {
         err_line(&format!("data: left out: {line}"));
     }
-    err_line(&format!("data: {name}: {}{}", prepared.report, prepared.cache));
     Ok(prepared)
 }
 

@@ -257,7 +257,8 @@ pub(super) fn read_manifest(file: &Path) -> Result<Manifest, Error> {
     let manifest = Manifest::from_json(value).map_err(|problem| invalid(file, problem))?;
     check_settings(file, &manifest)?;
     if let Some(config) = manifest.config() {
-        config.method().check().map_err(|error| invalid(file, error))?;
+        let wrong = |error: Error| invalid(file, settings::in_the_folders_names(&error.to_string()));
+        config.method().check().map_err(wrong)?;
     }
     Ok(manifest)
 }

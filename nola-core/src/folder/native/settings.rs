@@ -45,8 +45,18 @@ pub(super) fn read(kind: &str, settings: &Map<String, Value>) -> Result<AdapterC
         };
         read.insert(name.to_owned(), value);
     }
-    serde_json::from_value(read.into())
-        .map_err(|error| format!("`{}`: {}", key_of(kind), plain_words(&error.to_string())))
+    serde_json::from_value(read.into()).map_err(|error| {
+        let problem = in_the_folders_names(&plain_words(&error.to_string()));
+        format!("`{}`: {problem}", key_of(kind))
+    })
+}
+
+/// A message that names settings as we do, with the names that the folder has for them.
+pub(super) fn in_the_folders_names(message: &str) -> String {
+    let named = |said: String, (ours, theirs): &(&str, &str)| {
+        said.replace(&format!("`{ours}`"), &format!("`{theirs}`"))
+    };
+    NAMES.iter().fold(message.to_owned(), named)
 }
 
 /// The settings that a folder holds, each written as this program writes it: 2 as 2.0, where it is no whole number.
@@ -94,6 +104,19 @@ mod tests {
         settings["k"] = "many".into();
         let told = read("nola", &settings).expect_err("no number");
         assert_eq!(told, "`nola`: it is the text \"many\", expected a whole number");
+    }
+
+    #[test]
+    fn a_setting_that_does_not_exist_is_told_beside_those_of_the_folder() {
+        for config in AdapterConfig::every() {
+            let mut settings = written(&config);
+            settings.insert("r_alpha".to_owned(), 1.into());
+            let told = read(config.kind(), &settings).expect_err("no such setting");
+            assert!(told.contains("unknown field `r_alpha`"), "{told}");
+            for name in ["kind", "rank", "alpha"] {
+                assert!(!told.contains(&format!("`{name}`")), "{}: {told}", config.kind());
+            }
+        }
     }
 
     #[test]

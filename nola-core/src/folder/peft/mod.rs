@@ -35,7 +35,7 @@ use serde_json::Value;
 pub use peft_adapter::{PeftAdapter, TiedHead};
 pub(in crate::folder) use read::read_data;
 pub use read::{is_peft, read};
-pub use write::write;
+pub use write::{begin, write};
 
 use super::BaseIdentity;
 

@@ -39,6 +39,23 @@ pub fn write<M: Module>(
     task: Task,
     description: &Description,
 ) -> Result<u64, Error> {
+    let (partial, bytes) = begin(folder, adapted, modules, generation, task, description)?;
+    partial.finish()?;
+    Ok(bytes)
+}
+
+/// The same up to the moment in which the folder gets its name, so that what was written can be looked at before.
+///
+/// # Errors
+/// As [`write`].
+pub fn begin<M: Module>(
+    folder: &Path,
+    adapted: &Adapted<M>,
+    modules: Modules,
+    generation: Generation,
+    task: Task,
+    description: &Description,
+) -> Result<(PartialFolder, u64), Error> {
     adapted.check_factors()?;
     if let Some((config, reason)) = adapted.config().and_then(|c| Some((c, c.method().unlike_lora()?))) {
         return Err(Error::UnlikeLora { kind: config.kind(), reason });
@@ -67,8 +84,7 @@ pub fn write<M: Module>(
     let config = serde_json::to_vec_pretty(&config).map_err(|error| invalid(error.to_string()))?;
     partial.write(WEIGHTS, &weights)?;
     partial.write(CONFIG, &config)?;
-    partial.finish()?;
-    Ok((weights.len() + config.len()) as u64)
+    Ok((partial, (weights.len() + config.len()) as u64))
 }
 
 /// A parameter that is no factor, as PyTorch has it.

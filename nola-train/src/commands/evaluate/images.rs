@@ -37,7 +37,7 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
     let vit = &chosen.adapted.model;
     chosen.base.check_one_class_each(vit)?;
     let (dataset, held_out) = Dataset::scored_on(&data.images(chosen.seed())?)?;
-    say_held_out(held_out);
+    say_held_out(held_out, global.style());
     args.warn_of_change(held_out);
     let matched = dataset.matched_to(&vit.config().labels)?;
     say_classes(&matched);

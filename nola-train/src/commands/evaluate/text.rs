@@ -145,7 +145,7 @@ fn of_data(
         data.text.limit = if data.validation_split.is_some() { data.text.limit } else { limit };
         sources.iter_mut().for_each(|source| source.most = limit);
     }
-    let opened = open_texts("validation", &sources, &data, encoder)?;
+    let opened = open_texts("validation", &sources, &data, encoder, global.style())?;
     args.warn_of_change(opened.drawn());
     opened.warnings.iter().for_each(|warning| err_line(&format!("warning: {warning}")));
     let text = opened.data;
