@@ -57,6 +57,7 @@ mod program_sweep;
 mod program_template;
 mod program_text;
 mod program_words;
+mod quantized;
 mod resume;
 mod running;
 mod shared;

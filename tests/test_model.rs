@@ -121,9 +121,6 @@ pub enum Kind {
 /// What `checkpoint` holds.
 pub fn kind(checkpoint: &Checkpoint) -> Kind {
     let config = checkpoint.config();
-    if let Some(method) = config["quantization_config"]["quant_method"].as_str() {
-        return Kind::Unsupported(format!("weights quantised by {method} are not supported yet"));
-    }
     match (config["model_type"].as_str(), config["architecture"].as_str()) {
         (Some("vit" | "vit_mae"), _) => Kind::Vit,
         (Some("gpt2" | "llama"), _) => Kind::Language,

@@ -52,11 +52,10 @@ pub use embedding::adapted_embedding;
 pub use error::Error;
 pub use folder::BaseIdentity;
 pub use hollow::Hollow;
-pub use linear::{Linear, LinearLayer, adapted, dequantized, packed_param, placeholder};
+pub use linear::{Linear, LinearLayer, Packing, adapted, dequantized, quantized};
 pub use low_rank_weights::{LowRankWeight, LowRankWeights, low_rank_weights, with_low_rank_weights};
 pub use params::{
-    FoundParam, biases, float_params, packable_weights, packed_words, read_params, unadaptable_weights,
-    write_params,
+    FoundParam, biases, float_params, packed_words, read_params, unadaptable_weights, write_params,
 };
 pub use pattern::PatternError;
 pub use plain_words::plain_words;

@@ -1,16 +1,20 @@
 //! A linear layer whose weight is dense or packed, with its adapter: the only place that multiplies with a weight.
 
-use burn::module::{Module, Param, ParamId};
+use std::collections::BTreeSet;
+
+use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::nn;
 use burn::tensor::DType;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::features::{self, Layers};
+use crate::floats::floats;
 use crate::low_rank_weights::LowRank;
 use crate::packed_product::packed_product;
+use crate::params::packable_weights;
 use crate::product::{product, with_bias};
 use crate::update::{Update, noted};
-use crate::weight::{PackedView, PackedWeight};
+use crate::weight::{PackedView, PackedWeight, Quantization};
 
 /// A linear layer, `x·weight + bias`.
 ///
@@ -70,22 +74,85 @@ pub(crate) fn weight_path_of_words(path: &str) -> Option<String> {
     Some(format!("{}.weight", path.strip_suffix(PACKED)?.strip_suffix('.')?))
 }
 
-/// The parameter that holds the words of `weight`.
-pub fn packed_param<const D: usize>(
-    old: &Param<Tensor<D, Int>>,
-    weight: PackedWeight,
-) -> Param<Tensor<D, Int>> {
-    let words = weight.into_words();
-    let mut shape = [1; D];
-    shape[D - 1] = words.len();
-    let tensor = Tensor::from_data(TensorData::new(words, shape), (&old.lazy_device(), DType::U32));
-    Param::initialized(old.id, tensor)
+/// Packs weights on a walk that maps the parameters of a model, which meets a weight first and then its words.
+#[derive(Debug)]
+pub struct Packing {
+    packable: BTreeSet<String>,
+    /// Of the weight that was packed last.
+    words: Option<PackedWeight>,
 }
 
-/// The parameter that stands for a packed weight: NaN of this shape that takes no memory.
-pub fn placeholder<const D: usize>(old: &Param<Tensor<D>>, dtype: DType) -> Param<Tensor<D>> {
-    let one = Tensor::full([1; D], f32::NAN, (&old.lazy_device(), dtype));
-    Param::initialized(old.id, one.expand(old.lazy_shape())).set_require_grad(false)
+impl Packing {
+    /// For the layers of `module`.
+    pub fn of<M: Module>(module: &M) -> Self {
+        Self { packable: packable_weights(module), words: None }
+    }
+
+    /// Whether the weight at `path` can be packed.
+    pub fn is_possible_at(&self, path: &str) -> bool {
+        self.packable.contains(path)
+    }
+
+    /// What stands for the weight `param` when `packed` takes its place: NaN of its shape, which takes no memory.
+    pub fn weight<const D: usize>(
+        &mut self,
+        param: &Param<Tensor<D>>,
+        packed: PackedWeight,
+        compute: DType,
+    ) -> Param<Tensor<D>> {
+        self.words = Some(packed);
+        let one = Tensor::<D>::full([1; D], f32::NAN, (&param.lazy_device(), compute));
+        Param::initialized(param.id, one.expand(param.lazy_shape())).set_require_grad(false)
+    }
+
+    /// The words of the weight that was packed last, or `param` as it is.
+    pub fn words<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        let Some(packed) = self.words.take() else { return param };
+        let words = packed.into_words();
+        let mut shape = [1; D];
+        shape[D - 1] = words.len();
+        let data = TensorData::new(words, shape);
+        Param::initialized(param.id, Tensor::from_data(data, (&param.lazy_device(), DType::U32)))
+    }
+}
+
+/// `module` with the weights at paths that are `wanted` in few bits, as far as they are of [`Linear`]; they are frozen then, and
+/// multiplied in the type they had.
+pub fn quantized<M: Module>(module: M, quantization: Quantization, wanted: &dyn Fn(&str) -> bool) -> M {
+    let packing = Packing::of(&module);
+    module.map(&mut Quantize { quantization, wanted, packing, path: Vec::new() })
+}
+
+struct Quantize<'a> {
+    quantization: Quantization,
+    wanted: &'a dyn Fn(&str) -> bool,
+    packing: Packing,
+    path: Vec<String>,
+}
+
+impl ModuleMapper for Quantize<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let path = self.path.join(".");
+        if !(self.packing.is_possible_at(&path) && (self.wanted)(&path)) {
+            return param;
+        }
+        let (shape, dtype) = (param.lazy_shape(), param.base().dtype());
+        let values = floats(param.base().into_data());
+        let packed = PackedWeight::quantize_transposed(self.quantization, &values, [shape[0], shape[1]]);
+        self.packing.weight(&param, packed, dtype)
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        self.packing.words(param)
+    }
 }
 
 /// A layer that multiplies with a weight: this project's, and burn's.

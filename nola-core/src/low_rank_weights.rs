@@ -135,7 +135,7 @@ pub fn low_rank_weights<M: Module>(model: &M) -> LowRankWeights {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use burn::nn::LinearConfig;
+    use burn::nn::{Linear, LinearConfig};
     use burn::tensor::Distribution;
 
     use super::*;

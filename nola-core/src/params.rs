@@ -170,7 +170,7 @@ impl ModuleVisitor for FindPackable {
 }
 
 /// Paths of the weights of `module` that can be packed, as those of [`Linear`](crate::Linear) can.
-pub fn packable_weights<M: Module>(module: &M) -> BTreeSet<String> {
+pub(crate) fn packable_weights<M: Module>(module: &M) -> BTreeSet<String> {
     let mut walk = FindPackable { path: Vec::new(), weights: BTreeSet::new() };
     module.visit(&mut walk);
     walk.weights

@@ -122,7 +122,7 @@ impl Update {
     }
 
     /// The layer with its adapter.
-    fn forward(&self, layer: &impl LinearLayer, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn forward(&self, layer: &impl LinearLayer, x: Tensor<2>) -> Tensor<2> {
         let bias = layer.bias().map(|bias| bias.val());
         let y = match self.column_gain() {
             None => {

@@ -1,11 +1,9 @@
 //! Fresh weights to train from scratch, drawn on the host: every device gets the same ones.
 
-use std::collections::BTreeSet;
-
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Int, Tensor, TensorData};
+use nola_core::Packing;
 use nola_core::weight::{PackedWeight, Quantization};
-use nola_core::{packable_weights, packed_param, placeholder};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -34,16 +32,8 @@ pub(crate) struct Plan<'a> {
 ///
 /// Each parameter has its own stream of `seed`.
 pub(crate) fn fresh<M: Module>(module: M, seed: u64, distribution: Distribution, plan: &Plan) -> M {
-    let packable = packable_weights(&module);
-    module.map(&mut Fresh {
-        seed,
-        distribution,
-        plan,
-        packable,
-        parameters: 0,
-        path: Vec::new(),
-        words: None,
-    })
+    let packing = Packing::of(&module);
+    module.map(&mut Fresh { seed, distribution, plan, packing, parameters: 0, path: Vec::new() })
 }
 
 /// Draws fresh weights, parameter by parameter.
@@ -51,11 +41,9 @@ struct Fresh<'a> {
     seed: u64,
     distribution: Distribution,
     plan: &'a Plan<'a>,
-    packable: BTreeSet<String>,
+    packing: Packing,
     parameters: u64,
     path: Vec<String>,
-    /// Of the weight that was drawn last, if it is packed.
-    words: Option<PackedWeight>,
 }
 
 impl ModuleMapper for Fresh<'_> {
@@ -82,10 +70,10 @@ impl ModuleMapper for Fresh<'_> {
         let values: Vec<f32> = (0..shape.num_elements())
             .map(|_| (self.distribution.draw(&mut rng) * deviation) as f32)
             .collect();
-        let quantization = (self.plan.quantization)(&path).filter(|_| self.packable.contains(&path));
+        let quantization = (self.plan.quantization)(&path).filter(|_| self.packing.is_possible_at(&path));
         if let Some(quantization) = quantization {
-            self.words = Some(PackedWeight::quantize_transposed(quantization, &values, [shape[0], shape[1]]));
-            return placeholder(&param, dtype.dtype());
+            let packed = PackedWeight::quantize_transposed(quantization, &values, [shape[0], shape[1]]);
+            return self.packing.weight(&param, packed, dtype.dtype());
         }
         let data = TensorData::new(values, shape);
         let tensor = Tensor::from_data(data, (&param.lazy_device(), dtype.dtype()));
@@ -93,10 +81,7 @@ impl ModuleMapper for Fresh<'_> {
     }
 
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
-        match self.words.take() {
-            Some(words) => packed_param(&param, words),
-            None => param,
-        }
+        self.packing.words(param)
     }
 }
 

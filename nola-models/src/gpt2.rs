@@ -17,7 +17,7 @@ use crate::attention::{AttentionMask, BlockCache, KeyValueCache, attend, split_h
 use crate::checkpoint::KeyMap;
 use crate::fresh::{Distribution, Plan, fresh};
 use crate::norm::LayerNorm;
-use crate::{Activation, Checkpoint, Error, HiddenStates, Precision, Stage, WeightDtype, head};
+use crate::{Activation, Checkpoint, Error, HiddenStates, Precision, Stage, head};
 pub use config::{Gpt2Config, ScoreScale};
 pub use keys::peft_module;
 

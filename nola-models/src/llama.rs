@@ -20,7 +20,7 @@ use crate::checkpoint::KeyMap;
 use crate::fresh::{Distribution, Plan, fresh};
 use crate::fused::gated;
 use crate::norm::RmsNorm;
-use crate::{Checkpoint, Error, HiddenStates, Precision, Stage, WeightDtype, head};
+use crate::{Checkpoint, Error, HiddenStates, Precision, Stage, head};
 pub use config::LlamaConfig;
 pub use keys::peft_module;
 use rotary::Rope;

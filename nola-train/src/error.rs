@@ -212,6 +212,13 @@ pub enum Error {
         problem: String,
     },
 
+    /// What a merge over a quantised base is stored in was not said.
+    #[error(
+        "the base is quantised, and what is merged is not: say with --dtype f32, bf16 or f16 how to store it; to merge into \
+         the model that was quantised, name that with --model and the adapter with --adapter"
+    )]
+    QuantizedMerge,
+
     /// The device cannot compute in the number type of the weights.
     #[error(
         "this device ({device}) does not compute in {dtype}; store the weights in {} or f32 (model.dtype, --dtype), or use \
@@ -447,6 +454,7 @@ impl Error {
             Self::WrongModality { .. }
             | Self::Prompt { .. }
             | Self::NoPrompt
+            | Self::QuantizedMerge
             | Self::FieldWithoutTemplate { .. }
             | Self::LongInput { .. }
             | Self::ManyPrompts { .. }

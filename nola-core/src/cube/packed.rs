@@ -1,6 +1,7 @@
 //! Products with packed weights on GPUs: a slab of a weight at a time becomes numbers, and goes into burn's product.
 
-use burn::backend::Backend;
+use burn::backend::TensorMetadata;
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Shape, Slice};
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
@@ -25,8 +26,7 @@ impl PackedProduct for Cube {
         let slabs = (0..d_out).step_by(outputs).map(|first| first..d_out.min(first + outputs));
         let parts = slabs.map(|outputs| {
             let slab = dequantized(&words, outputs.start * d_in, [outputs.len(), d_in]);
-            let slab =
-                Self::float_cast(handover::primitive(slab), burn::backend::TensorMetadata::dtype(&x).into());
+            let slab = Self::float_cast(handover::primitive(slab), x.dtype().into());
             match request.direction {
                 Direction::Forward => Self::float_matmul(x.clone(), Self::float_transpose(slab)),
                 Direction::Backward => {

@@ -120,13 +120,16 @@ mod tests {
     }
 
     #[cfg(target_arch = "x86_64")]
+    type Decode = unsafe fn(&[[u8; 16]], f32, &mut [[f32; x86::STEP]]);
+
+    #[cfg(target_arch = "x86_64")]
     #[test]
     fn every_processor_gives_the_numbers_of_the_plain_version() {
         let bytes: Vec<[u8; 16]> = (0..16).map(|n| std::array::from_fn(|m| (16 * n + m) as u8)).collect();
         let mut plain = vec![0.0; bytes.len() * x86::STEP];
         let count = plain.len();
         decode_plain(bytes.as_flattened(), 0..count, 0.37, &mut plain);
-        let mut check = |decode: unsafe fn(&[[u8; 16]], f32, &mut [[f32; x86::STEP]])| {
+        let check = |decode: Decode| {
             let mut numbers = vec![[0.0; x86::STEP]; bytes.len()];
             // SAFETY: the processor has the instructions of what is checked.
             unsafe { decode(&bytes, 0.37, &mut numbers) };

@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{AllocationProperty, Bytes, Int, Shape, Tensor, TensorData};
 use half::{bf16, f16};
 use nola_core::weight::{PackedWeight, Quantization};
-use nola_core::{packable_weights, packed_param, placeholder, with_low_rank_weights};
+use nola_core::{Packing, with_low_rank_weights};
 use safetensors::Dtype;
 
 use super::numbers::Numbers;
@@ -50,9 +50,14 @@ impl Checkpoint {
     /// One error lists all missing, unused, misshapen and contradictory tensors; another all tensors with values that
     /// are not finite; another all with values that f16, if they are to be stored in it, does not reach.
     pub fn fill<M: Module>(&self, module: M, map: &KeyMap) -> Result<M, Error> {
-        let linear = packable_weights(&module);
-        let mut check =
-            Check { checkpoint: self, map, linear: &linear, path: Vec::new(), found: Mismatches::default() };
+        let packing = Packing::of(&module);
+        let mut check = Check {
+            checkpoint: self,
+            map,
+            packing: &packing,
+            path: Vec::new(),
+            found: Mismatches::default(),
+        };
         module.visit(&mut check);
         let Mismatches { used, narrow, twins, missing, misshapen, different, low_rank, packed } = check.found;
         let known = |name: &str| {
@@ -80,7 +85,7 @@ impl Checkpoint {
         if !tensors.is_empty() {
             return Err(Error::BeyondF16 { folder: self.folder.clone(), tensors });
         }
-        let fill = &mut Fill { checkpoint: self, map, linear: &linear, path: Vec::new(), words: None };
+        let fill = &mut Fill { checkpoint: self, map, packing, path: Vec::new() };
         let module = module.map(fill);
         if low_rank.is_empty() {
             return Ok(module);
@@ -178,7 +183,7 @@ fn note(problems: &mut Vec<String>, problem: String) {
 struct Check<'a> {
     checkpoint: &'a Checkpoint,
     map: &'a KeyMap<'a>,
-    linear: &'a BTreeSet<String>,
+    packing: &'a Packing,
     path: Vec<String>,
     found: Mismatches,
 }
@@ -208,7 +213,7 @@ impl ModuleVisitor for Check<'_> {
             low_rank.insert(path, source.clone());
             return;
         };
-        if self.linear.contains(&path) && Checkpoint::has_codes(stored) {
+        if self.packing.is_possible_at(&path) && Checkpoint::has_codes(stored) {
             let wanted = (self.map.quantization)(&path);
             match self.checkpoint.packed(name, &source, param.lazy_shape().as_slice(), wanted) {
                 Ok(found) => {
@@ -242,16 +247,15 @@ impl ModuleVisitor for Check<'_> {
 struct Fill<'a> {
     checkpoint: &'a Checkpoint,
     map: &'a KeyMap<'a>,
-    linear: &'a BTreeSet<String>,
+    packing: Packing,
     path: Vec<String>,
-    /// Of the weight that was filled last, if it is packed.
-    words: Option<PackedWeight>,
 }
 
 impl Fill<'_> {
     /// The weight at `path` in few bits, if it is stored so, or to be quantised.
     fn packed(&self, path: &str, source: &Source, shape: &[usize]) -> Option<PackedWeight> {
-        let (name, stored) = self.checkpoint.find(source).next().filter(|_| self.linear.contains(path))?;
+        let (name, stored) =
+            self.checkpoint.find(source).next().filter(|_| self.packing.is_possible_at(path))?;
         let quantization = (self.map.quantization)(path);
         if Checkpoint::has_codes(stored) {
             let packed = self.checkpoint.packed(name, source, shape, quantization);
@@ -283,8 +287,7 @@ impl ModuleMapper for Fill<'_> {
             return param;
         };
         if let Some(packed) = self.packed(&path, &source, param.lazy_shape().as_slice()) {
-            self.words = Some(packed);
-            return placeholder(&param, dtype.dtype());
+            return self.packing.weight(&param, packed, dtype.dtype());
         }
         let data = self.checkpoint.data(stored, &source, dtype, param.lazy_shape());
         let tensor = Tensor::from_data(data, (&param.lazy_device(), dtype.dtype()));
@@ -292,10 +295,7 @@ impl ModuleMapper for Fill<'_> {
     }
 
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
-        match self.words.take() {
-            Some(words) => packed_param(&param, words),
-            None => param,
-        }
+        self.packing.words(param)
     }
 }
 

@@ -1,6 +1,5 @@
 //! What is measured: models of published sizes with random weights, methods, and batches.
 
-use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use burn::module::{Module, ModuleMapper, Param};
@@ -10,7 +9,7 @@ use clap::builder::PossibleValue;
 use nola_core::adapter::{NolaConfig, Sharing};
 use nola_core::basis::{Distribution, Generator, Stream};
 use nola_core::weight::PackedWeight;
-use nola_core::{AdapterConfig, float_params, packable_weights, packed_param, placeholder};
+use nola_core::{AdapterConfig, Packing, float_params};
 use nola_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Precision, Vit, VitConfig};
 use rayon::prelude::*;
 
@@ -363,17 +362,15 @@ pub(super) fn drawn(stream: u32, count: usize, bound: f64) -> Vec<f32> {
 
 /// Random weights of a realistic size, stored in `precision`; norms and biases are what burn makes them.
 fn with_random_weights<M: Module>(model: M, precision: Precision) -> M {
-    let packable = packable_weights(&model);
-    model.map(&mut Draw { precision, packable, parameters: 0, path: Vec::new(), words: None })
+    let packing = Packing::of(&model);
+    model.map(&mut Draw { precision, packing, parameters: 0, path: Vec::new() })
 }
 
 struct Draw {
     precision: Precision,
-    packable: BTreeSet<String>,
+    packing: Packing,
     parameters: u32,
     path: Vec<String>,
-    /// Of the weight that was drawn last, if it is packed.
-    words: Option<PackedWeight>,
 }
 
 impl ModuleMapper for Draw {
@@ -394,20 +391,18 @@ impl ModuleMapper for Draw {
         let shape = param.lazy_shape();
         let values = drawn(self.parameters, shape.num_elements(), DEVIATION * 3_f64.sqrt());
         let path = self.path.join(".");
-        let quantization = self.precision.quantization_at(&path).filter(|_| self.packable.contains(&path));
+        let quantization =
+            self.precision.quantization_at(&path).filter(|_| self.packing.is_possible_at(&path));
         if let Some(quantization) = quantization {
-            self.words = Some(PackedWeight::quantize_transposed(quantization, &values, [shape[0], shape[1]]));
-            return placeholder(&param, dtype);
+            let packed = PackedWeight::quantize_transposed(quantization, &values, [shape[0], shape[1]]);
+            return self.packing.weight(&param, packed, dtype);
         }
         let tensor = Tensor::from_data(TensorData::new(values, shape), (&param.lazy_device(), dtype));
         Param::initialized(param.id, tensor).set_require_grad(true)
     }
 
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
-        match self.words.take() {
-            Some(words) => packed_param(&param, words),
-            None => param,
-        }
+        self.packing.words(param)
     }
 }
 

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
-use nola_core::Survivors;
 use nola_core::folder::check_free;
+use nola_core::{Survivors, packed_words};
 use nola_models::WeightDtype;
 use serde_json::json;
 
@@ -24,14 +24,16 @@ pub struct MergeArgs {
     /// Folder to write; it must not hold anything yet.
     #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     out: PathBuf,
-    /// Number type of the stored weights.
-    #[arg(long, value_name = "TYPE", value_parser = dtype(), default_value_t)]
-    dtype: WeightDtype,
+    /// Number type of the stored weights; absent: f32. To be named where the base is quantised, since what is written is not.
+    #[arg(long, value_name = "TYPE", value_parser = dtype())]
+    dtype: Option<WeightDtype>,
 }
 
 /// What was merged.
 struct Merged {
     sites: usize,
+    /// The number type of what was written.
+    dtype: WeightDtype,
     /// Nothing, if the weights of the base are gone.
     survivors: Option<Survivors>,
 }
@@ -39,14 +41,14 @@ struct Merged {
 /// Merging runs on the CPU and in f32, whatever `--device` and the run say: its bits are the same on every machine.
 pub fn run(args: &MergeArgs, global: &Global) -> Result<(), Error> {
     let named = args.model.named()?.held_in(Some(WeightDtype::F32));
-    let Merged { sites, survivors } = match named.modality()? {
+    let Merged { sites, dtype, survivors } = match named.modality()? {
         Modality::Images => merge::<ImageBase>(named, args)?,
         Modality::Text => merge::<TextBase>(named, args)?,
     };
     if sites > 0 && survivors.is_some_and(|survivors| survivors.changed == 0) {
         err_line("warning: the update is zero at every site: the merged weights there are those of the base");
     }
-    survivors.iter().for_each(|survivors| warn_of_rounding(*survivors, args.dtype));
+    survivors.iter().for_each(|survivors| warn_of_rounding(*survivors, dtype));
     if global.json {
         let [changed, left] = [|s: Survivors| s.changed, |s: Survivors| s.left].map(|of| survivors.map(of));
         let json = json!({
@@ -61,7 +63,7 @@ pub fn run(args: &MergeArgs, global: &Global) -> Result<(), Error> {
         print_line(&format!("wrote the model of {sites} low-rank layers, without their base, to {out}"))?;
         return Ok(());
     };
-    print_line(&format!("merged {sites} sites into {out}{}", of_update(survivors, args.dtype)))?;
+    print_line(&format!("merged {sites} sites into {out}{}", of_update(survivors, dtype)))?;
     Ok(())
 }
 
@@ -76,17 +78,22 @@ fn merge<B: Base>(named: Named, args: &MergeArgs) -> Result<Merged, Error> {
     check_free(&args.out)?;
     let opened = named.open::<B>(&device::cpu().device)?;
     let sites = opened.adapted.sites().len();
-    let dtype = args.dtype;
+    let is_quantized = !packed_words(&opened.adapted.model).is_empty();
+    let dtype = match args.dtype {
+        Some(dtype) => dtype,
+        None if is_quantized => return Err(Error::QuantizedMerge),
+        None => WeightDtype::F32,
+    };
     if opened.adapted.base_gain().is_some() {
         let model = opened.adapted.condense(&device::cpu().device)?;
         opened.base.check_unchanged()?;
         opened.base.save(&model, &args.out, dtype)?;
-        return Ok(Merged { sites, survivors: None });
+        return Ok(Merged { sites, dtype, survivors: None });
     }
     let (model, survivors) = opened.adapted.merge_counting(&|weight| dtype.rounded(weight))?;
     opened.base.check_unchanged()?;
     opened.base.save(&model, &args.out, dtype)?;
-    Ok(Merged { sites, survivors: Some(survivors) })
+    Ok(Merged { sites, dtype, survivors: Some(survivors) })
 }
 
 /// Says on stderr if rounding to `dtype` leaves less of an update than it should.

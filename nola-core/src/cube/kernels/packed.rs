@@ -34,19 +34,17 @@ pub(crate) fn dequantize(words: &[u32], tables: &[f32], numbers: &mut [f32], fir
             let shift = (index % 8u32) / 2u32 * 8u32 + (1u32 - index % 2u32) * 4u32;
             let number = tables[((word >> shift) & 15u32) as usize];
             let scales = header + total.div_ceil(8u32);
-            let mut largest = f32::new(0.0);
+            let of = index / block;
             if kind == comptime!(NF4_DOUBLE) {
-                let of = index / block;
                 let code = (words[(scales + of / 4u32) as usize] >> ((of % 4u32) * 8u32)) & 255u32;
                 let nested = scales + blocks.div_ceil(4u32);
                 let factor = f32::reinterpret(words[(nested + of / comptime!(NESTED_BLOCK as u32)) as usize]);
                 let offset = nested + blocks.div_ceil(comptime!(NESTED_BLOCK as u32));
                 let mean = f32::reinterpret(words[offset as usize]);
-                largest = tables[(comptime!(CODES) + code) as usize] * factor + mean;
+                numbers[at as usize] = number * (tables[(comptime!(CODES) + code) as usize] * factor + mean);
             } else {
-                largest = f32::reinterpret(words[(scales + index / block) as usize]);
+                numbers[at as usize] = number * f32::reinterpret(words[(scales + of) as usize]);
             }
-            numbers[at as usize] = number * largest;
         }
     }
 }
