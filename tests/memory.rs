@@ -6,6 +6,7 @@ use burn::module::Module;
 use nola_core::{Adapted, AdapterConfig, Targets};
 use nola_models::CausalLm;
 use nola_train::Error;
+use nola_train::progress::Style;
 use nola_train::settings::Period;
 use nola_train::task::{Task, Text};
 use nola_train::train::{Observer, StepReport, train};
@@ -43,7 +44,7 @@ fn a_thousand_steps() {
     recipe.train.steps = STEPS;
     recipe.train.evaluate_every = Period(10);
     recipe.train.clip_norm = Some(1.0);
-    let task = Text::open(&recipe, &device.clone().inner()).expect("a text task");
+    let task = Text::open(&recipe, &device.clone().inner(), Style::Quiet).expect("a text task");
     let targets = Targets::matching("query|value");
     let adapter: AdapterConfig = every_adapter().remove(0).1;
     let model = Adapted::attach(task.model().train(), &adapter, &targets, &[], &device).expect("such layers");

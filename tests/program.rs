@@ -341,6 +341,15 @@ fn predict_names_the_colour_of_a_new_image() {
 }
 
 #[test]
+fn inspect_says_what_training_on_images_takes() {
+    let workshop = Workshop::new();
+    let told = workshop.run(&["inspect", "base", "--batch", "6", "--json"]).json();
+    assert_eq!((&told["model"], &told["adapter"]["sites"]), (&"vit".into(), &4.into()), "{told}");
+    let wrong = workshop.run(&["inspect", "base", "--batch", "6", "--tokens", "3"]);
+    wrong.assert_refused(2, &["leave --tokens out"]);
+}
+
+#[test]
 fn inspect_shows_settings_hashes_and_tensors_of_every_kind_of_folder() {
     let workshop = Workshop::new();
     workshop.trained();

@@ -302,6 +302,39 @@ fn each_command_keeps_to_its_kind_of_model() {
 }
 
 #[test]
+fn inspect_says_what_training_takes_in_each_storage_from_a_configuration_alone() {
+    let workshop = Workshop::empty();
+    workshop.write("sizes/config.json", llama_json().to_string());
+    let inspect = |more: &[&str]| workshop.run(&[&["inspect", "sizes", "--batch", "2"], more].concat());
+    let told = inspect(&["--tokens", "64", "--json"]).json();
+    insta::assert_snapshot!("inspect_memory_json", keys(&told));
+    let storages = told["storages"].as_array().expect("a list");
+    let weights: Vec<u64> =
+        storages.iter().map(|row| row["weights_bytes"].as_u64().expect("bytes")).collect();
+    assert_eq!(weights[0], 4 * told["parameters"].as_u64().expect("a number"));
+    assert!(weights.is_sorted_by(|more, less| more >= less), "{weights:?}");
+    let bytes = |told: &Value| told["storages"][0]["bytes"].as_u64().expect("bytes");
+    let all = inspect(&["--tokens", "64", "--targets", "all-linear", "--rank", "16", "--json"]).json();
+    assert!(bytes(&all) > bytes(&told), "{all}");
+    let shown = inspect(&["--tokens", "64"]).stdout;
+    assert!(shown.contains("| nf4-double-quant ") && shown.contains("2 x 64 tokens in a pass"), "{shown}");
+}
+
+#[test]
+fn inspect_refuses_lengths_that_a_model_does_not_take() {
+    let workshop = text_workshop();
+    for (more, parts) in
+        [(&[][..], ["--tokens", "language model"]), (&["--tokens", "257"], ["context", "256"])]
+    {
+        workshop.run(&[&["inspect", "base", "--batch", "2"], more].concat()).assert_refused(2, &parts);
+    }
+    workshop.run(&["inspect", "base", "--tokens", "2"]).assert_refused(2, &["--batch"]);
+    workshop.run(&["inspect", "rows", "--batch", "2", "--tokens", "2"]).assert_refused(5, &["config.json"]);
+    let unknown = ["inspect", "base", "--batch", "2", "--tokens", "2", "--targets", "valeu"];
+    workshop.run(&unknown).assert_refused(6, &["valeu"]);
+}
+
+#[test]
 fn inspect_knows_every_kind_of_folder_of_a_text_run() {
     let workshop = text_workshop();
     trained(&workshop);

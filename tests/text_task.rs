@@ -3,6 +3,7 @@
 use burn::tensor::Device;
 use nola_train::Error;
 use nola_train::model_with_loss::TextBatch;
+use nola_train::progress::Style;
 use nola_train::recipe::Recipe;
 use nola_train::task::{LargestPass, Task, Text};
 use nola_train::text::TextError;
@@ -25,7 +26,7 @@ fn with_task(change: impl Fn(&mut Recipe), check: impl Fn(&Text, &Recipe)) {
     let workshop = text_workshop();
     let mut recipe = recipe(&workshop);
     change(&mut recipe);
-    check(&Text::open(&recipe, &Device::flex()).expect("a text task"), &recipe);
+    check(&Text::open(&recipe, &Device::flex(), Style::Quiet).expect("a text task"), &recipe);
 }
 
 /// Rows, width and tokens of every pass of these steps.
@@ -77,7 +78,9 @@ fn bad_rows_are_told_before_a_weight_is_read() {
     recipe.data.train = workshop.at("bad.txt").into();
     let weights = workshop.at("base/model.safetensors");
     std::fs::remove_file(&weights).expect("the weights");
-    let error = || Text::open(&recipe, &Device::flex()).expect_err("neither data nor weights can be used");
+    let error = || {
+        Text::open(&recipe, &Device::flex(), Style::Quiet).expect_err("neither data nor weights can be used")
+    };
     assert!(matches!(error(), Error::Text(TextError::BadRows(_))), "{}", error());
     std::fs::write(&weights, "no safetensors").expect("a file");
     assert!(matches!(error(), Error::Text(TextError::BadRows(_))), "{}", error());

@@ -34,7 +34,7 @@ impl Site {
     }
 
     /// The last part of its path.
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         self.path.rsplit('.').next().unwrap_or_default()
     }
 

@@ -10,7 +10,7 @@ pub mod kernels;
 pub(crate) mod machine;
 mod measure;
 pub mod memory;
-pub(crate) mod needs;
+mod needs;
 pub mod rows;
 pub mod start;
 pub(crate) mod statistics;

@@ -100,7 +100,7 @@ enum Command {
     Predict(predict::PredictArgs),
     /// Complete a prompt.
     Generate(generate::GenerateArgs),
-    /// Say what an adapter or model folder holds, and check its hashes.
+    /// Say what an adapter or model folder holds, and check its hashes; with --batch, what memory training the model takes.
     Inspect(inspect::InspectArgs),
     /// Bake an adapter into a dense model folder that transformers (or timm) loads.
     Merge(merge::MergeArgs),

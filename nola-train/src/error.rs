@@ -186,6 +186,13 @@ pub enum Error {
         found: Modality,
     },
 
+    /// A length of samples that the model does not take.
+    #[error("{problem}")]
+    MemoryOfTokens {
+        /// What is wrong, and what to type.
+        problem: String,
+    },
+
     /// Values of a sweep that cannot be meant.
     #[error("--set {text}: {problem}")]
     Sweep {
@@ -461,6 +468,7 @@ impl Error {
             | Self::NothingWritten
             | Self::Decoding { .. }
             | Self::Sweep { .. }
+            | Self::MemoryOfTokens { .. }
             | Self::Input { .. } => 2,
             Self::Generate(error) if error.is_usage() => 2,
             Self::Hub(_) | Self::Tokenizer(_) | Self::Chat(_) | Self::Generate(_) => 5,

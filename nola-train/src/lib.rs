@@ -35,6 +35,7 @@ mod interval;
 pub mod memory;
 pub mod metrics;
 pub mod model_with_loss;
+mod needs;
 pub mod notices;
 mod option_values;
 mod overfitting;
@@ -54,6 +55,7 @@ pub mod settings;
 #[cfg(test)]
 #[path = "../../tests/shared.rs"]
 mod shared;
+mod sizes;
 pub mod stop;
 pub mod task;
 pub mod terminal;

@@ -11,7 +11,7 @@ use nola_models::{Stage, Vit};
 pub use distilled::distilled_loss;
 pub use recompute::recomputed_loss;
 pub(crate) use text::TIED;
-pub use text::{TextBatch, scored};
+pub use text::{TextBatch, scored, targets_at_once};
 
 use crate::data::HostBatch;
 

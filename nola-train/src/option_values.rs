@@ -17,6 +17,16 @@ pub fn quantization() -> impl TypedValueParser<Value = Quantization> {
     PossibleValuesParser::new(Quantization::ALL.map(Quantization::name)).try_map(|name| name.parse())
 }
 
+/// A number of at least 1.
+pub fn positive() -> impl TypedValueParser<Value = usize> {
+    at_least(1)
+}
+
+/// A number of at least `least`.
+pub fn at_least(least: i64) -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u32).range(least..).map(|number| number as usize)
+}
+
 /// The layouts of data.
 pub fn format() -> impl TypedValueParser<Value = DataFormat> {
     let names = DataFormat::ALL.map(|(name, _)| PossibleValue::new(name));

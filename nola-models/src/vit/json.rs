@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::config::{Pooling, Positions, Problem, VitConfig, numbered_labels};
 use super::timm;
-use crate::checkpoint::{parse_json, read_bounded};
+use crate::checkpoint::read_config;
 use crate::fields::Fields;
 use crate::{Activation, Checkpoint, Error};
 
@@ -35,13 +35,17 @@ impl VitConfig {
         }
     }
 
-    /// Reads the `config.json` of a folder that may hold no weights, to train a model from scratch.
+    /// Reads the `config.json` of a folder that may hold no weights, unless it is one of timm's hub, which leaves sizes to
+    /// their shapes.
     ///
     /// # Errors
-    /// If there is none, or as [`VitConfig::from_json`].
+    /// If there is none, or as [`VitConfig::from_json`] and [`Checkpoint::open`].
     pub fn read(folder: &Path) -> Result<Self, Error> {
-        let file = folder.join("config.json");
-        Self::from_json(&parse_json(&file, &read_bounded(&file)?)?, &file)
+        let config = read_config(folder)?;
+        match config["architecture"].as_str() {
+            Some(name) if name.starts_with("vit_") => Self::from_checkpoint(&Checkpoint::open(folder)?),
+            Some(_) | None => Self::from_json(&config, &folder.join("config.json")),
+        }
     }
 
     /// Reads a `config.json` of Hugging Face (`vit`, `vit_mae`) or one that holds timm's constructor arguments.

@@ -17,8 +17,8 @@ use super::cases::{self, AdapterSizes, Method, Preset};
 use super::measure::synchronize;
 use super::start::language_model;
 use super::statistics::{median, rounded};
-use super::steps_args::positive;
 use crate::attach::attach;
+use crate::option_values::positive;
 use crate::recipe::MethodRecipe;
 use crate::{Error, device};
 

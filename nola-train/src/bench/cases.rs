@@ -6,15 +6,17 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
+use nola_core::AdapterConfig;
+use nola_core::Packing;
 use nola_core::adapter::{NolaConfig, Sharing};
 use nola_core::basis::{Distribution, Generator, Stream};
 use nola_core::weight::PackedWeight;
-use nola_core::{AdapterConfig, Packing, float_params};
 use nola_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Precision, Vit, VitConfig};
 use rayon::prelude::*;
 
 use crate::model_with_loss::{ImageBatch, TextBatch};
 use crate::recipe::MethodRecipe;
+use crate::sizes::Sizes;
 use crate::text::{Sample, TokenBatch};
 
 /// Seed of weights and batches.
@@ -54,13 +56,6 @@ pub enum Preset {
     TinyLlama,
     /// A ViT for trials, batch 2.
     TinyVit,
-}
-
-/// Sizes of a model.
-pub(crate) enum Sizes {
-    Vit(VitConfig),
-    Gpt2(Gpt2Config),
-    Llama(LlamaConfig),
 }
 
 /// What a preset measures where the command line does not output.
@@ -119,11 +114,7 @@ impl Preset {
 
     /// Longest sample, in tokens.
     pub(super) fn max_tokens(self) -> usize {
-        match self.sizes() {
-            Sizes::Vit(config) => config.n_patches() + 1,
-            Sizes::Gpt2(config) => config.max_tokens,
-            Sizes::Llama(config) => config.max_tokens,
-        }
+        self.sizes().max_tokens()
     }
 
     pub(crate) fn defaults(self) -> Defaults {
@@ -282,22 +273,6 @@ pub(super) fn nola(sharing: Sharing, basis: Distribution, sizes: AdapterSizes) -
     NolaConfig { rank, k, l: Some(l), alpha: Some(NOLA_ALPHA), sharing, basis, ..NolaConfig::default() }
 }
 
-/// Numbers of a model, which is not made for it.
-pub(crate) fn numbers(sizes: &Sizes) -> usize {
-    weights(sizes).iter().sum()
-}
-
-/// Numbers of each of its weights, likewise.
-pub(crate) fn weights(sizes: &Sizes) -> Vec<usize> {
-    let device = crate::device::cpu().device;
-    let params = match sizes {
-        Sizes::Vit(config) => float_params(&Vit::uninitialized(config, &device)),
-        Sizes::Gpt2(config) => float_params(&Gpt2::uninitialized(config, &device)),
-        Sizes::Llama(config) => float_params(&Llama::uninitialized(config, &device)),
-    };
-    params.into_iter().map(|param| param.shape.iter().product()).collect()
-}
-
 /// A ViT with random weights.
 pub(super) fn vit(config: &VitConfig, precision: Precision, device: &Device) -> Vit {
     with_random_weights(Vit::uninitialized(config, device), precision)
@@ -427,7 +402,7 @@ mod tests {
             (Preset::TinyVit, 81_031),
         ];
         for (preset, count) in expected {
-            assert_eq!(numbers(&preset.sizes()), count, "{}", preset.name());
+            assert_eq!(preset.sizes().parameters(), count, "{}", preset.name());
         }
     }
 

@@ -16,10 +16,10 @@ use basis::BasisRate;
 use super::cases::{Preset, drawn};
 use super::measure::synchronize;
 use super::statistics::{median, rounded, smallest};
-use super::steps_args::positive;
 use super::{BenchError, Output, machine};
 use crate::Error;
 use crate::device::{self, OpenDevice};
+use crate::option_values::positive;
 use crate::terminal::StdoutError;
 
 /// Sides of square products.

@@ -8,7 +8,7 @@ use nola_core::weight::Quantization;
 use nola_models::WeightDtype;
 
 use super::case::{Case, CaseInfo, Measured, Outcome, Samples};
-use super::cases::{self, Method, Sizes};
+use super::cases::{self, Method};
 use super::machine;
 use super::needs::too_large;
 use super::statistics::rounded;
@@ -19,6 +19,7 @@ use crate::device::{self, DeviceChoice, OpenDevice};
 use crate::model_with_loss::ModelWithLoss;
 use crate::recipe::MethodRecipe;
 use crate::settings::{OptimizerKind, ScheduleKind, TrainSettings};
+use crate::sizes::Sizes;
 use crate::train::{Optimizer, measured_gradients, updated};
 
 /// Learning rate of the steps: small, so that nothing diverges however many are made.

@@ -1,12 +1,13 @@
-//! What memory a case needs, so that one that does not fit is told beforehand.
+//! Whether a case fits the memory that is free, so that one that does not is told beforehand.
 
 use burn::tensor::Device;
-use nola_models::WeightDtype;
+use nola_core::Targets;
 
 use super::case::Case;
-use super::cases::{self, Method, Sizes};
+use super::cases::Method;
 use super::steps_args::StepsArgs;
 use crate::memory;
+use crate::needs::{Kept, Need, Trained};
 
 /// Bytes of a GiB.
 const GIB: f64 = 1_073_741_824.0;
@@ -16,107 +17,76 @@ pub(super) fn too_large(case: &Case, args: &StepsArgs, device: &Device) -> Optio
     if device.memory_pool_usage().is_some() {
         return None;
     }
-    let (needed, free) = (
-        needed_bytes(case, args.accumulate, args.gradient_checkpointing) / GIB,
-        memory::free_bytes()? as f64 / GIB,
-    );
+    let kept = if args.gradient_checkpointing { Kept::Inputs } else { Kept::AllBlocks };
+    let (needed, free) =
+        (needed_bytes(case, args.accumulate, kept) as f64 / GIB, memory::free_bytes()? as f64 / GIB);
     (needed > free).then(|| format!("needs about {needed:.1} GiB, {free:.1} GiB free"))
 }
 
-fn needed_bytes(case: &Case, accumulate: usize, recomputes: bool) -> f64 {
-    let kept = match case.method {
-        Method::Frozen => Kept::OneBlock,
-        Method::Full | Method::Nola(..) | Method::Adapter(_) if recomputes => Kept::Inputs,
-        Method::Full | Method::Nola(..) | Method::Adapter(_) => Kept::AllBlocks,
+fn needed_bytes(case: &Case, passes: usize, kept: Kept) -> u64 {
+    let sizes = case.preset.sizes();
+    let sites = sizes.sites(&Targets::default()).expect("every preset has queries and values");
+    let adapter = |rank| Trained::Adapter { sites: &sites, rank };
+    let trained = match case.method {
+        Method::Frozen => Trained::Nothing,
+        Method::Full => Trained::All,
+        Method::Nola(..) => adapter(case.adapter.rank),
+        Method::Adapter(_) => adapter(case.adapter.lora_rank),
     };
-    let copies = if case.method == Method::Full { 4 } else { 1 };
-    let (tokens, dtype) = (case.batch * case.seq, case.dtype);
-    Need { sizes: &case.preset.sizes(), dtype, copies, tokens, passes: accumulate, kept }.bytes()
-}
-
-/// What is kept of a pass for the backward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kept {
-    /// Nothing but what a block works with.
-    OneBlock,
-    /// The input of each block, the rest of which is recomputed.
-    Inputs,
-    /// Everything.
-    AllBlocks,
-}
-
-/// What the memory of a training step depends on.
-pub(crate) struct Need<'a> {
-    pub(crate) sizes: &'a Sizes,
-    /// The storage dtype of the weights.
-    pub(crate) dtype: WeightDtype,
-    /// Numbers of the size of the model: the weights, and where all of them are trained their gradients and moments.
-    pub(crate) copies: usize,
-    /// Tokens of a pass.
-    pub(crate) tokens: usize,
-    /// Passes whose batches are held at once.
-    pub(crate) passes: usize,
-    pub(crate) kept: Kept,
-}
-
-impl Need<'_> {
-    /// Bytes of weights, optimizer state and activations; about.
-    pub(crate) fn bytes(&self) -> f64 {
-        let shape = Shape::of(self.sizes);
-        let (number, held) = (size_of::<f32>() as f64, self.dtype.bytes() as f64);
-        let tokens = self.tokens as f64;
-        // Kept in a block: eight tensors as wide as the stream, and two as wide as the MLP.
-        let of_block = tokens * (8.0 * shape.d_model + 2.0 * shape.d_mlp);
-        let blocks = match self.kept {
-            Kept::OneBlock => of_block,
-            Kept::Inputs => of_block + shape.n_layers * tokens * shape.d_model,
-            Kept::AllBlocks => shape.n_layers * of_block,
-        };
-        let batches = self.passes as f64 * tokens * shape.input;
-        // Activations are f32 on the CPU whatever the weights are, and of other devices nobody asks.
-        held * self.copies as f64 * shape.numbers + number * (blocks + batches)
-    }
-}
-
-/// Sizes that memory depends on.
-struct Shape {
-    numbers: f64,
-    d_model: f64,
-    d_mlp: f64,
-    n_layers: f64,
-    /// Numbers of the input for each token.
-    input: f64,
-}
-
-impl Shape {
-    fn of(sizes: &Sizes) -> Self {
-        let numbers = cases::numbers(sizes) as f64;
-        let of = |widths: [usize; 3], input: usize| {
-            let [d_model, d_mlp, n_layers] = widths.map(|width| width as f64);
-            Self { numbers, d_model, d_mlp, n_layers, input: input as f64 }
-        };
-        match sizes {
-            Sizes::Vit(c) => of([c.d_model, c.d_mlp, c.n_layers], c.channels * c.patch_size * c.patch_size),
-            Sizes::Gpt2(c) => of([c.d_model, c.d_mlp, c.n_layers], 4),
-            Sizes::Llama(c) => of([c.d_model, c.d_mlp, c.n_layers], 4),
-        }
-    }
+    let tokens = case.batch * case.seq;
+    Need { sizes: &sizes, storage: case.dtype.into(), trained, tokens, passes, kept }.needed().bytes()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::cases::{AdapterSizes, Preset};
+    use std::path::Path;
+
     use nola_core::adapter::Sharing;
     use nola_core::basis::Distribution;
+    use nola_models::WeightDtype;
+    use serde_json::Value;
 
+    use super::super::cases::{AdapterSizes, Preset};
     use super::*;
 
-    fn gib(preset: Preset, method: Method, dtype: WeightDtype) -> f64 {
+    /// What the program takes beside its tensors, in bytes.
+    const PROGRAM: f64 = 25.0 * 1_048_576.0;
+
+    fn case(preset: Preset, method: Method, dtype: WeightDtype) -> Case {
         let defaults = preset.defaults();
-        let adapter = AdapterSizes { lora_rank: 8, rank: 8, k: 512, l: 512 };
-        let case =
-            Case { preset, method, batch: defaults.batch, seq: defaults.seq, dtype, quantize: None, adapter };
-        needed_bytes(&case, 1, false) / GIB
+        let adapter = AdapterSizes { lora_rank: 8, rank: defaults.rank, k: defaults.k, l: defaults.k };
+        Case { preset, method, batch: defaults.batch, seq: defaults.seq, dtype, quantize: None, adapter }
+    }
+
+    fn gib(preset: Preset, method: Method, dtype: WeightDtype) -> f64 {
+        needed_bytes(&case(preset, method, dtype), 1, Kept::AllBlocks) as f64 / GIB
+    }
+
+    /// The case of a measured line.
+    fn measured(line: &Value) -> Case {
+        use clap::ValueEnum;
+        let text = |key: &str| line[key].as_str().expect("text");
+        let count = |key: &str| line[key].as_u64().expect("a number") as usize;
+        let method = Method::from_str(text("method"), false).expect("a method");
+        let dtype = if text("dtype") == "bf16" { WeightDtype::Bf16 } else { WeightDtype::F32 };
+        let preset = Preset::from_str(text("model"), false).expect("a model");
+        Case { batch: count("batch"), seq: count("seq"), ..case(preset, method, dtype) }
+    }
+
+    #[test]
+    fn measured_peaks_are_near_the_estimate() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../benchmarks/speed/memory.jsonl");
+        let lines = std::fs::read_to_string(&file).expect("measurements");
+        for line in lines.lines() {
+            let line: Value = serde_json::from_str(line).expect("JSON");
+            let kept = if line["gradient_checkpointing"] == true { Kept::Inputs } else { Kept::AllBlocks };
+            let estimate = needed_bytes(&measured(&line), 1, kept) as f64 + PROGRAM;
+            let peak = 1_048_576.0 * line["peak_rss_mb"].as_f64().expect("a peak");
+            let ratio = estimate / peak;
+            // Not all gradients of a model trained in full are there when its activations are.
+            let most = if line["method"] == "full" { 1.15 } else { 1.1 };
+            assert!((0.9..most).contains(&ratio), "{ratio:.3} of {line}");
+        }
     }
 
     #[test]

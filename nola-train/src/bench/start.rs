@@ -13,8 +13,8 @@ use serde_json::{Map, Value, json};
 
 use super::cases::{self, Preset};
 use super::statistics::{median, percentile, rounded};
-use super::steps_args::positive;
 use super::{BenchError, Output};
+use crate::option_values::positive;
 use crate::{Error, device};
 
 /// Text that is learned from; shorter than any model's context.

@@ -1,12 +1,11 @@
 //! What can be typed behind `bench steps`.
 
 use clap::Args;
-use clap::builder::TypedValueParser;
 use nola_core::weight::Quantization;
 use nola_models::WeightDtype;
 
 use super::cases::{Method, MethodChoice, Preset};
-use crate::option_values::{dtype, quantization};
+use crate::option_values::{at_least, dtype, positive, quantization};
 
 /// Options of `bench steps`; their names and defaults are those of the PyTorch script.
 #[derive(Debug, Args)]
@@ -71,15 +70,6 @@ pub struct StepsArgs {
     /// The one case that this process measures.
     #[arg(long, value_name = "MODEL/METHOD", hide = true, value_parser = case)]
     pub(super) case: Option<(Preset, Method)>,
-}
-
-/// Reads a number of at least 1.
-pub(super) fn positive() -> impl TypedValueParser<Value = usize> {
-    at_least(1)
-}
-
-fn at_least(least: i64) -> impl TypedValueParser<Value = usize> {
-    clap::value_parser!(u32).range(least..).map(|number| number as usize)
 }
 
 fn case(text: &str) -> Result<(Preset, Method), String> {

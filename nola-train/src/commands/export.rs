@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use burn::module::Module;
 use clap::{Args, ValueEnum, ValueHint};
 use nola_core::Adapted;
 use nola_core::folder::{self, CoefficientBits, Description, PartialFolder, peft};
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Global, ModelArgs, print_json, print_line};
 use crate::chosen::{Named, Opened, attached};
+use crate::model_with_loss::ModelWithLoss;
 use crate::session::{Base, ImageBase, TextBase};
 use crate::settings::Modality;
 use crate::{Error, device};
@@ -108,7 +108,10 @@ fn export<B: Base>(named: &Named, args: &ExportArgs) -> Result<Exported, Error> 
 }
 
 /// What the folder will hold: what is rounded is rounded once, by its writer.
-fn as_stored<M: Module>(adapted: &Adapted<M>, bits: Option<CoefficientBits>) -> Result<Adapted<M>, Error> {
+fn as_stored<M: ModelWithLoss>(
+    adapted: &Adapted<M>,
+    bits: Option<CoefficientBits>,
+) -> Result<Adapted<M>, Error> {
     match bits {
         None => Ok(adapted.clone()),
         Some(bits) if adapted.config().is_none_or(|config| !config.has_coefficients()) => {

@@ -1,4 +1,6 @@
-//! `nola-train inspect`: what a folder holds.
+//! `nola-train inspect`: what a folder holds, or what training the model in it takes.
+
+mod memory;
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{Global, print_json, print_line};
 use crate::assets::located;
 use crate::{Error, run};
+use memory::MemoryArgs;
 
 /// Said of folders that other programs wrote, or this one before there was such a check.
 const NOT_COVERED: &str = "not covered by a hash: an edit of adapter_config.json would not be noticed";
@@ -18,9 +21,14 @@ const NOT_COVERED: &str = "not covered by a hash: an edit of adapter_config.json
 pub struct InspectArgs {
     /// A run folder, an adapter folder, a LoRA folder of PEFT's, or a model folder.
     folder: PathBuf,
+    #[command(flatten)]
+    memory: MemoryArgs,
 }
 
 pub fn run(args: &InspectArgs, global: &Global) -> Result<(), Error> {
+    if let Some(batch) = args.memory.batch {
+        return memory::run(&located(&args.folder)?, &args.memory, batch, global.json);
+    }
     let contents = contents(&inside_run(&located(&args.folder)?)?)?;
     if global.json {
         print_json(&contents)?;

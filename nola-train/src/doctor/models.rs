@@ -1,11 +1,14 @@
 //! What models of published sizes need for training in memory, and whether they find it.
 
+use nola_core::Targets;
+use nola_core::adapter::NolaConfig;
 use nola_models::{LlamaConfig, WeightDtype};
 use serde::Serialize;
 
 use super::facts::Limits;
-use crate::bench::cases::{Preset, Sizes, weights};
-use crate::bench::needs::{Kept, Need};
+use crate::bench::cases::Preset;
+use crate::needs::{Kept, Need, Trained};
+use crate::sizes::Sizes;
 
 /// A model, and what it needs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -68,12 +71,14 @@ fn models() -> [(&'static str, Sizes, [usize; 2]); 7] {
 pub(super) fn needed(memory_bytes: Option<u64>, limits: Option<&Limits>) -> Vec<Needed> {
     let largest_buffer = limits.map(|limits| limits.largest_buffer_bytes);
     let of = |(model, sizes, [batch, seq]): (&'static str, Sizes, [usize; 2])| {
-        let (tokens, weights) = (batch * seq, weights(&sizes));
-        let largest = weights.iter().copied().max().unwrap_or_default();
+        let (tokens, parameters) = (batch * seq, sizes.parameters());
+        let largest = sizes.weights().iter().map(|weight| weight.numbers).max().unwrap_or_default();
+        let sites = sizes.sites(&Targets::default()).expect("every model has queries and values");
+        let trained = Trained::Adapter { sites: &sites, rank: NolaConfig::default().rank };
         let way = |(dtype, recomputes): (WeightDtype, bool)| {
             let kept = if recomputes { Kept::Inputs } else { Kept::AllBlocks };
-            let need = Need { sizes: &sizes, dtype, copies: 1, tokens, passes: 1, kept };
-            let (bytes, of_largest) = (need.bytes() as u64, (largest * dtype.bytes()) as u64);
+            let need = Need { sizes: &sizes, storage: dtype.into(), trained, tokens, passes: 1, kept };
+            let (bytes, of_largest) = (need.needed().bytes(), (largest * dtype.bytes()) as u64);
             Way {
                 dtype: dtype.name(),
                 gradient_checkpointing: recomputes,
@@ -82,7 +87,7 @@ pub(super) fn needed(memory_bytes: Option<u64>, limits: Option<&Limits>) -> Vec<
                 fits: fits(bytes, of_largest, memory_bytes, largest_buffer),
             }
         };
-        Needed { model, parameters: weights.iter().sum(), tokens, ways: WAYS.map(way).into() }
+        Needed { model, parameters, tokens, ways: WAYS.map(way).into() }
     };
     models().map(of).into()
 }

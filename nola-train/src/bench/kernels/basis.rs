@@ -13,8 +13,9 @@ use serde::Serialize;
 use super::{NANO, Probe, Rate, Timed};
 use crate::Error;
 use crate::attach::attach;
-use crate::bench::cases::{self, AdapterSizes, Method, Preset, Sizes, drawn};
+use crate::bench::cases::{self, AdapterSizes, Method, Preset, drawn};
 use crate::bench::statistics::{median, rounded};
+use crate::sizes::Sizes;
 
 /// `expand` or `project` of every site of a model.
 #[derive(Debug, Serialize)]
