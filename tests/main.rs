@@ -48,6 +48,7 @@ mod program_hub;
 #[cfg(target_os = "linux")]
 mod program_kills;
 mod program_logs;
+mod program_quantized;
 mod program_recipes;
 mod program_report;
 mod program_resume;
