@@ -4,6 +4,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
+mod few_rows;
 mod narrow;
 mod operands;
 mod packed;
@@ -45,10 +46,10 @@ fn product(x: &FlexTensor, weight: FlexTensor, bias: Option<&FlexTensor>) -> Fle
     match weight.dtype() {
         DType::F32 => wide::multiply(&operands, &Weight::new(weight.storage::<f32>(), weight.layout())),
         DType::BF16 => multiply_bf16(&operands, &Weight::new(weight.storage::<bf16>(), weight.layout())),
-        DType::F16 => narrow::multiply(&operands, &Weight::new(weight.storage::<f16>(), weight.layout())),
+        DType::F16 => multiply_f16(&operands, &Weight::new(weight.storage::<f16>(), weight.layout())),
         other => panic!("a product of f32 with a weight in {other:?}"),
     }
-    // SAFETY: each of the three begins every part of the result, and the parts cover it.
+    // SAFETY: each way begins every part of the result, and the parts cover it.
     unsafe { result.set_len(rows * d_out) };
     FlexTensor::from_data(TensorData::new(result, [rows, d_out]))
 }
@@ -71,8 +72,24 @@ fn bf16_kernel() -> Option<avx512_bf16::Kernel> {
     avx512_bf16::Kernel::detect().filter(|_| Instructions::allowed() >= Instructions::Avx512)
 }
 
-#[cfg(target_arch = "x86_64")]
+fn multiply_f16(operands: &Operands, weight: &Weight<f16>) {
+    if operands.sums.sizes()[0] <= few_rows::FEW_ROWS {
+        few_rows::multiply(operands, weight);
+    } else {
+        narrow::multiply(operands, weight);
+    }
+}
+
 fn multiply_bf16(operands: &Operands, weight: &Weight<bf16>) {
+    if operands.sums.sizes()[0] <= few_rows::FEW_ROWS {
+        few_rows::multiply(operands, weight);
+    } else {
+        multiply_many_bf16(operands, weight);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn multiply_many_bf16(operands: &Operands, weight: &Weight<bf16>) {
     match bf16_kernel() {
         Some(kernel) => kernel.multiply(operands, weight),
         None => narrow::multiply(operands, weight),
@@ -80,7 +97,7 @@ fn multiply_bf16(operands: &Operands, weight: &Weight<bf16>) {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn multiply_bf16(operands: &Operands, weight: &Weight<bf16>) {
+fn multiply_many_bf16(operands: &Operands, weight: &Weight<bf16>) {
     narrow::multiply(operands, weight);
 }
 

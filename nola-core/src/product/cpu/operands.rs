@@ -38,6 +38,11 @@ impl Operands<'_> {
         self.x.len() / self.sums.sizes()[0].max(1)
     }
 
+    /// A row of `x`.
+    pub(super) fn inputs_of(&self, row: usize) -> &[f32] {
+        &self.x[row * self.d_in()..][..self.d_in()]
+    }
+
     /// The result in parts of whole panels, which cover it. Rows are divided only where columns do not give every thread its share.
     pub(super) fn parts(&self) -> Vec<Part> {
         let ([rows, columns], threads) = (self.sums.sizes(), rayon::current_num_threads());
