@@ -317,7 +317,7 @@ fn inspect_says_what_training_takes_in_each_storage_from_a_configuration_alone()
     let all = inspect(&["--tokens", "64", "--targets", "all-linear", "--rank", "16", "--json"]).json();
     assert!(bytes(&all) > bytes(&told), "{all}");
     let shown = inspect(&["--tokens", "64"]).stdout;
-    assert!(shown.contains("| nf4-double-quant ") && shown.contains("2 x 64 tokens in a pass"), "{shown}");
+    assert!(shown.contains("| nf4-double ") && shown.contains("2 x 64 tokens in a pass"), "{shown}");
 }
 
 #[test]

@@ -14,6 +14,21 @@ pub struct Precision {
 }
 
 impl Precision {
+    /// What people choose from, the largest first: every dtype, and every quantisation beside bf16.
+    pub const ALL: [Self; 6] = [
+        Self { dtype: WeightDtype::F32, quantization: None },
+        Self { dtype: WeightDtype::Bf16, quantization: None },
+        Self { dtype: WeightDtype::F16, quantization: None },
+        Self { dtype: WeightDtype::Bf16, quantization: Some(Quantization::Int8) },
+        Self { dtype: WeightDtype::Bf16, quantization: Some(Quantization::Nf4) },
+        Self { dtype: WeightDtype::Bf16, quantization: Some(Quantization::Nf4Double) },
+    ];
+
+    /// How most of the weights are stored, as recipes name it.
+    pub fn name(self) -> &'static str {
+        self.quantization.map_or(self.dtype.name(), Quantization::name)
+    }
+
     /// How the weight at `path` is quantised while it is loaded, if it is one of a linear layer.
     pub fn quantization_at(self, path: &str) -> Option<Quantization> {
         self.quantization.filter(|_| path.starts_with("blocks."))

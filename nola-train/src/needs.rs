@@ -6,10 +6,10 @@
 mod storage;
 
 use nola_core::Site;
+use nola_models::Precision;
 
 use crate::model_with_loss::targets_at_once;
 use crate::sizes::Sizes;
-pub(crate) use storage::Storage;
 
 /// Bytes of each trained number: itself, its gradient and two moments of the optimizer, in f32.
 const TRAINED_BYTES: usize = 4 * size_of::<f32>();
@@ -49,7 +49,7 @@ pub(crate) enum Kept {
 /// What the memory of a training step depends on.
 pub(crate) struct Need<'a> {
     pub(crate) sizes: &'a Sizes,
-    pub(crate) storage: Storage,
+    pub(crate) precision: Precision,
     pub(crate) trained: Trained<'a>,
     /// Tokens of a pass.
     pub(crate) tokens: usize,
@@ -79,7 +79,8 @@ impl Needed {
 impl Need<'_> {
     /// Bytes of weights, optimizer state and activations; about.
     pub(crate) fn needed(&self) -> Needed {
-        let weights: usize = self.sizes.weights().into_iter().map(|weight| self.storage.bytes(weight)).sum();
+        let weights = self.sizes.weights().into_iter();
+        let weights: usize = weights.map(|weight| storage::bytes(self.precision, weight)).sum();
         let trained = match self.trained {
             Trained::Nothing => 0,
             Trained::All => 3 * weights,
@@ -203,7 +204,7 @@ impl Widths {
 #[cfg(test)]
 mod tests {
     use nola_core::Targets;
-    use nola_models::LlamaConfig;
+    use nola_models::{LlamaConfig, WeightDtype};
 
     use super::*;
 
@@ -212,31 +213,32 @@ mod tests {
     }
 
     /// What a LoRA of rank 8 on `targets` needs.
-    fn with_lora(storage: Storage, targets: &Targets, kept: Kept) -> Needed {
+    fn with_lora(precision: Precision, targets: &Targets, kept: Kept) -> Needed {
         let sizes = seven();
         let sites = sizes.sites(targets).expect("layers of these names");
         let trained = Trained::Adapter { sites: &sites, rank: 8 };
-        Need { sizes: &sizes, storage, trained, tokens: 512, passes: 1, kept }.needed()
+        Need { sizes: &sizes, precision, trained, tokens: 512, passes: 1, kept }.needed()
     }
 
     #[test]
     fn a_model_of_seven_billion_in_each_storage_takes_what_it_is_known_to() {
-        let gib = |storage| {
-            with_lora(storage, &Targets::default(), Kept::AllBlocks).weights as f64 / 1_073_741_824.0
+        let gib = |precision| {
+            with_lora(precision, &Targets::default(), Kept::AllBlocks).weights as f64 / 1_073_741_824.0
         };
-        let found = Storage::ALL.map(|storage| (100.0 * gib(storage)).round() / 100.0);
+        let found = Precision::ALL.map(|precision| (100.0 * gib(precision)).round() / 100.0);
         assert_eq!(found, [25.1, 12.55, 12.55, 6.9, 3.88, 3.6]);
     }
 
     #[test]
     fn optimizer_state_is_that_of_the_factors() {
-        let needed = with_lora(Storage::Nf4, &Targets::default(), Kept::AllBlocks);
+        let needed = with_lora(Precision::ALL[4], &Targets::default(), Kept::AllBlocks);
         assert_eq!(needed.trained, 16 * 4_194_304);
     }
 
     #[test]
     fn more_adapters_keep_more_and_recomputed_blocks_less() {
-        let activations = |targets: &Targets, kept| with_lora(Storage::Bf16, targets, kept).activations;
+        let activations =
+            |targets: &Targets, kept| with_lora(WeightDtype::Bf16.into(), targets, kept).activations;
         let all = Targets::matching(r"blocks\..*");
         let few = Targets { layers: vec![31], ..Targets::default() };
         let kept = [&all, &Targets::default(), &few].map(|targets| activations(targets, Kept::AllBlocks));
@@ -261,8 +263,8 @@ mod tests {
         for (targets, measured) in [(r"blocks\..*", 623.9), (".*(query|value)", 512.1), (".*down", 518.5)] {
             let sites = sizes.sites(&Targets::matching(targets)).expect("layers of these names");
             let trained = Trained::Adapter { sites: &sites, rank: 8 };
-            let (storage, kept) = (Storage::F32, Kept::AllBlocks);
-            let need = Need { sizes: &sizes, storage, trained, tokens: 4 * 256, passes: 1, kept };
+            let (precision, kept) = (Precision::default(), Kept::AllBlocks);
+            let need = Need { sizes: &sizes, precision, trained, tokens: 4 * 256, passes: 1, kept };
             let ratio = (need.needed().bytes() as f64 / 1_048_576.0 + 25.0) / measured;
             assert!((0.95..1.05).contains(&ratio), "{targets}: {ratio:.3}");
         }
@@ -272,8 +274,9 @@ mod tests {
     fn training_every_weight_needs_gradients_and_moments_of_all() {
         let sizes = seven();
         let need = |trained| {
-            let storage = Storage::F32;
-            Need { sizes: &sizes, storage, trained, tokens: 2048, passes: 1, kept: Kept::AllBlocks }.needed()
+            let precision = Precision::default();
+            Need { sizes: &sizes, precision, trained, tokens: 2048, passes: 1, kept: Kept::AllBlocks }
+                .needed()
         };
         let (all, nothing) = (need(Trained::All), need(Trained::Nothing));
         assert_eq!((all.trained, nothing.trained), (3 * all.weights, 0));

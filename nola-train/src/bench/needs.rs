@@ -34,7 +34,7 @@ fn needed_bytes(case: &Case, passes: usize, kept: Kept) -> u64 {
         Method::Adapter(_) => adapter(case.adapter.lora_rank),
     };
     let tokens = case.batch * case.seq;
-    Need { sizes: &sizes, storage: case.dtype.into(), trained, tokens, passes, kept }.needed().bytes()
+    Need { sizes: &sizes, precision: case.precision(), trained, tokens, passes, kept }.needed().bytes()
 }
 
 #[cfg(test)]

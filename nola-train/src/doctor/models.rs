@@ -77,7 +77,7 @@ pub(super) fn needed(memory_bytes: Option<u64>, limits: Option<&Limits>) -> Vec<
         let trained = Trained::Adapter { sites: &sites, rank: NolaConfig::default().rank };
         let way = |(dtype, recomputes): (WeightDtype, bool)| {
             let kept = if recomputes { Kept::Inputs } else { Kept::AllBlocks };
-            let need = Need { sizes: &sizes, storage: dtype.into(), trained, tokens, passes: 1, kept };
+            let need = Need { sizes: &sizes, precision: dtype.into(), trained, tokens, passes: 1, kept };
             let (bytes, of_largest) = (need.needed().bytes(), (largest * dtype.bytes()) as u64);
             Way {
                 dtype: dtype.name(),

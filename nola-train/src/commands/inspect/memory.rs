@@ -6,12 +6,13 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use nola_core::adapter::{LoraConfig, Method};
 use nola_core::{Site, Targets};
+use nola_models::Precision;
 use serde::Serialize;
 
 use crate::Error;
 use crate::amounts::{bytes, thousands};
 use crate::attach::chosen_targets;
-use crate::needs::{Kept, Need, Needed, Storage, Trained};
+use crate::needs::{Kept, Need, Needed, Trained};
 use crate::option_values::positive;
 use crate::recipe::{AdapterRecipe, ChosenWeights, MethodRecipe, TargetsRecipe};
 use crate::sizes::Sizes;
@@ -141,11 +142,11 @@ impl MemoryArgs {
 impl Report {
     fn of(sizes: &Sizes, [batch, tokens]: [usize; 2], sites: &[Site], rank: usize) -> Self {
         let trained = Trained::Adapter { sites, rank };
-        let needed = |storage, kept| {
-            Need { sizes, storage, trained, tokens: batch.saturating_mul(tokens), passes: 1, kept }.needed()
+        let needed = |precision, kept| {
+            Need { sizes, precision, trained, tokens: batch.saturating_mul(tokens), passes: 1, kept }.needed()
         };
-        let in_storage = |storage: Storage| {
-            InStorage::of(storage, needed(storage, Kept::AllBlocks), needed(storage, Kept::Inputs))
+        let in_storage = |precision: Precision| {
+            InStorage::of(precision, needed(precision, Kept::AllBlocks), needed(precision, Kept::Inputs))
         };
         Self {
             kind: "memory",
@@ -154,7 +155,7 @@ impl Report {
             batch,
             tokens,
             adapter: Adapter { kind: "lora", rank, sites: sites.len(), trainable: trained.factors() },
-            storages: Storage::ALL.map(in_storage).into(),
+            storages: Precision::ALL.map(in_storage).into(),
         }
     }
 
@@ -187,9 +188,9 @@ impl Report {
 }
 
 impl InStorage {
-    fn of(storage: Storage, needed: Needed, recomputed: Needed) -> Self {
+    fn of(precision: Precision, needed: Needed, recomputed: Needed) -> Self {
         Self {
-            storage: storage.name(),
+            storage: precision.name(),
             weights_bytes: needed.weights,
             adapter_bytes: needed.trained,
             activations_bytes: needed.activations,
