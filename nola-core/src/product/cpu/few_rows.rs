@@ -7,36 +7,36 @@ use crate::instructions::Instructions;
 
 /// Up to this many rows a weight is not laid out for a kernel that multiplies many.
 pub(super) const FEW_ROWS: usize = 4;
-/// Columns of a tile.
-const WIDTH: usize = 32;
-/// Inputs of a tile, which then takes 32 KiB.
-const DEPTH: usize = 256;
+/// Numbers of a tile: 32 KiB of f32.
+const TILE: usize = 8192;
+/// The shorter side of a tile; the longer one is that in which numbers lie side by side.
+const SHORT: usize = 16;
+/// The longer side of a tile.
+const LONG: usize = TILE / SHORT;
 /// Sums that a processor makes side by side.
 const LANES: usize = 16;
-
-/// Sums of a tile.
-type Sums = [[f32; WIDTH]; FEW_ROWS];
 
 /// # Panics
 /// If there are more than [`FEW_ROWS`] rows.
 pub(super) fn multiply(operands: &Operands, weight: &impl Widen) {
     let add = fastest();
+    let (width, depth) = if weight.lies_by_input() { (LONG, SHORT) } else { (SHORT, LONG) };
     operands.parts().into_par_iter().for_each_init(
-        || vec![0.0; WIDTH * DEPTH],
-        |block, part| {
+        || (vec![0.0; TILE], [[0.0; LONG]; FEW_ROWS]),
+        |(block, sums), part| {
             operands.begin(&part);
-            for first in part.columns.clone().step_by(WIDTH) {
-                let columns = first..part.columns.end.min(first + WIDTH);
-                let mut sums = Sums::default();
-                for first in (0..weight.inputs()).step_by(DEPTH) {
-                    let inputs = first..weight.inputs().min(first + DEPTH);
+            for first in part.columns.clone().step_by(width) {
+                let columns = first..part.columns.end.min(first + width);
+                sums.as_flattened_mut().fill(0.0);
+                for first in (0..weight.inputs()).step_by(depth) {
+                    let inputs = first..weight.inputs().min(first + depth);
                     let strides = weight.widen(&inputs, &columns, block);
                     let tile = Tile { numbers: block, strides, columns: columns.len() };
-                    for (row, sums) in part.rows.clone().zip(&mut sums) {
+                    for (row, sums) in part.rows.clone().zip(&mut *sums) {
                         add(&operands.inputs_of(row)[inputs.clone()], &tile, sums);
                     }
                 }
-                add_to(operands, &Part { rows: part.rows.clone(), columns }, &sums);
+                add_to(operands, &Part { rows: part.rows.clone(), columns }, sums);
             }
         },
     );
@@ -52,7 +52,7 @@ struct Tile<'a> {
 
 /// Adds the products of one row with a tile, in a fixed order.
 #[inline(always)]
-fn add(x: &[f32], tile: &Tile, sums: &mut [f32; WIDTH]) {
+fn add(x: &[f32], tile: &Tile, sums: &mut [f32; LONG]) {
     if tile.strides[0] == 1 {
         for (sum, numbers) in sums.iter_mut().zip(tile.numbers.chunks_exact(x.len())).take(tile.columns) {
             *sum += dot(x, numbers);
@@ -79,7 +79,7 @@ fn dot(left: &[f32], right: &[f32]) -> f32 {
 }
 
 /// Adds sums to a part that was begun and that nobody else uses meanwhile.
-fn add_to(operands: &Operands, part: &Part, sums: &Sums) {
+fn add_to(operands: &Operands, part: &Part, sums: &[[f32; LONG]; FEW_ROWS]) {
     let columns = part.columns.len();
     for (row, sums) in part.rows.clone().zip(sums) {
         let start = operands.sums.at(&Part { rows: row..row + 1, columns: part.columns.clone() });
@@ -89,17 +89,17 @@ fn add_to(operands: &Operands, part: &Part, sums: &Sums) {
     }
 }
 
-type Add = fn(&[f32], &Tile, &mut [f32; WIDTH]);
+type Add = fn(&[f32], &Tile, &mut [f32; LONG]);
 
 /// [`add`] for the instructions that are allowed.
 #[cfg(target_arch = "x86_64")]
 fn fastest() -> Add {
     #[target_feature(enable = "avx512f")]
-    fn avx512(x: &[f32], tile: &Tile, sums: &mut [f32; WIDTH]) {
+    fn avx512(x: &[f32], tile: &Tile, sums: &mut [f32; LONG]) {
         add(x, tile, sums);
     }
     #[target_feature(enable = "avx2")]
-    fn avx2(x: &[f32], tile: &Tile, sums: &mut [f32; WIDTH]) {
+    fn avx2(x: &[f32], tile: &Tile, sums: &mut [f32; LONG]) {
         add(x, tile, sums);
     }
     match Instructions::allowed() {

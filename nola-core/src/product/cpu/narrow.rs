@@ -4,10 +4,13 @@ use std::ops::Range;
 
 use gemm::Parallelism;
 use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::operands::{Operands, Part, Weight, Widen};
 use super::wide;
+#[cfg(target_arch = "x86_64")]
+use crate::instructions::Instructions;
 
 /// Inputs of a block.
 const DEPTH: usize = 512;
@@ -32,23 +35,70 @@ pub(super) fn multiply(operands: &Operands, weight: &impl Widen) {
     );
 }
 
-impl<N: Sync> Widen for Weight<'_, N>
-where
-    [N]: HalfFloatSliceExt,
-{
+/// Numbers of half precision, many at a time.
+pub(super) trait Half: Copy + Sync {
+    fn widen(numbers: &[Self], wide: &mut [f32]);
+}
+
+impl Half for f16 {
+    fn widen(numbers: &[Self], wide: &mut [f32]) {
+        numbers.convert_to_f32_slice(wide);
+    }
+}
+
+impl Half for bf16 {
+    /// A bf16 is the upper half of an f32.
+    #[inline]
+    fn widen(numbers: &[Self], wide: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        match Instructions::allowed() {
+            Instructions::Plain => {}
+            // SAFETY: instructions are allowed only where the processor has them.
+            Instructions::Avx2 => return unsafe { widen_avx2(numbers, wide) },
+            // SAFETY: as above.
+            Instructions::Avx512 => return unsafe { widen_avx512(numbers, wide) },
+        }
+        widen_plain(numbers, wide);
+    }
+}
+
+#[inline(always)]
+fn widen_plain(numbers: &[bf16], wide: &mut [f32]) {
+    for (wide, number) in wide.iter_mut().zip(numbers) {
+        *wide = f32::from_bits(u32::from(number.to_bits()) << 16);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn widen_avx2(numbers: &[bf16], wide: &mut [f32]) {
+    widen_plain(numbers, wide);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn widen_avx512(numbers: &[bf16], wide: &mut [f32]) {
+    widen_plain(numbers, wide);
+}
+
+impl<N: Half> Widen for Weight<'_, N> {
     fn inputs(&self) -> usize {
         self.d_in
+    }
+
+    fn lies_by_input(&self) -> bool {
+        self.is_straight()
     }
 
     fn widen(&self, inputs: &Range<usize>, columns: &Range<usize>, block: &mut [f32]) -> [usize; 2] {
         if self.is_straight() {
             for (input, row) in inputs.clone().zip(block.chunks_exact_mut(columns.len())) {
-                self.of_input(input, columns).convert_to_f32_slice(row);
+                N::widen(self.of_input(input, columns), row);
             }
             return [columns.len(), 1];
         }
         for (output, column) in columns.clone().zip(block.chunks_exact_mut(inputs.len())) {
-            self.of_output(output, inputs).convert_to_f32_slice(column);
+            N::widen(self.of_output(output, inputs), column);
         }
         [1, inputs.len()]
     }

@@ -117,6 +117,9 @@ pub(super) trait Widen: Sync {
     /// Inputs of the product.
     fn inputs(&self) -> usize;
 
+    /// Whether the numbers of one input lie side by side; if not, those of one output do.
+    fn lies_by_input(&self) -> bool;
+
     /// Puts a part of the weight into `block`, and returns the strides of inputs and outputs there.
     fn widen(&self, inputs: &Range<usize>, columns: &Range<usize>, block: &mut [f32]) -> [usize; 2];
 }

@@ -42,6 +42,10 @@ impl Widen for Packed<'_> {
         }
     }
 
+    fn lies_by_input(&self) -> bool {
+        self.direction == Direction::Backward
+    }
+
     fn widen(&self, inputs: &Range<usize>, columns: &Range<usize>, block: &mut [f32]) -> [usize; 2] {
         let read = |output: usize, range: &Range<usize>, numbers: &mut [f32]| {
             let first = output * self.view.d_in;
