@@ -8,6 +8,7 @@
 
 mod adapted;
 pub mod adapter;
+mod base_weight;
 pub mod basis;
 mod by_pattern;
 #[cfg_attr(not(feature = "cube"), path = "cube/absent.rs")]
@@ -47,12 +48,13 @@ pub use adapted::{
     Adapted, Progress, RankMove, Reading, SiteFactors, Survivors, TrainableParameters, TrainedState,
 };
 pub use adapter::AdapterConfig;
+pub use base_weight::{LinearLayer, dequantized};
 pub use by_pattern::ByPattern;
 pub use embedding::adapted_embedding;
 pub use error::Error;
 pub use folder::BaseIdentity;
 pub use hollow::Hollow;
-pub use linear::{Linear, LinearLayer, Packing, adapted, dequantized, quantized};
+pub use linear::{Linear, Packing, adapted, quantized};
 pub use low_rank_weights::{LowRankWeight, LowRankWeights, low_rank_weights, with_low_rank_weights};
 pub use params::{
     FoundParam, biases, float_params, packed_words, read_params, unadaptable_weights, write_params,

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use burn::module::{Module, Param, ParamId, Reparameterization, Reparameterizer};
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::base_weight::LinearLayer;
 use crate::floats::floats;
-use crate::linear::LinearLayer;
 use crate::params::{FoundParam, float_params, linear_sites, read_params};
 use crate::product::{product, with_bias};
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
-use crate::linear::{self, BaseWeight};
+use crate::base_weight::{self, BaseWeight};
 use crate::site::{Site, SiteKind};
 
 /// A float parameter as a walk meets it.
@@ -141,7 +141,7 @@ impl ModuleVisitor for FindWords {
     }
 
     fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-        let weight = linear::weight_path_of_words(&self.path.join("."));
+        let weight = base_weight::weight_path_of_words(&self.path.join("."));
         let Some(&weight) = weight.and_then(|path| self.weights.get(&path)) else { return };
         if param.lazy_shape().num_elements() > 1 {
             let words = Words { id: param.id, words: param.val().reshape([-1]) };
@@ -165,7 +165,7 @@ impl ModuleVisitor for FindPackable {
     }
 
     fn visit_int<const D: usize>(&mut self, _param: &Param<Tensor<D, Int>>) {
-        self.weights.extend(linear::weight_path_of_words(&self.path.join(".")));
+        self.weights.extend(base_weight::weight_path_of_words(&self.path.join(".")));
     }
 }
 
@@ -199,7 +199,7 @@ impl ModuleVisitor for Read<'_> {
             return;
         }
         let values = match self.packed.remove(&param.id) {
-            Some(words) => linear::dequantized(words),
+            Some(words) => base_weight::dequantized(words),
             // Copied: on some devices the data is a view of memory that the next optimizer step changes.
             None => {
                 let data = param.val().into_data().convert_dtype(DType::F32);
@@ -260,7 +260,7 @@ struct Write {
 
 impl ModuleMapper for Write {
     fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
-        if self.unpacked.contains(&param.id) { linear::no_words(&param) } else { param }
+        if self.unpacked.contains(&param.id) { base_weight::no_words(&param) } else { param }
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {

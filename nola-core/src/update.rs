@@ -6,9 +6,9 @@ use burn::module::{Module, Param, Reparameterization};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::adapter::{BaseGain, Magnitude, Plan};
+use crate::base_weight::{BaseWeight, LinearLayer};
 use crate::dropout::{CurrentPass, InputDropout};
 use crate::features;
-use crate::linear::{BaseWeight, LinearLayer};
 use crate::low_rank::updated;
 use crate::product::{product, with_bias};
 use crate::site::Site;
