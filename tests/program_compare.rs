@@ -64,7 +64,7 @@ fn a_folder_with_runs_of_another_recipe_is_refused() {
 #[test]
 fn quiet_says_nothing_of_data_that_is_as_it_should_be() {
     let workshop = text_workshop();
-    for command in [&["train"][..], &["compare", "--seeds=1"], &["sweep"]] {
+    for command in [&["train"][..], &["compare", "--seeds=1"], &["sweep", "--set=method.k=8,16"]] {
         let told = |more: &[&str]| {
             let outcome = workshop.run(&[command, &["food.toml", "--set", "train.steps=1"], more].concat());
             assert_eq!(outcome.code, 0, "{}", outcome.stderr);

@@ -225,18 +225,20 @@ fn opened(path: &Path) -> io::Result<Option<File>> {
     if cfg!(unix) { File::open(path).map(Some) } else { Ok(None) }
 }
 
-/// Makes a folder and those around it that are not there yet, and flushes their names to the disk.
+/// Makes a folder and those around it that are not there yet, and flushes their names to the disk; returns those that were made,
+/// the innermost first.
 ///
 /// # Errors
 /// If one of them cannot be made.
-pub fn create_folders(folder: &Path) -> io::Result<()> {
+pub fn create_folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
     if folder.is_dir() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let missing = folder.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
-    let missing: Vec<&Path> = missing.collect();
+    let missing: Vec<PathBuf> = missing.map(Path::to_owned).collect();
     fs::create_dir_all(folder)?;
-    missing.iter().rev().try_for_each(|made| sync_folder(parent(made)))
+    missing.iter().rev().try_for_each(|made| sync_folder(parent(made)))?;
+    Ok(missing)
 }
 
 /// Flushes files and names to the disk.

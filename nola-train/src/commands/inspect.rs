@@ -27,7 +27,7 @@ pub struct InspectArgs {
 
 pub fn run(args: &InspectArgs, global: &Global) -> Result<(), Error> {
     if let Some(batch) = args.memory.batch {
-        return memory::run(&located(&args.folder)?, &args.memory, batch, global.json);
+        return memory::run(&located(&args.folder)?, &args.memory, batch, global);
     }
     let contents = contents(&inside_run(&located(&args.folder)?)?)?;
     if global.json {

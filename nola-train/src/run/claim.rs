@@ -36,7 +36,7 @@ impl Claim {
     pub fn of(folder: &Path) -> Result<Self, Error> {
         let output = |source| Error::Output { path: folder.to_owned(), source };
         let occupied = |holds| Error::Occupied { folder: folder.to_owned(), holds };
-        let made = create(folder)?;
+        let made = create_folders(folder).map_err(output)?;
         let was_claimed = is_begun(folder);
         if !was_claimed && fs::read_dir(folder).map_err(output)?.next().is_some() {
             return Err(occupied(holding(folder)));
@@ -82,7 +82,7 @@ impl Claim {
     /// If another program has claimed it, or it cannot be written.
     pub fn around_runs(folder: &Path) -> Result<Self, Error> {
         let output = |source| Error::Output { path: folder.to_owned(), source };
-        let made = create(folder)?;
+        let made = create_folders(folder).map_err(output)?;
         let lock = locked(folder, is_begun(folder))?;
         let claim = Self { folder: folder.to_owned(), lock: RefCell::new(lock), made };
         claim.sign().map_err(output)?;
@@ -144,14 +144,6 @@ impl Drop for Claim {
         // Only an empty folder can be removed so, and what is around one that is not is not empty either.
         let _ = self.made.iter().try_for_each(fs::remove_dir);
     }
-}
-
-/// Makes a folder where it is absent; returns all that were made, the innermost first.
-fn create(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let missing = folder.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
-    let missing = missing.map(Path::to_owned).collect();
-    create_folders(folder).map_err(|source| Error::Output { path: folder.to_owned(), source })?;
-    Ok(missing)
 }
 
 /// The lock of a folder, which this program holds from now on.

@@ -9,6 +9,7 @@ use nola_core::{Site, Targets};
 use nola_models::Precision;
 use serde::Serialize;
 
+use super::super::Global;
 use crate::Error;
 use crate::amounts::{bytes, thousands};
 use crate::attach::chosen_targets;
@@ -87,7 +88,7 @@ struct Recomputed {
 ///
 /// # Errors
 /// If there is no configuration of a model that this program computes, or the options do not fit it.
-pub(super) fn run(folder: &Path, args: &MemoryArgs, batch: usize, json: bool) -> Result<(), Error> {
+pub(super) fn run(folder: &Path, args: &MemoryArgs, batch: usize, global: &Global) -> Result<(), Error> {
     let sizes = Sizes::read(folder)?;
     let tokens = args.tokens_of(&sizes)?;
     let lora = LoraConfig { rank: args.rank, ..LoraConfig::default() };
@@ -98,7 +99,7 @@ pub(super) fn run(folder: &Path, args: &MemoryArgs, batch: usize, json: bool) ->
         err_line(&format!("warning: --targets names `{name}`, which no layer of the model is called"));
     }
     let report = Report::of(&sizes, [batch, tokens], &sites, args.rank);
-    if json {
+    if global.json {
         print_json(&report)?
     } else {
         report.show()?
