@@ -111,12 +111,12 @@ impl AttentionMask {
         if keys <= window {
             return self.clone();
         }
-        let first = counted(self.past, self.tokens, device) - (window as i64 - 1);
-        let all = counted(0, keys, device).reshape([1, 1, 1, keys]);
-        let earlier = hidden(all.lower(first.reshape([1, 1, self.tokens, 1])));
         let additive = match self.additive.clone() {
-            Some(additive) => additive + earlier,
-            None => earlier,
+            Some(additive) => {
+                let device = additive.device();
+                additive + earlier(self.past, self.tokens, window, &device)
+            }
+            None => earlier(self.past, self.tokens, window, device),
         };
         Self { additive: Some(additive), ..self.clone() }
     }
@@ -143,6 +143,13 @@ fn later(past: usize, tokens: usize, device: &Device) -> Tensor<4> {
     let queries = counted(past, tokens, device).reshape([1, 1, tokens, 1]);
     let keys = counted(0, past + tokens, device).reshape([1, 1, 1, past + tokens]);
     hidden(keys.greater(queries))
+}
+
+/// What they must not see with a sliding window: those before its last `window`. `[1, 1, tokens, past + tokens]`.
+fn earlier(past: usize, tokens: usize, window: usize, device: &Device) -> Tensor<4> {
+    let first = (counted(past, tokens, device) - (window as i64 - 1)).reshape([1, 1, tokens, 1]);
+    let keys = counted(0, past + tokens, device).reshape([1, 1, 1, past + tokens]);
+    hidden(keys.lower(first))
 }
 
 fn counted(from: usize, count: usize, device: &Device) -> Tensor<1, Int> {
