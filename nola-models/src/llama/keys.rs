@@ -31,6 +31,8 @@ const IN_BLOCK: [Name; 6] = [
     linear("mlp.down", "mlp.down_proj"),
 ];
 
+const OUTSIDE: [Name; 2] = [plain("tokens", "embed_tokens"), plain("norm", "norm")];
+
 const APART: [Name; 5] = [
     linear("attention.query", "self_attn.q_proj"),
     linear("attention.key", "self_attn.k_proj"),
@@ -67,7 +69,7 @@ fn names(config: &LlamaConfig) -> Names {
         prefix: "model.",
         blocks: "layers",
         in_block: Cow::Owned(IN_BLOCK.into_iter().chain(projections).collect()),
-        outside: &[plain("tokens", "embed_tokens"), plain("norm", "norm")],
+        outside: &OUTSIDE,
     }
 }
 
