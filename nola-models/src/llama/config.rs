@@ -108,9 +108,6 @@ impl LlamaConfig {
         let absent = family.absent;
         let d_model = fields.number("hidden_size", absent.d_model, 1..=65536)?;
         let n_heads = fields.number("num_attention_heads", absent.n_heads, 1..=1024)?;
-        // Where `null` stands there are as many as of queries, whatever an absent field means.
-        let says_null = config.get("num_key_value_heads").is_some();
-        let n_kv_heads = absent.n_kv_heads.filter(|_| !says_null).unwrap_or(n_heads);
         let max_tokens = fields.number("max_position_embeddings", absent.max_tokens, 1..=1 << 24)?;
         let n_layers = fields.number("num_hidden_layers", absent.n_layers, 1..=512)?;
         let unrotated_layers = layers::unrotated(&fields, family, n_layers)?;
@@ -122,7 +119,7 @@ impl LlamaConfig {
             d_model,
             n_layers,
             n_heads,
-            n_kv_heads: fields.number("num_key_value_heads", n_kv_heads, 1..=1024)?,
+            n_kv_heads: kv_heads(&fields, family, n_heads)?,
             d_head: fields.number("head_dim", absent.d_head.unwrap_or(d_model / n_heads), 1..=65536)?,
             d_mlp: fields.number("intermediate_size", absent.d_mlp, 1..=1 << 20)?,
             rms_norm_eps: fields.positive("rms_norm_eps", absent.rms_norm_eps)?,
@@ -192,6 +189,15 @@ impl LlamaConfig {
     }
 }
 
+/// Heads of keys and values: where `null` stands as many as of queries, whatever an absent field means.
+fn kv_heads(fields: &Fields, family: &Family, n_heads: usize) -> Result<usize, Error> {
+    let field = "num_key_value_heads";
+    match (fields.json.get(field), family.absent.n_kv_heads) {
+        (None, Some(absent)) => Ok(absent),
+        (Some(_), _) | (None, None) => fields.number(field, n_heads, 1..=1024),
+    }
+}
+
 /// Whether there are biases of query, key and value, of the output of the attention, and of the MLP.
 fn biases(fields: &Fields, family: &Family) -> Result<[bool; 3], Error> {
     let of_attention = || fields.flag("attention_bias", false);
@@ -206,6 +212,7 @@ fn biases(fields: &Fields, family: &Family) -> Result<[bool; 3], Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Architecture;
 
     fn read(config: Value) -> Result<LlamaConfig, Error> {
         LlamaConfig::from_json(&config, Path::new("config.json"), &Family::LLAMA)
@@ -237,6 +244,19 @@ mod tests {
             let config = LlamaConfig { rotary: Rotary { theta: 5e5, scaling }, ..LlamaConfig::llama2_70b() };
             assert_eq!(read(config.to_json()).expect("our own file"), config);
         }
+    }
+
+    #[test]
+    fn heads_of_keys_that_are_null_are_as_many_as_those_of_queries() {
+        let heads = |json: Value| {
+            let file = Path::new("config.json");
+            let Architecture::Llama(family) = Architecture::of(&json, file).expect("a Mistral") else {
+                panic!("no LLaMA")
+            };
+            LlamaConfig::from_json(&json, file, family).expect("a Mistral").n_kv_heads
+        };
+        assert_eq!(heads(json!({"model_type": "mistral"})), 8);
+        assert_eq!(heads(json!({"model_type": "mistral", "num_key_value_heads": null})), 32);
     }
 
     #[test]
