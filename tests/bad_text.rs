@@ -93,7 +93,7 @@ fn text_for_a_model_of_images_and_images_for_one_of_text() {
     workshop.write("rows.txt", e2e_row("Zizzi", "Thai"));
     let text = sets(&["data.format=e2e", "data.train=rows.txt", "data.validation=rows.txt"]);
     let run = workshop.run(&[&["train", "colours.toml"], &text[..]].concat());
-    run.assert_refused(5, &["base/config.json", "`model_type` is \"vit\"", "`gpt2` or `llama`"]);
+    run.assert_refused(5, &["base/config.json", "`model_type` is \"vit\"", "`gpt2`, `llama`"]);
     crate::text_workshop::model(&workshop, "writer", &gpt2_json());
     let run = workshop.run(&["train", "colours.toml", "--set", "model.path=writer"]);
     run.assert_refused(5, &["writer/config.json", "`model_type` is \"gpt2\"", "`vit`"]);

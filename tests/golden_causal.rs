@@ -1,4 +1,4 @@
-//! Language models against values that PyTorch computed: every GPT-2 and LLaMA of `models/` in the fixtures.
+//! Language models against values that PyTorch computed: every language model of `models/` in the fixtures.
 
 use std::path::Path;
 
@@ -73,7 +73,9 @@ fn golden_language_models_give_the_values_of_the_reference() {
         let checkpoint = Checkpoint::open(folder).unwrap_or_else(|error| panic!("{name}: {error}"));
         let outcome = match kind(&checkpoint) {
             Kind::Language => {
-                Case::open(name.to_owned(), folder, &checkpoint).check_all(&checkpoint);
+                let case = Case::open(name.to_owned(), folder, &checkpoint);
+                case.check_all(&checkpoint);
+                case.check_published(folder);
                 Ok(())
             }
             Kind::Vit => Err("tested by golden_models".to_owned()),
@@ -84,6 +86,7 @@ fn golden_language_models_give_the_values_of_the_reference() {
 }
 
 /// A model of the fixtures with its inputs and golden values.
+#[derive(Clone)]
 struct Case {
     name: String,
     model: CausalLm,
@@ -207,6 +210,14 @@ impl Case {
         let before: Vec<String> =
             checkpoint.tensor_names().filter(|name| !is_beside(name)).map(bare).collect();
         assert_eq!(saved.tensor_names().map(bare).collect::<Vec<_>>(), before, "{}: names", self.name);
+        for name in checkpoint.tensor_names().filter(|name| saved.shape(name).is_some()) {
+            assert_eq!(saved.shape(name), checkpoint.shape(name), "{}: {name}", self.name);
+        }
+        let is_kept = |field: &str| !field.starts_with("rope_") && !field.ends_with("dtype");
+        let fields = checkpoint.config().as_object().expect("an object");
+        for (field, value) in fields.iter().filter(|(field, _)| is_kept(field)) {
+            assert_eq!(&saved.config()[field], value, "{}: {field}", self.name);
+        }
         let again = CausalLm::load(&saved, &self.device).expect("what was saved");
         let found = values(logits(&again, ids(&self.rows, &self.device)));
         let before = values(logits(&self.model, ids(&self.rows, &self.device)));
@@ -216,6 +227,26 @@ impl Case {
             // What is written is dense, and its products add up in another order.
             self.check("logits", &found);
         }
+    }
+
+    /// The same configuration as the family's published files write it gives the same model.
+    fn check_published(&self, folder: &Path) {
+        let config = folder.join("config_published_style.json");
+        if !config.is_file() {
+            return;
+        }
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        for (from, to) in [(config, "config.json"), (folder.join("model.safetensors"), "model.safetensors")] {
+            std::fs::copy(from, scratch.path().join(to)).expect("a free folder");
+        }
+        let checkpoint = Checkpoint::open(scratch.path()).expect("a whole folder");
+        let model = CausalLm::load(&checkpoint, &self.device);
+        let published =
+            Self { model: model.unwrap_or_else(|error| panic!("{}: {error}", self.name)), ..self.clone() };
+        assert_eq!(published.model.info(), self.model.info(), "{}", self.name);
+        let found = values(logits(&published.model, ids(&self.rows, &self.device)));
+        assert_eq!(found, values(logits(&self.model, ids(&self.rows, &self.device))), "{}", self.name);
+        published.check_saved(&checkpoint);
     }
 
     fn shape(&self) -> [usize; 2] {

@@ -146,7 +146,7 @@ impl Case<'_> {
             let foreign = model.foreign_module(&site.path);
             match foreign.part {
                 Part::Whole => foreign.names[0].clone(),
-                Part::Outputs { index, .. } => format!("{}.{}", foreign.names[0], ["q", "k", "v"][index]),
+                Part::Outputs(shares) => format!("{}.{}", foreign.names[0], ["q", "k", "v"][shares.from]),
             }
         };
         let named = |name: &Value| {

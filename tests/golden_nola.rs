@@ -274,7 +274,7 @@ fn adapted_modules<M: TestModel>(case: &Case, model: &M) -> Vec<AdaptedModule> {
             let foreign = model.foreign_module(&site.path);
             let part = match foreign.part {
                 Part::Whole => "",
-                Part::Outputs { index, .. } => ["q.", "k.", "v."][index],
+                Part::Outputs(shares) => ["q.", "k.", "v."][shares.from],
             };
             let prefix = format!("{module}.{part}");
             let is_adapted = foreign.names.iter().any(|name| name == module)

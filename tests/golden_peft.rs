@@ -339,7 +339,7 @@ impl<M: TestModel> Case<M> {
 fn part_index(part: Part) -> usize {
     match part {
         Part::Whole => 0,
-        Part::Outputs { index, .. } => index,
+        Part::Outputs(shares) => shares.from,
     }
 }
 

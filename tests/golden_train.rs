@@ -178,7 +178,7 @@ impl<M: Pooled> Case<'_, M> {
                 let foreign = self.base.model.foreign_module(&site.path);
                 let part = match foreign.part {
                     Part::Whole => "",
-                    Part::Outputs { index, .. } => [".q", ".k", ".v"][index],
+                    Part::Outputs(shares) => [".q", ".k", ".v"][shares.from],
                 };
                 foreign.names.iter().any(|module| format!("{module}{part}") == name)
             };

@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor};
 use nola_core::adapter::LoraConfig;
-use nola_core::folder::peft::{Layout, Part};
+use nola_core::folder::peft::{Layout, Part, Shares};
 use nola_core::{AdapterConfig, float_params};
 use nola_models::checkpoint::{ModelFolder, NamedTensor, save};
 use nola_models::{AttentionMask, CausalLm, Checkpoint, Error, KeyValueCache, WeightDtype};
@@ -16,10 +16,15 @@ use serde_json::{Value, json};
 use crate::devices::values;
 use crate::fixtures::assert_close;
 use crate::golden_causal::{greedy, ids, logits};
-use crate::tiny::{causal, gpt2_json, llama_json, row, tiny_gpt2, tiny_llama, with};
+use crate::tiny::{
+    causal, family_jsons, gpt2_json, llama_json, mistral_json, phi3_json, row, tiny_gpt2, tiny_llama,
+    tiny_phi3, with,
+};
 
-fn every_model(device: &Device) -> [CausalLm; 2] {
-    [causal(&gpt2_json(), device), causal(&llama_json(), device)]
+/// A GPT-2, a LLaMA and one of each family that differs from it by configuration.
+fn every_model(device: &Device) -> Vec<CausalLm> {
+    let all = [gpt2_json(), llama_json()].into_iter().chain(family_jsons());
+    all.map(|json| causal(&json, device)).collect()
 }
 
 /// The logits of `row` alone, token by token.
@@ -46,8 +51,8 @@ fn parameter_paths_do_not_name_the_kind_of_model() {
 
 #[test]
 fn a_model_is_shown_as_the_one_inside() {
-    let [gpt2, llama] = every_model(&Device::flex());
-    for (model, name) in [(gpt2, "Gpt2 {"), (llama, "Llama {")] {
+    for (json, name) in [(gpt2_json(), "Gpt2 {"), (llama_json(), "Llama {")] {
+        let model = causal(&json, &Device::flex());
         let shown = model.to_string();
         assert!(shown.starts_with(name), "{shown}");
         assert!(shown.contains(&format!("params: {}", Module::num_params(&model))), "{shown}");
@@ -257,10 +262,10 @@ fn weights_stored_in_16_bits_are_loaded_rounded() {
 #[test]
 fn another_kind_of_model_is_refused_by_name() {
     let device = Device::flex();
-    for kind in ["mistral", "qwen2", "gpt_neo"] {
+    for kind in ["gemma", "qwen2_moe", "gpt_neo"] {
         let error = CausalLm::uninitialized(&json!({"model_type": kind}), Path::new("config.json"), &device);
         let message = error.expect_err("no model of ours").to_string();
-        assert!(message.contains(kind) && message.contains("`gpt2` or `llama`"), "{message}");
+        assert!(message.contains(kind) && message.contains("`gpt2`, `llama`"), "{message}");
     }
 }
 
@@ -288,15 +293,19 @@ fn a_saved_configuration_is_the_one_that_was_read_in_the_words_of_both_generatio
 
 #[test]
 fn sites_have_the_names_of_peft() {
-    let [gpt2, llama] = every_model(&Device::flex());
+    let [gpt2, llama, phi3] =
+        [gpt2_json(), llama_json(), phi3_json()].map(|json| causal(&json, &Device::flex()));
     let value = gpt2.peft_module("blocks.1.attention.value");
     assert_eq!(value.names, ["transformer.h.1.attn.c_attn"; 2]);
-    assert_eq!((value.part, value.layout), (Part::Outputs { index: 2, of: 3 }, Layout::Conv1d));
+    assert_eq!((value.part, value.layout), (Part::Outputs(Shares::nth(2, 3)), Layout::Conv1d));
     let up = gpt2.peft_module("blocks.1.mlp.up");
     assert_eq!((up.names[0].as_str(), up.part), ("transformer.h.1.mlp.c_fc", Part::Whole));
     let key = llama.peft_module("blocks.0.attention.key");
     assert_eq!(key.names, ["model.layers.0.self_attn.k_proj"; 2]);
     assert_eq!((key.part, key.layout), (Part::Whole, Layout::Linear));
+    let key = phi3.peft_module("blocks.0.attention.key");
+    assert_eq!(key.names, ["model.layers.0.self_attn.qkv_proj"; 2]);
+    assert_eq!((key.part, key.layout), (Part::Outputs(Shares { from: 4, to: 6, of: 8 }), Layout::Linear));
 }
 
 /// The settings of a small LoRA.
@@ -307,7 +316,7 @@ fn lora() -> AdapterConfig {
 #[test]
 fn an_adapter_is_saved_merged() {
     let device = Device::flex().autodiff();
-    for tiny in [tiny_gpt2(&device), tiny_llama(&device)] {
+    for tiny in [tiny_gpt2(&device), tiny_llama(&device), tiny_phi3(&device)] {
         let adapted = tiny.perturbed(&lora());
         let scratch = tempfile::tempdir().expect("a temporary folder");
         let folder = scratch.path().join("saved");
@@ -322,7 +331,7 @@ fn an_adapter_is_saved_merged() {
 #[test]
 fn every_adapted_weight_gets_a_gradient_through_a_packed_row() {
     let device = Device::flex().autodiff();
-    for tiny in [tiny_gpt2(&device), tiny_llama(&device)] {
+    for tiny in [tiny_gpt2(&device), tiny_llama(&device), tiny_phi3(&device)] {
         let model = tiny.perturbed(&lora()).model;
         let input: Tensor<2, Int> = ids(&[row(1, 6)], &device);
         let mask = AttentionMask::packed(&input, &[0, 1, 2, 0, 1, 2], &[0, 0, 0, 1, 1, 1]);
@@ -348,4 +357,32 @@ fn a_model_in_evaluation_takes_tokens_of_a_training_device() {
         let is_near = |(found, expected): (&f32, &f32)| (found - expected).abs() < 1e-5;
         assert!(found.iter().zip(&expected).all(is_near), "{found:?} and {expected:?}");
     }
+}
+
+#[test]
+fn what_a_family_writes_is_loaded_to_the_same_bits() {
+    let device = Device::flex();
+    for json in family_jsons() {
+        let model = causal(&json, &device);
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let folder = scratch.path().join("saved");
+        model.save(&folder, WeightDtype::F32).expect("a free folder");
+        let again = CausalLm::load(&Checkpoint::open(&folder).expect("a whole folder"), &device);
+        assert_eq!(again.expect("its own folder").to_tensors(), model.to_tensors(), "{json}");
+    }
+}
+
+#[test]
+fn what_lies_outside_a_sliding_window_changes_nothing() {
+    let device = Device::flex();
+    let model = causal(&with(mistral_json(), "num_hidden_layers", 1), &device);
+    let last = |row: &[u32]| {
+        let logits = alone(&model, row, &device);
+        logits[logits.len() - 29..].to_vec()
+    };
+    let near = row(1, 6);
+    let [mut outside, mut inside] = [near.clone(), near.clone()];
+    (outside[2], inside[3]) = (28, 28);
+    assert_eq!(last(&outside), last(&near), "the window has three tokens");
+    assert_ne!(last(&inside), last(&near));
 }

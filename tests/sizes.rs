@@ -1,5 +1,7 @@
 //! Exact numbers of published models and adapters, and the bytes of adapter folders.
 
+use std::path::Path;
+
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::Device;
 use nola_core::adapter::{LoraConfig, NolaConfig, Plan, VeraConfig};
@@ -7,6 +9,7 @@ use nola_core::folder::{self, BaseIdentity, CoefficientBits, Description};
 use nola_core::targets::Pattern;
 use nola_core::{Adapted, AdapterConfig, Site, Targets};
 use nola_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Vit, VitConfig};
+use serde_json::{Value, json};
 
 // Models of full size, whose weights take no memory since nobody uses them.
 
@@ -49,6 +52,48 @@ fn language_models_have_the_published_numbers_of_parameters() {
     ];
     for (name, model, numbers) in table {
         assert_eq!(model.num_params(), numbers, "{name}");
+    }
+}
+
+/// A model of the sizes in a published `config.json`: width, layers, heads of queries and of keys, MLP, vocabulary.
+fn published(model_type: &str, sizes: [usize; 6], more: Value) -> CausalLm {
+    let [d_model, n_layers, n_heads, n_kv_heads, d_mlp, vocab_size] = sizes;
+    let mut json = json!({
+        "model_type": model_type, "hidden_size": d_model, "num_hidden_layers": n_layers,
+        "num_attention_heads": n_heads, "num_key_value_heads": n_kv_heads, "intermediate_size": d_mlp,
+        "vocab_size": vocab_size,
+    });
+    for (field, value) in more.as_object().expect("an object") {
+        json[field] = value.clone();
+    }
+    CausalLm::uninitialized(&json, Path::new("config.json"), &Device::flex()).expect("a published model")
+}
+
+#[test]
+fn families_of_llama_have_the_published_numbers_of_parameters() {
+    let (tied, own) = (|| json!({"tie_word_embeddings": true}), || json!({"tie_word_embeddings": false}));
+    let qwen3 = |tied: bool| json!({"tie_word_embeddings": tied, "head_dim": 128});
+    let table = [
+        ("TinyLlama 1.1B", "llama", [2048, 22, 32, 4, 5632, 32000], own(), 1_100_048_384),
+        ("SmolLM2 135M", "llama", [576, 30, 9, 3, 1536, 49152], tied(), 134_515_008),
+        ("SmolLM2 360M", "llama", [960, 32, 15, 5, 2560, 49152], tied(), 361_821_120),
+        ("SmolLM2 1.7B", "llama", [2048, 24, 32, 32, 8192, 49152], tied(), 1_711_376_384),
+        ("Llama 3 8B", "llama", [4096, 32, 32, 8, 14336, 128_256], own(), 8_030_261_248),
+        ("Llama 3.2 1B", "llama", [2048, 16, 32, 8, 8192, 128_256], tied(), 1_235_814_400),
+        ("Llama 3.2 3B", "llama", [3072, 28, 24, 8, 8192, 128_256], tied(), 3_212_749_824),
+        ("SmolLM3 3B", "smollm3", [2048, 36, 16, 4, 11008, 128_256], json!({}), 3_075_098_624),
+        ("Mistral 7B", "mistral", [4096, 32, 32, 8, 14336, 32000], own(), 7_241_732_096),
+        ("Phi-3 mini", "phi3", [3072, 32, 32, 32, 8192, 32064], own(), 3_821_079_552),
+        ("Phi-3 medium", "phi3", [5120, 40, 40, 10, 17920, 32064], own(), 13_960_238_080),
+        ("Qwen2.5 0.5B", "qwen2", [896, 24, 14, 2, 4864, 151_936], tied(), 494_032_768),
+        ("Qwen2.5 1.5B", "qwen2", [1536, 28, 12, 2, 8960, 151_936], tied(), 1_543_714_304),
+        ("Qwen2.5 7B", "qwen2", [3584, 28, 28, 4, 18944, 152_064], own(), 7_615_616_512),
+        ("Qwen3 0.6B", "qwen3", [1024, 28, 16, 8, 3072, 151_936], qwen3(true), 596_049_920),
+        ("Qwen3 4B", "qwen3", [2560, 36, 32, 8, 9728, 151_936], qwen3(true), 4_022_468_096),
+        ("Qwen3 8B", "qwen3", [4096, 36, 32, 8, 12288, 151_936], qwen3(false), 8_190_735_360),
+    ];
+    for (name, model_type, sizes, more, numbers) in table {
+        assert_eq!(published(model_type, sizes, more).num_params(), numbers, "{name}");
     }
 }
 

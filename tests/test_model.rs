@@ -123,7 +123,7 @@ pub fn kind(checkpoint: &Checkpoint) -> Kind {
     let config = checkpoint.config();
     match (config["model_type"].as_str(), config["architecture"].as_str()) {
         (Some("vit" | "vit_mae"), _) => Kind::Vit,
-        (Some("gpt2" | "llama"), _) => Kind::Language,
+        _ if CausalLm::is_named_by(config) => Kind::Language,
         (_, Some(name)) if name == "timm.VisionTransformer" || name.starts_with("vit_") => Kind::Vit,
         (Some(other), _) | (None, Some(other)) => {
             Kind::Unsupported(format!("models of type `{other}` are not supported yet"))

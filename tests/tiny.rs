@@ -45,10 +45,29 @@ pub fn tiny_llama(device: &Device) -> Tiny<CausalLm> {
     Tiny { base, trained_beside: &[], batch: texts(4, 1, device), device: device.clone() }
 }
 
+/// A Phi-3, whose files hold query, key and value as one matrix of unequal parts, with a sliding window.
+pub fn tiny_phi3(device: &Device) -> Tiny<CausalLm> {
+    let base = causal(&phi3_json(), device);
+    Tiny { base, trained_beside: &[], batch: texts(4, 1, device), device: device.clone() }
+}
+
+/// A Qwen3, which normalises queries and keys, with a window in its last layer.
+pub fn tiny_qwen3(device: &Device) -> Tiny<CausalLm> {
+    let base = causal(&qwen3_json(), device);
+    Tiny { base, trained_beside: &[], batch: texts(4, 1, device), device: device.clone() }
+}
+
+/// Every linear layer but the head.
+const ALL_LINEAR: &str = "query|key|value|output|gate|up|down";
+
 impl<M: TestModel> Tiny<M> {
     /// With an adapter on every linear layer but the head.
     pub fn adapted(&self, adapter: &AdapterConfig) -> Adapted<M> {
-        let targets = Targets::matching("query|key|value|output|gate|up|down");
+        self.adapted_on(ALL_LINEAR, adapter)
+    }
+
+    fn adapted_on(&self, pattern: &str, adapter: &AdapterConfig) -> Adapted<M> {
+        let targets = Targets::matching(pattern);
         let attached =
             Adapted::attach(self.base.clone(), adapter, &targets, self.trained_beside, &self.device);
         attached.expect("it has such layers")
@@ -56,7 +75,12 @@ impl<M: TestModel> Tiny<M> {
 
     /// The same with other trained values, as if it had been trained.
     pub fn perturbed(&self, adapter: &AdapterConfig) -> Adapted<M> {
-        let fresh = self.adapted(adapter);
+        self.perturbed_on(ALL_LINEAR, adapter)
+    }
+
+    /// The same on the layers that `pattern` names.
+    pub fn perturbed_on(&self, pattern: &str, adapter: &AdapterConfig) -> Adapted<M> {
+        let fresh = self.adapted_on(pattern, adapter);
         let mut state = fresh.state();
         for (number, (name, data)) in state.iter_mut().enumerate() {
             if name == "base_gain" {
@@ -128,6 +152,34 @@ pub fn llama_json() -> Value {
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 24,
         "tie_word_embeddings": true,
     })
+}
+
+/// The configuration of a Mistral with two blocks and a window of three tokens.
+pub fn mistral_json() -> Value {
+    with(with(llama_json(), "model_type", "mistral"), "sliding_window", 3)
+}
+
+/// The configuration of a Phi-3 with two blocks and a window of three tokens.
+pub fn phi3_json() -> Value {
+    let json = with(with(llama_json(), "model_type", "phi3"), "sliding_window", 3);
+    with(json, "tie_word_embeddings", false)
+}
+
+/// The configuration of a Qwen3 with two blocks, heads of a width of their own and a window in the second block.
+pub fn qwen3_json() -> Value {
+    let json = with(with(with_late_window("qwen3"), "head_dim", 6), "attention_bias", true);
+    with(json, "tie_word_embeddings", false)
+}
+
+fn with_late_window(model_type: &str) -> Value {
+    let json = with(with(llama_json(), "model_type", model_type), "use_sliding_window", true);
+    with(with(json, "sliding_window", 3), "max_window_layers", 1)
+}
+
+/// A configuration of every family that differs from LLaMA by it.
+pub fn family_jsons() -> [Value; 5] {
+    let smollm3 = with(with(llama_json(), "model_type", "smollm3"), "no_rope_layers", vec![0, 1]);
+    [mistral_json(), phi3_json(), with_late_window("qwen2"), qwen3_json(), smollm3]
 }
 
 /// `json` with one more field.

@@ -8,7 +8,7 @@ use image::RgbImage;
 use nola_models::checkpoint::read_config;
 use nola_models::generate::GenerationConfig;
 use nola_models::vit::Pooling;
-use nola_models::{CausalLm, Gpt2Config, LlamaConfig, Preprocessor, Vit, VitConfig};
+use nola_models::{Architecture, CausalLm, Gpt2Config, LlamaConfig, Preprocessor, Vit, VitConfig};
 use serde_json::Value;
 
 use super::input::{accepted, in_folder};
@@ -27,17 +27,21 @@ fn parsed(bytes: &[u8]) -> Option<Value> {
 /// `config.json` of a language model.
 pub fn language(bytes: &[u8]) {
     let (Some(json), file) = (parsed(bytes), Path::new(FILE)) else { return };
-    let layers = match json["model_type"].as_str() {
-        Some("gpt2") => accepted(Gpt2Config::from_json(&json, file), bytes).map(|config| {
+    let Some(architecture) = accepted(Architecture::of(&json, file), bytes) else { return };
+    let layers = match architecture {
+        Architecture::Gpt2 => accepted(Gpt2Config::from_json(&json, file), bytes).map(|config| {
             let again = Gpt2Config::from_json(&config.to_json(), file).expect("it was written just now");
             assert_eq!(again, config);
             config.n_layers
         }),
-        _ => accepted(LlamaConfig::from_json(&json, file), bytes).map(|config| {
-            let again = LlamaConfig::from_json(&config.to_json(), file).expect("it was written just now");
-            assert_eq!(again, config);
-            config.n_layers
-        }),
+        Architecture::Llama(family) => {
+            accepted(LlamaConfig::from_json(&json, file, family), bytes).map(|config| {
+                let again =
+                    LlamaConfig::from_json(&config.to_json(), file, family).expect("it was written just now");
+                assert_eq!(again, config);
+                config.n_layers
+            })
+        }
     };
     if layers.is_none_or(|layers| layers <= MOST_LAYERS) {
         let model = accepted(CausalLm::uninitialized(&json, file, &Device::flex()), bytes);

@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::checkpoint::{ModelFolder, NamedTensor, parse_json, read_bounded, save};
 use crate::fields::Fields;
 use crate::{
-    AttentionMask, Checkpoint, Error, Gpt2, Gpt2Config, HiddenStates, KeyValueCache, Llama, LlamaConfig,
-    Precision, Stage, WeightDtype, gpt2, llama,
+    Architecture, AttentionMask, Checkpoint, Error, Gpt2, Gpt2Config, HiddenStates, KeyValueCache, Llama,
+    LlamaConfig, Precision, Stage, WeightDtype, gpt2,
 };
 
 /// A random model with more numbers than this is refused: it is a typo or an attack.
@@ -25,7 +25,7 @@ const MAX_FRESH_NUMBERS: usize = 100_000_000_000;
 pub enum CausalLm {
     /// GPT-2.
     Gpt2(Gpt2),
-    /// LLaMA-2 and its like.
+    /// LLaMA and what differs from it by configuration.
     Llama(Llama),
 }
 
@@ -85,22 +85,19 @@ impl ModelInfo {
     /// # Errors
     /// As [`CausalLm::uninitialized`].
     pub fn of_config(config: &Value, file: &Path) -> Result<Self, Error> {
-        match config["model_type"].as_str() {
-            Some("gpt2") => Gpt2Config::from_json(config, file).map(|config| info_of!(config)),
-            Some("llama") => LlamaConfig::from_json(config, file).map(|config| info_of!(config)),
-            Some(_) | None => Err(unknown_type(config, file)),
+        match Architecture::of(config, file)? {
+            Architecture::Gpt2 => Gpt2Config::from_json(config, file).map(|config| info_of!(config)),
+            Architecture::Llama(family) => {
+                LlamaConfig::from_json(config, file, family).map(|config| info_of!(config))
+            }
         }
     }
-}
-
-fn unknown_type(config: &Value, file: &Path) -> Error {
-    Fields { json: config, file }.wrong("model_type", "`gpt2` or `llama`: this program computes no other")
 }
 
 impl CausalLm {
     /// Whether a `config.json` is one of a causal language model this program knows.
     pub fn is_named_by(config: &Value) -> bool {
-        matches!(config["model_type"].as_str(), Some("gpt2" | "llama"))
+        Architecture::named_by(config).is_some()
     }
 
     /// A model of the sizes in a `config.json` that takes no memory until it is used or loaded; `file` names it in errors.
@@ -108,10 +105,9 @@ impl CausalLm {
     /// # Errors
     /// If it is no causal language model this program knows, or holds a value that cannot be.
     pub fn uninitialized(config: &Value, file: &Path, device: &Device) -> Result<Self, Error> {
-        match config["model_type"].as_str() {
-            Some("gpt2") => Gpt2::from_json(config, file, device).map(Self::Gpt2),
-            Some("llama") => Llama::from_json(config, file, device).map(Self::Llama),
-            Some(_) | None => Err(unknown_type(config, file)),
+        match Architecture::of(config, file)? {
+            Architecture::Gpt2 => Gpt2::from_json(config, file, device).map(Self::Gpt2),
+            Architecture::Llama(family) => Llama::from_json(config, file, family, device).map(Self::Llama),
         }
     }
 
@@ -290,7 +286,7 @@ impl CausalLm {
     pub fn peft_module(&self, site: &str) -> ForeignModule {
         match self {
             Self::Gpt2(_) => gpt2::peft_module(site),
-            Self::Llama(_) => llama::peft_module(site),
+            Self::Llama(model) => model.peft_module(site),
         }
     }
 

@@ -37,7 +37,7 @@ pub use collect::collect;
 pub use key_map::{KeyMap, Source};
 use mapped::MappedFile;
 pub use mapped::MappedFiles;
-pub use part::Part;
+pub use part::{Part, Shares};
 pub use writer::{ModelFolder, NamedTensor, save};
 
 /// An index larger than this is refused, in bytes; the largest honest ones have 9 MB.

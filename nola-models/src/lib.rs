@@ -1,9 +1,10 @@
 #![doc = include_str!("../README.md")]
 //!
-//! Each model is told top to bottom by its own module; [`checkpoint`] knows none of them by name, and [`causal`] is the one
-//! list of language models.
+//! Each model is told top to bottom by its own module; [`checkpoint`] knows none of them by name, and [`architectures`] is
+//! the one list of language models.
 
 mod activation;
+pub mod architectures;
 mod attention;
 mod caught;
 pub mod causal;
@@ -32,6 +33,7 @@ pub mod vit;
 mod weight_dtype;
 
 pub use activation::Activation;
+pub use architectures::Architecture;
 pub use attention::{AttentionMask, KeyValueCache};
 pub use caught::caught;
 pub use causal::{CausalLm, ModelInfo};

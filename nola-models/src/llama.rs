@@ -1,11 +1,13 @@
-//! LLaMA-2 and its like: pre-norm decoder blocks with rotary positions, a gated MLP and groups of queries.
+//! LLaMA and what differs from it by configuration: pre-norm decoder blocks with rotary positions, a gated MLP and groups of queries.
 //!
-//! Source: Touvron et al. 2023; names and shapes of `LlamaForCausalLM`.
+//! Source: Touvron et al. 2023; names and shapes of `LlamaForCausalLM` and of the classes that the table of architectures names.
 
 mod config;
+pub mod family;
 mod keys;
 mod rotary;
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -21,8 +23,8 @@ use crate::fresh::{Distribution, Plan, fresh};
 use crate::fused::gated;
 use crate::norm::RmsNorm;
 use crate::{Checkpoint, Error, HiddenStates, Precision, Stage, head};
-pub use config::LlamaConfig;
-pub use keys::peft_module;
+pub use config::{LlamaConfig, SlidingWindow};
+pub use family::Family;
 use rotary::Rope;
 pub use rotary::{Rotary, RotaryScaling};
 
@@ -37,37 +39,63 @@ pub struct Attention {
     pub value: Linear,
     /// Heads, side by side, back to tokens.
     pub output: Linear,
+    /// Norm of each head of the queries, before they are rotated.
+    pub query_norm: Option<RmsNorm>,
+    /// The same of the keys.
+    pub key_norm: Option<RmsNorm>,
     n_heads: usize,
     n_kv_heads: usize,
     score_scale: f64,
+    /// Whether queries and keys are rotated.
+    rotates: bool,
+    /// Whether a token sees those in the sliding window alone.
+    slides: bool,
 }
 
 impl Attention {
-    fn uninitialized(config: &LlamaConfig, device: &Device) -> Self {
-        let LlamaConfig { d_model, n_heads, n_kv_heads, d_head, attention_bias, .. } = *config;
-        let layer = |d_in, d_out| layer(d_in, d_out, device, attention_bias);
+    fn uninitialized(config: &LlamaConfig, layer_index: usize, device: &Device) -> Self {
+        let LlamaConfig { d_model, n_heads, n_kv_heads, d_head, qkv_bias, output_bias, .. } = *config;
+        let head_norm = || config.qk_norm.then(|| RmsNorm::new(d_head, config.rms_norm_eps, device));
         Self {
-            query: layer(d_model, n_heads * d_head),
-            key: layer(d_model, n_kv_heads * d_head),
-            value: layer(d_model, n_kv_heads * d_head),
-            output: layer(n_heads * d_head, d_model),
+            query: layer(d_model, n_heads * d_head, device, qkv_bias),
+            key: layer(d_model, n_kv_heads * d_head, device, qkv_bias),
+            value: layer(d_model, n_kv_heads * d_head, device, qkv_bias),
+            output: layer(n_heads * d_head, d_model, device, output_bias),
+            query_norm: head_norm(),
+            key_norm: head_norm(),
             n_heads,
             n_kv_heads,
             score_scale: 1.0 / (d_head as f64).sqrt(),
+            rotates: !config.unrotated_layers.contains(&layer_index),
+            slides: config.sliding_window.as_ref().is_some_and(|window| window.layers.contains(&layer_index)),
         }
     }
 
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
     fn forward(&self, x: Tensor<3>, pass: &Pass, cache: Option<&mut BlockCache>) -> Tensor<3> {
-        let query = pass.rope.apply(split_heads(adapted(&self.query, x.clone()), self.n_heads));
-        let key = pass.rope.apply(split_heads(adapted(&self.key, x.clone()), self.n_kv_heads));
+        let query = split_heads(adapted(&self.query, x.clone()), self.n_heads);
+        let key = split_heads(adapted(&self.key, x.clone()), self.n_kv_heads);
         let value = split_heads(adapted(&self.value, x), self.n_kv_heads);
+        let query = self.rotated(normed(self.query_norm.as_ref(), query), pass);
+        let key = self.rotated(normed(self.key_norm.as_ref(), key), pass);
         let (key, value) = match cache {
             Some(cache) => cache.extend(key, value),
             None => (key, value),
         };
-        adapted(&self.output, attend(query, key, value, self.score_scale, pass.mask))
+        let mask = if self.slides { pass.window_mask.as_ref() } else { pass.mask };
+        adapted(&self.output, attend(query, key, value, self.score_scale, mask))
+    }
+
+    fn rotated(&self, heads: Tensor<4>, pass: &Pass) -> Tensor<4> {
+        if self.rotates { pass.rope.apply(heads) } else { heads }
+    }
+}
+
+fn normed(norm: Option<&RmsNorm>, heads: Tensor<4>) -> Tensor<4> {
+    match norm {
+        Some(norm) => norm.forward(heads),
+        None => heads,
     }
 }
 
@@ -104,11 +132,11 @@ pub struct Block {
 }
 
 impl Block {
-    fn uninitialized(config: &LlamaConfig, device: &Device) -> Self {
+    fn uninitialized(config: &LlamaConfig, layer_index: usize, device: &Device) -> Self {
         let layer = |d_in, d_out| layer(d_in, d_out, device, config.mlp_bias);
         Self {
             norm_attention: norm(config, device),
-            attention: Attention::uninitialized(config, device),
+            attention: Attention::uninitialized(config, layer_index, device),
             norm_mlp: norm(config, device),
             mlp: Mlp {
                 gate: layer(config.d_model, config.d_mlp),
@@ -146,6 +174,8 @@ pub struct Llama {
 /// What all blocks need of one pass.
 struct Pass<'a> {
     mask: &'a AttentionMask,
+    /// Of the layers with a sliding window.
+    window_mask: Cow<'a, AttentionMask>,
     rope: Rope,
 }
 
@@ -156,7 +186,7 @@ impl Llama {
         let head = || layer(config.d_model, config.vocab_size, device, false);
         Self {
             tokens: tokens.with_initializer(Initializer::Zeros).init(device),
-            blocks: (0..config.n_layers).map(|_| Block::uninitialized(config, device)).collect(),
+            blocks: (0..config.n_layers).map(|n| Block::uninitialized(config, n, device)).collect(),
             norm: norm(config, device),
             head: (!config.tied_head).then(head),
             config: config.clone(),
@@ -164,12 +194,17 @@ impl Llama {
         }
     }
 
-    /// A model of the sizes in a `config.json`, which it keeps as it is; `file` names it in errors.
+    /// A model of `family` and of the sizes in a `config.json`, which it keeps as it is; `file` names it in errors.
     ///
     /// # Errors
     /// As [`LlamaConfig::from_json`].
-    pub fn from_json(json: &Value, file: &Path, device: &Device) -> Result<Self, Error> {
-        let config = LlamaConfig::from_json(json, file)?;
+    pub fn from_json(
+        json: &Value,
+        file: &Path,
+        family: &'static Family,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        let config = LlamaConfig::from_json(json, file, family)?;
         Ok(Self { json: json.clone(), ..Self::uninitialized(&config, device) })
     }
 
@@ -188,16 +223,8 @@ impl Llama {
         fresh(self, seed, Distribution::Normal, &plan)
     }
 
-    /// Loads a checkpoint whose names are those of Hugging Face, with or without `model.`.
-    ///
-    /// # Errors
-    /// If the configuration is no LLaMA's or cannot be true, or if the tensors do not fit it: all of them in one error.
-    pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
-        let model = Self::from_json(checkpoint.config(), &checkpoint.config_file(), device)?;
-        model.filled(checkpoint, Precision::default())
-    }
-
-    /// The same model with the weights of a checkpoint, stored in `precision`.
+    /// The same model with the weights of a checkpoint, stored in `precision`; the names are those of Hugging Face, with or without
+    /// `model.`.
     pub(crate) fn filled(self, checkpoint: &Checkpoint, precision: Precision) -> Result<Self, Error> {
         let config = self.config.clone();
         let source = |path: &str| Some(keys::source(&config, path));
@@ -294,7 +321,11 @@ impl Llama {
         let table = self.tokens.weight.base();
         let (device, held) = (table.device(), table.dtype());
         let rope = self.config.rotary.rope(self.config.d_head, mask, &device, compute_dtype(&device, held));
-        Pass { mask, rope }
+        let window_mask = match &self.config.sliding_window {
+            Some(window) => Cow::Owned(mask.within(window.tokens, &device)),
+            None => Cow::Borrowed(mask),
+        };
+        Pass { mask, window_mask, rope }
     }
 }
 

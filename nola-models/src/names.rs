@@ -1,8 +1,10 @@
 //! Names of the language models' parameters, as tables: ours, and those of Hugging Face.
 
+use std::borrow::Cow;
+
 use nola_core::folder::peft::{self, ForeignModule, Layout};
 
-use crate::checkpoint::{Part, Source};
+use crate::checkpoint::{Part, Shares, Source};
 
 /// How a model's modules are called in Hugging Face's files.
 pub(crate) struct Names {
@@ -11,12 +13,13 @@ pub(crate) struct Names {
     /// What our `blocks` are called.
     pub(crate) blocks: &'static str,
     /// Modules of a block.
-    pub(crate) in_block: &'static [Name],
+    pub(crate) in_block: Cow<'static, [Name]>,
     /// All other modules but the head.
     pub(crate) outside: &'static [Name],
 }
 
 /// One module of ours with its name there.
+#[derive(Debug, Clone)]
 pub(crate) struct Name {
     pub(crate) ours: &'static str,
     pub(crate) theirs: &'static str,
@@ -31,7 +34,9 @@ pub(crate) enum Kind {
     /// As `[d_out, d_in]`.
     Transposed,
     /// As some columns of a fused `[d_in, d_out]`.
-    Fused(Part),
+    Columns(Shares),
+    /// As some rows of a fused `[d_out, d_in]`.
+    Rows(Shares),
 }
 
 /// The untied head, which takes no prefix.
@@ -55,7 +60,7 @@ impl Names {
         let name = names.swap_remove(0);
         let part = match part {
             Part::Whole => peft::Part::Whole,
-            Part::Rows { index, of } | Part::Columns { index, of } => peft::Part::Outputs { index, of },
+            Part::Rows(shares) | Part::Columns(shares) => peft::Part::Outputs(shares),
         };
         let layout = if transposed { Layout::Linear } else { Layout::Conv1d };
         ForeignModule { names: [name.clone(), name], part, layout }
@@ -86,11 +91,10 @@ impl Names {
         if path == HEAD.ours {
             return Some(HEAD.source(vec![HEAD.theirs.to_string()]));
         }
-        let named = |table: &'static [Name], ours: &str| table.iter().find(|name| name.ours == ours);
         let (name, theirs) = match path.strip_prefix("blocks.") {
             Some(inside) => {
                 let (number, ours) = inside.split_once('.')?;
-                let name = named(self.in_block, ours)?;
+                let name = named(&self.in_block, ours)?;
                 (name, format!("{}.{number}.{}", self.blocks, name.theirs))
             }
             None => {
@@ -102,12 +106,17 @@ impl Names {
     }
 }
 
+fn named<'n>(table: &'n [Name], ours: &str) -> Option<&'n Name> {
+    table.iter().find(|name| name.ours == ours)
+}
+
 impl Name {
     fn source(&self, names: Vec<String>) -> Source {
         match self.kind {
             Kind::Plain => Source { names, part: Part::Whole, transposed: false },
             Kind::Transposed => Source { names, part: Part::Whole, transposed: true },
-            Kind::Fused(part) => Source { names, part, transposed: false },
+            Kind::Columns(shares) => Source { names, part: Part::Columns(shares), transposed: false },
+            Kind::Rows(shares) => Source { names, part: Part::Rows(shares), transposed: true },
         }
     }
 }

@@ -41,7 +41,7 @@ use crate::report::ResultRow;
 use crate::stop::Stop;
 use crate::terminal::{StdoutError, print_json, print_line, print_part, written};
 
-/// Fine-tune GPT-2, LLaMA-2 and vision transformers with adapters of a few kilobytes; without a command: the quick start.
+/// Fine-tune GPT-2, LLaMA and its relatives, and vision transformers with adapters of a few kilobytes; without a command: the quick start.
 #[derive(Debug, Parser)]
 #[command(name = "nola-train", version, long_about = None)]
 pub struct Cli {

@@ -147,9 +147,10 @@ pub fn modality(folder: &Path) -> Result<Modality, Error> {
     if VitConfig::is_named_by(&config) {
         return Ok(Modality::Images);
     }
-    let expected = "`gpt2` or `llama` for text, `vit`, `vit_mae` or timm's `architecture` for images";
+    let texts = nola_models::architectures::model_types();
+    let expected = format!("{texts} for text, `vit`, `vit_mae` or timm's `architecture` for images");
     let (file, found) = (folder.join("config.json"), config["model_type"].to_string());
-    Err(nola_models::Error::Field { file, field: "model_type", found, expected: expected.to_owned() }.into())
+    Err(nola_models::Error::Field { file, field: "model_type", found, expected }.into())
 }
 
 /// The rows of a matrix on the host.

@@ -14,6 +14,8 @@ pub struct AttentionMask {
     /// Of each token in its sequence, counted from 0: `[rows, tokens]`, or `[1, tokens]` where all rows agree.
     positions: Vec<usize>,
     tokens: usize,
+    /// Tokens that were read before those of the pass, padding included.
+    past: usize,
     /// Tokens of padding before each row; empty for none.
     padding: Vec<usize>,
     /// Added to the scores, `[rows or 1, 1, tokens, keys]`; none where everything may be seen.
@@ -29,7 +31,7 @@ impl AttentionMask {
     pub fn causal(ids: &Tensor<2, Int>) -> Self {
         let [_, tokens] = ids.dims();
         let additive = (tokens > 1).then(|| later(0, tokens, &ids.device()));
-        Self { positions: (0..tokens).collect(), tokens, padding: Vec::new(), additive }
+        Self { positions: (0..tokens).collect(), tokens, past: 0, padding: Vec::new(), additive }
     }
 
     /// Several samples in one row: every token sees those before it that have its own segment number.
@@ -51,7 +53,7 @@ impl AttentionMask {
         let additive = later(0, tokens, &device) + hidden(other);
         let counted = |&position: &i64| usize::try_from(position).expect("positions count from 0");
         let positions = positions.iter().map(counted).collect();
-        Self { positions, tokens, padding: Vec::new(), additive: Some(additive) }
+        Self { positions, tokens, past: 0, padding: Vec::new(), additive: Some(additive) }
     }
 
     /// Prompts of different lengths that all end at the last token: what stands before a row's own tokens is not seen.
@@ -86,6 +88,7 @@ impl AttentionMask {
             return Self {
                 positions: (past..past + tokens).collect(),
                 tokens,
+                past,
                 padding: Vec::new(),
                 additive,
             };
@@ -96,7 +99,26 @@ impl AttentionMask {
         let before = counted(0, past + tokens, &device).reshape([1, 1, 1, past + tokens]);
         let additive = hidden(before.lower(first.reshape([rows, 1, 1, 1]))) + later(past, tokens, &device);
         let positions = padding.iter().copied().flat_map(of_row).collect();
-        Self { positions, tokens, padding, additive: Some(additive) }
+        Self { positions, tokens, past, padding, additive: Some(additive) }
+    }
+
+    /// The same, but a token sees only the last `window` of what it saw, itself included.
+    ///
+    /// Tokens are counted as they lie in the row: padding on the left moves all of a row alike, and samples in one row do not see
+    /// each other.
+    pub(crate) fn within(&self, window: usize, device: &Device) -> Self {
+        let keys = self.past + self.tokens;
+        if keys <= window {
+            return self.clone();
+        }
+        let additive = match self.additive.clone() {
+            Some(additive) => {
+                let device = additive.device();
+                additive + earlier(self.past, self.tokens, window, &device)
+            }
+            None => earlier(self.past, self.tokens, window, device),
+        };
+        Self { additive: Some(additive), ..self.clone() }
     }
 
     /// Tokens of padding before each row; empty for none.
@@ -121,6 +143,13 @@ fn later(past: usize, tokens: usize, device: &Device) -> Tensor<4> {
     let queries = counted(past, tokens, device).reshape([1, 1, tokens, 1]);
     let keys = counted(0, past + tokens, device).reshape([1, 1, 1, past + tokens]);
     hidden(keys.greater(queries))
+}
+
+/// What they must not see with a sliding window: those before its last `window`. `[1, 1, tokens, past + tokens]`.
+fn earlier(past: usize, tokens: usize, window: usize, device: &Device) -> Tensor<4> {
+    let first = (counted(past, tokens, device) - (window as i64 - 1)).reshape([1, 1, tokens, 1]);
+    let keys = counted(0, past + tokens, device).reshape([1, 1, 1, past + tokens]);
+    hidden(keys.lower(first))
 }
 
 fn counted(from: usize, count: usize, device: &Device) -> Tensor<1, Int> {
@@ -172,6 +201,28 @@ mod tests {
     #[test]
     fn a_single_token_without_padding_hides_nothing() {
         assert!(AttentionMask::following(&ids(4, 1), &KeyValueCache::new()).additive.is_none());
+    }
+
+    #[test]
+    fn a_window_hides_what_lies_further_back() {
+        let device = Device::flex();
+        let mask = AttentionMask::causal(&ids(1, 4)).within(2, &device);
+        assert_eq!(drawn(&mask), ["x...", "xx..", ".xx.", "..xx"]);
+        let padded = AttentionMask::padded_left(&ids(2, 3), &[3, 2]).within(2, &device);
+        assert_eq!(drawn(&padded), ["x..", "xx.", ".xx", "...", ".x.", ".xx"]);
+        let packed = AttentionMask::packed(&ids(1, 4), &[0, 1, 2, 0], &[0, 0, 0, 1]).within(2, &device);
+        assert_eq!(drawn(&packed), ["x...", "xx..", ".xx.", "...x"]);
+    }
+
+    #[test]
+    fn a_window_moves_on_with_what_was_read() {
+        let device = Device::flex();
+        for (past, tokens, expected) in [(3, 1, vec!["..xx"]), (2, 2, vec![".xx.", "..xx"])] {
+            let mask = AttentionMask::behind(past, &ids(1, tokens), Vec::new()).within(2, &device);
+            assert_eq!(drawn(&mask), expected);
+        }
+        let short = AttentionMask::behind(1, &ids(1, 1), Vec::new()).within(2, &device);
+        assert!(short.additive.is_none(), "all of two tokens are seen");
     }
 
     #[test]

@@ -73,11 +73,11 @@ impl ModuleVisitor for Collect<'_> {
 fn append(fused: &mut NamedTensor, part: NamedTensor, kind: Part) {
     match kind {
         Part::Whole => panic!("two parameters are named `{}`", part.name),
-        Part::Rows { .. } => {
+        Part::Rows(_) => {
             fused.shape[0] += part.shape[0];
             fused.values.extend(part.values);
         }
-        Part::Columns { .. } => {
+        Part::Columns(_) => {
             let last = fused.shape.len() - 1;
             let (left, right) = (fused.shape[last], part.shape[last]);
             let rows = fused.values.chunks(left).zip(part.values.chunks(right));
@@ -89,6 +89,7 @@ fn append(fused: &mut NamedTensor, part: NamedTensor, kind: Part) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Shares;
     use super::*;
 
     fn tensor(shape: &[usize], values: &[f32]) -> NamedTensor {
@@ -98,14 +99,14 @@ mod tests {
     #[test]
     fn columns_are_joined_row_by_row() {
         let mut fused = tensor(&[2, 1], &[1.0, 4.0]);
-        append(&mut fused, tensor(&[2, 2], &[2.0, 3.0, 5.0, 6.0]), Part::Columns { index: 1, of: 2 });
+        append(&mut fused, tensor(&[2, 2], &[2.0, 3.0, 5.0, 6.0]), Part::Columns(Shares::nth(1, 2)));
         assert_eq!(fused, tensor(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
     }
 
     #[test]
     fn columns_of_vectors_are_joined_end_to_end() {
         let mut fused = tensor(&[1], &[1.0]);
-        append(&mut fused, tensor(&[2], &[2.0, 3.0]), Part::Columns { index: 1, of: 2 });
+        append(&mut fused, tensor(&[2], &[2.0, 3.0]), Part::Columns(Shares::nth(1, 2)));
         assert_eq!(fused, tensor(&[3], &[1.0, 2.0, 3.0]));
     }
 }

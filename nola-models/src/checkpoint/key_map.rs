@@ -305,13 +305,13 @@ fn stored_shape(shape: &[usize], source: &Source) -> Vec<usize> {
     if source.transposed {
         stored.reverse();
     }
-    let (axis, of) = match source.part {
+    let (axis, shares) = match source.part {
         Part::Whole => return stored,
-        Part::Rows { of, .. } => (stored.first_mut(), of),
-        Part::Columns { of, .. } => (stored.last_mut(), of),
+        Part::Rows(shares) => (stored.first_mut(), shares),
+        Part::Columns(shares) => (stored.last_mut(), shares),
     };
     if let Some(size) = axis {
-        *size *= of;
+        *size = shares.whole(*size);
     }
     stored
 }

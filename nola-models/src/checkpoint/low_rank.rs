@@ -1,6 +1,6 @@
 //! Low-rank weights in checkpoints: `MODULE.lora_A.weight` `[rank, d_in]` and `MODULE.lora_B.weight` `[d_out, rank]` in place of
-//! `MODULE.weight`, and `MODULE.lora_bias` `[d_out]` where the layer has no bias of its own. A part of a fused module has its
-//! number behind the module's name.
+//! `MODULE.weight`, and `MODULE.lora_bias` `[d_out]` where the layer has no bias of its own. A part of a fused module has the
+//! number of its first share behind the module's name.
 
 use nola_core::LowRankWeight;
 use safetensors::Dtype;
@@ -20,7 +20,7 @@ impl Names {
         let module = source.names.first()?.strip_suffix(".weight")?;
         let module = match source.part {
             Part::Whole => module.to_owned(),
-            Part::Rows { index, .. } | Part::Columns { index, .. } => format!("{module}.{index}"),
+            Part::Rows(shares) | Part::Columns(shares) => format!("{module}.{}", shares.from),
         };
         let name = |leaf: &str| format!("{module}.{leaf}");
         Some(Self { a: name("lora_A.weight"), b: name("lora_B.weight"), bias: name("lora_bias") })
@@ -82,6 +82,7 @@ fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Shares;
     use super::*;
 
     #[test]
@@ -97,7 +98,7 @@ mod tests {
             (tensors[1].name.as_str(), &tensors[1].shape[..]),
             ("h.0.c_attn.lora_B.weight", &[3, 1][..])
         );
-        let part = named(&weight, &source(Part::Columns { index: 2, of: 3 }));
+        let part = named(&weight, &source(Part::Columns(Shares::nth(2, 3))));
         assert_eq!(part[0].name, "h.0.c_attn.2.lora_A.weight");
     }
 

@@ -102,18 +102,15 @@ struct Window {
 
 impl Window {
     fn of(part: Part, shape: &[usize]) -> Self {
-        let share = |size: usize, index: usize, of: usize| index * size / of..(index + 1) * size / of;
         let first = shape.first().copied().unwrap_or(1);
         let rest = shape.iter().skip(1).product();
         match part {
             Part::Whole => Self { stride: rest, rows: 0..first, columns: 0..rest },
-            Part::Rows { index, of } => {
-                Self { stride: rest, rows: share(first, index, of), columns: 0..rest }
-            }
-            Part::Columns { index, of } => {
+            Part::Rows(shares) => Self { stride: rest, rows: shares.range(first), columns: 0..rest },
+            Part::Columns(shares) => {
                 let last = shape.last().copied().unwrap_or(1);
                 let before = shape.iter().rev().skip(1).product();
-                Self { stride: last, rows: 0..before, columns: share(last, index, of) }
+                Self { stride: last, rows: 0..before, columns: shares.range(last) }
             }
         }
     }
@@ -152,6 +149,7 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Shares;
     use super::*;
 
     fn stored(values: &[f32]) -> Vec<u8> {
@@ -177,21 +175,21 @@ mod tests {
     fn columns_are_a_part_of_every_row() {
         let bytes = stored(&counted(2, 6));
         let numbers = Numbers { dtype: Dtype::F32, shape: &[2, 6], bytes: &bytes };
-        assert_eq!(numbers.read::<f32>(Part::Columns { index: 1, of: 3 }, false), [2.0, 3.0, 8.0, 9.0]);
+        assert_eq!(numbers.read::<f32>(Part::Columns(Shares::nth(1, 3)), false), [2.0, 3.0, 8.0, 9.0]);
     }
 
     #[test]
     fn rows_are_a_part_of_the_first_axis() {
         let bytes = stored(&counted(4, 2));
         let numbers = Numbers { dtype: Dtype::F32, shape: &[4, 2], bytes: &bytes };
-        assert_eq!(numbers.read::<f32>(Part::Rows { index: 1, of: 2 }, false), [4.0, 5.0, 6.0, 7.0]);
+        assert_eq!(numbers.read::<f32>(Part::Rows(Shares::nth(1, 2)), false), [4.0, 5.0, 6.0, 7.0]);
     }
 
     #[test]
     fn columns_of_a_vector_are_a_part_of_it() {
         let bytes = stored(&counted(1, 6));
         let numbers = Numbers { dtype: Dtype::F32, shape: &[6], bytes: &bytes };
-        assert_eq!(numbers.read::<f32>(Part::Columns { index: 2, of: 3 }, false), [4.0, 5.0]);
+        assert_eq!(numbers.read::<f32>(Part::Columns(Shares::nth(2, 3)), false), [4.0, 5.0]);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The key map of GPT-2: our parameter paths, and the names of Hugging Face with and without `transformer.`.
 
+use std::borrow::Cow;
+
 use nola_core::folder::peft::ForeignModule;
 
 use super::{Gpt2, Gpt2Config};
-use crate::checkpoint::{NamedTensor, Part, Source, collect};
+use crate::checkpoint::{NamedTensor, Shares, Source, collect};
 use crate::names::{Kind, Name, Names};
 
 /// Causal masks that old releases stored with the weights.
@@ -20,14 +22,14 @@ const fn plain(ours: &'static str, theirs: &'static str) -> Name {
 
 /// A third of `c_attn`, whose columns are queries, keys and values.
 const fn third(ours: &'static str, index: usize) -> Name {
-    Name { ours, theirs: "attn.c_attn", kind: Kind::Fused(Part::Columns { index, of: 3 }) }
+    Name { ours, theirs: "attn.c_attn", kind: Kind::Columns(Shares::nth(index, 3)) }
 }
 
 /// Its linear layers are `Conv1D`: stored as `[d_in, d_out]`, as ours are.
-const NAMES: Names = Names {
+static NAMES: Names = Names {
     prefix: "transformer.",
     blocks: "h",
-    in_block: &[
+    in_block: Cow::Borrowed(&[
         plain("norm_attention", "ln_1"),
         third("attention.query", 0),
         third("attention.key", 1),
@@ -36,7 +38,7 @@ const NAMES: Names = Names {
         plain("norm_mlp", "ln_2"),
         plain("mlp.up", "mlp.c_fc"),
         plain("mlp.down", "mlp.c_proj"),
-    ],
+    ]),
     outside: &[plain("tokens", "wte"), plain("positions", "wpe"), plain("norm", "ln_f")],
 };
 

@@ -1,16 +1,23 @@
-//! Sizes of a LLaMA, read from and written to the `config.json` of Hugging Face, of every generation.
+//! Sizes of a LLaMA or of what differs from it by configuration, read from and written to the `config.json` of Hugging Face.
+
+mod layers;
+mod rotary;
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::family::{Biases, Family};
 use super::rotary::{Rotary, RotaryScaling};
 use crate::Error;
 use crate::fields::Fields;
+pub use layers::SlidingWindow;
 
 /// Sizes and variants of a LLaMA.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LlamaConfig {
+    /// Whose files it is read from and written to.
+    pub family: &'static Family,
     /// Token ids are `0..vocab_size`.
     pub vocab_size: usize,
     /// Longest sequence it was made for, in tokens.
@@ -31,8 +38,16 @@ pub struct LlamaConfig {
     pub rms_norm_eps: f64,
     /// Rotary positions.
     pub rotary: Rotary,
-    /// Whether the linear layers of the attention have biases.
-    pub attention_bias: bool,
+    /// Layers that are not rotated, from 0.
+    pub unrotated_layers: Vec<usize>,
+    /// Layers that see the last tokens alone; none where every layer sees all.
+    pub sliding_window: Option<SlidingWindow>,
+    /// Whether each head of the queries and keys is normalised before it is rotated.
+    pub qk_norm: bool,
+    /// Whether the layers that make queries, keys and values have biases.
+    pub qkv_bias: bool,
+    /// Whether the layer behind the heads has a bias.
+    pub output_bias: bool,
     /// Whether the linear layers of the MLP have biases.
     pub mlp_bias: bool,
     /// Whether the token embedding is the head too.
@@ -47,6 +62,7 @@ impl LlamaConfig {
     /// LLaMA-2 with 7 thousand million numbers.
     pub fn llama2_7b() -> Self {
         Self {
+            family: &Family::LLAMA,
             vocab_size: 32000,
             max_tokens: 4096,
             d_model: 4096,
@@ -57,7 +73,11 @@ impl LlamaConfig {
             d_mlp: 11008,
             rms_norm_eps: 1e-5,
             rotary: Rotary { theta: 10_000.0, scaling: RotaryScaling::Unscaled },
-            attention_bias: false,
+            unrotated_layers: Vec::new(),
+            sliding_window: None,
+            qk_norm: false,
+            qkv_bias: false,
+            output_bias: false,
             mlp_bias: false,
             tied_head: false,
             init_deviation: 0.02,
@@ -75,36 +95,44 @@ impl LlamaConfig {
         Self { d_model: 8192, n_layers: 80, n_heads: 64, n_kv_heads: 8, d_mlp: 28672, ..Self::llama2_7b() }
     }
 
-    /// Reads a `config.json` of the model type `llama`; what it leaves out has the default of transformers.
+    /// Reads the `config.json` of a model of `family`; what it leaves out has the default of transformers.
     ///
     /// # Errors
     /// If it asks for what this program does not compute, or holds a value that cannot be. The error names `file`.
-    pub fn from_json(config: &Value, file: &Path) -> Result<Self, Error> {
+    pub fn from_json(config: &Value, file: &Path, family: &'static Family) -> Result<Self, Error> {
         let fields = Fields { json: config, file };
         fields.refuse_other_quantization()?;
         if !matches!(config["hidden_act"].as_str(), Some("silu" | "swish") | None) {
             return Err(fields.wrong("hidden_act", "`silu`"));
         }
-        let d_model = fields.number("hidden_size", 4096, 1..=65536)?;
-        let n_heads = fields.number("num_attention_heads", 32, 1..=1024)?;
-        let max_tokens = fields.number("max_position_embeddings", 2048, 1..=1 << 24)?;
-        let vocab_size = fields.number("vocab_size", 32000, 1..=1 << 24)?;
+        let absent = family.absent;
+        let d_model = fields.number("hidden_size", absent.d_model, 1..=65536)?;
+        let n_heads = fields.number("num_attention_heads", absent.n_heads, 1..=1024)?;
+        let max_tokens = fields.number("max_position_embeddings", absent.max_tokens, 1..=1 << 24)?;
+        let n_layers = fields.number("num_hidden_layers", absent.n_layers, 1..=512)?;
+        let unrotated_layers = layers::unrotated(&fields, family, n_layers)?;
+        let [qkv_bias, output_bias, mlp_bias] = biases(&fields, family)?;
         let sizes = Self {
-            vocab_size,
+            family,
+            vocab_size: fields.number("vocab_size", absent.vocab_size, 1..=1 << 24)?,
             max_tokens,
             d_model,
-            n_layers: fields.number("num_hidden_layers", 32, 1..=512)?,
+            n_layers,
             n_heads,
-            n_kv_heads: fields.number("num_key_value_heads", n_heads, 1..=1024)?,
-            d_head: fields.number("head_dim", d_model / n_heads, 1..=65536)?,
-            d_mlp: fields.number("intermediate_size", 11008, 1..=1 << 20)?,
-            rms_norm_eps: fields.positive("rms_norm_eps", 1e-6)?,
-            rotary: rotary(&fields, max_tokens)?,
-            attention_bias: fields.flag("attention_bias", false)?,
-            mlp_bias: fields.flag("mlp_bias", false)?,
-            tied_head: fields.flag("tie_word_embeddings", false)?,
+            n_kv_heads: kv_heads(&fields, family, n_heads)?,
+            d_head: fields.number("head_dim", absent.d_head.unwrap_or(d_model / n_heads), 1..=65536)?,
+            d_mlp: fields.number("intermediate_size", absent.d_mlp, 1..=1 << 20)?,
+            rms_norm_eps: fields.positive("rms_norm_eps", absent.rms_norm_eps)?,
+            rotary: rotary::read(&fields, max_tokens, absent.theta)?,
+            sliding_window: layers::sliding_window(&fields, family, n_layers, &unrotated_layers)?,
+            unrotated_layers,
+            qk_norm: family.qk_norm,
+            qkv_bias,
+            output_bias,
+            mlp_bias,
+            tied_head: fields.flag("tie_word_embeddings", absent.tied_head)?,
             init_deviation: fields.float("initializer_range", 0.02)?,
-            eos: fields.token_ids("eos_token_id", &[2])?,
+            eos: fields.token_ids("eos_token_id", absent.eos)?,
         };
         sizes.checked(&fields)
     }
@@ -112,7 +140,8 @@ impl LlamaConfig {
     /// The sizes must divide as they should.
     fn checked(self, fields: &Fields) -> Result<Self, Error> {
         let given = |field: &str| fields.json.get(field).is_some_and(|value| !value.is_null());
-        if !given("head_dim") && !self.d_model.is_multiple_of(self.n_heads) {
+        let is_shared_out = !given("head_dim") && self.family.absent.d_head.is_none();
+        if is_shared_out && !self.d_model.is_multiple_of(self.n_heads) {
             let expected = format!("a divisor of hidden_size = {}", self.d_model);
             return Err(fields.wrong("num_attention_heads", &expected));
         }
@@ -130,8 +159,8 @@ impl LlamaConfig {
     /// The `config.json` that transformers reads, of every generation.
     pub fn to_json(&self) -> Value {
         let mut config = json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
+            "architectures": [self.family.class],
+            "model_type": self.family.model_type,
             "vocab_size": self.vocab_size,
             "max_position_embeddings": self.max_tokens,
             "hidden_size": self.d_model,
@@ -142,141 +171,55 @@ impl LlamaConfig {
             "intermediate_size": self.d_mlp,
             "hidden_act": "silu",
             "rms_norm_eps": self.rms_norm_eps,
-            "attention_bias": self.attention_bias,
-            "mlp_bias": self.mlp_bias,
             "tie_word_embeddings": self.tied_head,
             "initializer_range": self.init_deviation,
             "eos_token_id": self.eos,
         });
+        match self.family.biases {
+            Biases::Never | Biases::QueryKeyValue => {}
+            Biases::OfAttention => config["attention_bias"] = self.qkv_bias.into(),
+            Biases::OfAttentionAndMlp => {
+                config["attention_bias"] = self.qkv_bias.into();
+                config["mlp_bias"] = self.mlp_bias.into();
+            }
+        }
+        layers::write_to(self, &mut config);
         self.rotary.write_to(&mut config);
         config
     }
 }
 
-impl Rotary {
-    /// Writes it into a configuration in both spellings: `rope_theta` and `rope_scaling`, which is all that transformers
-    /// 4 reads, and `rope_parameters`, which transformers 5 writes.
-    pub(crate) fn write_to(&self, config: &mut Value) {
-        let scaling = match self.scaling {
-            RotaryScaling::Unscaled => json!({"rope_type": "default"}),
-            RotaryScaling::Linear { factor } => {
-                json!({"rope_type": "linear", "type": "linear", "factor": factor})
-            }
-            RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_tokens } => {
-                json!({
-                    "rope_type": "llama3",
-                    "factor": factor,
-                    "low_freq_factor": low_freq_factor,
-                    "high_freq_factor": high_freq_factor,
-                    "original_max_position_embeddings": whole(original_max_tokens),
-                })
-            }
-        };
-        let mut parameters = scaling.clone();
-        parameters["rope_theta"] = self.theta.into();
-        config["rope_theta"] = self.theta.into();
-        // Before transformers 4.43 there was no type `default`.
-        config["rope_scaling"] = if self.scaling == RotaryScaling::Unscaled { Value::Null } else { scaling };
-        config["rope_parameters"] = parameters;
+/// Heads of keys and values: where `null` stands as many as of queries, whatever an absent field means.
+fn kv_heads(fields: &Fields, family: &Family, n_heads: usize) -> Result<usize, Error> {
+    let field = "num_key_value_heads";
+    match (fields.json.get(field), family.absent.n_kv_heads) {
+        (None, Some(absent)) => Ok(absent),
+        (Some(_), _) | (None, None) => fields.number(field, n_heads, 1..=1024),
     }
 }
 
-/// A whole number as one: transformers declares contexts so.
-fn whole(number: f64) -> Value {
-    if number.fract() == 0.0 { Value::from(number as u64) } else { Value::from(number) }
-}
-
-/// Reads `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (before).
-fn rotary(fields: &Fields, max_tokens: usize) -> Result<Rotary, Error> {
-    // An empty block says nothing, and the other one is asked.
-    let says = |block: &Value| !block.is_null() && block.as_object().is_none_or(|block| !block.is_empty());
-    let given = ["rope_scaling", "rope_parameters"]
-        .into_iter()
-        .find(|&field| fields.json.get(field).is_some_and(says));
-    whole_heads(fields)?;
-    let theta = fields.positive("rope_theta", 10_000.0)?;
-    let Some(field) = given else {
-        return Ok(Rotary { theta, scaling: RotaryScaling::Unscaled });
-    };
-    let json = &fields.json[field];
-    // Settings for each kind of layer would be objects inside.
-    let is_settings = |value: &Value| value.as_object().is_some_and(|value| !value.contains_key("__float__"));
-    if json.as_object().is_none_or(|settings| settings.values().any(is_settings)) {
-        return Err(fields.wrong(field, "one object with `rope_type`, for all layers, or null"));
-    }
-    let inside = Fields { json, file: fields.file };
-    whole_heads(&inside)?;
-    let original_max_tokens = original_max_tokens(fields, &inside, max_tokens)?;
-    let scaling = scaling(&inside, original_max_tokens)?;
-    Ok(Rotary { theta: inside.positive("rope_theta", theta)?, scaling })
-}
-
-fn whole_heads(fields: &Fields) -> Result<(), Error> {
-    match fields.positive("partial_rotary_factor", 1.0)? {
-        1.0 => Ok(()),
-        _ => Err(fields.wrong("partial_rotary_factor", "1: whole heads turn")),
-    }
-}
-
-/// The context of the pretraining: beside the block if it stands there, else in it, else that of the model.
-///
-/// # Source
-/// `standardize_rope_params` of transformers 5.24. Transformers 4 reads the one in the block alone.
-fn original_max_tokens(outside: &Fields, inside: &Fields, max_tokens: usize) -> Result<f64, Error> {
-    let field = "original_max_position_embeddings";
-    outside.positive(field, inside.positive(field, max_tokens as f64)?)
-}
-
-fn scaling(fields: &Fields, original_max_tokens: f64) -> Result<RotaryScaling, Error> {
-    // Before transformers 4.43 the key was `type`.
-    let key = if fields.json.get("rope_type").is_some() { "rope_type" } else { "type" };
-    let required = |field: &'static str| match fields.json.get(field) {
-        Some(Value::Null) | None => Err(fields.wrong(field, "a number above 0")),
-        Some(_) => fields.positive(field, 1.0),
-    };
-    match fields.json[key].as_str() {
-        Some("default") => Ok(RotaryScaling::Unscaled),
-        Some("linear") => Ok(RotaryScaling::Linear { factor: required("factor")? }),
-        Some("llama3") => {
-            let low_freq_factor = required("low_freq_factor")?;
-            let high_freq_factor = required("high_freq_factor")?;
-            if high_freq_factor <= low_freq_factor {
-                let expected = format!("more than low_freq_factor = {low_freq_factor}");
-                return Err(fields.wrong("high_freq_factor", &expected));
-            }
-            Ok(RotaryScaling::Llama3 {
-                factor: required("factor")?,
-                low_freq_factor,
-                high_freq_factor,
-                original_max_tokens,
-            })
-        }
-        None if fields.json.get(key).is_none() && key == "type" => Ok(RotaryScaling::Unscaled),
-        Some(_) | None => Err(fields.wrong(key, "`default`, `linear` or `llama3`")),
+/// Whether there are biases of query, key and value, of the output of the attention, and of the MLP.
+fn biases(fields: &Fields, family: &Family) -> Result<[bool; 3], Error> {
+    let of_attention = || fields.flag("attention_bias", false);
+    match family.biases {
+        Biases::Never => Ok([false; 3]),
+        Biases::QueryKeyValue => Ok([true, false, false]),
+        Biases::OfAttention => of_attention().map(|bias| [bias, bias, false]),
+        Biases::OfAttentionAndMlp => of_attention().and_then(|b| Ok([b, b, fields.flag("mlp_bias", false)?])),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Architecture;
 
     fn read(config: Value) -> Result<LlamaConfig, Error> {
-        LlamaConfig::from_json(&config, Path::new("config.json"))
-    }
-
-    fn rotary_of(config: Value) -> Rotary {
-        read(config).expect("a LLaMA").rotary
+        LlamaConfig::from_json(&config, Path::new("config.json"), &Family::LLAMA)
     }
 
     fn error(config: Value) -> String {
         read(config).expect_err("it cannot be").to_string()
-    }
-
-    fn llama3(original: Value) -> Value {
-        json!({
-            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": original,
-        })
     }
 
     #[test]
@@ -304,121 +247,16 @@ mod tests {
     }
 
     #[test]
-    fn both_generations_of_rotary_settings_are_written_whatever_was_read() {
-        let linear = json!({"rope_type": "linear", "factor": 4.0});
-        let with_theta = |mut block: Value| {
-            block["rope_theta"] = json!(5e5);
-            block
+    fn heads_of_keys_that_are_null_are_as_many_as_those_of_queries() {
+        let heads = |json: Value| {
+            let file = Path::new("config.json");
+            let Architecture::Llama(family) = Architecture::of(&json, file).expect("a Mistral") else {
+                panic!("no LLaMA")
+            };
+            LlamaConfig::from_json(&json, file, family).expect("a Mistral").n_kv_heads
         };
-        let files = [
-            json!({"rope_theta": 5e5, "rope_scaling": llama3(json!(64))}),
-            json!({"rope_parameters": with_theta(llama3(json!(64)))}),
-            json!({"rope_theta": 5e5, "rope_scaling": linear}),
-            json!({"rope_parameters": with_theta(linear.clone())}),
-            json!({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4.0}}),
-            json!({"rope_theta": 5e5}),
-            json!({"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}, "rope_scaling": null}),
-        ];
-        for file in files {
-            let expected = rotary_of(file.clone());
-            let mut written = file.clone();
-            expected.write_to(&mut written);
-            let mut four = written.clone();
-            four.as_object_mut().expect("an object").remove("rope_parameters");
-            let mut five = written.clone();
-            let five = five.as_object_mut().expect("an object");
-            for key in ["rope_theta", "rope_scaling"] {
-                five.remove(key);
-            }
-            assert_eq!(rotary_of(four), expected, "transformers 4 of {file}");
-            assert_eq!(rotary_of(five.clone().into()), expected, "transformers 5 of {file}");
-            assert_eq!(rotary_of(written), expected, "{file}");
-        }
-    }
-
-    #[test]
-    fn every_generation_of_rotary_settings_is_read() {
-        let linear = Rotary { theta: 5e5, scaling: RotaryScaling::Linear { factor: 2.0 } };
-        let files = [
-            json!({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}}),
-            json!({"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
-            json!({"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}}),
-        ];
-        for file in files {
-            assert_eq!(rotary_of(file.clone()), linear, "{file}");
-        }
-    }
-
-    #[test]
-    fn rotary_parameters_of_the_default_type_are_unscaled() {
-        let rotary = rotary_of(json!({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}));
-        assert_eq!(rotary, Rotary { theta: 1e6, scaling: RotaryScaling::Unscaled });
-    }
-
-    #[test]
-    fn llama3_without_an_original_context_has_that_of_the_model() {
-        let file = json!({"max_position_embeddings": 8192, "rope_scaling": llama3(Value::Null)});
-        assert_eq!(rotary_of(file), rotary_of(json!({"rope_scaling": llama3(json!(8192))})));
-    }
-
-    #[test]
-    fn the_original_context_may_stand_beside_the_block_of_either_name() {
-        for original in [24, 8192] {
-            let expected = rotary_of(json!({"rope_scaling": llama3(json!(original))}));
-            for block in ["rope_scaling", "rope_parameters"] {
-                for inside in [Value::Null, json!(4096)] {
-                    let file = json!({block: llama3(inside), "original_max_position_embeddings": original});
-                    assert_eq!(rotary_of(file.clone()), expected, "{file}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn an_original_context_that_is_no_number_is_refused_wherever_it_stands() {
-        for file in [
-            json!({"rope_scaling": llama3(json!("8192"))}),
-            json!({"rope_scaling": llama3(json!(8192)), "original_max_position_embeddings": 0}),
-        ] {
-            assert!(error(file.clone()).contains("original_max_position_embeddings"), "{file}");
-        }
-    }
-
-    #[test]
-    fn an_empty_block_says_nothing() {
-        let linear = json!({"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0});
-        let file = json!({"rope_scaling": {}, "rope_parameters": linear});
-        assert_eq!(rotary_of(file).scaling, RotaryScaling::Linear { factor: 2.0 });
-    }
-
-    #[test]
-    fn heads_that_turn_in_part_are_refused_wherever_it_is_said() {
-        for file in [
-            json!({"partial_rotary_factor": 0.5}),
-            json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}),
-        ] {
-            assert!(error(file.clone()).contains("partial_rotary_factor"), "{file}");
-        }
-    }
-
-    #[test]
-    fn other_scalings_are_refused_by_name() {
-        for name in ["dynamic", "yarn", "longrope"] {
-            let message = error(json!({"rope_scaling": {"rope_type": name, "factor": 2.0}}));
-            assert!(message.contains(name) && message.contains("`llama3`"), "{message}");
-        }
-    }
-
-    #[test]
-    fn rotary_settings_of_each_kind_of_layer_are_refused() {
-        let message = error(json!({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}));
-        assert!(message.contains("rope_parameters") && message.contains("for all layers"), "{message}");
-    }
-
-    #[test]
-    fn linear_scaling_needs_its_factor() {
-        let message = error(json!({"rope_scaling": {"type": "linear"}}));
-        assert!(message.contains("`factor` is absent"), "{message}");
+        assert_eq!(heads(json!({"model_type": "mistral"})), 8);
+        assert_eq!(heads(json!({"model_type": "mistral", "num_key_value_heads": null})), 32);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use nola_core::folder::peft::ForeignModule;
 use std::path::Path;
 
 use super::{Pooling, Positions, Vit, VitConfig};
-use crate::checkpoint::{Checkpoint, ModelFolder, NamedTensor, Part, Source, collect, save};
+use crate::checkpoint::{Checkpoint, ModelFolder, NamedTensor, Part, Shares, Source, collect, save};
 use crate::{Error, Preprocessor, WeightDtype};
 
 /// Stored tensors that are no part of the classifier: the pooler of `ViTModel`, mask tokens, pretraining decoders.
@@ -154,7 +154,7 @@ impl<'a> Place<'a> {
         let (names, part) = match (layout, self.names.kind) {
             (Layout::HuggingFace { prefix }, _) => (self.hugging_face(prefix).into(), Part::Whole),
             (Layout::Timm { pooling }, Kind::Fused(index)) => {
-                (vec![self.timm(pooling)], Part::Rows { index, of: 3 })
+                (vec![self.timm(pooling)], Part::Rows(Shares::nth(index, 3)))
             }
             (Layout::Timm { pooling }, Kind::Linear | Kind::Plain) => (vec![self.timm(pooling)], Part::Whole),
         };

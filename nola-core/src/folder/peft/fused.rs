@@ -1,7 +1,7 @@
 //! LoRAs of sites that are parts of one foreign module, made one LoRA of that module.
 
 use super::matrix::beside;
-use super::{ForeignModule, Generation, Layout, Modules};
+use super::{ForeignModule, Generation, Layout, Modules, Shares};
 use crate::SiteFactors;
 use crate::site::SiteKind;
 
@@ -24,12 +24,12 @@ pub(super) struct ModuleLora {
     pub magnitude: Option<Vec<f32>>,
 }
 
-/// Lengths of the columns of the base, of a part of a foreign module by its index.
+/// Lengths of the columns of the base, of one share of a foreign module.
 pub(super) type BaseNorms<'a> = &'a dyn Fn(&ForeignModule, usize) -> Vec<f32>;
 
 /// A site that is a part of a foreign module.
 struct PartLora {
-    index: usize,
+    shares: Shares,
     factors: SiteFactors,
 }
 
@@ -43,10 +43,10 @@ pub(super) fn module_loras(
     let mut found: Vec<(ForeignModule, Vec<PartLora>)> = Vec::new();
     for factors in factors {
         let module = modules(&factors.site.path);
-        let part = PartLora { index: module.part.index(), factors };
+        let part = PartLora { shares: module.part.shares(), factors };
         match found.iter_mut().find(|(known, _)| known.names == module.names) {
             Some((_, parts)) => {
-                let is_new = parts.iter().all(|known| known.index != part.index);
+                let is_new = parts.iter().all(|known| known.shares.from != part.shares.from);
                 assert!(is_new, "two sites are the same part of {:?}", module.names);
                 parts.push(part);
             }
@@ -72,10 +72,11 @@ fn join(module: &ForeignModule, name: &str, parts: &[PartLora], base_norms: Base
         }
     }
     let rank = stacked.iter().map(|factors| factors.rank).sum();
-    let outputs: Vec<Vec<f32>> = (0..module.part.of())
-        .map(|index| match parts.iter().find(|part| part.index == index) {
+    let share = site.d_out / module.part.shares().count();
+    let outputs: Vec<Vec<f32>> = in_order(module, parts)
+        .map(|(_, part)| match part {
             Some(part) => widened_b(&part.factors, &stacked, scale, rank),
-            None => vec![0.0; rank * site.d_out],
+            None => vec![0.0; rank * share],
         })
         .collect();
     let all_a: Vec<&[f32]> = stacked.iter().map(|factors| factors.low_rank_a()).collect();
@@ -90,7 +91,7 @@ fn join(module: &ForeignModule, name: &str, parts: &[PartLora], base_norms: Base
         rank,
         scale,
         d_in: site.d_in,
-        d_out: site.d_out * module.part.of(),
+        d_out: module.part.whole(site.d_out),
         a: beside(&all_a, site.d_in),
         b: beside(&all_b, rank),
         magnitude: joined_magnitude(module, parts, base_norms),
@@ -102,11 +103,25 @@ fn joined_magnitude(module: &ForeignModule, parts: &[PartLora], base_norms: Base
     if parts.iter().all(|part| part.factors.magnitude.is_none()) {
         return None;
     }
-    let of_part = |index| {
-        let part = parts.iter().find(|part| part.index == index);
-        part.and_then(|part| part.factors.magnitude.clone()).unwrap_or_else(|| base_norms(module, index))
+    let of_part = |(first, part): (usize, Option<&PartLora>)| match part {
+        Some(PartLora { shares, factors }) => factors.magnitude.clone().unwrap_or_else(|| {
+            (shares.from..shares.to).flat_map(|share| base_norms(module, share)).collect()
+        }),
+        None => base_norms(module, first),
     };
-    Some((0..module.part.of()).flat_map(of_part).collect())
+    Some(in_order(module, parts).flat_map(of_part).collect())
+}
+
+/// The parts of a module in the order of its outputs, and between them the shares that no part is for; each with its first share.
+fn in_order<'p>(
+    module: &ForeignModule,
+    parts: &'p [PartLora],
+) -> impl Iterator<Item = (usize, Option<&'p PartLora>)> {
+    let of_share = |share| match parts.iter().find(|part| part.shares.contains(share)) {
+        Some(part) => (part.shares.from == share).then_some((share, Some(part))),
+        None => Some((share, None)),
+    };
+    (0..module.part.shares().of).filter_map(of_share)
 }
 
 /// Whether two parts have the same A to the bit, as they have if they came from one LoRA.

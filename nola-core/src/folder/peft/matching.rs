@@ -105,7 +105,7 @@ impl<'a> Matching<'a> {
         let layer = self.layer_of(site);
         let [of_a, of_b] = factor_names(site.kind);
         let Lora { name, rank, scale } = self.lora(&site.path, &module, layer, [of_a, of_b])?;
-        let d_out = site.d_out * module.part.of();
+        let d_out = module.part.whole(site.d_out);
         let a = self.take(&key(&name, of_a), &[rank, site.d_in]);
         let b = self.take(&key(&name, of_b), &[d_out, rank]);
         if site.kind == SiteKind::Embedding {
@@ -291,7 +291,7 @@ impl<'a> Matching<'a> {
             return self.take(key, &param.shape);
         }
         let (last, inputs) = param.shape.split_last()?;
-        let d_out = last * foreign.part.of();
+        let d_out = foreign.part.whole(*last);
         let whole = match (inputs.first(), foreign.layout) {
             (Some(&d_in), Layout::Linear) => transposed(&self.take(key, &[d_out, d_in])?, d_in),
             (Some(&d_in), Layout::Conv1d) => self.take(key, &[d_in, d_out])?,

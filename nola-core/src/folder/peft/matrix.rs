@@ -25,8 +25,7 @@ pub(super) fn beside(matrices: &[&[f32]], rows: usize) -> Vec<f32> {
 
 /// Our part of a whole matrix or vector in our order, which has `d_out` columns.
 pub(super) fn part_of(whole: &[f32], d_out: usize, module: &ForeignModule) -> Vec<f32> {
-    let (index, width) = (module.part.index(), d_out / module.part.of());
-    columns(whole, d_out, index * width..(index + 1) * width)
+    columns(whole, d_out, module.part.shares().range(d_out))
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod read;
 #[cfg(test)]
 mod reading_tests;
 mod settings;
+mod shares;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use serde_json::Value;
 pub use peft_adapter::{PeftAdapter, TiedHead};
 pub(in crate::folder) use read::read_data;
 pub use read::{is_peft, read};
+pub use shares::Shares;
 pub use write::{begin, write};
 
 use super::BaseIdentity;
@@ -84,28 +86,22 @@ impl ForeignModule {
 pub enum Part {
     /// All of it.
     Whole,
-    /// The outputs of one of several equal parts, which all have the same inputs.
-    Outputs {
-        /// Which part, from 0.
-        index: usize,
-        /// How many parts there are.
-        of: usize,
-    },
+    /// Some of its outputs, which all have the same inputs.
+    Outputs(Shares),
 }
 
 impl Part {
-    fn index(self) -> usize {
+    /// Which shares of the module it is; a whole module is one share.
+    fn shares(self) -> Shares {
         match self {
-            Self::Whole => 0,
-            Self::Outputs { index, .. } => index,
+            Self::Whole => Shares::nth(0, 1),
+            Self::Outputs(shares) => shares,
         }
     }
 
-    fn of(self) -> usize {
-        match self {
-            Self::Whole => 1,
-            Self::Outputs { of, .. } => of,
-        }
+    /// Outputs of the module, of which this part has `d_out`.
+    fn whole(self, d_out: usize) -> usize {
+        self.shares().whole(d_out)
     }
 }
 

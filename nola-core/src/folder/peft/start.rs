@@ -65,7 +65,7 @@ impl<'a, M: Module> Starts<'a, M> {
     /// A₀ and B₀ of a site: its own outputs of those of the whole foreign module.
     fn of(&mut self, site: &Site, module: &ForeignModule, plan: &Plan) -> Result<[FrozenMatrix; 2], Error> {
         let name = &module.names[0];
-        let whole = Site { d_out: site.d_out * module.part.of(), ..site.clone() };
+        let whole = Site { d_out: module.part.whole(site.d_out), ..site.clone() };
         if !self.known.contains_key(name) {
             let values = self.whole_weight(module, site.d_in);
             let weight = Weight::new(&values, &whole, plan.rank)?;
@@ -81,9 +81,9 @@ impl<'a, M: Module> Starts<'a, M> {
         let mut parts: Vec<(usize, Vec<f32>)> = (self.all.iter())
             .map(|site| (site, (self.modules)(&site.path)))
             .filter(|(_, other)| other.names == module.names)
-            .map(|(site, other)| (other.part.index(), weight_of(self.model, site)))
+            .map(|(site, other)| (other.part.shares().from, weight_of(self.model, site)))
             .collect();
-        parts.sort_by_key(|(index, _)| *index);
+        parts.sort_by_key(|(first, _)| *first);
         let parts: Vec<&[f32]> = parts.iter().map(|(_, values)| values.as_slice()).collect();
         beside(&parts, d_in)
     }

@@ -80,7 +80,7 @@ fn modules(path: &str) -> ForeignModule {
         };
     };
     let fused = |index| ForeignModule {
-        part: Part::Outputs { index, of: 3 },
+        part: Part::Outputs(Shares::nth(index, 3)),
         ..whole(&format!("transformer.h.{number}.attn.c_attn"), Layout::Conv1d)
     };
     match module {

@@ -27,7 +27,7 @@ impl Updates {
         if let Some(vera) = VeraFolder::of(adapted, modules, generation) {
             return Self::Vera(vera);
         }
-        let norms = |module: &ForeignModule, index| base_norms(&adapted.model, modules, module, index);
+        let norms = |module: &ForeignModule, share| base_norms(&adapted.model, modules, module, share);
         // A weight may have lost all its ranks.
         let factors = adapted.factors().into_iter().filter(|factors| factors.rank > 0).collect();
         Self::Lora(module_loras(factors, modules, generation, &norms))
@@ -65,14 +65,15 @@ fn lora_tensors(lora: &ModuleLora) -> Vec<(String, Stored)> {
     tensors
 }
 
-/// Lengths of the columns of the base, of the part `index` of a foreign module.
-fn base_norms<M: Module>(model: &M, modules: Modules, module: &ForeignModule, index: usize) -> Vec<f32> {
-    let is_it = |site: &Site| {
+/// Lengths of the columns of the base, of one share of a foreign module.
+fn base_norms<M: Module>(model: &M, modules: Modules, module: &ForeignModule, share: usize) -> Vec<f32> {
+    let shares = |site: &Site| {
         let found = modules(&site.path);
-        found.names == module.names && found.part.index() == index
+        Some(found.part.shares()).filter(|shares| found.names == module.names && shares.contains(share))
     };
-    let site =
-        linear_sites(model).into_iter().find(is_it).expect("every part of a module is a layer of ours");
+    let found = linear_sites(model).into_iter().find_map(|site| Some((shares(&site)?, site)));
+    let (shares, site) = found.expect("every part of a module is a layer of ours");
     let squares = column_squares(&weight_of(model, &site), site.d_out);
-    squares.into_iter().map(f32::sqrt).collect()
+    let width = site.d_out / shares.count();
+    squares.into_iter().skip((share - shares.from) * width).take(width).map(f32::sqrt).collect()
 }

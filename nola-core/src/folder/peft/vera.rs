@@ -46,7 +46,7 @@ impl Matching<'_> {
     /// The shared pair, which is as wide as the widest module: the stored one, or the one that the key gives.
     fn vera_pair(&mut self, settings: &VeraSettings, rank: usize, found: &[Found]) -> Option<VeraPair> {
         let d_in = found.iter().map(|found| found.site.d_in).max()?;
-        let d_out = found.iter().map(|found| found.site.d_out * found.module.part.of()).max()?;
+        let d_out = found.iter().map(|found| found.module.part.whole(found.site.d_out)).max()?;
         if PAIR.iter().any(|key| self.has(key)) {
             let [a, b] = [self.take(PAIR[0], &[rank, d_in]), self.take(PAIR[1], &[d_out, rank])];
             return Some(VeraPair { a: a?, b: b?, rank });
@@ -68,12 +68,11 @@ impl Matching<'_> {
 
     fn vera_plan(&mut self, found: Found, rank: usize, blocks: &mut VeraBlocks) -> Option<(Site, Plan)> {
         let Found { site, module, name } = found;
-        let d_out = site.d_out * module.part.of();
+        let d_out = module.part.whole(site.d_out);
         let d = self.take(&key(&name, VECTORS[0]), &[rank]);
         let b = self.take(&key(&name, VECTORS[1]), &[d_out]);
-        let first = module.part.index() * site.d_out;
         let (d, b) = (d?, part_of(&b?, d_out, &module));
-        let plan = blocks.plan(site.d_in, first..first + site.d_out, d, b);
+        let plan = blocks.plan(site.d_in, module.part.shares().range(d_out), d, b);
         Some((site, plan))
     }
 }

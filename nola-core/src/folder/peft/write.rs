@@ -172,9 +172,10 @@ fn others<M: Module>(
 
 /// One parameter of a foreign module, from all its parts.
 fn joined(module: String, leaf: String, mut parts: Parts, values: &BTreeMap<ParamId, TensorData>) -> Other {
-    parts.sort_by_key(|(module, _)| module.part.index());
+    parts.sort_by_key(|(module, _)| module.part.shares().from);
     let (foreign, param) = &parts[0];
-    assert_eq!(parts.len(), foreign.part.of(), "`{module}.{leaf}` needs every part of it");
+    let shares: usize = parts.iter().map(|(module, _)| module.part.shares().count()).sum();
+    assert_eq!(shares, foreign.part.shares().of, "`{module}.{leaf}` needs every part of it");
     let (is_of_linear, shape) = (param.is_of_linear(), param.shape.clone());
     let values: Vec<Vec<f32>> = parts.iter().map(|(_, param)| floats(values[&param.id].clone())).collect();
     if !is_of_linear {
