@@ -25,7 +25,7 @@ STORAGES = {
 # The recipe of each task, its seeds and what is changed.
 TASKS = {
     "museum": ("assets/recipes/text-museum-nola.toml", 3, ["train.evaluate_every=0"]),
-    "smollm2": ("benchmarks/recipes/smollm2-nola-128.toml", 1, ["train.evaluate_every=0", "train.steps=60", "train.warmup=6"]),
+    "smollm2": ("benchmarks/recipes/smollm2-nola-128.toml", 1, ["train.evaluate_every=0", "train.steps=40", "train.warmup=4"]),
 }
 
 

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::double::{self, NESTED_BLOCK, Nested};
 use super::{BLOCK, Quantization, int8, largest, nf4};
 
@@ -121,8 +123,7 @@ impl PackedWeight {
     /// # Panics
     /// If there are not as many numbers.
     pub fn quantize_transposed(quantization: Quantization, values: &[f32], sizes: [usize; 2]) -> Self {
-        let rows = (0..sizes[1]).flat_map(|output| values.iter().skip(output).step_by(sizes[1]).copied());
-        Self::quantize(quantization, &rows.collect::<Vec<_>>(), sizes)
+        Self::quantize(quantization, &transposed(values, sizes[1]), sizes)
     }
 
     /// NF4 as bitsandbytes stores it: two codes a byte, blocks of 64.
@@ -195,6 +196,22 @@ impl PackedWeight {
     }
 }
 
+/// Columns that are read together, since they share lines of the cache.
+const TOGETHER: usize = 16;
+
+/// The transpose of a row-major matrix with `columns` columns.
+fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
+    let rows = values.len() / columns.max(1);
+    let mut turned = vec![0.0; values.len()];
+    turned.par_chunks_mut((TOGETHER * rows).max(1)).enumerate().for_each(|(tile, turned)| {
+        for (row, values) in values.chunks_exact(columns).enumerate() {
+            let values = values.iter().skip(tile * TOGETHER).take(TOGETHER);
+            values.enumerate().for_each(|(column, &value)| turned[column * rows + row] = value);
+        }
+    });
+    turned
+}
+
 /// Adds bytes, filled up to whole words.
 fn extend_bytes(words: &mut Vec<u32>, bytes: &[u8]) {
     let (whole, rest) = bytes.as_chunks::<4>();
@@ -251,20 +268,14 @@ impl<'a> PackedView<'a> {
     /// All numbers as `[d_out, d_in]`, row-major.
     pub(crate) fn all(&self) -> Vec<f32> {
         let mut numbers = vec![0.0; self.d_in * self.d_out];
-        self.read(0..numbers.len(), &mut numbers);
+        let rows = numbers.par_chunks_mut(self.d_in.max(1)).enumerate();
+        rows.for_each(|(output, row)| self.read(output * self.d_in..(output + 1) * self.d_in, row));
         numbers
     }
 
     /// All numbers as `[d_in, d_out]`, row-major.
     pub(crate) fn transposed(&self) -> Vec<f32> {
-        let mut numbers = vec![0.0; self.d_in * self.d_out];
-        let mut row = vec![0.0; self.d_in];
-        for output in 0..self.d_out {
-            self.read(output * self.d_in..(output + 1) * self.d_in, &mut row);
-            let column = numbers.iter_mut().skip(output).step_by(self.d_out);
-            column.zip(&row).for_each(|(number, &value)| *number = value);
-        }
-        numbers
+        transposed(&self.all(), self.d_in)
     }
 
     /// The numbers at `range` of `[d_out, d_in]`.
