@@ -28,7 +28,7 @@ part() {
         printf '%s\t0\tno time left\n' "$name" >>"$out/summary.tsv"
         return
     fi
-    timeout "$most" "$@" >"$out/$name.json" 2>"$out/$name.log"
+    timeout -k 5 "$most" "$@" >"$out/$name.json" 2>"$out/$name.log"
     status=$?
     printf '%s\t%s\t%s\n' "$name" "$((SECONDS - begun))" "$status" | tee -a "$out/summary.tsv"
 }
@@ -48,13 +48,17 @@ if [ $# -eq 0 ]; then
 import json, sys
 try:
     found = json.load(open(sys.argv[1]))
-    print("\n".join(device["name"] for device in found["devices"] if device["name"] != "cpu"))
-except Exception:
-    print("wgpu")
+    print("\n".join(device["device"] for device in found["devices"] if device["device"] != "cpu"))
+except (OSError, ValueError, KeyError) as error:
+    sys.exit(f"no devices in doctor.json: {error}")
 PYTHON
     )
 else
     devices=("$@")
+fi
+if [ -z "${devices[*]:-}" ]; then
+    echo "gpu.sh: doctor found no GPU; name one, such as wgpu" >&2
+    exit 1
 fi
 
 steps_on() { # PROGRAM DEVICE MODELS METHODS DTYPE OPTIONS...
@@ -64,6 +68,13 @@ steps_on() { # PROGRAM DEVICE MODELS METHODS DTYPE OPTIONS...
         --steps "$steps" --rounds 1 "$@"
 }
 
+# First, so that time does not run out for it: the ratios are what matters.
+if [ -n "$torch_models" ] && "$python" -c 'import torch, transformers, peft; assert torch.cuda.is_available()' 2>/dev/null; then
+    part torch-bf16 90 "$python" "$here/bench_torch.py" --device cuda --dtype bf16 --param-dtype bf16 --models "$torch_models" \
+        --methods frozen,lora,nola --steps "$steps" --rounds 1
+    part torch-bf16-compiled 120 "$python" "$here/bench_torch.py" --device cuda --dtype bf16 --param-dtype bf16 --compile \
+        --models "$torch_models" --methods lora --steps "$steps" --rounds 1
+fi
 for device in "${devices[@]}"; do
     [ -z "$device" ] && continue
     short=${device/:/-}
@@ -82,11 +93,5 @@ for device in "${devices[@]}"; do
     done
 done
 
-if [ -n "$torch_models" ] && "$python" -c 'import torch, transformers, peft; assert torch.cuda.is_available()' 2>/dev/null; then
-    part torch-bf16 90 "$python" "$here/bench_torch.py" --device cuda --dtype bf16 --models "$torch_models" \
-        --methods frozen,lora,nola --steps "$steps" --rounds 1
-    part torch-bf16-compiled 120 "$python" "$here/bench_torch.py" --device cuda --dtype bf16 --compile \
-        --models "$torch_models" --methods lora --steps "$steps" --rounds 1
-fi
 # Whether anything failed that was tried.
-! cut -f 3 "$out/summary.tsv" | tail -n +2 | grep -qvx 0
+! cut -f 3 "$out/summary.tsv" | tail -n +2 | grep -qvxE "0|no time left"

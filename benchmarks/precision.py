@@ -8,7 +8,6 @@ Run in the root of the checkout; NOLA_TRAIN names the program (default: nola-tra
 The task `smollm2` needs `models/` and `data/`, see benchmarks/README.md.
 """
 
-import os
 import statistics
 import sys
 import tempfile
@@ -39,6 +38,8 @@ def run(task):
             with tempfile.TemporaryDirectory() as out:
                 sets = [*always, *parts, f"train.seed={seed}", f"output.dir={out}/run"]
                 found = program("train", recipe, *changes(sets))
+            if found is None:
+                sys.exit(f"{task} in {storage}: the program ended with an error")
             keep(FILE, {"task": task, "storage": storage, "seed": seed, "loss": found["loss"],
                         "seconds": found["seconds"], "peak_memory_bytes": found["peak_memory_bytes"]})
 

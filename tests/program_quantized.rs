@@ -65,7 +65,7 @@ fn images_are_learned_over_a_quantised_base() {
 #[test]
 fn an_unknown_quantisation_is_refused_with_the_known_ones() {
     let outcome = text_workshop().run(&["generate", "--model", "base", "--quantize", "int4", "Zizzi"]);
-    outcome.assert_refused(2, &["invalid value 'int4'", "possible values: int8, nf4, nf4-double"]);
+    outcome.assert_refused(2, &["invalid value 'int4'", "possible values: none, int8, nf4, nf4-double"]);
 }
 
 #[test]
@@ -81,4 +81,26 @@ fn steps_are_measured_over_quantised_weights() {
             assert_eq!(line["param_dtype"], quantization, "{line}");
         }
     }
+}
+
+#[test]
+fn a_run_over_a_quantised_base_is_scored_without_quantisation_where_that_is_asked_for() {
+    let workshop = text_workshop();
+    trained(&workshop, &["model.quantize=nf4"]);
+    let dense = scored(&workshop, &["--run", "runs/food", "--quantize", "none"]);
+    let by_folder =
+        ["--model", "base", "--adapter", "runs/food/adapter", "--format", "e2e", "--data", "val.txt"];
+    assert_eq!(loss(&dense), loss(&scored(&workshop, &by_folder)));
+    assert_ne!(loss(&dense), loss(&scored(&workshop, &["--run", "runs/food"])));
+}
+
+#[test]
+fn images_are_predicted_by_the_weights_that_are_asked_for() {
+    let workshop = Workshop::new();
+    workshop.run(&["train", "colours.toml", "--json"]).json();
+    let predicted = |quantize: &str| {
+        let predict = ["predict", "--run", "runs/colours", "--quantize", quantize, "--json", "val/red/0.png"];
+        workshop.run(&predict).json()["predictions"][0]["classes"][0]["probability"].as_f64()
+    };
+    assert_ne!(predicted("nf4").expect("a probability"), predicted("none").expect("a probability"));
 }

@@ -26,9 +26,10 @@ use crate::embedding::check_embeddings;
 pub(crate) use crate::floats::floats;
 use crate::linear_combinations::{LinearCombinations, Vectors};
 use crate::low_rank_weights::{low_rank_paths, low_rank_weights, with_low_rank_weights};
+use crate::packed_weights::packed_words;
 use crate::params::{
-    FoundParam, base_tensors, base_weights, float_params, packed_words, read_params, replace_params,
-    train_only, write_params,
+    FoundParam, base_tensors, base_weights, float_params, read_params, replace_params, train_only,
+    write_params,
 };
 use crate::quantized::CoefficientBits;
 use crate::site::{Site, SiteKind};

@@ -53,12 +53,8 @@ pub(crate) enum BaseWeight {
 impl BaseWeight {
     /// The weight of `layer` without its adapter.
     pub(crate) fn of(layer: &impl LinearLayer) -> Self {
-        Self::new(layer.weight().base(), layer.packed())
-    }
-
-    /// The weight, or the placeholder and the words in its place.
-    pub(crate) fn new(weight: Tensor<2>, packed: Option<Tensor<1, Int>>) -> Self {
-        match packed {
+        let weight = layer.weight().base();
+        match layer.packed() {
             None => Self::Dense(weight),
             Some(words) => Self::Packed { words, sizes: weight.dims(), compute: weight.dtype() },
         }

@@ -230,6 +230,13 @@ pub enum Error {
         site: String,
     },
 
+    /// A weight with an adapter is not quantised.
+    #[error("`{site}` has an adapter, which would be lost; quantise the base before adapters are attached")]
+    Adapted {
+        /// Path of the layer.
+        site: String,
+    },
+
     /// A weight in few bits cannot be trained.
     #[error(
         "`{weight}` is stored in few bits and cannot be trained itself; leave its module out of what is trained, or load the base in f32, bf16 or f16"

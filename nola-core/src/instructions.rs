@@ -57,10 +57,10 @@ impl Instructions {
     #[cfg(target_arch = "x86_64")]
     pub fn most() -> Self {
         let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        match (is_x86_feature_detected!("avx512f"), has_avx2) {
-            (true, _) => Self::Avx512,
-            (false, true) => Self::Avx2,
-            (false, false) => Self::Plain,
+        match (has_avx2, is_x86_feature_detected!("avx512f")) {
+            (true, true) => Self::Avx512,
+            (true, false) => Self::Avx2,
+            (false, _) => Self::Plain,
         }
     }
 

@@ -30,6 +30,7 @@ mod low_rank_weights;
 #[cfg(feature = "cpu")]
 pub mod matrix;
 mod packed_product;
+mod packed_weights;
 mod params;
 mod pattern;
 pub mod philox;
@@ -56,9 +57,8 @@ pub use folder::BaseIdentity;
 pub use hollow::Hollow;
 pub use linear::{Linear, Packing, adapted, quantized};
 pub use low_rank_weights::{LowRankWeight, LowRankWeights, low_rank_weights, with_low_rank_weights};
-pub use params::{
-    FoundParam, biases, float_params, packed_words, read_params, unadaptable_weights, write_params,
-};
+pub use packed_weights::packed_words;
+pub use params::{FoundParam, biases, float_params, read_params, unadaptable_weights, write_params};
 pub use pattern::PatternError;
 pub use plain_words::plain_words;
 #[cfg(feature = "cpu")]

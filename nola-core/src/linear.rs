@@ -6,11 +6,13 @@ use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::nn;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
+use crate::Error;
 use crate::base_weight::{BaseWeight, LinearLayer};
 use crate::features::{self, Layers};
 use crate::floats::floats;
 use crate::low_rank_weights::LowRank;
-use crate::params::packable_weights;
+use crate::packed_weights::{packable_weights, packed_words};
+use crate::params::{FoundParam, float_params};
 use crate::update::{Update, noted};
 use crate::weight::{PackedWeight, Quantization};
 
@@ -68,6 +70,27 @@ impl Packing {
         self.packable.contains(path)
     }
 
+    /// What stands for the weight `param` at `path` when it is quantised: NaN of its shape, which takes no memory. Nothing if it
+    /// cannot be packed.
+    ///
+    /// # Shapes
+    /// - `values`: `[d_in, d_out]`, row-major
+    pub fn quantized<const D: usize>(
+        &mut self,
+        path: &str,
+        param: &Param<Tensor<D>>,
+        quantization: Quantization,
+        values: &[f32],
+        compute: DType,
+    ) -> Option<Param<Tensor<D>>> {
+        if !self.is_possible_at(path) {
+            return None;
+        }
+        let shape = param.lazy_shape();
+        let packed = PackedWeight::quantize_transposed(quantization, values, [shape[0], shape[1]]);
+        Some(self.weight(param, packed, compute))
+    }
+
     /// What stands for the weight `param` when `packed` takes its place: NaN of its shape, which takes no memory.
     pub fn weight<const D: usize>(
         &mut self,
@@ -91,45 +114,6 @@ impl Packing {
     }
 }
 
-/// `module` with the weights at paths that are `wanted` in few bits, as far as they are of [`Linear`]; they are frozen then, and
-/// multiplied in the type they had.
-pub fn quantized<M: Module>(module: M, quantization: Quantization, wanted: &dyn Fn(&str) -> bool) -> M {
-    let packing = Packing::of(&module);
-    module.map(&mut Quantize { quantization, wanted, packing, path: Vec::new() })
-}
-
-struct Quantize<'a> {
-    quantization: Quantization,
-    wanted: &'a dyn Fn(&str) -> bool,
-    packing: Packing,
-    path: Vec<String>,
-}
-
-impl ModuleMapper for Quantize<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let path = self.path.join(".");
-        if !(self.packing.is_possible_at(&path) && (self.wanted)(&path)) {
-            return param;
-        }
-        let (shape, dtype) = (param.lazy_shape(), param.base().dtype());
-        let values = floats(param.base().into_data());
-        let packed = PackedWeight::quantize_transposed(self.quantization, &values, [shape[0], shape[1]]);
-        self.packing.weight(&param, packed, dtype)
-    }
-
-    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
-        self.packing.words(param)
-    }
-}
-
 impl LinearLayer for Linear {
     fn weight(&self) -> &Param<Tensor<2>> {
         &self.weight
@@ -141,6 +125,67 @@ impl LinearLayer for Linear {
 
     fn packed(&self) -> Option<Tensor<1, Int>> {
         self.is_packed().then(|| self.packed.val())
+    }
+}
+
+/// `module` with the weights at paths that are `wanted` in few bits, as far as they are of [`Linear`]; they are frozen then, and
+/// multiplied in the type they had. What is packed already stays as it is.
+///
+/// # Errors
+/// If a weight is not finite, or has an adapter, which would be lost.
+pub fn quantized<M: Module>(
+    module: M,
+    quantization: Quantization,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<M, Error> {
+    let packed = packed_words(&module);
+    let is_new = |param: &FoundParam| wanted(&param.path) && !packed.contains_key(&param.id);
+    let params = float_params(&module);
+    let adapted = params.iter().find_map(|param| param.path.split_once(".weight.adapter."));
+    if let Some((site, _)) = adapted {
+        return Err(Error::Adapted { site: site.to_owned() });
+    }
+    let new: BTreeSet<String> = params.iter().filter(|param| is_new(param)).map(|p| p.path.clone()).collect();
+    let packing = Packing::of(&module);
+    let mut quantize = Quantize { quantization, new, packing, path: Vec::new(), wrong: None };
+    let module = module.map(&mut quantize);
+    quantize.wrong.map_or(Ok(module), Err)
+}
+
+struct Quantize {
+    quantization: Quantization,
+    new: BTreeSet<String>,
+    packing: Packing,
+    path: Vec<String>,
+    wrong: Option<Error>,
+}
+
+impl ModuleMapper for Quantize {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let path = self.path.join(".");
+        if !self.new.contains(&path) || !self.packing.is_possible_at(&path) {
+            return param;
+        }
+        let values = floats(param.base().into_data());
+        let count = values.iter().filter(|value| !value.is_finite()).count();
+        if count > 0 {
+            self.wrong = Some(Error::WeightNotFinite { site: path, count });
+            return param;
+        }
+        let compute = param.base().dtype();
+        self.packing.quantized(&path, &param, self.quantization, &values, compute).unwrap_or(param)
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        self.packing.words(param)
     }
 }
 

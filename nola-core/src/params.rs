@@ -1,11 +1,12 @@
 //! Walks over the parameters of a module, by path and by id.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use crate::base_weight::{self, BaseWeight};
+use crate::packed_weights::{find_words, packed_words};
 use crate::site::{Site, SiteKind};
 
 /// A float parameter as a walk meets it.
@@ -112,81 +113,6 @@ pub fn unadaptable_weights<M: Module>(module: &M) -> Vec<String> {
     others.map(|param| param.path).collect()
 }
 
-/// The words of a packed weight, as a walk meets them.
-#[derive(Debug, Clone)]
-struct Words {
-    id: ParamId,
-    words: Tensor<1, Int>,
-}
-
-/// Finds the words of packed weights, by the parameters that stand for them.
-#[derive(Default)]
-struct FindWords {
-    path: Vec<String>,
-    weights: BTreeMap<String, ParamId>,
-    found: BTreeMap<ParamId, Words>,
-}
-
-impl ModuleVisitor for FindWords {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.weights.insert(self.path.join("."), param.id);
-    }
-
-    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-        let weight = base_weight::weight_path_of_words(&self.path.join("."));
-        let Some(&weight) = weight.and_then(|path| self.weights.get(&path)) else { return };
-        if param.lazy_shape().num_elements() > 1 {
-            let words = Words { id: param.id, words: param.val().reshape([-1]) };
-            self.found.insert(weight, words);
-        }
-    }
-}
-
-struct FindPackable {
-    path: Vec<String>,
-    weights: BTreeSet<String>,
-}
-
-impl ModuleVisitor for FindPackable {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn visit_int<const D: usize>(&mut self, _param: &Param<Tensor<D, Int>>) {
-        self.weights.extend(base_weight::weight_path_of_words(&self.path.join(".")));
-    }
-}
-
-/// Paths of the weights of `module` that can be packed, as those of [`Linear`](crate::Linear) can.
-pub(crate) fn packable_weights<M: Module>(module: &M) -> BTreeSet<String> {
-    let mut walk = FindPackable { path: Vec::new(), weights: BTreeSet::new() };
-    module.visit(&mut walk);
-    walk.weights
-}
-
-fn find_words<M: Module>(module: &M) -> BTreeMap<ParamId, Words> {
-    let mut walk = FindWords::default();
-    module.visit(&mut walk);
-    walk.found
-}
-
-/// The words of the packed weights of `module`, by the parameters that stand for them.
-pub fn packed_words<M: Module>(module: &M) -> BTreeMap<ParamId, Tensor<1, Int>> {
-    find_words(module).into_iter().map(|(id, found)| (id, found.words)).collect()
-}
-
 struct Read<'a> {
     wanted: &'a [ParamId],
     packed: BTreeMap<ParamId, Tensor<1, Int>>,
@@ -226,9 +152,15 @@ struct Tensors<'a> {
 impl ModuleVisitor for Tensors<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if self.wanted.contains(&param.id) {
-            let last = param.lazy_shape().to_vec().last().copied().unwrap_or(1) as i64;
-            let weight = param.base().inner().reshape([-1, last]);
-            self.tensors.insert(param.id, BaseWeight::new(weight, self.packed.remove(&param.id)));
+            let shape = param.lazy_shape().to_vec();
+            let last = shape.last().copied().unwrap_or(1);
+            let base = param.base().inner();
+            let weight = match self.packed.remove(&param.id) {
+                // What stands for it is never copied.
+                Some(words) => BaseWeight::Packed { words, sizes: [shape[0], last], compute: base.dtype() },
+                None => BaseWeight::Dense(base.reshape([-1, last as i64])),
+            };
+            self.tensors.insert(param.id, weight);
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use nola_core::weight::Quantization;
+
 /// Why a model, an image or a setting of either could not be read or written.
 ///
 /// A message names the file and the field or tensor, and says what to change. A wrong shape inside a forward pass is a
@@ -200,6 +202,18 @@ pub enum Error {
     /// A model folder cannot be begun or finished.
     #[error(transparent)]
     Folder(nola_core::Error),
+
+    /// A folder that is quantised already is not quantised otherwise.
+    #[error(
+        "{}: its weights are stored in {found} already; leave model.quantize (--quantize) away, or name the folder that was quantised",
+        .folder.display()
+    )]
+    AlreadyQuantized {
+        /// The folder.
+        folder: PathBuf,
+        /// How it is stored.
+        found: Quantization,
+    },
 
     /// Some weights are larger than f16 can be.
     #[error("{}: beyond the range of f16, which ends at 65504: {}; store the weights in bf16 or f32", folder.display(), tensors.iter()

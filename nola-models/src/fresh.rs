@@ -3,7 +3,7 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Int, Tensor, TensorData};
 use nola_core::Packing;
-use nola_core::weight::{PackedWeight, Quantization};
+use nola_core::weight::Quantization;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -70,10 +70,11 @@ impl ModuleMapper for Fresh<'_> {
         let values: Vec<f32> = (0..shape.num_elements())
             .map(|_| (self.distribution.draw(&mut rng) * deviation) as f32)
             .collect();
-        let quantization = (self.plan.quantization)(&path).filter(|_| self.packing.is_possible_at(&path));
-        if let Some(quantization) = quantization {
-            let packed = PackedWeight::quantize_transposed(quantization, &values, [shape[0], shape[1]]);
-            return self.packing.weight(&param, packed, dtype.dtype());
+        if let Some(quantization) = (self.plan.quantization)(&path) {
+            let packed = self.packing.quantized(&path, &param, quantization, &values, dtype.dtype());
+            if let Some(packed) = packed {
+                return packed;
+            }
         }
         let data = TensorData::new(values, shape);
         let tensor = Tensor::from_data(data, (&param.lazy_device(), dtype.dtype()));

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use burn::module::Module;
 use burn::tensor::Device;
 use nola_core::targets::Pattern;
-use nola_core::{Adapted, Targets, biases, float_params};
+use nola_core::{Adapted, Targets, biases, float_params, packed_words};
 
 use crate::Error;
 use crate::model_with_loss::ModelWithLoss;
@@ -30,8 +30,20 @@ pub(crate) fn attach<M: Module>(
             Adapted::attach_observed(model, config, &targets, &beside, device, &weights_read())?
         }
         MethodRecipe::Linear => Adapted::probe(model, beside, device)?,
-        MethodRecipe::Full => Adapted::full(model),
+        MethodRecipe::Full => {
+            refuse_packed(&model)?;
+            Adapted::full(model)
+        }
     })
+}
+
+/// Refuses to train a model in full of which only a part could be trained.
+fn refuse_packed<M: Module>(model: &M) -> Result<(), Error> {
+    let packed = packed_words(model);
+    match float_params(model).into_iter().find(|param| packed.contains_key(&param.id)) {
+        Some(param) => Err(nola_core::Error::PackedTrained { weight: param.path }.into()),
+        None => Ok(()),
+    }
 }
 
 /// Refuses to train a module beside an adapter that is the head too: a LoRA folder holds the two apart.
@@ -156,5 +168,15 @@ mod tests {
         let error = Error::NoModule { name: "nrom".to_owned(), expected: module_names(&paths) }.to_string();
         assert!(error.contains("did you mean `norm`?"), "{error}");
         assert_eq!(modules_named("norm", &paths), ["blocks.0.norm", "blocks.1.norm"]);
+    }
+
+    #[test]
+    fn a_model_with_weights_in_few_bits_is_not_trained_in_full() {
+        let device = Device::flex();
+        let dense: Vec<nola_core::Linear> = vec![LinearConfig::new(6, 5).init(&device).into()];
+        let packed = nola_core::quantized(dense, nola_core::weight::Quantization::Nf4, &|_| true);
+        let attached = attach(packed.expect("finite weights"), &MethodRecipe::Full, &[], &device);
+        let error = attached.expect_err("a weight that is frozen").to_string();
+        assert!(error.contains("`0.weight` is stored in few bits"), "{error}");
     }
 }

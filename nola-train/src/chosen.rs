@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use nola_core::Adapted;
-use nola_core::weight::Quantization;
 use nola_models::WeightDtype;
 use nola_models::hub::Wanted;
 
@@ -13,7 +12,7 @@ use crate::progress::{Downloads, weights_read};
 use crate::recipe::{CheckedRecipe, MethodRecipe, Recipe};
 use crate::recipe_files::located_model;
 use crate::session::{Base, modality, model_folder};
-use crate::settings::{Modality, ModelSettings};
+use crate::settings::{Modality, ModelSettings, Quantize};
 use crate::{Error, notices, run};
 
 /// A base and an adapter, as folders.
@@ -63,8 +62,8 @@ impl Named {
     }
 
     /// The same with its linear layers quantised; absent: as the run had them, else not at all.
-    pub fn quantized(mut self, quantization: Option<Quantization>) -> Self {
-        self.model.quantize = quantization.or(self.model.quantize);
+    pub fn quantized(mut self, quantize: Option<Quantize>) -> Self {
+        self.model.quantize = quantize.unwrap_or(self.model.quantize);
         self
     }
 

@@ -25,7 +25,6 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::{ArgValueCandidates, Shell};
 use comfy_table::{CellAlignment, Table, presets};
 use nola_core::instructions::{self, WrongInstructions};
-use nola_core::weight::Quantization;
 use nola_models::WeightDtype;
 
 pub use completions::answered;
@@ -35,9 +34,10 @@ use crate::adapter_argument::AdapterArgument;
 use crate::chosen::Named;
 use crate::device::DeviceChoice;
 use crate::fit::Terms;
-use crate::option_values::{devices, dtype, quantization};
+use crate::option_values::{devices, dtype, quantize};
 use crate::progress::Style;
 use crate::report::ResultRow;
+use crate::settings::Quantize;
 use crate::stop::Stop;
 use crate::terminal::{StdoutError, print_json, print_line, print_part, written};
 
@@ -151,9 +151,16 @@ pub struct HeldArgs {
     /// Number type of the weights in memory; absent: that of the run, else f32.
     #[arg(long, value_name = "TYPE", value_parser = dtype())]
     dtype: Option<WeightDtype>,
+    #[command(flatten)]
+    quantize: QuantizeArgs,
+}
+
+/// How the linear layers of a model are stored in memory.
+#[derive(Debug, Args)]
+pub struct QuantizeArgs {
     /// Quantisation of the linear layers while they are loaded; absent: that of the run, else none.
-    #[arg(long, value_name = "KIND", value_parser = quantization())]
-    quantize: Option<Quantization>,
+    #[arg(long, value_name = "KIND", value_parser = quantize())]
+    quantize: Option<Quantize>,
 }
 
 impl ModelArgs {

@@ -2,19 +2,21 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap_complete::CompletionCandidate;
-use nola_core::weight::Quantization;
 use nola_models::WeightDtype;
 
-use crate::settings::DataFormat;
+use crate::settings::{DataFormat, Quantize};
 
 /// The number types of weights.
 pub fn dtype() -> impl TypedValueParser<Value = WeightDtype> {
     PossibleValuesParser::new(WeightDtype::ALL.map(WeightDtype::name)).try_map(|name| name.parse())
 }
 
-/// The quantisations of weights.
-pub fn quantization() -> impl TypedValueParser<Value = Quantization> {
-    PossibleValuesParser::new(Quantization::ALL.map(Quantization::name)).try_map(|name| name.parse())
+/// The quantisations of weights, and none.
+pub fn quantize() -> impl TypedValueParser<Value = Quantize> {
+    PossibleValuesParser::new(Quantize::ALL.map(Quantize::name)).map(|name| {
+        let known = Quantize::ALL.into_iter().find(|quantize| quantize.name() == name);
+        known.expect("one of the possible values")
+    })
 }
 
 /// A number of at least 1.

@@ -120,7 +120,7 @@ impl Recipe {
                     .to_owned();
             findings.add("model.dtype", Problem::NotAllowed { found, range });
         }
-        if let (MethodRecipe::Full, Some(quantization)) = (&self.method, self.model.quantize) {
+        if let (MethodRecipe::Full, Some(quantization)) = (&self.method, self.model.quantize.quantization()) {
             let range =
                 "absent with method.kind = \"full\": weights in few bits cannot be trained".to_owned();
             findings.add("model.quantize", Problem::NotAllowed { found: quantization.to_string(), range });

@@ -9,7 +9,7 @@ mod save_every;
 mod train;
 
 pub use format::{DataFormat, ImageFormat, Modality};
-pub use model::{Init, ModelSettings};
+pub use model::{Init, ModelSettings, Quantize};
 pub use period::Period;
 pub use save_every::SaveEvery;
 pub(crate) use train::{FULL_LEARNING_RATE, LINEAR_LEARNING_RATE, MAX_SAMPLES};

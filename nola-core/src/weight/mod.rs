@@ -1,4 +1,4 @@
-//! Weights in 8 and 4 bits, to the bit as bitsandbytes makes them.
+//! Weights in 8 and 4 bits; NF4 is to the bit what bitsandbytes makes.
 //!
 //! A weight is cut into blocks of [`BLOCK`] numbers, row after row of `[d_out, d_in]` and across rows; a block has one scale, the
 //! largest absolute value in it. The plain functions here say what the numbers are; kernels must give the same.

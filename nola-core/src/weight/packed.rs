@@ -58,43 +58,27 @@ const NF4: u32 = 2;
 /// The first word of weights in NF4 with scales in 8 bits.
 pub(crate) const NF4_DOUBLE: u32 = 3;
 
-/// What a code means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Int8,
-    Nf4,
-    Nf4Double,
+/// The first word of weights that are quantised so.
+fn word(quantization: Quantization) -> u32 {
+    match quantization {
+        Quantization::Int8 => INT8,
+        Quantization::Nf4 => NF4,
+        Quantization::Nf4Double => NF4_DOUBLE,
+    }
 }
 
-impl Kind {
-    fn of(quantization: Quantization) -> Self {
-        match quantization {
-            Quantization::Int8 => Self::Int8,
-            Quantization::Nf4 => Self::Nf4,
-            Quantization::Nf4Double => Self::Nf4Double,
-        }
-    }
+/// # Panics
+/// If no packed weight begins with `first`.
+fn quantization_of(first: u32) -> Quantization {
+    let known = Quantization::ALL.into_iter().find(|quantization| word(*quantization) == first);
+    known.expect("the first word of a packed weight")
+}
 
-    /// Its word; zero is none.
-    fn word(self) -> u32 {
-        match self {
-            Self::Int8 => INT8,
-            Self::Nf4 => NF4,
-            Self::Nf4Double => NF4_DOUBLE,
-        }
-    }
-
-    fn of_word(word: u32) -> Self {
-        let known = [Self::Int8, Self::Nf4, Self::Nf4Double].into_iter().find(|kind| kind.word() == word);
-        known.expect("the first word of a packed weight")
-    }
-
-    /// Bytes of `count` codes.
-    fn code_bytes(self, count: usize) -> usize {
-        match self {
-            Self::Int8 => count,
-            Self::Nf4 | Self::Nf4Double => count.div_ceil(2),
-        }
+/// Bytes of `count` codes.
+fn code_bytes(quantization: Quantization, count: usize) -> usize {
+    match quantization {
+        Quantization::Int8 => count,
+        Quantization::Nf4 | Quantization::Nf4Double => count.div_ceil(2),
     }
 }
 
@@ -115,7 +99,7 @@ impl PackedWeight {
             None => Scales::Plain(&largest),
             Some(Nested { codes, largest, offset }) => Scales::Nested { codes, largest, offset: *offset },
         };
-        Self::joined(Kind::of(quantization), &codes, scales, [d_in, d_out], BLOCK)
+        Self::joined(quantization, &codes, scales, [d_in, d_out], BLOCK)
     }
 
     /// Quantises the numbers of a weight `[d_in, d_out]`, row-major.
@@ -132,8 +116,8 @@ impl PackedWeight {
     /// If there are not as many codes or scales as such a weight has.
     pub fn of_nf4(codes: &[u8], scales: Scales, sizes: [usize; 2]) -> Result<Self, WrongPacked> {
         let kind = match scales {
-            Scales::Plain(_) => Kind::Nf4,
-            Scales::Nested { .. } => Kind::Nf4Double,
+            Scales::Plain(_) => Quantization::Nf4,
+            Scales::Nested { .. } => Quantization::Nf4Double,
         };
         Self::checked(kind, codes, scales, sizes, BLOCK)
     }
@@ -143,11 +127,11 @@ impl PackedWeight {
     /// # Errors
     /// If there are not as many codes or scales as such a weight has.
     pub fn of_int8_rows(codes: &[u8], scales: &[f32], sizes: [usize; 2]) -> Result<Self, WrongPacked> {
-        Self::checked(Kind::Int8, codes, Scales::Plain(scales), sizes, sizes[0])
+        Self::checked(Quantization::Int8, codes, Scales::Plain(scales), sizes, sizes[0])
     }
 
     fn checked(
-        kind: Kind,
+        kind: Quantization,
         codes: &[u8],
         scales: Scales,
         [d_in, d_out]: [usize; 2],
@@ -161,7 +145,7 @@ impl PackedWeight {
                 ("scales of scales", largest.len(), blocks.div_ceil(NESTED_BLOCK)),
             ],
         };
-        let of_codes = ("bytes of codes", codes.len(), kind.code_bytes(d_in * d_out));
+        let of_codes = ("bytes of codes", codes.len(), code_bytes(kind, d_in * d_out));
         for (what, found, expected) in [of_codes].into_iter().chain(of_scales) {
             if found != expected {
                 return Err(WrongPacked { what, found, expected, d_in, d_out });
@@ -170,9 +154,19 @@ impl PackedWeight {
         Ok(Self::joined(kind, codes, scales, [d_in, d_out], block))
     }
 
-    fn joined(kind: Kind, codes: &[u8], scales: Scales, [d_in, d_out]: [usize; 2], block: usize) -> Self {
-        let size = |size: usize| u32::try_from(size).expect("a weight's side has 32 bits");
-        let mut words = vec![kind.word(), size(d_in), size(d_out), size(block)];
+    fn joined(
+        kind: Quantization,
+        codes: &[u8],
+        scales: Scales,
+        [d_in, d_out]: [usize; 2],
+        block: usize,
+    ) -> Self {
+        assert!(
+            u32::try_from(d_in * d_out).is_ok(),
+            "a weight of at most 2^32 numbers, which GPUs count in 32 bits"
+        );
+        let size = |size: usize| u32::try_from(size).expect("a side of the weight");
+        let mut words = vec![word(kind), size(d_in), size(d_out), size(block)];
         extend_bytes(&mut words, codes);
         match scales {
             Scales::Plain(scales) => words.extend(scales.iter().map(|scale| scale.to_bits())),
@@ -227,7 +221,7 @@ fn extend_bytes(words: &mut Vec<u32>, bytes: &[u8]) {
 /// A packed weight where it lies.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PackedView<'a> {
-    kind: Kind,
+    kind: Quantization,
     /// Inputs of the weight.
     pub(crate) d_in: usize,
     /// Outputs of the weight.
@@ -243,16 +237,16 @@ impl<'a> PackedView<'a> {
     pub(crate) fn of(words: &'a [u32]) -> Self {
         let (&[kind, d_in, d_out, block], rest) =
             words.split_first_chunk::<HEADER>().expect("a packed weight");
-        let kind = Kind::of_word(kind);
+        let kind = quantization_of(kind);
         let [d_in, d_out, block] = [d_in, d_out, block].map(|size| size as usize);
         let count = d_in * d_out;
         let blocks = count.div_ceil(block.max(1));
-        let of_codes = kind.code_bytes(count).div_ceil(4);
+        let of_codes = code_bytes(kind, count).div_ceil(4);
         let (codes, rest) = rest.split_at(of_codes);
-        let codes = &bytemuck::cast_slice::<u32, u8>(codes)[..kind.code_bytes(count)];
+        let codes = &bytemuck::cast_slice::<u32, u8>(codes)[..code_bytes(kind, count)];
         let scales = match kind {
-            Kind::Int8 | Kind::Nf4 => Scales::Plain(&bytemuck::cast_slice(rest)[..blocks]),
-            Kind::Nf4Double => {
+            Quantization::Int8 | Quantization::Nf4 => Scales::Plain(&bytemuck::cast_slice(rest)[..blocks]),
+            Quantization::Nf4Double => {
                 let (nested, rest) = rest.split_at(blocks.div_ceil(4));
                 let (&offset, largest) = rest.split_last().expect("the mean of the scales");
                 Scales::Nested {
@@ -293,8 +287,8 @@ impl<'a> PackedView<'a> {
     /// The numbers at `range`, all of one block.
     fn decode(&self, range: Range<usize>, scale: f32, numbers: &mut [f32]) {
         match self.kind {
-            Kind::Int8 => int8::decode(self.codes, range, int8::step(scale), numbers),
-            Kind::Nf4 | Kind::Nf4Double => nf4::decode(self.codes, range, scale, numbers),
+            Quantization::Int8 => int8::decode(self.codes, range, int8::step(scale), numbers),
+            Quantization::Nf4 | Quantization::Nf4Double => nf4::decode(self.codes, range, scale, numbers),
         }
     }
 

@@ -31,6 +31,8 @@ pub(super) struct StoredPacked {
     pub names: Vec<String>,
     /// Those of them whose numbers must be finite.
     pub scales: Vec<String>,
+    /// How it is stored.
+    pub quantization: Quantization,
     weight: PackedWeight,
 }
 
@@ -40,7 +42,7 @@ impl Checkpoint {
         matches!(stored.dtype, Dtype::U8 | Dtype::I8)
     }
 
-    /// The packed weight under `name`, for a parameter `[d_in, d_out]` that is stored at `source`, and that is `wanted` quantised so.
+    /// The packed weight under `name`, for a parameter `[d_in, d_out]` that is stored at `source`.
     ///
     /// # Errors
     /// What is wrong with it, after its name.
@@ -49,7 +51,6 @@ impl Checkpoint {
         name: &str,
         source: &Source,
         shape: &[usize],
-        wanted: Option<Quantization>,
     ) -> Result<StoredPacked, String> {
         let &[d_in, d_out] = shape else {
             return Err("is quantised, but is no weight of a linear layer".to_owned());
@@ -57,25 +58,30 @@ impl Checkpoint {
         if source.part != Part::Whole || !source.transposed {
             return Err("is quantised; of a fused or transposed weight that is not read".to_owned());
         }
-        let (found, stored_as) = match self.tensors[name].dtype {
-            Dtype::I8 => (self.llm_int8(name, [d_in, d_out])?, Quantization::Int8),
-            _ => {
-                let is_double = self.tensors.contains_key(&format!("{name}.nested_absmax"));
-                let stored_as = if is_double { Quantization::Nf4Double } else { Quantization::Nf4 };
-                (self.nf4(name, [d_in, d_out])?, stored_as)
-            }
-        };
-        match wanted.filter(|&wanted| wanted != stored_as) {
-            None => Ok(found),
-            Some(wanted) => Err(format!("is stored in {stored_as} already and cannot become {wanted}")),
+        match self.tensors[name].dtype {
+            Dtype::I8 => self.llm_int8(name, [d_in, d_out]),
+            _ => self.nf4(name, [d_in, d_out]),
         }
+    }
+
+    /// What lies beside a quantised weight that cannot be read, so that only the weight itself is told.
+    pub(super) fn beside_packed(&self, name: &str) -> Vec<String> {
+        let module = name.strip_suffix("weight").unwrap_or(name);
+        let is_beside =
+            |other: &&str| other.starts_with(&format!("{name}.")) || *other == format!("{module}SCB");
+        self.tensor_names().filter(is_beside).map(str::to_owned).collect()
     }
 
     fn nf4(&self, name: &str, [d_in, d_out]: [usize; 2]) -> Result<StoredPacked, String> {
         let at = |ending: &str| format!("{name}{ending}");
+        if let Some(other) =
+            self.tensor_names().find(|other| other.ends_with("__fp4") && other.starts_with(name))
+        {
+            return Err(format!("is fp4 by its {other}, expected nf4"));
+        }
         let (_, bytes) = self.part_of(&at(STATE))?;
-        let state: State =
-            serde_json::from_slice(bytes).map_err(|error| format!("{STATE} is damaged: {error}"))?;
+        let state: State = serde_json::from_slice(bytes)
+            .map_err(|error| format!("is quantised, but its {STATE} is damaged: {error}"))?;
         if (state.quant_type.as_str(), state.blocksize) != ("nf4", weight::BLOCK) {
             let State { quant_type, blocksize, .. } = state;
             return Err(format!("is {quant_type} in blocks of {blocksize}, expected nf4 in blocks of 64"));
@@ -86,11 +92,20 @@ impl Checkpoint {
         self.check_table(&at(".quant_map"), weight::nf4_table())?;
         let codes = self.part_of(name)?.1;
         let mut names = vec![name.to_owned(), at(STATE), at(".absmax"), at(".quant_map")];
-        let Some(offset) = state.nested_offset else {
+        let is_nested = self.tensors.contains_key(&at(".nested_absmax"));
+        let Some(offset) = state.nested_offset.filter(|_| is_nested) else {
+            if is_nested || state.nested_offset.is_some() {
+                return Err(format!("has only one of nested_absmax and the nested_offset of its {STATE}"));
+            }
             let largest = self.floats_of(&at(".absmax"))?;
             let weight = PackedWeight::of_nf4(codes, Scales::Plain(&largest), [d_in, d_out]);
             let weight = weight.map_err(|wrong| format!("has {wrong}"))?;
-            return Ok(StoredPacked { names, scales: vec![at(".absmax")], weight });
+            return Ok(StoredPacked {
+                names,
+                scales: vec![at(".absmax")],
+                quantization: Quantization::Nf4,
+                weight,
+            });
         };
         if let Some(found) = state.nested_blocksize.filter(|&found| found != weight::NESTED_BLOCK) {
             return Err(format!("has scales in blocks of {found}, expected {}", weight::NESTED_BLOCK));
@@ -105,7 +120,12 @@ impl Checkpoint {
         let weight =
             PackedWeight::of_nf4(codes, scales, [d_in, d_out]).map_err(|wrong| format!("has {wrong}"))?;
         names.extend([at(".nested_absmax"), at(".nested_quant_map")]);
-        Ok(StoredPacked { names, scales: vec![at(".nested_absmax")], weight })
+        Ok(StoredPacked {
+            names,
+            scales: vec![at(".nested_absmax")],
+            quantization: Quantization::Nf4Double,
+            weight,
+        })
     }
 
     fn llm_int8(&self, name: &str, [d_in, d_out]: [usize; 2]) -> Result<StoredPacked, String> {
@@ -126,6 +146,7 @@ impl Checkpoint {
         Ok(StoredPacked {
             names,
             scales: vec![scales],
+            quantization: Quantization::Int8,
             weight: weight.map_err(|wrong| format!("has {wrong}"))?,
         })
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Int, Tensor, TensorData};
-use nola_core::{LowRankWeights, dequantized, low_rank_weights, packed_words};
+use nola_core::{FoundParam, LowRankWeights, dequantized, float_params, low_rank_weights, packed_words};
 
 use super::{NamedTensor, Part, Source, low_rank};
 
@@ -12,10 +12,19 @@ use super::{NamedTensor, Part, Source, low_rank};
 /// weights become dense, and low-rank weights stay what they are.
 ///
 /// Parts of a fused tensor are joined; the module must hold them in order.
+///
+/// # Panics
+/// If a packed weight has an adapter, which [`Adapted::merge`](nola_core::Adapted::merge) bakes in.
 pub fn collect<M: Module>(module: M, source: &dyn Fn(&str) -> Source) -> Vec<NamedTensor> {
     let low_rank = low_rank_weights(&module);
+    let adapted: Vec<String> = (float_params(&module).iter())
+        .filter_map(|param| Some(format!("{}.weight", param.path.split_once(".weight.adapter.")?.0)))
+        .collect();
     let module = if low_rank.is_empty() { module.materialize() } else { module };
     let packed = packed_words(&module);
+    let is_adapted = |param: &FoundParam| packed.contains_key(&param.id) && adapted.contains(&param.path);
+    let lost = float_params(&module).into_iter().find(is_adapted);
+    assert!(lost.is_none(), "an adapter over a packed weight is saved by `Adapted::merge` first");
     let mut collected = Collect { source, low_rank, packed, path: Vec::new(), tensors: Vec::new() };
     module.visit(&mut collected);
     collected.tensors

@@ -42,9 +42,9 @@ impl Checkpoint {
     /// Fills every float parameter of `module`; only its shapes are read, so lazy parameters stay unallocated.
     ///
     /// Stored f32, f16 and bf16 become what [`KeyMap::dtype`] says while they are read, one tensor at a time: beside the
-    /// model, the host holds no more than one. Weights of linear layers are quantised in the same way, if
-    /// [`KeyMap::quantization`] says so; those that bitsandbytes stored in few bits stay as they are. Of what is stored in that type and is neither part of a tensor nor
-    /// transposed, the CPU holds no copy at all.
+    /// model, the host holds no more than one. Of what is stored in that type and is neither part of a tensor nor
+    /// transposed, the CPU holds no copy at all. Weights of linear layers are quantised in the same way, if
+    /// [`KeyMap::quantization`] says so; those that bitsandbytes stored in few bits stay as they are.
     ///
     /// # Errors
     /// One error lists all missing, unused, misshapen and contradictory tensors; another all tensors with values that
@@ -59,7 +59,8 @@ impl Checkpoint {
             found: Mismatches::default(),
         };
         module.visit(&mut check);
-        let Mismatches { used, narrow, twins, missing, misshapen, different, low_rank, packed } = check.found;
+        let Mismatches { used, narrow, twins, missing, misshapen, different, low_rank, packed, requantized } =
+            check.found;
         let known = |name: &str| {
             used.contains(name)
                 || packed.contains(name)
@@ -76,6 +77,9 @@ impl Checkpoint {
                 misshapen,
                 different,
             });
+        }
+        if let Some(found) = requantized {
+            return Err(Error::AlreadyQuantized { folder: self.folder.clone(), found });
         }
         let tensors = self.counted(&used, |numbers| numbers.not_finite());
         if !tensors.is_empty() {
@@ -170,6 +174,8 @@ struct Mismatches {
     low_rank: BTreeMap<String, Source>,
     /// Tensors of weights that are stored in few bits.
     packed: BTreeSet<String>,
+    /// How weights are stored that were to be quantised otherwise.
+    requantized: Option<Quantization>,
 }
 
 /// Adds `problem` unless a part of the same fused tensor has told it.
@@ -179,7 +185,7 @@ fn note(problems: &mut Vec<String>, problem: String) {
     }
 }
 
-/// First walk: compares names and shapes, allocates nothing.
+/// First walk: compares names and shapes; of what is stored in few bits, one weight at a time is read.
 struct Check<'a> {
     checkpoint: &'a Checkpoint,
     map: &'a KeyMap<'a>,
@@ -202,7 +208,7 @@ impl ModuleVisitor for Check<'_> {
         let Some(source) = (self.map.source)(&path) else {
             return;
         };
-        let Mismatches { used, narrow, twins, missing, misshapen, different, low_rank, packed } =
+        let Mismatches { used, narrow, twins, missing, misshapen, different, low_rank, packed, requantized } =
             &mut self.found;
         let mut stored_under = self.checkpoint.find(&source);
         let Some((name, stored)) = stored_under.next() else {
@@ -214,13 +220,18 @@ impl ModuleVisitor for Check<'_> {
             return;
         };
         if self.packing.is_possible_at(&path) && Checkpoint::has_codes(stored) {
-            let wanted = (self.map.quantization)(&path);
-            match self.checkpoint.packed(name, &source, param.lazy_shape().as_slice(), wanted) {
+            match self.checkpoint.packed(name, &source, param.lazy_shape().as_slice()) {
                 Ok(found) => {
+                    let wanted = (self.map.quantization)(&path);
+                    let is_other = wanted.is_some_and(|wanted| wanted != found.quantization);
+                    *requantized = requantized.or(is_other.then_some(found.quantization));
                     packed.extend(found.names);
                     used.extend(found.scales);
                 }
-                Err(problem) => note(misshapen, format!("{name} {problem}")),
+                Err(problem) => {
+                    packed.extend(self.checkpoint.beside_packed(name));
+                    note(misshapen, format!("{name} {problem}"));
+                }
             }
             return;
         }
@@ -258,12 +269,13 @@ impl Fill<'_> {
             self.checkpoint.find(source).next().filter(|_| self.packing.is_possible_at(path))?;
         let quantization = (self.map.quantization)(path);
         if Checkpoint::has_codes(stored) {
-            let packed = self.checkpoint.packed(name, source, shape, quantization);
+            let packed = self.checkpoint.packed(name, source, shape);
             return Some(packed.expect("it was checked").into_weight());
         }
+        let quantization = quantization?;
         // As PyTorch's layers are: `[d_out, d_in]`, row-major.
         let values = self.checkpoint.numbers(stored).read::<f32>(source.part, !source.transposed);
-        Some(PackedWeight::quantize(quantization?, &values, [shape[0], shape[1]]))
+        Some(PackedWeight::quantize(quantization, &values, [shape[0], shape[1]]))
     }
 }
 

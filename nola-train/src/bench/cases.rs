@@ -10,7 +10,6 @@ use nola_core::AdapterConfig;
 use nola_core::Packing;
 use nola_core::adapter::{NolaConfig, Sharing};
 use nola_core::basis::{Distribution, Generator, Stream};
-use nola_core::weight::PackedWeight;
 use nola_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Precision, Vit, VitConfig};
 use rayon::prelude::*;
 
@@ -366,11 +365,11 @@ impl ModuleMapper for Draw {
         let shape = param.lazy_shape();
         let values = drawn(self.parameters, shape.num_elements(), DEVIATION * 3_f64.sqrt());
         let path = self.path.join(".");
-        let quantization =
-            self.precision.quantization_at(&path).filter(|_| self.packing.is_possible_at(&path));
-        if let Some(quantization) = quantization {
-            let packed = PackedWeight::quantize_transposed(quantization, &values, [shape[0], shape[1]]);
-            return self.packing.weight(&param, packed, dtype);
+        if let Some(quantization) = self.precision.quantization_at(&path) {
+            let packed = self.packing.quantized(&path, &param, quantization, &values, dtype);
+            if let Some(packed) = packed {
+                return packed;
+            }
         }
         let tensor = Tensor::from_data(TensorData::new(values, shape), (&param.lazy_device(), dtype));
         Param::initialized(param.id, tensor).set_require_grad(true)

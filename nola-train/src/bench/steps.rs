@@ -13,6 +13,7 @@ use super::statistics::rounded;
 use super::steps_args::StepsArgs;
 use super::{BenchError, Output, machine, measure};
 use crate::Error;
+use crate::settings::Quantize;
 use crate::terminal::print_json;
 
 /// Measures every case, and says one line of each in the last round.
@@ -58,9 +59,9 @@ impl StepsArgs {
 
     /// What would only panic in the forward pass.
     fn check(&self) -> Result<(), BenchError> {
-        let is_f32 = self.dtype == WeightDtype::F32 && self.quantize.is_none();
+        let is_f32 = self.dtype == WeightDtype::F32 && self.quantize == Quantize::None;
         if !is_f32 && self.methods().any(|method| method == Method::Full) {
-            let stored = self.quantize.map_or(self.dtype.name(), Quantization::name);
+            let stored = self.quantize.quantization().map_or(self.dtype.name(), Quantization::name);
             return Err(BenchError::TrainedWeights { stored });
         }
         for &preset in &self.models {
@@ -83,7 +84,15 @@ impl StepsArgs {
         };
         let seq = if preset.is_vit() { defaults.seq } else { self.seq.unwrap_or(defaults.seq) };
         let batch = self.batch.unwrap_or(defaults.batch);
-        Case { preset, method, batch, seq, dtype: self.dtype, quantize: self.quantize, adapter }
+        Case {
+            preset,
+            method,
+            batch,
+            seq,
+            dtype: self.dtype,
+            quantize: self.quantize.quantization(),
+            adapter,
+        }
     }
 }
 

@@ -1,11 +1,11 @@
 //! What can be typed behind `bench steps`.
 
 use clap::Args;
-use nola_core::weight::Quantization;
 use nola_models::WeightDtype;
 
 use super::cases::{Method, MethodChoice, Preset};
-use crate::option_values::{at_least, dtype, positive, quantization};
+use crate::option_values::{at_least, dtype, positive, quantize};
+use crate::settings::Quantize;
 
 /// Options of `bench steps`; their names and defaults are those of the PyTorch script.
 #[derive(Debug, Args)]
@@ -62,8 +62,8 @@ pub struct StepsArgs {
     #[arg(long, value_name = "TYPE", value_parser = dtype(), default_value_t = WeightDtype::F32)]
     pub(super) dtype: WeightDtype,
     /// Quantisation of the linear layers in blocks.
-    #[arg(long, value_name = "KIND", value_parser = quantization())]
-    pub(super) quantize: Option<Quantization>,
+    #[arg(long, value_name = "KIND", value_parser = quantize(), default_value = "none")]
+    pub(super) quantize: Quantize,
     /// Put the single samples, in seconds, into the JSON too.
     #[arg(long)]
     pub(super) samples: bool,

@@ -58,7 +58,7 @@ pub struct EvaluateArgs {
 /// # Errors
 /// If model or data cannot be used, or do not go together.
 pub fn run(args: &EvaluateArgs, global: &Global) -> Result<(), Error> {
-    let named = args.model.named()?.held_in(args.held.dtype).quantized(args.held.quantize);
+    let named = args.model.named()?.held_in(args.held.dtype).quantized(args.held.quantize.quantize);
     if args.decoding.is_typed() && !args.metrics {
         return Err(Error::NothingWritten);
     }

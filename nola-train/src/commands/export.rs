@@ -8,7 +8,7 @@ use nola_core::folder::{self, CoefficientBits, Description, PartialFolder, peft}
 use nola_models::WeightDtype;
 use serde_json::{Value, json};
 
-use super::{Global, ModelArgs, print_json, print_line};
+use super::{Global, ModelArgs, QuantizeArgs, print_json, print_line};
 use crate::chosen::{Named, Opened, attached};
 use crate::model_with_loss::ModelWithLoss;
 use crate::session::{Base, ImageBase, TextBase};
@@ -19,6 +19,8 @@ use crate::{Error, device};
 pub struct ExportArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    quantize: QuantizeArgs,
     /// Folder to write; it must not hold anything yet.
     #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     out: PathBuf,
@@ -45,7 +47,7 @@ enum Names {
 
 /// Exporting runs on the CPU and in f32, whatever `--device` and the run say: its bits are the same on every machine.
 pub fn run(args: &ExportArgs, global: &Global) -> Result<(), Error> {
-    let named = args.model.named()?.held_in(Some(WeightDtype::F32));
+    let named = args.model.named()?.held_in(Some(WeightDtype::F32)).quantized(args.quantize.quantize);
     let Exported { sites, difference } = match named.modality()? {
         Modality::Images => export::<ImageBase>(&named, args)?,
         Modality::Text => export::<TextBase>(&named, args)?,

@@ -109,7 +109,7 @@ struct AdaptedModel {
 }
 
 pub fn run(args: &GenerateArgs, global: &Global) -> Result<(), Error> {
-    let named = args.named()?.held_in(args.held.dtype).quantized(args.held.quantize);
+    let named = args.named()?.held_in(args.held.dtype).quantized(args.held.quantize.quantize);
     if named.modality()? == Modality::Images {
         return Err(Error::WrongModality { command: "generate", found: Modality::Images });
     }

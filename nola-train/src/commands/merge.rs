@@ -8,7 +8,7 @@ use nola_core::{Survivors, packed_words};
 use nola_models::WeightDtype;
 use serde_json::json;
 
-use super::{Global, ModelArgs, print_json, print_line};
+use super::{Global, ModelArgs, QuantizeArgs, print_json, print_line};
 use crate::amounts::percent;
 use crate::chosen::Named;
 use crate::option_values::dtype;
@@ -21,6 +21,8 @@ use crate::{Error, device};
 pub struct MergeArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    quantize: QuantizeArgs,
     /// Folder to write; it must not hold anything yet.
     #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     out: PathBuf,
@@ -40,7 +42,7 @@ struct Merged {
 
 /// Merging runs on the CPU and in f32, whatever `--device` and the run say: its bits are the same on every machine.
 pub fn run(args: &MergeArgs, global: &Global) -> Result<(), Error> {
-    let named = args.model.named()?.held_in(Some(WeightDtype::F32));
+    let named = args.model.named()?.held_in(Some(WeightDtype::F32)).quantized(args.quantize.quantize);
     let Merged { sites, dtype, survivors } = match named.modality()? {
         Modality::Images => merge::<ImageBase>(named, args)?,
         Modality::Text => merge::<TextBase>(named, args)?,

@@ -64,7 +64,7 @@ struct Asked {
 }
 
 pub fn run(args: &PredictArgs, global: &Global) -> Result<(), Error> {
-    let named = args.model.named()?.held_in(args.held.dtype);
+    let named = args.model.named()?.held_in(args.held.dtype).quantized(args.held.quantize.quantize);
     if named.modality()? == Modality::Text {
         return Err(Error::WrongModality { command: "predict", found: Modality::Text });
     }

@@ -29,16 +29,51 @@ pub struct ModelSettings {
     /// beside them, optimizer and loss are f32 whatever it is.
     #[schemars(example = &"bf16")]
     pub dtype: WeightDtype,
-    /// Quantisation of the linear layers in blocks, while they are loaded: `int8`, `nf4`, or `nf4-double`, whose scales are quantised too. They
-    /// are frozen then, and multiplied in `dtype` where the processor can. A folder that bitsandbytes quantised stays as it is.
-    #[schemars(example = &"nf4", extend("x-default" = "as the rest"))]
-    pub quantize: Option<Quantization>,
+    /// Quantisation of the linear layers in blocks while they are loaded. They are frozen then, and multiplied in `dtype` where the
+    /// processor can. A folder that is quantised already stays as it is.
+    #[schemars(example = &"nf4")]
+    pub quantize: Quantize,
+}
+
+/// How linear layers are quantised while they are loaded, in blocks of 64 numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Quantize {
+    /// Not at all: they are stored as the rest.
+    #[default]
+    None,
+    /// Integers from -127 to 127, and the largest absolute value of each block as `f32`: 8.5 bits a number.
+    Int8,
+    /// Sixteen quantiles of the normal distribution, and the largest absolute value of each block as `f32`: 4.5 bits a number.
+    Nf4,
+    /// NF4 whose scales are stored in 8 bits themselves: 4.13 bits a number.
+    Nf4Double,
+}
+
+impl Quantize {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::None, Self::Int8, Self::Nf4, Self::Nf4Double];
+
+    /// What becomes of the weights, if they are quantised.
+    pub fn quantization(self) -> Option<Quantization> {
+        match self {
+            Self::None => None,
+            Self::Int8 => Some(Quantization::Int8),
+            Self::Nf4 => Some(Quantization::Nf4),
+            Self::Nf4Double => Some(Quantization::Nf4Double),
+        }
+    }
+
+    /// Its name in recipes and on the command line.
+    pub fn name(self) -> &'static str {
+        self.quantization().map_or("none", Quantization::name)
+    }
 }
 
 impl ModelSettings {
     /// How the weights are stored.
     pub fn precision(&self) -> Precision {
-        Precision { dtype: self.dtype, quantization: self.quantize }
+        Precision { dtype: self.dtype, quantization: self.quantize.quantization() }
     }
 }
 
@@ -59,7 +94,7 @@ impl Default for ModelSettings {
             init: Init::Pretrained,
             image_size: None,
             dtype: WeightDtype::F32,
-            quantize: None,
+            quantize: Quantize::None,
         }
     }
 }

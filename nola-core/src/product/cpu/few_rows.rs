@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::operands::{Operands, Part, Widen};
+#[cfg(target_arch = "x86_64")]
 use crate::instructions::Instructions;
 
 /// Up to this many rows a weight is not laid out for a kernel that multiplies many.
@@ -19,6 +20,7 @@ const LANES: usize = 16;
 /// # Panics
 /// If there are more than [`FEW_ROWS`] rows.
 pub(super) fn multiply(operands: &Operands, weight: &impl Widen) {
+    assert!(operands.sums.sizes()[0] <= FEW_ROWS, "a few rows");
     let add = fastest();
     let (width, depth) = if weight.lies_by_input() { (LONG, SHORT) } else { (SHORT, LONG) };
     operands.parts().into_par_iter().for_each_init(

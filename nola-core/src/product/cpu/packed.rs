@@ -66,11 +66,16 @@ impl Widen for Packed<'_> {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
 fn multiply(operands: &Operands, weight: &Packed, compute: DType) {
     if operands.sums.sizes()[0] <= few_rows::FEW_ROWS {
-        return few_rows::multiply(operands, weight);
+        few_rows::multiply(operands, weight);
+    } else {
+        multiply_many(operands, weight, compute);
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn multiply_many(operands: &Operands, weight: &Packed, compute: DType) {
     match super::bf16_kernel().filter(|_| compute == DType::BF16) {
         Some(kernel) => kernel.multiply_widened(operands, weight),
         None => narrow::multiply(operands, weight),
@@ -78,6 +83,6 @@ fn multiply(operands: &Operands, weight: &Packed, compute: DType) {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn multiply(operands: &Operands, weight: &Packed, _compute: DType) {
+fn multiply_many(operands: &Operands, weight: &Packed, _compute: DType) {
     narrow::multiply(operands, weight);
 }
