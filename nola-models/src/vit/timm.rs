@@ -142,7 +142,7 @@ pub(super) fn from_arguments(arguments: &Value, outer: &Value, file: &Path) -> R
         d_model,
         n_layers: fields.number("depth", 12, 1..=512)?,
         n_heads: fields.number("num_heads", 12, 1..=1024)?,
-        d_mlp: (d_model as f64 * fields.float("mlp_ratio", 4.0)?) as usize,
+        d_mlp: d_mlp(&fields, d_model)?,
         image_size: fields.number("img_size", 224, 1..=16384)?,
         patch_size: fields.number("patch_size", 16, 1..=16384)?,
         channels: fields.number("in_chans", 3, 1..=64)?,
@@ -171,6 +171,14 @@ fn pooling(fields: &Fields) -> Result<Pooling, Error> {
         (true, false) => Ok(Pooling::Mean),
         (false, false) => Ok(Pooling::ClassToken),
         (false, true) => Err(fields.wrong("fc_norm", "false with `global_pool`: `token`")),
+    }
+}
+
+/// Width inside the MLP, which must have one.
+fn d_mlp(fields: &Fields, d_model: usize) -> Result<usize, Error> {
+    match (d_model as f64 * fields.float("mlp_ratio", 4.0)?) as usize {
+        0 => Err(fields.wrong("mlp_ratio", "a number that gives the MLP at least one channel")),
+        width => Ok(width),
     }
 }
 
@@ -295,6 +303,18 @@ mod tests {
             let message = checked(json!({ name: value })).unwrap_err();
             assert!(message.starts_with(&format!("config.json: `model_args.{name}` is ")), "{message}");
         }
+    }
+
+    #[test]
+    fn an_mlp_without_a_channel_is_refused() {
+        let arguments = json!({ "mlp_ratio": 0.0 });
+        let fields = Fields { json: &arguments, file: Path::new("config.json") };
+        let message = d_mlp(&fields, 768).expect_err("no width").to_string();
+        assert!(message.contains("`mlp_ratio`") && message.contains("at least one channel"), "{message}");
+        assert_eq!(
+            d_mlp(&Fields { json: &json!({}), file: Path::new("config.json") }, 48).expect("a width"),
+            192
+        );
     }
 
     #[test]
