@@ -252,7 +252,7 @@ pub(crate) fn column_norms(
 impl Reparameterization for Update {
     const NAME: &'static str = "adapter";
 
-    /// The updated weight, dense: the oracle of [`adapted`](crate::adapted), and what models that do not call it compute with.
+    /// The updated weight, dense: the oracle of [`adapted`](fn@crate::adapted), and what models that do not call it compute with.
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
         let b = self.b.val();
         let product = self.a.as_ref().map_or(b.clone(), |a| a.val().matmul(b));

@@ -47,7 +47,7 @@ pub fn write<M: Module>(
 /// The same up to the moment in which the folder gets its name, so that what was written can be looked at before.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn begin<M: Module>(
     folder: &Path,
     adapted: &Adapted<M>,
