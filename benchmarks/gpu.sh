@@ -34,10 +34,10 @@ part() {
 }
 
 if [ "${SMALL:-no}" = yes ]; then
-    models=tiny-gpt2,tiny-llama,tiny-vit large=tiny-llama steps=2 many=100
+    models=tiny-gpt2,tiny-llama,tiny-vit large=tiny-llama count=2 many=40
     text=(--batch 2 --seq 32) large_text=(--batch 1 --seq 32) torch_models=
 else
-    models=gpt2,llama-160m,vit-b16 large=llama-1b steps=10 many=1000
+    models=gpt2,llama-160m,vit-b16 large=llama-1b count=10 many=1000
     text=() large_text=(--batch 4 --seq 512) torch_models=gpt2,llama-160m,vit-b16
 fi
 
@@ -61,36 +61,37 @@ if [ -z "${devices[*]:-}" ]; then
     exit 1
 fi
 
-steps_on() { # PROGRAM DEVICE MODELS METHODS DTYPE OPTIONS...
-    local program=$1 device=$2 models=$3 methods=$4 dtype=$5
-    shift 5
-    "$program" --device "$device" bench steps --json --models "$models" --methods "$methods" --dtype "$dtype" \
-        --steps "$steps" --rounds 1 "$@"
+# steps NAME SECONDS PROGRAM DEVICE MODELS METHODS DTYPE OPTIONS...
+steps() {
+    local name=$1 most=$2 program=$3 device=$4 models=$5 methods=$6 dtype=$7
+    shift 7
+    part "$name" "$most" "$program" --device "$device" bench steps --json --models "$models" --methods "$methods" \
+        --dtype "$dtype" --steps "$count" --rounds 1 "$@"
 }
 
 # First, so that time does not run out for it: the ratios are what matters.
 if [ -n "$torch_models" ] && "$python" -c 'import torch, transformers, peft; assert torch.cuda.is_available()' 2>/dev/null; then
     part torch-bf16 90 "$python" "$here/bench_torch.py" --device cuda --dtype bf16 --param-dtype bf16 --models "$torch_models" \
-        --methods frozen,lora,nola --steps "$steps" --rounds 1
+        --methods frozen,lora,nola --steps "$count" --rounds 1
     part torch-bf16-compiled 120 "$python" "$here/bench_torch.py" --device cuda --dtype bf16 --param-dtype bf16 --compile \
-        --models "$torch_models" --methods lora --steps "$steps" --rounds 1
+        --models "$torch_models" --methods lora --steps "$count" --rounds 1
 fi
 for device in "${devices[@]}"; do
     [ -z "$device" ] && continue
     short=${device/:/-}
     half=$([ "${device#cuda}" != "$device" ] && echo bf16 || echo f16)
-    part "kernels-$short" 60 "$program" --device "$device" bench kernels --json
-    part "steps-f32-$short" 60 steps_on "$program" "$device" "$models" frozen,lora,nola f32 "${text[@]}"
-    part "steps-$half-$short" 60 steps_on "$program" "$device" "$models" frozen,lora,nola "$half" "${text[@]}"
-    part "steps-nf4-$short" 60 steps_on "$program" "$device" "$models" lora,nola "$half" --quantize nf4 "${text[@]}"
-    part "large-$half-$short" 90 steps_on "$program" "$device" "$large" lora,nola "$half" "${large_text[@]}"
-    part "memory-$short" 60 "$program" --device "$device" bench memory --steps "$many" --json
+    steps "steps-f32-$short" 60 "$program" "$device" "$models" frozen,lora,nola f32 "${text[@]}"
+    steps "steps-$half-$short" 60 "$program" "$device" "$models" frozen,lora,nola "$half" "${text[@]}"
+    steps "steps-nf4-$short" 60 "$program" "$device" "$models" lora,nola "$half" --quantize nf4 "${text[@]}"
     for build in FUSION VULKAN; do
         other=NOLA_TRAIN_$build
         if [ -n "${!other:-}" ]; then
-            part "steps-$half-${build,,}-$short" 60 steps_on "${!other}" "$device" "$models" lora,nola "$half" "${text[@]}"
+            steps "steps-$half-${build,,}-$short" 60 "${!other}" "$device" "$models" lora,nola "$half" "${text[@]}"
         fi
     done
+    steps "large-$half-$short" 90 "$program" "$device" "$large" lora,nola "$half" "${large_text[@]}"
+    part "kernels-$short" 60 "$program" --device "$device" bench kernels --json
+    part "memory-$short" 60 "$program" --device "$device" bench memory --steps "$many" --json
 done
 
 # Whether anything failed that was tried.
