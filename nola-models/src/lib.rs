@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
 //!
-//! Each model is told top to bottom by its own module; [`checkpoint`] knows none of them by name, and [`architectures`] is
+//! Each model reads top to bottom in its own module; [`checkpoint`] knows none of them by name, and [`architectures`] is
 //! the one list of language models.
 
 mod activation;

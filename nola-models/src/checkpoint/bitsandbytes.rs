@@ -64,7 +64,7 @@ impl Checkpoint {
         }
     }
 
-    /// What lies beside a quantised weight that cannot be read, so that only the weight itself is told.
+    /// What lies beside a quantised weight that cannot be read, so that only the weight itself is reported.
     pub(super) fn beside_packed(&self, name: &str) -> Vec<String> {
         let module = name.strip_suffix("weight").unwrap_or(name);
         let is_beside =

@@ -1,4 +1,4 @@
-//! Whether a case fits the memory that is free, so that one that does not is told beforehand.
+//! Whether a case fits the memory that is free, so that one that does not is reported beforehand.
 
 use burn::tensor::Device;
 use nola_core::Targets;
