@@ -60,9 +60,14 @@ pub fn table() -> &'static [f32; 256] {
     })
 }
 
-/// The bounds between 0.1 and 1, as `torch.linspace` has them: from both ends to the middle.
+/// The bounds between 0.1 and 1, as `torch.linspace` has them: from both ends to the middle, rounded once, as its
+/// vectorised loops do.
 fn bound(part: usize, parts: usize) -> f32 {
     let (start, end) = (0.1_f32, 1.0_f32);
     let step = (end - start) / parts as f32;
-    if part < parts.div_ceil(2) { start + step * part as f32 } else { end - step * (parts - part) as f32 }
+    if part < parts.div_ceil(2) {
+        step.mul_add(part as f32, start)
+    } else {
+        step.mul_add(-((parts - part) as f32), end)
+    }
 }

@@ -113,7 +113,14 @@ fn the_tables_are_those_of_bitsandbytes() {
     let Some(bytes) = case("tables") else { return };
     let tensors = SafeTensors::deserialize(&bytes).expect("a fixture");
     assert_eq!(floats(&tensors, "nf4.code").expect("a table"), nf4::TABLE);
-    assert_eq!(floats(&tensors, "q8_dynamic.code").expect("a table"), double::table());
+    // torch makes this one anew in each process, and its last bit depends on whether the processor fuses
+    // multiplication and addition.
+    let dynamic = floats(&tensors, "q8_dynamic.code").expect("a table");
+    for (found, expected) in double::table().iter().zip(&dynamic) {
+        let is_a_neighbour = *expected == found.next_up() || *expected == found.next_down();
+        assert!(found == expected || is_a_neighbour, "{found} is not {expected}");
+    }
+    assert_eq!(dynamic.len(), double::table().len());
 }
 
 #[test]
