@@ -330,8 +330,17 @@ mod tests {
         };
         let folder = scene.resolve(NAME, Wanted::Tokenizer).unwrap();
         assert_eq!(files(&folder), ["config.json", "tokenizer.json"]);
+        let folder = scene.resolve(NAME, Wanted::AllButWeights).unwrap();
+        assert_eq!(files(&folder), ["config.json", "tokenizer.json"]);
         let folder = scene.resolve(NAME, Wanted::ModelAndTokenizer).unwrap();
         assert_eq!(files(&folder), ["config.json", "model.safetensors", "tokenizer.json"]);
+    }
+
+    #[test]
+    fn weights_that_are_not_there_are_missed_before_they_are_to_be_fetched() {
+        let scene = Scene::with(&[("config.json", b"{}"), ("tokenizer.json", b"{}")]);
+        let error = scene.resolve(NAME, Wanted::AllButWeights).unwrap_err();
+        assert_says(&error.to_string(), &["model.safetensors"]);
     }
 
     #[test]

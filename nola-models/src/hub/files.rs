@@ -41,6 +41,8 @@ pub enum Wanted {
     Tokenizer,
     /// Both.
     ModelAndTokenizer,
+    /// Both without the weights, which have to be there and can be fetched later.
+    AllButWeights,
 }
 
 #[derive(Deserialize)]
@@ -51,15 +53,22 @@ struct Index {
 impl Wanted {
     fn has_model(self) -> bool {
         match self {
-            Self::Model | Self::ModelAndTokenizer => true,
+            Self::Model | Self::ModelAndTokenizer | Self::AllButWeights => true,
             Self::Tokenizer => false,
         }
     }
 
     fn has_tokenizer(self) -> bool {
         match self {
-            Self::Tokenizer | Self::ModelAndTokenizer => true,
+            Self::Tokenizer | Self::ModelAndTokenizer | Self::AllButWeights => true,
             Self::Model => false,
+        }
+    }
+
+    fn fetches_weights(self) -> bool {
+        match self {
+            Self::Model | Self::ModelAndTokenizer => true,
+            Self::Tokenizer | Self::AllButWeights => false,
         }
     }
 
@@ -92,7 +101,9 @@ impl Wanted {
         if self.has_model() {
             let weights = weights(name, listed)?.ok_or_else(|| absent(NO_WEIGHTS))?;
             listed.get(CONFIG).ok_or_else(|| absent(CONFIG))?;
-            chosen.extend(weights);
+            if self.fetches_weights() {
+                chosen.extend(weights);
+            }
         }
         Ok(chosen)
     }

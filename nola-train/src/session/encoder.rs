@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nola_core::folder;
 use nola_models::chat::{ChatError, ChatTemplate, Conversation, Prompt, Rendered};
 use nola_models::generate::GenerationConfig;
-use nola_models::hub::TOKENIZER_FILES;
+use nola_models::hub::{TOKENIZER_FILES, Wanted};
 use nola_models::tokenizer::{Specials, Tokenizer};
 use nola_models::{ModelInfo, checkpoint};
 use serde_json::Value;
@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::notice::Notice;
 use crate::Error;
 use crate::adapter_data::AdapterData;
-use crate::settings::DataFormat;
+use crate::settings::{DataFormat, Init};
 use crate::text::{ChatRender, Encode, TextSettings};
 
 /// How a model's makers let it generate.
@@ -41,6 +41,14 @@ pub struct TextEncoder {
 }
 
 impl TextEncoder {
+    /// The files of a model folder that it is opened from; where weights are wanted later, they have to be there.
+    pub fn wanted(init: Init) -> Wanted {
+        match init {
+            Init::Pretrained => Wanted::AllButWeights,
+            Init::Random => Wanted::Tokenizer,
+        }
+    }
+
     /// Reads configuration, tokenizer and chat template of a model folder.
     ///
     /// # Errors

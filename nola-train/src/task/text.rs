@@ -29,7 +29,7 @@ use crate::recipe::{DataRecipe, Recipe, SamplesRecipe, TrainingPaths};
 use crate::recipe_files::located_model;
 use crate::report::{Continuation, ReportSections};
 use crate::session::{Base, Template, TextBase, TextEncoder, model_folder};
-use crate::settings::DataFormat;
+use crate::settings::{DataFormat, ModelSettings};
 use crate::terminal::{err_line, err_painted};
 use crate::text::{
     self, BadRows, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat, TextReport,
@@ -91,8 +91,8 @@ impl Task for Text {
         let scored_on = data_files::find(data.scored_on(seed), data.scored_split())?;
         device::check_dtype(device, recipe.model.dtype)?;
         let model = located_model(&recipe.model)?;
-        let folder = model_folder(&model.path, TextBase::wanted(model.init), &Downloads::default())?;
-        // All data is read and checked before the weights are: those of a large model take minutes.
+        // All data is read and checked before the weights are fetched and loaded: those of a large model take minutes.
+        let folder = model_folder(&model.path, TextEncoder::wanted(model.init), &Downloads::default())?;
         let encoder = TextEncoder::open(&folder)?;
         notices::tell(&encoder.notices());
         let format = text_format(data)?;
@@ -113,6 +113,7 @@ impl Task for Text {
         let warnings = [train.warnings, validation.warnings].concat();
         let (train, validation) = (Arc::new(train.data), Arc::new(validation.data));
         let sources = sources(data, &learned_from, &scored_on)?;
+        fetch_weights(&model, &encoder)?;
         let base = TextBase::load(encoder, &model, seed, device)?;
         Ok(Self { base, train, parts, validation, prompts, sample_prompts, counts, sources, warnings })
     }
@@ -294,6 +295,18 @@ impl Text {
         let eos_token_id = self.base.encoder.eos.clone();
         let generation = GenerationConfig { eos_token_id, max_new_tokens, ..GenerationConfig::default() };
         Decoding { generation, batch }
+    }
+}
+
+/// Brings the weights that belong to `encoder` to this machine.
+///
+/// # Errors
+/// If the hub does not give them, or has another commit by now.
+fn fetch_weights(model: &ModelSettings, encoder: &TextEncoder) -> Result<(), Error> {
+    let folder = model_folder(&model.path, TextBase::wanted(model.init), &Downloads::default())?;
+    match folder == encoder.folder {
+        true => Ok(()),
+        false => Err(Error::ModelMoved { name: path_name(&model.path) }),
     }
 }
 

@@ -116,6 +116,15 @@ pub enum TextError {
         file: PathBuf,
     },
 
+    /// A Parquet file whose rows hold far more than the file.
+    #[error("{}: the first {row} rows hold more than a thousand times the bytes of the file, the same texts again and again; save it as JSON lines if they are meant to", file.display())]
+    ParquetRepeats {
+        /// The file.
+        file: PathBuf,
+        /// The row at which it was seen, counted from 1.
+        row: usize,
+    },
+
     /// Rows that cannot be used.
     #[error("{}", list(.0))]
     BadRows(BadRows),

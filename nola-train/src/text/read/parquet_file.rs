@@ -19,8 +19,11 @@ use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type, TypePtr};
 
 use super::parquet_bounds::{Bounds, Held};
 use super::parquet_pages::Pages;
-use super::{MAX_ROW_VALUES, Row, Sink, UsedColumns, io_error, parquet_values};
+use super::{MAX_ROW_BYTES, MAX_ROW_VALUES, Row, Sink, UsedColumns, io_error, parquet_values};
 use crate::text::{Place, RowLocation, TextError};
+
+/// The largest ratio in which gzip packs, about.
+const MAX_RATIO: usize = 1000;
 
 /// One row for each row; lists and groups become JSON lists and objects, and a column that is not wanted has its name alone.
 pub(super) fn read(
@@ -32,6 +35,7 @@ pub(super) fn read(
     let metadata = guarded(file, || ParquetMetaDataReader::new().parse_and_finish(&*opened))?;
     let wanted = Wanted::of(metadata.file_metadata().schema(), columns);
     let schema = guarded(file, || schema_of_bytes(&metadata, &wanted))?;
+    let mut left = bytes_of_rows(&opened).map_err(io_error(file))?;
     let mut row = 0;
     for group in metadata.row_groups() {
         let group = guarded(file, || Group::new(&opened, group, &schema, row))?;
@@ -41,13 +45,28 @@ pub(super) fn read(
         while let Some(found) = guarded(file, || rows.next().transpose())? {
             row += 1;
             let place = Place { file: Arc::clone(file), spot: RowLocation::Row(row) };
-            let content = parquet_values::content(&found, &wanted.unread);
+            let content = match parquet_values::content(&found, &wanted.unread) {
+                Ok((content, bytes)) => {
+                    let repeats = || TextError::ParquetRepeats { file: file.to_path_buf(), row };
+                    left = left.checked_sub(bytes).ok_or_else(repeats)?;
+                    Ok(content)
+                }
+                Err(problem) => Err(problem),
+            };
             if sink(Row { place, content }).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
     }
     Ok(ControlFlow::Continue(()))
+}
+
+/// What the rows of a file may hold together, in bytes: what one row may, or as much more than the file as gzip can pack.
+///
+/// A dictionary stores a text once for all rows that have it, so that nothing else bounds them.
+fn bytes_of_rows(file: &File) -> std::io::Result<usize> {
+    let stored = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    Ok(stored.saturating_mul(MAX_RATIO).max(MAX_ROW_BYTES))
 }
 
 /// The fields of a file by whether they are read.
@@ -434,6 +453,24 @@ mod tests {
         let error = rows(&written(300, properties())).unwrap_err();
         let told = std::error::Error::source(&error).unwrap().to_string();
         assert!(told.contains("column `texts`") && told.contains("fewer rows in a row group"), "{told}");
+    }
+
+    #[test]
+    fn rows_that_hold_far_more_than_their_file_could_pack_are_refused() {
+        let texts = |count: usize| {
+            let schema = Arc::new(parse_message_type("message rows { required binary text (UTF8); }").unwrap());
+            let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::default()).unwrap();
+            let mut group = writer.next_row_group().unwrap();
+            let mut column = group.next_column().unwrap().unwrap();
+            let texts = vec![ByteArray::from(vec![b'a'; 4 << 10]); count];
+            column.typed::<ByteArrayType>().write_batch(&texts, None, None).unwrap();
+            column.close().unwrap();
+            group.close().unwrap();
+            writer.into_inner().unwrap()
+        };
+        assert_eq!(rows(&texts(1000)).unwrap().len(), 1000);
+        let message = rows(&texts(5000)).unwrap_err().to_string();
+        assert!(message.contains("the first ") && message.contains("save it as JSON lines"), "{message}");
     }
 
     #[test]

@@ -5,21 +5,23 @@ use parquet::record::{Field, Row};
 use serde_json::{Map, Value};
 
 use super::foreign::Foreign;
-use super::{Content, MAX_ROW_BYTES, UNREAD};
+use super::{Content, MAX_ROW_BYTES, UNREAD, VALUE_BYTES};
 use crate::text::RowProblem;
 
-/// The fields of a row; those that were not read are null.
+/// The fields of a row and how many bytes they have; those that were not read are null.
 ///
 /// # Errors
 /// If its texts are longer than a row may be.
-pub(super) fn content(row: &Row, unread: &[String]) -> Result<Content, RowProblem> {
+pub(super) fn content(row: &Row, unread: &[String]) -> Result<(Content, usize), RowProblem> {
     let mut built = Built { bytes: 0 };
     let fields = built.object(row);
     if built.bytes > MAX_ROW_BYTES {
         return Err(RowProblem::TooLong { found: built.bytes, limit: MAX_ROW_BYTES });
     }
     let unread = unread.iter().map(|name| (name.clone(), UNREAD.into()));
-    Ok(Content::Record(fields.into_iter().chain(unread).collect()))
+    let fields: Map<_, _> = fields.into_iter().chain(unread).collect();
+    let bytes = built.bytes + fields.len() * VALUE_BYTES;
+    Ok((Content::Record(fields), bytes))
 }
 
 /// What was built of a row: what is beyond the bound is counted, but not copied.
