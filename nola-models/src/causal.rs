@@ -11,6 +11,7 @@ use nola_core::folder::peft::ForeignModule;
 use serde_json::Value;
 
 use crate::checkpoint::{ModelFolder, NamedTensor, parse_json, read_bounded, save};
+use crate::decoder::Decoder;
 use crate::fields::Fields;
 use crate::{
     Architecture, AttentionMask, Checkpoint, Error, Gpt2, Gpt2Config, HiddenStates, KeyValueCache, Llama,
@@ -182,7 +183,7 @@ impl CausalLm {
 
     /// Whether the token embedding is the head too.
     pub fn has_tied_head(&self) -> bool {
-        of_any!(self, model => model.head.is_none())
+        of_any!(self, model => model.head().is_none())
     }
 
     /// The same model with a head of its own, equal to its embedding if it had none.
@@ -192,16 +193,16 @@ impl CausalLm {
 
     /// The model as it is written: untied if the token embedding has an adapter, which changes no head.
     fn to_write(&self) -> Self {
-        let tokens = of_any!(self, model => &model.tokens.weight);
+        let tokens = of_any!(self, model => &model.tokens().weight);
         let is_adapted = tokens.reparameterization::<Update>().is_some();
         if is_adapted { self.clone().untied() } else { self.clone() }
     }
 
     /// Whether what makes logits is trained: the head, or the token embedding where that is tied.
     pub fn head_is_trained(&self) -> bool {
-        let (tokens, head) = of_any!(self, model => (&model.tokens.weight, &model.head));
+        let (tokens, head) = of_any!(self, model => (&model.tokens().weight, model.head()));
         // Asking for `val` would merge an adapter.
-        head.as_ref().map_or(tokens, |head| &head.weight).base().is_require_grad()
+        head.map_or(tokens, |head| &head.weight).base().is_require_grad()
     }
 
     /// The `config.json` as it was read or made.
@@ -230,10 +231,7 @@ impl CausalLm {
     /// # Panics
     /// If a model with learned positions gets a token beyond `max_tokens`.
     pub fn embeddings(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> Tensor<3> {
-        match self {
-            Self::Gpt2(model) => model.embeddings(ids, mask),
-            Self::Llama(model) => model.embeddings(ids),
-        }
+        of_any!(self, model => model.embeddings(ids, mask))
     }
 
     /// The blocks, one by one.
@@ -246,7 +244,7 @@ impl CausalLm {
     /// # Shapes
     /// - `tokens` and output: `[batch, tokens, d_model]`
     pub fn normed(&self, tokens: Tensor<3>) -> Tensor<3> {
-        of_any!(self, model => model.norm.forward(tokens))
+        of_any!(self, model => model.normed(tokens))
     }
 
     /// The same for tokens that follow those in `cache`, which takes them up.

@@ -13,11 +13,11 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_core::{Linear, adapted, adapted_embedding, in_compute_dtype};
 use serde_json::Value;
 
-use crate::attention::{AttentionMask, BlockCache, KeyValueCache, attend, split_heads};
-use crate::checkpoint::KeyMap;
-use crate::fresh::{Distribution, Plan, fresh};
+use crate::attention::{AttentionMask, BlockCache, attend, split_heads};
+use crate::checkpoint::Source;
+use crate::decoder::Decoder;
 use crate::norm::LayerNorm;
-use crate::{Activation, Checkpoint, Error, HiddenStates, Precision, Stage, head};
+use crate::{Activation, Checkpoint, Error, Precision};
 pub use config::{Gpt2Config, ScoreScale};
 pub use keys::peft_module;
 
@@ -162,26 +162,6 @@ impl Gpt2 {
         Ok(Self { json: json.clone(), ..Self::uninitialized(&config, device) })
     }
 
-    /// The same model to train from scratch, stored in `precision`: weights normal, those that add to the stream smaller by
-    /// √(2·`n_layers`), biases zero.
-    ///
-    /// # Source
-    /// `GPT2PreTrainedModel._init_weights` of transformers.
-    pub fn with_fresh_weights(self, seed: u64, precision: impl Into<Precision>) -> Self {
-        let precision = precision.into();
-        let Gpt2Config { init_deviation, n_layers, .. } = self.config;
-        let added = init_deviation / (2.0 * n_layers as f64).sqrt();
-        let is_added =
-            |path: &str| path.ends_with("attention.output.weight") || path.ends_with("mlp.down.weight");
-        let deviation = |path: &str| if is_added(path) { added } else { init_deviation };
-        let plan = Plan {
-            deviation: &deviation,
-            dtype: &|_| precision.dtype,
-            quantization: &|path| precision.quantization_at(path),
-        };
-        fresh(self, seed, Distribution::Normal, &plan)
-    }
-
     /// Loads a checkpoint whose names are those of Hugging Face, with or without `transformer.`.
     ///
     /// # Errors
@@ -189,29 +169,6 @@ impl Gpt2 {
     pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
         let model = Self::from_json(checkpoint.config(), &checkpoint.config_file(), device)?;
         model.filled(checkpoint, Precision::default())
-    }
-
-    /// The same model with the weights of a checkpoint, stored in `precision`.
-    pub(crate) fn filled(self, checkpoint: &Checkpoint, precision: Precision) -> Result<Self, Error> {
-        let config = self.config.clone();
-        let source = |path: &str| Some(keys::source(&config, path));
-        let map = KeyMap {
-            source: &source,
-            dtype: &|_| precision.dtype,
-            quantization: &|path| precision.quantization_at(path),
-            ignored: keys::IGNORED,
-        };
-        checkpoint.fill(self, &map)
-    }
-
-    /// The same model with a head of its own, which its configuration then says; one that has a head stays as it is.
-    pub fn untied(mut self) -> Self {
-        if self.head.is_none() {
-            self.head = Some(head::of_embedding(&self.tokens));
-            self.config.tied_head = false;
-            self.json["tie_word_embeddings"] = Value::Bool(false);
-        }
-        self
     }
 
     /// Sizes and the rest of what is no weight.
@@ -223,67 +180,36 @@ impl Gpt2 {
     pub fn json(&self) -> &Value {
         &self.json
     }
+}
 
-    /// States after the final norm.
+impl Decoder for Gpt2 {
+    type Config = Gpt2Config;
+    type Block = Block;
+    type Pass<'a> = &'a AttentionMask;
+
+    const IGNORED: &'static [&'static str] = keys::IGNORED;
+
+    fn source(config: &Gpt2Config, path: &str) -> Source {
+        keys::source(config, path)
+    }
+
+    /// Smaller by √(2·`n_layers`) where a layer adds to the stream.
     ///
-    /// # Shapes
-    /// - `ids`: `[batch, tokens]`
-    /// - output: `[batch, tokens, d_model]`
-    ///
+    /// # Source
+    /// `GPT2PreTrainedModel._init_weights` of transformers.
+    fn deviation(config: &Gpt2Config, path: &str) -> f64 {
+        let is_added = path.ends_with("attention.output.weight") || path.ends_with("mlp.down.weight");
+        let layers = if is_added { 2.0 * config.n_layers as f64 } else { 1.0 };
+        config.init_deviation / layers.sqrt()
+    }
+
+    fn config(&self) -> &Gpt2Config {
+        &self.config
+    }
+
     /// # Panics
     /// If a token stands beyond `max_tokens`.
-    pub fn hidden(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> Tensor<3> {
-        let embeddings = self.embeddings(ids, mask);
-        self.norm.forward(self.blocks.iter().fold(embeddings, |x, block| block.forward(x, mask, None)))
-    }
-
-    /// The same for tokens that follow those in `cache`, which takes them up.
-    ///
-    /// # Shapes
-    /// - `ids`: `[batch, tokens]`
-    /// - output: `[batch, tokens, d_model]`
-    ///
-    /// # Panics
-    /// If a token stands beyond `max_tokens`.
-    pub fn extend(&self, ids: Tensor<2, Int>, mask: &AttentionMask, cache: &mut KeyValueCache) -> Tensor<3> {
-        let embeddings = self.embeddings(ids, mask);
-        let blocks = self.blocks.iter().zip(cache.begin(self.blocks.len(), mask.padding()));
-        self.norm.forward(blocks.fold(embeddings, |x, (block, cache)| block.forward(x, mask, Some(cache))))
-    }
-
-    /// Scores of the next token, in f32 whatever the weights are.
-    ///
-    /// # Shapes
-    /// - `hidden`: `[.., d_model]`
-    /// - output: `[.., vocab_size]`
-    pub fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
-        head::logits(hidden, &self.tokens, self.head.as_ref())
-    }
-
-    /// The output of every stage, to compare with another implementation.
-    ///
-    /// # Shapes
-    /// - `ids`: `[batch, tokens]`
-    pub fn hidden_states(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> HiddenStates {
-        let forward = |block: &Block, x| block.forward(x, mask, None);
-        HiddenStates::trace(self.embeddings(ids, mask), &self.blocks, forward, |x| self.norm.forward(x))
-    }
-
-    /// The blocks, one by one.
-    pub fn stages<'a>(&'a self, mask: &'a AttentionMask) -> Vec<Stage<'a>> {
-        let stage = |block: &'a Block| -> Stage<'a> { Box::new(move |x| block.forward(x, mask, None)) };
-        self.blocks.iter().map(stage).collect()
-    }
-
-    /// What the first block gets.
-    ///
-    /// # Shapes
-    /// - `ids`: `[batch, tokens]`
-    /// - output: `[batch, tokens, d_model]`
-    ///
-    /// # Panics
-    /// If a token stands beyond `max_tokens`.
-    pub fn embeddings(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> Tensor<3> {
+    fn embeddings(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> Tensor<3> {
         let (positions, rows) = mask.positions();
         let longest = self.config.max_tokens;
         assert!(positions.iter().all(|&position| position < longest), "a token beyond position {longest}");
@@ -297,6 +223,41 @@ impl Gpt2 {
         }
         // One of them has an adapter and is in this type already.
         in_compute_dtype(tokens) + in_compute_dtype(positions)
+    }
+
+    fn pass<'a>(&self, mask: &'a AttentionMask) -> &'a AttentionMask {
+        mask
+    }
+
+    fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    fn forward(
+        block: &Block,
+        x: Tensor<3>,
+        mask: &&AttentionMask,
+        cache: Option<&mut BlockCache>,
+    ) -> Tensor<3> {
+        block.forward(x, mask, cache)
+    }
+
+    fn normed(&self, x: Tensor<3>) -> Tensor<3> {
+        self.norm.forward(x)
+    }
+
+    fn tokens(&self) -> &Embedding {
+        &self.tokens
+    }
+
+    fn head(&self) -> Option<&Linear> {
+        self.head.as_ref()
+    }
+
+    fn set_head(&mut self, head: Linear) {
+        self.head = Some(head);
+        self.config.tied_head = false;
+        self.json["tie_word_embeddings"] = Value::Bool(false);
     }
 }
 

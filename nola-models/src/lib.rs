@@ -10,6 +10,7 @@ mod caught;
 pub mod causal;
 pub mod chat;
 pub mod checkpoint;
+mod decoder;
 mod error;
 mod fields;
 mod fresh;

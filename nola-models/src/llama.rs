@@ -9,7 +9,6 @@ mod rotary;
 
 use std::borrow::Cow;
 use std::path::Path;
-use std::rc::Rc;
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, LinearConfig};
@@ -17,12 +16,12 @@ use burn::tensor::{Device, Int, Tensor};
 use nola_core::{Linear, adapted, adapted_embedding, compute_dtype, in_compute_dtype};
 use serde_json::Value;
 
-use crate::attention::{AttentionMask, BlockCache, KeyValueCache, attend, split_heads};
-use crate::checkpoint::KeyMap;
-use crate::fresh::{Distribution, Plan, fresh};
+use crate::Error;
+use crate::attention::{AttentionMask, BlockCache, attend, split_heads};
+use crate::checkpoint::Source;
+use crate::decoder::Decoder;
 use crate::fused::gated;
 use crate::norm::RmsNorm;
-use crate::{Checkpoint, Error, HiddenStates, Precision, Stage, head};
 pub use config::{LlamaConfig, SlidingWindow};
 pub use family::Family;
 use rotary::Rope;
@@ -172,7 +171,7 @@ pub struct Llama {
 }
 
 /// What all blocks need of one pass.
-struct Pass<'a> {
+pub(crate) struct Pass<'a> {
     mask: &'a AttentionMask,
     /// Of the layers with a sliding window.
     window_mask: Cow<'a, AttentionMask>,
@@ -208,45 +207,6 @@ impl Llama {
         Ok(Self { json: json.clone(), ..Self::uninitialized(&config, device) })
     }
 
-    /// The same model to train from scratch, stored in `precision`: weights normal, biases zero.
-    ///
-    /// # Source
-    /// `LlamaPreTrainedModel._init_weights` of transformers.
-    pub fn with_fresh_weights(self, seed: u64, precision: impl Into<Precision>) -> Self {
-        let precision = precision.into();
-        let deviation = self.config.init_deviation;
-        let plan = Plan {
-            deviation: &|_| deviation,
-            dtype: &|_| precision.dtype,
-            quantization: &|path| precision.quantization_at(path),
-        };
-        fresh(self, seed, Distribution::Normal, &plan)
-    }
-
-    /// The same model with the weights of a checkpoint, stored in `precision`; the names are those of Hugging Face, with or without
-    /// `model.`.
-    pub(crate) fn filled(self, checkpoint: &Checkpoint, precision: Precision) -> Result<Self, Error> {
-        let config = self.config.clone();
-        let source = |path: &str| Some(keys::source(&config, path));
-        let map = KeyMap {
-            source: &source,
-            dtype: &|_| precision.dtype,
-            quantization: &|path| precision.quantization_at(path),
-            ignored: keys::IGNORED,
-        };
-        checkpoint.fill(self, &map)
-    }
-
-    /// The same model with a head of its own, which its configuration then says; one that has a head stays as it is.
-    pub fn untied(mut self) -> Self {
-        if self.head.is_none() {
-            self.head = Some(head::of_embedding(&self.tokens));
-            self.config.tied_head = false;
-            self.json["tie_word_embeddings"] = Value::Bool(false);
-        }
-        self
-    }
-
     /// Sizes and the rest of what is no weight.
     pub fn config(&self) -> &LlamaConfig {
         &self.config
@@ -256,67 +216,33 @@ impl Llama {
     pub fn json(&self) -> &Value {
         &self.json
     }
+}
 
-    /// States after the final norm.
-    ///
-    /// # Shapes
-    /// - `ids`: `[batch, tokens]`
-    /// - output: `[batch, tokens, d_model]`
-    pub fn hidden(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> Tensor<3> {
-        let (embeddings, pass) = (self.embeddings(ids), self.pass(mask));
-        self.norm.forward(self.blocks.iter().fold(embeddings, |x, block| block.forward(x, &pass, None)))
+impl Decoder for Llama {
+    type Config = LlamaConfig;
+    type Block = Block;
+    type Pass<'a> = Pass<'a>;
+
+    const IGNORED: &'static [&'static str] = keys::IGNORED;
+
+    fn source(config: &LlamaConfig, path: &str) -> Source {
+        keys::source(config, path)
     }
 
-    /// The same for tokens that follow those in `cache`, which takes them up.
-    ///
-    /// # Shapes
-    /// - `ids`: `[batch, tokens]`
-    /// - output: `[batch, tokens, d_model]`
-    pub fn extend(&self, ids: Tensor<2, Int>, mask: &AttentionMask, cache: &mut KeyValueCache) -> Tensor<3> {
-        let (embeddings, pass) = (self.embeddings(ids), self.pass(mask));
-        let blocks = self.blocks.iter().zip(cache.begin(self.blocks.len(), mask.padding()));
-        self.norm.forward(blocks.fold(embeddings, |x, (block, cache)| block.forward(x, &pass, Some(cache))))
+    /// # Source
+    /// `LlamaPreTrainedModel._init_weights` of transformers.
+    fn deviation(config: &LlamaConfig, _path: &str) -> f64 {
+        config.init_deviation
     }
 
-    /// Scores of the next token, in f32 whatever the weights are.
-    ///
-    /// # Shapes
-    /// - `hidden`: `[.., d_model]`
-    /// - output: `[.., vocab_size]`
-    pub fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
-        head::logits(hidden, &self.tokens, self.head.as_ref())
+    fn config(&self) -> &LlamaConfig {
+        &self.config
     }
 
-    /// The output of every stage, to compare with another implementation.
-    ///
-    /// # Shapes
-    /// - `ids`: `[batch, tokens]`
-    pub fn hidden_states(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> HiddenStates {
-        let (embeddings, pass) = (self.embeddings(ids), self.pass(mask));
-        let forward = |block: &Block, x| block.forward(x, &pass, None);
-        HiddenStates::trace(embeddings, &self.blocks, forward, |x| self.norm.forward(x))
-    }
-
-    /// The blocks, one by one.
-    pub fn stages<'a>(&'a self, mask: &'a AttentionMask) -> Vec<Stage<'a>> {
-        let pass = Rc::new(self.pass(mask));
-        let stage = |block: &'a Block| -> Stage<'a> {
-            let pass = Rc::clone(&pass);
-            Box::new(move |x| block.forward(x, &pass, None))
-        };
-        self.blocks.iter().map(stage).collect()
-    }
-
-    /// What the first block gets.
-    ///
-    /// # Shapes
-    /// - `ids`: `[batch, tokens]`
-    /// - output: `[batch, tokens, d_model]`
-    pub fn embeddings(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+    fn embeddings(&self, ids: Tensor<2, Int>, _mask: &AttentionMask) -> Tensor<3> {
         in_compute_dtype(adapted_embedding(&self.tokens, ids))
     }
 
-    /// What the blocks need beside their input.
     fn pass<'a>(&self, mask: &'a AttentionMask) -> Pass<'a> {
         let table = self.tokens.weight.base();
         let (device, held) = (table.device(), table.dtype());
@@ -326,6 +252,37 @@ impl Llama {
             None => Cow::Borrowed(mask),
         };
         Pass { mask, window_mask, rope }
+    }
+
+    fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    fn forward(
+        block: &Block,
+        x: Tensor<3>,
+        pass: &Pass<'_>,
+        cache: Option<&mut BlockCache>,
+    ) -> Tensor<3> {
+        block.forward(x, pass, cache)
+    }
+
+    fn normed(&self, x: Tensor<3>) -> Tensor<3> {
+        self.norm.forward(x)
+    }
+
+    fn tokens(&self) -> &Embedding {
+        &self.tokens
+    }
+
+    fn head(&self) -> Option<&Linear> {
+        self.head.as_ref()
+    }
+
+    fn set_head(&mut self, head: Linear) {
+        self.head = Some(head);
+        self.config.tied_head = false;
+        self.json["tie_word_embeddings"] = Value::Bool(false);
     }
 }
 

@@ -1,0 +1,169 @@
+//! What causal language models share: one way through the blocks, for training, caches, recomputation and probing alike.
+//!
+//! A model says what its parts are, in [`Decoder`]; [`CausalLm`](crate::CausalLm) is the door for everybody else.
+
+use std::rc::Rc;
+
+use burn::module::Module;
+use burn::nn::Embedding;
+use burn::tensor::{Int, Tensor};
+use nola_core::Linear;
+
+use crate::attention::{AttentionMask, BlockCache, KeyValueCache};
+use crate::checkpoint::{KeyMap, Source};
+use crate::fresh::{Distribution, Plan, fresh};
+use crate::{Checkpoint, Error, HiddenStates, Precision, Stage, head};
+
+/// A causal language model, part by part.
+pub(crate) trait Decoder: Module {
+    /// Sizes and the rest of what is no weight.
+    type Config: Clone;
+    /// One block.
+    type Block;
+    /// What all blocks need of one pass beside their input.
+    type Pass<'a>;
+
+    /// Tensors of old releases that are no weights.
+    const IGNORED: &'static [&'static str];
+
+    /// Where a checkpoint keeps the parameter at `path`.
+    fn source(config: &Self::Config, path: &str) -> Source;
+
+    /// Standard deviation of the fresh parameter at `path`.
+    fn deviation(config: &Self::Config, path: &str) -> f64;
+
+    fn config(&self) -> &Self::Config;
+
+    /// What the first block gets.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`
+    /// - output: `[batch, tokens, d_model]`
+    fn embeddings(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> Tensor<3>;
+
+    fn pass<'a>(&self, mask: &'a AttentionMask) -> Self::Pass<'a>;
+
+    fn blocks(&self) -> &[Self::Block];
+
+    /// # Shapes
+    /// - `x` and output: `[batch, tokens, d_model]`
+    fn forward(
+        block: &Self::Block,
+        x: Tensor<3>,
+        pass: &Self::Pass<'_>,
+        cache: Option<&mut BlockCache>,
+    ) -> Tensor<3>;
+
+    /// The last norm.
+    ///
+    /// # Shapes
+    /// - `x` and output: `[batch, tokens, d_model]`
+    fn normed(&self, x: Tensor<3>) -> Tensor<3>;
+
+    /// Token ids to vectors; the head too, where it is tied.
+    fn tokens(&self) -> &Embedding;
+
+    /// States to logits; none where the head is tied.
+    fn head(&self) -> Option<&Linear>;
+
+    /// Takes a head of its own, which the configuration then says.
+    fn set_head(&mut self, head: Linear);
+
+    /// States after the final norm.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`
+    /// - output: `[batch, tokens, d_model]`
+    fn hidden(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> Tensor<3> {
+        self.normed(walk(self, self.embeddings(ids, mask), mask, None, |_| ()))
+    }
+
+    /// The same for tokens that follow those in `cache`, which takes them up.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`
+    /// - output: `[batch, tokens, d_model]`
+    fn extend(&self, ids: Tensor<2, Int>, mask: &AttentionMask, cache: &mut KeyValueCache) -> Tensor<3> {
+        self.normed(walk(self, self.embeddings(ids, mask), mask, Some(cache), |_| ()))
+    }
+
+    /// The output of every stage, to compare with another implementation.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`
+    fn hidden_states(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> HiddenStates {
+        let (embeddings, mut blocks) = (self.embeddings(ids, mask), Vec::new());
+        let last = walk(self, embeddings.clone(), mask, None, |x| blocks.push(x.clone()));
+        HiddenStates { embeddings, blocks, final_norm: self.normed(last) }
+    }
+
+    /// The blocks, one by one, for who recomputes them.
+    fn stages<'a>(&'a self, mask: &'a AttentionMask) -> Vec<Stage<'a>> {
+        let pass = Rc::new(self.pass(mask));
+        let stage = |block: &'a Self::Block| -> Stage<'a> {
+            let pass = Rc::clone(&pass);
+            Box::new(move |x| Self::forward(block, x, &pass, None))
+        };
+        self.blocks().iter().map(stage).collect()
+    }
+
+    /// Scores of the next token, in f32 whatever the weights are.
+    ///
+    /// # Shapes
+    /// - `hidden`: `[.., d_model]`
+    /// - output: `[.., vocab_size]`
+    fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
+        head::logits(hidden, self.tokens(), self.head())
+    }
+
+    /// The same model with a head of its own; one that has a head stays as it is.
+    fn untied(mut self) -> Self {
+        if self.head().is_none() {
+            self.set_head(head::of_embedding(self.tokens()));
+        }
+        self
+    }
+
+    /// The same model with the weights of a checkpoint, stored in `precision`.
+    ///
+    /// # Errors
+    /// If the tensors do not fit: all of them in one error.
+    fn filled(self, checkpoint: &Checkpoint, precision: Precision) -> Result<Self, Error> {
+        let config = self.config().clone();
+        let map = KeyMap {
+            source: &|path| Some(Self::source(&config, path)),
+            dtype: &|_| precision.dtype,
+            quantization: &|path| precision.quantization_at(path),
+            ignored: Self::IGNORED,
+        };
+        checkpoint.fill(self, &map)
+    }
+
+    /// The same model to train from scratch, stored in `precision`: weights normal, biases zero.
+    fn with_fresh_weights(self, seed: u64, precision: Precision) -> Self {
+        let config = self.config().clone();
+        let plan = Plan {
+            deviation: &|path| Self::deviation(&config, path),
+            dtype: &|_| precision.dtype,
+            quantization: &|path| precision.quantization_at(path),
+        };
+        fresh(self, seed, Distribution::Normal, &plan)
+    }
+}
+
+/// The one way through the blocks; `seen` gets the output of each.
+fn walk<M: Decoder>(
+    model: &M,
+    embeddings: Tensor<3>,
+    mask: &AttentionMask,
+    cache: Option<&mut KeyValueCache>,
+    mut seen: impl FnMut(&Tensor<3>),
+) -> Tensor<3> {
+    let (pass, blocks) = (model.pass(mask), model.blocks());
+    let mut caches = cache.map(|cache| cache.begin(blocks.len(), mask.padding()).iter_mut());
+    blocks.iter().fold(embeddings, |x, block| {
+        let x = M::forward(block, x, &pass, caches.as_mut().and_then(Iterator::next));
+        seen(&x);
+        x
+    })
+}
