@@ -8,6 +8,7 @@ use crate::Error;
 use crate::adapter::Plan;
 use crate::features::{self, Layers};
 use crate::product::in_compute_dtype;
+use crate::row_adapters::PerRow;
 use crate::site::{Site, SiteKind};
 use crate::update::{Update, noted};
 
@@ -23,6 +24,13 @@ use crate::update::{Update, noted};
 /// # Source
 /// LoRA (Hu et al., ICLR 2022), equation 3, on rows of a table: `Embedding` of PEFT.
 pub fn adapted_embedding(layer: &Embedding, ids: Tensor<2, Int>) -> Tensor<3> {
+    if let Some(per_row) = layer.weight.reparameterization::<PerRow>() {
+        let [batch, tokens] = ids.dims();
+        let looked_up = embedding(layer.weight.base(), ids.clone());
+        let width = looked_up.dims()[2];
+        let rows = per_row.looked_up(looked_up.reshape([batch * tokens, width]), ids.reshape([batch * tokens]));
+        return rows.reshape([batch, tokens, width]);
+    }
     let Some(update) = layer.weight.reparameterization::<Update>() else { return layer.forward(ids) };
     let of_base = in_compute_dtype(embedding(layer.weight.base(), ids.clone()));
     let [batch, tokens, width] = of_base.dims();

@@ -237,6 +237,13 @@ pub enum Error {
         site: String,
     },
 
+    /// Rows of one batch share the base, so none of them may have another.
+    #[error("`{path}` was trained in the base itself, beside the adapters, so rows with other adapters cannot share it; merge the adapter and use the merged model")]
+    TrainedInBase {
+        /// Path of the parameter.
+        path: String,
+    },
+
     /// A weight in few bits cannot be trained.
     #[error(
         "`{weight}` is stored in few bits and cannot be trained itself; leave its module out of what is trained, or load the base in f32, bf16 or f16"

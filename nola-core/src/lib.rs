@@ -37,6 +37,7 @@ pub mod philox;
 mod plain_words;
 mod product;
 mod quantized;
+mod row_adapters;
 #[cfg(test)]
 #[path = "../../tests/shared.rs"]
 mod shared;
@@ -64,5 +65,6 @@ pub use plain_words::plain_words;
 #[cfg(feature = "cpu")]
 pub use product::bf16_instructions;
 pub use product::{compute_dtype, in_compute_dtype, product};
+pub use row_adapters::{RowAdapters, Segment, Updates, with_row_adapters};
 pub use targets::{Site, SiteKind, Targets, Unmatched};
 pub use update::Update;

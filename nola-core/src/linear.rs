@@ -13,6 +13,7 @@ use crate::floats::floats;
 use crate::low_rank_weights::LowRank;
 use crate::packed_weights::{packable_weights, packed_words};
 use crate::params::{FoundParam, float_params};
+use crate::row_adapters::PerRow;
 use crate::update::{Update, noted};
 use crate::weight::{PackedWeight, Quantization};
 
@@ -207,7 +208,10 @@ pub fn adapted<const D: usize>(layer: &impl LinearLayer, x: Tensor<D>) -> Tensor
     let y = match (weight.reparameterization::<Update>(), features::layers()) {
         (None, _) => match weight.reparameterization::<LowRank>() {
             Some(low_rank) => low_rank.forward(layer, rows),
-            None => plain(rows),
+            None => match weight.reparameterization::<PerRow>() {
+                Some(per_row) => per_row.forward(layer, rows),
+                None => plain(rows),
+            },
         },
         (Some(_), Layers::Base) => noted(plain(rows)),
         (Some(update), Layers::Adapted) => noted(update.forward(layer, rows)),

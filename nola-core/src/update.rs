@@ -1,5 +1,6 @@
 //! What an adapter does to a weight: one shape for all of them.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::{Module, Param, Reparameterization};
@@ -11,6 +12,7 @@ use crate::dropout::{CurrentPass, InputDropout};
 use crate::features;
 use crate::low_rank::updated;
 use crate::product::{product, with_bias};
+use crate::row_adapters::AdapterParam;
 use crate::site::Site;
 
 /// Names of the parameters of an [`Update`] that can be trained.
@@ -102,6 +104,45 @@ impl Update {
             base: gain,
             scale: plan.scale,
         }
+    }
+
+    /// An update of parameters that are there, by their names; nothing of its input is dropped.
+    pub(crate) fn of_params(params: &BTreeMap<String, AdapterParam>, scale: f64, base: SharedGain) -> Self {
+        let matrix = |name: &str| params.get(name).cloned().map(AdapterParam::matrix);
+        let vector = |name: &str| params.get(name).cloned().map(AdapterParam::vector);
+        let pair = |place: usize| {
+            let of = |name: &str| matrix(&format!("further.{place}.{name}"));
+            Some(Pair { a: of("a")?, b: of("b")? })
+        };
+        Self {
+            a: matrix("a"),
+            b: matrix("b").expect("each adapter has a B"),
+            start_a: matrix("start_a"),
+            start_b: matrix("start_b"),
+            further: (0..).map_while(pair).collect(),
+            bias: vector("bias"),
+            magnitude: vector("magnitude"),
+            norm: vector("norm"),
+            base_squares: vector("base_squares"),
+            dropout: None,
+            base,
+            scale,
+        }
+    }
+
+    /// What [`Update::forward`] makes of `y`, the product of the base without its bias, which other adapters share.
+    pub(crate) fn onto(&self, y: Tensor<2>, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+        let gain = self.base.get();
+        let y = self.added(times(y, gain.weight), x);
+        let y = match self.column_gain() {
+            None => y,
+            Some(columns) => {
+                let columns = columns.unsqueeze_dim(0).cast(y.dtype());
+                y * columns
+            }
+        };
+        let bias = bias.filter(|_| gain.bias != 0.0).map(|bias| times(bias, gain.bias));
+        with_bias(with_bias(y, bias), self.bias.as_ref().map(|bias| bias.val()))
     }
 
     /// What each column of the product is multiplied by.
