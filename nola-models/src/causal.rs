@@ -259,6 +259,18 @@ impl CausalLm {
         of_any!(self, model => model.extend(ids, mask, cache))
     }
 
+    /// The same for one token of each of several texts that began at different times, behind all that its own cache holds.
+    ///
+    /// # Shapes
+    /// - `ids`: `[rows, 1]`, each below `vocab_size`; one cache a row
+    /// - output: `[rows, 1, d_model]`
+    ///
+    /// # Panics
+    /// If a model with learned positions gets a token beyond `max_tokens`.
+    pub fn advance(&self, ids: Tensor<2, Int>, caches: &mut [&mut KeyValueCache]) -> Tensor<3> {
+        of_any!(self, model => model.advance(ids, caches))
+    }
+
     /// Scores of the next token, in f32 whatever the weights are.
     ///
     /// # Shapes

@@ -2,6 +2,7 @@
 //!
 //! A model says what its parts are, in [`Decoder`]; [`CausalLm`](crate::CausalLm) is the door for everybody else.
 
+use std::iter;
 use std::rc::Rc;
 
 use burn::module::Module;
@@ -9,7 +10,7 @@ use burn::nn::Embedding;
 use burn::tensor::{Int, Tensor};
 use nola_core::Linear;
 
-use crate::attention::{AttentionMask, BlockCache, KeyValueCache};
+use crate::attention::{AttentionMask, Cache, KeyValueCache};
 use crate::checkpoint::{KeyMap, Source};
 use crate::fresh::{Distribution, Plan, fresh};
 use crate::{Checkpoint, Error, HiddenStates, Precision, Stage, head};
@@ -47,12 +48,7 @@ pub(crate) trait Decoder: Module {
 
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
-    fn forward(
-        block: &Self::Block,
-        x: Tensor<3>,
-        pass: &Self::Pass<'_>,
-        cache: Option<&mut BlockCache>,
-    ) -> Tensor<3>;
+    fn forward(block: &Self::Block, x: Tensor<3>, pass: &Self::Pass<'_>, cache: Cache) -> Tensor<3>;
 
     /// The last norm.
     ///
@@ -75,7 +71,7 @@ pub(crate) trait Decoder: Module {
     /// - `ids`: `[batch, tokens]`
     /// - output: `[batch, tokens, d_model]`
     fn hidden(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> Tensor<3> {
-        self.normed(walk(self, self.embeddings(ids, mask), mask, None, |_| ()))
+        self.normed(walk(self, self.embeddings(ids, mask), mask, nothing(), |_| ()))
     }
 
     /// The same for tokens that follow those in `cache`, which takes them up.
@@ -84,7 +80,21 @@ pub(crate) trait Decoder: Module {
     /// - `ids`: `[batch, tokens]`
     /// - output: `[batch, tokens, d_model]`
     fn extend(&self, ids: Tensor<2, Int>, mask: &AttentionMask, cache: &mut KeyValueCache) -> Tensor<3> {
-        self.normed(walk(self, self.embeddings(ids, mask), mask, Some(cache), |_| ()))
+        let caches = cache.begin(self.blocks().len(), mask.padding()).iter_mut().map(Cache::Batch);
+        self.normed(walk(self, self.embeddings(ids, mask), mask, caches, |_| ()))
+    }
+
+    /// The same for one token of each of several texts, behind all that its own cache holds.
+    ///
+    /// # Shapes
+    /// - `ids`: `[rows, 1]`
+    /// - output: `[rows, 1, d_model]`
+    fn advance(&self, ids: Tensor<2, Int>, caches: &mut [&mut KeyValueCache]) -> Tensor<3> {
+        let mask = AttentionMask::of_rows(caches.iter().map(|cache| cache.tokens()).collect());
+        let n_blocks = self.blocks().len();
+        let mut rows: Vec<_> = caches.iter_mut().map(|cache| cache.begin(n_blocks, &[]).iter_mut()).collect();
+        let caches = iter::repeat_with(|| Cache::Rows(rows.iter_mut().filter_map(Iterator::next).collect()));
+        self.normed(walk(self, self.embeddings(ids, &mask), &mask, caches, |_| ()))
     }
 
     /// The output of every stage, to compare with another implementation.
@@ -93,7 +103,7 @@ pub(crate) trait Decoder: Module {
     /// - `ids`: `[batch, tokens]`
     fn hidden_states(&self, ids: Tensor<2, Int>, mask: &AttentionMask) -> HiddenStates {
         let (embeddings, mut blocks) = (self.embeddings(ids, mask), Vec::new());
-        let last = walk(self, embeddings.clone(), mask, None, |x| blocks.push(x.clone()));
+        let last = walk(self, embeddings.clone(), mask, nothing(), |x| blocks.push(x.clone()));
         HiddenStates { embeddings, blocks, final_norm: self.normed(last) }
     }
 
@@ -102,7 +112,7 @@ pub(crate) trait Decoder: Module {
         let pass = Rc::new(self.pass(mask));
         let stage = |block: &'a Self::Block| -> Stage<'a> {
             let pass = Rc::clone(&pass);
-            Box::new(move |x| Self::forward(block, x, &pass, None))
+            Box::new(move |x| Self::forward(block, x, &pass, Cache::Nothing))
         };
         self.blocks().iter().map(stage).collect()
     }
@@ -151,19 +161,23 @@ pub(crate) trait Decoder: Module {
     }
 }
 
-/// The one way through the blocks; `seen` gets the output of each.
-fn walk<M: Decoder>(
+/// The one way through the blocks, with the cache of each; `seen` gets the output of each.
+fn walk<'c, M: Decoder>(
     model: &M,
     embeddings: Tensor<3>,
     mask: &AttentionMask,
-    cache: Option<&mut KeyValueCache>,
+    caches: impl Iterator<Item = Cache<'c>>,
     mut seen: impl FnMut(&Tensor<3>),
 ) -> Tensor<3> {
-    let (pass, blocks) = (model.pass(mask), model.blocks());
-    let mut caches = cache.map(|cache| cache.begin(blocks.len(), mask.padding()).iter_mut());
-    blocks.iter().fold(embeddings, |x, block| {
-        let x = M::forward(block, x, &pass, caches.as_mut().and_then(Iterator::next));
+    let pass = model.pass(mask);
+    model.blocks().iter().zip(caches).fold(embeddings, |x, (block, cache)| {
+        let x = M::forward(block, x, &pass, cache);
         seen(&x);
         x
     })
+}
+
+/// No cache of any block.
+fn nothing<'c>() -> impl Iterator<Item = Cache<'c>> {
+    iter::repeat_with(|| Cache::Nothing)
 }

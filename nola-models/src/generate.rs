@@ -10,6 +10,7 @@ mod config;
 mod error;
 #[cfg(test)]
 mod fake;
+mod growing;
 mod logits;
 mod single;
 
@@ -18,6 +19,7 @@ use std::ops::ControlFlow;
 pub use cached::Cached;
 pub use config::{EarlyStopping, GenerationConfig};
 pub use error::GenerateError;
+pub use growing::{GrowingText, log_probabilities};
 
 /// A model as decoding sees it: a batch of rows, each with all its tokens so far, that gives the next token's logits.
 pub trait NextToken {
@@ -145,25 +147,35 @@ fn check<M: NextToken>(
     prompts: &[Prompt],
     config: &GenerationConfig,
 ) -> Result<(), GenerateError> {
+    check_settings(config, model.vocabulary())?;
+    prompts.iter().try_for_each(|prompt| check_prompt(prompt, config, model.max_tokens(), model.vocabulary()))
+}
+
+fn check_settings(config: &GenerationConfig, vocabulary: usize) -> Result<(), GenerateError> {
     config.check()?;
-    let vocabulary = model.vocabulary();
-    let unknown = |token: &u32| *token as usize >= vocabulary;
-    if let Some(&token) = config.eos_token_id.iter().find(|token| unknown(token)) {
-        return Err(GenerateError::UnknownEnd { token, vocabulary });
+    match config.eos_token_id.iter().find(|&&token| token as usize >= vocabulary) {
+        Some(&token) => Err(GenerateError::UnknownEnd { token, vocabulary }),
+        None => Ok(()),
     }
-    for Prompt { row, tokens } in prompts {
-        let (row, limit) = (*row, model.max_tokens().min(config.max_length));
-        if tokens.is_empty() {
-            return Err(GenerateError::EmptyPrompt { row });
-        }
-        if tokens.len() >= limit {
-            return Err(GenerateError::LongPrompt { row, tokens: tokens.len(), limit });
-        }
-        if let Some(place) = tokens.iter().position(unknown) {
-            return Err(GenerateError::UnknownToken { row, place, token: tokens[place], vocabulary });
-        }
+}
+
+fn check_prompt(
+    Prompt { row, tokens }: &Prompt,
+    config: &GenerationConfig,
+    max_tokens: usize,
+    vocabulary: usize,
+) -> Result<(), GenerateError> {
+    let (row, limit) = (*row, max_tokens.min(config.max_length));
+    if tokens.is_empty() {
+        return Err(GenerateError::EmptyPrompt { row });
     }
-    Ok(())
+    if tokens.len() >= limit {
+        return Err(GenerateError::LongPrompt { row, tokens: tokens.len(), limit });
+    }
+    match tokens.iter().position(|&token| token as usize >= vocabulary) {
+        Some(place) => Err(GenerateError::UnknownToken { row, place, token: tokens[place], vocabulary }),
+        None => Ok(()),
+    }
 }
 
 /// The rows of a model with the logits after each.

@@ -13,7 +13,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_core::{Linear, adapted, adapted_embedding, in_compute_dtype};
 use serde_json::Value;
 
-use crate::attention::{AttentionMask, BlockCache, attend, split_heads};
+use crate::attention::{AttentionMask, Cache, attend_with, split_heads};
 use crate::checkpoint::Source;
 use crate::decoder::Decoder;
 use crate::norm::LayerNorm;
@@ -51,14 +51,10 @@ impl Attention {
 
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
-    fn forward(&self, x: Tensor<3>, mask: &AttentionMask, cache: Option<&mut BlockCache>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, mask: &AttentionMask, cache: Cache) -> Tensor<3> {
         let heads = |layer: &Linear| split_heads(adapted(layer, x.clone()), self.n_heads);
-        let (query, key, value) = (heads(&self.query), heads(&self.key), heads(&self.value));
-        let (key, value) = match cache {
-            Some(cache) => cache.extend(key, value),
-            None => (key, value),
-        };
-        adapted(&self.output, attend(query, key, value, self.score_scale, mask))
+        let heads = [&self.query, &self.key, &self.value].map(heads);
+        adapted(&self.output, attend_with(cache, heads, self.score_scale, mask, None))
     }
 }
 
@@ -110,7 +106,7 @@ impl Block {
 
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
-    fn forward(&self, x: Tensor<3>, mask: &AttentionMask, cache: Option<&mut BlockCache>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, mask: &AttentionMask, cache: Cache) -> Tensor<3> {
         let x = x.clone() + self.attention.forward(self.norm_attention.forward(x), mask, cache);
         x.clone() + self.mlp.forward(self.norm_mlp.forward(x))
     }
@@ -233,12 +229,7 @@ impl Decoder for Gpt2 {
         &self.blocks
     }
 
-    fn forward(
-        block: &Block,
-        x: Tensor<3>,
-        mask: &&AttentionMask,
-        cache: Option<&mut BlockCache>,
-    ) -> Tensor<3> {
+    fn forward(block: &Block, x: Tensor<3>, mask: &&AttentionMask, cache: Cache) -> Tensor<3> {
         block.forward(x, mask, cache)
     }
 

@@ -17,7 +17,7 @@ use nola_core::{Linear, adapted, adapted_embedding, compute_dtype, in_compute_dt
 use serde_json::Value;
 
 use crate::Error;
-use crate::attention::{AttentionMask, BlockCache, attend, split_heads};
+use crate::attention::{AttentionMask, Cache, attend_with, split_heads};
 use crate::checkpoint::Source;
 use crate::decoder::Decoder;
 use crate::fused::gated;
@@ -72,18 +72,17 @@ impl Attention {
 
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
-    fn forward(&self, x: Tensor<3>, pass: &Pass, cache: Option<&mut BlockCache>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, pass: &Pass, cache: Cache) -> Tensor<3> {
         let query = split_heads(adapted(&self.query, x.clone()), self.n_heads);
         let key = split_heads(adapted(&self.key, x.clone()), self.n_kv_heads);
         let value = split_heads(adapted(&self.value, x), self.n_kv_heads);
         let query = self.rotated(normed(self.query_norm.as_ref(), query), pass);
         let key = self.rotated(normed(self.key_norm.as_ref(), key), pass);
-        let (key, value) = match cache {
-            Some(cache) => cache.extend(key, value),
-            None => (key, value),
+        let (mask, window) = match self.slides {
+            true => (pass.window_mask.as_ref(), pass.window),
+            false => (pass.mask, None),
         };
-        let mask = if self.slides { pass.window_mask.as_ref() } else { pass.mask };
-        adapted(&self.output, attend(query, key, value, self.score_scale, mask))
+        adapted(&self.output, attend_with(cache, [query, key, value], self.score_scale, mask, window))
     }
 
     fn rotated(&self, heads: Tensor<4>, pass: &Pass) -> Tensor<4> {
@@ -147,7 +146,7 @@ impl Block {
 
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
-    fn forward(&self, x: Tensor<3>, pass: &Pass, cache: Option<&mut BlockCache>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, pass: &Pass, cache: Cache) -> Tensor<3> {
         let x = x.clone() + self.attention.forward(self.norm_attention.forward(x), pass, cache);
         x.clone() + self.mlp.forward(self.norm_mlp.forward(x))
     }
@@ -175,6 +174,8 @@ pub(crate) struct Pass<'a> {
     mask: &'a AttentionMask,
     /// Of the layers with a sliding window.
     window_mask: Cow<'a, AttentionMask>,
+    /// Tokens of that window.
+    window: Option<usize>,
     rope: Rope,
 }
 
@@ -247,23 +248,19 @@ impl Decoder for Llama {
         let table = self.tokens.weight.base();
         let (device, held) = (table.device(), table.dtype());
         let rope = self.config.rotary.rope(self.config.d_head, mask, &device, compute_dtype(&device, held));
-        let window_mask = match &self.config.sliding_window {
-            Some(window) => Cow::Owned(mask.within(window.tokens, &device)),
+        let window = self.config.sliding_window.as_ref().map(|window| window.tokens);
+        let window_mask = match window {
+            Some(window) => Cow::Owned(mask.within(window, &device)),
             None => Cow::Borrowed(mask),
         };
-        Pass { mask, window_mask, rope }
+        Pass { mask, window_mask, window, rope }
     }
 
     fn blocks(&self) -> &[Block] {
         &self.blocks
     }
 
-    fn forward(
-        block: &Block,
-        x: Tensor<3>,
-        pass: &Pass<'_>,
-        cache: Option<&mut BlockCache>,
-    ) -> Tensor<3> {
+    fn forward(block: &Block, x: Tensor<3>, pass: &Pass<'_>, cache: Cache) -> Tensor<3> {
         block.forward(x, pass, cache)
     }
 

@@ -28,6 +28,16 @@ struct Kept {
     tokens: usize,
 }
 
+/// Where a block finds the keys and values of the tokens that were read before.
+pub(crate) enum Cache<'a> {
+    /// Nowhere: all tokens are in the pass.
+    Nothing,
+    /// All rows began together.
+    Batch(&'a mut BlockCache),
+    /// Each row for itself; the pass has one token of each.
+    Rows(Vec<&'a mut BlockCache>),
+}
+
 impl KeyValueCache {
     /// A cache that holds nothing.
     pub fn new() -> Self {
@@ -37,6 +47,11 @@ impl KeyValueCache {
     /// Tokens it holds of each row, padding included.
     pub fn tokens(&self) -> usize {
         self.blocks.first().map_or(0, |block| block.keys.tokens)
+    }
+
+    /// Bytes that it takes, with the room for tokens to come.
+    pub fn bytes(&self) -> usize {
+        self.blocks.iter().map(|block| block.keys.bytes() + block.values.bytes()).sum()
     }
 
     /// Row `n` becomes what row `from[n]` was; rows may be left out or repeated.
@@ -92,6 +107,10 @@ impl Kept {
         self.tokens = all;
         self.stored = Some(stored.clone());
         stored.narrow(2, 0, all)
+    }
+
+    fn bytes(&self) -> usize {
+        self.stored.as_ref().map_or(0, |stored| stored.shape().num_elements() * stored.dtype().size())
     }
 
     fn reorder(&mut self, from: &[usize]) {

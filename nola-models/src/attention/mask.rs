@@ -80,6 +80,11 @@ impl AttentionMask {
         Self::behind(cache.tokens(), ids, cache.padding().to_vec())
     }
 
+    /// One token of each row, at its own position behind all that is kept of the row.
+    pub(crate) fn of_rows(positions: Vec<usize>) -> Self {
+        Self { positions, tokens: 1, past: 0, padding: Vec::new(), additive: None }
+    }
+
     /// Tokens after `past` others, in rows that begin with `padding`.
     fn behind(past: usize, ids: &Tensor<2, Int>, padding: Vec<usize>) -> Self {
         let ([rows, tokens], device) = (ids.dims(), ids.device());

@@ -13,7 +13,8 @@ use super::{
 const PURPOSE: u64 = u64::from_le_bytes(*b"generate");
 
 /// A text that grows.
-struct Line {
+#[derive(Debug)]
+pub(super) struct Line {
     row: u64,
     place: usize,
     sequence: usize,
@@ -37,10 +38,10 @@ pub(super) fn run<M: NextToken>(
         let (mut from, mut chosen) = (Vec::new(), Vec::new());
         let mut open = Vec::with_capacity(lines.len());
         for (index, mut line) in lines.into_iter().enumerate() {
-            let token = line.choose(&mut batch.logits[index], config)?;
-            line.tokens.push(token);
+            let token = line.push(&mut batch.logits[index], config)?;
             let flow = on_token(NewToken { row: line.row, sequence: line.sequence, token });
-            match line.finish(flow, config) {
+            let stopped = flow.is_break().then_some(Finish::Stopped);
+            match line.finish(config).or(stopped) {
                 Some(finish) => ended[line.place].push((line.sequence, line.into_generated(finish))),
                 None => {
                     from.push(index);
@@ -62,14 +63,7 @@ fn in_order(mut texts: Vec<(usize, Generated)>) -> Vec<Generated> {
 }
 
 fn lines(prompts: &[Prompt], config: &GenerationConfig, max_tokens: usize) -> Vec<Line> {
-    let line = |place: usize, prompt: &Prompt, sequence| Line {
-        row: prompt.row,
-        place,
-        sequence,
-        tokens: prompt.tokens.clone(),
-        room: Room::after(prompt, config, max_tokens),
-        random: random(config.seed, prompt.row, sequence),
-    };
+    let line = move |place, prompt, sequence| Line::new(prompt, place, sequence, config, max_tokens);
     let of_prompt = |(place, prompt)| (0..config.num_return_sequences).map(move |n| line(place, prompt, n));
     prompts.iter().enumerate().flat_map(of_prompt).collect()
 }
@@ -84,8 +78,46 @@ fn random(seed: u64, row: u64, sequence: usize) -> ChaCha8Rng {
 }
 
 impl Line {
+    pub(super) fn new(
+        prompt: &Prompt,
+        place: usize,
+        sequence: usize,
+        config: &GenerationConfig,
+        max_tokens: usize,
+    ) -> Self {
+        Self {
+            row: prompt.row,
+            place,
+            sequence,
+            tokens: prompt.tokens.clone(),
+            room: Room::after(prompt, config, max_tokens),
+            random: random(config.seed, prompt.row, sequence),
+        }
+    }
+
+    /// Prompt and text.
+    pub(super) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    pub(super) fn added(&self) -> &[u32] {
+        self.room.added(&self.tokens)
+    }
+
+    /// Of prompt and text.
+    pub(super) fn most_tokens(&self) -> usize {
+        self.room.prompt_tokens + self.room.new_tokens
+    }
+
+    /// Chooses a token and adds it.
+    pub(super) fn push(&mut self, scores: &mut [f32], config: &GenerationConfig) -> Result<u32, GenerateError> {
+        let token = self.choose(scores, config)?;
+        self.tokens.push(token);
+        Ok(token)
+    }
+
     fn choose(&mut self, scores: &mut [f32], config: &GenerationConfig) -> Result<u32, GenerateError> {
-        let new_tokens = self.room.added(&self.tokens).len();
+        let new_tokens = self.added().len();
         logits::check(scores, self.row, new_tokens)?;
         logits::restrain(scores, &self.tokens, new_tokens, config);
         let likeliest =
@@ -113,13 +145,12 @@ impl Line {
         last
     }
 
-    fn finish(&self, flow: ControlFlow<()>, config: &GenerationConfig) -> Option<Finish> {
-        let stopped = flow.is_break().then_some(Finish::Stopped);
-        self.room.finish(&self.tokens, config).or(stopped)
+    pub(super) fn finish(&self, config: &GenerationConfig) -> Option<Finish> {
+        self.room.finish(&self.tokens, config)
     }
 
     fn into_generated(self, finish: Finish) -> Generated {
-        Generated { tokens: self.room.added(&self.tokens).to_vec(), finish, score: None }
+        Generated { tokens: self.added().to_vec(), finish, score: None }
     }
 }
 
