@@ -227,6 +227,7 @@ fn is_unchanged(from: &[usize], rows: usize) -> bool {
 }
 
 /// How far a prompt can be continued.
+#[derive(Debug)]
 struct Room {
     prompt_tokens: usize,
     new_tokens: usize,

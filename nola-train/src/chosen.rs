@@ -11,7 +11,7 @@ use crate::adapter_data::AdapterData;
 use crate::progress::{Downloads, weights_read};
 use crate::recipe::{CheckedRecipe, MethodRecipe, Recipe};
 use crate::recipe_files::located_model;
-use crate::session::{Base, modality, model_folder};
+use crate::session::{Base, ReadAdapter, modality, model_folder};
 use crate::settings::{Modality, ModelSettings, Quantize};
 use crate::{Error, notices, run};
 
@@ -127,7 +127,7 @@ impl Named {
 /// # Errors
 /// As [`Base::with_adapter`].
 pub fn attached<B: Base>(base: &B, adapter: &Path, device: &Device) -> Result<Adapted<B::Model>, Error> {
-    let attached = base.clone().with_adapter(adapter, device, &weights_read())?;
+    let attached = base.clone().with_adapter(ReadAdapter::open(adapter)?, device, &weights_read())?;
     notices::tell(&attached.notices);
     Ok(attached.adapted)
 }

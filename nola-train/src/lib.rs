@@ -55,6 +55,7 @@ pub mod settings;
 #[cfg(test)]
 #[path = "../../tests/shared.rs"]
 mod shared;
+pub mod serve;
 mod sizes;
 pub mod stop;
 pub mod task;

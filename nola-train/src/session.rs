@@ -18,7 +18,7 @@ use nola_core::{Adapted, Reading};
 use nola_models::hub::{self, Wanted};
 use nola_models::{CausalLm, VitConfig, WeightDtype, checkpoint};
 
-pub use attach::{Attached, Origin};
+pub use attach::{Attached, Origin, ReadAdapter};
 pub use encoder::{Template, TextEncoder};
 pub use images::ImageBase;
 pub use notice::Notice;
@@ -73,14 +73,13 @@ pub trait Base: Clone {
     /// What PEFT calls the task of an adapter; none for one that its tasks do not cover.
     fn peft_task(&self) -> peft::Task;
 
-    /// The base with an adapter from a folder: ours, or a LoRA of PEFT's; `reading` hears which weights of the base were
-    /// read for it.
+    /// The base with an adapter: ours, or a LoRA of PEFT's; `reading` hears which weights of the base were read for it.
     ///
     /// # Errors
-    /// If the adapter is damaged, of another base, or does not fit.
+    /// If the adapter is of another base, or does not fit.
     fn with_adapter(
         self,
-        adapter: &Path,
+        adapter: ReadAdapter,
         device: &Device,
         reading: Reading,
     ) -> Result<Attached<Self::Model>, Error>;

@@ -1,10 +1,11 @@
 //! An adapter folder on a base.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use nola_core::folder::{self, BaseIdentity, peft};
+use nola_core::folder::peft::PeftAdapter;
+use nola_core::folder::{self, BaseIdentity, SavedAdapter, peft};
 use nola_core::{Adapted, Reading};
 use nola_models::Checkpoint;
 
@@ -37,6 +38,66 @@ impl Origin {
     }
 }
 
+/// An adapter folder that was read, and whose hashes fit; it holds all that the folder does.
+#[derive(Debug, Clone)]
+pub struct ReadAdapter {
+    folder: PathBuf,
+    content: Content,
+}
+
+#[derive(Debug, Clone)]
+enum Content {
+    Native(SavedAdapter),
+    Peft(PeftAdapter),
+}
+
+impl ReadAdapter {
+    /// Reads one of ours, or one of PEFT's.
+    ///
+    /// # Errors
+    /// If the folder is damaged or holds no adapter.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let content = match peft::is_peft(folder) {
+            true => Content::Peft(peft::read(folder)?),
+            false => Content::Native(folder::read(folder)?),
+        };
+        Ok(Self { folder: folder.to_owned(), content })
+    }
+
+    /// Its method, as the list of adapters or PEFT calls it.
+    pub fn method(&self) -> String {
+        match &self.content {
+            Content::Native(saved) => saved.config().map_or("linear", |config| config.kind()).to_owned(),
+            Content::Peft(read) => format!("peft {}", read.peft_type()),
+        }
+    }
+
+    /// Trained numbers that it holds.
+    pub fn numbers(&self) -> usize {
+        let count = |shape: &[usize]| shape.iter().product::<usize>();
+        match &self.content {
+            Content::Native(saved) => saved.tensors().map(|(_, shape)| count(&shape)).sum(),
+            Content::Peft(read) => read.tensors().map(|(_, shape)| count(shape)).sum(),
+        }
+    }
+
+    /// Checks that it was trained on the base of `identity`, as far as it says.
+    ///
+    /// # Errors
+    /// If it was not.
+    pub fn check_base(&self, identity: &BaseIdentity) -> Result<(), Error> {
+        let expected = match &self.content {
+            Content::Native(saved) => Some(saved.manifest.base()),
+            Content::Peft(read) => read.base().cloned(),
+        };
+        let file = self.folder.join("adapter_config.json");
+        match expected {
+            Some(expected) => Ok(folder::check_base(&file, &expected, identity)?),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A model with an adapter from a folder.
 #[derive(Debug, Clone)]
 pub struct Attached<M: ModelWithLoss> {
@@ -48,8 +109,6 @@ pub struct Attached<M: ModelWithLoss> {
 
 /// What is attached to what.
 pub(super) struct Attaching<'a> {
-    /// The adapter folder: ours, or a LoRA of PEFT's.
-    pub(super) adapter: &'a Path,
     /// Where the base comes from.
     pub(super) origin: &'a Origin,
     /// Where PEFT finds the modules of ours.
@@ -77,16 +136,18 @@ pub(super) struct AdapterFolder {
 /// # Errors
 /// If the adapter is damaged, of another base, or does not fit.
 pub(super) fn attach<M: ModelWithLoss>(
+    adapter: ReadAdapter,
     attaching: &Attaching,
     model: impl FnOnce(&AdapterFolder, &mut Vec<Notice>) -> M,
 ) -> Result<Attached<M>, Error> {
-    let Attaching { adapter, origin, foreign, tied, device, reading } = *attaching;
+    let Attaching { origin, foreign, tied, device, reading } = *attaching;
     let mut notices = Vec::new();
-    if peft::is_peft(adapter) {
-        let read = peft::read(adapter)?;
-        if let Some(expected) = read.base() {
-            folder::check_base(&adapter.join("adapter_config.json"), expected, origin.identity())?;
-        }
+    let saved = match adapter.content {
+        Content::Native(saved) => saved,
+        Content::Peft(read) => {
+            if let Some(expected) = read.base() {
+                folder::check_base(&adapter.folder.join("adapter_config.json"), expected, origin.identity())?;
+            }
         let read = tied.into_iter().fold(read, peft::PeftAdapter::for_tied);
         let said = AdapterFolder {
             labels: read.labels().to_vec(),
@@ -96,10 +157,10 @@ pub(super) fn attach<M: ModelWithLoss>(
         let model = model(&said, &mut notices);
         origin.check_intact()?;
         return Ok(Attached { adapted: read.attach(model, foreign, device)?, notices });
-    }
-    let saved = folder::read(adapter)?;
+        }
+    };
     if saved.manifest.settings_check.is_none() {
-        notices.push(Notice::OldAdapter { folder: adapter.to_owned() });
+        notices.push(Notice::OldAdapter { folder: adapter.folder });
     }
     let labels = saved.manifest.labels.clone();
     let head_outputs = (!labels.is_empty()).then_some(labels.len());

@@ -11,7 +11,7 @@ use nola_models::hub::{self, Wanted};
 use nola_models::vit::{Pooling, Problem, peft_module};
 use nola_models::{Checkpoint, Precision, Preprocessor, Vit, VitConfig, WeightDtype};
 
-use super::attach::{AdapterFolder, Attached, Attaching, Origin, attach};
+use super::attach::{AdapterFolder, Attached, Attaching, Origin, ReadAdapter, attach};
 use super::notice::Notice;
 use super::{Base, host_rows, model_folder};
 use crate::adapter_data::AdapterData;
@@ -86,10 +86,15 @@ impl Base for ImageBase {
         peft::Task::ImageClassification
     }
 
-    fn with_adapter(self, adapter: &Path, device: &Device, reading: Reading) -> Result<Attached<Vit>, Error> {
+    fn with_adapter(
+        self,
+        adapter: ReadAdapter,
+        device: &Device,
+        reading: Reading,
+    ) -> Result<Attached<Vit>, Error> {
         let origin = &self.origin;
-        let attaching = Attaching { adapter, origin, foreign: &peft_module, tied: None, device, reading };
-        attach(&attaching, |folder, notices| with_outputs(self.vit.clone(), folder, notices))
+        let attaching = Attaching { origin, foreign: &peft_module, tied: None, device, reading };
+        attach(adapter, &attaching, |folder, notices| with_outputs(self.vit.clone(), folder, notices))
     }
 
     fn without_adapter(self, device: &Device) -> Result<Adapted<Vit>, Error> {

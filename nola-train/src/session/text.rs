@@ -10,7 +10,7 @@ use nola_models::checkpoint::MappedFiles;
 use nola_models::hub::{self, Wanted};
 use nola_models::{AttentionMask, CausalLm, Checkpoint, Precision, WeightDtype, checkpoint};
 
-use super::attach::{Attached, Attaching, Origin, attach};
+use super::attach::{Attached, Attaching, Origin, ReadAdapter, attach};
 use super::encoder::TextEncoder;
 use super::notice::Notice;
 use super::{Base, host_rows, model_folder};
@@ -110,14 +110,14 @@ impl Base for TextBase {
 
     fn with_adapter(
         self,
-        adapter: &Path,
+        adapter: ReadAdapter,
         device: &Device,
         reading: Reading,
     ) -> Result<Attached<CausalLm>, Error> {
         let foreign = |site: &str| self.model.peft_module(site);
         let tied = self.model.has_tied_head().then_some(TIED);
-        let attaching = Attaching { adapter, origin: &self.origin, foreign: &foreign, tied, device, reading };
-        attach(&attaching, |folder, notices| match folder.unties {
+        let attaching = Attaching { origin: &self.origin, foreign: &foreign, tied, device, reading };
+        attach(adapter, &attaching, |folder, notices| match folder.unties {
             true => {
                 notices.push(Notice::Untied);
                 self.model.clone().untied()

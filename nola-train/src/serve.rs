@@ -1,0 +1,17 @@
+//! Many adapters of one base behind one door: `nola-train serve`.
+//!
+//! [`Engine`] completes texts: one thread, one batch, in which each row has an adapter and a stage of its own. A
+//! [`ServedAdapter`] is what it holds of an adapter folder; [`UpdateCache`] makes matrices of those that are used.
+
+mod adapter;
+mod engine;
+mod request;
+mod row;
+mod update_cache;
+mod waiting;
+
+pub use adapter::ServedAdapter;
+pub use engine::{Engine, EngineOptions};
+pub use request::{Event, NewToken, Rejection, TextRequest, TokenScore};
+pub use update_cache::UpdateCache;
+pub use waiting::Counts;
