@@ -94,6 +94,7 @@ pub fn identity() -> BaseIdentity {
         config_sha256: "c".to_owned(),
         weights_sha256: "w".to_owned(),
         tensors_sha256: Some("t".to_owned()),
+        quantization: None,
     }
 }
 

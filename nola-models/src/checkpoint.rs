@@ -158,6 +158,7 @@ impl Checkpoint {
             config_sha256: self.config_sha256.clone(),
             weights_sha256: self.hash(sampled),
             tensors_sha256: Some(self.hash(whole)),
+            quantization: None,
         })
     }
 

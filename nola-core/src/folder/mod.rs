@@ -38,6 +38,7 @@ use crate::adapter::{AdapterConfig, BaseGain};
 use crate::params::{float_params, read_params};
 pub use crate::quantized::CoefficientBits;
 use crate::targets::Targets;
+use crate::weight::Quantization;
 
 /// What identifies the base weights an adapter was trained on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +53,10 @@ pub struct BaseIdentity {
     /// there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tensors_sha256: Option<String>,
+    /// How its linear layers were quantised while it was loaded, if they were: nothing of its files, but the adapter learned
+    /// over these weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<Quantization>,
 }
 
 impl BaseIdentity {
@@ -73,6 +78,7 @@ impl BaseIdentity {
             config_sha256,
             weights_sha256: tensors.clone(),
             tensors_sha256: Some(tensors),
+            quantization: None,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nola_core::Adapted;
 use nola_core::adapter::Format;
-use nola_core::folder::{self, CoefficientBits, Description, peft};
+use nola_core::folder::{self, BaseIdentity, CoefficientBits, Description, peft};
 use nola_models::WeightDtype;
 use serde_json::Value;
 
@@ -119,7 +119,10 @@ impl<T: Task> Keeping<'_, T> {
             return base.save(&model.model, folder, WeightDtype::F32);
         }
         let description = Description {
-            base: base.identity().clone(),
+            base: BaseIdentity {
+                quantization: self.recipe.model.quantize.quantization(),
+                ..base.identity().clone()
+            },
             labels: T::Base::labels(&model.model).to_vec(),
             summary: summary.to_owned(),
             data: base

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use nola_core::folder::peft::PeftAdapter;
 use nola_core::folder::{self, BaseIdentity, SavedAdapter, peft};
+use nola_core::weight::Quantization;
 use nola_core::{Adapted, Reading};
 use nola_models::Checkpoint;
 
@@ -86,14 +87,18 @@ impl ReadAdapter {
     /// # Errors
     /// If it was not.
     pub fn check_base(&self, identity: &BaseIdentity) -> Result<(), Error> {
-        let expected = match &self.content {
-            Content::Native(saved) => Some(saved.manifest.base()),
-            Content::Peft(read) => read.base().cloned(),
-        };
         let file = self.folder.join("adapter_config.json");
-        match expected {
+        match self.base() {
             Some(expected) => Ok(folder::check_base(&file, &expected, identity)?),
             None => Ok(()),
+        }
+    }
+
+    /// The base that it was trained on, if the folder says so.
+    fn base(&self) -> Option<BaseIdentity> {
+        match &self.content {
+            Content::Native(saved) => Some(saved.manifest.base()),
+            Content::Peft(read) => read.base().cloned(),
         }
     }
 }
@@ -111,6 +116,8 @@ pub struct Attached<M: ModelWithLoss> {
 pub(super) struct Attaching<'a> {
     /// Where the base comes from.
     pub(super) origin: &'a Origin,
+    /// How the base's linear layers were quantised while it was loaded.
+    pub(super) quantization: Option<Quantization>,
     /// Where PEFT finds the modules of ours.
     pub(super) foreign: peft::Modules<'a>,
     /// Which two modules are one matrix, if the base has such.
@@ -140,8 +147,11 @@ pub(super) fn attach<M: ModelWithLoss>(
     attaching: &Attaching,
     model: impl FnOnce(&AdapterFolder, &mut Vec<Notice>) -> M,
 ) -> Result<Attached<M>, Error> {
-    let Attaching { origin, foreign, tied, device, reading } = *attaching;
+    let Attaching { origin, quantization, foreign, tied, device, reading } = *attaching;
     let mut notices = Vec::new();
+    if let Some(trained) = adapter.base().and_then(|base| base.quantization).filter(|_| quantization.is_none()) {
+        notices.push(Notice::DenseBase { folder: adapter.folder.clone(), trained });
+    }
     let saved = match adapter.content {
         Content::Native(saved) => saved,
         Content::Peft(read) => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use nola_core::folder::{self, BaseIdentity, peft};
+use nola_core::weight::Quantization;
 use nola_core::{Adapted, Error as AdapterError, Reading};
 use nola_models::checkpoint::MappedFiles;
 use nola_models::hub::{self, Wanted};
@@ -30,6 +31,8 @@ pub struct ImageBase {
     pub origin: Origin,
     /// Where it lies.
     pub folder: PathBuf,
+    /// How its linear layers were quantised.
+    quantization: Option<Quantization>,
     /// The files that it may still compute with where they lie.
     files: MappedFiles,
 }
@@ -93,7 +96,7 @@ impl Base for ImageBase {
         reading: Reading,
     ) -> Result<Attached<Vit>, Error> {
         let origin = &self.origin;
-        let attaching = Attaching { origin, foreign: &peft_module, tied: None, device, reading };
+        let attaching = Attaching { origin, quantization: self.quantization, foreign: &peft_module, tied: None, device, reading };
         attach(adapter, &attaching, |folder, notices| with_outputs(self.vit.clone(), folder, notices))
     }
 
@@ -142,7 +145,8 @@ impl ImageBase {
         let preprocessor = Preprocessor::of_checkpoint(&checkpoint, vit.config().image_size)?;
         let files = checkpoint.files().clone();
         let origin = Origin::Stored(Arc::new(checkpoint));
-        Ok(Self { vit, preprocessor, origin, folder: folder.to_owned(), files })
+        let (folder, quantization) = (folder.to_owned(), precision.quantization);
+        Ok(Self { vit, preprocessor, origin, folder, quantization, files })
     }
 
     fn random(folder: &Path, seed: u64, precision: Precision, device: &Device) -> Result<Self, Error> {
@@ -154,10 +158,12 @@ impl ImageBase {
             config_sha256: folder::sha256_hex(&text),
             weights_sha256: folder::sha256_hex(format!("seed {seed}").as_bytes()),
             tensors_sha256: None,
+        quantization: None,
         };
         let vit = Vit::init_as(&config, seed, precision, device);
         let (origin, files) = (Origin::Drawn(identity), MappedFiles::default());
-        Ok(Self { vit, preprocessor, origin, folder: folder.to_owned(), files })
+        let (folder, quantization) = (folder.to_owned(), precision.quantization);
+        Ok(Self { vit, preprocessor, origin, folder, quantization, files })
     }
 
     /// How sure `vit`, which came from this base, is of each class, from 0 to 1: one list for each input that the

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use nola_core::weight::Quantization;
+
 /// What a user should hear of a model or an adapter that is used all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -20,6 +22,13 @@ pub enum Notice {
     UnnamedClasses {
         /// Outputs of the classifier.
         outputs: usize,
+    },
+    /// The adapter was trained over quantised weights, and is used over others.
+    DenseBase {
+        /// Folder of the adapter.
+        folder: PathBuf,
+        /// How its base was quantised.
+        trained: Quantization,
     },
     /// The model's chat template is not the one that the adapter was trained with.
     OtherTemplate {
@@ -45,6 +54,11 @@ impl fmt::Display for Notice {
                 f,
                 "adapter: its classifier has {outputs} outputs and no names for them; they are called LABEL_0 to LABEL_{}",
                 outputs.saturating_sub(1)
+            ),
+            Self::DenseBase { folder, trained } => write!(
+                f,
+                "adapter: {}: trained over weights in {trained}, and these are not: --quantize {trained} answers as it was trained",
+                folder.display()
             ),
             Self::OtherTemplate { folder } => write!(
                 f,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_core::folder::{self, BaseIdentity, peft};
+use nola_core::weight::Quantization;
 use nola_core::{Adapted, Reading};
 use nola_models::checkpoint::MappedFiles;
 use nola_models::hub::{self, Wanted};
@@ -29,6 +30,8 @@ pub struct TextBase {
     pub encoder: TextEncoder,
     /// Where its weights come from.
     pub origin: Origin,
+    /// How its linear layers were quantised.
+    quantization: Option<Quantization>,
     /// The files that it may still compute with where they lie.
     files: MappedFiles,
 }
@@ -59,7 +62,8 @@ impl TextBase {
             }
         };
         files.check_unchanged()?;
-        Ok(Self { model, encoder, origin, files })
+        let quantization = settings.quantize.quantization();
+        Ok(Self { model, encoder, origin, quantization, files })
     }
 }
 
@@ -116,7 +120,7 @@ impl Base for TextBase {
     ) -> Result<Attached<CausalLm>, Error> {
         let foreign = |site: &str| self.model.peft_module(site);
         let tied = self.model.has_tied_head().then_some(TIED);
-        let attaching = Attaching { origin: &self.origin, foreign: &foreign, tied, device, reading };
+        let attaching = Attaching { origin: &self.origin, quantization: self.quantization, foreign: &foreign, tied, device, reading };
         attach(adapter, &attaching, |folder, notices| match folder.unties {
             true => {
                 notices.push(Notice::Untied);
@@ -169,6 +173,7 @@ fn random(
         config_sha256: folder::sha256_hex(config.to_string().as_bytes()),
         weights_sha256: folder::sha256_hex(format!("seed {seed}").as_bytes()),
         tensors_sha256: None,
+        quantization: None,
     };
     Ok((CausalLm::init_as(folder, seed, precision, device)?, identity))
 }

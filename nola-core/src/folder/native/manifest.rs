@@ -15,6 +15,7 @@ use crate::basis::GENERATOR;
 use crate::folder::edited::changed_setting;
 use crate::folder::{BaseIdentity, CoefficientBits, Description, files, peft};
 use crate::targets::{Pattern, Targets};
+use crate::weight::Quantization;
 
 /// Version of the folder's layout. Older ones are still read: version 1 had no `settings_check` and no
 /// `base_tensors_sha256`, version 2 no `data`, and version 3 knew neither ragged coefficients nor kinds but NOLA and the head alone.
@@ -49,6 +50,9 @@ pub struct Manifest {
     /// SHA-256 over all bytes of the base's tensors; version 1 had none, and a base that was drawn has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_tensors_sha256: Option<String>,
+    /// How the base's linear layers were quantised; absent if they were not, and in version 3 and before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_quantization: Option<Quantization>,
     /// Settings of the adapter, which stand under the name of its kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adapter: Option<Map<String, Value>>,
@@ -125,6 +129,7 @@ impl Manifest {
             config_sha256: self.base_config_sha256.clone(),
             weights_sha256: self.base_weights_sha256.clone(),
             tensors_sha256: self.base_tensors_sha256.clone(),
+            quantization: self.base_quantization,
         }
     }
 
@@ -209,6 +214,7 @@ pub(super) fn written_manifest<M: Module>(
         base_config_sha256: description.base.config_sha256.clone(),
         base_weights_sha256: description.base.weights_sha256.clone(),
         base_tensors_sha256: description.base.tensors_sha256.clone(),
+        base_quantization: description.base.quantization,
         adapter: adapted.config().map(settings::written),
         target_modules: targets.modules.clone(),
         exclude_modules: targets.exclude.clone(),

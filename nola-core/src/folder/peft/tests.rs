@@ -105,6 +105,7 @@ fn description() -> Description {
         config_sha256: "c".to_owned(),
         weights_sha256: "w".to_owned(),
         tensors_sha256: None,
+        quantization: None,
     };
     Description { base, labels: Vec::new(), summary: String::new(), data: serde_json::Value::Null }
 }
