@@ -30,6 +30,21 @@ fn a_run_over_a_quantised_base_learns_and_is_scored_as_it_was_trained() {
 }
 
 #[test]
+fn an_adapter_that_was_trained_over_few_bits_says_so_where_its_base_has_more() {
+    let workshop = text_workshop();
+    for kind in ["lora", "nola"] {
+        let (method, dir) = (format!("method.kind={kind}"), format!("output.dir=runs/{kind}"));
+        trained(&workshop, &["model.quantize=nf4", &method, &dir]);
+        let adapter = format!("runs/{kind}/adapter");
+        let evaluate = ["evaluate", "--model", "base", "--adapter", &adapter, "--data", "val.txt"];
+        let dense = workshop.run(&evaluate);
+        assert!(dense.stderr.contains("trained over weights in nf4") && dense.stderr.contains("--quantize nf4"), "{}", dense.stderr);
+        let packed = workshop.run(&[&evaluate[..], &["--quantize", "nf4"]].concat());
+        assert!(!packed.stderr.contains("trained over"), "{}", packed.stderr);
+    }
+}
+
+#[test]
 fn a_merge_over_a_quantised_base_asks_how_to_store_the_result() {
     let workshop = text_workshop();
     trained(&workshop, &["model.quantize=nf4"]);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
-use nola_core::Update;
+use nola_core::{FoundParam, Update, float_params};
 use nola_core::folder::peft::ForeignModule;
 use serde_json::Value;
 
@@ -130,7 +130,10 @@ impl CausalLm {
         device: &Device,
     ) -> Result<Self, Error> {
         let precision = precision.into();
-        match Self::uninitialized(checkpoint.config(), &checkpoint.config_file(), device)? {
+        let (config, file) = (checkpoint.config(), checkpoint.config_file());
+        let model = Self::uninitialized(config, &file, device)?;
+        model.check_quantizable(precision, config, &file)?;
+        match model {
             Self::Gpt2(model) => model.filled(checkpoint, precision).map(Self::Gpt2),
             Self::Llama(model) => model.filled(checkpoint, precision).map(Self::Llama),
         }
@@ -156,18 +159,37 @@ impl CausalLm {
         precision: impl Into<Precision>,
         device: &Device,
     ) -> Result<Self, Error> {
+        let precision = precision.into();
         let file = folder.join("config.json");
         let config: Value = parse_json(&file, &read_bounded(&file)?)?;
         let model = Self::uninitialized(&config, &file, device)?;
         if model.num_params() > MAX_FRESH_NUMBERS {
-            let field = match model {
-                Self::Gpt2(_) => "n_embd",
-                Self::Llama(_) => "hidden_size",
-            };
             let expected = format!("sizes of a model of at most {MAX_FRESH_NUMBERS} numbers");
-            return Err(Fields { json: &config, file: &file }.wrong(field, &expected));
+            return Err(Fields { json: &config, file: &file }.wrong(model.width_field(), &expected));
         }
+        model.check_quantizable(precision, &config, &file)?;
         Ok(model.with_fresh_weights(seed, precision))
+    }
+
+    /// The key of `config.json` that its width stands under.
+    fn width_field(&self) -> &'static str {
+        match self {
+            Self::Gpt2(_) => "n_embd",
+            Self::Llama(_) => "hidden_size",
+        }
+    }
+
+    /// A packed weight counts its numbers in 32 bits.
+    fn check_quantizable(&self, precision: Precision, config: &Value, file: &Path) -> Result<(), Error> {
+        let is_too_large = |param: &FoundParam| {
+            let count: u64 = param.shape.iter().map(|&side| side as u64).product();
+            precision.quantization_at(&param.path).is_some() && count > u64::from(u32::MAX)
+        };
+        if float_params(self).iter().any(is_too_large) {
+            let expected = format!("sizes of a model whose weights can be quantised: {} numbers each", u32::MAX);
+            return Err(Fields { json: config, file }.wrong(self.width_field(), &expected));
+        }
+        Ok(())
     }
 
     /// The same model with random weights: the same numbers on every device.

@@ -16,7 +16,10 @@ pub fn tell(notices: &[Notice]) {
                 let mut told = TOLD.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 told.insert(text.clone())
             }
-            Notice::OldAdapter { .. } | Notice::UnnamedClasses { .. } | Notice::OtherTemplate { .. } => true,
+            Notice::OldAdapter { .. }
+            | Notice::UnnamedClasses { .. }
+            | Notice::DenseBase { .. }
+            | Notice::OtherTemplate { .. } => true,
         };
         if is_new {
             err_line(&text);

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
 use nola_core::Adapted;
-use nola_core::folder::{self, CoefficientBits, Description, PartialFolder, peft};
+use nola_core::folder::{self, BaseIdentity, CoefficientBits, Description, PartialFolder, peft};
 use nola_models::WeightDtype;
 use serde_json::{Value, json};
 
 use super::{Global, ModelArgs, QuantizeArgs, print_json, print_line};
 use crate::chosen::{Named, Opened, attached};
 use crate::model_with_loss::ModelWithLoss;
-use crate::session::{Base, ImageBase, TextBase};
+use crate::session::{Base, ImageBase, ReadAdapter, TextBase};
 use crate::settings::Modality;
 use crate::{Error, device};
 
@@ -85,8 +85,10 @@ fn export<B: Base>(named: &Named, args: &ExportArgs) -> Result<Exported, Error> 
     if args.coefficient_bits.is_none() {
         base.check_exportable()?;
     }
+    let read = named.adapter.as_deref().map(ReadAdapter::open).transpose()?;
+    let quantization = read.and_then(|adapter| adapter.trained_over());
     let description = Description {
-        base: base.identity().clone(),
+        base: BaseIdentity { quantization, ..base.identity().clone() },
         labels: B::labels(&adapted.model).to_vec(),
         summary: String::new(),
         data: named.data()?.map_or(Value::Null, |data| data.to_value()),

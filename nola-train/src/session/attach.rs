@@ -94,6 +94,11 @@ impl ReadAdapter {
         }
     }
 
+    /// How the base was quantised that it was trained over.
+    pub fn trained_over(&self) -> Option<Quantization> {
+        self.base()?.quantization
+    }
+
     /// The base that it was trained on, if the folder says so.
     fn base(&self) -> Option<BaseIdentity> {
         match &self.content {
@@ -149,7 +154,7 @@ pub(super) fn attach<M: ModelWithLoss>(
 ) -> Result<Attached<M>, Error> {
     let Attaching { origin, quantization, foreign, tied, device, reading } = *attaching;
     let mut notices = Vec::new();
-    if let Some(trained) = adapter.base().and_then(|base| base.quantization).filter(|_| quantization.is_none()) {
+    if let Some(trained) = adapter.trained_over().filter(|_| quantization.is_none()) {
         notices.push(Notice::DenseBase { folder: adapter.folder.clone(), trained });
     }
     let saved = match adapter.content {
