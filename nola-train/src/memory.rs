@@ -63,6 +63,17 @@ pub fn keep_freed() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn keep_freed() {}
 
+/// Gives what is freed and kept back to the system: after weights were made in few bits, of copies in many.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn give_back_freed() {
+    // SAFETY: `malloc_trim` touches only memory that nobody holds.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Gives what is freed and kept back to the system; other systems' allocators do so by themselves.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn give_back_freed() {}
+
 /// Makes a file of a model that is cut short while it is used end the program with a message, and not with a signal alone: it
 /// is mapped, and what is not there any more cannot be read.
 #[cfg(target_os = "linux")]

@@ -13,6 +13,7 @@ use nola_core::basis::{Distribution, Generator, Stream};
 use nola_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Precision, Vit, VitConfig};
 use rayon::prelude::*;
 
+use crate::memory::give_back_freed;
 use crate::model_with_loss::{ImageBatch, TextBatch};
 use crate::recipe::MethodRecipe;
 use crate::sizes::Sizes;
@@ -337,7 +338,9 @@ pub(super) fn drawn(stream: u32, count: usize, bound: f64) -> Vec<f32> {
 /// Random weights of a realistic size, stored in `precision`; norms and biases are what burn makes them.
 fn with_random_weights<M: Module>(model: M, precision: Precision) -> M {
     let packing = Packing::of(&model);
-    model.map(&mut Draw { precision, packing, parameters: 0, path: Vec::new() })
+    let model = model.map(&mut Draw { precision, packing, parameters: 0, path: Vec::new() });
+    give_back_freed();
+    model
 }
 
 struct Draw {

@@ -16,6 +16,7 @@ use super::attach::{AdapterFolder, Attached, Attaching, Origin, ReadAdapter, att
 use super::notice::Notice;
 use super::{Base, host_rows, model_folder};
 use crate::adapter_data::AdapterData;
+use crate::memory::give_back_freed;
 use crate::settings::{DataFormat, Init, ModelSettings};
 use crate::text::TextSettings;
 use crate::{Error, device};
@@ -144,6 +145,7 @@ impl ImageBase {
         let vit = Vit::load_as(&checkpoint, precision, device)?;
         let preprocessor = Preprocessor::of_checkpoint(&checkpoint, vit.config().image_size)?;
         let files = checkpoint.files().clone();
+        give_back_freed();
         let origin = Origin::Stored(Arc::new(checkpoint));
         let (folder, quantization) = (folder.to_owned(), precision.quantization);
         Ok(Self { vit, preprocessor, origin, folder, quantization, files })

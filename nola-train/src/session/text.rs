@@ -16,6 +16,7 @@ use super::encoder::TextEncoder;
 use super::notice::Notice;
 use super::{Base, host_rows, model_folder};
 use crate::adapter_data::AdapterData;
+use crate::memory::give_back_freed;
 use crate::model_with_loss::TIED;
 use crate::settings::{DataFormat, Init, ModelSettings};
 use crate::text::TextSettings;
@@ -62,6 +63,7 @@ impl TextBase {
             }
         };
         files.check_unchanged()?;
+        give_back_freed();
         let quantization = settings.quantize.quantization();
         Ok(Self { model, encoder, origin, quantization, files })
     }
