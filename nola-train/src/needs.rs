@@ -3,7 +3,7 @@
 //!
 //! Measured peaks of this program on the CPU (`benchmarks/speed/memory.jsonl`) are within a tenth of it.
 
-mod storage;
+pub(crate) mod storage;
 
 use nola_core::Site;
 use nola_models::Precision;

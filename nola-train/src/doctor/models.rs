@@ -2,12 +2,13 @@
 
 use nola_core::Targets;
 use nola_core::adapter::NolaConfig;
-use nola_models::{LlamaConfig, WeightDtype};
+use nola_core::weight::Quantization;
+use nola_models::{LlamaConfig, Precision, WeightDtype};
 use serde::Serialize;
 
 use super::facts::Limits;
 use crate::bench::cases::Preset;
-use crate::needs::{Kept, Need, Trained};
+use crate::needs::{Kept, Need, Trained, storage};
 use crate::sizes::Sizes;
 
 /// A model, and what it needs.
@@ -23,7 +24,7 @@ pub(super) struct Needed {
 /// One way of training it with NOLA.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Way {
-    /// Storage dtype of the weights.
+    /// How the weights are stored: a dtype, or that of linear layers in few bits.
     pub(super) dtype: &'static str,
     pub(super) gradient_checkpointing: bool,
     pub(super) bytes: u64,
@@ -45,9 +46,18 @@ pub(super) enum Fits {
     Unknown,
 }
 
-/// Storage dtypes and whether blocks are recomputed, the most comfortable first.
-const WAYS: [(WeightDtype, bool); 3] =
-    [(WeightDtype::F32, false), (WeightDtype::Bf16, false), (WeightDtype::Bf16, true)];
+/// How weights are stored and whether blocks are recomputed, the most comfortable first.
+const WAYS: [(Precision, bool); 5] = [
+    (stored(WeightDtype::F32, None), false),
+    (stored(WeightDtype::Bf16, None), false),
+    (stored(WeightDtype::Bf16, None), true),
+    (stored(WeightDtype::Bf16, Some(Quantization::Int8)), true),
+    (stored(WeightDtype::Bf16, Some(Quantization::Nf4)), true),
+];
+
+const fn stored(dtype: WeightDtype, quantization: Option<Quantization>) -> Precision {
+    Precision { dtype, quantization }
+}
 
 /// The models of the README's table.
 fn models() -> [(&'static str, Sizes, [usize; 2]); 7] {
@@ -72,15 +82,16 @@ pub(super) fn needed(memory_bytes: Option<u64>, limits: Option<&Limits>) -> Vec<
     let largest_buffer = limits.map(|limits| limits.largest_buffer_bytes);
     let of = |(model, sizes, [batch, seq]): (&'static str, Sizes, [usize; 2])| {
         let (tokens, parameters) = (batch * seq, sizes.parameters());
-        let largest = sizes.weights().iter().map(|weight| weight.numbers).max().unwrap_or_default();
+        let weights = sizes.weights();
         let sites = sizes.sites(&Targets::default()).expect("every model has queries and values");
         let trained = Trained::Adapter { sites: &sites, rank: NolaConfig::default().rank };
-        let way = |(dtype, recomputes): (WeightDtype, bool)| {
+        let way = |(precision, recomputes): (Precision, bool)| {
             let kept = if recomputes { Kept::Inputs } else { Kept::AllBlocks };
-            let need = Need { sizes: &sizes, precision: dtype.into(), trained, tokens, passes: 1, kept };
-            let (bytes, of_largest) = (need.needed().bytes(), (largest * dtype.bytes()) as u64);
+            let bytes = Need { sizes: &sizes, precision, trained, tokens, passes: 1, kept }.needed().bytes();
+            let largest = weights.iter().map(|&weight| storage::bytes(precision, weight)).max();
+            let of_largest = largest.unwrap_or_default() as u64;
             Way {
-                dtype: dtype.name(),
+                dtype: precision.name(),
                 gradient_checkpointing: recomputes,
                 bytes,
                 largest_weight_bytes: of_largest,
@@ -122,7 +133,7 @@ mod tests {
         assert_eq!(&sizes[2..], [124_439_808, 354_823_168, 774_030_080, 6_738_415_616, 13_015_864_320]);
         for model in all {
             let bytes: Vec<u64> = model.ways.iter().map(|way| way.bytes).collect();
-            assert!(bytes[0] > bytes[1] && bytes[1] > bytes[2], "{}: {bytes:?}", model.model);
+            assert!(bytes.is_sorted_by(|one, other| one > other), "{}: {bytes:?}", model.model);
         }
     }
 }

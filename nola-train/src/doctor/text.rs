@@ -92,8 +92,16 @@ fn checks(all: &[Checked]) -> String {
 }
 
 fn models(all: &[Needed]) -> String {
-    let mut table =
-        table(["model", "parameters", "tokens", "in f32", "in bf16", "in bf16, recomputing blocks"]);
+    let mut table = table([
+        "model",
+        "parameters",
+        "tokens",
+        "in f32",
+        "in bf16",
+        "in bf16, recomputing blocks",
+        "in int8, the same",
+        "in nf4, the same",
+    ]);
     for model in all {
         let head =
             [model.model.to_owned(), thousands(model.parameters as u64), thousands(model.tokens as u64)];
