@@ -53,7 +53,7 @@ fn json_has_every_check_with_how_far_off_it_is() {
     let device = &diagnosis["devices"][0];
     assert_eq!((&device["device"], &device["verdict"]), (&Value::from("cpu"), &Value::from("ok")));
     let checks = device["checks"].as_array().expect("a list");
-    for group in ["basis", "products", "vit", "gpt2", "llama", "half precision"] {
+    for group in ["basis", "products", "vit", "gpt2", "llama", "half precision", "few bits"] {
         assert!(checks.iter().any(|check| check["group"] == group), "no {group}");
     }
     for check in checks {

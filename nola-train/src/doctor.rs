@@ -26,6 +26,7 @@ use crate::bench::machine::BURN;
 use crate::bench::statistics::rounded;
 use crate::device::{self, DeviceChoice, Gpu, OpenDevice};
 use crate::{Error, memory};
+use adapters::Reference;
 use check::{Checked, Comparison};
 use facts::{DtypesThere, Limits};
 use growth::Growth;
@@ -233,6 +234,10 @@ fn checked(subject: Subject, device: &Device, note: &dyn Fn(&str)) -> Vec<Checke
         });
     }
     run("half precision", &|| adapters::in_half_precision(device, &cpu));
+    run("few bits", &|| match subject {
+        Subject::Cpu => adapters::in_few_bits(device, &cpu, Reference::DenseWeights),
+        Subject::Gpu(_) => adapters::in_few_bits(device, &cpu, Reference::SameWeights),
+    });
     checked
 }
 

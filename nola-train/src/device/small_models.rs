@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use nola_models::vit::{Pooling, Positions, Problem};
-use nola_models::{Activation, CausalLm, Vit, VitConfig, WeightDtype};
+use nola_models::{Activation, CausalLm, Precision, Vit, VitConfig};
 use serde_json::{Value, json};
 
 use crate::model_with_loss::{ImageBatch, TextBatch};
@@ -35,8 +35,8 @@ impl Kind {
     }
 }
 
-/// A ViT with one block, its weights stored in `dtype`.
-pub(crate) fn vit(dtype: WeightDtype, device: &Device) -> Vit {
+/// A ViT with one block, its weights stored in `precision`.
+pub(crate) fn vit(precision: impl Into<Precision>, device: &Device) -> Vit {
     let config = VitConfig {
         d_model: 24,
         n_layers: 1,
@@ -54,7 +54,7 @@ pub(crate) fn vit(dtype: WeightDtype, device: &Device) -> Vit {
         labels: ["one", "two", "three"].map(str::to_owned).to_vec(),
         problem: Problem::SingleLabel,
     };
-    Vit::init_as(&config, 0, dtype, device)
+    Vit::init_as(&config, 0, precision, device)
 }
 
 /// Four images, each of another class than the next.
@@ -69,27 +69,27 @@ pub(crate) fn images(device: &Device) -> ImageBatch {
 }
 
 /// A GPT-2 with one block.
-pub(crate) fn gpt2(dtype: WeightDtype, device: &Device) -> CausalLm {
+pub(crate) fn gpt2(precision: impl Into<Precision>, device: &Device) -> CausalLm {
     let config = json!({
         "model_type": "gpt2", "vocab_size": VOCABULARY, "n_positions": 32, "n_embd": 32, "n_layer": 1, "n_head": 2,
         "initializer_range": 0.2,
     });
-    causal(&config, dtype, device)
+    causal(&config, precision, device)
 }
 
 /// A LLaMA with one block, and fewer keys than queries.
-pub(crate) fn llama(dtype: WeightDtype, device: &Device) -> CausalLm {
+pub(crate) fn llama(precision: impl Into<Precision>, device: &Device) -> CausalLm {
     let config = json!({
         "model_type": "llama", "vocab_size": VOCABULARY, "max_position_embeddings": 32, "hidden_size": 32,
         "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 40,
         "initializer_range": 0.2,
     });
-    causal(&config, dtype, device)
+    causal(&config, precision, device)
 }
 
-fn causal(config: &Value, dtype: WeightDtype, device: &Device) -> CausalLm {
+fn causal(config: &Value, precision: impl Into<Precision>, device: &Device) -> CausalLm {
     let model = CausalLm::uninitialized(config, Path::new("small model"), device).expect("sizes that fit");
-    model.with_fresh_weights(0, dtype)
+    model.with_fresh_weights(0, precision)
 }
 
 /// Two texts of different lengths, of which most tokens are learned.

@@ -4,7 +4,8 @@ use burn::module::Module;
 use burn::tensor::Device;
 use nola_core::AdapterConfig;
 use nola_core::adapter::NolaConfig;
-use nola_models::WeightDtype;
+use nola_core::weight::Quantization;
+use nola_models::{Precision, WeightDtype};
 use serde_json::Value;
 
 use super::check::Comparison;
@@ -20,6 +21,8 @@ pub(super) const KINDS: [Kind; 3] = Kind::ALL;
 pub(super) const LEARNING_RATE: f64 = 0.05;
 /// How far losses in half precision may be from those in f32, as a part of them.
 const IN_HALF_PRECISION: f32 = 0.03;
+/// How far losses over weights in few bits may be from those in f32, as a part of them.
+const IN_FEW_BITS: f32 = 0.1;
 /// Numbers from a machine on which all golden values were met: see [`Learned::summary`]. `oracle` proves them in f64.
 pub(super) const RECORDED: &str = include_str!("recorded.json");
 
@@ -35,12 +38,12 @@ struct Learned {
 }
 
 impl Learned {
-    fn of(kind: Kind, adapter: &AdapterConfig, dtype: WeightDtype, device: &Device) -> Self {
-        let device = &device.clone().autodiff();
+    fn of(kind: Kind, adapter: &AdapterConfig, precision: impl Into<Precision>, device: &Device) -> Self {
+        let (precision, device) = (precision.into(), &device.clone().autodiff());
         match kind {
-            Kind::Vit => Self::with(vit(dtype, device), &images(device), &["head"], adapter, device),
-            Kind::Gpt2 => Self::with(gpt2(dtype, device), &texts(device), &[], adapter, device),
-            Kind::Llama => Self::with(llama(dtype, device), &texts(device), &[], adapter, device),
+            Kind::Vit => Self::with(vit(precision, device), &images(device), &["head"], adapter, device),
+            Kind::Gpt2 => Self::with(gpt2(precision, device), &texts(device), &[], adapter, device),
+            Kind::Llama => Self::with(llama(precision, device), &texts(device), &[], adapter, device),
         }
     }
 
@@ -146,6 +149,34 @@ pub(super) fn in_half_precision(device: &Device, cpu: &Device) -> Vec<Comparison
     halves.flat_map(compared).collect()
 }
 
+/// Losses over weights in few bits: those of a GPU beside those of the CPU, which has the same weights, and those of the CPU beside
+/// its own in f32.
+pub(super) fn in_few_bits(device: &Device, cpu: &Device, reference: Reference) -> Vec<Comparison> {
+    let nola: AdapterConfig = NolaConfig { rank: 2, k: 20, ..NolaConfig::default() }.into();
+    let compared = |quantization: Quantization| {
+        [Kind::Gpt2, Kind::Llama].map(|kind| {
+            let packed = Precision { dtype: WeightDtype::F32, quantization: Some(quantization) };
+            let found = Learned::of(kind, &nola, packed, device).losses;
+            let (expected, bound) = match reference {
+                Reference::SameWeights => (Learned::of(kind, &nola, packed, cpu).losses, TOLERANCE),
+                Reference::DenseWeights => (Learned::of(kind, &nola, WeightDtype::F32, cpu).losses, IN_FEW_BITS),
+            };
+            let what = format!("the losses of {} with weights in {quantization}", kind.name());
+            Comparison::new(what, found, expected, Bound::OfLargest(bound))
+        })
+    };
+    Quantization::ALL.into_iter().flat_map(compared).collect()
+}
+
+/// What losses over weights in few bits are compared with, on the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reference {
+    /// Those over the same weights.
+    SameWeights,
+    /// Those over weights that were not quantised.
+    DenseWeights,
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -217,6 +248,14 @@ mod tests {
             let what = wrong.what.clone();
             let problem = wrong.checked("llama").problem().expect("it is wrong");
             assert!(problem.starts_with("llama: 1 of ") && problem.contains(&what), "{problem}");
+        }
+    }
+
+    #[test]
+    fn few_bits_are_near_and_not_the_same() {
+        for comparison in in_few_bits(&Device::flex(), &Device::flex(), Reference::DenseWeights) {
+            assert_ne!(comparison.found, comparison.expected, "{}", comparison.what);
+            assert_eq!(comparison.checked("few bits").problem(), None);
         }
     }
 
