@@ -127,6 +127,33 @@ fn a_reordered_cache_goes_on_from_the_rows_it_was_told() {
 }
 
 #[test]
+fn rows_that_began_at_different_times_get_what_each_gets_alone() {
+    let device = Device::flex();
+    for model in every_model(&device) {
+        let rows = [row(1, 7), row(2, 3), row(3, 12)];
+        let mut caches = rows.each_ref().map(|_| KeyValueCache::new());
+        for (row, cache) in rows.iter().zip(&mut caches) {
+            // In parts, as a server reads long prompts.
+            for part in row[..row.len() - 2].chunks(4) {
+                let part = ids(&[part.to_vec()], &device);
+                model.extend(part.clone(), &AttentionMask::following(&part, cache), cache);
+            }
+        }
+        let mut found = rows.each_ref().map(|_| Vec::new());
+        for back in [2, 1] {
+            let next: Vec<Vec<u32>> = rows.iter().map(|row| vec![row[row.len() - back]]).collect();
+            let hidden = model.advance(ids(&next, &device), &mut caches.iter_mut().collect::<Vec<_>>());
+            let logits = values(model.logits(hidden));
+            found.iter_mut().zip(logits.chunks(29)).for_each(|(found, row)| found.extend_from_slice(row));
+        }
+        for (row, found) in rows.iter().zip(found) {
+            let whole = alone(&model, row, &device);
+            assert_close("a row of its own", &found, &wide(&whole[whole.len() - 58..]), 1e-5);
+        }
+    }
+}
+
+#[test]
 fn random_weights_depend_on_the_seed_alone() {
     let scratch = tempfile::tempdir().expect("a temporary folder");
     for json in [gpt2_json(), llama_json()] {
