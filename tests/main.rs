@@ -61,6 +61,7 @@ mod program_words;
 mod quantized;
 mod resume;
 mod running;
+mod serving;
 mod shared;
 mod sizes;
 #[cfg(target_os = "linux")]
