@@ -173,7 +173,7 @@ fn an_adapter_that_does_not_fit_the_base_fails_alone() {
     let mut receivers = engine.submit(texts).expect("there is room");
     assert_eq!(completed(receivers.pop().expect("two")).0.len(), 5);
     let event = receivers.pop().expect("one").blocking_recv();
-    assert!(matches!(&event, Some(Event::Failed(problem)) if problem.contains("trained on")), "{event:?}");
+    assert!(matches!(&event, Some(Event::Failed(problem)) if problem.contains("made for the base")), "{event:?}");
 }
 
 #[test]
