@@ -105,6 +105,18 @@ fn every_parser_holds_on_its_corpus() {
     }
 }
 
+/// Inputs that took minutes or gigabytes once, named `PARSER-WHAT`; a second each, so they are not changed.
+#[test]
+fn every_parser_holds_on_what_took_too_much() {
+    let entries = fs::read_dir(path("slow")).expect("a folder");
+    for file in entries.map(|entry| entry.expect("an entry").path()) {
+        let name = file.file_name().and_then(|name| name.to_str()).expect("a name");
+        let of_file = |(parser, _): &&(&str, fn(&[u8]))| name.starts_with(&format!("{parser}-"));
+        let (_, parse) = PARSERS.iter().find(of_file).expect("it is named after its parser");
+        parse(&fs::read(&file).expect("a file"));
+    }
+}
+
 #[test]
 fn every_parser_holds_on_changes_of_its_corpus() {
     let changes = std::env::var("NOLA_PARSER_CHANGES").map(|text| text.parse().expect("a number"));
