@@ -29,9 +29,10 @@ use crate::task::{ImageTask, Model, Task, Text};
 use crate::terminal::print_json;
 use crate::train::TrainingState;
 
-/// The first step after which memory is looked at; pools, caches and threads are there by then.
+/// The first step after which memory is looked at, in a run that is long enough; pools, caches and threads are there by then,
+/// and there were two evaluations and checkpoints.
 const FIRST: usize = 100;
-/// Evaluations and checkpoints of a run.
+/// A shorter run is looked at first after this part of it.
 const PARTS: usize = 10;
 /// What memory may grow by until the last step. A run remembers 64 bytes of each step for its report, and copies them for a
 /// checkpoint: 2 MiB after 10,000 steps, with room for growth. The rest is what an allocator keeps. A single kilobyte
@@ -165,7 +166,8 @@ impl Kind {
     /// A recipe of so many steps in `folder`.
     fn recipe(self, folder: &Path, steps: usize) -> Result<CheckedRecipe, Error> {
         let path = |name: &str| folder.join(name).to_string_lossy().into_owned();
-        let every = (steps / PARTS).max(1);
+        // Evaluations have batches of their own, and the first of them makes room for them.
+        let every = (first_look(steps) / 2).max(1);
         let mut set = vec![
             format!("output.dir={}", path("run")),
             format!("train.steps={steps}"),
@@ -205,9 +207,13 @@ fn trained<T: Task>(recipe: &CheckedRecipe, device: DeviceChoice) -> Result<Vec<
     fitted.failure.map_or(Ok(keeper.used.into_inner()), Err)
 }
 
+fn first_look(steps: usize) -> usize {
+    FIRST.min(steps.div_ceil(PARTS))
+}
+
 /// The steps after which memory is looked at: 100, 1,000 and so on, and the last.
 fn looked_after(steps: usize) -> Vec<usize> {
-    let powers = std::iter::successors(Some(FIRST.min(steps.div_ceil(PARTS))), |step| Some(step * 10));
+    let powers = std::iter::successors(Some(first_look(steps)), |step| Some(step * 10));
     powers.take_while(|step| *step < steps).chain([steps]).collect()
 }
 
