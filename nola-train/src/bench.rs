@@ -12,6 +12,7 @@ mod measure;
 pub mod memory;
 mod needs;
 pub mod rows;
+pub mod serve;
 pub mod start;
 pub(crate) mod statistics;
 pub mod steps;

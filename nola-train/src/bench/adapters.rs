@@ -20,6 +20,7 @@ use super::statistics::{median, rounded};
 use crate::attach::attach;
 use crate::option_values::positive;
 use crate::recipe::MethodRecipe;
+use crate::session::{Base, TextBase};
 use crate::{Error, device};
 
 /// Options of `bench adapters`.
@@ -174,15 +175,7 @@ impl Bench<'_> {
     }
 
     fn save(&self, folder: &Path, adapted: &Adapted<CausalLm>) -> Result<u64, Error> {
-        let (labels, summary) = (Vec::new(), "Random numbers.".to_owned());
-        let description =
-            Description { base: self.identity(), labels, summary, data: serde_json::Value::Null };
-        let modules = |site: &str| self.base.peft_module(site);
-        if adapted.config().is_some_and(|config| config.method().format() == Format::Peft) {
-            let (generation, task) = (peft::Generation::default(), peft::Task::CausalLanguageModel);
-            return Ok(peft::write(folder, adapted, &modules, generation, task, &description)?);
-        }
-        Ok(folder::write(folder, adapted, &description, CoefficientBits::default())?)
+        write(folder, adapted, &self.base, self.identity())
     }
 
     fn load(&self, folder: &Path) -> Result<Adapted<CausalLm>, Error> {
@@ -193,6 +186,43 @@ impl Bench<'_> {
         }
         Ok(folder::read(folder)?.attach(base, &self.identity(), self.device)?)
     }
+}
+
+/// Writes the folder of an adapter of `base` with random numbers.
+///
+/// # Errors
+/// If the method attaches nothing, or the folder cannot be written.
+pub(super) fn write_random(
+    base: &TextBase,
+    method: Method,
+    sizes: AdapterSizes,
+    folder: &Path,
+    device: &Device,
+) -> Result<(), Error> {
+    let recipe = method.recipe(sizes).filter(|recipe| *recipe != MethodRecipe::Full);
+    let recipe = recipe.ok_or_else(|| Error::NothingTrained { method: method.name() })?;
+    let fresh = attach(base.model.clone(), &recipe, &[], device)?;
+    let state = moved(fresh.state());
+    let adapted = fresh.with_state(state).expect("moved values have the names and shapes of their own state");
+    write(folder, &adapted, &base.model, base.identity().clone())?;
+    Ok(())
+}
+
+/// Writes an adapter folder in the format of its method.
+fn write(
+    folder: &Path,
+    adapted: &Adapted<CausalLm>,
+    base: &CausalLm,
+    identity: BaseIdentity,
+) -> Result<u64, Error> {
+    let (labels, summary) = (Vec::new(), "Random numbers.".to_owned());
+    let description = Description { base: identity, labels, summary, data: serde_json::Value::Null };
+    let modules = |site: &str| base.peft_module(site);
+    if adapted.config().is_some_and(|config| config.method().format() == Format::Peft) {
+        let (generation, task) = (peft::Generation::default(), peft::Task::CausalLanguageModel);
+        return Ok(peft::write(folder, adapted, &modules, generation, task, &description)?);
+    }
+    Ok(folder::write(folder, adapted, &description, CoefficientBits::default())?)
 }
 
 /// Other values, so that no factor is zero.

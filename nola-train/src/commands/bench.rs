@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Global;
 use crate::Error;
-use crate::bench::{Output, adapters, kernels, memory, rows, start, steps, steps_args, table};
+use crate::bench::{Output, adapters, kernels, memory, rows, serve, start, steps, steps_args, table};
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -26,6 +26,8 @@ enum What {
     Adapters(adapters::AdaptersArgs),
     /// Watch the memory of long runs of small models: whether it is the same after step 100 and step 10,000.
     Memory(memory::MemoryArgs),
+    /// Time the engine of `serve` with many adapters: tokens a second, waiting times, and what all that takes in memory.
+    Serve(serve::ServeArgs),
     /// Put two results of `bench steps` side by side, or one and that of the PyTorch script.
     Table(table::TableArgs),
 }
@@ -37,6 +39,7 @@ pub fn run(args: &BenchArgs, global: &Global) -> Result<(), Error> {
         What::Start(args) => shown(global, start::table, |output| start::run(args, output)),
         What::Adapters(args) => shown(global, adapters::table, |output| adapters::run(args, output)),
         What::Memory(args) => shown(global, memory::table, |output| memory::run(args, output)),
+        What::Serve(args) => shown(global, serve::table, |output| serve::run(args, output)),
         What::Table(args) => shown(global, table::table, |output| table::run(args, output)),
     }
 }

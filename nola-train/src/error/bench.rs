@@ -32,6 +32,13 @@ pub enum BenchError {
         said: String,
     },
 
+    /// A request that was to be timed got no answer.
+    #[error("a request that was timed got no answer: {said}")]
+    Answer {
+        /// Why.
+        said: String,
+    },
+
     /// A run takes more memory the longer it lasts.
     #[error(
         "memory grows: the run of {model} took {growth:.1} MiB more after its last step than after its first steps; {allowed:.1} MiB are expected at most"
