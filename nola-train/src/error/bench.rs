@@ -127,6 +127,7 @@ impl BenchError {
             Self::Start { .. }
             | Self::CasesFailed { .. }
             | Self::Training { .. }
+            | Self::Answer { .. }
             | Self::MemoryGrows { .. } => 1,
             Self::TooLong { .. } | Self::TrainedWeights { .. } | Self::Threads { .. } => 2,
             Self::Io { .. } | Self::Json { .. } | Self::Twice { .. } | Self::NoCase { .. } => 4,
