@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use nola_core::AdapterConfig;
-use nola_core::folder::{self, CoefficientBits, Description};
+use nola_core::adapter::Format;
+use nola_core::folder::{self, CoefficientBits, Description, peft};
 use nola_models::generate::{Cached, Finish, GenerationConfig, Prompt, generate};
 use nola_train::serve::{Engine, EngineOptions, Event, Rejection, ServedAdapter, TextRequest};
 use nola_train::session::{Base, ReadAdapter, Silent, TextBase};
@@ -39,7 +40,17 @@ fn write_adapters(base: &TextBase, folder: &Path, count: usize) {
         let (labels, summary, data) = (Vec::new(), String::new(), serde_json::Value::Null);
         let description = Description { base: base.identity().clone(), labels, summary, data };
         let folder = folder.join(place.to_string());
-        folder::write(&folder, &adapted, &description, CoefficientBits::B32).expect("a free folder");
+        let modules = |site: &str| base.model.peft_module(site);
+        let bytes = match adapted.config().map(|config| config.method().format()) {
+            Some(Format::Peft) => {
+                let (generation, task) = (peft::Generation::default(), peft::Task::CausalLanguageModel);
+                peft::write(&folder, &adapted, &modules, generation, task, &description)
+            }
+            Some(Format::Native) | None => {
+                folder::write(&folder, &adapted, &description, CoefficientBits::B32)
+            }
+        };
+        bytes.expect("a free folder");
     }
 }
 

@@ -3,6 +3,7 @@
 mod condense;
 mod ranks;
 mod survivors;
+mod updates;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ pub use survivors::Survivors;
 
 use crate::Error;
 use crate::adapter::{AdapterConfig, BaseGain, Factor, FrozenMatrix, Plan, RateFactors};
+use crate::adapter_params::is_adapter;
 use crate::basis::Basis;
 use crate::dropout::CurrentPass;
 use crate::embedding::check_embeddings;
@@ -307,18 +309,6 @@ impl<M: Module> Adapted<M> {
     /// The sites, in the order of the model.
     pub fn sites(&self) -> &[Site] {
         &self.attached.sites
-    }
-
-    /// What is left of the base at each site.
-    pub(crate) fn shared_gains(&self) -> &[SharedGain] {
-        &self.attached.gains
-    }
-
-    /// Paths of the parameters that are trained without being of an adapter, such as those of a head.
-    pub(crate) fn trained_in_base(&self) -> Vec<String> {
-        let is_trained =
-            |param: &FoundParam| self.attached.trained.contains(&param.id) && !is_adapter(&param.path);
-        float_params(&self.model).into_iter().filter(is_trained).map(|param| param.path).collect()
     }
 
     /// What is attached to each site.
@@ -852,11 +842,6 @@ impl Reparameterizer for Attach {
 fn are_near(left: &[f32], right: &[f32]) -> bool {
     let largest = left.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
     left.iter().zip(right).all(|(left, right)| (left - right).abs() <= FACTOR_TOLERANCE * largest)
-}
-
-/// Whether `path` is that of a factor.
-pub(crate) fn is_adapter(path: &str) -> bool {
-    path.contains(".weight.adapter.")
 }
 
 fn ids_of(site: &Site, plan: &Plan, params: &[FoundParam]) -> SiteIds {

@@ -8,6 +8,7 @@
 
 mod adapted;
 pub mod adapter;
+mod adapter_params;
 mod base_weight;
 pub mod basis;
 mod by_pattern;

@@ -1,19 +1,15 @@
 //! One base for many adapters: a batch in which each row has its own.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::module::{Module, ModuleVisitor, Param, Reparameterization, Reparameterizer};
+use burn::module::{Module, Param, Reparameterization, Reparameterizer};
 use burn::tensor::{Int, Tensor};
 
-use crate::adapted::is_adapter;
-use crate::adapter::Plan;
 use crate::base_weight::{BaseWeight, LinearLayer};
 use crate::product::{in_compute_dtype, with_bias};
-use crate::update::{SharedGain, Update};
-use crate::{Adapted, Error, Site};
+use crate::update::Update;
 
 /// What an adapter does to each weight of its base, taken off a model that it is attached to.
 #[derive(Debug, Clone, Default)]
@@ -30,24 +26,9 @@ pub type Segment = (usize, Option<Arc<Updates>>);
 pub struct RowAdapters(Arc<Mutex<Vec<Segment>>>);
 
 impl Updates {
-    /// Those of the adapters of `adapted`.
-    ///
-    /// # Errors
-    /// If it trained a parameter of the base beside its adapters, which all rows share.
-    pub fn of<M: Module>(adapted: &Adapted<M>) -> Result<Self, Error> {
-        if let Some(path) = adapted.trained_in_base().into_iter().next() {
-            return Err(Error::TrainedInBase { path });
-        }
-        let mut collected = Collected::default();
-        adapted.model.visit(&mut collected);
-        let bytes = collected.params.values().map(|param| param.count() as u64 * 4).sum();
-        let update = |((site, plan), gain): ((&Site, &Plan), &SharedGain)| {
-            let path = site.weight_path();
-            let update = Update::of_params(&collected.at(&path), plan.scale, gain.clone());
-            (path, update)
-        };
-        let sites = adapted.sites().iter().zip(adapted.plans()).zip(adapted.shared_gains());
-        Ok(Self { by_path: sites.map(update).collect(), bytes })
+    /// Of each weight by its path; all of them have `bytes`.
+    pub(crate) fn new(by_path: BTreeMap<String, Update>, bytes: u64) -> Self {
+        Self { by_path, bytes }
     }
 
     /// Bytes of its matrices and vectors.
@@ -181,79 +162,6 @@ impl Reparameterizer for Place<'_> {
     }
 }
 
-/// A parameter of an adapter.
-#[derive(Debug, Clone)]
-pub(crate) enum AdapterParam {
-    Vector(Param<Tensor<1>>),
-    Matrix(Param<Tensor<2>>),
-}
-
-impl AdapterParam {
-    fn of<const D: usize>(param: &Param<Tensor<D>>) -> Option<Self> {
-        let param: &dyn Any = param;
-        let vector = || Some(Self::Vector(param.downcast_ref::<Param<Tensor<1>>>()?.clone()));
-        let matrix = || Some(Self::Matrix(param.downcast_ref::<Param<Tensor<2>>>()?.clone()));
-        vector().or_else(matrix)
-    }
-
-    fn count(&self) -> usize {
-        match self {
-            Self::Vector(param) => param.dims()[0],
-            Self::Matrix(param) => param.dims().iter().product(),
-        }
-    }
-
-    pub(crate) fn vector(self) -> Param<Tensor<1>> {
-        match self {
-            Self::Vector(param) => param,
-            Self::Matrix(_) => panic!("a vector of an adapter"),
-        }
-    }
-
-    pub(crate) fn matrix(self) -> Param<Tensor<2>> {
-        match self {
-            Self::Matrix(param) => param,
-            Self::Vector(_) => panic!("a matrix of an adapter"),
-        }
-    }
-}
-
-/// The parameters of adapters by path.
-#[derive(Default)]
-struct Collected {
-    path: Vec<String>,
-    params: BTreeMap<String, AdapterParam>,
-}
-
-impl Collected {
-    /// Those at the weight `path`, by their names within the adapter.
-    fn at(&self, path: &str) -> BTreeMap<String, AdapterParam> {
-        let prefix = format!("{path}.adapter.");
-        let named = |(path, param): (&String, &AdapterParam)| {
-            Some((path.strip_prefix(&prefix)?.to_owned(), param.clone()))
-        };
-        self.params.iter().filter_map(named).collect()
-    }
-}
-
-impl ModuleVisitor for Collected {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let path = self.path.join(".");
-        if is_adapter(&path) {
-            let param = AdapterParam::of(param).expect("adapters have vectors and matrices");
-            self.params.insert(path, param);
-        }
-    }
-}
-
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
     use burn::nn::{Embedding, EmbeddingConfig, LinearConfig};
@@ -261,7 +169,7 @@ mod tests {
 
     use super::*;
     use crate::adapter::{DoraConfig, LoraConfig, NolaConfig};
-    use crate::{AdapterConfig, Linear, Targets, adapted, adapted_embedding};
+    use crate::{Adapted, AdapterConfig, Linear, Targets, adapted, adapted_embedding};
 
     #[derive(Module, Debug)]
     struct Model {
@@ -314,7 +222,7 @@ mod tests {
         };
         let all = [[1, 5, 1], [0, 3, 6], [2, 2, 4], [6, 0, 1], [3, 3, 3]];
         let updates: Vec<_> =
-            models.iter().map(|model| Arc::new(Updates::of(model).expect("adapters alone"))).collect();
+            models.iter().map(|model| Arc::new(model.updates().expect("adapters alone"))).collect();
         let of = |place: usize| Some(Arc::clone(&updates[place]));
         rows.choose(vec![(1, of(0)), (2, of(1)), (1, None), (1, of(2))]);
         let found = model.forward(ids(&all));
@@ -346,7 +254,7 @@ mod tests {
         let targets = Targets::matching("up");
         let config = LoraConfig::default().into();
         let model = Adapted::attach(base, &config, &targets, &["down"], &Device::flex()).expect("they fit");
-        let error = Updates::of(&model).expect_err("the head is trained").to_string();
+        let error = model.updates().expect_err("the head is trained").to_string();
         assert!(error.contains("down.weight"), "{error}");
     }
 }

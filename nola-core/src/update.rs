@@ -7,12 +7,12 @@ use burn::module::{Module, Param, Reparameterization};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::adapter::{BaseGain, Magnitude, Plan};
+use crate::adapter_params::AdapterParam;
 use crate::base_weight::{BaseWeight, LinearLayer};
 use crate::dropout::{CurrentPass, InputDropout};
 use crate::features;
 use crate::low_rank::updated;
 use crate::product::{product, with_bias};
-use crate::row_adapters::AdapterParam;
 use crate::site::Site;
 
 /// Names of the parameters of an [`Update`] that can be trained.

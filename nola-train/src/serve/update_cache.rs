@@ -46,7 +46,7 @@ impl UpdateCache {
         }
         self.misses += 1;
         let attached = self.base.clone().with_adapter(adapter.content.clone(), &self.device, &|_| {})?;
-        let updates = Arc::new(Updates::of(&attached.adapted)?);
+        let updates = Arc::new(attached.adapted.updates()?);
         self.make_room(updates.bytes());
         self.bytes += updates.bytes();
         let entry = Entry { updates: Arc::clone(&updates), last_used: self.clock };

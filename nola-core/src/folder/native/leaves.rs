@@ -2,7 +2,8 @@
 
 use burn::module::Module;
 
-use crate::adapted::{Adapted, BASE_GAIN, is_adapter};
+use crate::adapted::{Adapted, BASE_GAIN};
+use crate::adapter_params::is_adapter;
 use crate::update::LEAVES;
 
 /// Name under which a parameter of an adapter stands in the file: one tensor for all sites, one site after the other in the

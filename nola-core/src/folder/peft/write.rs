@@ -17,7 +17,8 @@ use super::{
     settings,
 };
 use crate::Error;
-use crate::adapted::{Adapted, floats, is_adapter};
+use crate::adapted::{Adapted, floats};
+use crate::adapter_params::is_adapter;
 use crate::folder::{Description, PartialFolder, files};
 use crate::params::{FoundParam, float_params, foreign_leaf, read_params};
 
