@@ -176,12 +176,17 @@ fn adapters_of_a_method_without_one_are_refused() {
 #[test]
 fn many_adapters_are_served_and_timed() {
     let sizes = ["--requests", "6", "--running", "3", "--prompt-tokens", "5", "--new-tokens", "3", "--json"];
-    let lines = lines(&bench(&[&["serve", "--model", "tiny-gpt2", "--adapters", "1,4"], &sizes[..]].concat()));
+    let lines =
+        lines(&bench(&[&["serve", "--model", "tiny-gpt2", "--adapters", "1,4"], &sizes[..]].concat()));
     assert_eq!(lines.len(), 8, "two methods, two numbers of adapters, two kinds of traffic");
     insta::assert_snapshot!("bench_serve_json", keys(&lines[0]));
     for line in &lines {
         assert!(line["tokens_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{line}");
-        assert_eq!((&line["requests"], &line["made"]), (&6.into(), &0.into()), "all matrices were there: {line}");
+        assert_eq!(
+            (&line["requests"], &line["made"]),
+            (&6.into(), &0.into()),
+            "all matrices were there: {line}"
+        );
     }
     let bytes = |line: &Value, key: &str| line[key].as_u64().expect("a number");
     let four = lines.iter().find(|line| line["adapters"] == 4 && line["method"] == "nola").expect("its line");
