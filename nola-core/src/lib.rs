@@ -24,6 +24,7 @@ pub mod folder;
 pub mod foreign_json;
 mod hollow;
 pub mod instructions;
+pub mod joint;
 mod linear;
 mod linear_combinations;
 mod low_rank;

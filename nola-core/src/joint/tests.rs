@@ -1,0 +1,182 @@
+//! Against the golden values of joint diagonalization.
+
+use faer::Mat;
+use safetensors::{Dtype, SafeTensors};
+
+use super::clusters::{error, k_means_from, settled, unit_row};
+use super::{Kind, LoraFactors, Options, SharedBasis, compress, diagonal, full};
+use crate::shared::shared;
+
+const ADAPTERS: usize = 12;
+
+/// A tensor as numbers with its shape.
+fn tensor(tensors: &SafeTensors, name: &str) -> (Vec<f64>, Vec<usize>) {
+    let tensor = tensors.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let bytes = tensor.data();
+    let numbers = match tensor.dtype() {
+        Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|&n| f32::from_le_bytes(n).into()).collect(),
+        Dtype::F64 => bytes.as_chunks::<8>().0.iter().map(|&n| f64::from_le_bytes(n)).collect(),
+        Dtype::I64 => bytes.as_chunks::<8>().0.iter().map(|&n| i64::from_le_bytes(n) as f64).collect(),
+        other => panic!("{name} is {other:?}"),
+    };
+    (numbers, tensor.shape().to_vec())
+}
+
+fn matrix(tensors: &SafeTensors, name: &str) -> Mat<f64> {
+    let (numbers, shape) = tensor(tensors, name);
+    Mat::from_fn(shape[0], shape[1], |row, column| numbers[row * shape[1] + column])
+}
+
+fn numbers(tensors: &SafeTensors, name: &str) -> Vec<f64> {
+    tensor(tensors, name).0
+}
+
+fn file(name: &str) -> Option<Vec<u8>> {
+    Some(std::fs::read(shared(&format!("fixtures/methods/{name}.safetensors"))?).expect("a fixture"))
+}
+
+/// The scales of the adapters of `jd_main`.
+const SCALES: [f64; 5] =
+    [0.5, 0.899_999_976_158_142_1, 1.299_999_952_316_284_2, 1.700_000_047_683_715_8, 2.099_999_904_632_568_4];
+
+/// The LoRAs of `jd_main`, at both of its weights, divided by their lengths.
+fn main_adapters(tensors: &SafeTensors) -> Vec<Vec<LoraFactors>> {
+    let norms = numbers(tensors, "expected.norms");
+    let slot = |adapter: usize, name: &str| {
+        let read = |side: &str| matrix(tensors, &format!("adapter.{adapter}.{name}.{side}"));
+        let factor = SCALES[adapter % SCALES.len()] / norms[adapter];
+        LoraFactors { a: read("A"), b: read("B") }.scaled(factor)
+    };
+    (0..ADAPTERS).map(|adapter| vec![slot(adapter, "q"), slot(adapter, "v")]).collect()
+}
+
+fn assert_near(found: &[f64], expected: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(
+            (found - expected).abs() <= tolerance * largest.max(1e-300),
+            "{what}: {found} is not {expected}"
+        );
+    }
+}
+
+fn entries(matrix: &Mat<f64>) -> Vec<f64> {
+    (0..matrix.nrows())
+        .flat_map(|row| (0..matrix.ncols()).map(move |column| (row, column)))
+        .map(|at| matrix[at])
+        .collect()
+}
+
+/// The squared error of all updates after an iteration.
+fn total(basis: &SharedBasis, updates: &[&LoraFactors], kind: Kind) -> f64 {
+    updates.iter().map(|update| basis.error(&basis.core(kind, update), update)).sum()
+}
+
+#[test]
+fn full_cores_are_those_of_the_fixture_after_each_iteration() {
+    let Some(bytes) = file("jd_main") else { return };
+    let tensors = SafeTensors::deserialize(&bytes).expect("a fixture");
+    let adapters = main_adapters(&tensors);
+    for (place, name) in ["q", "v"].into_iter().enumerate() {
+        let updates: Vec<&LoraFactors> = adapters.iter().map(|slots| &slots[place]).collect();
+        let start = matrix(&tensors, &format!("start.{name}.V"));
+        let mut errors = Vec::new();
+        let basis = full::fit(&updates, start, 10, |basis| errors.push(total(basis, &updates, Kind::Full)));
+        assert_near(&errors, &numbers(&tensors, &format!("expected.full.{name}.errors")), 1e-6, "errors");
+        assert!(errors.is_sorted_by(|one, next| *next <= one * (1.0 + 1e-12)), "they fall: {errors:?}");
+        let spans = [(&basis.u, "UUt"), (&basis.v, "VVt")];
+        for (columns, what) in spans {
+            let span = columns * columns.transpose();
+            let expected = numbers(&tensors, &format!("expected.full.{name}.{what}"));
+            assert_near(&entries(&span), &expected, 1e-5, what);
+        }
+    }
+}
+
+#[test]
+fn diagonal_cores_are_those_of_the_fixture_after_each_iteration() {
+    let Some(bytes) = file("jd_main") else { return };
+    let tensors = SafeTensors::deserialize(&bytes).expect("a fixture");
+    let adapters = main_adapters(&tensors);
+    for (place, name) in ["q", "v"].into_iter().enumerate() {
+        let updates: Vec<&LoraFactors> = adapters.iter().map(|slots| &slots[place]).collect();
+        let start = SharedBasis {
+            u: matrix(&tensors, &format!("start_diag.{name}.U")),
+            v: matrix(&tensors, &format!("start_diag.{name}.V")),
+        };
+        let mut errors = Vec::new();
+        diagonal::fit(&updates, start, 10, |basis| errors.push(total(basis, &updates, Kind::Diagonal)));
+        assert_near(&errors, &numbers(&tensors, &format!("expected.diag.{name}.errors")), 1e-6, "errors");
+    }
+}
+
+#[test]
+fn clusters_settle_where_the_fixture_has_them() {
+    let Some(bytes) = file("jd_main") else { return };
+    let tensors = SafeTensors::deserialize(&bytes).expect("a fixture");
+    let adapters = main_adapters(&tensors);
+    let start: Vec<usize> =
+        numbers(&tensors, "start_cluster").into_iter().map(|label| label as usize).collect();
+    let options = Options { kind: Kind::Full, rank: 4, clusters: 2, iterations: 10 };
+    let mut errors = Vec::new();
+    let (bases, assignments) = settled(&adapters, start, options, &mut |error| errors.push(error));
+    let expected = numbers(&tensors, "expected.cluster.assignments");
+    let last: Vec<usize> = expected[ADAPTERS..].iter().map(|&label| label as usize).collect();
+    assert_eq!(assignments, last);
+    let by_adapter: Vec<f64> = adapters
+        .iter()
+        .zip(&assignments)
+        .map(|(slots, &cluster)| error(&bases[cluster], slots, Kind::Full))
+        .collect();
+    // The fixture starts its fits elsewhere; after ten iterations little of that is left.
+    assert_near(
+        &by_adapter,
+        &numbers(&tensors, "expected.cluster.error_by_adapter"),
+        1e-2,
+        "errors by adapter",
+    );
+    assert!(errors.is_sorted_by(|one, next| next <= one), "they fall: {errors:?}");
+}
+
+#[test]
+fn k_means_finds_the_labels_of_the_fixture() {
+    let Some(bytes) = file("jd_main") else { return };
+    let tensors = SafeTensors::deserialize(&bytes).expect("a fixture");
+    let cores = ["q", "v"].map(|name| numbers(&tensors, &format!("expected.full.{name}.S")));
+    let row = |adapter: usize| {
+        let of_slot = |cores: &Vec<f64>| cores[adapter * 16..(adapter + 1) * 16].to_vec();
+        unit_row(cores.iter().flat_map(of_slot).collect())
+    };
+    let rows: Vec<Vec<f64>> = (0..ADAPTERS).map(row).collect();
+    let (labels, inertia) = k_means_from(&rows, vec![rows[0].clone(), rows[1].clone()]);
+    let expected: Vec<usize> =
+        numbers(&tensors, "expected.kmeans.labels").into_iter().map(|label| label as usize).collect();
+    assert_eq!(labels, expected);
+    assert_near(&[inertia], &numbers(&tensors, "expected.kmeans.inertia"), 1e-6, "inertia");
+}
+
+#[test]
+fn bases_as_wide_as_all_updates_together_lose_nothing() {
+    let Some(bytes) = file("jd_exact") else { return };
+    let tensors = SafeTensors::deserialize(&bytes).expect("a fixture");
+    let of = |adapter: usize, side: &str| matrix(&tensors, &format!("adapter.{adapter}.{side}"));
+    let adapters: Vec<Vec<LoraFactors>> =
+        (0..ADAPTERS).map(|adapter| vec![LoraFactors { a: of(adapter, "A"), b: of(adapter, "B") }]).collect();
+    for (rank, is_exact) in [(4, false), (5, true), (6, true)] {
+        let options = Options { kind: Kind::Full, rank, clusters: 1, iterations: 10 };
+        let compression = compress(&adapters, options, |_| ());
+        let worst = compression.errors.iter().copied().fold(0.0, f64::max);
+        assert_eq!(worst < 1e-20, is_exact, "rank {rank}: {worst}");
+        for (slots, cores) in adapters.iter().zip(&compression.cores) {
+            let (_, norm, again, lost) = compression.added(slots, Kind::Full);
+            assert!(norm > 0.0 && lost <= worst + 1e-20);
+            assert_near(
+                &again[0].numbers().into_iter().map(f64::from).collect::<Vec<_>>(),
+                &cores[0].numbers().into_iter().map(f64::from).collect::<Vec<_>>(),
+                1e-6,
+                "a member's core",
+            );
+        }
+    }
+}
