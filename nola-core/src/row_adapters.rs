@@ -234,7 +234,7 @@ mod tests {
         ];
         found
             .into_data()
-            .assert_approx_eq::<f32>(&Tensor::cat(expected, 0).into_data(), Tolerance::absolute(1e-5));
+            .assert_approx_eq::<f32>(&Tensor::cat(expected, 0).into_data(), Tolerance::rel_abs(1e-5, 1e-5));
     }
 
     #[test]
