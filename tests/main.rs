@@ -29,6 +29,7 @@ mod laws;
 mod laws_causal;
 mod laws_embeddings;
 mod laws_kernels;
+mod laws_vit;
 #[cfg(target_os = "linux")]
 mod memory;
 mod modules;

@@ -8,7 +8,7 @@ use nola_core::folder::{self, BaseIdentity, peft};
 use nola_core::{Adapted, Error as AdapterError, Reading};
 use nola_models::checkpoint::MappedFiles;
 use nola_models::hub::{self, Wanted};
-use nola_models::vit::{Pooling, Problem, peft_module};
+use nola_models::vit::{Format, Problem};
 use nola_models::{Checkpoint, Precision, Preprocessor, Vit, VitConfig, WeightDtype};
 
 use super::attach::{AdapterFolder, Attached, Attaching, Origin, attach};
@@ -49,10 +49,7 @@ impl Base for ImageBase {
             Init::Pretrained => Self::load(&folder, settings.precision(), device)?,
             Init::Random => Self::random(&folder, seed, settings.precision(), device)?,
         };
-        if let Some(image_size) = settings.image_size {
-            base.vit = base.vit.resized(image_size)?;
-            base.preprocessor = base.preprocessor.resized(image_size);
-        }
+        base = base.resized(settings.image_size)?;
         base.check_input()?;
         base.check_unchanged()?;
         Ok(base)
@@ -63,7 +60,9 @@ impl Base for ImageBase {
     }
 
     fn notices(&self) -> Vec<Notice> {
-        Vec::new()
+        let Origin::Stored(checkpoint) = &self.origin else { return Vec::new() };
+        let left_out = self.vit.config().left_out_of(checkpoint);
+        if left_out.is_empty() { Vec::new() } else { vec![Notice::VisionTower { left_out }] }
     }
 
     fn check_unchanged(&self) -> Result<(), Error> {
@@ -79,7 +78,7 @@ impl Base for ImageBase {
     }
 
     fn foreign_module(&self, site: &str) -> peft::ForeignModule {
-        peft_module(site)
+        self.vit.peft_module(site)
     }
 
     fn peft_task(&self) -> peft::Task {
@@ -88,7 +87,8 @@ impl Base for ImageBase {
 
     fn with_adapter(self, adapter: &Path, device: &Device, reading: Reading) -> Result<Attached<Vit>, Error> {
         let origin = &self.origin;
-        let attaching = Attaching { adapter, origin, foreign: &peft_module, tied: None, device, reading };
+        let foreign = |site: &str| self.vit.peft_module(site);
+        let attaching = Attaching { adapter, origin, foreign: &foreign, tied: None, device, reading };
         attach(&attaching, |folder, notices| with_outputs(self.vit.clone(), folder, notices))
     }
 
@@ -109,10 +109,10 @@ impl Base for ImageBase {
     }
 
     fn check_exportable(&self) -> Result<(), Error> {
-        match self.vit.config().pooling {
-            Pooling::ClassToken => Ok(()),
-            Pooling::Mean | Pooling::MeanThenNorm => Err(Error::NotExportable {
-                problem: "the base averages its patches, which no ViT of transformers does, so PEFT cannot hold it",
+        match self.vit.config().format() {
+            Format::HuggingFace => Ok(()),
+            Format::Timm => Err(Error::NotExportable {
+                problem: "the base is one of timm's that no class of transformers computes, so PEFT cannot hold it",
             }),
         }
     }
@@ -184,6 +184,20 @@ impl ImageBase {
             return wrong("id2label", "one class", expected);
         }
         Ok(())
+    }
+
+    /// For images of another size, if one is asked for; else, where transformers fits the positions to every image, for those that
+    /// the preprocessor puts out.
+    fn resized(mut self, image_size: Option<usize>) -> Result<Self, Error> {
+        if let Some(image_size) = image_size {
+            self.vit = self.vit.resized(image_size)?;
+            self.preprocessor = self.preprocessor.resized(image_size);
+            return Ok(self);
+        }
+        if let Some(side) = self.vit.config().followed_size(&self.preprocessor) {
+            self.vit = self.vit.resized(side)?;
+        }
+        Ok(self)
     }
 
     /// What the preprocessor puts out must be what the model takes: a forward pass would only panic.
