@@ -96,14 +96,8 @@ fn what_only_timm_computes_is_written_for_timm_and_read_back() {
 
 #[test]
 fn a_distilled_deit_of_timm_is_the_one_of_hugging_face() {
-    let of_teacher = &vision_jsons()[1];
-    let vit = model(&read(of_teacher));
-    let names =
-        [("head.weight", "cls_classifier.weight"), ("head_dist.bias", "distillation_classifier.bias")];
-    let stored: Vec<String> = vit.to_tensors().into_iter().map(|tensor| tensor.name).collect();
-    for (_, hugging_face) in names {
-        assert!(stored.iter().any(|name| name == hugging_face), "{hugging_face}: {stored:?}");
-    }
+    // timm has no other epsilon.
+    let vit = model(&VitConfig { layer_norm_eps: 1e-6, ..read(&vision_jsons()[1]) });
     let loaded = Vit::load(&as_timm(&vit), &Device::flex()).expect("a DeiT of timm's");
     assert_eq!(loaded.config().format(), Format::HuggingFace);
     assert_eq!(logits(&loaded), logits(&vit));
@@ -206,8 +200,8 @@ fn a_tensor_that_belongs_to_no_tower_is_refused() {
 fn golden_models_are_written_under_the_names_of_their_files() {
     let Some(models) = shared("fixtures/models") else { return };
     for (name, left_out) in [
-        ("dinov2_tiny", "mask_token"),
-        ("dinov2_reg_tiny", "mask_token"),
+        ("dinov2_tiny", ""),
+        ("dinov2_reg_tiny", ""),
         ("deit_tiny", ""),
         ("clip_vision_tiny", ""),
         ("siglip_vision_tiny", "vision_model.head."),
@@ -217,7 +211,8 @@ fn golden_models_are_written_under_the_names_of_their_files() {
         let mut found: Vec<String> = vit.to_tensors().into_iter().map(|tensor| tensor.name).collect();
         let is_kept = |tensor: &&str| left_out.is_empty() || !tensor.contains(left_out);
         let mut expected: Vec<&str> = checkpoint.tensor_names().filter(is_kept).collect();
-        (found.sort(), expected.sort());
+        found.sort();
+        expected.sort();
         assert_eq!(found, expected, "{name}");
         for tensor in vit.to_tensors() {
             assert_eq!(Some(tensor.shape.as_slice()), checkpoint.shape(&tensor.name), "{}", tensor.name);
@@ -260,7 +255,7 @@ fn sites_have_the_names_of_peft() {
         assert_eq!(module.part, Part::Whole);
     }
     assert_eq!(clip.peft_module("head").names, ["classifier"; 2]);
-    assert_eq!(with_teacher.peft_module("head").names, ["cls_classifier"; 2]);
+    assert_eq!(with_teacher.peft_module("head").names, ["classifier"; 2]);
 }
 
 #[test]

@@ -42,6 +42,7 @@ const DINOV2: Family = Family {
     dialect: &dialect::DINO,
     prefix: "dinov2.",
     ignored: &["embeddings.mask_token", "dinov2.embeddings.mask_token"],
+    written_mask_token: Some("embeddings.mask_token"),
     mlp_width: MlpWidth::Ratio,
     follows_image_size: true,
     pooling: Pooling::ClassAndMean,

@@ -26,6 +26,8 @@ pub struct Family {
     pub(super) ignored: &'static [&'static str],
     /// The same of which a user should hear: a text tower, projections, a pooling head.
     pub(super) left_out: &'static [&'static str],
+    /// Name of a mask token that transformers misses where a file has none.
+    pub(super) written_mask_token: Option<&'static str>,
     /// How wide the MLP is said to be.
     pub(super) mlp_width: MlpWidth,
     /// Where position embeddings come from.
@@ -130,6 +132,7 @@ impl Family {
             "decoder.",
         ],
         left_out: &[],
+        written_mask_token: None,
         mlp_width: MlpWidth::Stated,
         positions: Positions::Learned,
         interpolation: Interpolation::Plain,

@@ -61,6 +61,10 @@ impl<'a> Naming<'a> {
     }
 
     fn find(&self, path: &str) -> Option<Place> {
+        self.renamed(path).and_then(|ours| self.find_in_tables(&ours)).or_else(|| self.find_in_tables(path))
+    }
+
+    fn find_in_tables(&self, path: &str) -> Option<Place> {
         let (block, inside) = match path.strip_prefix("blocks.") {
             Some(inside) => inside.split_once('.').map(|(number, inside)| (Some(number), inside))?,
             None => (None, path),
@@ -71,8 +75,7 @@ impl<'a> Naming<'a> {
             (Some(_), MlpKind::Plain) => [*in_block, &[]],
             (None, MlpKind::Plain | MlpKind::Gated) => [*outside, &[]],
         };
-        let find = |ours: &str| tables.into_iter().flatten().find_map(|name| of_name(name, ours));
-        let (name, leaf) = self.renamed(inside).and_then(|ours| find(&ours)).or_else(|| find(inside))?;
+        let (name, leaf) = tables.into_iter().flatten().find_map(|name| of_name(name, inside))?;
         let prefix = if name.ours.ends_with("head") { "" } else { self.prefix };
         let full = |generation: usize| {
             let theirs = name.theirs[generation];
@@ -85,12 +88,12 @@ impl<'a> Naming<'a> {
     }
 
     /// What the tables call a part whose name depends on what another part does.
-    fn renamed(&self, inside: &str) -> Option<String> {
+    fn renamed(&self, path: &str) -> Option<String> {
         match self.config.pooling {
             Pooling::ClassAndDistillation => {
-                inside.strip_prefix("head").map(|leaf| format!("class_head{leaf}"))
+                path.strip_prefix("head").map(|leaf| format!("class_head{leaf}"))
             }
-            Pooling::MeanThenNorm => inside.strip_prefix("norm").map(|leaf| format!("feature_norm{leaf}")),
+            Pooling::MeanThenNorm => path.strip_prefix("norm").map(|leaf| format!("feature_norm{leaf}")),
             Pooling::ClassToken | Pooling::ClassAndMean | Pooling::Mean | Pooling::MeanWithoutNorm => None,
         }
     }
@@ -151,8 +154,9 @@ impl Vit {
         let naming = Naming::in_memory(self.config());
         // What no class of transformers has is called as timm does.
         let timm = Naming { dialect: &TIMM, prefix: "", config: self.config() };
+        // The classifier that PEFT wraps has one head, whatever its base had.
         let Place { names: [stored, in_memory], kind, .. } =
-            naming.find(module).unwrap_or_else(|| timm.place(module));
+            naming.find_in_tables(module).unwrap_or_else(|| timm.place(module));
         let is_split_in_memory = stored != in_memory;
         let (names, part) = match kind {
             // Only transformers 4 has it fused, and it cannot be said for one generation alone.
@@ -165,10 +169,17 @@ impl Vit {
         ForeignModule { names, part, layout: Layout::Linear }
     }
 
-    /// Every weight under the names of the configuration that [`VitConfig::to_json`] writes; adapters are merged in.
+    /// Every weight under the names of the configuration that [`VitConfig::to_json`] writes; adapters are merged in. A mask token
+    /// that transformers always has, and no classifier uses, is zero.
     pub fn to_tensors(&self) -> Vec<NamedTensor> {
-        let naming = Naming::written(self.config());
-        collect(self.clone(), &|path| naming.source(path))
+        let config = self.config();
+        let naming = Naming::written(config);
+        let mut tensors = collect(self.clone(), &|path| naming.source(path));
+        if let (Format::HuggingFace, Some(name)) = (config.format(), config.family.written_mask_token) {
+            let (name, shape) = (format!("{}{name}", naming.prefix), vec![1, config.d_model]);
+            tensors.push(NamedTensor { name, shape, values: vec![0.0; config.d_model] });
+        }
+        tensors
     }
 
     /// Writes a model folder that transformers loads, or timm where no class of transformers computes the same.
