@@ -58,6 +58,7 @@ mod program_small_model;
 mod program_sweep;
 mod program_template;
 mod program_text;
+mod program_vision;
 mod program_words;
 mod quantized;
 mod resume;

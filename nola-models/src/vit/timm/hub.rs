@@ -45,7 +45,8 @@ pub(super) fn arguments(checkpoint: &Checkpoint, name: &str) -> Value {
     let n_prefix = usize::from(has("cls_token")) + usize::from(has("dist_token")) + n_registers;
     let tokens = axis("pos_embed", 1).unwrap_or(0);
     // In toy sizes alone both could be grids.
-    let no_positions = n_prefix > 0 && is_square(tokens) && !is_square(tokens.saturating_sub(n_prefix));
+    let fits_with_prefix = tokens > n_prefix && is_square(tokens - n_prefix);
+    let no_positions = n_prefix > 0 && is_square(tokens) && !fits_with_prefix;
     if let Some(&[d_model, channels, patch_size, _]) = checkpoint.shape("patch_embed.proj.weight") {
         known("embed_dim", Some(d_model.into()));
         known("in_chans", Some(channels.into()));
