@@ -61,6 +61,7 @@ fn check_logits<M: TestModel>(
     let batch = M::golden_batch(&golden, &device);
     for (dtype, allowed) in types(&device) {
         let model = load(checkpoint, dtype, &device).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let model = model.fitted(&batch);
         assert_held(&model, dtype);
         // As in training and in use: products with a frozen weight are not those with one that is trained.
         let model = model.no_grad();

@@ -20,7 +20,8 @@ use nola_train::model_with_loss::recomputed_loss;
 use crate::devices::{by_name, by_path, device, factor_tolerance, values};
 use crate::test_model::TestModel;
 use crate::tiny::{
-    Tiny, every_adapter, small_nola, tiny_gpt2, tiny_llama, tiny_phi3, tiny_qwen3, tiny_vit, with_dropout,
+    Tiny, every_adapter, small_nola, tiny_clip, tiny_dinov2, tiny_gpt2, tiny_llama, tiny_phi3, tiny_qwen3,
+    tiny_vit, with_dropout,
 };
 
 /// Makes each law a test of each kind of model.
@@ -64,11 +65,28 @@ laws! {
     an_earlier_state_comes_back_after_ranks_have_moved
 }
 
-// What the other families have that may break a law: parts of unequal size, norms inside the attention, sliding windows.
+// What the other families have that may break a law: parts of unequal size, norms inside the attention, sliding windows; layer
+// scales, tokens without positions, a head over two features, a last norm that no head reads.
 laws! { @of phi3, tiny_phi3:
     an_adapter_read_back_gives_the_same_logits
     an_adapter_exported_to_peft_gives_the_same_logits
     ranks_that_moved_are_counted_merged_and_exported
+}
+laws! { @of dinov2, tiny_dinov2:
+    only_factors_and_what_is_trained_beside_them_get_gradients
+    the_first_step_has_a_gradient_for_every_site
+    recomputing_blocks_changes_neither_loss_nor_gradients
+    merging_keeps_the_logits
+    an_adapter_read_back_gives_the_same_logits
+    an_adapter_exported_to_peft_gives_the_same_logits
+    ranks_that_moved_are_counted_merged_and_exported
+}
+laws! { @of clip, tiny_clip:
+    the_first_step_has_a_gradient_for_every_site
+    recomputing_blocks_changes_neither_loss_nor_gradients
+    merging_keeps_the_logits
+    an_adapter_read_back_gives_the_same_logits
+    an_adapter_exported_to_peft_gives_the_same_logits
 }
 laws! { @of qwen3, tiny_qwen3:
     only_factors_and_what_is_trained_beside_them_get_gradients

@@ -29,6 +29,7 @@ mod laws;
 mod laws_causal;
 mod laws_embeddings;
 mod laws_kernels;
+mod laws_vit;
 #[cfg(target_os = "linux")]
 mod memory;
 mod modules;
@@ -57,6 +58,7 @@ mod program_small_model;
 mod program_sweep;
 mod program_template;
 mod program_text;
+mod program_vision;
 mod program_words;
 mod quantized;
 mod resume;

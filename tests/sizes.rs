@@ -39,6 +39,54 @@ fn vits_have_the_published_numbers_of_parameters() {
     }
 }
 
+/// A vision transformer of the sizes in a published `config.json`: width, layers, heads, MLP, side of an image and of a patch.
+fn published_vit(class: &str, model_type: &str, sizes: [usize; 6], more: Value) -> Vit {
+    let [d_model, n_layers, n_heads, d_mlp, image_size, patch_size] = sizes;
+    let mut json = json!({
+        "architectures": [class], "model_type": model_type, "hidden_size": d_model, "num_hidden_layers": n_layers,
+        "num_attention_heads": n_heads, "intermediate_size": d_mlp, "image_size": image_size, "patch_size": patch_size,
+        "num_labels": 1000,
+    });
+    for (field, value) in more.as_object().expect("an object") {
+        json[field] = value.clone();
+    }
+    let config = VitConfig::from_json(&json, Path::new("config.json")).expect("a published model");
+    Vit::uninitialized(&config, &Device::flex())
+}
+
+/// As transformers 5.24 counts them, without mask tokens and SigLIP's pooling head, which no classifier has.
+#[test]
+fn families_of_vit_have_the_published_numbers_of_parameters() {
+    let none = || json!({});
+    let dino = |size: [usize; 3]| [size[0], size[1], size[2], 0, 518, 14];
+    let with_head = "Dinov2ForImageClassification";
+    let [small, base, large, giant] = [[384, 12, 6], [768, 12, 12], [1024, 24, 16], [1536, 40, 24]].map(dino);
+    let gated = || json!({"use_swiglu_ffn": true});
+    let teacher = "DeiTForImageClassificationWithTeacher";
+    let (clip, siglip) = ("clip_vision_model", "siglip_vision_model");
+    let table = [
+        ("DINOv2 S/14", "Dinov2Model", "dinov2", small, none(), 22_056_192),
+        ("DINOv2 B/14", "Dinov2Model", "dinov2", base, none(), 86_579_712),
+        ("DINOv2 B/14, 1000 classes", with_head, "dinov2", base, none(), 88_116_712),
+        ("DINOv2 L/14", "Dinov2Model", "dinov2", large, none(), 304_367_616),
+        ("DINOv2 g/14", "Dinov2Model", "dinov2", giant, gated(), 1_136_479_232),
+        ("DINOv2 B/14, registers", "", "dinov2_with_registers", base, none(), 86_582_784),
+        ("DINOv2 g/14, registers", "", "dinov2_with_registers", giant, gated(), 1_136_485_376),
+        ("DeiT-Ti, distilled", teacher, "deit", [192, 12, 3, 768, 224, 16], none(), 5_910_800),
+        ("DeiT-S, distilled", teacher, "deit", [384, 12, 6, 1536, 224, 16], none(), 22_436_432),
+        ("DeiT-B, distilled", teacher, "deit", [768, 12, 12, 3072, 224, 16], none(), 87_338_192),
+        ("CLIP B/32", "CLIPVisionModel", clip, [768, 12, 12, 3072, 224, 32], none(), 87_456_000),
+        ("CLIP B/16", "CLIPVisionModel", clip, [768, 12, 12, 3072, 224, 16], none(), 85_799_424),
+        ("CLIP L/14", "CLIPVisionModel", clip, [1024, 24, 16, 4096, 224, 14], none(), 303_179_776),
+        ("SigLIP B/16", "SiglipVisionModel", siglip, [768, 12, 12, 3072, 224, 16], none(), 85_797_120),
+        ("SigLIP L/16", "SiglipVisionModel", siglip, [1024, 24, 16, 4096, 256, 16], none(), 303_361_024),
+        ("SigLIP So400m/14", "SiglipVisionModel", siglip, [1152, 27, 16, 4304, 384, 14], none(), 412_987_248),
+    ];
+    for (name, class, model_type, sizes, more, numbers) in table {
+        assert_eq!(published_vit(class, model_type, sizes, more).num_params(), numbers, "{name}");
+    }
+}
+
 #[test]
 fn language_models_have_the_published_numbers_of_parameters() {
     let table = [
@@ -127,6 +175,8 @@ fn adapters_have_the_published_numbers_of_trainable_parameters() {
     let llamas = [LlamaConfig::llama2_7b(), LlamaConfig::llama2_13b(), LlamaConfig::llama2_70b()].map(llama);
     let [llama_7b, llama_13b, llama_70b] = llamas.map(|model| sites(&model, "all-linear"));
     let [vit_b, vit_l] = [VitConfig::base16(), VitConfig::large16()].map(|config| vit(config, 100));
+    let dinov2 = published_vit("Dinov2Model", "dinov2", [768, 12, 12, 0, 518, 14], json!({}));
+    let dinov2_b = sites(&dinov2, "all-linear");
     let table = [
         ("GPT-2 M, NOLA k 1000", sites(&medium, ATTENTION), nola(1000), 96_000),
         ("GPT-2 M, NOLA k 1000 on the MLP", sites(&medium, MLP), nola(1000), 96_000),
@@ -148,6 +198,8 @@ fn adapters_have_the_published_numbers_of_trainable_parameters() {
         ("ViT-L, NOLA k 1024", sites(&vit_l, MLP), nola(1024), 98_304),
         ("ViT-B, LoRA r 4", sites(&vit_b, ATTENTION), lora(4), 147_456),
         ("ViT-L, LoRA r 4", sites(&vit_l, ATTENTION), lora(4), 393_216),
+        ("DINOv2 B, NOLA k 1024", dinov2_b.clone(), nola(1024), 147_456),
+        ("DINOv2 B, LoRA r 32", dinov2_b, lora(32), 5_308_416),
     ];
     for (name, sites, adapter, numbers) in table {
         let plans = adapter.plan(&sites, &|site| vec![0.0; site.d_in * site.d_out]).expect("usable settings");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use nola_core::folder::peft::{ForeignModule, Task};
-use nola_models::{CausalLm, Checkpoint, Vit, vit};
+use nola_models::{CausalLm, Checkpoint, Vit, VitConfig};
 use nola_train::model_with_loss::{ImageBatch, ModelWithLoss, TextBatch};
 use nola_train::text::{Sample, TokenBatch};
 
@@ -21,6 +21,11 @@ pub trait TestModel: ModelWithLoss<Batch: Clone> {
     /// # Panics
     /// If it does not load.
     fn load(checkpoint: &Checkpoint, device: &Device) -> Self;
+
+    /// The model for inputs of the size of `batch`, where it takes others too.
+    fn fitted(self, _batch: &Self::Batch) -> Self {
+        self
+    }
 
     /// What the golden values of a model were computed from.
     fn golden_batch(inputs: &Tensors, device: &Device) -> Self::Batch;
@@ -39,6 +44,11 @@ impl TestModel for Vit {
         Vit::load(checkpoint, device).expect("a ViT of the fixtures")
     }
 
+    fn fitted(self, batch: &ImageBatch) -> Self {
+        let [_, _, side, _] = batch.pixels.dims();
+        self.resized(side).expect("whole patches")
+    }
+
     fn golden_batch(inputs: &Tensors, device: &Device) -> ImageBatch {
         ImageBatch {
             pixels: tensor(&inputs["pixel_values"], device),
@@ -51,7 +61,7 @@ impl TestModel for Vit {
     }
 
     fn foreign_module(&self, path: &str) -> ForeignModule {
-        vit::peft_module(path)
+        self.peft_module(path)
     }
 }
 
@@ -106,7 +116,7 @@ impl<M: TestModel> Loaded<M> {
         let device = device();
         let (inputs, _) = fixtures::tensors(&folder.join("expected.safetensors"));
         let batch = M::golden_batch(&inputs, &device);
-        Self { model: M::load(checkpoint, &device), batch, device }
+        Self { model: M::load(checkpoint, &device).fitted(&batch), batch, device }
     }
 }
 
@@ -122,9 +132,8 @@ pub enum Kind {
 pub fn kind(checkpoint: &Checkpoint) -> Kind {
     let config = checkpoint.config();
     match (config["model_type"].as_str(), config["architecture"].as_str()) {
-        (Some("vit" | "vit_mae"), _) => Kind::Vit,
+        _ if VitConfig::is_named_by(config) => Kind::Vit,
         _ if CausalLm::is_named_by(config) => Kind::Language,
-        (_, Some(name)) if name == "timm.VisionTransformer" || name.starts_with("vit_") => Kind::Vit,
         (Some(other), _) | (None, Some(other)) => {
             Kind::Unsupported(format!("models of type `{other}` are not supported yet"))
         }

@@ -1,5 +1,7 @@
 //! Models small enough for every law, and adapters of every kind to attach to them.
 
+use std::path::Path;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_core::adapter::{
     CountPer, DoraConfig, FromWeightConfig, LoraConfig, LoraVariant, LoraXsConfig, NolaConfig, OloraConfig,
@@ -7,8 +9,7 @@ use nola_core::adapter::{
 };
 use nola_core::basis::Distribution;
 use nola_core::{Adapted, AdapterConfig, ByPattern, Targets};
-use nola_models::vit::{Pooling, Positions, Problem};
-use nola_models::{Activation, CausalLm, Vit, VitConfig};
+use nola_models::{CausalLm, Vit, VitConfig};
 use nola_train::model_with_loss::{ImageBatch, TextBatch};
 use nola_train::text::Sample;
 use serde_json::{Value, json};
@@ -110,21 +111,76 @@ pub fn config() -> VitConfig {
         d_mlp: 40,
         image_size: 8,
         patch_size: 4,
-        channels: 3,
         layer_norm_eps: 1e-6,
-        activation: Activation::Gelu,
-        qkv_bias: true,
         n_classes: 3,
-        pooling: Pooling::ClassToken,
-        positions: Positions::Learned,
         labels: ["one", "two", "three"].map(str::to_owned).to_vec(),
-        problem: Problem::SingleLabel,
+        ..VitConfig::base16()
     }
 }
 
 /// The same weights every time.
 pub fn vit(device: &Device) -> Vit {
     Vit::init(&config(), 7, device)
+}
+
+/// A DINOv2 with register tokens and a gate in its MLP.
+pub fn tiny_dinov2(device: &Device) -> Tiny<Vit> {
+    tiny_of(&dinov2_json(), device)
+}
+
+/// The vision tower of CLIP with a head, which the last norm has no part in.
+pub fn tiny_clip(device: &Device) -> Tiny<Vit> {
+    tiny_of(&clip_json(), device)
+}
+
+fn tiny_of(json: &Value, device: &Device) -> Tiny<Vit> {
+    let config = VitConfig::from_json(json, Path::new("config.json")).expect("a small model");
+    let (base, batch) = (Vit::init(&config, 7, device), batch(4, 1, device));
+    Tiny { base, trained_beside: &["head"], batch, device: device.clone() }
+}
+
+/// A configuration of every family that differs from ViT by it, with a head.
+pub fn vision_jsons() -> [Value; 6] {
+    let plain = with(with(dinov2_json(), "use_swiglu_ffn", false), "model_type", "dinov2");
+    let plain = with(plain, "architectures", vec!["Dinov2ForImageClassification"]);
+    let with_teacher = with(deit_json(), "architectures", vec!["DeiTForImageClassificationWithTeacher"]);
+    [deit_json(), with_teacher, plain, dinov2_json(), clip_json(), siglip_json()]
+}
+
+/// Fields that every family has.
+fn vision_json(class: &str, model_type: &str) -> Value {
+    json!({
+        "architectures": [class], "model_type": model_type, "hidden_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 3, "intermediate_size": 40, "image_size": 8, "patch_size": 4,
+        "id2label": {"0": "one", "1": "two", "2": "three"},
+    })
+}
+
+fn deit_json() -> Value {
+    vision_json("DeiTForImageClassification", "deit")
+}
+
+/// The configuration of a DINOv2 whose MLP is 32 wide inside, or 48 without a gate.
+pub fn dinov2_json() -> Value {
+    let json = vision_json("Dinov2WithRegistersForImageClassification", "dinov2_with_registers");
+    let json = with(with(json, "mlp_ratio", 2), "use_swiglu_ffn", true);
+    with(with(json, "num_register_tokens", 2), "layerscale_value", 0.7)
+}
+
+fn clip_json() -> Value {
+    nested(vision_json("CLIPForImageClassification", "clip_vision_model"), "clip")
+}
+
+fn siglip_json() -> Value {
+    nested(vision_json("SiglipForImageClassification", "siglip_vision_model"), "siglip")
+}
+
+/// `tower` inside the configuration of the whole model.
+fn nested(tower: Value, model_type: &str) -> Value {
+    json!({
+        "architectures": tower["architectures"], "model_type": model_type, "id2label": tower["id2label"],
+        "vision_config": tower,
+    })
 }
 
 /// Different images for every `seed`.

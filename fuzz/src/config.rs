@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use image::RgbImage;
 use nola_models::checkpoint::read_config;
 use nola_models::generate::GenerationConfig;
-use nola_models::vit::Pooling;
+use nola_models::vit::Format;
 use nola_models::{Architecture, CausalLm, Gpt2Config, LlamaConfig, Preprocessor, Vit, VitConfig};
 use serde_json::Value;
 
@@ -53,8 +53,8 @@ pub fn language(bytes: &[u8]) {
 pub fn vit(bytes: &[u8]) {
     let (Some(json), file) = (parsed(bytes), Path::new(FILE)) else { return };
     let Some(config) = accepted(VitConfig::from_json(&json, file), bytes) else { return };
-    // Where patches are averaged, timm's form is written, which is read beside its weights.
-    let again = if config.pooling == Pooling::ClassToken {
+    // timm's form is read beside its weights.
+    let again = if config.format() == Format::HuggingFace {
         VitConfig::from_json(&config.to_json(), file)
     } else {
         Ok(config.clone())

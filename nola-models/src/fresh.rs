@@ -59,8 +59,8 @@ impl ModuleMapper for Fresh<'_> {
         self.parameters += 1;
         let path = self.path.join(".");
         let dtype = (self.plan.dtype)(&path);
-        // Norms start as ones and zeros, which is how burn makes them; biases as zeros.
-        if matches!(self.path.last().map(String::as_str), Some("gamma" | "beta" | "bias")) {
+        // Norms start as ones and zeros, which is how burn makes them; biases as zeros, and layer scales as they were made.
+        if matches!(self.path.last().map(String::as_str), Some("gamma" | "beta" | "bias" | "lambda1")) {
             return held_as(param, dtype);
         }
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);

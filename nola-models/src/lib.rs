@@ -1,7 +1,7 @@
 #![doc = include_str!("../README.md")]
 //!
 //! Each model reads top to bottom in its own module; [`checkpoint`] knows none of them by name, and [`architectures`] is
-//! the one list of language models.
+//! the one list of language models, and [`vit`] has that of vision transformers.
 
 mod activation;
 pub mod architectures;

@@ -59,7 +59,7 @@ impl Names {
         let Source { mut names, part, transposed } = self.module(path);
         let name = names.swap_remove(0);
         let part = match part {
-            Part::Whole => peft::Part::Whole,
+            Part::Whole | Part::LastAxes(_) => peft::Part::Whole,
             Part::Rows(shares) | Part::Columns(shares) => peft::Part::Outputs(shares),
         };
         let layout = if transposed { Layout::Linear } else { Layout::Conv1d };

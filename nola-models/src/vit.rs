@@ -1,11 +1,16 @@
-//! ViT: pre-norm encoder blocks over square patches of an image, a class token, learned or fixed positions.
+//! ViT and what differs from it by configuration: pre-norm encoder blocks over square patches of an image, tokens for the whole
+//! image before them, learned or fixed positions.
 //!
-//! Source: Dosovitskiy et al. 2021; names and shapes of `ViTForImageClassification`, `ViTModel` (DINO), `ViTMAEModel`
-//! and timm's `VisionTransformer`.
+//! Source: Dosovitskiy et al. 2021; names and shapes of `ViTForImageClassification`, `ViTModel` (DINO), `ViTMAEModel`, of the
+//! classes that the table of families names, and of timm's `VisionTransformer`.
 
 mod config;
+mod dialect;
+mod families;
+pub mod family;
 mod json;
 mod keys;
+mod pooling;
 mod positions;
 mod timm;
 
@@ -18,11 +23,12 @@ use nola_core::{Linear, adapted, compute_dtype, in_compute_dtype, product};
 
 use crate::checkpoint::KeyMap;
 use crate::fresh::{Distribution, Plan, fresh, held_as};
-use crate::fused::attention;
+use crate::fused::{attention, gated};
 use crate::norm::LayerNorm;
 use crate::{Activation, Checkpoint, Error, HiddenStates, Precision, Stage, WeightDtype};
-pub use config::{Pooling, Positions, Problem, VitConfig};
-pub use keys::peft_module;
+pub use config::{Format, MlpKind, Problem, VitConfig};
+pub use families::model_types;
+pub use family::{Family, Interpolation, Pooling, Positions};
 
 /// Standard deviation of fresh weights, before they are cut at two of it.
 const FRESH_DEVIATION: f64 = 0.02;
@@ -70,6 +76,8 @@ impl Attention {
 /// The feed-forward half of a block: wider, an activation, back.
 #[derive(Module, Debug)]
 pub struct Mlp {
+    /// `d_model` to `d_mlp`; opens and closes `up` in place of an activation.
+    pub gate: Option<Linear>,
     /// `d_model` to `d_mlp`.
     pub up: Linear,
     /// `d_mlp` to `d_model`.
@@ -82,7 +90,27 @@ impl Mlp {
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        adapted(&self.down, self.activation.apply(adapted(&self.up, x)))
+        let inside = match &self.gate {
+            Some(gate) => gated(adapted(gate, x.clone()), adapted(&self.up, x)),
+            None => self.activation.apply(adapted(&self.up, x)),
+        };
+        adapted(&self.down, inside)
+    }
+}
+
+/// A factor for each channel.
+#[derive(Module, Debug)]
+pub struct LayerScale {
+    /// The factors, `[d_model]`.
+    pub lambda1: Param<Tensor<1>>,
+}
+
+impl LayerScale {
+    /// # Shapes
+    /// - `x` and output: `[batch, tokens, d_model]`
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let factors = self.lambda1.val().cast(x.dtype());
+        x * factors.unsqueeze()
     }
 }
 
@@ -93,31 +121,52 @@ pub struct Block {
     pub norm_attention: LayerNorm,
     /// Mixes tokens.
     pub attention: Attention,
+    /// Scales what the attention adds.
+    pub scale_attention: Option<LayerScale>,
     /// Norm before the MLP.
     pub norm_mlp: LayerNorm,
     /// Works on each token alone.
     pub mlp: Mlp,
+    /// Scales what the MLP adds.
+    pub scale_mlp: Option<LayerScale>,
 }
 
 impl Block {
     fn uninitialized(config: &VitConfig, device: &Device) -> Self {
+        let scale = || {
+            let value = config.layer_scale?;
+            Some(LayerScale { lambda1: Initializer::Constant { value }.init([config.d_model], device) })
+        };
+        let is_gated = config.mlp == MlpKind::Gated;
         Self {
             norm_attention: norm(config, device),
             attention: Attention::uninitialized(config, device),
+            scale_attention: scale(),
             norm_mlp: norm(config, device),
             mlp: Mlp {
+                gate: is_gated.then(|| Linear::from(layer(config.d_model, config.d_mlp).init(device))),
                 up: Linear::from(layer(config.d_model, config.d_mlp).init(device)),
                 down: Linear::from(layer(config.d_mlp, config.d_model).init(device)),
                 activation: config.activation,
             },
+            scale_mlp: scale(),
         }
     }
 
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = x.clone() + self.attention.forward(self.norm_attention.forward(x));
-        x.clone() + self.mlp.forward(self.norm_mlp.forward(x))
+        let mixed = self.attention.forward(self.norm_attention.forward(x.clone()));
+        let x = x + scaled(self.scale_attention.as_ref(), mixed);
+        let alone = self.mlp.forward(self.norm_mlp.forward(x.clone()));
+        x + scaled(self.scale_mlp.as_ref(), alone)
+    }
+}
+
+fn scaled(scale: Option<&LayerScale>, x: Tensor<3>) -> Tensor<3> {
+    match scale {
+        Some(scale) => scale.forward(x),
+        None => x,
     }
 }
 
@@ -127,15 +176,23 @@ pub struct Vit {
     /// Patches to tokens; its stride is its kernel size.
     pub patches: Conv2d,
     /// The token that stands for the whole image, `[1, 1, d_model]`.
-    pub class_token: Param<Tensor<3>>,
-    /// Added to the class token and to each patch, `[1, 1 + patches, d_model]`.
+    pub class_token: Option<Param<Tensor<3>>>,
+    /// The token that was trained to say what a teacher says, `[1, 1, d_model]`.
+    pub distillation_token: Option<Param<Tensor<3>>>,
+    /// Tokens that hold what belongs to no patch, `[1, registers, d_model]`.
+    pub register_tokens: Option<Param<Tensor<3>>>,
+    /// Added to the first tokens and to each patch, `[1, n_positioned + patches, d_model]`.
     pub positions: Param<Tensor<3>>,
+    /// The norm before the first block.
+    pub embedding_norm: Option<LayerNorm>,
     /// The encoder.
     pub blocks: Vec<Block>,
     /// The last norm: of all tokens, or with [`Pooling::MeanThenNorm`] of the pooled feature.
     pub norm: LayerNorm,
     /// Pooled feature to logits.
     pub head: Option<Linear>,
+    /// The same for the distillation token.
+    pub distillation_head: Option<Linear>,
     #[module(skip)]
     config: VitConfig,
 }
@@ -146,14 +203,26 @@ impl Vit {
         let VitConfig { d_model, channels, patch_size, .. } = *config;
         let patches = Conv2dConfig::new([channels, d_model], [patch_size; 2])
             .with_stride([patch_size; 2])
+            .with_bias(config.patch_bias)
             .with_initializer(Initializer::Zeros);
+        let tokens =
+            |count: usize| (count > 0).then(|| Initializer::Zeros.init::<3, _>([1, count, d_model], device));
+        let head = |exists: bool| {
+            exists.then(|| Linear::from(layer(config.d_head_in(), config.n_classes).init(device)))
+        };
+        let has_two_heads = config.pooling == Pooling::ClassAndDistillation;
         let mut vit = Self {
             patches: patches.init(device),
-            class_token: Initializer::Zeros.init([1, 1, d_model], device),
-            positions: Initializer::Zeros.init([1, 1 + config.n_patches(), d_model], device),
+            class_token: tokens(config.class_token.into()),
+            distillation_token: tokens(config.distillation_token.into()),
+            register_tokens: tokens(config.n_registers),
+            positions: Initializer::Zeros
+                .init([1, config.n_positioned + config.n_patches(), d_model], device),
+            embedding_norm: config.embedding_norm.then(|| norm(config, device)),
             blocks: (0..config.n_layers).map(|_| Block::uninitialized(config, device)).collect(),
             norm: norm(config, device),
-            head: (config.n_classes > 0).then(|| Linear::from(layer(d_model, config.n_classes).init(device))),
+            head: head(config.n_classes > 0),
+            distillation_head: head(config.n_classes > 0 && has_two_heads),
             config: config.clone(),
         };
         vit.positions = vit.positions.set_require_grad(config.positions == Positions::Learned);
@@ -213,7 +282,7 @@ impl Vit {
             source: &source,
             dtype: &dtype_at(dtype),
             quantization: &|path| precision.quantization_at(path),
-            ignored: keys::IGNORED,
+            ignored: &[config.family.ignored, config.family.left_out].concat(),
         };
         vit = checkpoint.fill(vit, &map)?;
         vit.positions = vit.positions.set_require_grad(config.positions == Positions::Learned);
@@ -226,18 +295,18 @@ impl Vit {
     }
 
     /// The same encoder with a new head for `labels`, all zero: at first every class is equally likely.
+    ///
+    /// Where there were two heads, it reads the class token; the distillation token keeps none.
     pub fn with_head(mut self, labels: &[String]) -> Self {
-        let device = self.class_token.lazy_device();
+        let device = self.positions.lazy_device();
+        if self.config.pooling == Pooling::ClassAndDistillation {
+            self.config.pooling = Pooling::ClassToken;
+        }
+        self.distillation_head = None;
         self.head = (!labels.is_empty())
-            .then(|| Linear::from(layer(self.config.d_model, labels.len()).init(&device)));
+            .then(|| Linear::from(layer(self.config.d_head_in(), labels.len()).init(&device)));
         self.config.n_classes = labels.len();
         self.config.labels = labels.to_vec();
-        self
-    }
-
-    /// The same weights under another pooling; [`Pooling::MeanThenNorm`] uses the final norm after the mean.
-    pub fn with_pooling(mut self, pooling: Pooling) -> Self {
-        self.config.pooling = pooling;
         self
     }
 
@@ -247,7 +316,7 @@ impl Vit {
     /// If the patches do not divide the size.
     ///
     /// # Source
-    /// `interpolate_pos_encoding` of Hugging Face's ViT: corners not aligned, no antialias.
+    /// `interpolate_pos_encoding` of Hugging Face's classes.
     pub fn resized(mut self, image_size: usize) -> Result<Self, Error> {
         let patch_size = self.config.patch_size;
         if image_size == 0 || !image_size.is_multiple_of(patch_size) {
@@ -256,7 +325,10 @@ impl Vit {
         let (from, to) = (self.config.grid(), image_size / patch_size);
         self.config.image_size = image_size;
         if from != to {
-            self.positions = self.positions.map(|positions| positions::interpolated(positions, from, to));
+            let (n_positioned, interpolation) = (self.config.n_positioned, self.config.family.interpolation);
+            self.positions = self
+                .positions
+                .map(|positions| positions::interpolated(positions, n_positioned, [from, to], interpolation));
         }
         Ok(self)
     }
@@ -265,7 +337,7 @@ impl Vit {
     ///
     /// # Shapes
     /// - `pixels`: `[batch, channels, image_size, image_size]`
-    /// - output: `[batch, n_classes]` or `[batch, d_model]`
+    /// - output: `[batch, n_classes]` or `[batch, d_features]`
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<2> {
         self.classified(self.features(pixels))
     }
@@ -273,17 +345,21 @@ impl Vit {
     /// Logits of features; of a model without head, the features; in f32 whatever the weights are.
     ///
     /// # Shapes
-    /// - `features`: `[batch, d_model]`
-    /// - output: `[batch, n_classes]` or `[batch, d_model]`
+    /// - `features`: `[batch, d_features]`, of which the distillation token has the second half where it has a head
+    /// - output: `[batch, n_classes]` or `[batch, d_features]`
     pub fn classified(&self, features: Tensor<2>) -> Tensor<2> {
-        let outputs = match &self.head {
-            Some(head) => {
-                let dtype = compute_dtype(&features.device(), head.weight.base().dtype());
-                adapted(head, features.cast(dtype))
-            }
-            None => features,
+        let scores = |head: &Linear, features: Tensor<2>| {
+            let dtype = compute_dtype(&features.device(), head.weight.base().dtype());
+            adapted(head, features.cast(dtype)).cast(DType::F32)
         };
-        outputs.cast(DType::F32)
+        match (&self.head, &self.distillation_head) {
+            (Some(head), None) => scores(head, features),
+            (Some(head), Some(of_distillation)) => {
+                let [of_class, rest] = halves(features);
+                (scores(head, of_class) + scores(of_distillation, rest)) / 2.0
+            }
+            (None, _) => features.cast(DType::F32),
+        }
     }
 
     /// How sure the model is of each class, from 0 to 1: see [`Problem`].
@@ -301,7 +377,7 @@ impl Vit {
     ///
     /// # Shapes
     /// - `pixels`: `[batch, channels, image_size, image_size]`
-    /// - output: `[batch, d_model]`
+    /// - output: `[batch, d_features]`: the width of the model, twice where two features stand side by side
     pub fn features(&self, pixels: Tensor<4>) -> Tensor<2> {
         self.pooled(self.blocks.iter().fold(self.embeddings(pixels), |x, block| block.forward(x)))
     }
@@ -312,56 +388,46 @@ impl Vit {
         self.blocks.iter().map(stage).collect()
     }
 
-    /// What [`Vit::features`] makes of the output of the last block.
-    ///
-    /// # Shapes
-    /// - `tokens`: `[batch, 1 + patches, d_model]`
-    /// - output: `[batch, d_model]`
-    pub fn pooled(&self, tokens: Tensor<3>) -> Tensor<2> {
-        match self.config.pooling {
-            Pooling::ClassToken => class_token(self.norm.forward(tokens)),
-            Pooling::Mean => mean_of_patches(self.norm.forward(tokens)),
-            Pooling::MeanThenNorm => self.norm.forward(mean_of_patches(tokens)),
-        }
-    }
-
-    /// The output of the last norm over all tokens, given that of the last block; with [`Pooling::MeanThenNorm`], which norms
-    /// later, that of the last block itself.
-    ///
-    /// # Shapes
-    /// - `tokens`, output: `[batch, tokens, d_model]`
-    pub fn normed(&self, tokens: Tensor<3>) -> Tensor<3> {
-        match self.config.pooling {
-            Pooling::ClassToken | Pooling::Mean => self.norm.forward(tokens),
-            Pooling::MeanThenNorm => tokens,
-        }
-    }
-
     /// The output of every stage, class token first, to compare with another implementation.
     ///
-    /// With [`Pooling::MeanThenNorm`], which norms later, `final_norm` is the output of the last block.
+    /// `final_norm` is what [`Vit::normed`] says.
     ///
     /// # Shapes
     /// - `pixels`: `[batch, channels, image_size, image_size]`
     pub fn hidden_states(&self, pixels: Tensor<4>) -> HiddenStates {
-        HiddenStates::trace(self.embeddings(pixels), &self.blocks, Block::forward, |last| {
-            match self.config.pooling {
-                Pooling::ClassToken | Pooling::Mean => self.norm.forward(last),
-                Pooling::MeanThenNorm => last,
-            }
-        })
+        HiddenStates::trace(self.embeddings(pixels), &self.blocks, Block::forward, |last| self.normed(last))
     }
 
     /// What the first block gets.
     ///
     /// # Shapes
     /// - `pixels`: `[batch, channels, image_size, image_size]`
-    /// - output: `[batch, 1 + patches, d_model]`
+    /// - output: `[batch, tokens, d_model]`
     pub fn embeddings(&self, pixels: Tensor<4>) -> Tensor<3> {
-        let VitConfig { d_model, channels, image_size, patch_size, .. } = self.config;
+        let VitConfig { channels, image_size, .. } = self.config;
         assert_shape!(pixels, [_, channels, image_size, image_size]);
+        let patches = self.embedded_patches(pixels);
+        let batch = patches.dims()[0];
+        let of_image = [&self.class_token, &self.distillation_token, &self.register_tokens];
+        let before = of_image.into_iter().flatten().map(|token| {
+            let [_, count, d_model] = token.lazy_shape().dims();
+            in_compute_dtype(token.val()).expand([batch, count, d_model])
+        });
+        let tokens = Tensor::cat(before.chain([patches]).collect(), 1) + self.positions_of_all();
+        match &self.embedding_norm {
+            Some(norm) => norm.forward(tokens),
+            None => tokens,
+        }
+    }
+
+    /// # Shapes
+    /// - output: `[batch, patches, d_model]`
+    fn embedded_patches(&self, pixels: Tensor<4>) -> Tensor<3> {
+        let VitConfig { d_model, channels, image_size, patch_size, .. } = self.config;
         let [batch, ..] = pixels.dims();
         let (grid, area) = (self.config.grid(), channels * patch_size * patch_size);
+        let seen = grid * patch_size;
+        let pixels = if seen < image_size { pixels.narrow(2, 0, seen).narrow(3, 0, seen) } else { pixels };
         let weight = self.patches.weight.val().reshape([d_model, area]).transpose();
         let dtype = compute_dtype(&weight.device(), weight.dtype());
         let patches = pixels
@@ -371,24 +437,37 @@ impl Vit {
             .reshape([batch * grid * grid, area]);
         // Stride equals kernel size, so the convolution is one matrix product, which every backend does well.
         let tokens = product(patches, weight, self.patches.bias.as_ref().map(|bias| bias.val()));
-        let tokens = tokens.reshape([batch, grid * grid, d_model]);
-        let class_token = in_compute_dtype(self.class_token.val()).expand([batch, 1, d_model]);
-        Tensor::cat(vec![class_token, tokens], 1) + in_compute_dtype(self.positions.val())
+        tokens.reshape([batch, grid * grid, d_model])
+    }
+
+    /// Positions of all tokens, zero for those that have none.
+    ///
+    /// # Shapes
+    /// - output: `[1, tokens, d_model]`
+    fn positions_of_all(&self) -> Tensor<3> {
+        let VitConfig { d_model, n_positioned, .. } = self.config;
+        let positions = in_compute_dtype(self.positions.val());
+        let n_without = self.config.n_prefix() - n_positioned;
+        if n_without == 0 {
+            return positions;
+        }
+        let none = Tensor::zeros([1, n_without, d_model], (&positions.device(), positions.dtype()));
+        let of_patches = positions.clone().narrow(1, n_positioned, self.config.n_patches());
+        let before = (n_positioned > 0).then(|| positions.narrow(1, 0, n_positioned));
+        Tensor::cat(before.into_iter().chain([none, of_patches]).collect(), 1)
     }
 }
 
 /// The number type of the parameter at a path: `dtype`, but for the head's.
 fn dtype_at(dtype: WeightDtype) -> impl Fn(&str) -> WeightDtype {
-    move |path| if path.starts_with("head.") { WeightDtype::F32 } else { dtype }
+    let is_of_head = |path: &str| path.starts_with("head.") || path.starts_with("distillation_head.");
+    move |path| if is_of_head(path) { WeightDtype::F32 } else { dtype }
 }
 
-fn class_token(tokens: Tensor<3>) -> Tensor<2> {
-    tokens.narrow(1, 0, 1).squeeze_dim(1)
-}
-
-fn mean_of_patches(tokens: Tensor<3>) -> Tensor<2> {
-    let [_, count, _] = tokens.dims();
-    tokens.narrow(1, 1, count - 1).mean_dim(1).squeeze_dim(1)
+/// The two halves of each row.
+fn halves(features: Tensor<2>) -> [Tensor<2>; 2] {
+    let half = features.dims()[1] / 2;
+    [0, half].map(|start| features.clone().narrow(1, start, half))
 }
 
 fn layer(d_in: usize, d_out: usize) -> LinearConfig {

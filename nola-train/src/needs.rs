@@ -7,6 +7,7 @@ pub(crate) mod storage;
 
 use nola_core::Site;
 use nola_models::Precision;
+use nola_models::vit::MlpKind;
 
 use crate::model_with_loss::targets_at_once;
 use crate::sizes::Sizes;
@@ -185,7 +186,11 @@ impl Widths {
         match sizes {
             Sizes::Vit(c) => {
                 let input = (c.channels * c.patch_size * c.patch_size) as f64;
-                Self { input, ..alike(c.d_model, c.d_mlp, c.n_layers) }
+                let n_up = match c.mlp {
+                    MlpKind::Plain => 1.0,
+                    MlpKind::Gated => 2.0,
+                };
+                Self { input, n_up, ..alike(c.d_model, c.d_mlp, c.n_layers) }
             }
             Sizes::Gpt2(c) => {
                 Self { vocab_size: Some(c.vocab_size), ..alike(c.d_model, c.d_mlp, c.n_layers) }

@@ -12,7 +12,7 @@ pub fn tell(notices: &[Notice]) {
     for notice in notices {
         let text = notice.to_string();
         let is_new = match notice {
-            Notice::Tokenizer(_) | Notice::Untied => {
+            Notice::Tokenizer(_) | Notice::Untied | Notice::VisionTower { .. } => {
                 let mut told = TOLD.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 told.insert(text.clone())
             }

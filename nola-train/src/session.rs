@@ -16,7 +16,7 @@ use burn::tensor::{Device, Tensor};
 use nola_core::folder::{BaseIdentity, peft};
 use nola_core::{Adapted, Reading};
 use nola_models::hub::{self, Wanted};
-use nola_models::{CausalLm, VitConfig, WeightDtype, checkpoint};
+use nola_models::{CausalLm, VitConfig, WeightDtype, checkpoint, vit};
 
 pub use attach::{Attached, Origin, ReadAdapter};
 pub use encoder::{Template, TextEncoder};
@@ -147,7 +147,7 @@ pub fn modality(folder: &Path) -> Result<Modality, Error> {
         return Ok(Modality::Images);
     }
     let texts = nola_models::architectures::model_types();
-    let expected = format!("{texts} for text, `vit`, `vit_mae` or timm's `architecture` for images");
+    let expected = format!("{texts} for text; {} for images", vit::model_types());
     let (file, found) = (folder.join("config.json"), config["model_type"].to_string());
     Err(nola_models::Error::Field { file, field: "model_type", found, expected }.into())
 }

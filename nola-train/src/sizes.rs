@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nola_core::{FoundParam, Site, Targets, Unmatched, float_params};
-use nola_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Vit, VitConfig, checkpoint};
+use nola_models::{CausalLm, Gpt2, Gpt2Config, Llama, LlamaConfig, Preprocessor, Vit, VitConfig, checkpoint};
 
 use crate::attach::HEAD;
 use crate::settings::Modality;
@@ -62,7 +62,10 @@ impl Sizes {
     /// If `config.json` is absent, or names a model that this program does not compute.
     pub(crate) fn read(folder: &Path) -> Result<Self, Error> {
         if session::modality(folder)? == Modality::Images {
-            return Ok(Self::Vit(VitConfig::read(folder)?));
+            let config = VitConfig::read(folder)?;
+            let preprocessor = Preprocessor::of_folder(folder)?;
+            let followed = preprocessor.and_then(|preprocessor| config.followed_size(&preprocessor));
+            return Ok(Self::Vit(VitConfig { image_size: followed.unwrap_or(config.image_size), ..config }));
         }
         let (config, file) = (checkpoint::read_config(folder)?, folder.join("config.json"));
         Ok(match CausalLm::uninitialized(&config, &file, &device::cpu().device)? {
@@ -83,7 +86,7 @@ impl Sizes {
     /// Tokens of the longest sample; of a model of images, those of every sample.
     pub(crate) fn max_tokens(&self) -> usize {
         match self {
-            Self::Vit(config) => config.n_patches() + 1,
+            Self::Vit(config) => config.n_tokens(),
             Self::Gpt2(config) => config.max_tokens,
             Self::Llama(config) => config.max_tokens,
         }

@@ -64,7 +64,7 @@ impl ModuleVisitor for Collect<'_> {
             None => param.val(),
         };
         let value = if transposed { value.swap_dims(0, 1) } else { value };
-        let shape = value.dims().to_vec();
+        let shape = part.stored_axes(&value.dims()).to_vec();
         let values = value.into_data_as::<f32>().try_into_vec().expect("the type was asked for");
         let name = names.into_iter().next().expect("every parameter has a name");
         let tensor = NamedTensor { name, shape, values };
@@ -81,7 +81,7 @@ impl ModuleVisitor for Collect<'_> {
 /// If two whole parameters have one name: the key map is then wrong.
 fn append(fused: &mut NamedTensor, part: NamedTensor, kind: Part) {
     match kind {
-        Part::Whole => panic!("two parameters are named `{}`", part.name),
+        Part::Whole | Part::LastAxes(_) => panic!("two parameters are named `{}`", part.name),
         Part::Rows(_) => {
             fused.shape[0] += part.shape[0];
             fused.values.extend(part.values);

@@ -319,6 +319,7 @@ fn stored_shape(shape: &[usize], source: &Source) -> Vec<usize> {
     }
     let (axis, shares) = match source.part {
         Part::Whole => return stored,
+        Part::LastAxes(_) => return source.part.stored_axes(shape).to_vec(),
         Part::Rows(shares) => (stored.first_mut(), shares),
         Part::Columns(shares) => (stored.last_mut(), shares),
     };

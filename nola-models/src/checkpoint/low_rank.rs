@@ -19,7 +19,7 @@ impl Names {
     fn of(source: &Source) -> Option<Self> {
         let module = source.names.first()?.strip_suffix(".weight")?;
         let module = match source.part {
-            Part::Whole => module.to_owned(),
+            Part::Whole | Part::LastAxes(_) => module.to_owned(),
             Part::Rows(shares) | Part::Columns(shares) => format!("{module}.{}", shares.from),
         };
         let name = |leaf: &str| format!("{module}.{leaf}");

@@ -105,7 +105,7 @@ impl Window {
         let first = shape.first().copied().unwrap_or(1);
         let rest = shape.iter().skip(1).product();
         match part {
-            Part::Whole => Self { stride: rest, rows: 0..first, columns: 0..rest },
+            Part::Whole | Part::LastAxes(_) => Self { stride: rest, rows: 0..first, columns: 0..rest },
             Part::Rows(shares) => Self { stride: rest, rows: shares.range(first), columns: 0..rest },
             Part::Columns(shares) => {
                 let last = shape.last().copied().unwrap_or(1);

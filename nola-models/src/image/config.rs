@@ -20,18 +20,28 @@ impl Preprocessor {
     /// # Errors
     /// If the file holds a value that cannot be.
     pub fn of_checkpoint(checkpoint: &Checkpoint, image_size: usize) -> Result<Self, Error> {
-        let file = checkpoint.folder().join("preprocessor_config.json");
-        if file.exists() {
-            return Self::from_json(&parse_json(&file, &read_bounded(&file)?)?, &file);
+        if let Some(read) = Self::of_folder(checkpoint.folder())? {
+            return Ok(read);
         }
         let config = checkpoint.config();
-        let of_hub = config["architecture"].as_str().is_some_and(|name| name.starts_with("vit_"));
+        let of_hub = config["architecture"].as_str().is_some_and(is_of_timms_hub);
         match config.get("pretrained_cfg").filter(|timm| timm.is_object()) {
             Some(timm) => Self::from_timm(timm, &checkpoint.config_file(), image_size),
-            // Older files of timm's are this object alone.
             None if of_hub => Self::from_timm(config, &checkpoint.config_file(), image_size),
             None => Ok(Self::standard(image_size)),
         }
+    }
+
+    /// That of the `preprocessor_config.json` in a folder, if there is one.
+    ///
+    /// # Errors
+    /// As [`Preprocessor::from_json`].
+    pub fn of_folder(folder: &Path) -> Result<Option<Self>, Error> {
+        let file = folder.join("preprocessor_config.json");
+        if !file.exists() {
+            return Ok(None);
+        }
+        Self::from_json(&parse_json(&file, &read_bounded(&file)?)?, &file).map(Some)
     }
 
     /// Reads a `preprocessor_config.json`; absent keys have the defaults of the processor it names.
@@ -149,6 +159,11 @@ impl Preprocessor {
             "classifier": "head",
         })
     }
+}
+
+/// Whether an architecture is one of timm's, whose older files are a `pretrained_cfg` alone.
+fn is_of_timms_hub(architecture: &str) -> bool {
+    ["vit_", "deit"].iter().any(|beginning| architecture.starts_with(beginning))
 }
 
 /// Height and width of what comes out: of the crop, if there is one.

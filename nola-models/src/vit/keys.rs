@@ -1,211 +1,194 @@
 //! The key map of ViT: our parameter paths, and the names of Hugging Face (both generations), PEFT and timm.
 
-use nola_core::folder::peft::ForeignModule;
 use std::path::Path;
 
-use super::{Pooling, Positions, Vit, VitConfig};
-use crate::checkpoint::{Checkpoint, ModelFolder, NamedTensor, Part, Shares, Source, collect, save};
+use nola_core::folder::peft::{self, ForeignModule, Layout};
+
+use super::dialect::{Dialect, Kind, Name, TIMM};
+use super::{Format, MlpKind, Pooling, Positions, Vit, VitConfig};
+use crate::checkpoint::{Checkpoint, ModelFolder, NamedTensor, Part, Source, collect, save};
 use crate::{Error, Preprocessor, WeightDtype};
 
-/// Stored tensors that are no part of the classifier: the pooler of `ViTModel`, mask tokens, pretraining decoders.
-pub(super) const IGNORED: &[&str] =
-    &["pooler.", "vit.pooler.", "embeddings.mask_token", "vit.embeddings.mask_token", "decoder."];
+/// How one file calls what a model has.
+#[derive(Clone, Copy)]
+struct Naming<'a> {
+    dialect: &'static Dialect,
+    /// Before every name but a head's.
+    prefix: &'static str,
+    config: &'a VitConfig,
+}
 
-/// One module of ours with its names elsewhere.
-struct Names {
-    ours: &'static str,
-    /// As stored by every release, and in memory before transformers 5.
-    hf: &'static str,
-    /// In memory since transformers 5.
-    hf5: &'static str,
-    timm: &'static str,
+/// A parameter or module of a model with its names in a file, and in memory since transformers 5.
+struct Place {
+    names: [String; 2],
     kind: Kind,
+    /// What of the module it is, as it is called there; empty for a whole module.
+    leaf: &'static str,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    /// Weight `[d_out, d_in]` there, `[d_in, d_out]` here.
-    Linear,
-    /// The same, and in timm rows of the fused `qkv`.
-    Fused(usize),
-    /// Stored as we have it.
-    Plain,
-}
+impl<'a> Naming<'a> {
+    /// What the files of `config` hold without a head's prefix.
+    fn written(config: &'a VitConfig) -> Self {
+        let family = config.family;
+        match config.format() {
+            Format::HuggingFace if config.n_classes > 0 => {
+                Self { dialect: family.dialect, prefix: family.prefix, config }
+            }
+            Format::HuggingFace => Self { dialect: family.dialect, prefix: family.bare_prefix, config },
+            Format::Timm => Self { dialect: &TIMM, prefix: "", config },
+        }
+    }
 
-const fn names(
-    ours: &'static str,
-    hf: &'static str,
-    hf5: &'static str,
-    timm: &'static str,
-    kind: Kind,
-) -> Names {
-    Names { ours, hf, hf5, timm, kind }
-}
+    /// That of a file that is read.
+    fn of(checkpoint: &Checkpoint, config: &'a VitConfig) -> Self {
+        let family = config.family;
+        if checkpoint.config()["architecture"].is_string() {
+            return Self { dialect: &TIMM, prefix: "", config };
+        }
+        let is_prefixed = checkpoint.tensor_names().any(|name| name.starts_with(family.prefix));
+        Self { dialect: family.dialect, prefix: if is_prefixed { family.prefix } else { "" }, config }
+    }
 
-/// Inside `blocks.N`, `encoder.layer.N` (transformers 5: `layers.N`) and `blocks.N`.
-const BLOCK: [Names; 8] = [
-    names("norm_attention", "layernorm_before", "layernorm_before", "norm1", Kind::Plain),
-    names("attention.query", "attention.attention.query", "attention.q_proj", "attn.qkv", Kind::Fused(0)),
-    names("attention.key", "attention.attention.key", "attention.k_proj", "attn.qkv", Kind::Fused(1)),
-    names("attention.value", "attention.attention.value", "attention.v_proj", "attn.qkv", Kind::Fused(2)),
-    names("attention.output", "attention.output.dense", "attention.o_proj", "attn.proj", Kind::Linear),
-    names("norm_mlp", "layernorm_after", "layernorm_after", "norm2", Kind::Plain),
-    names("mlp.up", "intermediate.dense", "mlp.fc1", "mlp.fc1", Kind::Linear),
-    names("mlp.down", "output.dense", "mlp.fc2", "mlp.fc2", Kind::Linear),
-];
+    /// That of the classifier of transformers, which PEFT wraps.
+    fn in_memory(config: &'a VitConfig) -> Self {
+        Self { dialect: config.family.dialect, prefix: config.family.prefix, config }
+    }
 
-const PATCHES: &str = "embeddings.patch_embeddings.projection";
-
-/// Outside the blocks; whole parameters first, then modules.
-const OUTER: [Names; 5] = [
-    names("class_token", "embeddings.cls_token", "embeddings.cls_token", "cls_token", Kind::Plain),
-    names(
-        "positions",
-        "embeddings.position_embeddings",
-        "embeddings.position_embeddings",
-        "pos_embed",
-        Kind::Plain,
-    ),
-    names("patches", PATCHES, PATCHES, "patch_embed.proj", Kind::Plain),
-    names("norm", "layernorm", "layernorm", "norm", Kind::Plain),
-    names("head", "classifier", "classifier", "head", Kind::Linear),
-];
-
-/// Whose names a checkpoint uses.
-#[derive(Clone, Copy, PartialEq)]
-enum Layout {
-    /// With this prefix before everything but the head.
-    HuggingFace {
-        prefix: &'static str,
-    },
-    Timm {
-        pooling: Pooling,
-    },
-}
-
-/// A parameter path taken apart.
-struct Place<'a> {
-    names: &'static Names,
-    block: Option<&'a str>,
-    /// `weight` or `bias` there, `gamma` or `beta` too here; none for a whole parameter.
-    leaf: Option<&'a str>,
-}
-
-impl<'a> Place<'a> {
     /// # Panics
-    /// If `path` is no parameter of a [`Vit`]: the table above is then incomplete.
-    fn of(path: &'a str) -> Self {
-        Self::parse(path).unwrap_or_else(|| panic!("no name is known for the parameter `{path}`"))
+    /// If `path` is nothing of this model: the table is then incomplete.
+    fn place(&self, path: &str) -> Place {
+        self.find(path).unwrap_or_else(|| panic!("no name is known for `{path}`"))
     }
 
-    fn parse(path: &'a str) -> Option<Self> {
-        let (block, rest, table) = match path.strip_prefix("blocks.") {
-            Some(inside) => {
-                let (number, rest) = inside.split_once('.')?;
-                (Some(number), rest, &BLOCK[..])
+    fn find(&self, path: &str) -> Option<Place> {
+        self.renamed(path).and_then(|ours| self.find_in_tables(&ours)).or_else(|| self.find_in_tables(path))
+    }
+
+    fn find_in_tables(&self, path: &str) -> Option<Place> {
+        let (block, inside) = match path.strip_prefix("blocks.") {
+            Some(inside) => inside.split_once('.').map(|(number, inside)| (Some(number), inside))?,
+            None => (None, path),
+        };
+        let Dialect { in_block, gated, outside, blocks } = self.dialect;
+        let tables = match (block, self.config.mlp) {
+            (Some(_), MlpKind::Gated) => [*gated, *in_block],
+            (Some(_), MlpKind::Plain) => [*in_block, &[]],
+            (None, MlpKind::Plain | MlpKind::Gated) => [*outside, &[]],
+        };
+        let (name, leaf) = tables.into_iter().flatten().find_map(|name| of_name(name, inside))?;
+        let prefix = if name.ours.ends_with("head") { "" } else { self.prefix };
+        let full = |generation: usize| {
+            let theirs = name.theirs[generation];
+            match block {
+                Some(number) => format!("{prefix}{}.{number}.{theirs}", blocks[generation]),
+                None => format!("{prefix}{theirs}"),
             }
-            None => (None, path, &OUTER[..]),
         };
-        let inside = |names: &'static Names| {
-            let leaf = rest.strip_prefix(names.ours)?;
-            Some(Self {
-                names,
-                block,
-                leaf: if leaf.is_empty() { None } else { Some(leaf.strip_prefix('.')?) },
-            })
-        };
-        table.iter().find_map(inside)
+        Some(Place { names: [full(0), full(1)], kind: name.kind, leaf })
     }
 
-    fn leaf_there(&self) -> &'static str {
-        match self.leaf {
-            None => "",
-            Some("gamma" | "weight") => ".weight",
-            Some(_) => ".bias",
+    /// What the tables call a part whose name depends on what another part does.
+    fn renamed(&self, path: &str) -> Option<String> {
+        match self.config.pooling {
+            Pooling::ClassAndDistillation => {
+                path.strip_prefix("head").map(|leaf| format!("class_head{leaf}"))
+            }
+            Pooling::MeanThenNorm => path.strip_prefix("norm").map(|leaf| format!("feature_norm{leaf}")),
+            Pooling::ClassToken | Pooling::ClassAndMean | Pooling::Mean | Pooling::MeanWithoutNorm => None,
         }
     }
 
-    /// Names in Hugging Face's files: as stored by every release first.
-    fn hugging_face(&self, prefix: &str) -> [String; 2] {
-        let leaf = self.leaf_there();
-        let prefix = if self.names.ours == "head" { "" } else { prefix };
-        match self.block {
-            Some(number) => [
-                format!("{prefix}encoder.layer.{number}.{}{leaf}", self.names.hf),
-                format!("{prefix}layers.{number}.{}{leaf}", self.names.hf5),
-            ],
-            None => [format!("{prefix}{}{leaf}", self.names.hf), format!("{prefix}{}{leaf}", self.names.hf5)],
-        }
-    }
-
-    fn timm(&self, pooling: Pooling) -> String {
-        let leaf = self.leaf_there();
-        match self.block {
-            Some(number) => format!("blocks.{number}.{}{leaf}", self.names.timm),
-            None if self.names.ours == "norm" && pooling == Pooling::MeanThenNorm => {
-                format!("fc_norm{leaf}")
-            }
-            None => format!("{}{leaf}", self.names.timm),
-        }
-    }
-
-    fn source(&self, layout: Layout) -> Source {
-        let transposed = self.names.kind != Kind::Plain && self.leaf == Some("weight");
-        let (names, part) = match (layout, self.names.kind) {
-            (Layout::HuggingFace { prefix }, _) => (self.hugging_face(prefix).into(), Part::Whole),
-            (Layout::Timm { pooling }, Kind::Fused(index)) => {
-                (vec![self.timm(pooling)], Part::Rows(Shares::nth(index, 3)))
-            }
-            (Layout::Timm { pooling }, Kind::Linear | Kind::Plain) => (vec![self.timm(pooling)], Part::Whole),
+    /// Where a parameter is stored.
+    fn source(&self, path: &str) -> Source {
+        let Place { names, kind, leaf } = self.place(path);
+        let (part, transposed) = match kind {
+            Kind::Linear => (Part::Whole, leaf == ".weight"),
+            Kind::Rows(shares) => (Part::Rows(shares), leaf == ".weight"),
+            Kind::Module | Kind::Scale(_) | Kind::Parameter => (Part::Whole, false),
+            Kind::LastAxes(axes) => (Part::LastAxes(axes), false),
         };
-        let mut names: Vec<String> = names;
-        names.dedup();
+        let [stored, in_memory] = names.map(|name| format!("{name}{leaf}"));
+        // A fused tensor of files is no longer one in memory.
+        let is_one = stored == in_memory || matches!(kind, Kind::Rows(_));
+        let names = if is_one { vec![stored] } else { vec![stored, in_memory] };
         Source { names, part, transposed }
     }
 }
 
-/// Where a checkpoint keeps each parameter; none for fixed positions that it leaves out.
-pub(super) fn source_in(checkpoint: &Checkpoint, config: &VitConfig) -> impl Fn(&str) -> Option<Source> {
-    let layout = if checkpoint.config()["architecture"].is_string() {
-        Layout::Timm { pooling: config.pooling }
-    } else if checkpoint.tensor_names().any(|name| name.starts_with("vit.")) {
-        Layout::HuggingFace { prefix: "vit." }
-    } else {
-        Layout::HuggingFace { prefix: "" }
+/// `name` if it is that of `ours`, with what of it `ours` is.
+fn of_name<'n>(name: &'n Name, ours: &str) -> Option<(&'n Name, &'static str)> {
+    let leaf = ours.strip_prefix(name.ours)?;
+    let leaf = match (leaf, name.kind) {
+        ("", _) => "",
+        (".weight" | ".gamma", Kind::Linear | Kind::Rows(_) | Kind::Module) => ".weight",
+        (".bias" | ".beta", Kind::Linear | Kind::Rows(_) | Kind::Module) => ".bias",
+        (".lambda1", Kind::Scale(leaf)) => leaf,
+        _ => return None,
     };
-    let stored =
-        Place::of("positions").source(layout).names.iter().any(|name| checkpoint.shape(name).is_some());
-    let generated = config.positions == Positions::Fixed && !stored;
-    move |path| (!(generated && path == "positions")).then(|| Place::of(path).source(layout))
+    Some((name, leaf))
 }
 
-/// Where transformers keeps a module of [`Vit`], such as `blocks.0.attention.query`.
-///
-/// # Panics
-/// If `module` is none.
-pub fn peft_module(module: &str) -> ForeignModule {
-    let [old, new] = Place::of(module).hugging_face("vit.");
-    ForeignModule::whole([new, old])
+/// Where a checkpoint keeps each parameter; none for fixed positions that it leaves out.
+pub(super) fn source_in(checkpoint: &Checkpoint, config: &VitConfig) -> impl Fn(&str) -> Option<Source> {
+    let naming = Naming::of(checkpoint, config);
+    let stored = naming.source("positions").names.iter().any(|name| checkpoint.shape(name).is_some());
+    let generated = config.positions == Positions::Fixed && !stored;
+    move |path| (!(generated && path == "positions")).then(|| naming.source(path))
+}
+
+impl VitConfig {
+    /// Beginnings of the names of stored tensors that a user may miss: of a text tower, or of a pooling head.
+    pub fn left_out_of(&self, checkpoint: &Checkpoint) -> Vec<String> {
+        let is_stored = |beginning: &&str| checkpoint.tensor_names().any(|name| name.starts_with(*beginning));
+        let left_out = self.family.left_out.iter().copied();
+        left_out.filter(is_stored).map(|beginning| format!("`{beginning}`")).collect()
+    }
 }
 
 impl Vit {
-    /// Every weight under the names of the configuration that [`VitConfig::to_json`] writes; adapters are merged in.
-    pub fn to_tensors(&self) -> Vec<NamedTensor> {
-        let layout = match self.config().pooling {
-            Pooling::ClassToken if self.head.is_some() => Layout::HuggingFace { prefix: "vit." },
-            Pooling::ClassToken => Layout::HuggingFace { prefix: "" },
-            pooling @ (Pooling::Mean | Pooling::MeanThenNorm) => Layout::Timm { pooling },
+    /// Where transformers keeps one of its modules, such as `blocks.0.attention.query`.
+    ///
+    /// # Panics
+    /// If `module` is none.
+    pub fn peft_module(&self, module: &str) -> ForeignModule {
+        let naming = Naming::in_memory(self.config());
+        // What no class of transformers has is called as timm does.
+        let timm = Naming { dialect: &TIMM, prefix: "", config: self.config() };
+        // The classifier that PEFT wraps has one head, whatever its base had.
+        let Place { names: [stored, in_memory], kind, .. } =
+            naming.find_in_tables(module).unwrap_or_else(|| timm.place(module));
+        let is_split_in_memory = stored != in_memory;
+        let (names, part) = match kind {
+            // Only transformers 4 has it fused, and it cannot be said for one generation alone.
+            Kind::Rows(_) if is_split_in_memory => ([in_memory.clone(), in_memory], peft::Part::Whole),
+            Kind::Rows(shares) => ([in_memory, stored], peft::Part::Outputs(shares)),
+            Kind::Linear | Kind::Module | Kind::Scale(_) | Kind::Parameter | Kind::LastAxes(_) => {
+                ([in_memory, stored], peft::Part::Whole)
+            }
         };
-        collect(self.clone(), &|path| Place::of(path).source(layout))
+        ForeignModule { names, part, layout: Layout::Linear }
     }
 
-    /// Writes a model folder that transformers loads, or timm where the patches are averaged.
+    /// Every weight under the names of the configuration that [`VitConfig::to_json`] writes; adapters are merged in. A mask token
+    /// that transformers always has, and no classifier uses, is zero.
+    pub fn to_tensors(&self) -> Vec<NamedTensor> {
+        let config = self.config();
+        let naming = Naming::written(config);
+        let mut tensors = collect(self.clone(), &|path| naming.source(path));
+        if let (Format::HuggingFace, Some(name)) = (config.format(), config.family.written_mask_token) {
+            let (name, shape) = (format!("{}{name}", naming.prefix), vec![1, config.d_model]);
+            tensors.push(NamedTensor { name, shape, values: vec![0.0; config.d_model] });
+        }
+        tensors
+    }
+
+    /// Writes a model folder that transformers loads, or timm where no class of transformers computes the same.
     ///
     /// # Errors
     /// If `folder` exists and is not empty, or cannot be written.
     pub fn save(&self, folder: &Path, preprocessor: &Preprocessor, dtype: WeightDtype) -> Result<(), Error> {
         let mut config = self.config().to_json();
-        if self.config().pooling != Pooling::ClassToken {
+        if self.config().format() == Format::Timm {
             config["pretrained_cfg"] = preprocessor.to_timm_json();
         }
         save(

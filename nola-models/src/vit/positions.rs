@@ -2,8 +2,12 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-/// The sharpness of the cubic kernel in PyTorch.
-const CUBIC: f32 = -0.75;
+use super::family::Interpolation;
+
+/// Sharpness of PyTorch's cubic kernel.
+const PLAIN: f32 = -0.75;
+/// The same with `antialias`, where it is Pillow's.
+const ANTIALIASED: f32 = -0.5;
 
 /// Sines and cosines of column and row, `[1 + grid², d_model]` row-major; the class token's row is zero.
 ///
@@ -23,53 +27,91 @@ pub(super) fn sine_cosine(d_model: usize, grid: usize) -> Vec<f32> {
     std::iter::repeat_n(0.0, d_model).chain(encoded).map(|value| value as f32).collect()
 }
 
-/// Positions of a `from` x `from` grid on a `to` x `to` grid; the class token's stays.
+/// Positions of a `from` x `from` grid on a `to` x `to` grid; those of the first `n_prefix` tokens stay.
 ///
 /// # Shapes
-/// - `positions`: `[1, 1 + from², d_model]`
-/// - output: `[1, 1 + to², d_model]`
-pub(super) fn interpolated(positions: Tensor<3>, from: usize, to: usize) -> Tensor<3> {
+/// - `positions`: `[1, n_prefix + from², d_model]`
+/// - output: `[1, n_prefix + to², d_model]`
+pub(super) fn interpolated(
+    positions: Tensor<3>,
+    n_prefix: usize,
+    [from, to]: [usize; 2],
+    interpolation: Interpolation,
+) -> Tensor<3> {
     let [_, _, d_model] = positions.dims();
     let options = (&positions.device(), positions.dtype());
     let requires_grad = positions.is_require_grad();
     let mut values: Vec<f32> =
         positions.into_data_as::<f32>().try_into_vec().expect("the type was asked for");
-    let patches = bicubic(&values.split_off(d_model), d_model, from, to);
+    let patches = bicubic(&values.split_off(n_prefix * d_model), d_model, [from, to], interpolation);
     values.extend(patches);
-    Tensor::from_data(TensorData::new(values, [1, 1 + to * to, d_model]), options)
+    Tensor::from_data(TensorData::new(values, [1, n_prefix + to * to, d_model]), options)
         .set_require_grad(requires_grad)
 }
 
 /// Bicubic interpolation of a square image `[from, from, depth]` to `[to, to, depth]`.
 ///
 /// # Source
-/// PyTorch's `interpolate(mode="bicubic", align_corners=False, antialias=False)`.
-pub(super) fn bicubic(image: &[f32], depth: usize, from: usize, to: usize) -> Vec<f32> {
-    let taps: Vec<_> = (0..to).map(|place| cubic_taps(place, from, to)).collect();
+/// PyTorch's `interpolate(mode="bicubic", align_corners=False)`, with `antialias` or without.
+fn bicubic(image: &[f32], depth: usize, [from, to]: [usize; 2], interpolation: Interpolation) -> Vec<f32> {
+    let taps: Vec<Taps> = (0..to).map(|place| taps(place, [from, to], interpolation)).collect();
     let mut resized = Vec::with_capacity(to * to * depth);
-    for (rows, row_weights) in &taps {
-        for (columns, column_weights) in &taps {
+    for rows in &taps {
+        for columns in &taps {
             for channel in 0..depth {
                 let in_row = |row: usize| -> f32 {
-                    let at = |column: usize| image[(row * from + column) * depth + channel];
-                    columns.iter().zip(column_weights).map(|(&column, weight)| at(column) * weight).sum()
+                    columns
+                        .iter()
+                        .map(|&(column, weight)| image[(row * from + column) * depth + channel] * weight)
+                        .sum()
                 };
-                resized.push(rows.iter().zip(row_weights).map(|(&row, weight)| in_row(row) * weight).sum());
+                resized.push(rows.iter().map(|&(row, weight)| in_row(row) * weight).sum());
             }
         }
     }
     resized
 }
 
-/// The four source places that an output place mixes, and their weights; places beyond the edge repeat it.
-fn cubic_taps(place: usize, from: usize, to: usize) -> ([usize; 4], [f32; 4]) {
-    let centre = (place as f32 + 0.5) * (from as f32 / to as f32) - 0.5;
+/// The source places that an output place mixes, with their weights.
+type Taps = Vec<(usize, f32)>;
+
+fn taps(place: usize, [from, to]: [usize; 2], interpolation: Interpolation) -> Taps {
+    let scale = from as f32 / to as f32;
+    match interpolation {
+        Interpolation::Plain => plain_taps(place, from, scale),
+        Interpolation::Antialiased => antialiased_taps(place, from, scale),
+    }
+}
+
+/// The four nearest places; those beyond the edge repeat it.
+fn plain_taps(place: usize, from: usize, scale: f32) -> Taps {
+    let centre = (place as f32 + 0.5) * scale - 0.5;
     let t = centre - centre.floor();
-    let near = |x: f32| ((CUBIC + 2.0) * x - (CUBIC + 3.0)) * x * x + 1.0;
-    let far = |x: f32| ((CUBIC * x - 5.0 * CUBIC) * x + 8.0 * CUBIC) * x - 4.0 * CUBIC;
     let first = centre.floor() as isize - 1;
-    let places = std::array::from_fn(|tap| (first + tap as isize).clamp(0, from as isize - 1) as usize);
-    (places, [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)])
+    let place = |tap: isize| (first + tap).clamp(0, from as isize - 1) as usize;
+    let distances = [t + 1.0, t, 1.0 - t, 2.0 - t];
+    (0..).zip(distances).map(|(tap, distance)| (place(tap), cubic(distance, PLAIN))).collect()
+}
+
+/// The places inside the image that a kernel reaches which widens where the grid shrinks.
+fn antialiased_taps(place: usize, from: usize, scale: f32) -> Taps {
+    let (centre, widening) = ((place as f32 + 0.5) * scale, scale.max(1.0));
+    let support = 2.0 * widening;
+    // `as` clamps to 0, as PyTorch does.
+    let first = (centre - support + 0.5) as usize;
+    let end = ((centre + support + 0.5) as usize).min(from);
+    let weight = |place: usize| cubic((place as f32 - centre + 0.5) / widening, ANTIALIASED);
+    let sum: f32 = (first..end).map(weight).sum();
+    (first..end).map(|place| (place, weight(place) / sum)).collect()
+}
+
+/// Weight of a place at distance `x`, of a cubic kernel with this sharpness.
+fn cubic(x: f32, sharpness: f32) -> f32 {
+    match x.abs() {
+        x if x <= 1.0 => ((sharpness + 2.0) * x - (sharpness + 3.0)) * x * x + 1.0,
+        x if x < 2.0 => ((sharpness * x - 5.0 * sharpness) * x + 8.0 * sharpness) * x - 4.0 * sharpness,
+        _ => 0.0,
+    }
 }
 
 #[cfg(test)]
@@ -80,7 +122,16 @@ mod tests {
 
     /// Golden: torch 2.15.0 in float64, `interpolate(IMAGE, size, mode="bicubic", align_corners=False)`.
     fn assert_interpolates_to<const N: usize>(to: usize, golden: [f64; N]) {
-        for (found, golden) in bicubic(&IMAGE, 1, 4, to).into_iter().zip(golden) {
+        assert_gives(to, Interpolation::Plain, golden);
+    }
+
+    /// Golden: the same with `antialias=True`.
+    fn assert_antialiases_to<const N: usize>(to: usize, golden: [f64; N]) {
+        assert_gives(to, Interpolation::Antialiased, golden);
+    }
+
+    fn assert_gives<const N: usize>(to: usize, interpolation: Interpolation, golden: [f64; N]) {
+        for (found, golden) in bicubic(&IMAGE, 1, [4, to], interpolation).into_iter().zip(golden) {
             assert!((f64::from(found) - golden).abs() < 1e-5, "{found} is not {golden}");
         }
         assert_eq!(N, to * to);
@@ -133,6 +184,43 @@ mod tests {
             1.12519056,
         ];
         assert_interpolates_to(5, five);
+    }
+
+    #[test]
+    fn with_antialias_a_smaller_grid_mixes_more_places() {
+        assert_antialiases_to(2, [2.00857182, 2.17766888, 0.86102384, 0.39887986]);
+    }
+
+    #[test]
+    fn with_antialias_a_larger_grid_takes_the_values_of_pytorch() {
+        let five = [
+            0.84387713,
+            4.51259718,
+            1.27929687,
+            -1.36404228,
+            3.41376202,
+            0.26946498,
+            2.28390491,
+            4.59532538,
+            3.59805699,
+            -0.60759862,
+            2.48978365,
+            -0.47370334,
+            1.609375,
+            4.3009422,
+            2.48137019,
+            3.92608785,
+            -0.24245054,
+            -2.7963827,
+            -0.16641063,
+            5.41041566,
+            1.87778523,
+            3.14769963,
+            -2.14948918,
+            -4.92398463,
+            1.08841069,
+        ];
+        assert_antialiases_to(5, five);
     }
 
     #[test]

@@ -1,18 +1,28 @@
 //! Sizes of a ViT as timm writes them: the arguments of its `VisionTransformer`.
 
+mod hub;
+
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::config::{Pooling, Positions, Problem, VitConfig, numbered_labels};
+use super::config::{MlpKind, Problem, VitConfig, numbered_labels};
+use super::families;
+use super::family::{Family, Pooling, Positions};
 use crate::fields::Fields;
 use crate::{Activation, Checkpoint, Error};
+pub(super) use hub::is_known;
+
+/// The `architecture` of files that hold the arguments of the constructor themselves.
+pub(super) const CLASS: &str = "timm.VisionTransformer";
 
 /// LayerNorm epsilon of timm's vision transformers.
 const EPS: f64 = 1e-6;
+/// The same of those of CLIP.
+const CLIP_EPS: f64 = 1e-5;
 
 /// Arguments that are read.
-const READ: [&str; 12] = [
+const READ: [&str; 17] = [
     "img_size",
     "patch_size",
     "in_chans",
@@ -25,6 +35,11 @@ const READ: [&str; 12] = [
     "qkv_bias",
     "fc_norm",
     "act_layer",
+    "init_values",
+    "class_token",
+    "no_embed_class",
+    "reg_tokens",
+    "pre_norm",
 ];
 
 /// Arguments without a trace in what a model answers: how it is trained, started, or fed with other sizes.
@@ -47,17 +62,12 @@ const WITHOUT_EFFECT: [&str; 15] = [
 ];
 
 /// Arguments of which this program computes one value only, mostly the default; what is absent or null has it.
-const FIXED: [(&str, &[Fixed]); 18] = [
+const FIXED: [(&str, &[Fixed]); 13] = [
     ("qk_norm", &[Fixed::Flag(false)]),
     ("scale_attn_norm", &[Fixed::Flag(false)]),
     ("scale_mlp_norm", &[Fixed::Flag(false)]),
     ("proj_bias", &[Fixed::Flag(true)]),
-    ("init_values", &[]),
-    ("class_token", &[Fixed::Flag(true)]),
     ("pos_embed", &[Fixed::Word("learn")]),
-    ("no_embed_class", &[Fixed::Flag(false)]),
-    ("reg_tokens", &[Fixed::Zero]),
-    ("pre_norm", &[Fixed::Flag(false)]),
     ("final_norm", &[Fixed::Flag(true)]),
     ("pool_include_prefix", &[Fixed::Flag(false)]),
     ("use_naflex", &[Fixed::Flag(false)]),
@@ -72,7 +82,6 @@ const FIXED: [(&str, &[Fixed]); 18] = [
 enum Fixed {
     Flag(bool),
     Word(&'static str),
-    Zero,
 }
 
 impl Fixed {
@@ -80,7 +89,6 @@ impl Fixed {
         match self {
             Self::Flag(flag) => value.as_bool() == Some(*flag),
             Self::Word(word) => value.as_str().is_some_and(|found| found.to_lowercase() == *word),
-            Self::Zero => value.as_u64() == Some(0),
         }
     }
 
@@ -88,7 +96,6 @@ impl Fixed {
         match self {
             Self::Flag(flag) => flag.to_string(),
             Self::Word(word) => format!("`{word}`"),
-            Self::Zero => "0".to_owned(),
         }
     }
 }
@@ -96,15 +103,32 @@ impl Fixed {
 /// Reads a file of timm's hub, which names an architecture; what `model_args` leaves out is in the tensors' shapes.
 pub(super) fn from_hub(checkpoint: &Checkpoint, name: &str, file: &Path) -> Result<VitConfig, Error> {
     let config = checkpoint.config();
-    // These have another activation or norm by their name alone.
-    if ["clip", "siglip"].iter().any(|family| name.contains(family)) {
-        let fields = Fields { json: config, file };
-        return Err(fields.wrong("architecture", "a plain ViT of timm's, such as `vit_base_patch16_224`"));
-    }
     if let Some(stated) = config["model_args"].as_object() {
         check_arguments(stated, file)?;
     }
-    from_arguments(&hub_arguments(checkpoint, name), config, file)
+    let sizes = from_arguments(&hub::arguments(checkpoint, name), config, file)?;
+    let layer_norm_eps = if hub::is_clip(name) { CLIP_EPS } else { EPS };
+    let distillation_token = checkpoint.shape("dist_token").is_some();
+    let mlp = hub::mlp_kind(checkpoint);
+    let d_mlp = match mlp {
+        MlpKind::Plain => sizes.d_mlp,
+        // The ratio counts both ways up.
+        MlpKind::Gated => sizes.d_mlp / 2,
+    };
+    if !distillation_token {
+        return Ok(VitConfig { layer_norm_eps, mlp, d_mlp, ..sizes });
+    }
+    let has_head = sizes.n_classes > 0;
+    Ok(VitConfig {
+        family: &families::DEIT,
+        layer_norm_eps,
+        mlp,
+        d_mlp,
+        distillation_token,
+        n_positioned: if sizes.n_positioned > 0 { sizes.n_positioned + 1 } else { 0 },
+        pooling: if has_head { Pooling::ClassAndDistillation } else { Pooling::ClassToken },
+        ..sizes
+    })
 }
 
 /// Every argument must be one that is honoured or changes nothing.
@@ -138,19 +162,33 @@ pub(super) fn from_arguments(arguments: &Value, outer: &Value, file: &Path) -> R
     let fields = Fields { json: arguments, file };
     let d_model = fields.number("embed_dim", 768, 1..=16384)?;
     let n_classes = fields.number("num_classes", 1000, 0..=1_000_000)?;
+    let class_token = fields.flag("class_token", true)?;
+    let n_registers = fields.number("reg_tokens", 0, 0..=1024)?;
+    let no_positions = fields.flag("no_embed_class", false)?;
+    let embedding_norm = fields.flag("pre_norm", false)?;
+    let scales = fields.json.get("init_values").is_some_and(|value| !value.is_null());
     let sizes = VitConfig {
+        family: &Family::VIT,
         d_model,
         n_layers: fields.number("depth", 12, 1..=512)?,
         n_heads: fields.number("num_heads", 12, 1..=1024)?,
         d_mlp: d_mlp(&fields, d_model)?,
+        mlp: MlpKind::Plain,
         image_size: fields.number("img_size", 224, 1..=16384)?,
         patch_size: fields.number("patch_size", 16, 1..=16384)?,
         channels: fields.number("in_chans", 3, 1..=64)?,
         layer_norm_eps: EPS,
         activation: activation(&fields)?,
         qkv_bias: fields.flag("qkv_bias", true)?,
+        patch_bias: !embedding_norm,
+        class_token,
+        distillation_token: false,
+        n_registers,
+        n_positioned: if no_positions { 0 } else { usize::from(class_token) + n_registers },
+        embedding_norm,
+        layer_scale: scales.then(|| fields.float("init_values", 1.0)).transpose()?,
         n_classes,
-        pooling: pooling(&fields)?,
+        pooling: pooling(&fields, class_token)?,
         positions: Positions::Learned,
         labels: labels(outer, n_classes),
         problem: Problem::SingleLabel,
@@ -158,14 +196,22 @@ pub(super) fn from_arguments(arguments: &Value, outer: &Value, file: &Path) -> R
     sizes.checked(&fields, ["num_heads", "patch_size", "img_size", "embed_dim"])
 }
 
-fn pooling(fields: &Fields) -> Result<Pooling, Error> {
+fn pooling(fields: &Fields, class_token: bool) -> Result<Pooling, Error> {
     let pool = &fields.json["global_pool"];
     let mean = match pool.as_str() {
         Some("token") => false,
         Some("avg") => true,
+        Some("map") => {
+            let expected = "`token` or `avg`: this program does not compute pooling by attention; of SigLIP it computes timm's \
+                            `_gap_` models, and Hugging Face's, which average their patches";
+            return Err(fields.wrong("global_pool", expected));
+        }
         None if pool.is_null() => false,
         Some(_) | None => return Err(fields.wrong("global_pool", "`token` or `avg`")),
     };
+    if !mean && !class_token {
+        return Err(fields.wrong("global_pool", "`avg` with `class_token`: false"));
+    }
     match (mean, fields.flag("fc_norm", mean)?) {
         (true, true) => Ok(Pooling::MeanThenNorm),
         (true, false) => Ok(Pooling::Mean),
@@ -191,13 +237,27 @@ fn activation(fields: &Fields) -> Result<Activation, Error> {
     activation.ok_or_else(|| fields.wrong("act_layer", &format!("one of {}", Activation::known_to_timm())))
 }
 
-/// The file of a model; of the architecture's name timm needs only the family.
+/// The file of a model. Of the architecture's name timm takes what no argument can say: epsilon, second head, gate of the MLP.
 pub(super) fn to_json(config: &VitConfig) -> Value {
+    let pool = match config.pooling {
+        Pooling::ClassToken | Pooling::ClassAndDistillation | Pooling::ClassAndMean => "token",
+        Pooling::Mean | Pooling::MeanThenNorm | Pooling::MeanWithoutNorm => "avg",
+    };
+    let architecture = match config.mlp {
+        MlpKind::Gated => "vit_giant_patch14_dinov2",
+        MlpKind::Plain if config.distillation_token => "deit_base_distilled_patch16_224",
+        MlpKind::Plain if config.layer_norm_eps == CLIP_EPS => "vit_base_patch16_clip_224",
+        MlpKind::Plain => "vit_base_patch16_224",
+    };
+    let (ways_up, activation) = match config.mlp {
+        MlpKind::Plain => (1.0, config.activation),
+        MlpKind::Gated => (2.0, Activation::Silu),
+    };
     json!({
-        "architecture": "vit_base_patch16_224",
+        "architecture": architecture,
         "num_classes": config.n_classes,
         "num_features": config.d_model,
-        "global_pool": "avg",
+        "global_pool": pool,
         "label_names": config.labels,
         "model_args": {
             "img_size": config.image_size,
@@ -206,58 +266,17 @@ pub(super) fn to_json(config: &VitConfig) -> Value {
             "embed_dim": config.d_model,
             "depth": config.n_layers,
             "num_heads": config.n_heads,
-            "mlp_ratio": config.d_mlp as f64 / config.d_model as f64,
+            "mlp_ratio": ways_up * config.d_mlp as f64 / config.d_model as f64,
             "qkv_bias": config.qkv_bias,
-            "act_layer": config.activation.timm(),
+            "act_layer": activation.timm(),
             "fc_norm": config.pooling == Pooling::MeanThenNorm,
-            "global_pool": "avg",
+            "global_pool": pool,
+            "init_values": config.layer_scale,
+            "class_token": config.class_token,
+            "no_embed_class": config.n_prefix() > 0 && config.n_positioned == 0,
+            "reg_tokens": config.n_registers,
+            "pre_norm": config.embedding_norm,
         },
-    })
-}
-
-/// The constructor's arguments of a file that names an architecture and leaves the rest to timm's code.
-///
-/// What `model_args` does not say is read from the shapes of the tensors, and the number of heads from the name.
-fn hub_arguments(checkpoint: &Checkpoint, name: &str) -> Value {
-    let config = checkpoint.config();
-    let mut arguments = Map::new();
-    let mut known =
-        |key: &str, value: Option<Value>| value.map(|value| arguments.insert(key.to_string(), value));
-    if let Some(&[d_model, channels, patch_size, _]) = checkpoint.shape("patch_embed.proj.weight") {
-        known("embed_dim", Some(d_model.into()));
-        known("in_chans", Some(channels.into()));
-        known("patch_size", Some(patch_size.into()));
-        let heads = timm_heads(name);
-        known("num_heads", Some(heads.unwrap_or(d_model / 64).into()));
-        let mlp = checkpoint.shape("blocks.0.mlp.fc1.weight").and_then(|shape| shape.first());
-        known("mlp_ratio", mlp.map(|&d_mlp| (d_mlp as f64 / d_model.max(1) as f64).into()));
-        let tokens = checkpoint.shape("pos_embed").and_then(|shape| shape.get(1));
-        known("img_size", tokens.map(|&tokens| (tokens.saturating_sub(1).isqrt() * patch_size).into()));
-    }
-    let block = |tensor: &str| tensor.strip_prefix("blocks.")?.split('.').next()?.parse::<usize>().ok();
-    known(
-        "depth",
-        checkpoint.tensor_names().filter_map(block).max().map(|last| (last.saturating_add(1)).into()),
-    );
-    known("qkv_bias", Some(checkpoint.shape("blocks.0.attn.qkv.bias").is_some().into()));
-    for key in ["num_classes", "global_pool"] {
-        known(key, config.get(key).cloned());
-    }
-    if let Some(stated) = config["model_args"].as_object() {
-        arguments.extend(stated.clone());
-    }
-    Value::Object(arguments)
-}
-
-/// Heads of timm's named sizes.
-fn timm_heads(name: &str) -> Option<usize> {
-    let size = name.strip_prefix("vit_")?.split('_').next()?;
-    Some(match size {
-        "tiny" => 3,
-        "small" => 6,
-        "base" => 12,
-        "large" | "huge" | "giant" | "gigantic" | "so400m" => 16,
-        _ => return None,
     })
 }
 
@@ -285,12 +304,7 @@ mod tests {
             ("scale_attn_norm", json!(true)),
             ("scale_mlp_norm", json!(true)),
             ("proj_bias", json!(false)),
-            ("init_values", json!(1e-5)),
-            ("class_token", json!(false)),
             ("pos_embed", json!("none")),
-            ("no_embed_class", json!(true)),
-            ("reg_tokens", json!(4)),
-            ("pre_norm", json!(true)),
             ("final_norm", json!(false)),
             ("pool_include_prefix", json!(true)),
             ("embed_norm_layer", json!("layernorm")),
@@ -346,6 +360,27 @@ mod tests {
             let message = read(json!({ "act_layer": unknown })).unwrap_err().to_string();
             assert!(message.contains("`act_layer`"), "{message}");
         }
+    }
+
+    #[test]
+    fn pooling_by_attention_is_refused_with_what_there_is() {
+        let error = from_arguments(&json!({ "global_pool": "map" }), &json!({}), Path::new("config.json"));
+        let message = error.expect_err("a pooling head").to_string();
+        assert!(message.contains("`global_pool`") && message.contains("`_gap_`"), "{message}");
+    }
+
+    #[test]
+    fn tokens_and_norms_are_those_of_the_arguments() {
+        let read = |arguments: Value| {
+            from_arguments(&arguments, &json!({}), Path::new("config.json")).expect("a ViT")
+        };
+        let clip = read(json!({ "pre_norm": true }));
+        assert_eq!((clip.embedding_norm, clip.patch_bias), (true, false));
+        let registers = read(json!({ "reg_tokens": 4, "no_embed_class": true, "init_values": 1e-5 }));
+        assert_eq!((registers.n_prefix(), registers.n_positioned), (5, 0));
+        assert_eq!(registers.layer_scale, Some(1e-5));
+        let siglip = read(json!({ "class_token": false, "global_pool": "avg", "fc_norm": false }));
+        assert_eq!((siglip.n_tokens(), siglip.pooling), (196, Pooling::Mean));
     }
 
     #[test]

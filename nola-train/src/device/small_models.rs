@@ -4,8 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use nola_models::vit::{Pooling, Positions, Problem};
-use nola_models::{Activation, CausalLm, Precision, Vit, VitConfig};
+use nola_models::{CausalLm, Precision, Vit, VitConfig};
 use serde_json::{Value, json};
 
 use crate::model_with_loss::{ImageBatch, TextBatch};
@@ -44,15 +43,10 @@ pub(crate) fn vit(precision: impl Into<Precision>, device: &Device) -> Vit {
         d_mlp: 40,
         image_size: 8,
         patch_size: 4,
-        channels: 3,
         layer_norm_eps: 1e-6,
-        activation: Activation::Gelu,
-        qkv_bias: true,
         n_classes: 3,
-        pooling: Pooling::ClassToken,
-        positions: Positions::Learned,
         labels: ["one", "two", "three"].map(str::to_owned).to_vec(),
-        problem: Problem::SingleLabel,
+        ..VitConfig::base16()
     };
     Vit::init_as(&config, 0, precision, device)
 }

@@ -9,7 +9,7 @@ use nola_core::weight::Quantization;
 use nola_core::{Adapted, Error as AdapterError, Reading};
 use nola_models::checkpoint::MappedFiles;
 use nola_models::hub::{self, Wanted};
-use nola_models::vit::{Pooling, Problem, peft_module};
+use nola_models::vit::{Format, Problem};
 use nola_models::{Checkpoint, Precision, Preprocessor, Vit, VitConfig, WeightDtype};
 
 use super::attach::{AdapterFolder, Attached, Attaching, Origin, ReadAdapter, attach};
@@ -53,10 +53,7 @@ impl Base for ImageBase {
             Init::Pretrained => Self::load(&folder, settings.precision(), device)?,
             Init::Random => Self::random(&folder, seed, settings.precision(), device)?,
         };
-        if let Some(image_size) = settings.image_size {
-            base.vit = base.vit.resized(image_size)?;
-            base.preprocessor = base.preprocessor.resized(image_size);
-        }
+        base = base.resized(settings.image_size)?;
         base.check_input()?;
         base.check_unchanged()?;
         Ok(base)
@@ -67,7 +64,9 @@ impl Base for ImageBase {
     }
 
     fn notices(&self) -> Vec<Notice> {
-        Vec::new()
+        let Origin::Stored(checkpoint) = &self.origin else { return Vec::new() };
+        let left_out = self.vit.config().left_out_of(checkpoint);
+        if left_out.is_empty() { Vec::new() } else { vec![Notice::VisionTower { left_out }] }
     }
 
     fn check_unchanged(&self) -> Result<(), Error> {
@@ -83,7 +82,7 @@ impl Base for ImageBase {
     }
 
     fn foreign_module(&self, site: &str) -> peft::ForeignModule {
-        peft_module(site)
+        self.vit.peft_module(site)
     }
 
     fn peft_task(&self) -> peft::Task {
@@ -97,14 +96,9 @@ impl Base for ImageBase {
         reading: Reading,
     ) -> Result<Attached<Vit>, Error> {
         let origin = &self.origin;
-        let attaching = Attaching {
-            origin,
-            quantization: self.quantization,
-            foreign: &peft_module,
-            tied: None,
-            device,
-            reading,
-        };
+        let foreign = |site: &str| self.vit.peft_module(site);
+        let quantization = self.quantization;
+        let attaching = Attaching { origin, quantization, foreign: &foreign, tied: None, device, reading };
         attach(adapter, &attaching, |folder, notices| with_outputs(self.vit.clone(), folder, notices))
     }
 
@@ -125,10 +119,10 @@ impl Base for ImageBase {
     }
 
     fn check_exportable(&self) -> Result<(), Error> {
-        match self.vit.config().pooling {
-            Pooling::ClassToken => Ok(()),
-            Pooling::Mean | Pooling::MeanThenNorm => Err(Error::NotExportable {
-                problem: "the base averages its patches, which no ViT of transformers does, so PEFT cannot hold it",
+        match self.vit.config().format() {
+            Format::HuggingFace => Ok(()),
+            Format::Timm => Err(Error::NotExportable {
+                problem: "the base is one of timm's that no class of transformers computes, so PEFT cannot hold it",
             }),
         }
     }
@@ -204,6 +198,20 @@ impl ImageBase {
             return wrong("id2label", "one class", expected);
         }
         Ok(())
+    }
+
+    /// For images of another size, if one is asked for; else, where transformers fits the positions to every image, for those that
+    /// the preprocessor puts out.
+    fn resized(mut self, image_size: Option<usize>) -> Result<Self, Error> {
+        if let Some(image_size) = image_size {
+            self.vit = self.vit.resized(image_size)?;
+            self.preprocessor = self.preprocessor.resized(image_size);
+            return Ok(self);
+        }
+        if let Some(side) = self.vit.config().followed_size(&self.preprocessor) {
+            self.vit = self.vit.resized(side)?;
+        }
+        Ok(self)
     }
 
     /// What the preprocessor puts out must be what the model takes: a forward pass would only panic.

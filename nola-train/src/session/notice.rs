@@ -13,6 +13,11 @@ pub enum Notice {
     Tokenizer(String),
     /// The adapter changes head or token embedding of a base where they are one matrix.
     Untied,
+    /// The vision tower of a larger model is used alone.
+    VisionTower {
+        /// Beginnings of the names of the tensors that are left out.
+        left_out: Vec<String>,
+    },
     /// The adapter's settings have no hash.
     OldAdapter {
         /// Its folder.
@@ -45,6 +50,9 @@ impl fmt::Display for Notice {
                 "tied embedding: it is the head of the base too; the adapter changes them apart, as in PEFT, and a merged model \
                  has both",
             ),
+            Self::VisionTower { left_out } => {
+                write!(f, "model: its vision tower is used alone; left out: {}", left_out.join(", "))
+            }
             Self::OldAdapter { folder } => write!(
                 f,
                 "warning: {}: written by an older version: an edit of its settings would not be found",

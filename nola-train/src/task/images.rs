@@ -20,6 +20,7 @@ use crate::data_files::HubData;
 use crate::data_hash::DataHash;
 use crate::evaluate::{Evaluation, TextScores, evaluate};
 use crate::model_with_loss::ImageBatch;
+use crate::notices;
 use crate::portion::Drawn;
 use crate::printable::path_name;
 use crate::problems::Limits;
@@ -117,6 +118,7 @@ impl Task for ImageTask {
         counts.mixture().iter().for_each(|mixture| style.tell(&format!("data: {mixture}")));
         let model = located_model(&recipe.model)?;
         let base = ImageBase::open(&model, recipe.train.seed, device, &Downloads::default())?;
+        notices::tell(&base.notices());
         base.check_one_class_each(&base.vit.clone().with_head(splits.train.classes()))?;
         Ok(Self { base, splits, parts, counts })
     }

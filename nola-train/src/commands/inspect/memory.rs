@@ -22,7 +22,7 @@ use crate::terminal::{StdoutError, err_line, print_json, print_line};
 #[derive(Debug, Args)]
 pub(super) struct MemoryArgs {
     /// Say instead what memory training the model with a LoRA takes, with so many samples in a pass, for each storage of its
-    /// weights; of the folder nothing but config.json is read.
+    /// weights; of the folder nothing but its configuration is read.
     #[arg(long, value_name = "N", value_parser = positive())]
     pub(super) batch: Option<usize>,
     /// Tokens of a sample; a ViT takes what its image gives.
