@@ -228,7 +228,7 @@ impl Checkpoint {
     fn map_gguf(&mut self) -> Result<(), Error> {
         let file = self.folder.clone();
         let map = self.map(&file)?;
-        let gguf::Weights { tensors, config_sha256 } = gguf::weights(&file, &map)?;
+        let gguf::Weights { tensors, config_sha256 } = gguf::weights(&file, &map).map_err(Error::Gguf)?;
         let stored = |tensor: gguf::Tensor| {
             let gguf::Tensor { name, shape, plain, foreign, bytes } = tensor;
             (name, Stored { shard: 0, dtype: plain.unwrap_or(Dtype::F32), shape, bytes, foreign })
@@ -320,7 +320,7 @@ pub fn files(folder: &Path, names: &[&str]) -> Vec<PathBuf> {
 pub(crate) fn read_whole(file: &Path) -> Result<Vec<u8>, Error> {
     let missing = || Error::MissingFile { file: file.to_path_buf() };
     match gguf::inside(file) {
-        Some(inside) => inside?.ok_or_else(missing),
+        Some(inside) => inside.map_err(Error::Gguf)?.ok_or_else(missing),
         None => std::fs::read(file).map_err(|source| Error::Io { file: file.to_path_buf(), source }),
     }
 }
@@ -337,7 +337,7 @@ fn read_up_to(file: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     let io = |source| Error::Io { file: file.to_path_buf(), source };
     let missing = || Error::MissingFile { file: file.to_path_buf() };
     if let Some(inside) = gguf::inside(file) {
-        return inside?.ok_or_else(missing);
+        return inside.map_err(Error::Gguf)?.ok_or_else(missing);
     }
     if !file.exists() {
         return Err(missing());

@@ -24,7 +24,7 @@ pub enum Error {
 
     /// A GGUF file cannot be read as a model.
     #[error(transparent)]
-    Gguf(#[from] GgufError),
+    Gguf(GgufError),
 
     /// A file changed while a model was computing with it.
     #[error(

@@ -37,13 +37,17 @@ const COMPARED: usize = 1 << 20;
 
 /// Whether a path leads to a GGUF file, by its name or by its first bytes.
 pub fn is_gguf(path: &Path) -> bool {
-    let is_named = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(EXTENSION));
     let begins = || -> std::io::Result<bool> {
         let mut magic = [0; 4];
         std::io::Read::read_exact(&mut fs::File::open(path)?, &mut magic)?;
         Ok(magic == *b"GGUF")
     };
-    path.is_file() && (is_named || begins().unwrap_or(false))
+    path.is_file() && (is_named(path) || begins().unwrap_or(false))
+}
+
+/// Whether a path is named as a GGUF file is, whether there is one or not.
+pub(crate) fn is_named(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(EXTENSION))
 }
 
 /// The one GGUF file of a folder that holds no model besides; else the folder itself.
@@ -69,8 +73,7 @@ pub fn in_folder(folder: &Path) -> Result<PathBuf, GgufError> {
 /// The GGUF files of a folder, in the order of their names.
 pub(crate) fn files_in(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let is_one = |path: &PathBuf| path.extension().is_some_and(|it| it.eq_ignore_ascii_case(EXTENSION));
-    let mut files: Vec<_> = entries.filter(is_one).collect();
+    let mut files: Vec<_> = entries.filter(|path| is_named(path)).collect();
     files.sort();
     files
 }

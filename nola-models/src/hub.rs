@@ -27,7 +27,7 @@ pub use digest::sha256_of;
 pub use error::{Credentials, HubError};
 pub use files::{TOKENIZER_FILES, Wanted};
 
-use crate::gguf;
+use crate::gguf::{self, GgufError};
 use cache::Cache;
 use client::Client;
 use name::RepositoryName;
@@ -219,6 +219,8 @@ fn local(text: &str) -> Result<Option<PathBuf>, HubError> {
         (true, _) => Ok(Some(gguf::in_folder(&path)?)),
         (false, true) if gguf::is_gguf(&path) => Ok(Some(path)),
         (false, true) => Err(HubError::NotAFolder { path }),
+        // No repository of models is named so.
+        (false, false) if gguf::is_named(&path) => Err(GgufError::Absent { file: path }.into()),
         (false, false) => Ok(None),
     }
 }

@@ -17,6 +17,13 @@ pub enum GgufError {
         source: std::io::Error,
     },
 
+    /// There is no such file.
+    #[error("{}: no such file", file.display())]
+    Absent {
+        /// The file.
+        file: PathBuf,
+    },
+
     /// The file is another one than its name says.
     #[error("{}: no GGUF file: it begins with {found}, expected \"GGUF\"; fetch it again", file.display())]
     Other {

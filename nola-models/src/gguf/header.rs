@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::GgufError;
 use super::blocks::Format;
 use super::reader::{Reader, Stop};
-use super::value::{Array, Value, shown};
+use super::value::{Array, Value, decimal, shown};
 
 const MAGIC: &[u8] = b"GGUF";
 /// Multiples of this many bytes are where tensors begin, unless the metadata says otherwise.
@@ -196,7 +196,8 @@ impl<'a> Header<'a> {
     pub(super) fn float(&self, key: &str) -> Result<Option<f64>, GgufError> {
         match self.metadata.get(key) {
             None => Ok(None),
-            Some(Value::Float(number)) if number.is_finite() => Ok(Some(*number)),
+            Some(Value::Single(number)) if number.is_finite() => Ok(Some(decimal(*number))),
+            Some(Value::Double(number)) if number.is_finite() => Ok(Some(*number)),
             Some(Value::Whole(number)) => Ok(Some(*number as f64)),
             Some(_) => Err(self.wrong(key, "a number")),
         }

@@ -13,6 +13,7 @@ use super::GgufError;
 use super::config::id;
 use super::header::Header;
 use super::names::ModelKind;
+use super::value::Value as Stored;
 
 const MODEL: &str = "tokenizer.ggml.model";
 const TOKENS: &str = "tokenizer.ggml.tokens";
@@ -67,7 +68,7 @@ impl<'a> Tokens<'a> {
             None => vec![TokenType::Normal; texts.len()],
             Some(types) if types.len() == texts.len() => {
                 let numbers = types.values().ok_or_else(|| header.wrong(TYPES, "a list of numbers"))?;
-                numbers.map(|value| token_type(header, &value.shown())).collect::<Result<_, _>>()?
+                numbers.map(|number| token_type(header, number)).collect::<Result<_, _>>()?
             }
             Some(_) => return Err(header.wrong(TYPES, &format!("{} numbers, one a token", texts.len()))),
         };
@@ -88,15 +89,18 @@ impl<'a> Tokens<'a> {
     }
 }
 
-fn token_type(header: &Header, number: &str) -> Result<TokenType, GgufError> {
+fn token_type(header: &Header, number: Stored) -> Result<TokenType, GgufError> {
     Ok(match number {
-        "1" => TokenType::Normal,
-        "2" => TokenType::Unknown,
-        "3" => TokenType::Control,
-        "4" => TokenType::UserDefined,
-        "5" => TokenType::Unused,
-        "6" => TokenType::Byte,
-        _ => return Err(header.wrong_value(TYPES, format!("a list with {number}"), "numbers from 1 to 6")),
+        Stored::Whole(1) => TokenType::Normal,
+        Stored::Whole(2) => TokenType::Unknown,
+        Stored::Whole(3) => TokenType::Control,
+        Stored::Whole(4) => TokenType::UserDefined,
+        Stored::Whole(5) => TokenType::Unused,
+        Stored::Whole(6) => TokenType::Byte,
+        other => {
+            let found = format!("a list with {}", other.shown());
+            return Err(header.wrong_value(TYPES, found, "numbers from 1 to 6"));
+        }
     })
 }
 

@@ -68,7 +68,8 @@ impl Kind {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Value<'a> {
     Whole(i128),
-    Float(f64),
+    Single(f32),
+    Double(f64),
     Flag(bool),
     Text(&'a [u8]),
     Array(Array<'a>),
@@ -101,7 +102,8 @@ impl<'a> Value<'a> {
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Whole(number) => number.to_string(),
-            Self::Float(number) => number.to_string(),
+            Self::Single(number) => number.to_string(),
+            Self::Double(number) => number.to_string(),
             Self::Flag(flag) => flag.to_string(),
             Self::Text(text) => shown(text),
             Self::Array(array) => format!("a list of {}", array.len),
@@ -183,15 +185,15 @@ fn fixed_value<'a>(kind: Kind, bytes: &[u8]) -> Value<'a> {
         Kind::I32 => Value::Whole(i32::from_le_bytes(array(bytes)).into()),
         Kind::U64 => Value::Whole(u64::from_le_bytes(array(bytes)).into()),
         Kind::I64 => Value::Whole(i64::from_le_bytes(array(bytes)).into()),
-        Kind::F32 => Value::Float(decimal(f32::from_le_bytes(array(bytes)))),
-        Kind::F64 => Value::Float(f64::from_le_bytes(array(bytes))),
+        Kind::F32 => Value::Single(f32::from_le_bytes(array(bytes))),
+        Kind::F64 => Value::Double(f64::from_le_bytes(array(bytes))),
         Kind::Flag => Value::Flag(bytes[0] != 0),
         Kind::Text | Kind::Array => unreachable!("their length is not fixed"),
     }
 }
 
 /// The shortest decimal number that is this f32: 1e-5 where 9.999999747378752e-6 is stored, as configurations have it.
-fn decimal(number: f32) -> f64 {
+pub(super) fn decimal(number: f32) -> f64 {
     number.to_string().parse().unwrap_or(f64::from(number))
 }
 
@@ -201,7 +203,8 @@ mod tests {
 
     #[test]
     fn a_stored_float_is_the_decimal_number_that_was_meant() {
-        assert_eq!(fixed_value(Kind::F32, &1e-5_f32.to_le_bytes()).shown(), "0.00001");
+        assert_eq!(decimal(1e-5), 1e-5);
+        assert_ne!(f64::from(1e-5_f32), 1e-5);
         assert!(decimal(f32::NAN).is_nan());
         assert_eq!(decimal(f32::INFINITY), f64::INFINITY);
     }

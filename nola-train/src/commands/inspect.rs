@@ -26,7 +26,7 @@ pub struct InspectArgs {
 }
 
 pub fn run(args: &InspectArgs, global: &Global) -> Result<(), Error> {
-    let folder = gguf::in_folder(&located(&args.folder)?).map_err(nola_models::Error::from)?;
+    let folder = gguf::in_folder(&located(&args.folder)?).map_err(nola_models::Error::Gguf)?;
     if let Some(batch) = args.memory.batch {
         return memory::run(&folder, &args.memory, batch, global);
     }

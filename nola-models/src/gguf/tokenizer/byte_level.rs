@@ -131,10 +131,11 @@ fn around_a_text(bos: Option<&str>, eos: Option<&str>, vocab: &Ordered) -> Value
         let id = vocab.ids.get(token)?;
         Some((token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]})))
     });
+    let pair = [part("A", 0), part("B", 1)].concat();
     json!({
         "type": "TemplateProcessing",
         "single": part("A", 0),
-        "pair": [part("A", 0), part("B", 1)].concat(),
+        "pair": pair,
         "special_tokens": known.collect::<Map<_, _>>(),
     })
 }

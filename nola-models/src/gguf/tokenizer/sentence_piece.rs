@@ -63,8 +63,10 @@ fn scores(header: &Header, tokens: usize) -> Result<Vec<f32>, GgufError> {
     let wrong = || header.wrong(SCORES, &format!("{tokens} numbers, one a token"));
     let array = header.array(SCORES)?.filter(|scores| scores.len() == tokens).ok_or_else(wrong)?;
     let score = |value| match value {
-        Stored::Float(score) => Ok(score as f32),
-        Stored::Whole(_) | Stored::Flag(_) | Stored::Text(_) | Stored::Array(_) => Err(wrong()),
+        Stored::Single(score) => Ok(score),
+        Stored::Whole(_) | Stored::Double(_) | Stored::Flag(_) | Stored::Text(_) | Stored::Array(_) => {
+            Err(wrong())
+        }
     };
     array.values().ok_or_else(wrong)?.map(score).collect()
 }

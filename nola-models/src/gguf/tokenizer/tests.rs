@@ -2,7 +2,7 @@ use std::path::Path;
 
 use super::*;
 use crate::chat::{ChatTemplate, Conversation, Message, Prompt};
-use crate::gguf_file::{Entry, GgufFile};
+use crate::gguf_file::{Entry, GgufFile, GgufTensor};
 use crate::sentence_piece::{Model, PieceKind};
 use crate::shared::shared;
 use crate::tokenizer::{DecodeSpecials, Specials, Tokenizer, TokenizerError};
@@ -37,9 +37,18 @@ fn refusal(file: &GgufFile) -> String {
     opened(file).unwrap_err().to_string()
 }
 
+/// A file without a tokenizer.
 fn of_architecture() -> GgufFile {
     let mut file = GgufFile::default();
     file.set("general.architecture", "llama");
+    for architecture in ["llama", "phi3"] {
+        for name in ["context_length", "embedding_length", "block_count", "feed_forward_length"] {
+            file.set(&format!("{architecture}.{name}"), 2);
+        }
+        file.set(&format!("{architecture}.attention.head_count"), 1);
+        file.set(&format!("{architecture}.attention.layer_norm_rms_epsilon"), 1e-5);
+    }
+    file.tensors.push(GgufTensor::of_f32("token_embd.weight", &[300, 2], &[0.0; 600]));
     file
 }
 
