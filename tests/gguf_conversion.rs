@@ -40,9 +40,9 @@ const OUTSIDE: [(&str, &str); 6] = [
     ("model.embed_tokens", "token_embd"),
     ("model.norm", "output_norm"),
     ("lm_head", "output"),
-    ("transformer.wte", "token_embd"),
-    ("transformer.wpe", "position_embd"),
-    ("transformer.ln_f", "output_norm"),
+    ("wte", "token_embd"),
+    ("wpe", "position_embd"),
+    ("ln_f", "output_norm"),
 ];
 
 /// The folder as a file: vectors in f32, matrices in the type of ggml's number `kind`, which is f32 (0) or f16 (1).
@@ -102,13 +102,12 @@ fn metadata(config: &Value) -> GgufFile {
             file.set(&format!("{arch}.{ours}"), number as u32);
         }
     }
-    for (theirs, ours) in
-        [("layer_norm_epsilon", "layer_norm_epsilon"), ("rms_norm_eps", "layer_norm_rms_epsilon")]
-    {
-        if let Some(eps) = config[theirs].as_f64() {
-            file.set(&format!("{arch}.attention.{ours}"), eps as f32);
-        }
-    }
+    // The defaults of transformers.
+    let (theirs, ours, absent) = match arch {
+        "gpt2" => ("layer_norm_epsilon", "layer_norm_epsilon", 1e-5),
+        _ => ("rms_norm_eps", "layer_norm_rms_epsilon", 1e-6),
+    };
+    file.set(&format!("{arch}.attention.{ours}"), config[theirs].as_f64().unwrap_or(absent) as f32);
     let theta = config["rope_parameters"]["rope_theta"].as_f64().or_else(|| config["rope_theta"].as_f64());
     if let Some(theta) = theta {
         file.set(&format!("{arch}.rope.freq_base"), theta as f32);
@@ -132,25 +131,26 @@ fn values(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
 /// A tensor under its name in the file, turned as there; none for one that is left out.
 fn tensor(config: &Value, name: &str, shape: &[usize], values: Vec<f32>, kind: u32) -> Option<GgufTensor> {
     let (module, leaf) = name.rsplit_once('.').expect("a parameter of a module");
+    let module = module.strip_prefix("transformer.").unwrap_or(module);
     let (mut shape, mut values) = (shape.to_vec(), values);
     let is_gpt2 = config["model_type"] == "gpt2";
     let outside = OUTSIDE.iter().find(|(theirs, _)| *theirs == module).map(|(_, ours)| (*ours).to_owned());
     let in_block = || {
-        let rest =
-            ["model.layers.", "transformer.h.", "h."].iter().find_map(|start| module.strip_prefix(start))?;
+        let rest = ["model.layers.", "h."].iter().find_map(|start| module.strip_prefix(start))?;
         let (number, inside) = rest.split_once('.')?;
         let table = if is_gpt2 { &IN_BLOCK_OF_GPT2[..] } else { &IN_BLOCK[..] };
         let (_, ours) = table.iter().find(|(theirs, _)| *theirs == inside)?;
         Some(format!("blk.{number}.{ours}"))
     };
     let ours = outside.or_else(in_block)?;
-    let heads = |field: &str| config[field].as_u64().expect("heads") as usize;
+    let queries = &config["num_attention_heads"];
+    let heads = |number: &Value| number.as_u64().or(queries.as_u64()).expect("heads") as usize;
     let is_permuted = ["llama", "mistral", "smollm3"].iter().any(|known| config["model_type"] == *known);
     if is_permuted && ours.ends_with("attn_q") {
-        values = permuted(&values, shape[0], heads("num_attention_heads"));
+        values = permuted(&values, shape[0], heads(queries));
     }
     if is_permuted && ours.ends_with("attn_k") {
-        values = permuted(&values, shape[0], heads("num_key_value_heads"));
+        values = permuted(&values, shape[0], heads(&config["num_key_value_heads"]));
     }
     if is_gpt2 && shape.len() == 2 && ours.starts_with("blk.") {
         values =

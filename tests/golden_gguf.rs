@@ -16,8 +16,8 @@ use crate::gguf_file::{GgufFile, GgufTensor};
 use crate::golden_causal::{greedy, ids, logits};
 use crate::shared::shared;
 
-/// Models whose weights this program does not convert here, and settings that a GGUF file cannot say.
-const LEFT_OUT: [&str; 1] = ["llama_bnb"];
+/// Models that are not converted here: in few bits, or in shards.
+const LEFT_OUT: [&str; 2] = ["llama_bnb", "llama_gqa"];
 
 /// A folder with the file.
 fn folder_of(file: &GgufFile) -> tempfile::TempDir {

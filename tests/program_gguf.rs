@@ -28,7 +28,7 @@ fn every_command_takes_a_gguf_file_as_it_takes_the_folder() {
         let texts = [name, file].map(|model| {
             let made =
                 json(&workshop, &["generate", "--model", model, "--max-new-tokens", "12", "name : Zizzi"]);
-            made["completions"].to_string()
+            made["texts"][0]["text"].to_string()
         });
         assert_eq!(texts[0], texts[1], "{name}");
         assert!(texts[0].len() > 4, "{name}: {}", texts[0]);
@@ -42,6 +42,14 @@ fn every_command_takes_a_gguf_file_as_it_takes_the_folder() {
         let memory = ["inspect", file, "--batch", "1", "--tokens", "16"];
         assert_eq!(json(&workshop, &memory)["parameters"], contents["numbers"]);
     }
+}
+
+#[test]
+fn runs_over_a_gguf_file_are_compared() {
+    let short = sets(&["model.path=llama.gguf", "train.steps=2", "train.evaluate_every=2"]);
+    let outcome =
+        workshop().run(&[&["compare", "food.toml", "--seeds", "2", "--out", "both"], &short[..]].concat());
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
 }
 
 #[test]

@@ -70,21 +70,16 @@ impl Settings<'_, '_> {
     /// Width of a head, for keys and values alike, all of which is rotated.
     pub(super) fn d_head(&self) -> Result<u64, GgufError> {
         let (d_model, heads) = (self.required("embedding_length")?, self.required("attention.head_count")?);
-        let Some(shared) = d_model.checked_div(heads).filter(|_| d_model.is_multiple_of(heads)) else {
-            return match self.number("attention.key_length")? {
-                Some(_) => self.same_widths(self.required("attention.key_length")?),
-                None => {
-                    Err(self.wrong("attention.head_count", &format!("a divisor of {d_model}, the width")))
-                }
-            };
+        let shared = d_model.is_multiple_of(heads).then_some(d_model / heads);
+        let d_head = match (self.number("attention.key_length")?, shared) {
+            (Some(0), _) => return Err(self.wrong("attention.key_length", "a number above 0")),
+            (Some(d_head), _) | (None, Some(d_head)) => d_head,
+            (None, None) => {
+                return Err(self.wrong("attention.head_count", &format!("a divisor of {d_model}, the width")));
+            }
         };
-        self.same_widths(self.number("attention.key_length")?.unwrap_or(shared))
-    }
-
-    fn same_widths(&self, d_head: u64) -> Result<u64, GgufError> {
-        for name in ["attention.key_length", "attention.value_length", "rope.dimension_count"] {
-            let is_same = self.number(name)?.is_none_or(|width| width == d_head && width > 0);
-            if !is_same {
+        for name in ["attention.value_length", "rope.dimension_count"] {
+            if self.number(name)?.is_some_and(|width| width != d_head) {
                 let expected = format!("{d_head}, the width of a head: this program computes no other");
                 return Err(self.wrong(name, &expected));
             }

@@ -75,20 +75,12 @@ fn by_factors(settings: &Settings, factors: &[f32]) -> Result<Value, GgufError> 
     let factor = f64::from(factors.iter().copied().fold(0.0, f32::max));
     let frequency = |n: usize| theta.powf(-2.0 * n as f64 / d_head as f64);
     let fits = |original: f64| {
-        let expected = |n: usize| {
-            let waves = original * frequency(n) / TAU;
-            let kept = ((waves - LOW_FREQ_FACTOR) / (HIGH_FREQ_FACTOR - LOW_FREQ_FACTOR)).clamp(0.0, 1.0);
-            1.0 / ((1.0 - kept) / factor + kept)
-        };
+        let expected = |n: usize| 1.0 / kept(original * frequency(n) / TAU, factor);
         let fits = |(n, &found): (usize, &f32)| (f64::from(found) / expected(n) - 1.0).abs() <= TOLERANCE;
         factors.iter().enumerate().all(fits)
     };
     let between = factors.iter().position(|&found| 1.0 < found && f64::from(found) < factor);
-    let by_between = between.map(|n| {
-        let kept = (1.0 / f64::from(factors[n]) - 1.0 / factor) / (1.0 - 1.0 / factor);
-        let waves = LOW_FREQ_FACTOR + kept * (HIGH_FREQ_FACTOR - LOW_FREQ_FACTOR);
-        (waves * TAU / frequency(n)).round()
-    });
+    let by_between = between.map(|n| (waves(f64::from(factors[n]), factor) * TAU / frequency(n)).round());
     let original = [ORIGINAL_TOKENS].into_iter().chain(by_between).find(|&original| fits(original));
     let Some(original) = original.filter(|_| factors.len() as u64 == d_head / 2) else {
         let found = format!("{} factors up to {factor}", factors.len());
@@ -102,4 +94,16 @@ fn by_factors(settings: &Settings, factors: &[f32]) -> Result<Value, GgufError> 
         "high_freq_factor": HIGH_FREQ_FACTOR,
         "original_max_position_embeddings": original as u64,
     }))
+}
+
+/// What is left of a frequency with so many waves in the original context, as a share of it.
+fn kept(waves: f64, factor: f64) -> f64 {
+    let kept = ((waves - LOW_FREQ_FACTOR) / (HIGH_FREQ_FACTOR - LOW_FREQ_FACTOR)).clamp(0.0, 1.0);
+    (1.0 - kept) / factor + kept
+}
+
+/// The number of waves of a frequency that is divided by `found`, between 1 and `factor`.
+fn waves(found: f64, factor: f64) -> f64 {
+    let kept = (1.0 / found - 1.0 / factor) / (1.0 - 1.0 / factor);
+    LOW_FREQ_FACTOR + kept * (HIGH_FREQ_FACTOR - LOW_FREQ_FACTOR)
 }
