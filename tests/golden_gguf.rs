@@ -125,6 +125,13 @@ fn every_byte_of_the_weights_and_every_setting_decides_the_identity() {
     let mut other = micro(0);
     other.set("tokenizer.chat_template", "{{ messages }}");
     assert_eq!(before, identity(&other), "no part of the model");
+    let with_factors = |factor: f32| {
+        let mut other = micro(0);
+        other.tensors.push(GgufTensor::of_f32("rope_freqs.weight", &[12], &[factor; 12]));
+        Checkpoint::open(&folder_of(&other).path().join("model.gguf"))
+            .map(|checkpoint| checkpoint.identity().clone())
+    };
+    assert_ne!(with_factors(1.0).expect("no scaling"), before);
 }
 
 /// What is said of a changed file.

@@ -2,7 +2,7 @@
 //!
 //! A file `model.gguf` is read as the folder that it was converted from. Its metadata becomes what Hugging Face's files say, so
 //! that whoever reads `config.json`, `tokenizer.json` or `tokenizer_config.json` of a folder reads them here too, under the
-//! path `model.gguf/config.json`. The weights keep their place in the file and are made dense one by one, see [`Foreign`].
+//! path `model.gguf/config.json`. The weights keep their place in the file and are made dense one by one.
 //!
 //! # Source
 //! `docs/gguf.md` of ggml, for versions 2 and 3.
@@ -25,7 +25,6 @@ use std::path::{Path, PathBuf};
 pub(crate) use dense::Foreign;
 pub use error::GgufError;
 
-use blocks::Format;
 use config::{Settings, Tensors, config};
 use header::{Beginning, Header, StoredTensor};
 use names::{HEAD, Layout, ModelKind, TOKENS};
@@ -50,12 +49,12 @@ pub(crate) fn is_named(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(EXTENSION))
 }
 
-/// The one GGUF file of a folder that holds no model besides; else the folder itself.
+/// The one GGUF file of a folder that holds no model or adapter besides; else the folder itself.
 ///
 /// # Errors
 /// If it holds several.
 pub fn in_folder(folder: &Path) -> Result<PathBuf, GgufError> {
-    if folder.join("config.json").exists() {
+    if ["config.json", "adapter_config.json"].iter().any(|name| folder.join(name).exists()) {
         return Ok(folder.to_owned());
     }
     let mut files = files_in(folder);
@@ -150,7 +149,7 @@ pub(crate) struct Tensor {
 #[derive(Debug)]
 pub(crate) struct Weights {
     pub(crate) tensors: Vec<Tensor>,
-    /// SHA-256 of the metadata that describes the model.
+    /// SHA-256 of what the file says of the model beside its weights.
     pub(crate) config_sha256: String,
 }
 
@@ -164,8 +163,12 @@ pub(crate) fn weights(file: &Path, bytes: &[u8]) -> Result<Weights, GgufError> {
     let heads = Settings { header: &header, kind }.heads()?;
     let mut tensors: Vec<Tensor> = Vec::with_capacity(header.tensors.len());
     let mut names = BTreeSet::new();
+    let mut beside = Vec::new();
     for stored in &header.tensors {
-        let Some((name, layout)) = kind.tensor(stored.name, heads) else { continue };
+        let Some((name, layout)) = kind.tensor(stored.name, heads) else {
+            beside.push(&bytes[stored.bytes.clone()]);
+            continue;
+        };
         check_layout(&header, stored, layout)?;
         if !names.insert(name.clone()) {
             let found = format!("another tensor under the name `{name}`");
@@ -173,25 +176,12 @@ pub(crate) fn weights(file: &Path, bytes: &[u8]) -> Result<Weights, GgufError> {
         }
         tensors.push(tensor(name, stored, layout));
     }
-    Ok(Weights { tensors, config_sha256: header.config_sha256(kind.name()) })
+    Ok(Weights { tensors, config_sha256: header.config_sha256(kind.name(), &beside) })
 }
 
 fn tensor(name: String, stored: &StoredTensor, layout: Layout) -> Tensor {
     let StoredTensor { format, ref shape, ref bytes, .. } = *stored;
-    let plain = match format {
-        _ if layout != Layout::AsStored => None,
-        Format::F32 => Some(safetensors::Dtype::F32),
-        Format::F16 => Some(safetensors::Dtype::F16),
-        Format::Bf16 => Some(safetensors::Dtype::BF16),
-        Format::Q4_0
-        | Format::Q4_1
-        | Format::Q5_0
-        | Format::Q5_1
-        | Format::Q8_0
-        | Format::Q4K
-        | Format::Q5K
-        | Format::Q6K => None,
-    };
+    let plain = if layout == Layout::AsStored { format.plain() } else { None };
     let foreign = plain.is_none().then(|| Foreign { format, layout, shape: shape.clone() });
     let mut shape = shape.clone();
     if layout == Layout::Transposed {

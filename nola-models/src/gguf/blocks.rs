@@ -3,6 +3,7 @@
 use std::fmt;
 
 use half::{bf16, f16};
+use safetensors::Dtype;
 
 /// How the numbers of a tensor are stored. Those that are no plain floats lie in blocks, whose scales are f16.
 ///
@@ -90,6 +91,23 @@ impl Format {
     pub(super) fn describe(number: u32) -> String {
         let known = OTHERS.iter().find(|(id, _)| *id == number);
         known.map_or(format!("the unknown type {number}"), |(_, name)| (*name).to_owned())
+    }
+
+    /// What safetensors call it, if they have it.
+    pub(super) fn plain(self) -> Option<Dtype> {
+        match self {
+            Self::F32 => Some(Dtype::F32),
+            Self::F16 => Some(Dtype::F16),
+            Self::Bf16 => Some(Dtype::BF16),
+            Self::Q4_0
+            | Self::Q4_1
+            | Self::Q5_0
+            | Self::Q5_1
+            | Self::Q8_0
+            | Self::Q4K
+            | Self::Q5K
+            | Self::Q6K => None,
+        }
     }
 
     /// Numbers of a block, and its bytes.

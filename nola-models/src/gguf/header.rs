@@ -112,14 +112,7 @@ impl<'a> Header<'a> {
         let mut header = Self { file, metadata: BTreeMap::new(), raw: BTreeMap::new(), tensors: Vec::new() };
         for number in 0..n_entries {
             reader.place = format!("entry {number} of {n_entries} of the metadata");
-            let key = reader.name()?;
-            reader.place = format!("metadata {}", shown(key.as_bytes()));
-            let start = reader.at();
-            let value = Value::read(&mut reader)?;
-            if header.metadata.insert(key, value).is_some() {
-                return Err(reader.damaged("is there twice").into());
-            }
-            header.raw.insert(key, reader.since(start));
+            header.read_entry(&mut reader)?;
         }
         header.check_whole()?;
         let alignment = header.alignment()?;
@@ -136,6 +129,18 @@ impl<'a> Header<'a> {
         let start = (reader.at() as u64).next_multiple_of(alignment);
         header.tensors = placed(&mut reader, infos, start, alignment)?;
         Ok(header)
+    }
+
+    fn read_entry(&mut self, reader: &mut Reader<'a>) -> Result<(), Stop> {
+        let key = reader.name()?;
+        reader.place = format!("metadata {}", shown(key.as_bytes()));
+        let start = reader.at();
+        let value = Value::read(reader)?;
+        self.raw.insert(key, reader.since(start));
+        match self.metadata.insert(key, value) {
+            Some(_) => Err(reader.damaged("is there twice").into()),
+            None => Ok(()),
+        }
     }
 
     /// A model that lies in several files is none.
@@ -239,8 +244,9 @@ impl<'a> Header<'a> {
         texts.enumerate().map(utf8).collect::<Result<_, _>>().map(Some)
     }
 
-    /// SHA-256 of the metadata that describes the model, without its tokenizer and what else stands beside it.
-    pub(super) fn config_sha256(&self, architecture: &str) -> String {
+    /// SHA-256 of the metadata that describes the model, without its tokenizer and what else stands there, and of tensors `beside`
+    /// the weights.
+    pub(super) fn config_sha256(&self, architecture: &str, beside: &[&[u8]]) -> String {
         let mut hash = Sha256::new();
         let prefix = format!("{architecture}.");
         let is_config = |key: &str| key == "general.architecture" || key.starts_with(&prefix);
@@ -248,6 +254,7 @@ impl<'a> Header<'a> {
             hash.update(format!("{key} {}\n", value.len()));
             hash.update(value);
         }
+        beside.iter().for_each(|bytes| hash.update(bytes));
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }

@@ -118,7 +118,7 @@ pub(super) fn json(header: &Header) -> Result<Option<Vec<u8>>, GgufError> {
 /// `tokenizer.model`; none if the vocabulary is of another kind.
 ///
 /// # Errors
-/// As [`json`].
+/// As [`json()`].
 pub(super) fn model(header: &Header) -> Result<Option<Vec<u8>>, GgufError> {
     match Vocabulary::of(header)? {
         Vocabulary::ByteLevel => Ok(None),
@@ -129,7 +129,7 @@ pub(super) fn model(header: &Header) -> Result<Option<Vec<u8>>, GgufError> {
 /// `tokenizer_config.json`.
 ///
 /// # Errors
-/// As [`json`].
+/// As [`json()`].
 pub(super) fn settings(header: &Header) -> Result<Value, GgufError> {
     let (vocabulary, tokens) = (Vocabulary::of(header)?, Tokens::of(header)?);
     let mut settings = Map::new();
