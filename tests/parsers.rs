@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 
 use nola_core::philox::philox4x32_10;
 
-use fuzz::PARSERS;
+use fuzz::{PARSERS, Parser};
 
 /// Changed inputs that are made of each of a corpus, unless `NOLA_PARSER_CHANGES` says how many.
 const CHANGES: u32 = 100;
+/// Names the one parser that is tried.
+const ONLY: &str = "NOLA_PARSER";
 /// Numbers at which parsers go wrong.
 const EDGES: [u64; 8] = [0, 1, 0x7f, 0xff, 0x7fff_ffff, 0xffff_ffff, i64::MAX as u64, u64::MAX];
 
@@ -96,9 +98,15 @@ fn changed(mut bytes: Vec<u8>, other: &[u8], known: &[Vec<u8>], change: u32) -> 
     bytes
 }
 
+/// The parsers that are tried.
+fn tried() -> impl Iterator<Item = Parser> {
+    let only = std::env::var(ONLY).ok();
+    PARSERS.into_iter().filter(move |(name, _)| only.as_deref().is_none_or(|only| only == *name))
+}
+
 #[test]
 fn every_parser_holds_on_its_corpus() {
-    for (name, parse) in PARSERS {
+    for (name, parse) in tried() {
         let inputs = corpus(name);
         assert!(!inputs.is_empty(), "{name} has no corpus");
         inputs.iter().for_each(|input| parse(input));
@@ -120,7 +128,7 @@ fn every_parser_holds_on_what_took_too_much() {
 #[test]
 fn every_parser_holds_on_changes_of_its_corpus() {
     let changes = std::env::var("NOLA_PARSER_CHANGES").map(|text| text.parse().expect("a number"));
-    for (name, parse) in PARSERS {
+    for (name, parse) in tried() {
         let (inputs, known) = (corpus(name), dictionary(name));
         for (place, input) in inputs.iter().enumerate() {
             let other = &inputs[(place + 1) % inputs.len()];

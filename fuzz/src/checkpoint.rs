@@ -29,7 +29,8 @@ pub fn sharded(bytes: &[u8]) {
     in_folder(&files, |folder| open(folder, bytes));
 }
 
-fn open(folder: &Path, bytes: &[u8]) {
+/// A folder of these bytes, or a file that stands for one.
+pub fn open(folder: &Path, bytes: &[u8]) {
     let Some(checkpoint) = accepted(Checkpoint::open(folder), bytes) else { return };
     accepted(checkpoint.check_intact(), bytes);
     assert!(checkpoint.tensor_names().all(|name| checkpoint.shape(name).is_some()));

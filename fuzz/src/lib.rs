@@ -7,6 +7,7 @@ pub mod adapter;
 pub mod chat;
 pub mod checkpoint;
 pub mod config;
+pub mod gguf;
 pub mod hub;
 pub mod image;
 pub mod input;
@@ -20,7 +21,7 @@ pub mod tokenizer;
 pub type Parser = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const PARSERS: [Parser; 28] = [
+pub const PARSERS: [Parser; 29] = [
     ("adapter_native", adapter::native),
     ("adapter_peft", adapter::peft),
     ("chat_template", chat::template),
@@ -30,6 +31,7 @@ pub const PARSERS: [Parser; 28] = [
     ("config_language", config::language),
     ("config_preprocessor", config::preprocessor),
     ("config_vit", config::vit),
+    ("gguf", gguf::model),
     ("hub_answers", hub::answers),
     ("hub_card", hub::card),
     ("image", image::decode),

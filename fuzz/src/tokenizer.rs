@@ -37,7 +37,8 @@ pub fn vocabulary(bytes: &[u8]) {
     in_folder(&files, |folder| open(folder, bytes));
 }
 
-fn open(folder: &Path, bytes: &[u8]) {
+/// A folder of these bytes, or a file that stands for one.
+pub fn open(folder: &Path, bytes: &[u8]) {
     let Some(tokenizer) = accepted(Tokenizer::open(folder), bytes) else { return };
     assert!(tokenizer.base_vocab_size() <= tokenizer.vocab_size());
     for text in TEXTS {

@@ -1,4 +1,5 @@
-//! Model folders in the Hugging Face layout: `config.json`, and safetensors in one file or in shards with an index.
+//! Model folders in the Hugging Face layout: `config.json`, and safetensors in one file or in shards with an index; or one
+//! GGUF file, which stands for such a folder.
 //!
 //! Opening a folder maps the weights into memory and checks every header before anything is allocated. What lies there as
 //! a model wants it is not copied on the CPU, but used where it lies; it takes memory that the system may share and take
@@ -32,6 +33,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::Error;
+use crate::gguf::{self, Foreign};
 use crate::json::{self, WrongJson};
 pub use collect::collect;
 pub use key_map::{KeyMap, Source};
@@ -75,6 +77,8 @@ struct Stored {
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Range<usize>,
+    /// How GGUF stores it, if that is not as `dtype` and `shape` say.
+    foreign: Option<Foreign>,
 }
 
 #[derive(Deserialize)]
@@ -83,7 +87,7 @@ struct Index {
 }
 
 impl Checkpoint {
-    /// Opens a folder; the weights stay on disk until a model asks for them.
+    /// Opens a folder or a GGUF file; the weights stay on disk until a model asks for them.
     ///
     /// The files must not be written to while the checkpoint, or a model on the CPU that it filled, is in use: they are
     /// mapped, not copied. Other files may take their place.
@@ -104,6 +108,10 @@ impl Checkpoint {
             written_sha256: None,
             identity: OnceLock::new(),
         };
+        if gguf::is_gguf(folder) {
+            checkpoint.map_gguf()?;
+            return Ok(checkpoint);
+        }
         let single = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");
         if single.exists() {
@@ -180,7 +188,8 @@ impl Checkpoint {
     fn hash(&self, bytes: fn(&mut Sha256, &[u8])) -> String {
         let mut hash = Sha256::new();
         for (name, stored) in &self.tensors {
-            hash.update(format!("{name} {} {:?}\n", stored.dtype, stored.shape));
+            let dtype = stored.foreign.as_ref().map_or(stored.dtype.to_string(), Foreign::format);
+            hash.update(format!("{name} {dtype} {:?}\n", stored.shape));
             bytes(&mut hash, self.bytes(stored));
         }
         hex(&hash.finalize())
@@ -202,31 +211,51 @@ impl Checkpoint {
         &self.shards[stored.shard][stored.bytes.clone()]
     }
 
-    /// Maps one safetensors file and returns its tensors.
-    fn map_shard(&mut self, file: &Path) -> Result<BTreeMap<String, Stored>, Error> {
+    /// Maps a file.
+    fn map(&mut self, file: &Path) -> Result<Bytes, Error> {
         let io = |source| Error::Io { file: file.to_path_buf(), source };
         let opened = File::open(file).map_err(io)?;
-        let bytes = opened.metadata().map_err(io)?.len();
-        let damaged = |source| Error::Safetensors { file: file.to_path_buf(), bytes, source };
         let mut start = Vec::new();
         (&opened).take(MAX_POINTER_BYTES).read_to_end(&mut start).map_err(io)?;
         // Mapping nothing is an error of its own on some systems.
         full(file, &start)?;
         let mapped = MappedFile::new(file, opened).map_err(io)?;
-        let map = mapped.bytes();
+        self.shards.push(mapped.bytes());
+        self.files.0.push(Arc::downgrade(&mapped));
+        Ok(mapped.bytes())
+    }
+
+    /// Maps the GGUF file that stands for the folder.
+    fn map_gguf(&mut self) -> Result<(), Error> {
+        let file = self.folder.clone();
+        let map = self.map(&file)?;
+        let gguf::Weights { tensors, config_sha256 } = gguf::weights(&file, &map).map_err(Error::Gguf)?;
+        let stored = |tensor: gguf::Tensor| {
+            let gguf::Tensor { name, shape, plain, foreign, bytes } = tensor;
+            (name, Stored { shard: 0, dtype: plain.unwrap_or(Dtype::F32), shape, bytes, foreign })
+        };
+        self.tensors = tensors.into_iter().map(stored).collect();
+        // What this program makes of the metadata may change.
+        self.config_sha256 = config_sha256;
+        Ok(())
+    }
+
+    /// Maps one safetensors file and returns its tensors.
+    fn map_shard(&mut self, file: &Path) -> Result<BTreeMap<String, Stored>, Error> {
+        let shard = self.shards.len();
+        let map = self.map(file)?;
+        let bytes = map.len() as u64;
+        let damaged = |source| Error::Safetensors { file: file.to_path_buf(), bytes, source };
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(damaged)?;
         let data = header + size_of::<u64>();
-        let shard = self.shards.len();
         let stored = |(name, info): (String, &safetensors::tensor::TensorInfo)| {
             let (start, end) = info.data_offsets;
             let bytes = data + start..data + end;
-            (name, Stored { shard, dtype: info.dtype, shape: info.shape.clone(), bytes })
+            (name, Stored { shard, dtype: info.dtype, shape: info.shape.clone(), bytes, foreign: None })
         };
         let tensors = metadata.tensors().into_iter().map(stored).collect();
         self.written_sha256 =
             metadata.metadata().as_ref().and_then(|texts| texts.get(WRITTEN_SHA256)).cloned();
-        self.shards.push(map);
-        self.files.0.push(Arc::downgrade(&mapped));
         Ok(tensors)
     }
 
@@ -277,6 +306,26 @@ pub fn read_config(folder: &Path) -> Result<Value, Error> {
     parse_json(&file, &read_bounded(&file)?)
 }
 
+/// The files of `names` that a model folder has.
+pub fn files(folder: &Path, names: &[&str]) -> Vec<PathBuf> {
+    let files = names.iter().map(|name| folder.join(name));
+    let is_there = |file: &PathBuf| match gguf::inside(file) {
+        // An error is that of whoever reads it.
+        Some(inside) => !matches!(inside, Ok(None)),
+        None => file.is_file(),
+    };
+    files.filter(is_there).collect()
+}
+
+/// A file of a model folder, whatever its size.
+pub(crate) fn read_whole(file: &Path) -> Result<Vec<u8>, Error> {
+    let missing = || Error::MissingFile { file: file.to_path_buf() };
+    match gguf::inside(file) {
+        Some(inside) => inside.map_err(Error::Gguf)?.ok_or_else(missing),
+        None => std::fs::read(file).map_err(|source| Error::Io { file: file.to_path_buf(), source }),
+    }
+}
+
 /// Reads a configuration file whole, if it is no larger than honest ones are.
 ///
 /// # Errors
@@ -287,8 +336,12 @@ pub fn read_bounded(file: &Path) -> Result<Vec<u8>, Error> {
 
 fn read_up_to(file: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     let io = |source| Error::Io { file: file.to_path_buf(), source };
+    let missing = || Error::MissingFile { file: file.to_path_buf() };
+    if let Some(inside) = gguf::inside(file) {
+        return inside.map_err(Error::Gguf)?.ok_or_else(missing);
+    }
     if !file.exists() {
-        return Err(Error::MissingFile { file: file.to_path_buf() });
+        return Err(missing());
     }
     let opened = File::open(file).map_err(io)?;
     let bytes = opened.metadata().map_err(io)?.len();
@@ -331,7 +384,10 @@ fn no_weights(folder: &Path, expected: PathBuf) -> Error {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     match entries.filter(is_pickle).min() {
         Some(file) => Error::PickleOnly { file },
-        None => Error::MissingFile { file: expected },
+        None => match gguf::files_in(folder).into_iter().next() {
+            Some(file) => Error::GgufOnly { file },
+            None => Error::MissingFile { file: expected },
+        },
     }
 }
 

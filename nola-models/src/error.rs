@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use nola_core::weight::Quantization;
 
+use crate::gguf::GgufError;
+
 /// Why a model, an image or a setting of either could not be read or written.
 ///
 /// A message names the file and the field or tensor, and says what to change. A wrong shape inside a forward pass is a
@@ -19,6 +21,10 @@ pub enum Error {
         /// What the system says.
         source: std::io::Error,
     },
+
+    /// A GGUF file cannot be read as a model.
+    #[error(transparent)]
+    Gguf(GgufError),
 
     /// A file changed while a model was computing with it.
     #[error(
@@ -64,6 +70,13 @@ pub enum Error {
     )]
     PickleOnly {
         /// The pickle.
+        file: PathBuf,
+    },
+
+    /// The folder has weights only as a GGUF file, beside a configuration of another origin.
+    #[error("{}: a model by itself; name the file in place of its folder", file.display())]
+    GgufOnly {
+        /// The GGUF file.
         file: PathBuf,
     },
 

@@ -27,6 +27,7 @@ pub use digest::sha256_of;
 pub use error::{Credentials, HubError};
 pub use files::{TOKENIZER_FILES, Wanted};
 
+use crate::gguf::{self, GgufError};
 use cache::Cache;
 use client::Client;
 use name::RepositoryName;
@@ -99,7 +100,7 @@ impl fmt::Display for Note<'_> {
     }
 }
 
-/// The folder of a model: `name_or_path` itself if it is a folder, else the snapshot of that repository in the cache,
+/// The folder of a model: `name_or_path` itself if it is a folder or a GGUF file, else the snapshot of that repository in the cache,
 /// fetched as far as it is not there.
 ///
 /// A name is `owner/name`, `owner/name@revision` (a branch, a tag or a full commit), or a single legacy name such as
@@ -211,12 +212,15 @@ fn fetch_shards(
     shards.iter().try_for_each(|shard| download::fetch(client, cache, &listing.commit, shard))
 }
 
-/// The text as a folder of this machine, if it is one.
+/// The text as a folder or GGUF file of this machine, if it is one.
 fn local(text: &str) -> Result<Option<PathBuf>, HubError> {
     let path = PathBuf::from(text);
     match (path.is_dir(), path.exists()) {
-        (true, _) => Ok(Some(path)),
+        (true, _) => Ok(Some(gguf::in_folder(&path)?)),
+        (false, true) if gguf::is_gguf(&path) => Ok(Some(path)),
         (false, true) => Err(HubError::NotAFolder { path }),
+        // No repository of models is named so.
+        (false, false) if gguf::is_named(&path) => Err(GgufError::Absent { file: path }.into()),
         (false, false) => Ok(None),
     }
 }

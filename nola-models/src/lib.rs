@@ -16,6 +16,10 @@ mod fields;
 mod fresh;
 mod fused;
 pub mod generate;
+pub mod gguf;
+#[cfg(test)]
+#[path = "../../tests/gguf_file.rs"]
+mod gguf_file;
 pub mod gpt2;
 mod head;
 mod hidden_states;
@@ -26,6 +30,7 @@ pub mod llama;
 mod names;
 pub mod norm;
 mod precision;
+mod sentence_piece;
 #[cfg(test)]
 #[path = "../../tests/shared.rs"]
 mod shared;

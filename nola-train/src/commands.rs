@@ -137,8 +137,8 @@ pub struct ModelArgs {
         required_unless_present = "model"
     )]
     run: Option<PathBuf>,
-    /// A model folder with config.json and safetensors, or a model's name on the hub.
-    #[arg(long, value_name = "MODEL", value_hint = ValueHint::DirPath)]
+    /// A model folder with config.json and safetensors, a GGUF file, or a model's name on the hub.
+    #[arg(long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     model: Option<PathBuf>,
     /// An adapter folder for that model: ours, or a LoRA of PEFT's; a name before it, as `generate` takes, is left out.
     #[arg(long, value_name = "[NAME=]FOLDER", value_hint = ValueHint::DirPath, requires = "model")]

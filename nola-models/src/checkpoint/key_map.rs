@@ -1,5 +1,6 @@
 //! Fills a model from a checkpoint through a map of names, strictly.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -44,7 +45,8 @@ impl Checkpoint {
     /// Stored f32, f16 and bf16 become what [`KeyMap::dtype`] says while they are read, one tensor at a time: beside the
     /// model, the host holds no more than one. Of what is stored in that type and is neither part of a tensor nor
     /// transposed, the CPU holds no copy at all. Weights of linear layers are quantised in the same way, if
-    /// [`KeyMap::quantization`] says so; those that bitsandbytes stored in few bits stay as they are.
+    /// [`KeyMap::quantization`] says so; those that bitsandbytes stored in few bits stay as they are, and what GGUF stores in
+    /// blocks is made dense.
     ///
     /// # Errors
     /// One error lists all missing, unused, misshapen and contradictory tensors; another all tensors with values that
@@ -112,14 +114,21 @@ impl Checkpoint {
     }
 
     pub(super) fn numbers<'a>(&'a self, stored: &'a Stored) -> Numbers<'a> {
-        Numbers { dtype: stored.dtype, shape: &stored.shape, bytes: self.bytes(stored) }
+        let bytes = match &stored.foreign {
+            Some(foreign) => Cow::Owned(foreign.dense(self.bytes(stored))),
+            None => Cow::Borrowed(self.bytes(stored)),
+        };
+        Numbers { dtype: stored.dtype, shape: &stored.shape, bytes }
     }
 
     /// What `source` says of a stored tensor, as `dtype`; not copied if it lies there as it is wanted.
     fn data(&self, stored: &Stored, source: &Source, dtype: WeightDtype, shape: Shape) -> TensorData {
         let Source { part, transposed, .. } = *source;
         let mapped = self.shards[stored.shard].slice(stored.bytes.clone());
-        let as_wanted = stored.dtype == stored_as(dtype) && part == Part::Whole && !transposed;
+        let as_wanted = stored.foreign.is_none()
+            && stored.dtype == stored_as(dtype)
+            && part == Part::Whole
+            && !transposed;
         let is_aligned = mapped.as_ptr().addr().is_multiple_of(dtype.bytes());
         if as_wanted && cfg!(target_endian = "little") && is_aligned {
             let bytes = Bytes::from_shared(mapped, AllocationProperty::File);
@@ -134,7 +143,8 @@ impl Checkpoint {
     }
 
     fn is_same(&self, one: &Stored, other: &Stored) -> bool {
-        one.dtype == other.dtype && one.shape == other.shape && self.bytes(one) == self.bytes(other)
+        (one.dtype, &one.shape, &one.foreign) == (other.dtype, &other.shape, &other.foreign)
+            && self.bytes(one) == self.bytes(other)
     }
 }
 

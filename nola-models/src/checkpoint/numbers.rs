@@ -1,5 +1,6 @@
 //! Numbers of stored tensors, straight from the mapped file into the order and type a model wants: no copy in between.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use half::{bf16, f16};
@@ -18,7 +19,7 @@ pub(super) struct Numbers<'a> {
     /// F32, F16 or BF16; the caller has refused others.
     pub(super) dtype: Dtype,
     pub(super) shape: &'a [usize],
-    pub(super) bytes: &'a [u8],
+    pub(super) bytes: Cow<'a, [u8]>,
 }
 
 impl Numbers<'_> {
@@ -34,10 +35,10 @@ impl Numbers<'_> {
 
     fn count(&self, is_bad: impl Fn(f32) -> bool + Sync) -> usize {
         match self.dtype {
-            Dtype::F16 => count(self.bytes, |number| is_bad(f16_to_f32(number))),
-            Dtype::BF16 => count(self.bytes, |number| is_bad(bf16_to_f32(number))),
+            Dtype::F16 => count(&self.bytes, |number| is_bad(f16_to_f32(number))),
+            Dtype::BF16 => count(&self.bytes, |number| is_bad(bf16_to_f32(number))),
             // The caller lets only three types through; this is the third.
-            _ => count(self.bytes, |number| is_bad(f32::from_le_bytes(number))),
+            _ => count(&self.bytes, |number| is_bad(f32::from_le_bytes(number))),
         }
     }
 
@@ -45,9 +46,9 @@ impl Numbers<'_> {
     pub(super) fn read<H: Held>(&self, part: Part, transposed: bool) -> Vec<H> {
         let window = Window::of(part, self.shape);
         match self.dtype {
-            Dtype::F16 => window.read(self.bytes, transposed, |number| H::of(f16_to_f32(number))),
-            Dtype::BF16 => window.read(self.bytes, transposed, |number| H::of(bf16_to_f32(number))),
-            _ => window.read(self.bytes, transposed, |number| H::of(f32::from_le_bytes(number))),
+            Dtype::F16 => window.read(&self.bytes, transposed, |number| H::of(f16_to_f32(number))),
+            Dtype::BF16 => window.read(&self.bytes, transposed, |number| H::of(bf16_to_f32(number))),
+            _ => window.read(&self.bytes, transposed, |number| H::of(f32::from_le_bytes(number))),
         }
     }
 }
@@ -164,7 +165,7 @@ mod tests {
     fn a_transposed_matrix_is_read_column_after_column() {
         let (rows, columns) = (5, 2 * TILE_COLUMNS + 3);
         let bytes = stored(&counted(rows, columns));
-        let numbers = Numbers { dtype: Dtype::F32, shape: &[rows, columns], bytes: &bytes };
+        let numbers = Numbers { dtype: Dtype::F32, shape: &[rows, columns], bytes: Cow::Borrowed(&bytes) };
         let expected: Vec<f32> = (0..columns)
             .flat_map(|column| (0..rows).map(move |row| (row * columns + column) as f32))
             .collect();
@@ -174,21 +175,21 @@ mod tests {
     #[test]
     fn columns_are_a_part_of_every_row() {
         let bytes = stored(&counted(2, 6));
-        let numbers = Numbers { dtype: Dtype::F32, shape: &[2, 6], bytes: &bytes };
+        let numbers = Numbers { dtype: Dtype::F32, shape: &[2, 6], bytes: Cow::Borrowed(&bytes) };
         assert_eq!(numbers.read::<f32>(Part::Columns(Shares::nth(1, 3)), false), [2.0, 3.0, 8.0, 9.0]);
     }
 
     #[test]
     fn rows_are_a_part_of_the_first_axis() {
         let bytes = stored(&counted(4, 2));
-        let numbers = Numbers { dtype: Dtype::F32, shape: &[4, 2], bytes: &bytes };
+        let numbers = Numbers { dtype: Dtype::F32, shape: &[4, 2], bytes: Cow::Borrowed(&bytes) };
         assert_eq!(numbers.read::<f32>(Part::Rows(Shares::nth(1, 2)), false), [4.0, 5.0, 6.0, 7.0]);
     }
 
     #[test]
     fn columns_of_a_vector_are_a_part_of_it() {
         let bytes = stored(&counted(1, 6));
-        let numbers = Numbers { dtype: Dtype::F32, shape: &[6], bytes: &bytes };
+        let numbers = Numbers { dtype: Dtype::F32, shape: &[6], bytes: Cow::Borrowed(&bytes) };
         assert_eq!(numbers.read::<f32>(Part::Columns(Shares::nth(2, 3)), false), [4.0, 5.0]);
     }
 
@@ -198,7 +199,7 @@ mod tests {
         let f16s: Vec<u8> = values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
         let bf16s: Vec<u8> = values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect();
         for (dtype, bytes) in [(Dtype::F16, f16s), (Dtype::BF16, bf16s)] {
-            let numbers = Numbers { dtype, shape: &[2, 2], bytes: &bytes };
+            let numbers = Numbers { dtype, shape: &[2, 2], bytes: Cow::Borrowed(&bytes) };
             assert_eq!(numbers.read::<f32>(Part::Whole, true), [1.5, 3.0, -0.25, 1024.0], "{dtype}");
         }
     }
@@ -206,7 +207,7 @@ mod tests {
     #[test]
     fn numbers_that_are_not_finite_are_counted() {
         let bytes = stored(&[1.0, f32::NAN, f32::NEG_INFINITY, 0.0]);
-        let numbers = Numbers { dtype: Dtype::F32, shape: &[4], bytes: &bytes };
+        let numbers = Numbers { dtype: Dtype::F32, shape: &[4], bytes: Cow::Borrowed(&bytes) };
         assert_eq!(numbers.not_finite(), 2);
     }
 
@@ -214,7 +215,7 @@ mod tests {
     fn half_precision_is_read_as_itself_to_the_bit() {
         let values: Vec<bf16> = (0x3f80_u16..0x3f90).map(bf16::from_bits).collect();
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let numbers = Numbers { dtype: Dtype::BF16, shape: &[4, 4], bytes: &bytes };
+        let numbers = Numbers { dtype: Dtype::BF16, shape: &[4, 4], bytes: Cow::Borrowed(&bytes) };
         assert_eq!(numbers.read::<bf16>(Part::Whole, false), values);
     }
 
@@ -223,7 +224,7 @@ mod tests {
         // Just above and just below the middle of 1 and the next bf16, 1 + 2^-7, and the middle itself.
         let middle = 1.0 + 2_f32.powi(-8);
         let bytes = stored(&[middle + 1e-6, middle - 1e-6, middle]);
-        let numbers = Numbers { dtype: Dtype::F32, shape: &[3], bytes: &bytes };
+        let numbers = Numbers { dtype: Dtype::F32, shape: &[3], bytes: Cow::Borrowed(&bytes) };
         let expected = [1.0 + 2_f32.powi(-7), 1.0, 1.0].map(bf16::from_f32);
         assert_eq!(numbers.read::<bf16>(Part::Whole, false), expected);
     }
@@ -231,7 +232,7 @@ mod tests {
     #[test]
     fn numbers_too_large_for_f16_are_counted() {
         let bytes = stored(&[65504.0, 70000.0, -1e9, f32::NAN, f32::INFINITY]);
-        let numbers = Numbers { dtype: Dtype::F32, shape: &[5], bytes: &bytes };
+        let numbers = Numbers { dtype: Dtype::F32, shape: &[5], bytes: Cow::Borrowed(&bytes) };
         assert_eq!(numbers.beyond_f16(), 2);
     }
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::companions::portable;
 use super::key_map::stored_as;
-use super::{Checkpoint, WRITTEN_SHA256, whole};
+use super::{Checkpoint, WRITTEN_SHA256, read_whole, whole};
 use crate::{Error, WeightDtype};
 
 /// A tensor on its way to a file, under the file's name for it.
@@ -59,8 +59,7 @@ pub fn save(folder: &Path, model: &ModelFolder) -> Result<(), Error> {
     }
     for companion in model.companions {
         let name = companion.file_name().unwrap_or_default().to_string_lossy();
-        let bytes = fs::read(companion).map_err(|source| Error::Io { file: companion.clone(), source })?;
-        write(&name, &portable(&name, bytes))?;
+        write(&name, &portable(&name, read_whole(companion)?))?;
     }
     write_weights(partial.path(), model).map_err(|error| renamed(error, partial.path(), folder))?;
     partial.finish().map_err(Error::Folder)

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::DatasetError;
+use crate::gguf::GgufError;
 
 /// Why a model or a data set could not be found in a folder, in the cache or on the hub.
 ///
@@ -25,8 +26,12 @@ pub enum HubError {
     #[error(transparent)]
     Dataset(#[from] Box<DatasetError>),
 
-    /// The path leads to a file.
-    #[error("{}: is a file; name the folder that holds the model", path.display())]
+    /// The folder holds several GGUF files.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+
+    /// The path leads to a file that is no model.
+    #[error("{}: is a file, and no GGUF file; name the folder that holds the model", path.display())]
     NotAFolder {
         /// The file.
         path: PathBuf,

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::gguf::GgufError;
+
 /// What a library says.
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
@@ -19,6 +21,10 @@ pub enum TokenizerError {
         /// What the system says.
         source: std::io::Error,
     },
+
+    /// The GGUF file that stands for the folder cannot be read.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
 
     /// The folder holds no tokenizer.
     #[error(

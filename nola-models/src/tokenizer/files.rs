@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::TokenizerError;
+use crate::gguf;
 use crate::json::{self, WrongJson};
 
 /// A vocabulary larger than this is refused, in bytes. The largest real ones have 35 MB.
@@ -24,13 +25,15 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Opens a folder.
+    /// Opens a folder, or the GGUF file that stands for one.
     ///
     /// # Errors
-    /// If there is no such folder.
+    /// If there is none.
     pub(crate) fn open(folder: &Path) -> Result<Self, TokenizerError> {
         let io = |source| TokenizerError::Io { file: folder.to_path_buf(), source };
-        std::fs::read_dir(folder).map_err(io)?;
+        if !gguf::is_gguf(folder) {
+            std::fs::read_dir(folder).map_err(io)?;
+        }
         Ok(Self { folder: folder.to_path_buf(), hash: Sha256::new() })
     }
 
@@ -73,6 +76,9 @@ impl Files {
 
 /// The content of a file of bounded size; `None` if there is no such file.
 pub(crate) fn read_bounded(file: &Path) -> Result<Option<Vec<u8>>, TokenizerError> {
+    if let Some(inside) = gguf::inside(file) {
+        return Ok(inside?);
+    }
     let io = |source| TokenizerError::Io { file: file.to_path_buf(), source };
     let opened = match File::open(file) {
         Ok(opened) => opened,

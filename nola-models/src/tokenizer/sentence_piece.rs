@@ -13,82 +13,13 @@ use super::files::Files;
 use super::settings::{Listed, Named, Settings};
 use super::vocabulary::{Origin, Vocabulary};
 use super::{TokenizerError, surround};
+use crate::sentence_piece::{Model, ModelKind, Normalizer, Piece, PieceKind, Trainer};
 
 const NAME: &str = "tokenizer.model";
 /// Stands for a space inside of a piece.
 const SPACE: char = '▁';
 /// A piece longer than this is refused, in bytes: each piece is tried at every place it can be cut.
 const MAX_PIECE_BYTES: usize = 1024;
-
-/// The fields of SentencePiece's `ModelProto` that a BPE vocabulary needs.
-///
-/// # Source
-/// `sentencepiece_model.proto` of google/sentencepiece, with its field numbers and defaults.
-#[derive(Message)]
-struct Model {
-    #[prost(message, repeated, tag = "1")]
-    pieces: Vec<Piece>,
-    #[prost(message, optional, tag = "2")]
-    trainer: Option<Trainer>,
-    #[prost(message, optional, tag = "3")]
-    normalizer: Option<Normalizer>,
-}
-
-#[derive(Message)]
-struct Piece {
-    #[prost(string, optional, tag = "1")]
-    piece: Option<String>,
-    #[prost(float, optional, tag = "2")]
-    score: Option<f32>,
-    #[prost(enumeration = "PieceKind", optional, tag = "3", default = "Normal")]
-    kind: Option<i32>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
-#[repr(i32)]
-enum PieceKind {
-    Normal = 1,
-    Unknown = 2,
-    Control = 3,
-    UserDefined = 4,
-    Unused = 5,
-    Byte = 6,
-}
-
-#[derive(Message)]
-struct Trainer {
-    #[prost(enumeration = "ModelKind", optional, tag = "3", default = "Unigram")]
-    model_type: Option<i32>,
-    #[prost(bool, optional, tag = "35")]
-    byte_fallback: Option<bool>,
-    #[prost(int32, optional, tag = "40", default = "0")]
-    unk_id: Option<i32>,
-    #[prost(int32, optional, tag = "41", default = "1")]
-    bos_id: Option<i32>,
-    #[prost(int32, optional, tag = "42", default = "2")]
-    eos_id: Option<i32>,
-    #[prost(int32, optional, tag = "43", default = "-1")]
-    pad_id: Option<i32>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
-#[repr(i32)]
-enum ModelKind {
-    Unigram = 1,
-    Bpe = 2,
-    Word = 3,
-    Char = 4,
-}
-
-#[derive(Message)]
-struct Normalizer {
-    #[prost(bytes = "vec", optional, tag = "2")]
-    precompiled_charsmap: Option<Vec<u8>>,
-    #[prost(bool, optional, tag = "3", default = "true")]
-    add_dummy_prefix: Option<bool>,
-    #[prost(bool, optional, tag = "4", default = "true")]
-    remove_extra_whitespaces: Option<bool>,
-}
 
 /// Reads the file; `None` if the folder has none.
 ///

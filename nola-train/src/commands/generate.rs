@@ -45,8 +45,8 @@ pub struct GenerateArgs {
         required_unless_present = "model"
     )]
     run: Option<PathBuf>,
-    /// A model folder, or a model's name on the hub.
-    #[arg(long, value_name = "MODEL", value_hint = ValueHint::DirPath)]
+    /// A model folder, a GGUF file, or a model's name on the hub.
+    #[arg(long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     model: Option<PathBuf>,
     /// An adapter folder for that model; may be repeated with names, and each of them answers.
     #[arg(long, value_name = "[NAME=]FOLDER", value_hint = ValueHint::DirPath, requires = "model")]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use nola_core::folder::{self, peft};
-use nola_models::Checkpoint;
+use nola_models::{Checkpoint, gguf};
 use serde_json::{Map, Value, json};
 
 use super::{Global, print_json, print_line};
@@ -19,17 +19,18 @@ const NOT_COVERED: &str = "not covered by a hash: an edit of adapter_config.json
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A run folder, an adapter folder, a LoRA folder of PEFT's, or a model folder.
+    /// A run folder, an adapter folder, a LoRA folder of PEFT's, a model folder, or a GGUF file.
     folder: PathBuf,
     #[command(flatten)]
     memory: MemoryArgs,
 }
 
 pub fn run(args: &InspectArgs, global: &Global) -> Result<(), Error> {
+    let folder = gguf::in_folder(&located(&args.folder)?).map_err(nola_models::Error::Gguf)?;
     if let Some(batch) = args.memory.batch {
-        return memory::run(&located(&args.folder)?, &args.memory, batch, global);
+        return memory::run(&folder, &args.memory, batch, global);
     }
-    let contents = contents(&inside_run(&located(&args.folder)?)?)?;
+    let contents = contents(&inside_run(&folder)?)?;
     if global.json {
         print_json(&contents)?;
         return Ok(());

@@ -105,8 +105,7 @@ impl TextEncoder {
 
     /// Tokenizer, chat template and generation settings, as far as they are there.
     pub(super) fn companions(&self) -> Vec<PathBuf> {
-        let files = TOKENIZER_FILES.iter().chain(&[GENERATION]).map(|name| self.folder.join(name));
-        files.filter(|file| file.is_file()).collect()
+        checkpoint::files(&self.folder, &[&TOKENIZER_FILES[..], &[GENERATION]].concat())
     }
 }
 

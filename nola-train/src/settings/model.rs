@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["path"]))]
 pub struct ModelSettings {
-    /// Folder with `config.json` and the weights, or the model's name on the Hugging Face hub.
-    #[schemars(length(min = 1), example = &"openai-community/gpt2", extend("x-unit" = "folder or hub name"))]
+    /// Folder with `config.json` and the weights, a GGUF file, or the model's name on the Hugging Face hub.
+    #[schemars(length(min = 1), example = &"openai-community/gpt2", extend("x-unit" = "folder, file or hub name"))]
     pub path: PathBuf,
     /// Where the weights come from.
     #[schemars(example = &"random")]
