@@ -53,6 +53,10 @@ mod program_recipes;
 mod program_report;
 mod program_resume;
 mod program_same_bits;
+#[cfg(unix)]
+mod program_serve;
+#[cfg(unix)]
+mod program_serve_images;
 mod program_small_model;
 mod program_sweep;
 mod program_template;
@@ -62,6 +66,8 @@ mod quantized;
 mod resume;
 mod running;
 mod serving;
+#[cfg(unix)]
+mod server;
 mod shared;
 mod sizes;
 #[cfg(target_os = "linux")]
