@@ -38,7 +38,11 @@ fn an_adapter_that_was_trained_over_few_bits_says_so_where_its_base_has_more() {
         let adapter = format!("runs/{kind}/adapter");
         let evaluate = ["evaluate", "--model", "base", "--adapter", &adapter, "--data", "val.txt"];
         let dense = workshop.run(&evaluate);
-        assert!(dense.stderr.contains("trained over weights in nf4") && dense.stderr.contains("--quantize nf4"), "{}", dense.stderr);
+        assert!(
+            dense.stderr.contains("trained over weights in nf4") && dense.stderr.contains("--quantize nf4"),
+            "{}",
+            dense.stderr
+        );
         let packed = workshop.run(&[&evaluate[..], &["--quantize", "nf4"]].concat());
         assert!(!packed.stderr.contains("trained over"), "{}", packed.stderr);
     }

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use nola_core::folder::{self, CoefficientBits, Description};
 use nola_core::AdapterConfig;
+use nola_core::folder::{self, CoefficientBits, Description};
 use nola_models::generate::{Cached, Finish, GenerationConfig, Prompt, generate};
 use nola_train::serve::{Engine, EngineOptions, Event, Rejection, ServedAdapter, TextRequest};
 use nola_train::session::{Base, ReadAdapter, Silent, TextBase};
@@ -53,9 +53,21 @@ fn greedy(max_new_tokens: usize) -> GenerationConfig {
     GenerationConfig { max_new_tokens, ..GenerationConfig::default() }
 }
 
-fn request(adapter: Option<Arc<ServedAdapter>>, prompt: Vec<u32>, generation: GenerationConfig) -> TextRequest {
+fn request(
+    adapter: Option<Arc<ServedAdapter>>,
+    prompt: Vec<u32>,
+    generation: GenerationConfig,
+) -> TextRequest {
     let (frequency_penalty, presence_penalty) = (0.0, 0.0);
-    TextRequest { adapter, prompt, generation, sequence: 0, frequency_penalty, presence_penalty, top_scores: None }
+    TextRequest {
+        adapter,
+        prompt,
+        generation,
+        sequence: 0,
+        frequency_penalty,
+        presence_penalty,
+        top_scores: None,
+    }
 }
 
 /// The tokens of a text and how it ended.
@@ -83,7 +95,12 @@ fn sixty_four_requests_over_fifty_adapters_get_what_generate_gives_each() {
         let (base, folder) = (opened(&workshop, name), workshop.at("adapters"));
         write_adapters(&base, &folder, ADAPTERS);
         let adapters: Vec<_> = (0..ADAPTERS).map(|place| served(&folder, place)).collect();
-        let options = EngineOptions { most_running: 9, chunk_tokens: 8, adapter_bytes: 200_000, ..EngineOptions::default() };
+        let options = EngineOptions {
+            most_running: 9,
+            chunk_tokens: 8,
+            adapter_bytes: 200_000,
+            ..EngineOptions::default()
+        };
         let engine = Engine::start(&base, &Device::flex(), options);
         let asked: Vec<usize> = (0..64).map(|n| n * 37 % 64).collect();
         let receivers: Vec<_> = asked
@@ -169,11 +186,15 @@ fn an_adapter_that_does_not_fit_the_base_fails_alone() {
     let folder = workshop.at("adapters");
     write_adapters(&other, &folder, 1);
     let engine = Engine::start(&base, &Device::flex(), EngineOptions::default());
-    let texts = vec![request(Some(served(&folder, 0)), prompt(1), greedy(5)), request(None, prompt(1), greedy(5))];
+    let texts =
+        vec![request(Some(served(&folder, 0)), prompt(1), greedy(5)), request(None, prompt(1), greedy(5))];
     let mut receivers = engine.submit(texts).expect("there is room");
     assert_eq!(completed(receivers.pop().expect("two")).0.len(), 5);
     let event = receivers.pop().expect("one").blocking_recv();
-    assert!(matches!(&event, Some(Event::Failed(problem)) if problem.contains("made for the base")), "{event:?}");
+    assert!(
+        matches!(&event, Some(Event::Failed(problem)) if problem.contains("made for the base")),
+        "{event:?}"
+    );
 }
 
 #[test]
@@ -189,7 +210,10 @@ fn scores_are_those_of_the_model_and_penalties_change_what_comes() {
             let (log, likeliest) = new.scores.expect("they were asked for");
             assert_eq!(likeliest.len(), 3);
             assert!(likeliest.is_sorted_by(|one, other| one.log_probability >= other.log_probability));
-            assert!(likeliest.iter().all(|score| score.log_probability <= 0.0) && log <= likeliest[0].log_probability);
+            assert!(
+                likeliest.iter().all(|score| score.log_probability <= 0.0)
+                    && log <= likeliest[0].log_probability
+            );
             tokens.push(new.token);
         }
         tokens

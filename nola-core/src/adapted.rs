@@ -310,13 +310,14 @@ impl<M: Module> Adapted<M> {
     }
 
     /// What is left of the base at each site.
-    pub(crate) fn gains(&self) -> &[SharedGain] {
+    pub(crate) fn shared_gains(&self) -> &[SharedGain] {
         &self.attached.gains
     }
 
     /// Paths of the parameters that are trained without being of an adapter, such as those of a head.
     pub(crate) fn trained_in_base(&self) -> Vec<String> {
-        let is_trained = |param: &FoundParam| self.attached.trained.contains(&param.id) && !is_adapter(&param.path);
+        let is_trained =
+            |param: &FoundParam| self.attached.trained.contains(&param.id) && !is_adapter(&param.path);
         float_params(&self.model).into_iter().filter(is_trained).map(|param| param.path).collect()
     }
 

@@ -28,7 +28,8 @@ pub fn adapted_embedding(layer: &Embedding, ids: Tensor<2, Int>) -> Tensor<3> {
         let [batch, tokens] = ids.dims();
         let looked_up = embedding(layer.weight.base(), ids.clone());
         let width = looked_up.dims()[2];
-        let rows = per_row.looked_up(looked_up.reshape([batch * tokens, width]), ids.reshape([batch * tokens]));
+        let rows =
+            per_row.looked_up(looked_up.reshape([batch * tokens, width]), ids.reshape([batch * tokens]));
         return rows.reshape([batch, tokens, width]);
     }
     let Some(update) = layer.weight.reparameterization::<Update>() else { return layer.forward(ids) };

@@ -238,7 +238,9 @@ pub enum Error {
     },
 
     /// Rows of one batch share the base, so none of them may have another.
-    #[error("`{path}` was trained in the base itself, beside the adapters, so rows with other adapters cannot share it; merge the adapter and use the merged model")]
+    #[error(
+        "`{path}` was trained in the base itself, beside the adapters, so rows with other adapters cannot share it; merge the adapter and use the merged model"
+    )]
     TrainedInBase {
         /// Path of the parameter.
         path: String,

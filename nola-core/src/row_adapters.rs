@@ -46,7 +46,7 @@ impl Updates {
             let update = Update::of_params(&collected.at(&path), plan.scale, gain.clone());
             (path, update)
         };
-        let sites = adapted.sites().iter().zip(adapted.plans()).zip(adapted.gains());
+        let sites = adapted.sites().iter().zip(adapted.plans()).zip(adapted.shared_gains());
         Ok(Self { by_path: sites.map(update).collect(), bytes })
     }
 
@@ -256,7 +256,7 @@ impl ModuleVisitor for Collected {
 
 #[cfg(all(test, feature = "cpu"))]
 mod tests {
-    use burn::nn::{EmbeddingConfig, Embedding, LinearConfig};
+    use burn::nn::{Embedding, EmbeddingConfig, LinearConfig};
     use burn::tensor::{Device, TensorData, Tolerance};
 
     use super::*;
@@ -293,7 +293,8 @@ mod tests {
         let model = Adapted::attach(base.clone(), &config, &targets, &[], &Device::flex()).expect("they fit");
         let mut state = model.state();
         for (number, data) in state.values_mut().enumerate() {
-            let values = (0..data.shape().num_elements()).map(|n| ((n + 5 * number) as f32 * 0.7).sin() + 1.1);
+            let values =
+                (0..data.shape().num_elements()).map(|n| ((n + 5 * number) as f32 * 0.7).sin() + 1.1);
             *data = TensorData::new(values.collect::<Vec<f32>>(), data.shape());
         }
         model.with_state(state).expect("its own names").expand()
@@ -305,14 +306,15 @@ mod tests {
         let models = [
             trained(&base, LoraConfig { rank: 2, ..LoraConfig::default() }.into(), "tokens|up|down"),
             trained(&base, NolaConfig { rank: 3, k: 5, ..NolaConfig::default() }.into(), "up|down"),
-            trained(&base, DoraConfig { rank: 1, ..DoraConfig::default() }.into(), "down"),
+            trained(&base, DoraConfig(LoraConfig { rank: 1, ..LoraConfig::default() }).into(), "down"),
         ];
         let (rows, model) = {
             let (model, rows) = with_row_adapters(base.clone(), &|path| path.ends_with(".weight"));
             (rows, model)
         };
         let all = [[1, 5, 1], [0, 3, 6], [2, 2, 4], [6, 0, 1], [3, 3, 3]];
-        let updates: Vec<_> = models.iter().map(|model| Arc::new(Updates::of(model).expect("adapters alone"))).collect();
+        let updates: Vec<_> =
+            models.iter().map(|model| Arc::new(Updates::of(model).expect("adapters alone"))).collect();
         let of = |place: usize| Some(Arc::clone(&updates[place]));
         rows.choose(vec![(1, of(0)), (2, of(1)), (1, None), (1, of(2))]);
         let found = model.forward(ids(&all));
@@ -322,7 +324,9 @@ mod tests {
             base.forward(ids(&all[3..4])),
             models[2].model.forward(ids(&all[4..])),
         ];
-        found.into_data().assert_approx_eq::<f32>(&Tensor::cat(expected, 0).into_data(), Tolerance::absolute(1e-5));
+        found
+            .into_data()
+            .assert_approx_eq::<f32>(&Tensor::cat(expected, 0).into_data(), Tolerance::absolute(1e-5));
     }
 
     #[test]
@@ -330,10 +334,10 @@ mod tests {
         let base = Model::new();
         let (model, _) = with_row_adapters(base.clone(), &|path| path.ends_with(".weight"));
         let ids = ids(&[[1, 5, 1], [0, 3, 6]]);
-        model.forward(ids.clone()).into_data().assert_approx_eq::<f32>(
-            &base.forward(ids).into_data(),
-            Tolerance::absolute(1e-6),
-        );
+        model
+            .forward(ids.clone())
+            .into_data()
+            .assert_approx_eq::<f32>(&base.forward(ids).into_data(), Tolerance::absolute(1e-6));
     }
 
     #[test]

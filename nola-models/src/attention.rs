@@ -5,7 +5,7 @@ mod mask;
 
 use burn::tensor::Tensor;
 
-pub(crate) use cache::{BlockCache, Cache};
+pub(crate) use cache::Cache;
 pub use cache::KeyValueCache;
 pub use mask::AttentionMask;
 

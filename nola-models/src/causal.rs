@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
-use nola_core::{FoundParam, Update, float_params};
 use nola_core::folder::peft::ForeignModule;
+use nola_core::{FoundParam, Update, float_params};
 use serde_json::Value;
 
 use crate::checkpoint::{ModelFolder, NamedTensor, parse_json, read_bounded, save};
@@ -186,7 +186,8 @@ impl CausalLm {
             precision.quantization_at(&param.path).is_some() && count > u64::from(u32::MAX)
         };
         if float_params(self).iter().any(is_too_large) {
-            let expected = format!("sizes of a model whose weights can be quantised: {} numbers each", u32::MAX);
+            let expected =
+                format!("sizes of a model whose weights can be quantised: {} numbers each", u32::MAX);
             return Err(Fields { json: config, file }.wrong(self.width_field(), &expected));
         }
         Ok(())

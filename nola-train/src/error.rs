@@ -89,7 +89,9 @@ pub enum Error {
     Hub(#[from] HubError),
 
     /// A model of the hub that changed between its tokenizer and its weights.
-    #[error("model.path: the hub has another commit of `{name}` than when its tokenizer was fetched; start again, or name one commit (`{name}@COMMIT`)")]
+    #[error(
+        "model.path: the hub has another commit of `{name}` than when its tokenizer was fetched; start again, or name one commit (`{name}@COMMIT`)"
+    )]
     ModelMoved {
         /// As it was asked for.
         name: String,
@@ -484,7 +486,11 @@ impl Error {
             | Self::MemoryOfTokens { .. }
             | Self::Input { .. } => 2,
             Self::Generate(error) if error.is_usage() => 2,
-            Self::Hub(_) | Self::ModelMoved { .. } | Self::Tokenizer(_) | Self::Chat(_) | Self::Generate(_) => 5,
+            Self::Hub(_)
+            | Self::ModelMoved { .. }
+            | Self::Tokenizer(_)
+            | Self::Chat(_)
+            | Self::Generate(_) => 5,
             Self::NonFiniteAnswer { .. } => 5,
             Self::Model(
                 nola_models::Error::Folder(_)

@@ -50,12 +50,12 @@ pub mod recipe;
 pub mod recipe_files;
 pub mod report;
 pub mod run;
+pub mod serve;
 pub mod session;
 pub mod settings;
 #[cfg(test)]
 #[path = "../../tests/shared.rs"]
 mod shared;
-pub mod serve;
 mod sizes;
 pub mod stop;
 pub mod task;

@@ -110,7 +110,11 @@ impl Line {
     }
 
     /// Chooses a token and adds it.
-    pub(super) fn push(&mut self, scores: &mut [f32], config: &GenerationConfig) -> Result<u32, GenerateError> {
+    pub(super) fn push(
+        &mut self,
+        scores: &mut [f32],
+        config: &GenerationConfig,
+    ) -> Result<u32, GenerateError> {
         let token = self.choose(scores, config)?;
         self.tokens.push(token);
         Ok(token)

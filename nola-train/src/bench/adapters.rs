@@ -164,7 +164,13 @@ impl Bench<'_> {
     fn identity(&self) -> BaseIdentity {
         let name = format!("{} with random weights", self.args.model.name());
         let hash = folder::sha256_hex(name.as_bytes());
-        BaseIdentity { name, config_sha256: hash.clone(), weights_sha256: hash, tensors_sha256: None, quantization: None }
+        BaseIdentity {
+            name,
+            config_sha256: hash.clone(),
+            weights_sha256: hash,
+            tensors_sha256: None,
+            quantization: None,
+        }
     }
 
     fn save(&self, folder: &Path, adapted: &Adapted<CausalLm>) -> Result<u64, Error> {

@@ -159,7 +159,9 @@ pub(super) fn in_few_bits(device: &Device, cpu: &Device, reference: Reference) -
             let found = Learned::of(kind, &nola, packed, device).losses;
             let (expected, bound) = match reference {
                 Reference::SameWeights => (Learned::of(kind, &nola, packed, cpu).losses, TOLERANCE),
-                Reference::DenseWeights => (Learned::of(kind, &nola, WeightDtype::F32, cpu).losses, IN_FEW_BITS),
+                Reference::DenseWeights => {
+                    (Learned::of(kind, &nola, WeightDtype::F32, cpu).losses, IN_FEW_BITS)
+                }
             };
             let what = format!("the losses of {} with weights in {quantization}", kind.name());
             Comparison::new(what, found, expected, Bound::OfLargest(bound))

@@ -65,7 +65,16 @@ impl Engine {
         let queue = Arc::new(Queue::new(options.most_waiting, limit));
         let updates = UpdateCache::new(base.clone(), device.clone(), options.adapter_bytes);
         let (device, shared) = (device.clone(), Arc::clone(&queue));
-        let batch = Batch { model, rows, device, options, queue: shared, updates, running: Vec::new(), next_prompt: 0 };
+        let batch = Batch {
+            model,
+            rows,
+            device,
+            options,
+            queue: shared,
+            updates,
+            running: Vec::new(),
+            next_prompt: 0,
+        };
         let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || batch.run());
         let thread = thread.expect("the system starts a thread");
         Self { queue, info, thread: Arc::new(std::sync::Mutex::new(Some(thread))) }
@@ -195,7 +204,8 @@ impl Batch {
         self.running.iter().for_each(|row| *running.entry(row.generation).or_default() += 1);
         let mut state = self.queue.lock();
         let of = |waiting: &Waiting| running.get(&waiting.generation()).copied().unwrap_or(0);
-        let (place, _) = state.waiting.iter().enumerate().min_by_key(|(place, waiting)| (of(waiting), *place))?;
+        let (place, _) =
+            state.waiting.iter().enumerate().min_by_key(|(place, waiting)| (of(waiting), *place))?;
         // One that does not fit waits, and so do those behind it, or it would wait for ever.
         let tokens = state.waiting[place].text.most_tokens().next_multiple_of(BLOCK_TOKENS);
         if self.reserved() + tokens > state.counts.cache_limit_tokens {

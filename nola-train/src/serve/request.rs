@@ -66,7 +66,9 @@ pub enum Rejection {
         seconds: u64,
     },
     /// Prompt and text may become longer than all that the cache holds.
-    #[error("prompt and text may have {tokens} tokens, and the cache holds {limit}; ask for fewer (max_tokens)")]
+    #[error(
+        "prompt and text may have {tokens} tokens, and the cache holds {limit}; ask for fewer (max_tokens)"
+    )]
     TooLong {
         /// Most tokens of both.
         tokens: usize,

@@ -48,8 +48,8 @@ pub struct ReadAdapter {
 
 #[derive(Debug, Clone)]
 enum Content {
-    Native(SavedAdapter),
-    Peft(PeftAdapter),
+    Native(Box<SavedAdapter>),
+    Peft(Box<PeftAdapter>),
 }
 
 impl ReadAdapter {
@@ -59,8 +59,8 @@ impl ReadAdapter {
     /// If the folder is damaged or holds no adapter.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let content = match peft::is_peft(folder) {
-            true => Content::Peft(peft::read(folder)?),
-            false => Content::Native(folder::read(folder)?),
+            true => Content::Peft(Box::new(peft::read(folder)?)),
+            false => Content::Native(Box::new(folder::read(folder)?)),
         };
         Ok(Self { folder: folder.to_owned(), content })
     }
@@ -168,15 +168,15 @@ pub(super) fn attach<M: ModelWithLoss>(
             if let Some(expected) = read.base() {
                 folder::check_base(&adapter.folder.join("adapter_config.json"), expected, origin.identity())?;
             }
-        let read = tied.into_iter().fold(read, peft::PeftAdapter::for_tied);
-        let said = AdapterFolder {
-            labels: read.labels().to_vec(),
-            head_outputs: read.head_outputs(foreign),
-            unties: read.unties(foreign),
-        };
-        let model = model(&said, &mut notices);
-        origin.check_intact()?;
-        return Ok(Attached { adapted: read.attach(model, foreign, device)?, notices });
+            let read = tied.into_iter().fold(read, peft::PeftAdapter::for_tied);
+            let said = AdapterFolder {
+                labels: read.labels().to_vec(),
+                head_outputs: read.head_outputs(foreign),
+                unties: read.unties(foreign),
+            };
+            let model = model(&said, &mut notices);
+            origin.check_intact()?;
+            return Ok(Attached { adapted: read.attach(model, foreign, device)?, notices });
         }
     };
     if saved.manifest.settings_check.is_none() {

@@ -107,7 +107,14 @@ impl Base for ImageBase {
         reading: Reading,
     ) -> Result<Attached<Vit>, Error> {
         let origin = &self.origin;
-        let attaching = Attaching { origin, quantization: self.quantization, foreign: &peft_module, tied: None, device, reading };
+        let attaching = Attaching {
+            origin,
+            quantization: self.quantization,
+            foreign: &peft_module,
+            tied: None,
+            device,
+            reading,
+        };
         attach(adapter, &attaching, |folder, notices| with_outputs(self.vit.clone(), folder, notices))
     }
 
@@ -170,7 +177,7 @@ impl ImageBase {
             config_sha256: folder::sha256_hex(&text),
             weights_sha256: folder::sha256_hex(format!("seed {seed}").as_bytes()),
             tensors_sha256: None,
-        quantization: None,
+            quantization: None,
         };
         let vit = Vit::init_as(&config, seed, precision, device);
         let (origin, files) = (Origin::Drawn(identity), MappedFiles::default());

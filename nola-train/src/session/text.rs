@@ -122,7 +122,14 @@ impl Base for TextBase {
     ) -> Result<Attached<CausalLm>, Error> {
         let foreign = |site: &str| self.model.peft_module(site);
         let tied = self.model.has_tied_head().then_some(TIED);
-        let attaching = Attaching { origin: &self.origin, quantization: self.quantization, foreign: &foreign, tied, device, reading };
+        let attaching = Attaching {
+            origin: &self.origin,
+            quantization: self.quantization,
+            foreign: &foreign,
+            tied,
+            device,
+            reading,
+        };
         attach(adapter, &attaching, |folder, notices| match folder.unties {
             true => {
                 notices.push(Notice::Untied);

@@ -458,7 +458,8 @@ mod tests {
     #[test]
     fn rows_that_hold_far_more_than_their_file_could_pack_are_refused() {
         let texts = |count: usize| {
-            let schema = Arc::new(parse_message_type("message rows { required binary text (UTF8); }").unwrap());
+            let schema =
+                Arc::new(parse_message_type("message rows { required binary text (UTF8); }").unwrap());
             let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::default()).unwrap();
             let mut group = writer.next_row_group().unwrap();
             let mut column = group.next_column().unwrap().unwrap();
