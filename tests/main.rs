@@ -65,9 +65,9 @@ mod program_words;
 mod quantized;
 mod resume;
 mod running;
-mod serving;
 #[cfg(unix)]
 mod server;
+mod serving;
 mod shared;
 mod sizes;
 #[cfg(target_os = "linux")]

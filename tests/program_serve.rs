@@ -48,7 +48,8 @@ fn text(answer: &Answer) -> String {
 fn a_completion_is_what_generate_writes() {
     let workshop = with_adapter();
     let server = serving(&workshop, &[]);
-    let of = |model: &str, more: Value| text(&server.post("/v1/completions", &wanted(model, PROMPT.into(), more)));
+    let of =
+        |model: &str, more: Value| text(&server.post("/v1/completions", &wanted(model, PROMPT.into(), more)));
     let generated = |arguments: &[&str]| texts(&workshop, arguments).remove(0);
     assert_eq!(of("food", json!({})), generated(&["--run", "runs/food", PROMPT]));
     assert_eq!(of("food", json!({"raw": true})), generated(&["--run", "runs/food", "--raw", PROMPT]));
@@ -70,11 +71,15 @@ fn a_stream_is_the_same_text_in_parts() {
     let events = server.post("/v1/completions", &wanted("food", PROMPT.into(), more)).events();
     let whole = text(&server.post("/v1/completions", &wanted("food", PROMPT.into(), json!({}))));
     for index in 0..2 {
-        let choices = events.iter().filter_map(|event| event["choices"].get(0)).filter(|choice| choice["index"] == index);
+        let choices = events
+            .iter()
+            .filter_map(|event| event["choices"].get(0))
+            .filter(|choice| choice["index"] == index);
         let parts: Vec<&str> = choices.clone().filter_map(|choice| choice["text"].as_str()).collect();
         assert_eq!(parts.concat(), whole);
         assert!(parts.len() > 2, "{parts:?}");
-        let ends: Vec<&Value> = choices.map(|choice| &choice["finish_reason"]).filter(|end| !end.is_null()).collect();
+        let ends: Vec<&Value> =
+            choices.map(|choice| &choice["finish_reason"]).filter(|end| !end.is_null()).collect();
         assert_eq!(ends.len(), 1);
     }
     let (last, others) = events.split_last().expect("events");
@@ -91,7 +96,11 @@ fn a_text_ends_before_a_stop_string() {
     let stop: String = characters[4..7].iter().collect();
     let expected = &whole[..whole.find(&stop).expect("it is in it")];
     for is_streamed in [false, true] {
-        let request = wanted("food", PROMPT.into(), json!({"stop": [stop, "never"], "stream": is_streamed, "logprobs": 1}));
+        let request = wanted(
+            "food",
+            PROMPT.into(),
+            json!({"stop": [stop, "never"], "stream": is_streamed, "logprobs": 1}),
+        );
         let answered = server.post("/v1/completions", &request);
         let choices: Vec<Value> = match is_streamed {
             true => answered.events().into_iter().map(|event| event["choices"][0].clone()).collect(),
@@ -100,7 +109,9 @@ fn a_text_ends_before_a_stop_string() {
         let parts: Vec<&str> = choices.iter().filter_map(|choice| choice["text"].as_str()).collect();
         assert_eq!(parts.concat(), expected);
         assert_eq!(choices.last().expect("a part")["finish_reason"], "stop");
-        let tokens = choices.iter().flat_map(|choice| choice["logprobs"]["tokens"].as_array().cloned().unwrap_or_default());
+        let tokens = choices
+            .iter()
+            .flat_map(|choice| choice["logprobs"]["tokens"].as_array().cloned().unwrap_or_default());
         let tokens: Vec<String> = tokens.map(|token| token.as_str().expect("text").to_owned()).collect();
         assert_eq!(tokens.concat(), expected, "the tokens that are told are those of the text");
     }
@@ -117,9 +128,13 @@ fn a_chat_goes_through_the_chat_template() {
         request
     };
     let expected = texts(&workshop, &["--model", "base", "--chat", "--system", "be brief", "Hi"]).remove(0);
-    let answered = server.post("/v1/chat/completions", &request(json!({"logprobs": true, "top_logprobs": 2}))).json();
+    let answered =
+        server.post("/v1/chat/completions", &request(json!({"logprobs": true, "top_logprobs": 2}))).json();
     let choice = &answered["choices"][0];
-    assert_eq!((&choice["message"]["content"], &choice["message"]["role"]), (&expected.as_str().into(), &"assistant".into()));
+    assert_eq!(
+        (&choice["message"]["content"], &choice["message"]["role"]),
+        (&expected.as_str().into(), &"assistant".into())
+    );
     let scores = choice["logprobs"]["content"].as_array().expect("tokens");
     assert!(scores.iter().all(|score| score["logprob"].as_f64().expect("a number") <= 0.0));
     assert!(scores.iter().all(|score| score["top_logprobs"].as_array().map(Vec::len) == Some(2)));
@@ -143,10 +158,16 @@ fn what_is_wrong_is_said_in_openais_shape() {
     assert_eq!(complete(json!({"tools": [{}]})), told(400, "unsupported_parameter", "tools"));
     assert_eq!(complete(json!({"temprature": 1})), told(400, "unknown_parameter", "temprature"));
     assert_eq!(complete(json!({"n": 5})), told(400, "invalid_value", "n"));
-    assert_eq!(complete(json!({"prompt": "a".repeat(CONTEXT)})), told(400, "context_length_exceeded", "prompt"));
+    assert_eq!(
+        complete(json!({"prompt": "a".repeat(CONTEXT)})),
+        told(400, "context_length_exceeded", "prompt")
+    );
     assert_eq!(complete(json!({"prompt": [9999]})), told(400, "invalid_prompt", "prompt"));
     assert_eq!(complete(json!({"prompt": ""})).1, "invalid_prompt");
-    assert_eq!(post("/v1/chat/completions", &json!({"model": "food", "messages": []})), told(400, "invalid_value", "messages"));
+    assert_eq!(
+        post("/v1/chat/completions", &json!({"model": "food", "messages": []})),
+        told(400, "invalid_value", "messages")
+    );
     assert_eq!(post("/v1/images/classify", &json!({})), told(400, "wrong_modality", "model"));
     assert_eq!(post("/v1/nothing", &json!({})), told(404, "not_found", ""));
     assert_eq!(post("/v1/load_lora_adapter", &json!({})), told(403, "admin_disabled", ""));
@@ -154,10 +175,19 @@ fn what_is_wrong_is_said_in_openais_shape() {
     assert_eq!(wrong_method.error(), told(405, "method_not_allowed", ""));
     assert_eq!(wrong_method.header("allow"), Some("POST"));
     let json_type = [("Content-Type", "application/json")];
-    assert_eq!(server.ask("POST", "/v1/completions", &json_type, b"{").error(), told(400, "invalid_json", ""));
-    assert_eq!(server.ask("POST", "/v1/completions", &[], b"{}").error(), told(415, "unsupported_media_type", ""));
+    assert_eq!(
+        server.ask("POST", "/v1/completions", &json_type, b"{").error(),
+        told(400, "invalid_json", "")
+    );
+    assert_eq!(
+        server.ask("POST", "/v1/completions", &[], b"{}").error(),
+        told(415, "unsupported_media_type", "")
+    );
     let large = vec![b' '; (4 << 20) + 1];
-    assert_eq!(server.ask("POST", "/v1/completions", &json_type, &large).error(), told(413, "request_too_large", ""));
+    assert_eq!(
+        server.ask("POST", "/v1/completions", &json_type, &large).error(),
+        told(413, "request_too_large", "")
+    );
     let elsewhere = server.ask("GET", "/v1/models", &[("Origin", "https://example.org")], b"");
     assert_eq!(elsewhere.error(), told(403, "forbidden_origin", ""));
 }
@@ -166,9 +196,11 @@ fn what_is_wrong_is_said_in_openais_shape() {
 fn a_full_queue_says_when_to_come_back() {
     let workshop = with_adapter();
     let server = serving(&workshop, &["--most-running", "1", "--most-waiting", "1"]);
-    let request = wanted("food", "a".into(), json!({"max_tokens": CONTEXT - 20, "stop": "never to be written"}));
+    let request =
+        wanted("food", "a".into(), json!({"max_tokens": CONTEXT - 20, "stop": "never to be written"}));
     let answers: Vec<Answer> = std::thread::scope(|scope| {
-        let asked: Vec<_> = (0..12).map(|_| scope.spawn(|| server.post("/v1/completions", &request))).collect();
+        let asked: Vec<_> =
+            (0..12).map(|_| scope.spawn(|| server.post("/v1/completions", &request))).collect();
         asked.into_iter().map(|asked| asked.join().expect("an answer")).collect()
     });
     let (good, busy): (Vec<&Answer>, Vec<&Answer>) = answers.iter().partition(|answer| answer.status == 200);
@@ -181,7 +213,11 @@ fn a_full_queue_says_when_to_come_back() {
 
 /// Many long texts, of which nobody is to wait for the last.
 fn long(is_streamed: bool) -> Value {
-    wanted("base", "a".into(), json!({"n": 100, "temperature": 1, "max_tokens": CONTEXT - 20, "stream": is_streamed}))
+    wanted(
+        "base",
+        "a".into(),
+        json!({"n": 100, "temperature": 1, "max_tokens": CONTEXT - 20, "stream": is_streamed}),
+    )
 }
 
 #[test]
@@ -191,7 +227,8 @@ fn texts_end_when_whoever_asked_goes_away() {
     for is_streamed in [true, false] {
         let before = server.metric("nola_texts_cancelled_total");
         let json_type = [("Content-Type", "application/json")];
-        let mut stream = server.sent("POST", "/v1/completions", &json_type, long(is_streamed).to_string().as_bytes());
+        let mut stream =
+            server.sent("POST", "/v1/completions", &json_type, long(is_streamed).to_string().as_bytes());
         match is_streamed {
             true => stream.read_exact(&mut [0; 200]).expect("the beginning of an answer"),
             false => server.until("texts run", |server| server.metric("nola_texts_running") > 0),
@@ -209,7 +246,11 @@ fn an_interrupt_lets_texts_end_and_takes_no_others() {
     let workshop = with_adapter();
     let server = serving(&workshop, &[]);
     let json_type = [("Content-Type", "application/json")];
-    let request = wanted("base", "a".into(), json!({"n": 20, "temperature": 1, "max_tokens": CONTEXT - 20, "stream": true}));
+    let request = wanted(
+        "base",
+        "a".into(),
+        json!({"n": 20, "temperature": 1, "max_tokens": CONTEXT - 20, "stream": true}),
+    );
     let mut stream = server.sent("POST", "/v1/completions", &json_type, request.to_string().as_bytes());
     let mut beginning = [0; 1];
     stream.read_exact(&mut beginning).expect("the beginning of an answer");
@@ -234,7 +275,8 @@ fn adapters_come_change_and_go_while_the_server_runs() {
     workshop.write("adapters/bad/adapter_model.safetensors", "no tensors");
     assert_eq!(ask("bad").error().1, "model_damaged");
     let models = server.get("/v1/models").json()["data"].clone();
-    let of = |name: &str| models.as_array().expect("a list").iter().find(|model| model["id"] == name).cloned();
+    let of =
+        |name: &str| models.as_array().expect("a list").iter().find(|model| model["id"] == name).cloned();
     assert_eq!(of("base").expect("the base")["parent"], Value::Null);
     assert_eq!(of("food").expect("an adapter")["parent"], "base");
     assert!(of("bad").expect("a damaged one")["problem"].is_string());
@@ -273,7 +315,9 @@ fn a_key_is_asked_for_where_one_is_set() {
     let server = serving(&workshop, &["--api-key", "0123456789"]);
     assert_eq!(server.get("/v1/models").error().1, "invalid_api_key");
     assert_eq!(server.get("/health").status, 200);
-    let asked = |key: &str| server.ask("GET", "/v1/models", &[("Authorization", &format!("Bearer {key}"))], b"").status;
+    let asked = |key: &str| {
+        server.ask("GET", "/v1/models", &[("Authorization", &format!("Bearer {key}"))], b"").status
+    };
     assert_eq!((asked("0123456789"), asked("0123456780"), asked("")), (200, 401, 401));
 }
 
@@ -303,13 +347,18 @@ fn the_page_and_the_description_are_there() {
     let server = Server::start(&workshop, &["--model", "base"]);
     let page = server.get("/");
     assert!(page.body.contains("<title>nola-train serve</title>"));
-    assert!(page.header("content-security-policy").is_some_and(|policy| policy.starts_with("default-src 'none'")));
+    assert!(
+        page.header("content-security-policy").is_some_and(|policy| policy.starts_with("default-src 'none'"))
+    );
     let description = server.get("/openapi.json").json();
     for (path, methods) in description["paths"].as_object().expect("paths") {
         for (method, _) in methods.as_object().expect("methods") {
             let path = path.replace("{model}", "base").replace("{name}", "base");
             let asked = server.ask(&method.to_uppercase(), &path, &[], b"");
-            assert!(asked.status != 405 && !asked.body.contains("\"not_found\""), "{method} {path}: {asked:?}");
+            assert!(
+                asked.status != 405 && !asked.body.contains("\"not_found\""),
+                "{method} {path}: {asked:?}"
+            );
         }
     }
 }

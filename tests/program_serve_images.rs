@@ -11,7 +11,8 @@ fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for part in bytes.chunks(3) {
-        let bits = (0..3).fold(0_usize, |bits, index| bits << 8 | usize::from(part.get(index).copied().unwrap_or(0)));
+        let bits = (0..3)
+            .fold(0_usize, |bits, index| bits << 8 | usize::from(part.get(index).copied().unwrap_or(0)));
         for index in 0..4 {
             let letter = char::from(LETTERS[bits >> (18 - 6 * index) & 63]);
             text.push(if index <= part.len() { letter } else { '=' });
@@ -24,7 +25,9 @@ fn base64(bytes: &[u8]) -> String {
 fn form(fields: &[(&str, &str)], image: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, value) in fields {
-        body.extend(format!("--border\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n").bytes());
+        body.extend(
+            format!("--border\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n").bytes(),
+        );
     }
     let head = "--border\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a.png\"\r\nContent-Type: image/png\r\n\r\n";
     body.extend(head.bytes());
@@ -65,7 +68,8 @@ fn images_that_wait_together_are_each_answered() {
             scope.spawn(move || {
                 let colour = ["red", "green", "blue"][index % 3];
                 let image = base64(&bytes_of(&workshop.at(&format!("val/{colour}/{}.png", index / 3))));
-                let answered = server.post("/v1/images/classify", &json!({"model": "colours", "image": image}));
+                let answered =
+                    server.post("/v1/images/classify", &json!({"model": "colours", "image": image}));
                 assert_eq!(answered.json()[0]["label"], colour, "{}", answered.body);
             });
         }
@@ -79,12 +83,21 @@ fn what_is_no_image_is_refused_by_its_field() {
     let server = Server::start(&workshop, &["--run", "runs/colours"]);
     let refused = |body: Value| server.post("/v1/images/classify", &body).error();
     let told = |status: u16, code: &str, param: &str| (status, code.to_owned(), param.to_owned());
-    assert_eq!(refused(json!({"model": "colours", "image": base64(b"no image")})), told(400, "invalid_image", "image"));
+    assert_eq!(
+        refused(json!({"model": "colours", "image": base64(b"no image")})),
+        told(400, "invalid_image", "image")
+    );
     assert_eq!(refused(json!({"model": "colours", "image": "?"})), told(400, "invalid_image", "image"));
     assert_eq!(refused(json!({"model": "colours"})), told(400, "missing_required_parameter", "image"));
     assert_eq!(refused(json!({"model": "nobody", "image": ""})), told(404, "model_not_found", "model"));
     let image = base64(&bytes_of(&workshop.at("val/red/0.png")));
     assert_eq!(refused(json!({"model": "base", "image": image})), told(400, "no_classes", "model"));
-    assert_eq!(refused(json!({"model": "colours", "image": image, "top_k": 0})), told(400, "invalid_value", "top_k"));
-    assert_eq!(server.post("/v1/completions", &json!({"model": "colours", "prompt": "a"})).error(), told(400, "wrong_modality", "model"));
+    assert_eq!(
+        refused(json!({"model": "colours", "image": image, "top_k": 0})),
+        told(400, "invalid_value", "top_k")
+    );
+    assert_eq!(
+        server.post("/v1/completions", &json!({"model": "colours", "prompt": "a"})).error(),
+        told(400, "wrong_modality", "model")
+    );
 }

@@ -116,7 +116,8 @@ pub fn answer(stream: TcpStream) -> Answer {
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
     while reader.read_line(&mut head).expect("a head in time") > 2 {}
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{head:?}"));
+    let status =
+        head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{head:?}"));
     let mut bytes = Vec::new();
     // Behind a refused body the connection may end hard.
     let _ = reader.read_to_end(&mut bytes);
@@ -130,7 +131,8 @@ fn whole(mut chunked: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {
         let end = chunked.windows(2).position(|pair| pair == b"\r\n").expect("a size");
-        let size = std::str::from_utf8(&chunked[..end]).ok().and_then(|size| usize::from_str_radix(size, 16).ok());
+        let size =
+            std::str::from_utf8(&chunked[..end]).ok().and_then(|size| usize::from_str_radix(size, 16).ok());
         let size = size.expect("a size");
         if size == 0 {
             return bytes;

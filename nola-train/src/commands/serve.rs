@@ -161,7 +161,10 @@ impl ServeArgs {
         let generation = encoder.generation()?;
         if generation.num_beams > 1 {
             let (file, beams) = (encoder.generation_file(), generation.num_beams);
-            err_line(&format!("{}: `num_beams` is {beams}; the server follows one text alone", path_name(&file)));
+            err_line(&format!(
+                "{}: `num_beams` is {beams}; the server follows one text alone",
+                path_name(&file)
+            ));
         }
         let (identity, of_check) = (base.identity().clone(), encoder.clone());
         let check: Check = Box::new(move |adapter: &ServedAdapter| {
@@ -197,7 +200,8 @@ impl ServeArgs {
     }
 
     fn registry(&self, named: &Named, base_name: &str, check: Check) -> Result<Registry, Error> {
-        let folders = self.adapters.iter().map(|folder| assets::located(folder)).collect::<Result<Vec<_>, Error>>()?;
+        let folders =
+            self.adapters.iter().map(|folder| assets::located(folder)).collect::<Result<Vec<_>, Error>>()?;
         let fixed = match (&self.run, &named.adapter) {
             (Some(run), Some(folder)) => {
                 let whole = run.canonicalize().unwrap_or_else(|_| run.clone());
@@ -247,7 +251,9 @@ fn scanning(registry: Arc<Registry>, is_quiet: bool) -> impl Fn() + Clone + Send
 
 fn tell(change: &Change) {
     err_line(&match change {
-        Change::Served(adapter, generation) => format!("adapter {}: served, generation {generation}", name(adapter)),
+        Change::Served(adapter, generation) => {
+            format!("adapter {}: served, generation {generation}", name(adapter))
+        }
         Change::Damaged(adapter, problem) => format!("adapter {}: not served: {problem}", name(adapter)),
         Change::Gone(adapter) => format!("adapter {}: gone", name(adapter)),
     });

@@ -16,7 +16,9 @@ pub enum ServeError {
     },
 
     /// The name of the host means no address.
-    #[error("--host {host}: no address is known by this name; give 127.0.0.1 or another address of this machine")]
+    #[error(
+        "--host {host}: no address is known by this name; give 127.0.0.1 or another address of this machine"
+    )]
     Host {
         /// As it was typed.
         host: String,

@@ -58,7 +58,8 @@ impl Classifier {
         let (jobs, waiting) = sync_channel(MOST_WAITING);
         let (preprocessor, labels) = (base.preprocessor.clone(), base.vit.config().labels.clone());
         let worker = Worker { base, device: device.clone(), models: VecDeque::new() };
-        let thread = std::thread::Builder::new().name("classifier".to_owned()).spawn(move || worker.run(&waiting));
+        let thread =
+            std::thread::Builder::new().name("classifier".to_owned()).spawn(move || worker.run(&waiting));
         let thread = thread.expect("the system starts a thread");
         Self {
             preprocessor,
@@ -170,7 +171,11 @@ fn together(waiting: &mut VecDeque<Job>) -> Vec<Job> {
     let generation = waiting.front().map_or(0, Job::generation);
     let (mut taken, mut left) = (Vec::new(), VecDeque::new());
     for job in waiting.drain(..) {
-        if job.generation() == generation && taken.len() < BATCH { taken.push(job) } else { left.push_back(job) }
+        if job.generation() == generation && taken.len() < BATCH {
+            taken.push(job)
+        } else {
+            left.push_back(job)
+        }
     }
     *waiting = left;
     taken

@@ -45,7 +45,7 @@ use self::metrics::Answered;
 use self::sampling::Sampling;
 use self::texts::Texts;
 
-use super::{Classifier, Engine, Missing, Registry, ServedAdapter, TextRequest};
+use super::{Classifier, Engine, Entry, Missing, Registry, ServedAdapter, TextRequest};
 use crate::adapter_data::AdapterData;
 use crate::session::TextEncoder;
 
@@ -192,6 +192,15 @@ impl App {
         known.map(Some).map_err(|missing| ApiError::no_model(name, &missing))
     }
 
+    /// What is listed under the name of an adapter.
+    async fn entry(&self, name: &str) -> Result<Entry, ApiError> {
+        if self.registry.entry(name).is_none() {
+            // If it came since the last scan, it is listed then.
+            let _ = self.look_for(name).await;
+        }
+        self.registry.entry(name).ok_or_else(|| ApiError::no_model(name, &Missing::Unknown))
+    }
+
     /// Looks for an adapter that may have come since the last scan.
     async fn look_for(&self, name: &str) -> Result<Arc<ServedAdapter>, Missing> {
         let (registry, name) = (Arc::clone(&self.registry), name.to_owned());
@@ -211,7 +220,8 @@ impl App {
         let text = self.text()?;
         let texts = prompts.len().saturating_mul(sampling.texts);
         if texts > text.most_texts {
-            let message = format!("the request asks for {texts} texts; at most {} are made at a time", text.most_texts);
+            let message =
+                format!("the request asks for {texts} texts; at most {} are made at a time", text.most_texts);
             return Err(ApiError::value("n", message));
         }
         let request = |prompt: Vec<u32>, sequence| TextRequest {
@@ -223,8 +233,10 @@ impl App {
             presence_penalty: sampling.presence_penalty,
             top_scores,
         };
-        let of_prompt = |prompt: Vec<u32>| (0..sampling.texts).map(move |sequence| (prompt.clone(), sequence));
-        let requests = prompts.into_iter().flat_map(of_prompt).map(|(prompt, sequence)| request(prompt, sequence));
+        let of_prompt =
+            |prompt: Vec<u32>| (0..sampling.texts).map(move |sequence| (prompt.clone(), sequence));
+        let requests =
+            prompts.into_iter().flat_map(of_prompt).map(|(prompt, sequence)| request(prompt, sequence));
         let texts = Texts::start(&text.engine, &text.encoder.tokenizer, requests.collect(), &sampling.stops)?;
         let prefix = match shape {
             Shape::Completion => "cmpl",
@@ -246,7 +258,8 @@ async fn health(State(app): State<App>) -> Response {
     match problem {
         None => Json(json!({"status": "ok"})).into_response(),
         Some(problem) => {
-            (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "failed", "problem": problem}))).into_response()
+            (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "failed", "problem": problem})))
+                .into_response()
         }
     }
 }

@@ -193,7 +193,10 @@ impl Registry {
         let wanted = self.wanted(&wishes);
         let stale: Vec<(&String, &Found)> = {
             let entries = self.entries();
-            wanted.iter().filter(|(name, found)| entries.get(*name).is_none_or(|entry| entry.is_stale(found))).collect()
+            wanted
+                .iter()
+                .filter(|(name, found)| entries.get(*name).is_none_or(|entry| entry.is_stale(found)))
+                .collect()
         };
         let read = |(name, found): (&String, &Found)| (name.clone(), self.read(name, found.clone()));
         let read: Vec<(String, Entry)> = stale.into_par_iter().map(read).collect();
@@ -217,7 +220,12 @@ impl Registry {
     ///
     /// # Errors
     /// If `expected` is not so, or the folder cannot be served; what was served before still is.
-    pub fn load(&self, name: &str, path: &Path, expected: Expected) -> Result<Arc<ServedAdapter>, ChangeError> {
+    pub fn load(
+        &self,
+        name: &str,
+        path: &Path,
+        expected: Expected,
+    ) -> Result<Arc<ServedAdapter>, ChangeError> {
         check_name(name).map_err(ChangeError::Name)?;
         if name == self.base_name {
             return Err(ChangeError::Name(format!("`{name}` is the base model's name")));
@@ -251,7 +259,8 @@ impl Registry {
 
     /// Whether `path` is the folder that `name` is served from.
     pub fn is_served_from(&self, name: &str, path: &Path) -> bool {
-        let served = self.entries().get(name).filter(|entry| entry.adapter.is_ok()).map(|entry| entry.folder.clone());
+        let served =
+            self.entries().get(name).filter(|entry| entry.adapter.is_ok()).map(|entry| entry.folder.clone());
         let [served, asked] = [served, self.roots.inside(path).ok()].map(|path| path?.canonicalize().ok());
         served.is_some() && served == asked
     }
@@ -276,12 +285,14 @@ impl Registry {
             let found = Found { folder: fixed.folder.clone(), problem: None };
             let of_run = |other: &mut Found| {
                 let (run, other_folder) = (fixed.folder.display(), other.folder.display());
-                other.problem = Some(format!("a run is called so, too, whose adapter is {run}; rename {other_folder}"));
+                other.problem =
+                    Some(format!("a run is called so, too, whose adapter is {run}; rename {other_folder}"));
             };
             wanted.entry(fixed.name.clone()).and_modify(of_run).or_insert(found);
         }
         if let Some(found) = wanted.get_mut(&self.base_name) {
-            found.problem = Some(format!("the base model is called `{}`, too; rename the folder", self.base_name));
+            found.problem =
+                Some(format!("the base model is called `{}`, too; rename the folder", self.base_name));
         }
         for (name, folder) in &wishes.loaded {
             // Its folder may have become a link meanwhile.
@@ -462,7 +473,10 @@ mod tests {
         let second = load("a", "other/b", Expected::Generation(first.expect("served"))).expect("as expected");
         assert_eq!(generation(&registry, "a"), Some(second));
         assert_eq!(registry.scan(), [], "what was loaded stays");
-        assert_eq!(registry.unload("a", Expected::Generation(99)), Err(ChangeError::Conflict { found: Some(second) }));
+        assert_eq!(
+            registry.unload("a", Expected::Generation(99)),
+            Err(ChangeError::Conflict { found: Some(second) })
+        );
         assert_eq!(registry.unload("a", Expected::Generation(second)), Ok(()));
         assert_eq!(registry.unload("a", Expected::Anything), Err(ChangeError::Unknown));
         assert_eq!(registry.scan(), [], "what was unloaded is not found again");

@@ -168,7 +168,7 @@ pub(super) fn attach<M: ModelWithLoss>(
             if let Some(expected) = read.base() {
                 folder::check_base(&adapter.folder.join("adapter_config.json"), expected, origin.identity())?;
             }
-            let read = tied.into_iter().fold(read, peft::PeftAdapter::for_tied);
+            let read = tied.into_iter().fold(*read, PeftAdapter::for_tied);
             let said = AdapterFolder {
                 labels: read.labels().to_vec(),
                 head_outputs: read.head_outputs(foreign),

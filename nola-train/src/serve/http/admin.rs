@@ -5,12 +5,11 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-
 use super::errors::ApiError;
 use super::fields::Fields;
 use super::name::Name;
 use super::{App, blocking};
-use crate::serve::{ChangeError, Expected, Missing};
+use crate::serve::{ChangeError, Entry, Expected, Missing};
 
 /// Bytes of a request here.
 const MOST_BYTES: usize = 64 << 10;
@@ -37,7 +36,8 @@ pub(super) async fn load(State(app): State<App>, request: Request) -> Result<Res
     .await?
     .map_err(|error| match error {
         ChangeError::Conflict { .. } => {
-            let message = format!("`{told}` is loaded from another folder; unload it first, or set `load_inplace`");
+            let message =
+                format!("`{told}` is loaded from another folder; unload it first, or set `load_inplace`");
             ApiError::field("lora_name", "adapter_already_loaded", message)
         }
         error => of_change(&told, &error, ["lora_name", "lora_path"]),
@@ -61,8 +61,7 @@ pub(super) async fn unload(State(app): State<App>, request: Request) -> Result<R
 
 /// `GET /v1/adapters/{name}`: an adapter with its generation.
 pub(super) async fn get(State(app): State<App>, Name(name): Name) -> Result<Response, ApiError> {
-    app.look_for(&name).await;
-    told(&app, &name, StatusCode::OK)
+    Ok(told(&app, &name, &app.entry(&name).await?, StatusCode::OK))
 }
 
 /// `PUT /v1/adapters/{name}`: an adapter is read as a new generation, from its folder or another.
@@ -90,7 +89,8 @@ pub(super) async fn put(
         registry.load(&asked, std::path::Path::new(&path), expected).map(|_| is_new)
     });
     let is_new = done.await?.map_err(|error| of_change(&name, &error, ["name", "path"]))?;
-    told(&app, &name, if is_new { StatusCode::CREATED } else { StatusCode::OK })
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(told(&app, &name, &app.entry(&name).await?, status))
 }
 
 /// `DELETE /v1/adapters/{name}`: an adapter is served no more.
@@ -108,15 +108,14 @@ pub(super) async fn delete(
 }
 
 /// An adapter as it is listed, with its generation as its tag.
-fn told(app: &App, name: &str, status: StatusCode) -> Result<Response, ApiError> {
-    let entry = app.registry.entry(name).ok_or_else(|| ApiError::no_model(name, &Missing::Unknown))?;
-    let mut response = (status, Json(app.adapter_json(name, &entry))).into_response();
+fn told(app: &App, name: &str, entry: &Entry, status: StatusCode) -> Response {
+    let mut response = (status, Json(app.adapter_json(name, entry))).into_response();
     if let Ok(adapter) = &entry.adapter
         && let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", adapter.generation))
     {
         response.headers_mut().insert(header::ETAG, tag);
     }
-    Ok(response)
+    response
 }
 
 /// What `If-Match` and `If-None-Match` ask to be there.
@@ -140,7 +139,8 @@ fn of_change(name: &str, error: &ChangeError, [name_field, folder_field]: [&str;
     match error {
         ChangeError::Unknown => ApiError::no_model(name, &Missing::Unknown),
         ChangeError::Conflict { found } => {
-            let found = found.map_or("none is served".to_owned(), |found| format!("generation {found} is served"));
+            let found =
+                found.map_or("none is served".to_owned(), |found| format!("generation {found} is served"));
             let code = "generation_conflict";
             ApiError::new(StatusCode::CONFLICT, code, format!("`{name}` is not as expected: {found}"))
         }
@@ -156,7 +156,8 @@ mod tests {
     use super::*;
 
     fn of(pairs: &[(header::HeaderName, &str)]) -> Result<Expected, ApiError> {
-        let headers = pairs.iter().map(|(name, value)| (name.clone(), value.parse().expect("a value"))).collect();
+        let headers =
+            pairs.iter().map(|(name, value)| (name.clone(), value.parse().expect("a value"))).collect();
         expected(&headers)
     }
 
@@ -168,7 +169,11 @@ mod tests {
         }
         assert_eq!(of(&[(header::IF_MATCH, "*")]), Ok(Expected::Something));
         assert_eq!(of(&[(header::IF_NONE_MATCH, "*")]), Ok(Expected::Nothing));
-        for wrong in [&[(header::IF_MATCH, "x")][..], &[(header::IF_NONE_MATCH, "3")], &[(header::IF_MATCH, "3"), (header::IF_NONE_MATCH, "*")]] {
+        for wrong in [
+            &[(header::IF_MATCH, "x")][..],
+            &[(header::IF_NONE_MATCH, "3")],
+            &[(header::IF_MATCH, "3"), (header::IF_NONE_MATCH, "*")],
+        ] {
             assert!(of(wrong).is_err());
         }
     }
@@ -177,6 +182,9 @@ mod tests {
     fn a_conflict_says_what_is_there() {
         let error = of_change("a", &ChangeError::Conflict { found: Some(4) }, ["name", "path"]);
         assert_eq!(error.clone().into_response().status(), StatusCode::CONFLICT);
-        assert_eq!(error.to_json()["error"]["message"], json!("`a` is not as expected: generation 4 is served"));
+        assert_eq!(
+            error.to_json()["error"]["message"],
+            json!("`a` is not as expected: generation 4 is served")
+        );
     }
 }

@@ -49,7 +49,8 @@ impl Answer {
 
     async fn whole(&self, mut texts: Texts) -> Result<Value, ApiError> {
         let empty = || (String::new(), Vec::new(), FinishReason::Length);
-        let mut whole: Vec<(String, Vec<ScoredToken>, FinishReason)> = (0..texts.len()).map(|_| empty()).collect();
+        let mut whole: Vec<(String, Vec<ScoredToken>, FinishReason)> =
+            (0..texts.len()).map(|_| empty()).collect();
         while let Some(part) = texts.part().await {
             let Part { index, text, tokens, finish } = part?;
             let (all, scored, end) = &mut whole[index];
@@ -196,7 +197,8 @@ mod tests {
 
     #[test]
     fn a_part_of_a_completion_is_an_event() {
-        let part = Part { index: 1, text: " b".to_owned(), tokens: Vec::new(), finish: Some(FinishReason::Stop) };
+        let part =
+            Part { index: 1, text: " b".to_owned(), tokens: Vec::new(), finish: Some(FinishReason::Stop) };
         let expected = "data: {\"id\":\"x-1\",\"object\":\"text_completion\",\"created\":7,\"model\":\"a\",\"choices\":[{\"index\":1,\
                         \"text\":\" b\",\"logprobs\":null,\"finish_reason\":\"stop\"}]}\n\n";
         assert_eq!(text(answer(Shape::Completion, Delivery::Streamed).part(&part)), expected);
@@ -215,6 +217,11 @@ mod tests {
         let part = Part { index: 0, text: "b".to_owned(), tokens: Vec::new(), finish: None };
         assert!(text(answer.part(&part)).contains(r#""usage":null"#));
         let last = text(answer.chunk(Vec::new(), Some(Usage { prompt_tokens: 2, completion_tokens: 3 })));
-        assert!(last.contains(r#""choices":[],"usage":{"prompt_tokens":2,"completion_tokens":3,"total_tokens":5}"#), "{last}");
+        assert!(
+            last.contains(
+                r#""choices":[],"usage":{"prompt_tokens":2,"completion_tokens":3,"total_tokens":5}"#
+            ),
+            "{last}"
+        );
     }
 }

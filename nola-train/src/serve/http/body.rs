@@ -51,7 +51,8 @@ impl Room {
 
     /// A body of up to `most` bytes.
     pub(super) async fn read(&self, body: Body, most: usize) -> Result<Bytes, ApiError> {
-        let told = body.size_hint().exact().map_or(most, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let told =
+            body.size_hint().exact().map_or(most, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         if told > DISCARDED_BYTES {
             return Err(too_large(most));
         }
@@ -60,7 +61,9 @@ impl Room {
             let _room = self.0.acquire_many(u32::try_from(permits).unwrap_or(u32::MAX)).await;
             collected(body, most).await
         };
-        let late = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body did not come in time");
+        let late = |_| {
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body did not come in time")
+        };
         tokio::time::timeout(MOST_SECONDS, read).await.map_err(late)?
     }
 }

@@ -27,7 +27,8 @@ pub(super) async fn chat(State(app): State<App>, request: Request) -> Result<Res
     fields.finish()?;
     let adapter = app.adapter(&model).await?;
     if text.encoder.chat.is_none() {
-        let message = "the model has no chat template; use /v1/completions, or a model that was trained to chat";
+        let message =
+            "the model has no chat template; use /v1/completions, or a model that was trained to chat";
         return Err(ApiError::field("model", "no_chat_template", message));
     }
     let data = adapter.as_ref().map_or(text.base_data.as_ref(), |adapter| adapter.data.as_ref());
@@ -60,7 +61,10 @@ fn with_system(messages: Vec<Message>, system: &str) -> Vec<Message> {
 fn messages(value: Value) -> Result<Vec<Message>, ApiError> {
     let Value::Array(list) = value else { return Err(wrong_type("messages", "a list of messages", &value)) };
     if list.is_empty() || list.len() > MOST_MESSAGES {
-        return Err(ApiError::value("messages", format!("`messages` has 1 to {MOST_MESSAGES} messages, not {}", list.len())));
+        return Err(ApiError::value(
+            "messages",
+            format!("`messages` has 1 to {MOST_MESSAGES} messages, not {}", list.len()),
+        ));
     }
     list.into_iter().enumerate().map(|(index, value)| message(index, value)).collect()
 }
@@ -76,7 +80,11 @@ fn message(index: usize, value: Value) -> Result<Message, ApiError> {
         Some(Value::String(role)) => role.clone(),
         Some(other) => return Err(wrong_type(&format!("{at}.role"), "a text", other)),
         None => {
-            return Err(ApiError::field(format!("{at}.role"), "missing_required_parameter", format!("`{at}.role` is missing")));
+            return Err(ApiError::field(
+                format!("{at}.role"),
+                "missing_required_parameter",
+                format!("`{at}.role` is missing"),
+            ));
         }
     };
     if !["system", "user", "assistant"].contains(&role.as_str()) {
@@ -84,9 +92,16 @@ fn message(index: usize, value: Value) -> Result<Message, ApiError> {
         return Err(ApiError::value(format!("{at}.role"), told));
     }
     let unsupported = |name: &str| {
-        ApiError::field(format!("{at}.{name}"), "unsupported_parameter", format!("`{at}.{name}` is not supported"))
+        ApiError::field(
+            format!("{at}.{name}"),
+            "unsupported_parameter",
+            format!("`{at}.{name}` is not supported"),
+        )
     };
-    if let Some(name) = ["tool_calls", "function_call", "audio", "tool_call_id"].iter().find(|name| fields.contains_key(**name)) {
+    if let Some(name) = ["tool_calls", "function_call", "audio", "tool_call_id"]
+        .iter()
+        .find(|name| fields.contains_key(**name))
+    {
         return Err(unsupported(name));
     }
     let content = content(&format!("{at}.content"), fields.remove("content"))?;
@@ -100,9 +115,11 @@ fn content(at: &str, value: Option<Value>) -> Result<String, ApiError> {
     match value {
         None => Err(ApiError::field(at, "missing_required_parameter", format!("`{at}` is missing"))),
         Some(Value::String(text)) => Ok(text),
-        Some(Value::Array(parts)) => {
-            parts.into_iter().enumerate().map(|(index, part)| part_of_text(&format!("{at}.{index}"), part)).collect()
-        }
+        Some(Value::Array(parts)) => parts
+            .into_iter()
+            .enumerate()
+            .map(|(index, part)| part_of_text(&format!("{at}.{index}"), part))
+            .collect(),
         Some(other) => Err(wrong_type(at, "a text, or a list of parts", &other)),
     }
 }
@@ -113,7 +130,9 @@ fn part_of_text(at: &str, part: Value) -> Result<String, ApiError> {
     match text_of(&mut fields) {
         Some(text) if kind == "text" => Ok(text),
         Some(_) | None => {
-            let message = format!("`{at}` is no part of type `text` with a text; others, such as images, are not supported");
+            let message = format!(
+                "`{at}` is no part of type `text` with a text; others, such as images, are not supported"
+            );
             Err(ApiError::field(at, "unsupported_parameter", message))
         }
     }
@@ -145,8 +164,12 @@ mod tests {
             {"role": "assistant", "content": "c", "tool_calls": null},
         ]);
         let messages = messages(list).expect("usable");
-        let told: Vec<(&str, String)> = messages.iter().map(|message| (message.role(), message.text())).collect();
-        assert_eq!(told, [("system", "Be brief.".to_owned()), ("user", "ab".to_owned()), ("assistant", "c".to_owned())]);
+        let told: Vec<(&str, String)> =
+            messages.iter().map(|message| (message.role(), message.text())).collect();
+        assert_eq!(
+            told,
+            [("system", "Be brief.".to_owned()), ("user", "ab".to_owned()), ("assistant", "c".to_owned())]
+        );
     }
 
     #[test]
@@ -159,7 +182,10 @@ mod tests {
             (json!([{"role": "tool", "content": "a"}]), "messages.0.role"),
             (json!([{"role": "user"}]), "messages.0.content"),
             (json!([{"role": "user", "content": 3}]), "messages.0.content"),
-            (json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]), "messages.0.content.0"),
+            (
+                json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
+                "messages.0.content.0",
+            ),
             (json!([{"role": "assistant", "content": "a", "tool_calls": [{}]}]), "messages.0.tool_calls"),
         ] {
             assert_eq!(param(value), expected);
@@ -168,7 +194,9 @@ mod tests {
 
     #[test]
     fn the_system_prompt_of_the_adapter_stands_where_none_is_given() {
-        let roles = |messages: Vec<Message>| messages.iter().map(|message| message.role().to_owned()).collect::<Vec<_>>();
+        let roles = |messages: Vec<Message>| {
+            messages.iter().map(|message| message.role().to_owned()).collect::<Vec<_>>()
+        };
         let user = || Message::new("user", "a");
         assert_eq!(roles(with_system(vec![user()], "Be brief.")), ["system", "user"]);
         assert_eq!(roles(with_system(vec![user()], "")), ["user"]);

@@ -1,7 +1,5 @@
 //! `/v1/completions`: prompts are continued.
 
-use std::sync::Arc;
-
 use axum::extract::{Request, State};
 use axum::response::Response;
 use serde_json::Value;
@@ -12,12 +10,12 @@ use super::errors::ApiError;
 use super::fields::{Fields, wrong_type};
 use super::sampling::{MOST_SCORES, Sampling};
 use super::{App, TextService, blocking};
+use crate::Error;
 use crate::adapter_data::AdapterData;
 use crate::prompt::{self, Reading};
 use crate::serve::ServedAdapter;
 use crate::settings::DataFormat;
 use crate::text::{TextError, TextFormat};
-use crate::Error;
 
 /// Answers a completion.
 pub(super) async fn complete(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
@@ -69,7 +67,11 @@ impl Prompts {
     }
 
     /// The tokens of each, written as the adapter was trained.
-    fn tokens(self, adapter: Option<&ServedAdapter>, service: &TextService) -> Result<Vec<Vec<u32>>, ApiError> {
+    fn tokens(
+        self,
+        adapter: Option<&ServedAdapter>,
+        service: &TextService,
+    ) -> Result<Vec<Vec<u32>>, ApiError> {
         let data = match adapter {
             Some(adapter) => adapter.data.as_ref(),
             None => service.base_data.as_ref(),
@@ -91,7 +93,9 @@ impl Prompts {
         match data.map(|data| data.format).filter(|_| !self.are_raw) {
             None => Ok(Reading::Plain),
             Some(DataFormat::Text(format)) => Ok(Reading::Row(format)),
-            Some(format @ DataFormat::Images(_)) => Err(TextError::NoText { format: format.to_string() }.into()),
+            Some(format @ DataFormat::Images(_)) => {
+                Err(TextError::NoText { format: format.to_string() }.into())
+            }
         }
     }
 }
@@ -150,8 +154,13 @@ mod tests {
         assert_eq!(prompts_of(json!("a")), Ok(vec![text("a")]));
         assert_eq!(prompts_of(json!(["a", "b"])), Ok(vec![text("a"), text("b")]));
         assert_eq!(prompts_of(json!([1, 2])), Ok(vec![Prompt::Tokens(vec![1, 2])]));
-        assert_eq!(prompts_of(json!([[1], [2, 3]])), Ok(vec![Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2, 3])]));
-        for wrong in [json!(3), json!({}), json!([]), json!([null]), json!([1, "a"]), json!([-1]), json!([[1.5]])] {
+        assert_eq!(
+            prompts_of(json!([[1], [2, 3]])),
+            Ok(vec![Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2, 3])])
+        );
+        for wrong in
+            [json!(3), json!({}), json!([]), json!([null]), json!([1, "a"]), json!([-1]), json!([[1.5]])]
+        {
             assert!(prompts_of(wrong.clone()).is_err(), "{wrong}");
         }
     }

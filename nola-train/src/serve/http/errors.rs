@@ -7,8 +7,8 @@ use nola_models::generate::GenerateError;
 use serde_json::{Value, json};
 
 use crate::Error;
-use crate::serve::Rejection;
 use crate::serve::Missing;
+use crate::serve::Rejection;
 
 /// Why a request is not answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +42,9 @@ impl ApiError {
 
     pub(super) fn no_model(name: &str, missing: &Missing) -> Self {
         let (code, message) = match missing {
-            Missing::Unknown => ("model_not_found", format!("there is no model `{name}`; GET /v1/models lists them")),
+            Missing::Unknown => {
+                ("model_not_found", format!("there is no model `{name}`; GET /v1/models lists them"))
+            }
             Missing::Damaged(problem) => ("model_damaged", format!("`{name}` cannot be served: {problem}")),
         };
         let status = StatusCode::NOT_FOUND;
@@ -160,6 +162,9 @@ mod tests {
     fn a_prompt_that_is_too_long_has_a_code_of_its_own() {
         let long = GenerateError::LongPrompt { row: 0, tokens: 9, limit: 8 };
         let error = ApiError::from(Rejection::Unusable(long)).to_json();
-        assert_eq!((&error["error"]["code"], &error["error"]["param"]), (&"context_length_exceeded".into(), &"prompt".into()));
+        assert_eq!(
+            (&error["error"]["code"], &error["error"]["param"]),
+            (&"context_length_exceeded".into(), &"prompt".into())
+        );
     }
 }

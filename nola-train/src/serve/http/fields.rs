@@ -91,7 +91,11 @@ impl Fields {
         }
     }
 
-    pub(super) fn take_number(&mut self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, ApiError> {
+    pub(super) fn take_number(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<f64>,
+    ) -> Result<Option<f64>, ApiError> {
         let Some(value) = self.take(name) else { return Ok(None) };
         let number = value.as_f64().ok_or_else(|| wrong_type(name, "a number", &value))?;
         if range.contains(&number) {
@@ -101,7 +105,11 @@ impl Fields {
     }
 
     /// A whole number, also one that is written as 3.0.
-    pub(super) fn take_whole(&mut self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
+    pub(super) fn take_whole(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<i64>,
+    ) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.take(name) else { return Ok(None) };
         let whole = value.as_i64().or_else(|| whole(value.as_f64()?));
         match whole {
@@ -115,7 +123,11 @@ impl Fields {
     }
 
     /// The same, as a count.
-    pub(super) fn take_count(&mut self, name: &str, range: RangeInclusive<u32>) -> Result<Option<usize>, ApiError> {
+    pub(super) fn take_count(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<u32>,
+    ) -> Result<Option<usize>, ApiError> {
         let range = i64::from(*range.start())..=i64::from(*range.end());
         Ok(self.take_whole(name, range)?.and_then(|count| usize::try_from(count).ok()))
     }

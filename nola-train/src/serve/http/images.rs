@@ -58,9 +58,12 @@ pub(super) async fn classify(State(app): State<App>, request: Request) -> Result
     let input = {
         let _room = app.decoding.0.acquire().await;
         let preprocessor = classifier.preprocessor.clone();
-        blocking(move || decode(&image, Path::new("image")).map(|image| preprocessor.evaluate(&image))).await?
+        blocking(move || decode(&image, Path::new("image")).map(|image| preprocessor.evaluate(&image)))
+            .await?
     };
-    let input = input.map_err(|error| ApiError::field("image", "invalid_image", crate::Error::from(error).with_sources()))?;
+    let input = input.map_err(|error| {
+        ApiError::field("image", "invalid_image", crate::Error::from(error).with_sources())
+    })?;
     let classes = classifier.submit(adapter, input, top)?.await;
     let classes = classes.map_err(|_| ApiError::failed("the classifier ended"))?.map_err(ApiError::failed)?;
     Ok(Json(classes.iter().map(|class| json!({"label": class.name, "score": class.probability})).collect()))
@@ -103,7 +106,9 @@ fn decoded(text: &str) -> Result<Vec<u8>, ApiError> {
             None => return wrong("`image` is a data URL without `;base64,`"),
         },
         None if text.starts_with("http:") || text.starts_with("https:") => {
-            return wrong("`image` is an address; nothing is fetched, so send the image itself in base64, or as a form");
+            return wrong(
+                "`image` is an address; nothing is fetched, so send the image itself in base64, or as a form",
+            );
         }
         None => text,
     };

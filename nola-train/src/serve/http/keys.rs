@@ -101,7 +101,8 @@ fn check_origin(headers: &HeaderMap, uri: &Uri, is_local: bool) -> Result<(), Ap
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let host = uri.authority().map(|authority| authority.as_str()).or(text(header::HOST)).unwrap_or_default();
     if is_local && !is_this_machine(host) {
-        let message = "without --api-key, the server answers only under the names of this machine, such as localhost";
+        let message =
+            "without --api-key, the server answers only under the names of this machine, such as localhost";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "forbidden_host", message));
     }
     let origin = text(header::ORIGIN).map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
@@ -118,7 +119,8 @@ fn is_this_machine(host: &str) -> bool {
         None => host.split(':').next(),
     };
     let name = name.unwrap_or_default();
-    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -141,7 +143,9 @@ mod tests {
         assert!(!asks(&bearer("api-key-2")) && !asks(&bearer("")) && !asks(&HeaderMap::new()));
         assert!(!asks(&headers(&[(header::AUTHORIZATION, "Basic api-key-1")])));
         let changes = |headers: &HeaderMap| keys.check_admin(headers).is_ok();
-        assert!(changes(&bearer("admin-key")) && !changes(&bearer("api-key-1")) && !changes(&HeaderMap::new()));
+        assert!(
+            changes(&bearer("admin-key")) && !changes(&bearer("api-key-1")) && !changes(&HeaderMap::new())
+        );
     }
 
     #[test]
@@ -153,7 +157,9 @@ mod tests {
 
     #[test]
     fn a_page_of_another_site_is_not_answered() {
-        let asks = |pairs: &[(header::HeaderName, &str)]| check_origin(&headers(pairs), &Uri::from_static("/"), true).is_ok();
+        let asks = |pairs: &[(header::HeaderName, &str)]| {
+            check_origin(&headers(pairs), &Uri::from_static("/"), true).is_ok()
+        };
         assert!(asks(&[(header::HOST, "127.0.0.1:8000")]));
         assert!(asks(&[(header::HOST, "[::1]:8000"), (header::ORIGIN, "http://[::1]:8000")]));
         assert!(asks(&[(header::HOST, "localhost:8000"), (header::ORIGIN, "http://localhost:8000")]));

@@ -33,7 +33,11 @@ pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
     let served: Vec<_> = adapters.iter().filter_map(|(_, entry)| entry.adapter.as_ref().ok()).collect();
     let bytes: u64 = served.iter().map(|adapter| adapter.bytes()).sum();
     page.gauge("nola_adapters", "Adapters that are served.", served.len() as u64);
-    page.gauge("nola_adapters_damaged", "Adapters that are not served.", (adapters.len() - served.len()) as u64);
+    page.gauge(
+        "nola_adapters_damaged",
+        "Adapters that are not served.",
+        (adapters.len() - served.len()) as u64,
+    );
     page.gauge("nola_adapters_bytes", "Bytes of the trained numbers of all adapters in memory.", bytes);
     if let Service::Text(text) = &app.service {
         page.engine(&text.engine.counts());
@@ -54,15 +58,31 @@ impl Page {
         self.gauge("nola_texts_waiting", "Texts that wait for a place in the batch.", waiting as u64);
         self.gauge("nola_texts_running", "Texts in the batch.", running as u64);
         self.counter("nola_texts_finished_total", "Texts that ended by themselves.", finished);
-        self.counter("nola_texts_cancelled_total", "Texts that ended early: at a stop text, or since nobody waited.", cancelled);
+        self.counter(
+            "nola_texts_cancelled_total",
+            "Texts that ended early: at a stop text, or since nobody waited.",
+            cancelled,
+        );
         self.counter("nola_texts_failed_total", "Texts that failed.", failed);
         self.counter("nola_prompt_tokens_total", "Tokens of prompts that were read.", counts.prompt_tokens);
         self.counter("nola_new_tokens_total", "Tokens that were made.", counts.new_tokens);
         self.counter("nola_steps_total", "Passes of the whole batch.", counts.steps);
-        self.gauge("nola_adapter_matrices", "Adapters whose matrices are in the cache.", counts.adapters_ready as u64);
+        self.gauge(
+            "nola_adapter_matrices",
+            "Adapters whose matrices are in the cache.",
+            counts.adapters_ready as u64,
+        );
         self.gauge("nola_adapter_matrices_bytes", "Bytes of these matrices.", counts.adapter_bytes);
-        self.counter("nola_adapter_matrices_made_total", "How often matrices had to be made.", counts.adapters_made);
-        self.gauge("nola_cache_tokens", "Tokens of the key-value cache in use or kept free.", counts.cache_tokens as u64);
+        self.counter(
+            "nola_adapter_matrices_made_total",
+            "How often matrices had to be made.",
+            counts.adapters_made,
+        );
+        self.gauge(
+            "nola_cache_tokens",
+            "Tokens of the key-value cache in use or kept free.",
+            counts.cache_tokens as u64,
+        );
         self.gauge("nola_cache_limit_tokens", "Tokens that it can hold.", counts.cache_limit_tokens as u64);
     }
 
@@ -99,7 +119,9 @@ mod tests {
     #[test]
     fn answers_are_counted_by_their_status() {
         let answered = Answered::default();
-        [StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::OK].into_iter().for_each(|status| answered.count(status));
+        [StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::OK]
+            .into_iter()
+            .for_each(|status| answered.count(status));
         assert_eq!(answered.counts(), BTreeMap::from([(200, 2), (404, 1)]));
     }
 }

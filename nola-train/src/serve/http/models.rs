@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::errors::ApiError;
 use super::name::Name;
 use super::{App, Service};
-use crate::serve::{Entry, Missing};
+use crate::serve::Entry;
 
 /// Lists the base and all adapters; damaged ones with their problem.
 pub(super) async fn list(State(app): State<App>) -> Json<Value> {
@@ -22,9 +22,7 @@ pub(super) async fn one(State(app): State<App>, Name(name): Name) -> Result<Json
     if name == app.registry.base_name() {
         return Ok(Json(app.base_json()));
     }
-    app.look_for(&name).await;
-    let entry = app.registry.entry(&name).ok_or_else(|| ApiError::no_model(&name, &Missing::Unknown))?;
-    Ok(Json(app.adapter_json(&name, &entry)))
+    Ok(Json(app.adapter_json(&name, &app.entry(&name).await?)))
 }
 
 impl App {

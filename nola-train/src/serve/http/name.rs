@@ -14,6 +14,7 @@ impl FromRequestParts<App> for Name {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let name = Path::<String>::from_request_parts(parts, app).await;
-        name.map(|Path(name)| Self(name)).map_err(|_| ApiError::value("name", "the name in the path is no text in UTF-8"))
+        name.map(|Path(name)| Self(name))
+            .map_err(|_| ApiError::value("name", "the name in the path is no text in UTF-8"))
     }
 }

@@ -53,7 +53,8 @@ impl Sampling {
         let generation = generation(fields, defaults)?;
         let texts = fields.take_count("n", 1..=MOST_TEXTS)?.unwrap_or(1);
         if let Some(best) = fields.take_count("best_of", 1..=MOST_TEXTS)?.filter(|&best| best > texts) {
-            let message = format!("`best_of` is {best}, but only the {texts} texts of `n` are made; leave it out");
+            let message =
+                format!("`best_of` is {best}, but only the {texts} texts of `n` are made; leave it out");
             return Err(ApiError::field("best_of", "unsupported_parameter", message));
         }
         Ok(Self {
@@ -122,7 +123,10 @@ fn stops(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
         Some(other) => return Err(wrong_type("stop", &expected, &other)),
     };
     if stops.len() > MOST_STOPS {
-        return Err(ApiError::value("stop", format!("`stop` has {} texts; it must be {expected}", stops.len())));
+        return Err(ApiError::value(
+            "stop",
+            format!("`stop` has {} texts; it must be {expected}", stops.len()),
+        ));
     }
     if stops.iter().any(|stop| stop.is_empty() || stop.len() > MOST_STOP_BYTES) {
         return Err(ApiError::value("stop", format!("a stop text has 1 to {MOST_STOP_BYTES} bytes")));
@@ -154,7 +158,13 @@ mod tests {
     use super::*;
 
     fn taken(text: &str) -> Result<Sampling, ApiError> {
-        let defaults = GenerationConfig { do_sample: true, temperature: 0.6, top_k: 7, max_length: 20, ..Default::default() };
+        let defaults = GenerationConfig {
+            do_sample: true,
+            temperature: 0.6,
+            top_k: 7,
+            max_length: 20,
+            ..Default::default()
+        };
         let mut fields = Fields::parse(text.as_bytes())?;
         let sampling = Sampling::take(&mut fields, &defaults)?;
         fields.finish()?;
@@ -162,7 +172,10 @@ mod tests {
     }
 
     fn param(text: &str) -> String {
-        taken(text).expect_err("it is refused").to_json()["error"]["param"].as_str().unwrap_or_default().to_owned()
+        taken(text).expect_err("it is refused").to_json()["error"]["param"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     #[test]
@@ -192,7 +205,12 @@ mod tests {
         assert_eq!(stops(r#"{"stop": "\n"}"#), Ok(vec!["\n".to_owned()]));
         assert_eq!(stops(r#"{"stop": ["a", "b"]}"#), Ok(vec!["a".to_owned(), "b".to_owned()]));
         assert_eq!(stops(r#"{"stop": []}"#), Ok(Vec::new()));
-        for text in [r#"{"stop": ["a", "b", "c", "d", "e"]}"#, r#"{"stop": ""}"#, r#"{"stop": [1]}"#, r#"{"stop": 3}"#] {
+        for text in [
+            r#"{"stop": ["a", "b", "c", "d", "e"]}"#,
+            r#"{"stop": ""}"#,
+            r#"{"stop": [1]}"#,
+            r#"{"stop": 3}"#,
+        ] {
             assert_eq!(param(text), "stop", "{text}");
         }
     }
@@ -202,7 +220,10 @@ mod tests {
         let delivery = |text| taken(text).expect("usable").delivery;
         assert_eq!(delivery(r#"{"stream": false}"#), Delivery::Whole);
         assert_eq!(delivery(r#"{"stream": true}"#), Delivery::Streamed);
-        assert_eq!(delivery(r#"{"stream": true, "stream_options": {"include_usage": true}}"#), Delivery::StreamedWithUsage);
+        assert_eq!(
+            delivery(r#"{"stream": true, "stream_options": {"include_usage": true}}"#),
+            Delivery::StreamedWithUsage
+        );
     }
 
     #[test]

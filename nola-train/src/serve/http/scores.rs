@@ -36,7 +36,8 @@ pub(super) fn scored(
 /// The text of a token behind another one, which tells whether it begins with a space.
 fn text_of(tokenizer: &Tokenizer, before: Option<u32>, token: u32) -> Result<String, ApiError> {
     let mut stream = TextStream::new(tokenizer, before.as_slice(), DecodeSpecials::Keep);
-    let text = stream.push(token).and_then(|text| text.map_or_else(|| stream.finish(), |text| Ok(Some(text))));
+    let text =
+        stream.push(token).and_then(|text| text.map_or_else(|| stream.finish(), |text| Ok(Some(text))));
     Ok(text.map_err(|error| ApiError::failed(error.to_string()))?.unwrap_or_default())
 }
 

@@ -146,11 +146,16 @@ async fn connection(
     tokio::select! {
         // Whoever is at the other end knows best what went wrong.
         _ = connection.as_mut() => {}
-        _ = closed.wait_for(|is_closed| *is_closed) => {
+        () = ended(&mut closed) => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;
         }
     }
+}
+
+async fn ended(closed: &mut watch::Receiver<bool>) {
+    // Whoever would say so is gone together with the server.
+    let _ = closed.wait_for(|is_closed| *is_closed).await;
 }
 
 /// A stream whose writes fail when the other end takes nothing for a while.
@@ -171,7 +176,9 @@ impl Patient {
             self.stalled = None;
             return written;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + STALL_SECONDS)));
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + STALL_SECONDS)));
         match stalled.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
@@ -180,13 +187,21 @@ impl Patient {
 }
 
 impl AsyncRead for Patient {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Patient {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.written(context, written)
     }

@@ -94,7 +94,8 @@ impl Texts {
             .map(|request| (request.prompt.clone(), request.generation.clone(), request.sequence))
             .collect();
         // Several texts of a prompt read it once as far as anybody is told.
-        let prompt_tokens = starts.iter().filter(|(.., sequence)| *sequence == 0).map(|(prompt, ..)| prompt.len()).sum();
+        let prompt_tokens =
+            starts.iter().filter(|(.., sequence)| *sequence == 0).map(|(prompt, ..)| prompt.len()).sum();
         let events = engine.submit(requests)?;
         let text = |((prompt, generation, _), events): ((Vec<u32>, GenerationConfig, usize), _)| {
             Text::new(&prompt, events, tokenizer, stops, generation.eos_token_id)
@@ -117,8 +118,7 @@ impl Texts {
         let count = self.texts.len();
         for step in 0..count {
             let index = (self.next + step) % count;
-            loop {
-                let Some(events) = &mut self.texts[index].events else { break };
+            while let Some(events) = &mut self.texts[index].events {
                 let Poll::Ready(event) = events.poll_recv(context) else { break };
                 if matches!(event, Some(Event::Token(_))) {
                     self.usage.completion_tokens += 1;
@@ -199,7 +199,12 @@ impl Text {
         self.passed += passed.text.len();
         if passed.is_stopped {
             self.events = None;
-            return Some(Part { index, text: passed.text, tokens: self.told_tokens(), finish: Some(FinishReason::Stop) });
+            return Some(Part {
+                index,
+                text: passed.text,
+                tokens: self.told_tokens(),
+                finish: Some(FinishReason::Stop),
+            });
         }
         let text = passed.text;
         (!text.is_empty()).then(|| Part { index, text, tokens: self.told_tokens(), finish: None })

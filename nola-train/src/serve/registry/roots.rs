@@ -44,7 +44,9 @@ impl Roots {
     pub(super) fn found(&self) -> BTreeMap<String, Found> {
         let mut found = BTreeMap::new();
         for folder in self.0.iter().flat_map(|root| folders_in(root)) {
-            let Some(name) = folder.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
+            let Some(name) = folder.file_name().map(|name| name.to_string_lossy().into_owned()) else {
+                continue;
+            };
             if !name.starts_with('.') && is_adapter(&folder) {
                 let one = self.checked(folder);
                 found.entry(name).and_modify(|other: &mut Found| *other = twice(other, &one)).or_insert(one);
@@ -69,7 +71,9 @@ impl Roots {
     pub(super) fn inside(&self, path: &Path) -> Result<PathBuf, String> {
         let told = path.display();
         if path.components().any(|part| matches!(part, Component::ParentDir | Component::CurDir)) {
-            return Err(format!("`{told}` has `.` or `..` in it; name a folder inside of an adapters folder"));
+            return Err(format!(
+                "`{told}` has `.` or `..` in it; name a folder inside of an adapters folder"
+            ));
         }
         let places: Vec<PathBuf> = match path.is_absolute() {
             true => vec![path.to_owned()],
@@ -78,7 +82,8 @@ impl Roots {
         // What is outside looks as if it were not there, or everybody could ask which files there are.
         let whole = places.iter().filter_map(|place| place.canonicalize().ok());
         let folder = whole.into_iter().find(|folder| self.holds(folder) && is_adapter(folder));
-        let folder = folder.ok_or_else(|| format!("there is no adapter folder `{told}` in the adapters folders"))?;
+        let folder =
+            folder.ok_or_else(|| format!("there is no adapter folder `{told}` in the adapters folders"))?;
         match self.checked(folder) {
             Found { folder, problem: None } => Ok(folder),
             Found { problem: Some(problem), .. } => Err(problem),
@@ -110,7 +115,9 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
     if is_part && name.len() <= MOST_NAME_BYTES && !name.contains(is_odd) {
         return Ok(());
     }
-    Err(format!("an adapter's name has 1 to {MOST_NAME_BYTES} bytes, no slash and no control character, and is not `.` or `..`"))
+    Err(format!(
+        "an adapter's name has 1 to {MOST_NAME_BYTES} bytes, no slash and no control character, and is not `.` or `..`"
+    ))
 }
 
 /// What tells whether an adapter folder changed.
@@ -190,7 +197,9 @@ mod tests {
         assert!(roots.inside(&whole("in/a")).is_ok());
         assert!(roots.inside(&whole("outside")).is_err());
         assert!(roots.inside(&whole("in")).is_err());
-        for path in ["../outside", "a/../a", ".", "", "deep", "/etc", "a/adapter_config.json", "./a/../../outside"] {
+        for path in
+            ["../outside", "a/../a", ".", "", "deep", "/etc", "a/adapter_config.json", "./a/../../outside"]
+        {
             assert!(roots.inside(Path::new(path)).is_err(), "{path}");
         }
     }
