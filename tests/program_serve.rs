@@ -163,7 +163,7 @@ fn what_is_wrong_is_said_in_openais_shape() {
         told(400, "context_length_exceeded", "prompt")
     );
     assert_eq!(complete(json!({"prompt": [9999]})), told(400, "invalid_prompt", "prompt"));
-    assert_eq!(complete(json!({"prompt": ""})).1, "invalid_prompt");
+    assert_eq!(complete(json!({"model": "base", "prompt": ""})).1, "invalid_prompt");
     assert_eq!(
         post("/v1/chat/completions", &json!({"model": "food", "messages": []})),
         told(400, "invalid_value", "messages")

@@ -91,7 +91,6 @@ fn what_is_no_image_is_refused_by_its_field() {
     assert_eq!(refused(json!({"model": "colours"})), told(400, "missing_required_parameter", "image"));
     assert_eq!(refused(json!({"model": "nobody", "image": ""})), told(404, "model_not_found", "model"));
     let image = base64(&bytes_of(&workshop.at("val/red/0.png")));
-    assert_eq!(refused(json!({"model": "base", "image": image})), told(400, "no_classes", "model"));
     assert_eq!(
         refused(json!({"model": "colours", "image": image, "top_k": 0})),
         told(400, "invalid_value", "top_k")

@@ -10,13 +10,15 @@ use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use nola_models::image::decode;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
 use super::body::{MOST_IMAGE_BYTES, content_type};
 use super::errors::ApiError;
 use super::fields::Fields;
 use super::{App, blocking};
+use crate::session::Class;
 
 /// Classes that are named where the request does not say, as in Hugging Face's pipeline.
 const TOP: usize = 5;
@@ -40,8 +42,18 @@ impl Default for Decoding {
     }
 }
 
+/// A class as Hugging Face's pipeline names it.
+#[derive(Debug, Serialize)]
+pub(super) struct Labelled {
+    label: String,
+    score: f32,
+}
+
 /// Answers with classes and scores.
-pub(super) async fn classify(State(app): State<App>, request: Request) -> Result<Json<Value>, ApiError> {
+pub(super) async fn classify(
+    State(app): State<App>,
+    request: Request,
+) -> Result<Json<Vec<Labelled>>, ApiError> {
     let classifier = app.classifier()?;
     let (mut fields, image) = match content_type(request.headers()) {
         Some("multipart/form-data") => parts(&app, request).await?,
@@ -66,7 +78,8 @@ pub(super) async fn classify(State(app): State<App>, request: Request) -> Result
     })?;
     let classes = classifier.submit(adapter, input, top)?.await;
     let classes = classes.map_err(|_| ApiError::failed("the classifier ended"))?.map_err(ApiError::failed)?;
-    Ok(Json(classes.iter().map(|class| json!({"label": class.name, "score": class.probability})).collect()))
+    let named = |Class { name, probability }: Class| Labelled { label: name, score: probability };
+    Ok(Json(classes.into_iter().map(named).collect()))
 }
 
 /// The fields of a form; `image` is a file.
