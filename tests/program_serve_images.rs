@@ -97,6 +97,6 @@ fn what_is_no_image_is_refused_by_its_field() {
     );
     assert_eq!(
         server.post("/v1/completions", &json!({"model": "colours", "prompt": "a"})).error(),
-        told(400, "wrong_modality", "model")
+        told(404, "wrong_modality", "model")
     );
 }

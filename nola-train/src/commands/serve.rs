@@ -103,7 +103,7 @@ pub fn run(args: &ServeArgs, global: &Global) -> Result<(), Error> {
     let served = registry.list().iter().filter(|(_, entry)| entry.adapter.is_ok()).count();
     let base = name(registry.base_name()).into_owned();
     let running = global.stop.run_that("texts that were begun are completed, and no others are taken");
-    err_line(&format!("serving {base} and {served} adapters on {}, at http://{address}", open.name));
+    err_line(&format!("serving {base} and {} on {}, at http://{address}", counted(served), open.name));
     let on_scan = scanning(Arc::clone(&registry), global.quiet);
     let drain = Duration::from_secs(args.drain_seconds.into());
     let ended = serve(&app, listener, &global.stop, drain, on_scan);
@@ -246,6 +246,13 @@ fn scanning(registry: Arc<Registry>, is_quiet: bool) -> impl Fn() + Clone + Send
         if !is_quiet {
             changes.iter().for_each(tell);
         }
+    }
+}
+
+fn counted(adapters: usize) -> String {
+    match adapters {
+        1 => "1 adapter".to_owned(),
+        _ => format!("{adapters} adapters"),
     }
 }
 

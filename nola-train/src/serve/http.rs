@@ -165,7 +165,7 @@ impl App {
             Service::Text(text) => Ok(text),
             Service::Images(_) => {
                 let message = "the model is about images; use /v1/images/classify";
-                Err(ApiError::field("model", "wrong_modality", message))
+                Err(ApiError::missing("model", "wrong_modality", message))
             }
         }
     }
@@ -175,7 +175,7 @@ impl App {
             Service::Images(classifier) => Ok(classifier),
             Service::Text(_) => {
                 let message = "the model is about text; use /v1/completions or /v1/chat/completions";
-                Err(ApiError::field("model", "wrong_modality", message))
+                Err(ApiError::missing("model", "wrong_modality", message))
             }
         }
     }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use rayon::prelude::*;
 
-use self::roots::{Found, Roots, Stamp, check_name};
+use self::roots::{Found, NoFolder, Roots, Stamp, check_name};
 use super::ServedAdapter;
 use crate::Error;
 use crate::adapter_data::AdapterData;
@@ -97,8 +97,16 @@ pub enum ChangeError {
     },
     /// The name cannot be an adapter's.
     Name(String),
+    /// There is no such folder in the folders of adapters.
+    NoFolder(String),
     /// The folder cannot be served.
     Folder(String),
+}
+
+impl From<NoFolder> for ChangeError {
+    fn from(NoFolder { problem, is_missing }: NoFolder) -> Self {
+        if is_missing { Self::NoFolder(problem) } else { Self::Folder(problem) }
+    }
 }
 
 /// What a scan found to be otherwise than before.
@@ -232,7 +240,7 @@ impl Registry {
         }
         let mut wishes = self.wishes();
         self.check_expected(name, expected)?;
-        let folder = self.roots.inside(path).map_err(ChangeError::Folder)?;
+        let folder = self.roots.inside(path)?;
         let entry = self.read(name, Found { folder: folder.clone(), problem: None });
         let adapter = entry.adapter.clone().map_err(ChangeError::Folder)?;
         self.entries_mut().insert(name.to_owned(), entry);
@@ -298,7 +306,7 @@ impl Registry {
             // Its folder may have become a link meanwhile.
             let found = match self.roots.inside(folder) {
                 Ok(folder) => Found { folder, problem: None },
-                Err(problem) => Found { folder: folder.clone(), problem: Some(problem) },
+                Err(NoFolder { problem, .. }) => Found { folder: folder.clone(), problem: Some(problem) },
             };
             wanted.insert(name.clone(), found);
         }
@@ -493,9 +501,14 @@ mod tests {
         let registry = shelf.registry();
         registry.scan();
         let before = generation(&registry, "a");
-        for path in ["deep/bad", "../a", "/etc", "nowhere"] {
+        for (path, is_missing) in [("deep/bad", false), ("../a", false), ("/etc", true), ("nowhere", true)] {
             let refused = registry.load("a", Path::new(path), Expected::Anything);
-            assert!(matches!(refused, Err(ChangeError::Folder(_))), "{path}");
+            let as_expected = match refused {
+                Err(ChangeError::NoFolder(_)) => is_missing,
+                Err(ChangeError::Folder(_)) => !is_missing,
+                _ => false,
+            };
+            assert!(as_expected, "{path}");
         }
         for name in ["base", "..", "a/b", ""] {
             let refused = registry.load(name, Path::new("a"), Expected::Anything);

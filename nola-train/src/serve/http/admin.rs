@@ -130,7 +130,11 @@ fn expected(headers: &HeaderMap) -> Result<Expected, ApiError> {
             Err(_) => wrong("If-Match", "a generation, such as \"3\", or *"),
         },
         (None, Some("*")) => Ok(Expected::Nothing),
-        (_, Some(_)) => wrong("If-None-Match", "*, and alone"),
+        (Some(_), Some("*")) => {
+            let message = "`If-Match` and `If-None-Match: *` are never both so";
+            Err(ApiError::new(StatusCode::CONFLICT, "generation_conflict", message))
+        }
+        (_, Some(_)) => wrong("If-None-Match", "*"),
     }
 }
 
@@ -145,6 +149,7 @@ fn of_change(name: &str, error: &ChangeError, [name_field, folder_field]: [&str;
             ApiError::new(StatusCode::CONFLICT, code, format!("`{name}` is not as expected: {found}"))
         }
         ChangeError::Name(problem) => ApiError::value(name_field, problem),
+        ChangeError::NoFolder(problem) => ApiError::missing(folder_field, "adapter_not_found", problem),
         ChangeError::Folder(problem) => ApiError::field(folder_field, "invalid_adapter", problem),
     }
 }

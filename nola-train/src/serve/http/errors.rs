@@ -30,6 +30,11 @@ impl ApiError {
         Self { param: Some(param.into()), ..Self::new(StatusCode::BAD_REQUEST, code, message) }
     }
 
+    /// A field that names what is not there.
+    pub(super) fn missing(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status: StatusCode::NOT_FOUND, ..Self::field(param, code, message) }
+    }
+
     /// A field with a value that cannot be.
     pub(super) fn value(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::field(param, "invalid_value", message)
@@ -47,8 +52,7 @@ impl ApiError {
             }
             Missing::Damaged(problem) => ("model_damaged", format!("`{name}` cannot be served: {problem}")),
         };
-        let status = StatusCode::NOT_FOUND;
-        Self { param: Some("model".to_owned()), ..Self::new(status, code, message) }
+        Self::missing("model", code, message)
     }
 
     /// A prompt that cannot be turned into tokens.

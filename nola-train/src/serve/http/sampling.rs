@@ -87,7 +87,7 @@ fn generation(fields: &mut Fields, defaults: &GenerationConfig) -> Result<Genera
     if let Some(min_p) = fields.take_number("min_p", 0.0..=1.0)? {
         generation.min_p = min_p;
     }
-    if let Some(penalty) = fields.take_number("repetition_penalty", f64::MIN_POSITIVE..=100.0)? {
+    if let Some(penalty) = fields.take_number("repetition_penalty", 0.01..=100.0)? {
         generation.repetition_penalty = penalty;
     }
     if let Some(temperature) = fields.take_number("temperature", 0.0..=2.0)? {

@@ -26,6 +26,14 @@ pub(super) struct Found {
     pub problem: Option<String>,
 }
 
+/// Why a path means no folder that may be served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NoFolder {
+    pub problem: String,
+    /// Whether there is none, as far as anybody is told.
+    pub is_missing: bool,
+}
+
 impl Roots {
     /// # Errors
     /// If one of them is no folder.
@@ -68,12 +76,12 @@ impl Roots {
     ///
     /// # Errors
     /// With what is wrong with the path.
-    pub(super) fn inside(&self, path: &Path) -> Result<PathBuf, String> {
+    pub(super) fn inside(&self, path: &Path) -> Result<PathBuf, NoFolder> {
         let told = path.display();
         if path.components().any(|part| matches!(part, Component::ParentDir | Component::CurDir)) {
-            return Err(format!(
-                "`{told}` has `.` or `..` in it; name a folder inside of an adapters folder"
-            ));
+            let problem =
+                format!("`{told}` has `.` or `..` in it; name a folder inside of an adapters folder");
+            return Err(NoFolder { problem, is_missing: false });
         }
         let places: Vec<PathBuf> = match path.is_absolute() {
             true => vec![path.to_owned()],
@@ -82,11 +90,13 @@ impl Roots {
         // What is outside looks as if it were not there, or everybody could ask which files there are.
         let whole = places.iter().filter_map(|place| place.canonicalize().ok());
         let folder = whole.into_iter().find(|folder| self.holds(folder) && is_adapter(folder));
-        let folder =
-            folder.ok_or_else(|| format!("there is no adapter folder `{told}` in the adapters folders"))?;
-        match self.checked(folder) {
+        let missing = || NoFolder {
+            problem: format!("there is no adapter folder `{told}` in the adapters folders"),
+            is_missing: true,
+        };
+        match self.checked(folder.ok_or_else(missing)?) {
             Found { folder, problem: None } => Ok(folder),
-            Found { problem: Some(problem), .. } => Err(problem),
+            Found { problem: Some(problem), .. } => Err(NoFolder { problem, is_missing: false }),
         }
     }
 
