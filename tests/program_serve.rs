@@ -264,6 +264,23 @@ fn an_interrupt_lets_texts_end_and_takes_no_others() {
 }
 
 #[test]
+fn texts_that_do_not_end_in_time_are_cut() {
+    let workshop = with_adapter();
+    let server = serving(&workshop, &["--drain-seconds", "1", "--most-running", "1"]);
+    let json_type = [("Content-Type", "application/json")];
+    let mut stream = server.sent("POST", "/v1/completions", &json_type, long(true).to_string().as_bytes());
+    stream.read_exact(&mut [0; 1]).expect("the beginning of an answer");
+    server.running.signal("-INT");
+    let mut rest = Vec::new();
+    // It may end hard.
+    let _ = stream.read_to_end(&mut rest);
+    assert!(!String::from_utf8_lossy(&rest).contains("[DONE]"), "a hundred texts were written in a second");
+    let (code, said) = server.running.ended();
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains("after 1 s, connections were cut: 1"), "{said}");
+}
+
+#[test]
 fn adapters_come_change_and_go_while_the_server_runs() {
     let workshop = with_adapter();
     let server = serving(&workshop, &["--admin-key", "the-admin-key"]);

@@ -96,33 +96,38 @@ pub fn run(args: &ServeArgs, global: &Global) -> Result<(), Error> {
         Modality::Text => args.text(&named, &open.device)?,
         Modality::Images => args.images(&named, &open.device)?,
     };
-    let registry = Arc::new(registry);
-    let changes = registry.scan();
-    changes.iter().filter(|change| matches!(change, Change::Damaged(..))).for_each(tell);
-    let app = App::new(Arc::clone(&registry), service.clone(), path_name(&named.model.path), keys, address);
-    let served = registry.list().iter().filter(|(_, entry)| entry.adapter.is_ok()).count();
-    let base = name(registry.base_name()).into_owned();
+    let (registry, base) = (Arc::new(registry), path_name(&named.model.path));
+    let served = first_scan(&registry);
+    let app = App::new(Arc::clone(&registry), service.clone(), base, keys, address);
     let running = global.stop.run_that("texts that were begun are completed, and no others are taken");
-    err_line(&format!("serving {base} and {} on {}, at http://{address}", counted(served), open.name));
-    let on_scan = scanning(Arc::clone(&registry), global.quiet);
+    let (base, adapters) = (name(registry.base_name()).into_owned(), counted(served));
+    err_line(&format!("serving {base} and {adapters} on {}, at http://{address}", open.name));
     let drain = Duration::from_secs(args.drain_seconds.into());
-    let ended = serve(&app, listener, &global.stop, drain, on_scan);
-    let ending = ended.map_err(|source| ServeError::Ended { source })?;
-    match service {
-        Service::Text(text) => text.engine.join(),
-        Service::Images(classifier) => classifier.join(),
-    }
+    let ended = serve(&app, listener, &global.stop, drain, scanning(registry, global.quiet));
+    let cut = match ended.map_err(|source| ServeError::Ended { source })? {
+        Ending::Drained => 0,
+        Ending::Cut(connections) => connections,
+    };
+    service.join();
     drop(running);
-    if let Ending::Cut(connections) = ending {
-        err_line(&format!("{connections} connections were cut after {} seconds", args.drain_seconds));
+    if cut > 0 {
+        err_line(&format!("after {} s, connections were cut: {cut}", args.drain_seconds));
     }
     if global.json {
-        print_json(&json!({
-            "address": address.to_string(), "base": base, "adapters": served, "device": open.name,
-            "cut_connections": match ending { Ending::Drained => 0, Ending::Cut(connections) => connections },
-        }))?;
+        let address = address.to_string();
+        let device = open.name;
+        print_json(
+            &json!({"address": address, "base": base, "adapters": served, "cut_connections": cut, "device": device}),
+        )?;
     }
     global.ended(None)
+}
+
+/// Reads all adapters; says which cannot be served, and how many are.
+fn first_scan(registry: &Registry) -> usize {
+    let changes = registry.scan();
+    changes.iter().filter(|change| matches!(change, Change::Damaged(..))).for_each(tell);
+    registry.list().iter().filter(|(_, entry)| entry.adapter.is_ok()).count()
 }
 
 impl ServeArgs {

@@ -61,6 +61,24 @@ pub enum Service {
     Images(Box<Classifier>),
 }
 
+impl Service {
+    /// Takes no more texts and images.
+    fn close(&self) {
+        match self {
+            Self::Text(text) => text.engine.close(),
+            Self::Images(classifier) => classifier.close(),
+        }
+    }
+
+    /// Waits until those that were taken are answered, after the server has ended.
+    pub fn join(&self) {
+        match self {
+            Self::Text(text) => text.engine.join(),
+            Self::Images(classifier) => classifier.join(),
+        }
+    }
+}
+
 /// A language model that answers.
 #[derive(Debug, Clone)]
 pub struct TextService {
@@ -152,14 +170,6 @@ impl App {
             .with_state(self.clone())
     }
 
-    /// Takes no more texts and images.
-    fn close(&self) {
-        match &self.service {
-            Service::Text(text) => text.engine.close(),
-            Service::Images(classifier) => classifier.close(),
-        }
-    }
-
     fn text(&self) -> Result<&TextService, ApiError> {
         match &self.service {
             Service::Text(text) => Ok(text),
@@ -208,44 +218,50 @@ impl App {
     }
 
     /// Continues prompts, each as often as wanted.
-    async fn answer(
-        &self,
-        shape: Shape,
-        model: String,
-        adapter: Option<Arc<ServedAdapter>>,
-        prompts: Vec<Vec<u32>>,
-        sampling: Sampling,
-        top_scores: Option<usize>,
-    ) -> Result<Response, ApiError> {
+    async fn answer(&self, asked: Asked, prompts: Vec<Vec<u32>>) -> Result<Response, ApiError> {
         let text = self.text()?;
-        let texts = prompts.len().saturating_mul(sampling.texts);
+        let texts = prompts.len().saturating_mul(asked.sampling.texts);
         if texts > text.most_texts {
-            let message =
-                format!("the request asks for {texts} texts; at most {} are made at a time", text.most_texts);
+            let most = text.most_texts;
+            let message = format!("the request asks for {texts} texts; at most {most} are made at a time");
             return Err(ApiError::value("n", message));
         }
-        let request = |prompt: Vec<u32>, sequence| TextRequest {
-            adapter: adapter.clone(),
-            prompt,
-            generation: sampling.generation.clone(),
+        let requests = asked.requests(prompts);
+        let texts = Texts::start(&text.engine, &text.encoder.tokenizer, requests, &asked.sampling.stops)?;
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}-{:x}-{number}", asked.shape.prefix(), self.started_at);
+        let Asked { shape, model, sampling: Sampling { delivery, .. }, top_scores, .. } = asked;
+        Answer { shape, id, created: now(), model, delivery, has_scores: top_scores.is_some() }
+            .with(texts)
+            .await
+    }
+}
+
+/// What is asked for, but for the prompts.
+struct Asked {
+    shape: Shape,
+    /// As the request names it.
+    model: String,
+    adapter: Option<Arc<ServedAdapter>>,
+    sampling: Sampling,
+    /// Likeliest tokens that are told beside each; none: no probability is.
+    top_scores: Option<usize>,
+}
+
+impl Asked {
+    fn requests(&self, prompts: Vec<Vec<u32>>) -> Vec<TextRequest> {
+        let request = |prompt: &[u32], sequence| TextRequest {
+            adapter: self.adapter.clone(),
+            prompt: prompt.to_vec(),
+            generation: self.sampling.generation.clone(),
             sequence,
-            frequency_penalty: sampling.frequency_penalty,
-            presence_penalty: sampling.presence_penalty,
-            top_scores,
+            frequency_penalty: self.sampling.frequency_penalty,
+            presence_penalty: self.sampling.presence_penalty,
+            top_scores: self.top_scores,
         };
         let of_prompt =
-            |prompt: Vec<u32>| (0..sampling.texts).map(move |sequence| (prompt.clone(), sequence));
-        let requests =
-            prompts.into_iter().flat_map(of_prompt).map(|(prompt, sequence)| request(prompt, sequence));
-        let texts = Texts::start(&text.engine, &text.encoder.tokenizer, requests.collect(), &sampling.stops)?;
-        let prefix = match shape {
-            Shape::Completion => "cmpl",
-            Shape::Chat => "chatcmpl",
-        };
-        let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        let id = format!("{prefix}-{:x}-{number}", self.started_at);
-        let (created, delivery, has_scores) = (now(), sampling.delivery, top_scores.is_some());
-        Answer { shape, id, created, model, delivery, has_scores }.with(texts).await
+            |prompt: Vec<u32>| (0..self.sampling.texts).map(move |sequence| request(&prompt, sequence));
+        prompts.into_iter().flat_map(of_prompt).collect()
     }
 }
 

@@ -22,27 +22,25 @@ pub(super) async fn load(State(app): State<App>, request: Request) -> Result<Res
     let path = Fields::required("lora_path", fields.take_text("lora_path")?)?;
     let is_replaced = fields.take_flag("load_inplace")?.unwrap_or(false);
     fields.finish()?;
-    let registry = app.registry.clone();
-    let told = name.clone();
-    blocking(move || {
+    let (registry, asked) = (app.registry.clone(), name.clone());
+    let done = blocking(move || {
         let path = std::path::Path::new(&path);
         match is_replaced {
-            true => registry.load(&name, path, Expected::Anything).map(drop),
+            true => registry.load(&asked, path, Expected::Anything).map(drop),
             // What a scan found already is what is wanted.
-            false if registry.is_served_from(&name, path) => Ok(()),
-            false => registry.load(&name, path, Expected::Nothing).map(drop),
+            false if registry.is_served_from(&asked, path) => Ok(()),
+            false => registry.load(&asked, path, Expected::Nothing).map(drop),
         }
-    })
-    .await?
-    .map_err(|error| match error {
-        ChangeError::Conflict { .. } => {
+    });
+    match done.await? {
+        Ok(()) => Ok(format!("Success: LoRA adapter '{name}' added successfully.").into_response()),
+        Err(ChangeError::Conflict { .. }) => {
             let message =
-                format!("`{told}` is loaded from another folder; unload it first, or set `load_inplace`");
-            ApiError::field("lora_name", "adapter_already_loaded", message)
+                format!("`{name}` is loaded from another folder; unload it first, or set `load_inplace`");
+            Err(ApiError::field("lora_name", "adapter_already_loaded", message))
         }
-        error => of_change(&told, &error, ["lora_name", "lora_path"]),
-    })?;
-    Ok(format!("Success: LoRA adapter '{told}' added successfully.").into_response())
+        Err(error) => Err(of_change(&name, &error, ["lora_name", "lora_path"])),
+    }
 }
 
 /// `/v1/unload_lora_adapter`, as vLLM has it.

@@ -24,6 +24,16 @@ pub(super) enum Shape {
     Chat,
 }
 
+impl Shape {
+    /// How the ids of answers begin.
+    pub(super) fn prefix(self) -> &'static str {
+        match self {
+            Self::Completion => "cmpl",
+            Self::Chat => "chatcmpl",
+        }
+    }
+}
+
 /// What is the same in every part of an answer.
 #[derive(Debug, Clone)]
 pub(super) struct Answer {

@@ -10,7 +10,7 @@ use super::body::MOST_TEXT_BYTES;
 use super::errors::ApiError;
 use super::fields::{Fields, wrong_type};
 use super::sampling::{MOST_SCORES, Sampling};
-use super::{App, blocking};
+use super::{App, Asked, blocking};
 use crate::prompt::conversation_tokens;
 
 /// Most messages of a conversation.
@@ -37,7 +37,7 @@ pub(super) async fn chat(State(app): State<App>, request: Request) -> Result<Res
     let service = text.clone();
     let tokens = blocking(move || conversation_tokens(&conversation, &service.encoder)).await?;
     let tokens = tokens.map_err(|error| ApiError::of_prompt("messages", &error))?;
-    app.answer(Shape::Chat, model, adapter, vec![tokens], sampling, top_scores).await
+    app.answer(Asked { shape: Shape::Chat, model, adapter, sampling, top_scores }, vec![tokens]).await
 }
 
 /// How many of the likeliest tokens are told beside each; none: no probability is.

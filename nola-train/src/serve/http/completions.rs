@@ -9,7 +9,7 @@ use super::body::MOST_TEXT_BYTES;
 use super::errors::ApiError;
 use super::fields::{Fields, wrong_type};
 use super::sampling::{MOST_SCORES, Sampling};
-use super::{App, TextService, blocking};
+use super::{App, Asked, TextService, blocking};
 use crate::Error;
 use crate::adapter_data::AdapterData;
 use crate::prompt::{self, Reading};
@@ -29,7 +29,7 @@ pub(super) async fn complete(State(app): State<App>, request: Request) -> Result
     let adapter = app.adapter(&model).await?;
     let (service, of) = (text.clone(), adapter.clone());
     let prompts = blocking(move || prompts.tokens(of.as_deref(), &service)).await??;
-    app.answer(Shape::Completion, model, adapter, prompts, sampling, top_scores).await
+    app.answer(Asked { shape: Shape::Completion, model, adapter, sampling, top_scores }, prompts).await
 }
 
 /// What is to be continued.

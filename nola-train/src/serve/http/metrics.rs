@@ -38,7 +38,7 @@ pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
         "Adapters that are not served.",
         (adapters.len() - served.len()) as u64,
     );
-    page.gauge("nola_adapters_bytes", "Bytes of the trained numbers of all adapters in memory.", bytes);
+    page.gauge("nola_adapters_bytes", "Bytes of the trainable parameters of all adapters in memory.", bytes);
     if let Service::Text(text) = &app.service {
         page.engine(&text.engine.counts());
     }

@@ -41,6 +41,9 @@ const BLOCKING_THREADS: usize = 4;
 /// How often the folders of adapters are looked at.
 const SCAN_INTERVAL: Duration = Duration::from_secs(3);
 
+/// Where that takes long, so many times as long is waited before the next time.
+const SCAN_REST: u32 = 20;
+
 /// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
@@ -77,11 +80,13 @@ pub fn serve(
 }
 
 async fn scan(on_scan: impl Fn() + Clone + Send + 'static) {
+    let mut rest = SCAN_INTERVAL;
     loop {
-        sleep(SCAN_INTERVAL).await;
-        let on_scan = on_scan.clone();
+        sleep(rest).await;
+        let (on_scan, began) = (on_scan.clone(), Instant::now());
         // A scan that panics is tried again.
         let _ = tokio::task::spawn_blocking(on_scan).await;
+        rest = SCAN_INTERVAL.max(SCAN_REST * began.elapsed());
     }
 }
 
@@ -100,7 +105,7 @@ async fn answer(app: &App, listener: TcpListener, stop: &Stop, drain: Duration) 
         }
     }
     drop(listener);
-    app.close();
+    app.service.close();
     let _ = closing.send(true);
     let all = async { while connections.join_next().await.is_some() {} };
     match tokio::time::timeout(drain, all).await {
