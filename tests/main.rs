@@ -58,6 +58,10 @@ mod program_recipes;
 mod program_report;
 mod program_resume;
 mod program_same_bits;
+#[cfg(unix)]
+mod program_serve;
+#[cfg(unix)]
+mod program_serve_images;
 mod program_small_model;
 mod program_sweep;
 mod program_template;
@@ -67,6 +71,8 @@ mod program_words;
 mod quantized;
 mod resume;
 mod running;
+#[cfg(unix)]
+mod server;
 mod serving;
 mod shared;
 mod sizes;

@@ -30,6 +30,12 @@ impl Running {
         assert_eq!(said.count(), times, "it ended before it said `{text}`");
     }
 
+    /// Waits for a line with `text`, and gives it.
+    pub fn line_with(&mut self, text: &str) -> String {
+        let mut said = self.lines.by_ref().map_while(Result::ok);
+        said.find(|line| line.contains(text)).unwrap_or_else(|| panic!("it ended before it said `{text}`"))
+    }
+
     pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
         assert!(sent.expect("kill runs").success());

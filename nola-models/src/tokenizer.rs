@@ -183,7 +183,7 @@ impl Tokenizer {
     }
 
     /// Starts to turn ids into text one by one; `shown` are ids whose text is already out, such as a prompt's.
-    pub fn stream(&self, shown: &[u32], specials: DecodeSpecials) -> TextStream<'_> {
+    pub fn stream(&self, shown: &[u32], specials: DecodeSpecials) -> TextStream<&Self> {
         TextStream::new(self, shown, specials)
     }
 

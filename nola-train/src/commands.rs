@@ -14,6 +14,7 @@ mod merge;
 mod predict;
 mod quick_start;
 mod recipes;
+mod serve;
 mod sweep;
 mod train;
 
@@ -100,6 +101,8 @@ enum Command {
     Predict(predict::PredictArgs),
     /// Complete a prompt.
     Generate(generate::GenerateArgs),
+    /// Serve many adapters of one model over HTTP, with OpenAI's interface.
+    Serve(serve::ServeArgs),
     /// Say what an adapter or model folder holds, and check its hashes; with --batch, what memory training the model takes.
     Inspect(inspect::InspectArgs),
     /// Bake an adapter into a dense model folder that transformers (or timm) loads.
@@ -196,6 +199,7 @@ pub fn run(stop: Stop) -> Result<(), Error> {
         Some(Command::Evaluate(args)) => evaluate::run(&args, global),
         Some(Command::Predict(args)) => predict::run(&args, global),
         Some(Command::Generate(args)) => generate::run(&args, global),
+        Some(Command::Serve(args)) => serve::run(&args, global),
         Some(Command::Inspect(args)) => inspect::run(&args, global),
         Some(Command::Merge(args)) => merge::run(&args, global),
         Some(Command::Export(args)) => export::run(&args, global),

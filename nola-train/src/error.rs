@@ -3,6 +3,7 @@
 mod bench;
 mod occupied;
 mod resume;
+mod serve;
 mod step_samples;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use nola_models::tokenizer::TokenizerError;
 pub use bench::BenchError;
 pub use occupied::Occupied;
 pub use resume::ResumeError;
+pub use serve::ServeError;
 pub use step_samples::StepSamples;
 
 use crate::data::DataError;
@@ -73,6 +75,10 @@ pub enum Error {
     /// Nothing could be measured.
     #[error(transparent)]
     Bench(#[from] BenchError),
+
+    /// Nothing can be served.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
 
     /// What was written cannot be scored.
     #[error(transparent)]
@@ -505,6 +511,7 @@ impl Error {
             Self::Stdout(_) => 1,
             Self::Interrupted { by } => by.exit_code(),
             Self::Resume(error) => error.exit_code(),
+            Self::Serve(error) => error.exit_code(),
         }
     }
 

@@ -97,15 +97,27 @@ fn check_length(text: &str, encoder: &TextEncoder) -> Result<(), Error> {
 }
 
 fn conversation(text: &str, system: &str, encoder: &TextEncoder) -> Result<Vec<u32>, Error> {
-    let Some(template) = &encoder.chat else {
+    if encoder.chat.is_none() {
         let problem =
             "the model has no chat template; leave out --chat, or name a model that was trained to chat";
         return Err(Error::Prompt { prompt: text.to_owned(), problem: problem.to_owned() });
-    };
+    }
     let system = (!system.is_empty()).then(|| Message::new("system", system));
     let messages = system.into_iter().chain([Message::new("user", text)]).collect();
-    let conversation = Conversation::new(messages);
-    let rendered = template.render(&conversation, Prompt::Generation)?;
+    conversation_tokens(&Conversation::new(messages), encoder)
+}
+
+/// The tokens of a conversation, up to where the assistant speaks next.
+///
+/// # Errors
+/// If the model has no chat template, or that does not write this conversation, or the text is far longer than the model's
+/// context.
+pub fn conversation_tokens(conversation: &Conversation, encoder: &TextEncoder) -> Result<Vec<u32>, Error> {
+    let Some(template) = &encoder.chat else {
+        let problem = "the model has no chat template; name a model that was trained to chat";
+        return Err(Error::Prompt { prompt: String::new(), problem: problem.to_owned() });
+    };
+    let rendered = template.render(conversation, Prompt::Generation)?;
     check_length(&rendered, encoder)?;
     // A template writes the start token itself.
     Ok(encoder.tokenizer.encode(&rendered, Specials::None)?)

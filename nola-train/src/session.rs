@@ -20,7 +20,7 @@ use nola_models::{CausalLm, VitConfig, WeightDtype, checkpoint, vit};
 
 pub use attach::{Attached, Origin, ReadAdapter};
 pub use encoder::{Template, TextEncoder};
-pub use images::ImageBase;
+pub use images::{Class, ImageBase};
 pub use notice::Notice;
 pub use text::TextBase;
 

@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "what was done about a signal is asked")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,8 @@ struct State {
     asked: OnceLock<Interrupt>,
     /// How many runs have something to lose.
     runs: AtomicUsize,
+    /// What the last of them does when it is interrupted.
+    ends: Mutex<&'static str>,
 }
 
 /// What has to become of the program that was interrupted.
@@ -80,8 +82,18 @@ impl Stop {
 
     /// A run that has something to lose from here on, until it is dropped.
     pub fn run(&self) -> Running {
+        self.run_that("the run ends after this step and keeps what it learned")
+    }
+
+    /// The same of what ends in a way of its own, which an interrupt says.
+    pub fn run_that(&self, ends: &'static str) -> Running {
+        *self.ends() = ends;
         self.0.runs.fetch_add(1, Ordering::SeqCst);
         Running(self.clone())
+    }
+
+    fn ends(&self) -> MutexGuard<'_, &'static str> {
+        self.0.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Listens for Ctrl-C, and for what a batch system or a terminal that is closed sends. What was ignored when the program
@@ -93,9 +105,10 @@ impl Stop {
         let stop = self.clone();
         signals::listen(move |interrupt| match stop.interrupt(interrupt) {
             Answer::AtOnce => at_once(interrupt),
-            Answer::AfterStep => err_line(&format!(
-                "interrupted by {interrupt}: the run ends after this step and keeps what it learned; once more to end at once"
-            )),
+            Answer::AfterStep => {
+                let ends = *stop.ends();
+                err_line(&format!("interrupted by {interrupt}: {ends}; once more to end at once"));
+            }
         })
     }
 }

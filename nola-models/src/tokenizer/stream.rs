@@ -1,14 +1,18 @@
 //! Text that grows by one id at a time.
 
+use std::ops::Deref;
+
 use super::{DecodeSpecials, Tokenizer, TokenizerError};
 
 /// Turns ids into text as they come, and gives out only what later ids cannot change.
 ///
 /// The pieces put together are the text of all ids at once, if that is text; where bytes are none, the number of
 /// U+FFFD may differ.
+///
+/// `T` is what it holds of the tokenizer: a reference, or a shared pointer where the stream outlives its maker.
 #[derive(Debug)]
-pub struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
+pub struct TextStream<T> {
+    tokenizer: T,
     specials: DecodeSpecials,
     /// The ids last given out, which tell whether the next one starts with a space; behind them those still held back.
     ids: Vec<u32>,
@@ -16,8 +20,9 @@ pub struct TextStream<'a> {
     shown: usize,
 }
 
-impl<'a> TextStream<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer, shown: &[u32], specials: DecodeSpecials) -> Self {
+impl<T: Deref<Target = Tokenizer>> TextStream<T> {
+    /// Starts a text behind `shown`, ids whose text is already out, such as a prompt's.
+    pub fn new(tokenizer: T, shown: &[u32], specials: DecodeSpecials) -> Self {
         Self { tokenizer, specials, ids: shown.to_vec(), shown: shown.len() }
     }
 

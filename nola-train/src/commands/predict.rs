@@ -12,7 +12,7 @@ use crate::chosen::Opened;
 use crate::data::{BadImage, DataError, FolderImages, ImageReader, images_in};
 use crate::printable::{name, path_name};
 use crate::progress::{Counted, Style};
-use crate::session::{Base, ImageBase};
+use crate::session::{Base, Class, ImageBase};
 use crate::settings::Modality;
 use crate::terminal::{StdoutError, err_line};
 use crate::{Error, assets, device};
@@ -47,12 +47,6 @@ struct Predictions {
 enum Answer {
     Classes { image: PathBuf, classes: Vec<Class> },
     Problem { image: PathBuf, problem: String },
-}
-
-#[derive(Debug, Serialize)]
-struct Class {
-    name: String,
-    probability: f32,
 }
 
 /// An image to look at.
@@ -172,17 +166,7 @@ impl Classifier<'_> {
     }
 
     fn most_probable(&self, image: &Asked, probabilities: Vec<f32>) -> Result<Vec<Class>, Error> {
-        if let Some(&value) = probabilities.iter().find(|probability| !probability.is_finite()) {
-            return Err(Error::NonFiniteAnswer { value, what: image.name.display().to_string() });
-        }
-        let labels = &self.model.adapted.model.config().labels;
-        let class = |(index, probability)| {
-            let name = labels.get(index).cloned().unwrap_or_else(|| format!("class {index}"));
-            Class { name, probability }
-        };
-        let mut classes: Vec<Class> = probabilities.into_iter().enumerate().map(class).collect();
-        classes.sort_by(|left, right| right.probability.total_cmp(&left.probability));
-        classes.truncate(self.top);
-        Ok(classes)
+        let classes = ImageBase::most_probable(&self.model.adapted.model, probabilities, self.top);
+        classes.map_err(|value| Error::NonFiniteAnswer { value, what: image.name.display().to_string() })
     }
 }

@@ -65,6 +65,11 @@ impl ReadAdapter {
         Ok(Self { folder: folder.to_owned(), content })
     }
 
+    /// Where it was read from.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Its method, as the list of adapters or PEFT calls it.
     pub fn method(&self) -> String {
         match &self.content {

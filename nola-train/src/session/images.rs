@@ -11,6 +11,7 @@ use nola_models::checkpoint::MappedFiles;
 use nola_models::hub::{self, Wanted};
 use nola_models::vit::{Format, Problem};
 use nola_models::{Checkpoint, Precision, Preprocessor, Vit, VitConfig, WeightDtype};
+use serde::Serialize;
 
 use super::attach::{AdapterFolder, Attached, Attaching, Origin, ReadAdapter, attach};
 use super::notice::Notice;
@@ -36,6 +37,15 @@ pub struct ImageBase {
     quantization: Option<Quantization>,
     /// The files that it may still compute with where they lie.
     files: MappedFiles,
+}
+
+/// A class of images.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Class {
+    /// What it is called.
+    pub name: String,
+    /// How sure the model is of it, from 0 to 1.
+    pub probability: f32,
 }
 
 impl Base for ImageBase {
@@ -176,6 +186,25 @@ impl ImageBase {
         let shape = [inputs.len(), 3, height, width];
         let pixels = Tensor::from_data(TensorData::new(inputs.concat(), shape), device);
         host_rows(vit.probabilities(vit.forward(pixels)))
+    }
+
+    /// The `top` classes of `vit` that are most probable, the likeliest first.
+    ///
+    /// # Errors
+    /// With the first probability that is not finite.
+    pub fn most_probable(vit: &Vit, probabilities: Vec<f32>, top: usize) -> Result<Vec<Class>, f32> {
+        if let Some(&value) = probabilities.iter().find(|probability| !probability.is_finite()) {
+            return Err(value);
+        }
+        let labels = &vit.config().labels;
+        let class = |(index, probability)| {
+            let name = labels.get(index).cloned().unwrap_or_else(|| format!("class {index}"));
+            Class { name, probability }
+        };
+        let mut classes: Vec<Class> = probabilities.into_iter().enumerate().map(class).collect();
+        classes.sort_by(|left, right| right.probability.total_cmp(&left.probability));
+        classes.truncate(top);
+        Ok(classes)
     }
 
     /// Requires a model that gives an image one of several classes, as data in folders does.

@@ -1,0 +1,97 @@
+//! The body of a request, within limits of size, time and memory.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode, header};
+use tokio::sync::Semaphore;
+
+use super::errors::ApiError;
+
+/// Bytes of a request that holds text.
+pub(super) const MOST_TEXT_BYTES: usize = 4 << 20;
+
+/// Bytes of a request that holds an image, as a file or in base64.
+pub(super) const MOST_IMAGE_BYTES: usize = 32 << 20;
+
+/// A body has to be here in this time.
+const MOST_SECONDS: Duration = Duration::from_secs(60);
+
+/// Of a body that is too large, so much is read to the end, since most clients read the answer only then.
+const DISCARDED_BYTES: usize = 256 << 20;
+
+/// Bytes of all bodies together that are read at a time.
+const ROOM_BYTES: usize = 256 << 20;
+
+/// The permits of the room are for so many bytes each.
+const PERMIT_BYTES: usize = 1 << 10;
+
+/// A bound on the memory of all bodies that are being read.
+#[derive(Debug)]
+pub(super) struct Room(Semaphore);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Semaphore::new(ROOM_BYTES / PERMIT_BYTES))
+    }
+}
+
+impl Room {
+    /// The body of a request that has to be JSON.
+    pub(super) async fn json(&self, request: Request, most: usize) -> Result<Bytes, ApiError> {
+        if content_type(request.headers()) != Some("application/json") {
+            let message = "the body has to be JSON, and Content-Type `application/json`";
+            return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
+        }
+        self.read(request.into_body(), most).await
+    }
+
+    /// A body of up to `most` bytes.
+    pub(super) async fn read(&self, body: Body, most: usize) -> Result<Bytes, ApiError> {
+        let told =
+            body.size_hint().exact().map_or(most, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        if told > DISCARDED_BYTES {
+            return Err(too_large(most));
+        }
+        let permits = told.min(most).div_ceil(PERMIT_BYTES);
+        let read = async {
+            let _room = self.0.acquire_many(u32::try_from(permits).unwrap_or(u32::MAX)).await;
+            collected(body, most).await
+        };
+        let late = |_| {
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body did not come in time")
+        };
+        tokio::time::timeout(MOST_SECONDS, read).await.map_err(late)?
+    }
+}
+
+async fn collected(mut body: Body, most: usize) -> Result<Bytes, ApiError> {
+    let (mut kept, mut seen) = (Vec::new(), 0);
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let broken = |_| ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", "the body was cut short");
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        seen += data.len();
+        if seen <= most {
+            kept.extend_from_slice(&data);
+        } else if seen > DISCARDED_BYTES {
+            break;
+        } else {
+            kept = Vec::new();
+        }
+    }
+    if seen > most { Err(too_large(most)) } else { Ok(kept.into()) }
+}
+
+/// What a body is, without its parameters.
+pub(super) fn content_type(headers: &HeaderMap) -> Option<&str> {
+    let whole = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    whole.split(';').next().map(str::trim)
+}
+
+fn too_large(most: usize) -> ApiError {
+    let message = format!("the body has more than {most} bytes, which is what is read at most");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+}

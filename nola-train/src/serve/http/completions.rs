@@ -1,0 +1,167 @@
+//! `/v1/completions`: prompts are continued.
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use serde_json::Value;
+
+use super::answers::Shape;
+use super::body::MOST_TEXT_BYTES;
+use super::errors::ApiError;
+use super::fields::{Fields, wrong_type};
+use super::sampling::{MOST_SCORES, Sampling};
+use super::{App, Asked, TextService, blocking};
+use crate::Error;
+use crate::adapter_data::AdapterData;
+use crate::prompt::{self, Reading};
+use crate::serve::ServedAdapter;
+use crate::settings::DataFormat;
+use crate::text::{TextError, TextFormat};
+
+/// Answers a completion.
+pub(super) async fn complete(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    let text = app.text()?;
+    let mut fields = Fields::parse(&app.room.json(request, MOST_TEXT_BYTES).await?)?;
+    let model = Fields::required("model", fields.take_text("model")?)?;
+    let sampling = Sampling::take(&mut fields, &text.generation)?;
+    let top_scores = fields.take_count("logprobs", 0..=MOST_SCORES)?;
+    let prompts = Prompts::take(&mut fields)?;
+    fields.finish()?;
+    let adapter = app.adapter(&model).await?;
+    let (service, of) = (text.clone(), adapter.clone());
+    let prompts = blocking(move || prompts.tokens(of.as_deref(), &service)).await??;
+    app.answer(Asked { shape: Shape::Completion, model, adapter, sampling, top_scores }, prompts).await
+}
+
+/// What is to be continued.
+#[derive(Debug, PartialEq)]
+struct Prompts {
+    prompts: Vec<Prompt>,
+    /// Whether they stand as they are, whatever the adapter was trained on.
+    are_raw: bool,
+    /// The texts of columns, for an adapter that was trained on a template with several.
+    columns: Vec<(String, String)>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Prompt {
+    Text(String),
+    Tokens(Vec<u32>),
+}
+
+impl Prompts {
+    fn take(fields: &mut Fields) -> Result<Self, ApiError> {
+        let prompt = Fields::required("prompt", fields.take("prompt"))?;
+        let are_raw = fields.take_flag("raw")?.unwrap_or(false);
+        let columns = match fields.take("columns") {
+            None => Vec::new(),
+            Some(Value::Object(columns)) => columns
+                .into_iter()
+                .map(|(name, text)| match text {
+                    Value::String(text) => Ok((name, text)),
+                    other => Err(wrong_type(&format!("columns.{name}"), "a text", &other)),
+                })
+                .collect::<Result<_, _>>()?,
+            Some(other) => return Err(wrong_type("columns", "an object of texts", &other)),
+        };
+        Ok(Self { prompts: prompts_of(prompt)?, are_raw, columns })
+    }
+
+    /// The tokens of each, written as the adapter was trained.
+    fn tokens(
+        self,
+        adapter: Option<&ServedAdapter>,
+        service: &TextService,
+    ) -> Result<Vec<Vec<u32>>, ApiError> {
+        let data = match adapter {
+            Some(adapter) => adapter.data.as_ref(),
+            None => service.base_data.as_ref(),
+        };
+        let of_prompt = |error: Error| ApiError::of_prompt("prompt", &error);
+        let reading = self.reading(data).map_err(of_prompt)?;
+        let system = data.map(|data| data.system.as_str()).unwrap_or_default();
+        let tokens = |prompt| match prompt {
+            Prompt::Tokens(tokens) => Ok(tokens),
+            Prompt::Text(text) => {
+                let text = filled(reading, data, &self.columns, text)?;
+                prompt::tokens(&text, reading, system, &service.encoder)
+            }
+        };
+        self.prompts.into_iter().map(|prompt| tokens(prompt).map_err(of_prompt)).collect()
+    }
+
+    fn reading(&self, data: Option<&AdapterData>) -> Result<Reading, Error> {
+        match data.map(|data| data.format).filter(|_| !self.are_raw) {
+            None => Ok(Reading::Plain),
+            Some(DataFormat::Text(format)) => Ok(Reading::Row(format)),
+            Some(format @ DataFormat::Images(_)) => {
+                Err(TextError::NoText { format: format.to_string() }.into())
+            }
+        }
+    }
+}
+
+/// The template of the adapter, filled with the prompt and what other columns it has.
+fn filled(
+    reading: Reading,
+    data: Option<&AdapterData>,
+    columns: &[(String, String)],
+    text: String,
+) -> Result<String, Error> {
+    if reading != Reading::Row(TextFormat::Template) {
+        return Ok(text);
+    }
+    let template = data.map(|data| &data.template).filter(|template| !template.is_empty());
+    let mut filled = prompt::filled(template.ok_or(TextError::NoTemplate)?, columns, &[text])?;
+    Ok(filled.pop().unwrap_or_default())
+}
+
+/// A text, texts, tokens, or lists of tokens.
+fn prompts_of(value: Value) -> Result<Vec<Prompt>, ApiError> {
+    let expected = "a text, a list of texts, a list of tokens, or a list of lists of tokens";
+    let list = match value {
+        Value::String(text) => return Ok(vec![Prompt::Text(text)]),
+        Value::Array(list) => list,
+        other => return Err(wrong_type("prompt", expected, &other)),
+    };
+    if list.is_empty() {
+        return Err(ApiError::value("prompt", format!("`prompt` is empty; it must be {expected}")));
+    }
+    if list.iter().all(Value::is_number) {
+        return Ok(vec![Prompt::Tokens(list.iter().map(token).collect::<Result<_, _>>()?)]);
+    }
+    let prompt = |value: Value| match value {
+        Value::String(text) => Ok(Prompt::Text(text)),
+        Value::Array(tokens) => Ok(Prompt::Tokens(tokens.iter().map(token).collect::<Result<_, _>>()?)),
+        other => Err(wrong_type("prompt", expected, &other)),
+    };
+    list.into_iter().map(prompt).collect()
+}
+
+fn token(value: &Value) -> Result<u32, ApiError> {
+    let whole = value.as_u64().and_then(|id| u32::try_from(id).ok());
+    whole.ok_or_else(|| ApiError::value("prompt", format!("`{value}` in `prompt` is no token of the model")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_text_or_tokens_or_several() {
+        let text = |text: &str| Prompt::Text(text.to_owned());
+        assert_eq!(prompts_of(json!("a")), Ok(vec![text("a")]));
+        assert_eq!(prompts_of(json!(["a", "b"])), Ok(vec![text("a"), text("b")]));
+        assert_eq!(prompts_of(json!([1, 2])), Ok(vec![Prompt::Tokens(vec![1, 2])]));
+        assert_eq!(
+            prompts_of(json!([[1], [2, 3]])),
+            Ok(vec![Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2, 3])])
+        );
+        for wrong in
+            [json!(3), json!({}), json!([]), json!([null]), json!([1, "a"]), json!([-1]), json!([[1.5]])]
+        {
+            assert!(prompts_of(wrong.clone()).is_err(), "{wrong}");
+        }
+    }
+}
