@@ -237,6 +237,15 @@ pub enum Error {
         site: String,
     },
 
+    /// An adapter changes a weight that rows of one batch cannot have of their own.
+    #[error(
+        "`{path}` has no place for the adapters of single rows, as a head has none that is the embedding; merge the adapter and use the merged model"
+    )]
+    NoRoomForRows {
+        /// Path of the weight.
+        path: String,
+    },
+
     /// Rows of one batch share the base, so none of them may have another.
     #[error(
         "`{path}` was trained in the base itself, beside the adapters, so rows with other adapters cannot share it; merge the adapter and use the merged model"

@@ -1,13 +1,15 @@
 //! One base for many adapters: a batch in which each row has its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::{Module, Param, Reparameterization, Reparameterizer};
 use burn::tensor::{Int, Tensor};
 
+use crate::Error;
 use crate::base_weight::{BaseWeight, LinearLayer};
+use crate::params::float_params;
 use crate::product::{in_compute_dtype, with_bias};
 use crate::update::Update;
 
@@ -23,7 +25,11 @@ pub type Segment = (usize, Option<Arc<Updates>>);
 
 /// Says which rows have which adapter in the passes that follow; all clones of a model hear the same.
 #[derive(Debug, Clone, Default)]
-pub struct RowAdapters(Arc<Mutex<Vec<Segment>>>);
+pub struct RowAdapters {
+    segments: Arc<Mutex<Vec<Segment>>>,
+    /// Paths of the weights that have room for adapters.
+    paths: BTreeSet<String>,
+}
 
 impl Updates {
     /// Of each weight by its path; all of them have `bytes`.
@@ -41,23 +47,41 @@ impl Updates {
 ///
 /// Such a model answers; it cannot be trained, merged or saved.
 pub fn with_row_adapters<M: Module>(model: M, is_wanted: &dyn Fn(&str) -> bool) -> (M, RowAdapters) {
-    let rows = RowAdapters::default();
-    (model.apply_reparameterization(Place { is_wanted, rows: rows.clone() }), rows)
+    let paths =
+        float_params(&model).into_iter().map(|param| param.path).filter(|path| is_wanted(path)).collect();
+    let rows = RowAdapters { segments: Arc::default(), paths };
+    (model.apply_reparameterization(RowAdapterPlacer { is_wanted, rows: rows.clone() }), rows)
 }
 
 impl RowAdapters {
-    /// Gives the rows of the next passes their adapters, in order; rows beyond them have none.
-    pub fn choose(&self, segments: Vec<Segment>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = segments;
+    /// Whether each weight that an adapter changes has room for it.
+    ///
+    /// # Errors
+    /// With the first that has none: such a part of the adapter would be lost.
+    pub fn check(&self, updates: &Updates) -> Result<(), Error> {
+        match updates.by_path.keys().find(|path| !self.paths.contains(*path)) {
+            Some(path) => Err(Error::NoRoomForRows { path: path.clone() }),
+            None => Ok(()),
+        }
     }
 
-    /// The segments of a pass in which the batch has `rows` rows, one for each token.
-    fn of_pass(&self, rows: usize) -> Vec<Segment> {
-        let segments = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let batch: usize = segments.iter().map(|(rows, _)| rows).sum();
-        if batch == 0 {
-            return vec![(rows, None)];
+    /// Gives the rows of the next passes their adapters, in order; rows beyond them have none.
+    pub fn choose(&self, segments: Vec<Segment>) {
+        *self.segments.lock().unwrap_or_else(PoisonError::into_inner) = segments;
+    }
+
+    /// The segments of a pass in which the batch has `rows` rows, one for each token; none if no adapter changes `path`.
+    ///
+    /// # Panics
+    /// If the rows of the batch have not as many tokens each, as where positions are looked up once for all rows.
+    fn of_pass(&self, path: &str, rows: usize) -> Vec<Segment> {
+        let segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes =
+            |(_, updates): &Segment| updates.as_ref().is_some_and(|of| of.by_path.contains_key(path));
+        if !segments.iter().any(changes) {
+            return Vec::new();
         }
+        let batch: usize = segments.iter().map(|(rows, _)| rows).sum();
         assert_eq!(rows % batch, 0, "as many tokens in each row of the batch");
         let scaled = |(count, updates): &Segment| (count * (rows / batch), updates.clone());
         segments.iter().map(scaled).collect()
@@ -89,10 +113,10 @@ impl PerRow {
     /// - `x`: `[rows, d_in]`
     /// - output: `[rows, d_out]`
     pub(crate) fn forward(&self, layer: &impl LinearLayer, x: Tensor<2>) -> Tensor<2> {
-        let segments = self.rows.of_pass(x.dims()[0]);
+        let segments = self.rows.of_pass(&self.path, x.dims()[0]);
         let bias = layer.bias().map(|bias| bias.val());
         let y = BaseWeight::of(layer).product(x.clone(), None);
-        if segments.iter().all(|segment| self.update(segment).is_none()) {
+        if segments.is_empty() {
             return with_bias(y, bias);
         }
         self.by_segment(&segments, |update, range| {
@@ -110,8 +134,8 @@ impl PerRow {
     /// - `looked_up`: `[rows, width]`; `ids`: `[rows]`
     /// - output: `[rows, width]`
     pub(crate) fn looked_up(&self, looked_up: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
-        let segments = self.rows.of_pass(looked_up.dims()[0]);
-        if segments.iter().all(|segment| self.update(segment).is_none()) {
+        let segments = self.rows.of_pass(&self.path, looked_up.dims()[0]);
+        if segments.is_empty() {
             return looked_up;
         }
         let looked_up = in_compute_dtype(looked_up);
@@ -144,12 +168,12 @@ impl PerRow {
 }
 
 /// Makes room at the weights that are wanted.
-struct Place<'a> {
+struct RowAdapterPlacer<'a> {
     is_wanted: &'a dyn Fn(&str) -> bool,
     rows: RowAdapters,
 }
 
-impl Reparameterizer for Place<'_> {
+impl Reparameterizer for RowAdapterPlacer<'_> {
     type Reparam = PerRow;
 
     fn reparameterize<const D: usize>(

@@ -6,7 +6,7 @@ mod mask;
 use burn::tensor::Tensor;
 
 pub(crate) use cache::Cache;
-pub use cache::KeyValueCache;
+pub use cache::{GROWTH_TOKENS, KeyValueCache};
 pub use mask::AttentionMask;
 
 use crate::fused::attention;

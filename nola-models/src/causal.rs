@@ -289,7 +289,7 @@ impl CausalLm {
     /// - output: `[rows, 1, d_model]`
     ///
     /// # Panics
-    /// If a model with learned positions gets a token beyond `max_tokens`.
+    /// If there is not one cache a row, a cache has padding, or a model with learned positions gets a token beyond `max_tokens`.
     pub fn advance(&self, ids: Tensor<2, Int>, caches: &mut [&mut KeyValueCache]) -> Tensor<3> {
         of_any!(self, model => model.advance(ids, caches))
     }

@@ -89,7 +89,12 @@ pub(crate) trait Decoder: Module {
     /// # Shapes
     /// - `ids`: `[rows, 1]`
     /// - output: `[rows, 1, d_model]`
+    ///
+    /// # Panics
+    /// If there is not one cache a row, or a cache has padding.
     fn advance(&self, ids: Tensor<2, Int>, caches: &mut [&mut KeyValueCache]) -> Tensor<3> {
+        assert_eq!(ids.dims(), [caches.len(), 1], "one token and one cache a row");
+        assert!(caches.iter().all(|cache| cache.padding().is_empty()), "caches without padding");
         let mask = AttentionMask::of_rows(caches.iter().map(|cache| cache.tokens()).collect());
         let n_blocks = self.blocks().len();
         let mut rows: Vec<_> = caches.iter_mut().map(|cache| cache.begin(n_blocks, &[]).iter_mut()).collect();

@@ -197,7 +197,8 @@ fn check_layout(header: &Header, stored: &StoredTensor, layout: Layout) -> Resul
         Layout::AsStored => return Ok(()),
         Layout::Transposed => (shape.len() == 2, "a matrix".to_owned()),
         Layout::Interleaved { heads } => {
-            let fits = shape.len() <= 2 && shape[0].is_multiple_of(2 * heads);
+            let halves = heads.checked_mul(2);
+            let fits = shape.len() <= 2 && halves.is_some_and(|halves| shape[0].is_multiple_of(halves));
             (fits, format!("rows for {heads} heads of an even width"))
         }
     };

@@ -40,7 +40,7 @@ mod weight_dtype;
 
 pub use activation::Activation;
 pub use architectures::Architecture;
-pub use attention::{AttentionMask, KeyValueCache};
+pub use attention::{AttentionMask, GROWTH_TOKENS, KeyValueCache};
 pub use caught::caught;
 pub use causal::{CausalLm, ModelInfo};
 pub use checkpoint::Checkpoint;

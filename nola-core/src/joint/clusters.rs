@@ -19,7 +19,7 @@ pub struct Options {
     pub rank: usize,
     /// Clusters at most.
     pub clusters: usize,
-    /// Iterations of each fit.
+    /// Iterations of each fit; at least one is made.
     pub iterations: usize,
 }
 

@@ -34,6 +34,7 @@ pub(super) fn core(basis: &SharedBasis, update: &LoraFactors) -> Vec<f64> {
     let (of_u, of_v) = (u.transpose() * u, v.transpose() * v);
     let matrix =
         Mat::from_fn(of_u.nrows(), of_u.ncols(), |row, column| of_u[(row, column)] * of_v[(row, column)]);
+    let matrix = solvable(matrix);
     let seen = update.times(v.as_ref());
     let target = Mat::from_fn(u.ncols(), 1, |row, _| {
         u.col(row).iter().zip(seen.col(row).iter()).map(|(left, right)| left * right).sum::<f64>()
@@ -51,7 +52,17 @@ fn side(seen: Vec<Mat<f64>>, cores: &[Vec<f64>], other: MatRef<f64>) -> Mat<f64>
     let matrix = Mat::from_fn(rank, rank, |row, column| {
         gram[(row, column)] * cores.iter().map(|core| core[row] * core[column]).sum::<f64>()
     });
-    matrix.full_piv_lu().solve(target.transpose().to_owned()).transpose().to_owned()
+    solvable(matrix).full_piv_lu().solve(target.transpose().to_owned()).transpose().to_owned()
+}
+
+/// A matrix that is not singular: a direction in which nothing lies stays at 0.
+fn solvable(mut matrix: Mat<f64>) -> Mat<f64> {
+    let largest = (0..matrix.nrows()).map(|place| matrix[(place, place)].abs()).fold(0.0, f64::max);
+    for place in 0..matrix.nrows() {
+        let entry = &mut matrix[(place, place)];
+        *entry = if *entry <= largest * 1e-14 { largest.max(1.0) } else { *entry * (1.0 + 1e-14) };
+    }
+    matrix
 }
 
 fn unit_columns(mut matrix: Mat<f64>) -> Mat<f64> {

@@ -28,10 +28,11 @@ impl LoraFactors {
     /// Of row-major factors as this project has them: `ΔW = scale · A·B` with A `[d_in, rank]` and B `[rank, d_out]`.
     ///
     /// # Panics
-    /// If the numbers do not fit the sizes.
+    /// If the numbers do not fit the sizes, or are not finite.
     pub fn new(a: &[f32], b: &[f32], [d_in, d_out]: [usize; 2], scale: f64) -> Self {
         let rank = a.len() / d_in;
         assert_eq!((a.len(), b.len()), (rank * d_in, rank * d_out), "factors of one rank");
+        assert!(a.iter().chain(b).all(|number| number.is_finite()), "finite numbers");
         Self {
             a: Mat::from_fn(rank, d_in, |row, column| a[column * rank + row].into()),
             b: Mat::from_fn(d_out, rank, |row, column| scale * f64::from(b[column * d_out + row])),

@@ -73,6 +73,51 @@ fn total(basis: &SharedBasis, updates: &[&LoraFactors], kind: Kind) -> f64 {
     updates.iter().map(|update| basis.error(&basis.core(kind, update), update)).sum()
 }
 
+/// Six adapters of two kinds, each kind in a basis of its own, and one that changes nothing at the first weight.
+fn planted() -> Vec<Vec<LoraFactors>> {
+    let wave = |count: usize, from: usize| -> Vec<f32> {
+        (0..count).map(|n| ((n * n + 7 * n + 31 * from) as f32 * 0.37).sin()).collect()
+    };
+    let (sizes, rank) = ([9, 7], 2);
+    let of = |kind: usize, member: usize, slot: usize| {
+        // The span of A and of B is that of the kind; the mixture is the member's own.
+        let (a, b) =
+            (wave(rank * sizes[0], 100 * kind + slot), wave(rank * sizes[1], 50 + 100 * kind + slot));
+        let gains = [1.0 + member as f32, 0.5 - 0.2 * member as f32];
+        let b: Vec<f32> =
+            b.iter().enumerate().map(|(place, value)| value * gains[place / sizes[1]]).collect();
+        let b = if member == 2 && slot == 0 { vec![0.0; b.len()] } else { b };
+        LoraFactors::new(&a, &b, sizes, 1.5)
+    };
+    (0..6).map(|n| (0..2).map(|slot| of(n % 2, n / 2, slot)).collect()).collect()
+}
+
+#[test]
+fn adapters_of_two_kinds_lose_nothing_in_two_clusters_and_much_in_one() {
+    for kind in [Kind::Full, Kind::Diagonal] {
+        let compressed =
+            |clusters| compress(&planted(), Options { kind, rank: 2, clusters, iterations: 30 }, |_| ());
+        let (one, two) = (compressed(1), compressed(2));
+        let worst = |errors: &[f64]| errors.iter().copied().fold(0.0, f64::max);
+        assert!(worst(&one.errors) > 0.05, "{kind:?}: {:?}", one.errors);
+        assert!(worst(&two.errors) < 1e-9, "{kind:?}: {:?}", two.errors);
+        assert!(two.assignments.iter().enumerate().all(|(n, cluster)| *cluster == two.assignments[n % 2]));
+    }
+}
+
+#[test]
+fn adapters_that_change_nothing_stay_finite() {
+    let sizes = [5, 4];
+    let nothing = || vec![LoraFactors::new(&[0.3; 10], &[0.0; 8], sizes, 1.0)];
+    for kind in [Kind::Full, Kind::Diagonal] {
+        let options = Options { kind, rank: 3, clusters: 2, iterations: 4 };
+        let compression = compress(&[nothing(), nothing(), nothing()], options, |_| ());
+        assert!(compression.errors.iter().all(|error| error.abs() < 1e-12), "{:?}", compression.errors);
+        let numbers = compression.cores.iter().flatten().flat_map(|core| core.numbers());
+        assert!(numbers.into_iter().all(|number| number == 0.0));
+    }
+}
+
 #[test]
 fn full_cores_are_those_of_the_fixture_after_each_iteration() {
     let Some(bytes) = file("jd_main") else { return };

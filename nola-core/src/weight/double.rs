@@ -45,19 +45,22 @@ fn nearest(value: f32) -> u8 {
 /// `create_dynamic_map` of bitsandbytes, signed, with 8 bits.
 pub fn table() -> &'static [f32; 256] {
     static TABLE: OnceLock<[f32; 256]> = OnceLock::new();
-    TABLE.get_or_init(|| {
-        let mut numbers = vec![0.0, 1.0];
-        for exponent in 0..7_i32 {
-            let power = 10.0_f64.powi(exponent - 6) as f32;
-            let parts = 1 << exponent;
-            for part in 0..parts {
-                let number = power * f32::midpoint(bound(part, parts), bound(part + 1, parts));
-                numbers.extend([number, -number]);
-            }
+    TABLE.get_or_init(|| table_of(bound))
+}
+
+/// The table between these bounds.
+pub(super) fn table_of(bound: fn(usize, usize) -> f32) -> [f32; 256] {
+    let mut numbers = vec![0.0, 1.0];
+    for exponent in 0..7_i32 {
+        let power = 10.0_f64.powi(exponent - 6) as f32;
+        let parts = 1 << exponent;
+        for part in 0..parts {
+            let number = power * f32::midpoint(bound(part, parts), bound(part + 1, parts));
+            numbers.extend([number, -number]);
         }
-        numbers.sort_by(f32::total_cmp);
-        numbers.try_into().expect("2 · 127 + 2 numbers")
-    })
+    }
+    numbers.sort_by(f32::total_cmp);
+    numbers.try_into().expect("2 · 127 + 2 numbers")
 }
 
 /// The bounds between 0.1 and 1, as `torch.linspace` has them: from both ends to the middle, rounded once, as its

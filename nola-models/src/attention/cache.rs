@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor, TensorData};
 
 /// Room is made for this many tokens at a time.
-const GROWTH_TOKENS: usize = 256;
+pub const GROWTH_TOKENS: usize = 256;
 
 /// Keys and values of all tokens read so far, for every block of one model.
 #[derive(Debug, Clone, Default)]
@@ -66,7 +66,7 @@ impl KeyValueCache {
     }
 
     /// Tokens of padding before each row; empty for none.
-    pub(super) fn padding(&self) -> &[usize] {
+    pub(crate) fn padding(&self) -> &[usize] {
         &self.padding
     }
 

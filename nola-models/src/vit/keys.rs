@@ -123,7 +123,15 @@ fn of_name<'n>(name: &'n Name, ours: &str) -> Option<(&'n Name, &'static str)> {
         (".weight" | ".gamma", Kind::Linear | Kind::Rows(_) | Kind::Module) => ".weight",
         (".bias" | ".beta", Kind::Linear | Kind::Rows(_) | Kind::Module) => ".bias",
         (".lambda1", Kind::Scale(leaf)) => leaf,
-        _ => return None,
+        (
+            _,
+            Kind::Linear
+            | Kind::Rows(_)
+            | Kind::Module
+            | Kind::Scale(_)
+            | Kind::Parameter
+            | Kind::LastAxes(_),
+        ) => return None,
     };
     Some((name, leaf))
 }

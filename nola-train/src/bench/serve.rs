@@ -34,7 +34,7 @@ pub struct ServeArgs {
     #[arg(long, default_value = "assets/llama-micro", value_name = "MODEL")]
     model: PathBuf,
     /// Numbers of adapters, with commas between them.
-    #[arg(long, value_delimiter = ',', default_value = "1,10,100,1000", value_name = "COUNTS")]
+    #[arg(long, value_delimiter = ',', default_value = "1,10,100,1000", value_name = "COUNTS", value_parser = positive())]
     adapters: Vec<usize>,
     /// Kinds of adapters, with commas between them.
     #[arg(long, value_delimiter = ',', default_value = "nola,lora", value_name = "METHODS")]
@@ -185,7 +185,7 @@ impl Case<'_> {
             .collect::<Result<_, Error>>()?;
         let chosen = self.chosen();
         self.all_answered(&engine, &adapters, &chosen)?;
-        let made = engine.counts().adapters_made;
+        let before = engine.counts();
         let started = Instant::now();
         let times = self.all_answered(&engine, &adapters, &chosen)?;
         let seconds = started.elapsed().as_secs_f64();
@@ -211,14 +211,14 @@ impl Case<'_> {
             running: args.running,
             prompt_tokens: args.prompt_tokens,
             new_tokens: args.new_tokens,
-            tokens_per_second: rounded((times.len() * args.new_tokens) as f64 / seconds, 1),
+            tokens_per_second: rounded((counts.new_tokens - before.new_tokens) as f64 / seconds, 1),
             request_s: of(last(), 0.5),
             request_p99_s: of(last(), 0.99),
             first_token_s: of(first(), 0.5),
             first_token_p99_s: of(first(), 0.99),
             cold_first_token_s: of_alone(0),
             warm_first_token_s: of_alone(1),
-            made: counts.adapters_made - made,
+            made: counts.adapters_made - before.adapters_made,
             coefficient_bytes: adapters.iter().map(|adapter| adapter.bytes()).sum(),
             matrix_bytes: counts.adapter_bytes,
             memory_mib: resident_mib().map(|mib| rounded(mib, 1)),

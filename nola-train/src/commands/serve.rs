@@ -172,12 +172,17 @@ impl ServeArgs {
             ));
         }
         let (identity, of_check) = (base.identity().clone(), encoder.clone());
+        let quantization = named.model.quantize.quantization();
         let check: Check = Box::new(move |adapter: &ServedAdapter| {
             adapter.content.check_base(&identity)?;
             if let Some(format @ DataFormat::Images(_)) = adapter.data.as_ref().map(|data| data.format) {
                 return Err(TextError::NoText { format: format.to_string() }.into());
             }
+            if let Some(path) = adapter.content.trained_in_base() {
+                return Err(nola_core::Error::TrainedInBase { path }.into());
+            }
             let folder = adapter.content.folder();
+            notices::tell(&adapter.content.notices(quantization));
             notices::tell(of_check.other_template(adapter.data.as_ref(), folder).as_slice());
             Ok(())
         });
@@ -199,7 +204,11 @@ impl ServeArgs {
     fn images(&self, named: &Named, device: &Device) -> Result<(Registry, Service), Error> {
         let base: ImageBase = named.base(device)?;
         let identity = base.identity().clone();
-        let check: Check = Box::new(move |adapter: &ServedAdapter| adapter.content.check_base(&identity));
+        let quantization = named.model.quantize.quantization();
+        let check: Check = Box::new(move |adapter: &ServedAdapter| {
+            notices::tell(&adapter.content.notices(quantization));
+            adapter.content.check_base(&identity)
+        });
         let registry = self.registry(named, &base.identity().name, check)?;
         Ok((registry, Service::Images(Box::new(Classifier::start(base, device)))))
     }

@@ -89,6 +89,13 @@ impl Classifier {
         }
     }
 
+    /// Why it answers no more, if its thread ended.
+    pub fn problem(&self) -> Option<String> {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_ended = thread.as_ref().is_some_and(JoinHandle::is_finished);
+        has_ended.then(|| "the classifier's thread ended".to_owned())
+    }
+
     /// Takes no more images.
     pub fn close(&self) {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -119,7 +126,9 @@ impl Worker {
                 let Ok(job) = jobs.recv() else { return };
                 waiting.push_back(job);
             }
-            waiting.extend(jobs.try_iter());
+            // What does not go into the next pass waits in the channel, which is bounded.
+            let free = BATCH.saturating_sub(waiting.len());
+            waiting.extend(jobs.try_iter().take(free));
             self.answer(together(&mut waiting));
         }
     }
@@ -128,7 +137,8 @@ impl Worker {
     fn answer(&mut self, mut jobs: Vec<Job>) {
         jobs.retain(|job| !job.answer.is_closed());
         let Some(first) = jobs.first() else { return };
-        let model = self.model(first.adapter.as_deref()).map_err(|error| error.with_sources());
+        let model = caught(|| self.model(first.adapter.as_deref()))
+            .and_then(|model| model.map_err(|error| error.with_sources()));
         let inputs: Vec<&[f32]> = jobs.iter().map(|job| job.input.as_slice()).collect();
         let rows = model.and_then(|model| {
             let rows = caught(|| self.base.classify(&model, &inputs, &self.device));

@@ -7,17 +7,14 @@ use std::thread::JoinHandle;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_core::{RowAdapters, Segment, with_row_adapters};
 use nola_models::generate::{GrowingText, Prompt};
-use nola_models::{AttentionMask, CausalLm, KeyValueCache, ModelInfo, caught};
+use nola_models::{AttentionMask, CausalLm, GROWTH_TOKENS, KeyValueCache, ModelInfo, caught};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::request::{Event, Rejection, TextRequest};
-use super::row::Row;
+use super::row::{Growth, Row};
 use super::update_cache::UpdateCache;
 use super::waiting::{Counts, Mode, Queue, Waiting};
 use crate::session::TextBase;
-
-/// The cache of keys and values grows by so many tokens of a text at a time.
-const BLOCK_TOKENS: usize = 256;
 
 /// What an engine may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,9 +58,9 @@ impl Engine {
         let (model, rows) = with_row_adapters(base.model.clone(), &is_wanted);
         let info = model.info();
         let limit = options.cache_bytes / bytes_of_token(&model, device).max(1);
-        let limit = (usize::try_from(limit).unwrap_or(usize::MAX) / BLOCK_TOKENS).max(1) * BLOCK_TOKENS;
+        let limit = (usize::try_from(limit).unwrap_or(usize::MAX) / GROWTH_TOKENS).max(1) * GROWTH_TOKENS;
         let queue = Arc::new(Queue::new(options.most_waiting, limit));
-        let updates = UpdateCache::new(base.clone(), device.clone(), options.adapter_bytes);
+        let updates = UpdateCache::new(base.clone(), device.clone(), rows.clone(), options.adapter_bytes);
         let (device, shared) = (device.clone(), Arc::clone(&queue));
         let batch = Batch {
             model,
@@ -136,7 +133,7 @@ fn bytes_of_token(model: &CausalLm, device: &Device) -> u64 {
     let mut cache = KeyValueCache::new();
     let ids = Tensor::from_data(TensorData::new(vec![0_i64], [1, 1]), device);
     let _ = model.extend(ids.clone(), &AttentionMask::causal(&ids), &mut cache);
-    (cache.bytes() / BLOCK_TOKENS) as u64
+    (cache.bytes() / GROWTH_TOKENS) as u64
 }
 
 /// What the engine's thread owns.
@@ -164,35 +161,38 @@ impl Batch {
 
     /// Takes texts in, reads a part of one prompt, and makes one token of each text that is read.
     fn turn(&mut self) {
-        self.leave();
-        self.join();
+        self.drop_cancelled();
+        self.admit();
         self.read_prompt();
         self.step();
         self.count();
     }
 
-    /// Texts whose receivers are gone.
-    fn leave(&mut self) {
+    /// Drops the texts whose receivers are gone, those that wait too.
+    fn drop_cancelled(&mut self) {
         let before = self.running.len();
         self.running.retain(|row| !row.is_cancelled());
-        let left = before - self.running.len();
-        self.queue.lock().counts.cancelled += left as u64;
+        let mut state = self.queue.lock();
+        let waiting = state.waiting.len();
+        state.waiting.retain(|waiting| !waiting.events.is_closed());
+        state.counts.waiting = state.waiting.len();
+        state.counts.cancelled += (before - self.running.len() + waiting - state.waiting.len()) as u64;
     }
 
     /// Takes waiting texts in while there is room: first those whose adapters have the fewest texts in the batch.
-    fn join(&mut self) {
+    fn admit(&mut self) {
         while self.running.len() < self.options.most_running {
             let Some(Waiting { request, text, events }) = self.next_waiting() else { return };
             if events.is_closed() {
                 self.queue.lock().counts.cancelled += 1;
                 continue;
             }
-            let reserved = text.most_tokens().next_multiple_of(BLOCK_TOKENS);
+            let reserved = text.most_tokens().next_multiple_of(GROWTH_TOKENS);
             let updates = request.adapter.as_ref().map(|adapter| self.updates.get(adapter)).transpose();
             match updates {
                 Ok(updates) => self.running.push(Row::new(request, text, updates, reserved, events)),
-                Err(error) => {
-                    let _ = events.send(Event::Failed(error.with_sources()));
+                Err(problem) => {
+                    let _ = events.send(Event::Failed(problem));
                     self.queue.lock().counts.failed += 1;
                 }
             }
@@ -207,7 +207,7 @@ impl Batch {
         let (place, _) =
             state.waiting.iter().enumerate().min_by_key(|(place, waiting)| (of(waiting), *place))?;
         // One that does not fit waits, and so do those behind it, or it would wait for ever.
-        let tokens = state.waiting[place].text.most_tokens().next_multiple_of(BLOCK_TOKENS);
+        let tokens = state.waiting[place].text.most_tokens().next_multiple_of(GROWTH_TOKENS);
         if self.reserved() + tokens > state.counts.cache_limit_tokens {
             return None;
         }
@@ -236,15 +236,15 @@ impl Batch {
         let mask = AttentionMask::following(&ids, &row.cache);
         self.rows.choose(vec![(1, row.updates.clone())]);
         let hidden = self.model.extend(ids, &mask, &mut row.cache);
-        let goes_on = !is_last || {
-            let logits = logits(&self.model, hidden.narrow(1, count - 1, 1)).pop();
-            row.grow(logits.expect("one row"))
+        let growth = match is_last {
+            true => row.grow(logits(&self.model, hidden.narrow(1, count - 1, 1)).pop().expect("one row")),
+            false => Growth::GoesOn,
         };
         let mut state = self.queue.lock();
         state.counts.prompt_tokens += count as u64;
         state.counts.new_tokens += u64::from(is_last);
-        if !goes_on {
-            state.counts.finished += 1;
+        state.counts.count(growth);
+        if growth != Growth::GoesOn {
             self.running.remove(place);
         }
     }
@@ -264,14 +264,13 @@ impl Batch {
         let mut caches: Vec<&mut KeyValueCache> = rows.iter_mut().map(|row| &mut row.cache).collect();
         let hidden = self.model.advance(ids, &mut caches);
         let all = logits(&self.model, hidden);
-        let goes_on: Vec<bool> = rows.iter_mut().zip(all).map(|(row, logits)| row.grow(logits)).collect();
-        let mut goes_on = goes_on.into_iter();
-        let before = self.running.len();
-        self.running.retain(|_| goes_on.next().unwrap_or(true));
+        let grown: Vec<Growth> = rows.iter_mut().zip(all).map(|(row, logits)| row.grow(logits)).collect();
+        let mut of_row = grown.iter();
+        self.running.retain(|_| of_row.next().is_none_or(|growth| *growth == Growth::GoesOn));
         let mut state = self.queue.lock();
         state.counts.steps += 1;
         state.counts.new_tokens += ready as u64;
-        state.counts.finished += (before - self.running.len()) as u64;
+        grown.into_iter().for_each(|growth| state.counts.count(growth));
     }
 
     fn count(&self) {

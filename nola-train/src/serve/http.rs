@@ -35,7 +35,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
-use nola_models::generate::GenerationConfig;
+use nola_models::generate::{GenerateError, GenerationConfig};
 use serde_json::json;
 
 use self::answers::{Answer, Shape};
@@ -220,11 +220,11 @@ impl App {
     /// Continues prompts, each as often as wanted.
     async fn answer(&self, asked: Asked, prompts: Vec<Vec<u32>>) -> Result<Response, ApiError> {
         let text = self.text()?;
-        let texts = prompts.len().saturating_mul(asked.sampling.texts);
-        if texts > text.most_texts {
-            let most = text.most_texts;
-            let message = format!("the request asks for {texts} texts; at most {most} are made at a time");
-            return Err(ApiError::value("n", message));
+        text.check_count(prompts.len(), asked.sampling.texts)?;
+        // Before a long one is copied for each of its texts.
+        let limit = text.encoder.info.max_tokens;
+        if let Some(long) = prompts.iter().find(|prompt| prompt.len() >= limit) {
+            return Err(GenerateError::LongPrompt { row: 0, tokens: long.len(), limit }.into());
         }
         let requests = asked.requests(prompts);
         let texts = Texts::start(&text.engine, &text.encoder.tokenizer, requests, &asked.sampling.stops)?;
@@ -234,6 +234,18 @@ impl App {
         Answer { shape, id, created: now(), model, delivery, has_scores: top_scores.is_some() }
             .with(texts)
             .await
+    }
+}
+
+impl TextService {
+    /// Checks how many texts a request asks for.
+    fn check_count(&self, prompts: usize, of_each: usize) -> Result<(), ApiError> {
+        let (texts, most) = (prompts.saturating_mul(of_each), self.most_texts);
+        if texts > most {
+            let message = format!("the request asks for {texts} texts; at most {most} are made at a time");
+            return Err(ApiError::value("n", message));
+        }
+        Ok(())
     }
 }
 
@@ -269,7 +281,7 @@ impl Asked {
 async fn health(State(app): State<App>) -> Response {
     let problem = match &app.service {
         Service::Text(text) => text.engine.problem(),
-        Service::Images(_) => None,
+        Service::Images(classifier) => classifier.problem(),
     };
     match problem {
         None => Json(json!({"status": "ok"})).into_response(),

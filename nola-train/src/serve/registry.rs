@@ -280,7 +280,8 @@ impl Registry {
         let holds = match expected {
             Expected::Anything => true,
             Expected::Something => entry.is_some(),
-            Expected::Nothing => entry.is_none(),
+            // A damaged one is in nobody's way.
+            Expected::Nothing => entry.is_none_or(|entry| entry.adapter.is_err()),
             Expected::Generation(generation) => found == Some(generation),
         };
         if holds { Ok(()) } else { Err(ChangeError::Conflict { found }) }

@@ -26,6 +26,15 @@ pub(super) struct Row {
     made: HashMap<u32, u32>,
 }
 
+/// What became of a text with its last token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Growth {
+    GoesOn,
+    Finished,
+    Failed,
+    Cancelled,
+}
+
 impl Row {
     pub(super) fn new(
         request: TextRequest,
@@ -49,22 +58,22 @@ impl Row {
         self.events.is_closed()
     }
 
-    /// Adds the next token by the logits after the last one, tells of it, and says whether the text goes on.
-    pub(super) fn grow(&mut self, mut logits: Vec<f32>) -> bool {
-        let event = match self.chosen(&mut logits) {
-            Ok(token) => Event::Token(token),
+    /// Adds the next token by the logits after the last one, and tells of it.
+    pub(super) fn grow(&mut self, mut logits: Vec<f32>) -> Growth {
+        match self.chosen(&mut logits) {
+            Ok(token) => self.tell(Event::Token(token)),
             Err(error) => {
                 self.tell(Event::Failed(error.to_string()));
-                return false;
+                return Growth::Failed;
             }
-        };
-        self.tell(event);
+        }
         match self.text.finish() {
             Some(finish) => {
                 self.tell(Event::Finished(finish));
-                false
+                Growth::Finished
             }
-            None => !self.is_cancelled(),
+            None if self.is_cancelled() => Growth::Cancelled,
+            None => Growth::GoesOn,
         }
     }
 

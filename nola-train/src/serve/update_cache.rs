@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use nola_core::Updates;
+use nola_core::{RowAdapters, Updates};
+use nola_models::caught;
 
 use super::ServedAdapter;
 use crate::Error;
@@ -15,8 +16,11 @@ use crate::session::{Base, TextBase};
 pub struct UpdateCache {
     base: TextBase,
     device: Device,
+    rows: RowAdapters,
     limit_bytes: u64,
     entries: HashMap<u64, Entry>,
+    /// Why those of some generations cannot be made.
+    problems: HashMap<u64, String>,
     bytes: u64,
     clock: u64,
     misses: u64,
@@ -29,24 +33,30 @@ struct Entry {
 }
 
 impl UpdateCache {
-    /// An empty cache for adapters of `base`.
-    pub fn new(base: TextBase, device: Device, limit_bytes: u64) -> Self {
-        Self { base, device, limit_bytes, entries: HashMap::new(), bytes: 0, clock: 0, misses: 0 }
+    /// An empty cache for adapters of `base`, for `rows` of a model.
+    pub fn new(base: TextBase, device: Device, rows: RowAdapters, limit_bytes: u64) -> Self {
+        let (entries, problems) = (HashMap::new(), HashMap::new());
+        Self { base, device, rows, limit_bytes, entries, problems, bytes: 0, clock: 0, misses: 0 }
     }
 
-    /// The matrices of an adapter. One that is larger than the cache is made all the same, and then leaves first.
+    /// The matrices of an adapter. Those that rows still use stay, so for a while there may be more than the cache may hold.
     ///
     /// # Errors
-    /// If the adapter does not fit the base, or trained more than adapters.
-    pub fn get(&mut self, adapter: &ServedAdapter) -> Result<Arc<Updates>, Error> {
+    /// If the adapter does not fit the base, or trained more than adapters; that is found out once.
+    pub fn get(&mut self, adapter: &ServedAdapter) -> Result<Arc<Updates>, String> {
         self.clock += 1;
         if let Some(entry) = self.entries.get_mut(&adapter.generation) {
             entry.last_used = self.clock;
             return Ok(Arc::clone(&entry.updates));
         }
+        if let Some(problem) = self.problems.get(&adapter.generation) {
+            return Err(problem.clone());
+        }
         self.misses += 1;
-        let attached = self.base.clone().with_adapter(adapter.content.clone(), &self.device, &|_| {})?;
-        let updates = Arc::new(attached.adapted.updates()?);
+        let made = caught(|| self.made(adapter)).and_then(|made| made.map_err(|error| error.with_sources()));
+        let updates = made.inspect_err(|problem| {
+            self.problems.insert(adapter.generation, problem.clone());
+        })?;
         self.make_room(updates.bytes());
         self.bytes += updates.bytes();
         let entry = Entry { updates: Arc::clone(&updates), last_used: self.clock };
@@ -54,9 +64,17 @@ impl UpdateCache {
         Ok(updates)
     }
 
+    fn made(&self, adapter: &ServedAdapter) -> Result<Arc<Updates>, Error> {
+        let attached = self.base.clone().with_adapter(adapter.content.clone(), &self.device, &|_| {})?;
+        let updates = attached.adapted.updates()?;
+        self.rows.check(&updates)?;
+        Ok(Arc::new(updates))
+    }
+
     fn make_room(&mut self, bytes: u64) {
         while self.bytes + bytes > self.limit_bytes {
-            let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.last_used);
+            let unused = self.entries.iter().filter(|(_, entry)| Arc::strong_count(&entry.updates) == 1);
+            let oldest = unused.min_by_key(|(_, entry)| entry.last_used);
             let Some(generation) = oldest.map(|(&generation, _)| generation) else { break };
             let entry = self.entries.remove(&generation).expect("it was just found");
             self.bytes -= entry.updates.bytes();

@@ -9,6 +9,7 @@ use serde::Serialize;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::request::{Event, Rejection, TextRequest};
+use super::row::Growth;
 
 /// A text that was taken, but not begun.
 #[derive(Debug)]
@@ -54,6 +55,17 @@ pub struct Counts {
     pub cache_tokens: usize,
     /// Tokens that the cache can hold.
     pub cache_limit_tokens: usize,
+}
+
+impl Counts {
+    pub(super) fn count(&mut self, growth: Growth) {
+        match growth {
+            Growth::GoesOn => {}
+            Growth::Finished => self.finished += 1,
+            Growth::Failed => self.failed += 1,
+            Growth::Cancelled => self.cancelled += 1,
+        }
+    }
 }
 
 /// Whether texts are taken.

@@ -99,6 +99,30 @@ impl ReadAdapter {
         }
     }
 
+    /// What a user should hear of it on a base that is quantised so.
+    pub fn notices(&self, quantization: Option<Quantization>) -> Vec<Notice> {
+        let folder = || self.folder.clone();
+        let trained = self.trained_over().filter(|_| quantization.is_none());
+        let dense = trained.map(|trained| Notice::DenseBase { folder: folder(), trained });
+        let is_old = match &self.content {
+            Content::Native(saved) => saved.manifest.settings_check.is_none(),
+            Content::Peft(_) => false,
+        };
+        dense.into_iter().chain(is_old.then(|| Notice::OldAdapter { folder: folder() })).collect()
+    }
+
+    /// A module or tensor that was trained in the base itself, beside the adapters, if there is one.
+    pub fn trained_in_base(&self) -> Option<String> {
+        let is_factor =
+            |name: &&str| [".lora_", ".vera_", "vera_A", "vera_B"].iter().any(|part| name.contains(part));
+        match &self.content {
+            Content::Native(saved) => saved.manifest.modules_to_save.first().cloned(),
+            Content::Peft(read) => {
+                read.tensors().map(|(name, _)| name).find(|name| !is_factor(name)).map(str::to_owned)
+            }
+        }
+    }
+
     /// How the base was quantised that it was trained over.
     pub fn trained_over(&self) -> Option<Quantization> {
         self.base()?.quantization
@@ -158,10 +182,7 @@ pub(super) fn attach<M: ModelWithLoss>(
     model: impl FnOnce(&AdapterFolder, &mut Vec<Notice>) -> M,
 ) -> Result<Attached<M>, Error> {
     let Attaching { origin, quantization, foreign, tied, device, reading } = *attaching;
-    let mut notices = Vec::new();
-    if let Some(trained) = adapter.trained_over().filter(|_| quantization.is_none()) {
-        notices.push(Notice::DenseBase { folder: adapter.folder.clone(), trained });
-    }
+    let mut notices = adapter.notices(quantization);
     let saved = match adapter.content {
         Content::Native(saved) => saved,
         Content::Peft(read) => {
@@ -179,9 +200,6 @@ pub(super) fn attach<M: ModelWithLoss>(
             return Ok(Attached { adapted: read.attach(model, foreign, device)?, notices });
         }
     };
-    if saved.manifest.settings_check.is_none() {
-        notices.push(Notice::OldAdapter { folder: adapter.folder });
-    }
     let labels = saved.manifest.labels.clone();
     let head_outputs = (!labels.is_empty()).then_some(labels.len());
     let model = model(&AdapterFolder { labels, head_outputs, unties: false }, &mut notices);

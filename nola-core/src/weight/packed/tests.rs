@@ -113,14 +113,13 @@ fn the_tables_are_those_of_bitsandbytes() {
     let Some(bytes) = case("tables") else { return };
     let tensors = SafeTensors::deserialize(&bytes).expect("a fixture");
     assert_eq!(floats(&tensors, "nf4.code").expect("a table"), nf4::TABLE);
-    // torch makes this one anew in each process, and its last bit depends on whether the processor fuses
-    // multiplication and addition.
+    // torch makes this one anew in each process, rounded once or twice: as its processor fuses the two operations or not.
+    let unfused = |part: usize, parts: usize| {
+        let step = (1.0_f32 - 0.1) / parts as f32;
+        if part < parts.div_ceil(2) { 0.1 + step * part as f32 } else { 1.0 - step * (parts - part) as f32 }
+    };
     let dynamic = floats(&tensors, "q8_dynamic.code").expect("a table");
-    for (found, expected) in double::table().iter().zip(&dynamic) {
-        let is_a_neighbour = *expected == found.next_up() || *expected == found.next_down();
-        assert!(found == expected || is_a_neighbour, "{found} is not {expected}");
-    }
-    assert_eq!(dynamic.len(), double::table().len());
+    assert!(dynamic == *double::table() || dynamic == double::table_of(unfused), "{dynamic:?}");
 }
 
 #[test]

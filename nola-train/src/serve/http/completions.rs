@@ -26,6 +26,7 @@ pub(super) async fn complete(State(app): State<App>, request: Request) -> Result
     let top_scores = fields.take_count("logprobs", 0..=MOST_SCORES)?;
     let prompts = Prompts::take(&mut fields)?;
     fields.finish()?;
+    text.check_count(prompts.prompts.len(), sampling.texts)?;
     let adapter = app.adapter(&model).await?;
     let (service, of) = (text.clone(), adapter.clone());
     let prompts = blocking(move || prompts.tokens(of.as_deref(), &service)).await??;
