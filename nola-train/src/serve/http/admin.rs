@@ -17,7 +17,7 @@ const MOST_BYTES: usize = 64 << 10;
 /// `/v1/load_lora_adapter`, as vLLM has it.
 pub(super) async fn load(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
     app.keys.check_admin(request.headers())?;
-    let mut fields = Fields::parse(&app.room.json(request, MOST_BYTES).await?)?;
+    let mut fields = Fields::parse(&app.room.json(request, MOST_BYTES).await?.bytes)?;
     let name = Fields::required("lora_name", fields.take_text("lora_name")?)?;
     let path = Fields::required("lora_path", fields.take_text("lora_path")?)?;
     let is_replaced = fields.take_flag("load_inplace")?.unwrap_or(false);
@@ -46,7 +46,7 @@ pub(super) async fn load(State(app): State<App>, request: Request) -> Result<Res
 /// `/v1/unload_lora_adapter`, as vLLM has it.
 pub(super) async fn unload(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
     app.keys.check_admin(request.headers())?;
-    let mut fields = Fields::parse(&app.room.json(request, MOST_BYTES).await?)?;
+    let mut fields = Fields::parse(&app.room.json(request, MOST_BYTES).await?.bytes)?;
     let name = Fields::required("lora_name", fields.take_text("lora_name")?)?;
     // vLLM numbers them; here the name is enough.
     fields.take("lora_int_id");
@@ -73,7 +73,7 @@ pub(super) async fn put(
     let has_body = request.headers().contains_key(header::CONTENT_TYPE);
     let path = match has_body {
         true => {
-            let mut fields = Fields::parse(&app.room.json(request, MOST_BYTES).await?)?;
+            let mut fields = Fields::parse(&app.room.json(request, MOST_BYTES).await?.bytes)?;
             let path = fields.take_text("path")?;
             fields.finish()?;
             path

@@ -2,12 +2,13 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, header};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::errors::ApiError;
 
@@ -23,25 +24,32 @@ const MOST_SECONDS: Duration = Duration::from_secs(60);
 /// Of a body that is too large, so much is read to the end, since most clients read the answer only then.
 const DISCARDED_BYTES: usize = 256 << 20;
 
-/// Bytes of all bodies together that are read at a time.
+/// Bytes of all bodies together that are read or worked on at a time.
 const ROOM_BYTES: usize = 256 << 20;
 
 /// The permits of the room are for so many bytes each.
 const PERMIT_BYTES: usize = 1 << 10;
 
-/// A bound on the memory of all bodies that are being read.
+/// A bound on the memory of all bodies that are being read or worked on.
 #[derive(Debug)]
-pub(super) struct Room(Semaphore);
+pub(super) struct Room(Arc<Semaphore>);
+
+/// A body, and its part of the room; that is free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct HeldBody {
+    pub(super) bytes: Bytes,
+    _part: Option<OwnedSemaphorePermit>,
+}
 
 impl Default for Room {
     fn default() -> Self {
-        Self(Semaphore::new(ROOM_BYTES / PERMIT_BYTES))
+        Self(Arc::new(Semaphore::new(ROOM_BYTES / PERMIT_BYTES)))
     }
 }
 
 impl Room {
     /// The body of a request that has to be JSON.
-    pub(super) async fn json(&self, request: Request, most: usize) -> Result<Bytes, ApiError> {
+    pub(super) async fn json(&self, request: Request, most: usize) -> Result<HeldBody, ApiError> {
         if content_type(request.headers()) != Some("application/json") {
             let message = "the body has to be JSON, and Content-Type `application/json`";
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
@@ -50,7 +58,7 @@ impl Room {
     }
 
     /// A body of up to `most` bytes.
-    pub(super) async fn read(&self, body: Body, most: usize) -> Result<Bytes, ApiError> {
+    pub(super) async fn read(&self, body: Body, most: usize) -> Result<HeldBody, ApiError> {
         let told =
             body.size_hint().exact().map_or(most, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         if told > DISCARDED_BYTES {
@@ -58,8 +66,10 @@ impl Room {
         }
         let permits = told.min(most).div_ceil(PERMIT_BYTES);
         let read = async {
-            let _room = self.0.acquire_many(u32::try_from(permits).unwrap_or(u32::MAX)).await;
-            collected(body, most).await
+            let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+            // The semaphore is never closed.
+            let part = Arc::clone(&self.0).acquire_many_owned(permits).await.ok();
+            collected(body, most).await.map(|bytes| HeldBody { bytes, _part: part })
         };
         let late = |_| {
             ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body did not come in time")

@@ -19,7 +19,8 @@ const MOST_MESSAGES: usize = 4096;
 /// Answers a chat.
 pub(super) async fn chat(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
     let text = app.text()?;
-    let mut fields = Fields::parse(&app.room.json(request, MOST_TEXT_BYTES).await?)?;
+    let body = app.room.json(request, MOST_TEXT_BYTES).await?;
+    let mut fields = Fields::parse(&body.bytes)?;
     let model = Fields::required("model", fields.take_text("model")?)?;
     let sampling = Sampling::take(&mut fields, &text.generation)?;
     let top_scores = scores(&mut fields)?;
@@ -37,6 +38,7 @@ pub(super) async fn chat(State(app): State<App>, request: Request) -> Result<Res
     let service = text.clone();
     let tokens = blocking(move || conversation_tokens(&conversation, &service.encoder)).await?;
     let tokens = tokens.map_err(|error| ApiError::of_prompt("messages", &error))?;
+    drop(body);
     app.answer(Asked { shape: Shape::Chat, model, adapter, sampling, top_scores }, vec![tokens]).await
 }
 

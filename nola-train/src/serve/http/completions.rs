@@ -20,7 +20,8 @@ use crate::text::{TextError, TextFormat};
 /// Answers a completion.
 pub(super) async fn complete(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
     let text = app.text()?;
-    let mut fields = Fields::parse(&app.room.json(request, MOST_TEXT_BYTES).await?)?;
+    let body = app.room.json(request, MOST_TEXT_BYTES).await?;
+    let mut fields = Fields::parse(&body.bytes)?;
     let model = Fields::required("model", fields.take_text("model")?)?;
     let sampling = Sampling::take(&mut fields, &text.generation)?;
     let top_scores = fields.take_count("logprobs", 0..=MOST_SCORES)?;
@@ -30,6 +31,7 @@ pub(super) async fn complete(State(app): State<App>, request: Request) -> Result
     let adapter = app.adapter(&model).await?;
     let (service, of) = (text.clone(), adapter.clone());
     let prompts = blocking(move || prompts.tokens(of.as_deref(), &service)).await??;
+    drop(body);
     app.answer(Asked { shape: Shape::Completion, model, adapter, sampling, top_scores }, prompts).await
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
-use super::body::{MOST_IMAGE_BYTES, content_type};
+use super::body::{HeldBody, MOST_IMAGE_BYTES, content_type};
 use super::errors::ApiError;
 use super::fields::Fields;
 use super::{App, blocking};
@@ -55,7 +55,7 @@ pub(super) async fn classify(
     request: Request,
 ) -> Result<Json<Vec<Labelled>>, ApiError> {
     let classifier = app.classifier()?;
-    let (mut fields, image) = match content_type(request.headers()) {
+    let (mut fields, image, held) = match content_type(request.headers()) {
         Some("multipart/form-data") => parts(&app, request).await?,
         _ => object(&app, request).await?,
     };
@@ -73,6 +73,7 @@ pub(super) async fn classify(
         blocking(move || decode(&image, Path::new("image")).map(|image| preprocessor.evaluate(&image)))
             .await?
     };
+    drop(held);
     let input = input.map_err(|error| {
         ApiError::field("image", "invalid_image", crate::Error::from(error).with_sources())
     })?;
@@ -83,11 +84,11 @@ pub(super) async fn classify(
 }
 
 /// The fields of a form; `image` is a file.
-async fn parts(app: &App, request: Request) -> Result<(Fields, Bytes), ApiError> {
+async fn parts(app: &App, request: Request) -> Result<(Fields, Bytes, HeldBody), ApiError> {
     let wrong = |told: String| ApiError::new(StatusCode::BAD_REQUEST, "invalid_form", told);
     let (head, body) = request.into_parts();
-    let body = app.room.read(body, MOST_IMAGE_BYTES).await?;
-    let request = Request::from_parts(head, Body::from(body));
+    let held = app.room.read(body, MOST_IMAGE_BYTES).await?;
+    let request = Request::from_parts(head, Body::from(held.bytes.clone()));
     let mut form = Multipart::from_request(request, &()).await.map_err(|error| wrong(error.body_text()))?;
     let (mut fields, mut image) = (Map::new(), None);
     while let Some(field) = form.next_field().await.map_err(|error| wrong(error.body_text()))? {
@@ -100,14 +101,15 @@ async fn parts(app: &App, request: Request) -> Result<(Fields, Bytes), ApiError>
         let number = (name == "top_k").then(|| text.trim().parse::<u64>().ok()).flatten();
         fields.insert(name, number.map_or(Value::String(text), Value::from));
     }
-    Ok((Fields::of(fields), Fields::required("image", image)?))
+    Ok((Fields::of(fields), Fields::required("image", image)?, held))
 }
 
 /// The fields of an object; `image` is base64, or a URL with the data in it.
-async fn object(app: &App, request: Request) -> Result<(Fields, Bytes), ApiError> {
-    let mut fields = Fields::parse(&app.room.json(request, MOST_IMAGE_BYTES).await?)?;
+async fn object(app: &App, request: Request) -> Result<(Fields, Bytes, HeldBody), ApiError> {
+    let held = app.room.json(request, MOST_IMAGE_BYTES).await?;
+    let mut fields = Fields::parse(&held.bytes)?;
     let text = Fields::required("image", fields.take_text("image")?)?;
-    Ok((fields, decoded(&text)?.into()))
+    Ok((fields, decoded(&text)?.into(), held))
 }
 
 /// The bytes of an image in text.
