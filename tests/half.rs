@@ -112,11 +112,14 @@ fn gradients_point_the_same_way<M: TestModel>(tiny: fn(&Device) -> Tiny<M>) {
     let device = device();
     let wide = gradient(&tiny(&device), |model, batch| model.loss(batch, 0.0));
     for (dtype, _) in types(&device) {
+        // Of the same weights: rounding them alone turns the gradient of a model this small by several degrees.
+        let rounded = held(held(tiny(&device), dtype), WeightDtype::F32);
+        let expected = gradient(&rounded, |model, batch| model.loss(batch, 0.0));
         let tiny = held(tiny(&device), dtype);
         let narrow = gradient(&tiny, |model, batch| model.loss(batch, 0.0));
         let recomputed = gradient(&tiny, |model, batch| recomputed_loss(model, batch, 0.0));
         for (way, narrow) in [("kept", &narrow), ("recomputed", &recomputed)] {
-            let cosine = cosine(&wide, narrow);
+            let cosine = cosine(&expected, narrow);
             println!("{dtype} {way}: cosine {cosine}");
             assert!(cosine > 0.99, "{dtype} {way}: cosine {cosine}");
             assert_ne!(&wide, narrow, "{dtype} {way}: was not stored in half precision");
