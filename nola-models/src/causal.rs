@@ -366,7 +366,7 @@ mod tests {
     #[test]
     fn a_weight_with_too_many_numbers_to_be_quantised_is_refused_by_the_field_that_makes_it_so() {
         let folder = tempfile::tempdir().unwrap();
-        let config = r#"{"model_type": "gpt2", "n_embd": 100000, "n_layer": 1, "n_head": 4, "vocab_size": 10, "n_positions": 4}"#;
+        let config = r#"{"model_type": "gpt2", "n_embd": 60000, "n_layer": 1, "n_head": 4, "vocab_size": 10, "n_positions": 4}"#;
         std::fs::write(folder.path().join("config.json"), config).unwrap();
         let precision = Precision { quantization: Some(Quantization::Nf4), ..Precision::default() };
         let error = CausalLm::init_as(folder.path(), 0, precision, &Device::flex()).unwrap_err().to_string();
