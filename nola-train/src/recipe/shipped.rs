@@ -142,7 +142,8 @@ mod tests {
             assert_eq!(note.is_some(), is_needed, "{}", recipe.name);
             if let Some(note) = note {
                 let folder = train.parent().expect("a folder").to_string_lossy().into_owned();
-                let is_told = note.contains("https://") || note.contains("generate.rs");
+                let is_told =
+                    ["https://", "generate.rs", "your own images"].iter().any(|place| note.contains(place));
                 assert!(is_told && note.contains(&folder), "{}: {note}", recipe.name);
             }
         }
