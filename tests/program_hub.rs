@@ -151,6 +151,17 @@ fn a_recipe_may_name_a_model_of_the_hub() {
 }
 
 #[test]
+fn weights_are_not_fetched_before_the_data_was_checked() {
+    let workshop = text_workshop();
+    let hub = Hub::of(&workshop, Spoilt::Nothing);
+    workshop.write("val.txt", "");
+    let train = ["train", "food.toml", "--set", "model.path=ada/small"];
+    let outcome = with_hub(&workshop, &hub.endpoint, &[], &train);
+    outcome.assert_refused(4, &["val.txt"]);
+    assert_eq!(hub.downloads(), 3, "configuration and tokenizer: {}", outcome.stderr);
+}
+
+#[test]
 fn fault_30_without_a_network_the_message_says_what_to_do() {
     let workshop = text_workshop();
     // Nobody listens on the port of a listener that is gone.
