@@ -165,6 +165,9 @@ impl Batch {
         self.admit();
         self.read_prompt();
         self.step();
+        // Else the last pass would hold on to its adapters.
+        self.rows.choose(Vec::new());
+        self.updates.trim();
         self.count();
     }
 

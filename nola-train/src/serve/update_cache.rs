@@ -71,6 +71,11 @@ impl UpdateCache {
         Ok(Arc::new(updates))
     }
 
+    /// Lets go of matrices that are beyond the limit, and that no row uses any more.
+    pub fn trim(&mut self) {
+        self.make_room(0);
+    }
+
     fn make_room(&mut self, bytes: u64) {
         while self.bytes + bytes > self.limit_bytes {
             let unused = self.entries.iter().filter(|(_, entry)| Arc::strong_count(&entry.updates) == 1);
