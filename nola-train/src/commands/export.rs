@@ -9,7 +9,7 @@ use nola_models::WeightDtype;
 use serde_json::{Value, json};
 
 use super::{Global, ModelArgs, QuantizeArgs, print_json, print_line};
-use crate::chosen::{Named, Opened, attached};
+use crate::chosen::{Named, Opened};
 use crate::model_with_loss::ModelWithLoss;
 use crate::session::{Base, ImageBase, ReadAdapter, TextBase};
 use crate::settings::Modality;
@@ -101,7 +101,8 @@ fn export<B: Base>(named: &Named, args: &ExportArgs) -> Result<Exported, Error> 
         None => begin_for_peft(&base, &adapted, args, &description)?,
         Some(bits) => folder::begin(&args.out, &adapted, &description, bits)?,
     };
-    let again = attached(&base, partial.path(), &device)?;
+    // What a user should hear of the adapter was said of its own folder.
+    let again = base.clone().with_adapter(ReadAdapter::open(partial.path())?, &device, &|_| {})?.adapted;
     let difference = largest_difference(&before, &base.fixed_logits(&again.model, &device));
     base.check_unchanged()?;
     if difference.is_nan() || difference > TOLERANCE {

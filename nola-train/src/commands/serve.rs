@@ -36,7 +36,7 @@ pub struct ServeArgs {
         required_unless_present = "model"
     )]
     run: Option<PathBuf>,
-    /// A model folder, or a model's name on the hub.
+    /// A model folder, a GGUF file, or a model's name on the hub.
     #[arg(long, value_name = "MODEL", value_hint = ValueHint::DirPath)]
     model: Option<PathBuf>,
     /// A folder of adapter folders, ours and PEFT's; each is served by its folder's name, also one that comes later. May be

@@ -1,6 +1,7 @@
 //! Adapters are loaded, replaced and unloaded; only with the key for that.
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -70,15 +71,17 @@ pub(super) async fn put(
 ) -> Result<Response, ApiError> {
     app.keys.check_admin(request.headers())?;
     let expected = expected(request.headers())?;
-    let has_body = request.headers().contains_key(header::CONTENT_TYPE);
-    let path = match has_body {
-        true => {
-            let mut fields = Fields::parse(&app.room.json(request, MOST_BYTES).await?.bytes)?;
+    let has_type = request.headers().contains_key(header::CONTENT_TYPE);
+    let body = if has_type { app.room.json(request, MOST_BYTES).await?.bytes } else { Bytes::new() };
+    let path = match body.is_empty() {
+        // Some clients name a type whatever they send.
+        true => None,
+        false => {
+            let mut fields = Fields::parse(&body)?;
             let path = fields.take_text("path")?;
             fields.finish()?;
             path
         }
-        false => None,
     };
     let path = path.unwrap_or_else(|| name.clone());
     let (registry, asked) = (app.registry.clone(), name.clone());

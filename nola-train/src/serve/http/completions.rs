@@ -27,7 +27,7 @@ pub(super) async fn complete(State(app): State<App>, request: Request) -> Result
     let top_scores = fields.take_count("logprobs", 0..=MOST_SCORES)?;
     let prompts = Prompts::take(&mut fields)?;
     fields.finish()?;
-    text.check_count(prompts.prompts.len(), sampling.texts)?;
+    text.check_count(prompts.prompts.len().max(1), sampling.texts)?;
     let adapter = app.adapter(&model).await?;
     let (service, of) = (text.clone(), adapter.clone());
     let prompts = blocking(move || prompts.tokens(of.as_deref(), &service)).await??;
@@ -53,7 +53,7 @@ enum Prompt {
 
 impl Prompts {
     fn take(fields: &mut Fields) -> Result<Self, ApiError> {
-        let prompt = Fields::required("prompt", fields.take("prompt"))?;
+        let prompt = fields.take("prompt");
         let are_raw = fields.take_flag("raw")?.unwrap_or(false);
         let columns = match fields.take("columns") {
             None => Vec::new(),
@@ -66,7 +66,12 @@ impl Prompts {
                 .collect::<Result<_, _>>()?,
             Some(other) => return Err(wrong_type("columns", "an object of texts", &other)),
         };
-        Ok(Self { prompts: prompts_of(prompt)?, are_raw, columns })
+        // Where each column of a template is given, nothing is left for a prompt.
+        let prompts = match prompt {
+            None if !columns.is_empty() => Vec::new(),
+            prompt => prompts_of(Fields::required("prompt", prompt)?)?,
+        };
+        Ok(Self { prompts, are_raw, columns })
     }
 
     /// The tokens of each, written as the adapter was trained.
@@ -82,12 +87,21 @@ impl Prompts {
         let of_prompt = |error: Error| ApiError::of_prompt("prompt", &error);
         let reading = self.reading(data).map_err(of_prompt)?;
         let system = data.map(|data| data.system.as_str()).unwrap_or_default();
+        let has_template = reading == Reading::Row(TextFormat::Template);
+        let are_tokens = self.prompts.iter().any(|prompt| matches!(prompt, Prompt::Tokens(_)));
+        if !self.columns.is_empty() && (!has_template || are_tokens) {
+            let message =
+                "`columns` are for adapters that were trained on a template, and for prompts in text";
+            return Err(ApiError::value("columns", message));
+        }
+        let tokens_of = |text: &str| prompt::tokens(text, reading, system, &service.encoder);
+        if self.prompts.is_empty() {
+            let text = filled(reading, data, &self.columns, &[]).map_err(of_prompt)?;
+            return Ok(vec![tokens_of(&text).map_err(of_prompt)?]);
+        }
         let tokens = |prompt| match prompt {
             Prompt::Tokens(tokens) => Ok(tokens),
-            Prompt::Text(text) => {
-                let text = filled(reading, data, &self.columns, text)?;
-                prompt::tokens(&text, reading, system, &service.encoder)
-            }
+            Prompt::Text(text) => tokens_of(&filled(reading, data, &self.columns, &[text])?),
         };
         self.prompts.into_iter().map(|prompt| tokens(prompt).map_err(of_prompt)).collect()
     }
@@ -103,18 +117,18 @@ impl Prompts {
     }
 }
 
-/// The template of the adapter, filled with the prompt and what other columns it has.
+/// The template of the adapter, filled with the prompt, if it leaves room for one, and what other columns it has.
 fn filled(
     reading: Reading,
     data: Option<&AdapterData>,
     columns: &[(String, String)],
-    text: String,
+    prompt: &[String],
 ) -> Result<String, Error> {
     if reading != Reading::Row(TextFormat::Template) {
-        return Ok(text);
+        return Ok(prompt.concat());
     }
     let template = data.map(|data| &data.template).filter(|template| !template.is_empty());
-    let mut filled = prompt::filled(template.ok_or(TextError::NoTemplate)?, columns, &[text])?;
+    let mut filled = prompt::filled(template.ok_or(TextError::NoTemplate)?, columns, prompt)?;
     Ok(filled.pop().unwrap_or_default())
 }
 
