@@ -95,7 +95,8 @@ fn planted() -> Vec<Vec<LoraFactors>> {
 #[test]
 fn an_adapter_in_the_wrong_cluster_moves_to_its_kind_and_nothing_is_lost() {
     for kind in [Kind::Full, Kind::Diagonal] {
-        let options = Options { kind, rank: 2, clusters: 2, iterations: 30 };
+        // As many as the source takes: least squares come slowly.
+        let options = Options { kind, rank: 2, clusters: 2, iterations: 100 };
         let (bases, assignments) = settled(&planted(), vec![0, 1, 0, 1, 0, 0], options, &mut |_| ());
         assert_eq!(assignments, [0, 1, 0, 1, 0, 1], "{kind:?}");
         for (slots, &cluster) in planted().iter().zip(&assignments) {
