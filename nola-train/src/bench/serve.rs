@@ -106,7 +106,7 @@ pub struct ServeLine {
     warm_first_token_s: Option<f64>,
     /// How often matrices were made while requests were timed.
     made: u64,
-    /// Bytes of the trained numbers of all adapters.
+    /// Bytes of the trainable parameters of all adapters.
     coefficient_bytes: u64,
     /// Bytes of the matrices that are kept.
     matrix_bytes: u64,

@@ -30,7 +30,7 @@ impl ServedAdapter {
         Ok(Self { name, generation, data, content })
     }
 
-    /// Bytes of its trained numbers in memory.
+    /// Bytes of its trainable parameters in memory.
     pub fn bytes(&self) -> u64 {
         self.content.numbers() as u64 * 4
     }

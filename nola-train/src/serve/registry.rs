@@ -449,7 +449,7 @@ mod tests {
         assert!(matches!(&registry.scan()[..], [Change::Damaged(name, _)] if name == "a"));
         assert!(matches!(registry.find("a"), Err(Missing::Damaged(_))));
         assert!(matches!(&registry.list()[..], [(name, entry)] if name == "a" && entry.adapter.is_err()));
-        assert_eq!(registry.scan(), [], "its problem is told once");
+        assert_eq!(registry.scan(), [], "its problem is reported once");
         shelf.put("nola", "a");
         assert!(matches!(registry.scan()[..], [Change::Served(..)]));
     }

@@ -78,7 +78,7 @@ impl ReadAdapter {
         }
     }
 
-    /// Trained numbers that it holds.
+    /// Trainable parameters that it holds.
     pub fn numbers(&self) -> usize {
         let count = |shape: &[usize]| shape.iter().product::<usize>();
         match &self.content {
@@ -183,12 +183,10 @@ pub(super) fn attach<M: ModelWithLoss>(
 ) -> Result<Attached<M>, Error> {
     let Attaching { origin, quantization, foreign, tied, device, reading } = *attaching;
     let mut notices = adapter.notices(quantization);
+    adapter.check_base(origin.identity())?;
     let saved = match adapter.content {
         Content::Native(saved) => saved,
         Content::Peft(read) => {
-            if let Some(expected) = read.base() {
-                folder::check_base(&adapter.folder.join("adapter_config.json"), expected, origin.identity())?;
-            }
             let read = tied.into_iter().fold(*read, PeftAdapter::for_tied);
             let said = AdapterFolder {
                 labels: read.labels().to_vec(),

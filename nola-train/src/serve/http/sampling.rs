@@ -1,4 +1,4 @@
-//! What completions and chats have in common: how the text is made, and how it is told.
+//! What completions and chats have in common: how the text is made, and how it is delivered.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 

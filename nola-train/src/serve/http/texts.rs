@@ -93,7 +93,7 @@ impl Texts {
             .iter()
             .map(|request| (request.prompt.clone(), request.generation.clone(), request.sequence))
             .collect();
-        // Several texts of a prompt read it once as far as anybody is told.
+        // `usage` counts a prompt once, whatever `n` is.
         let prompt_tokens =
             starts.iter().filter(|(.., sequence)| *sequence == 0).map(|(prompt, ..)| prompt.len()).sum();
         let events = engine.submit(requests)?;
