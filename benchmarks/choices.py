@@ -60,10 +60,16 @@ BITS = [32, 16, 8, 4]
 BITS_SEEDS = 5
 
 
+# The exit code of a training that diverges, or that would change nothing.
+DIVERGED = 8
+
+
 def program(*arguments):
-    """The object that the program prints, or None if it ends with an error."""
+    """The object that the program prints, or None if training diverges; after any other error nothing is to be kept."""
     done = subprocess.run([PROGRAM, "--device", "cpu", "--quiet", *arguments, "--json"],
                           stdout=subprocess.PIPE, text=True)
+    if done.returncode not in (0, DIVERGED):
+        sys.exit(f"{PROGRAM} {' '.join(arguments)}: ended with status {done.returncode}")
     return json.loads(done.stdout) if done.returncode == 0 and done.stdout else None
 
 

@@ -139,11 +139,11 @@ fn verdict(case: &Path) -> Verdict {
         .env("NOLA_TRAIN", env!("CARGO_BIN_EXE_nola-train-under-test"))
         .output()
         .expect("bash starts");
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let stdout = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     match output.status.code() {
         Some(0) => Verdict::Right,
-        Some(77) => Verdict::NotTried(said),
-        Some(_) | None => Verdict::Wrong(said),
+        Some(77) => Verdict::NotTried(stdout),
+        Some(_) | None => Verdict::Wrong(stdout),
     }
 }
 
@@ -156,8 +156,8 @@ fn every_check_of_the_shared_cases_says_right() {
         let name = case.file_name().expect("a name").to_string_lossy();
         // The limits of time in a check are those of a machine without other work.
         let verdict = match verdict(case) {
-            Verdict::Wrong(said) => {
-                println!("{name} once more: {said}");
+            Verdict::Wrong(stdout) => {
+                println!("{name} once more: {stdout}");
                 verdict(case)
             }
             verdict => verdict,
@@ -165,7 +165,7 @@ fn every_check_of_the_shared_cases_says_right() {
         match verdict {
             Verdict::Right => right += 1,
             Verdict::NotTried(reason) => println!("skipped {name}: {reason}"),
-            Verdict::Wrong(said) => wrong.push(format!("{name}: {said}")),
+            Verdict::Wrong(stdout) => wrong.push(format!("{name}: {stdout}")),
         }
     }
     println!("{right} of {} cases are right", checks.len());

@@ -35,9 +35,9 @@ fn fault_14_a_row_with_nan_is_its_own_fault_and_not_the_files() {
     let workshop = case("json-list-nan");
     let skipped = run(&workshop, "train recipe.toml --json");
     assert_eq!(skipped.code, 0, "{}", skipped.stderr);
-    for told in ["rows.json:3 (row 2): `completion` is null", "1 bad; 2 samples", "11 of them learned"] {
-        assert!(skipped.stderr.contains(told), "{told}: {}", skipped.stderr);
+    for expected in ["rows.json:3 (row 2): `completion` is null", "1 bad; 2 samples", "11 of them learned"] {
+        assert!(skipped.stderr.contains(expected), "{expected}: {}", skipped.stderr);
     }
-    let told = ["rows.json:3 (row 2): `completion` is null", "on_bad_row"];
-    assert_refused("json-list-nan", "train recipe.toml --set data.text.on_bad_row=fail", 4, &told);
+    let expected = ["rows.json:3 (row 2): `completion` is null", "on_bad_row"];
+    assert_refused("json-list-nan", "train recipe.toml --set data.text.on_bad_row=fail", 4, &expected);
 }

@@ -87,7 +87,7 @@ fn golden_every_folder_of_the_fixtures_has_a_test_or_a_reason() {
             "methods" | "models" | "nola" | "peft" | "philox" | "train" => println!("tested: {name}"),
             "metrics" => println!("tested by nola-train: {name}"),
             "adapters" => println!("tested by golden_folders: {name}"),
-            "gguf" => println!("tested by nola-models: {name}"),
+            "gguf" | "rope" => println!("tested by nola-models: {name}"),
             "quant" => println!("tested by nola-core: {name}"),
             _ => panic!("{name}: no test knows this kind of fixture"),
         }

@@ -45,7 +45,11 @@ const OUTSIDE: [(&str, &str); 6] = [
     ("ln_f", "output_norm"),
 ];
 
-/// The folder as a file: vectors in f32, matrices in the type of ggml's number `kind`, which is f32 (0) or f16 (1).
+/// Numbers of a block of Q4_0, Q4_1 and Q8_0.
+const BLOCK: usize = 32;
+
+/// The folder as a file: vectors in f32, matrices in the type of ggml's number `kind`, which is f32 (0), f16 (1), Q4_0 (2), Q4_1
+/// (3) or Q8_0 (8).
 ///
 /// A tokenizer comes along if it is byte-level; a folder without one gets none.
 pub fn converted(folder: &Path, kind: u32) -> GgufFile {
@@ -59,6 +63,7 @@ pub fn converted(folder: &Path, kind: u32) -> GgufFile {
         file.tensors.extend(tensor(&config, name, view.shape(), values, kind));
     }
     file.tensors.extend(rope_factors(&config));
+    add_rope_scaling(&mut file, &config);
     if folder.join("tokenizer.json").exists() {
         add_tokenizer(&mut file, &serde_json::from_slice(&read("tokenizer.json")).expect("JSON"));
         let settings: Value = serde_json::from_slice(&read("tokenizer_config.json")).expect("JSON");
@@ -163,8 +168,41 @@ fn tensor(config: &Value, name: &str, shape: &[usize], values: Vec<f32>, kind: u
             let bytes = values.iter().flat_map(|&value| half::f16::from_f32(value).to_le_bytes()).collect();
             GgufTensor { name, shape, kind, bytes }
         }
+        (2 | 3 | 8, 2) => {
+            let bytes = values.chunks_exact(BLOCK).flat_map(|block| quantised(block, kind)).collect();
+            GgufTensor { name, shape, kind, bytes }
+        }
         _ => GgufTensor::of_f32(&name, &shape, &values),
     })
+}
+
+/// A block of numbers in the type of ggml's number `kind`.
+fn quantised(block: &[f32], kind: u32) -> Vec<u8> {
+    let half = |number: f32| half::f16::from_f32(number);
+    let (least, most) = block.iter().fold((f32::MAX, f32::MIN), |(l, m), &n| (l.min(n), m.max(n)));
+    let largest = if -least > most { least } else { most };
+    let scale = match kind {
+        2 => half(largest / -8.0),
+        3 => half((most - least) / 15.0),
+        _ => half(largest.abs() / 127.0),
+    };
+    let step = if scale.to_f32() == 0.0 { 1.0 } else { scale.to_f32() };
+    let mut bytes = scale.to_le_bytes().to_vec();
+    let code = |number: f32| match kind {
+        2 => (number / step + 8.0).round().clamp(0.0, 15.0) as u8,
+        3 => ((number - half(least).to_f32()) / step).round().clamp(0.0, 15.0) as u8,
+        _ => ((number / step).round().clamp(-127.0, 127.0) as i8).cast_unsigned(),
+    };
+    if kind == 3 {
+        bytes.extend(half(least).to_le_bytes());
+    }
+    let codes: Vec<u8> = block.iter().map(|&number| code(number)).collect();
+    let (first, second) = codes.split_at(BLOCK / 2);
+    match kind {
+        8 => bytes.extend(codes),
+        _ => bytes.extend(first.iter().zip(second).map(|(low, high)| low | high << 4)),
+    }
+    bytes
 }
 
 /// `weights.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2)`.
@@ -198,6 +236,36 @@ fn rope_factors(config: &Value) -> Option<GgufTensor> {
     };
     let factors: Vec<f32> = (0..d_head / 2).map(of).collect();
     Some(GgufTensor::of_f32("rope_freqs.weight", &[factors.len()], &factors))
+}
+
+/// What YaRN and LongRoPE have in a file.
+fn add_rope_scaling(file: &mut GgufFile, config: &Value) {
+    let (arch, rope) = (config["model_type"].as_str().expect("a type"), &config["rope_parameters"]);
+    let key = |name: &str| format!("{arch}.rope.scaling.{name}");
+    let number = |field: &str| rope[field].as_f64().expect("a number");
+    let original = || number("original_max_position_embeddings");
+    match rope["rope_type"].as_str() {
+        Some("yarn") => {
+            file.set(&key("type"), "yarn");
+            file.set(&key("factor"), number("factor") as f32);
+            file.set(&key("original_context_length"), original() as u32);
+            file.set(&key("yarn_beta_fast"), number("beta_fast") as f32);
+            file.set(&key("yarn_beta_slow"), number("beta_slow") as f32);
+        }
+        Some("longrope") => {
+            let context = config["max_position_embeddings"].as_f64().expect("a number");
+            let attention = (1.0 + (context / original()).ln() / original().ln()).sqrt();
+            file.set(&key("original_context_length"), original() as u32);
+            file.set(&key("attn_factor"), attention as f32);
+            for (field, name) in [("long_factor", "long"), ("short_factor", "short")] {
+                let factors = rope[field].as_array().expect("a list").iter();
+                let factors: Vec<f32> = factors.map(|by| by.as_f64().expect("a number") as f32).collect();
+                let name = format!("rope_factors_{name}.weight");
+                file.tensors.push(GgufTensor::of_f32(&name, &[factors.len()], &factors));
+            }
+        }
+        _ => {}
+    }
 }
 
 fn add_tokenizer(file: &mut GgufFile, tokenizer: &Value) {

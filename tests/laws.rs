@@ -20,8 +20,8 @@ use nola_train::model_with_loss::recomputed_loss;
 use crate::devices::{by_name, by_path, device, factor_tolerance, values};
 use crate::test_model::TestModel;
 use crate::tiny::{
-    Tiny, every_adapter, small_nola, tiny_clip, tiny_dinov2, tiny_gpt2, tiny_llama, tiny_phi3, tiny_qwen3,
-    tiny_vit, with_dropout,
+    Tiny, every_adapter, small_nola, tiny_clip, tiny_dinov2, tiny_gemma3, tiny_gpt2, tiny_llama, tiny_phi3,
+    tiny_qwen3, tiny_vit, with_dropout,
 };
 
 /// Makes each law a test of each kind of model.
@@ -65,8 +65,8 @@ laws! {
     an_earlier_state_comes_back_after_ranks_have_moved
 }
 
-// What the other families have that may break a law: parts of unequal size, norms inside the attention, sliding windows; layer
-// scales, tokens without positions, a head over two features, a last norm that no head reads.
+// What the other families have that may break a law: parts of unequal size, norms inside the attention, sliding windows, norms
+// behind the halves of a block; layer scales, tokens without positions, a head over two features, a last norm that no head reads.
 laws! { @of phi3, tiny_phi3:
     an_adapter_read_back_gives_the_same_logits
     an_adapter_exported_to_peft_gives_the_same_logits
@@ -79,9 +79,18 @@ laws! { @of dinov2, tiny_dinov2:
     merging_keeps_the_logits
     an_adapter_read_back_gives_the_same_logits
     an_adapter_exported_to_peft_gives_the_same_logits
+    an_adapter_exported_to_an_older_peft_gives_the_same_logits
     ranks_that_moved_are_counted_merged_and_exported
 }
 laws! { @of clip, tiny_clip:
+    the_first_step_has_a_gradient_for_every_site
+    recomputing_blocks_changes_neither_loss_nor_gradients
+    merging_keeps_the_logits
+    an_adapter_read_back_gives_the_same_logits
+    an_adapter_exported_to_peft_gives_the_same_logits
+}
+laws! { @of gemma3, tiny_gemma3:
+    only_factors_and_what_is_trained_beside_them_get_gradients
     the_first_step_has_a_gradient_for_every_site
     recomputing_blocks_changes_neither_loss_nor_gradients
     merging_keeps_the_logits
@@ -309,11 +318,18 @@ fn an_adapter_read_back_gives_the_same_logits<M: TestModel>(tiny: &Tiny<M>) {
 }
 
 fn an_adapter_exported_to_peft_gives_the_same_logits<M: TestModel>(tiny: &Tiny<M>) {
+    is_exported(tiny, Generation::Transformers5);
+}
+
+fn an_adapter_exported_to_an_older_peft_gives_the_same_logits<M: TestModel>(tiny: &Tiny<M>) {
+    is_exported(tiny, Generation::Transformers4);
+}
+
+fn is_exported<M: TestModel>(tiny: &Tiny<M>, generation: Generation) {
     let modules = |path: &str| tiny.base.foreign_module(path);
     for (name, adapter) in every_adapter() {
         let model = tiny.perturbed(&adapter);
         let scratch = tempfile::tempdir().expect("a temporary folder");
-        let generation = Generation::Transformers5;
         let written = peft::write(scratch.path(), &model, &modules, generation, M::TASK, &description());
         if let Some(reason) = adapter.method().unlike_lora() {
             let error = written.expect_err("no LoRA computes the same").to_string();
@@ -423,9 +439,9 @@ fn a_folder_holds_in_few_bits_what_is_said_before_it_is_written<M: TestModel>(ti
     for (name, adapter) in every_adapter().into_iter().filter(|(_, adapter)| adapter.has_coefficients()) {
         let model = tiny.perturbed(&adapter);
         for bits in [CoefficientBits::B8, CoefficientBits::B3] {
-            let said = folder::as_stored(model.clone(), bits).expect("finite coefficients");
+            let rounded = folder::as_stored(model.clone(), bits).expect("finite coefficients");
             let stored = from_disk(tiny, &model, bits);
-            assert_eq!(tiny.logits(&stored.model), tiny.logits(&said.model), "{name}, {bits:?}");
+            assert_eq!(tiny.logits(&stored.model), tiny.logits(&rounded.model), "{name}, {bits:?}");
         }
     }
 }

@@ -289,7 +289,7 @@ fn weights_stored_in_16_bits_are_loaded_rounded() {
 #[test]
 fn another_kind_of_model_is_refused_by_name() {
     let device = Device::flex();
-    for kind in ["gemma", "qwen2_moe", "gpt_neo"] {
+    for kind in ["gemma3", "qwen2_moe", "gpt_neo"] {
         let error = CausalLm::uninitialized(&json!({"model_type": kind}), Path::new("config.json"), &device);
         let message = error.expect_err("no model of ours").to_string();
         assert!(message.contains(kind) && message.contains("`gpt2`, `llama`"), "{message}");

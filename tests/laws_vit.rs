@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use nola_core::folder::peft::{ForeignModule, Part};
+use nola_core::folder::peft::{ForeignModule, Part, Shares};
 use nola_models::checkpoint::{ModelFolder, NamedTensor, save};
 use nola_models::vit::{Family, Format, MlpKind, Pooling};
 use nola_models::{Activation, Checkpoint, Preprocessor, Vit, VitConfig, WeightDtype};
@@ -65,7 +65,7 @@ fn every_family_without_a_head_is_read_back_as_it_was_written() {
 }
 
 /// What timm has and no class of transformers.
-fn of_timm() -> [(&'static str, VitConfig); 6] {
+fn of_timm() -> [(&'static str, VitConfig); 8] {
     let plain = config();
     let scaled = VitConfig { layer_scale: Some(1e-5), ..plain.clone() };
     let gap = VitConfig { class_token: false, n_positioned: 0, pooling: Pooling::Mean, ..plain.clone() };
@@ -77,8 +77,10 @@ fn of_timm() -> [(&'static str, VitConfig); 6] {
             "clip",
             VitConfig { embedding_norm: true, patch_bias: false, layer_norm_eps: 1e-5, ..plain.clone() },
         ),
-        ("siglip", gap),
-        ("mean, then norm", VitConfig { pooling: Pooling::MeanThenNorm, ..plain }),
+        ("siglip, mean", gap.clone()),
+        ("siglip", VitConfig { pooling: Pooling::Attention, ..gap }),
+        ("mean, then norm", VitConfig { pooling: Pooling::MeanThenNorm, ..plain.clone() }),
+        ("mean, no norm", VitConfig { pooling: Pooling::MeanWithoutNorm, ..plain }),
     ]
 }
 
@@ -246,7 +248,14 @@ fn sites_have_the_names_of_peft() {
             ["dinov2.encoder.layer.1.attention.o_proj", "dinov2.encoder.layer.1.attention.output.dense"],
         ),
         (&dinov2, "mlp.up", ["dinov2.encoder.layer.1.mlp.fc1"; 2]),
-        (&gated, "mlp.gate", ["dinov2_with_registers.encoder.layer.1.mlp.gate_proj"; 2]),
+        (
+            &gated,
+            "mlp.down",
+            [
+                "dinov2_with_registers.encoder.layer.1.mlp.down_proj",
+                "dinov2_with_registers.encoder.layer.1.mlp.weights_out",
+            ],
+        ),
         (&clip, "attention.value", ["vision_model.encoder.layers.1.self_attn.v_proj"; 2]),
         (&siglip, "mlp.down", ["vision_model.encoder.layers.1.mlp.fc2"; 2]),
     ] {
@@ -254,6 +263,15 @@ fn sites_have_the_names_of_peft() {
         assert_eq!(module, ForeignModule::whole(names.map(str::to_owned)), "{site}");
         assert_eq!(module.part, Part::Whole);
     }
+    let up = gated.peft_module("blocks.1.mlp.up");
+    let names =
+        ["up_proj", "weights_in"].map(|name| format!("dinov2_with_registers.encoder.layer.1.mlp.{name}"));
+    let parts = [Part::Whole, Part::Outputs(Shares::nth(1, 2))];
+    assert_eq!(
+        (up.names, [up.part, up.part_before]),
+        (names, parts),
+        "transformers 4 has gate and up in one"
+    );
     assert_eq!(clip.peft_module("head").names, ["classifier"; 2]);
     assert_eq!(with_teacher.peft_module("head").names, ["classifier"; 2]);
 }

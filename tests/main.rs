@@ -42,6 +42,7 @@ mod program_adapter_data;
 mod program_assets;
 mod program_bench;
 mod program_compare;
+mod program_compress;
 mod program_cut_off;
 mod program_data;
 #[cfg(target_os = "linux")]
@@ -53,7 +54,12 @@ mod program_hub;
 #[cfg(target_os = "linux")]
 mod program_kills;
 mod program_logs;
+#[cfg(target_os = "linux")]
+mod program_mpi;
+#[cfg(target_os = "linux")]
+mod program_mpi_networks;
 mod program_quantized;
+mod program_ranks;
 mod program_recipes;
 mod program_report;
 mod program_resume;
@@ -69,6 +75,9 @@ mod program_text;
 mod program_vision;
 mod program_words;
 mod quantized;
+mod ranks;
+mod ranks_ends;
+mod ranks_runs;
 mod resume;
 mod running;
 #[cfg(unix)]

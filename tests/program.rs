@@ -343,8 +343,8 @@ fn predict_names_the_colour_of_a_new_image() {
 #[test]
 fn inspect_says_what_training_on_images_takes() {
     let workshop = Workshop::new();
-    let told = workshop.run(&["inspect", "base", "--batch", "6", "--json"]).json();
-    assert_eq!((&told["model"], &told["adapter"]["sites"]), (&"vit".into(), &4.into()), "{told}");
+    let report = workshop.run(&["inspect", "base", "--batch", "6", "--json"]).json();
+    assert_eq!((&report["model"], &report["adapter"]["sites"]), (&"vit".into(), &4.into()), "{report}");
     let wrong = workshop.run(&["inspect", "base", "--batch", "6", "--tokens", "3"]);
     wrong.assert_refused(2, &["leave --tokens out"]);
 }
@@ -397,8 +397,8 @@ fn an_interrupted_quick_start_goes_on_and_compares_three_methods_on_the_shipped_
     let mut running = Running::start(&workshop, &[]);
     running.wait_for("lora", 3);
     running.signal("-TERM");
-    let (code, said) = running.ended();
-    assert_eq!(code, Some(143), "{said}");
+    let (code, stderr) = running.ended();
+    assert_eq!(code, Some(143), "{stderr}");
     let finished = || bytes_of(&workshop.at("runs/quick-start/linear/result.json"));
     let linear = finished();
     let outcome = workshop.run_on("cpu", &["--json"]);

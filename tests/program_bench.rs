@@ -188,10 +188,40 @@ fn many_adapters_are_served_and_timed() {
             "all matrices were there: {line}"
         );
     }
+    assert!(lines.iter().all(|line| line["simulated_made"] == line["made"]), "{lines:?}");
+    assert!(lines.iter().all(|line| line["found"] == 6), "{lines:?}");
     let bytes = |line: &Value, key: &str| line[key].as_u64().expect("a number");
     let four = lines.iter().find(|line| line["adapters"] == 4 && line["method"] == "nola").expect("its line");
     assert_eq!(bytes(four, "coefficient_bytes") % 4, 0, "four times that of one");
     assert!(bytes(four, "coefficient_bytes") < bytes(four, "matrix_bytes"), "{four}");
+}
+
+#[test]
+fn a_bundle_is_timed_beside_folders() {
+    let sizes = ["--requests", "6", "--running", "3", "--prompt-tokens", "5", "--new-tokens", "3", "--json"];
+    let kinds = ["--as", "bundle,folders", "--methods", "lora", "--traffic", "uniform", "--clusters", "2"];
+    let arguments = [&["serve", "--model", "tiny-gpt2", "--adapters", "5"], &kinds[..], &sizes].concat();
+    let lines = lines(&bench(&arguments));
+    let methods: Vec<&str> = lines.iter().map(|line| text(line, "method")).collect();
+    assert_eq!(methods, ["bundle", "lora"]);
+    let bytes = |line: &Value| line["matrix_bytes"].as_u64().expect("a number");
+    assert!(bytes(&lines[0]) < bytes(&lines[1]), "small matrices instead of whole LoRAs: {lines:?}");
+    assert!(lines.iter().all(|line| line["tokens_per_second"].as_f64().is_some_and(|rate| rate > 0.0)));
+}
+
+#[test]
+fn the_cache_of_the_server_is_simulated() {
+    let arguments =
+        ["simulate", "--adapters", "100,100000", "--replicas", "1,2", "--requests", "2000", "--json"];
+    let lines = lines(&bench(&arguments));
+    assert_eq!(lines.len(), 4);
+    insta::assert_snapshot!("bench_simulate_json", keys(&lines[0]));
+    for line in &lines {
+        let count = |key: &str| line[key].as_u64().expect("a number");
+        assert_eq!(count("found") + count("made"), 2000, "{line}");
+    }
+    let share = |place: usize| lines[place]["found_share"].as_f64().expect("a share");
+    assert!(share(0) > share(2), "{lines:?}");
 }
 
 #[test]

@@ -65,15 +65,15 @@ fn a_folder_with_runs_of_another_recipe_is_refused() {
 fn quiet_says_nothing_of_data_that_is_as_it_should_be() {
     let workshop = text_workshop();
     for command in [&["train"][..], &["compare", "--seeds=1"], &["sweep", "--set=method.k=8,16"]] {
-        let told = |more: &[&str]| {
+        let stderr_of = |more: &[&str]| {
             let outcome = workshop.run(&[command, &["food.toml", "--set", "train.steps=1"], more].concat());
             assert_eq!(outcome.code, 0, "{}", outcome.stderr);
             std::fs::remove_dir_all(workshop.at("runs")).expect("what it left");
             outcome.stderr
         };
-        let loud = told(&[]);
+        let loud = stderr_of(&[]);
         assert!(loud.contains("data: training: ") && loud.contains("data: the first sample"), "{loud}");
-        let quiet = told(&["-q"]);
+        let quiet = stderr_of(&["-q"]);
         assert!(!quiet.contains("data: "), "{command:?}: {quiet}");
     }
 }

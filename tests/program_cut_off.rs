@@ -59,12 +59,12 @@ fn fault_27_a_signal_ends_a_run_after_its_step_and_keeps_what_was_learned() {
             Running::start(&workshop, &[&ENDLESS[..], &["--set=train.evaluate_every=0"]].concat());
         running.wait_for("memory: ", 1);
         running.signal(signal);
-        let (code, said) = running.ended();
-        assert_eq!(code, Some(exit), "{said}");
+        let (code, stderr) = running.ended();
+        assert_eq!(code, Some(exit), "{stderr}");
         for part in
             ["interrupted by {}: the run ends", "interrupted by {} after step ", "error: interrupted by {}"]
         {
-            assert!(said.contains(&part.replace("{}", name)), "{part:?}: {said}");
+            assert!(stderr.contains(&part.replace("{}", name)), "{part:?}: {stderr}");
         }
         let result: Value =
             serde_json::from_slice(&bytes_of(&workshop.at("runs/colours/result.json"))).expect("JSON");
@@ -87,8 +87,8 @@ fn fault_27_a_signal_behind_the_last_step_lets_the_files_be_finished() {
         let mut running = Running::start(&workshop, &[&sets[..], &[&dir]].concat());
         running.wait_for("step 40/40  validation", 1);
         running.signal(signal);
-        let (code, said) = running.ended();
-        assert!([Some(0), Some(exit)].contains(&code), "{code:?}: {said}");
+        let (code, stderr) = running.ended();
+        assert!([Some(0), Some(exit)].contains(&code), "{code:?}: {stderr}");
         let run = format!("runs/a{signal}");
         assert!(workshop.at(&run).join("report.html").is_file());
         assert_eq!(workshop.run(&["evaluate", "--run", &run]).code, 0);
@@ -107,8 +107,8 @@ fn fault_27_a_signal_that_was_ignored_at_the_start_stays_ignored() {
         let mut running = Running::of(&mut ignoring);
         running.wait_for("memory: ", 1);
         running.signal(signal);
-        let (code, said) = running.ended();
-        assert_eq!(code, Some(0), "{signal}: {said}");
+        let (code, stderr) = running.ended();
+        assert_eq!(code, Some(0), "{signal}: {stderr}");
     }
 }
 
@@ -155,10 +155,10 @@ fn a_validation_image_that_vanishes_costs_no_training() {
             let mut running = Running::start(&workshop, &arguments);
             running.wait_for(if every == "0" { "memory: " } else { "validation loss" }, 1);
             fs::remove_file(workshop.at("val/red/0.png")).expect("an image");
-            let (code, said) = running.ended();
-            assert_eq!(code, Some(4), "{said}");
+            let (code, stderr) = running.ended();
+            assert_eq!(code, Some(4), "{stderr}");
             let folder = format!("runs/colours/{kept}");
-            assert!(said.contains(&format!("kept in {folder}")), "{said}");
+            assert!(stderr.contains(&format!("kept in {folder}")), "{stderr}");
             assert_eq!(workshop.run(&["inspect", &folder]).code, 0);
         }
     }
@@ -233,8 +233,8 @@ fn a_base_that_is_cut_short_ends_a_run_with_its_best_evaluation_kept() {
         running.wait_for("validation loss", 2);
         let base = File::options().write(true).open(workshop.at("base/model.safetensors")).expect("the base");
         base.set_len(length).expect("a file that can be cut");
-        let (code, said) = running.ended();
-        assert_eq!(code, Some(5), "{said}");
+        let (code, stderr) = running.ended();
+        assert_eq!(code, Some(5), "{stderr}");
         assert_eq!(workshop.run(&["inspect", &format!("{dir}/adapter")]).code, 0);
         fs::rename(workshop.at("whole"), workshop.at("base/model.safetensors")).expect("a file");
         assert_eq!(workshop.run(&["evaluate", "--run", dir]).code, 0);

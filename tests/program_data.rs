@@ -75,8 +75,8 @@ fn files_come_as_often_as_their_weights_say() {
     let run =
         train(&workshop, &sets(&[files, "data.validation=val.txt", "train.epochs=2", "train.batch=14"]));
     let result = run.json();
-    let told = "data: an epoch has 28 samples: 24 of rows/e2e.txt (12 with weight 2); 4 of val.txt (8 with weight 0.5)";
-    assert!(run.stderr.contains(told), "{}", run.stderr);
+    let line = "data: an epoch has 28 samples: 24 of rows/e2e.txt (12 with weight 2); 4 of val.txt (8 with weight 0.5)";
+    assert!(run.stderr.contains(line), "{}", run.stderr);
     assert!(run.stderr.contains("the first sample of val.txt, what is learned marked"), "{}", run.stderr);
     assert!(run.stderr.contains("learning by heart"), "one of them is the validation data: {}", run.stderr);
     assert_eq!(result["steps"], 4);
@@ -107,12 +107,12 @@ fn a_share_of_each_class_of_images_is_held_out_before_shots_are_taken() {
     let workshop = Workshop::new();
     let run = train_images(&workshop, &["data.validation_split=0.4", "data.shots=2"]);
     let result = run.json();
-    let told = format!(
+    let line = format!(
         "data: {} of {} images are held out",
         data(&result)["held_out"]["used"],
         data(&result)["held_out"]["of"]
     );
-    assert!(run.stderr.contains(&told), "{told}: {}", run.stderr);
+    assert!(run.stderr.contains(&line), "{line}: {}", run.stderr);
     assert_eq!(data(&result)["training"][0]["rows"], 6);
     let scored = workshop.run(&["evaluate", "--run", "runs/colours", "--json"]).json();
     assert_eq!(scored["accuracy"], result["accuracy"]);

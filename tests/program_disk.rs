@@ -11,7 +11,7 @@ use crate::running::Running;
 use crate::strace::{self, Call, Fault};
 use crate::text_workshop::text_workshop;
 
-/// Errors of a disk, and how the program tells them.
+/// Errors of a disk, and how the program reports them.
 const FULL: (&str, &str) = ("ENOSPC", "No space left on device");
 const BROKEN: (&str, &str) = ("EIO", "Input/output error");
 const READ_ONLY: (&str, &str) = ("EROFS", "Read-only file system");
@@ -35,18 +35,18 @@ fn tried(calls: &[Call]) -> Vec<Call> {
     strace::CALLS.iter().filter(|name| **name != "write").flat_map(|name| of_name(name)).collect()
 }
 
-fn said(output: &Output) -> String {
+fn stderr_of(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Asserts that a failure is told with a path, the cure, and what the system says.
-fn assert_told(said: &str, path: &str, problem: &str) {
-    assert!(!said.contains("panicked"), "{said}");
-    let is_told = |line: &&str| {
+/// Asserts that stderr reports a failure with a path, the cure, and what the system says.
+fn assert_reported(stderr: &str, path: &str, problem: &str) {
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    let is_reported = |line: &&str| {
         (line.starts_with("error: ") || line.contains("warning: "))
             && [path, "cannot be written", "free space", problem].iter().all(|part| line.contains(part))
     };
-    assert!(said.lines().any(|line| is_told(&line)), "no `{path}` … `{problem}` in: {said}");
+    assert!(stderr.lines().any(|line| is_reported(&line)), "no `{path}` … `{problem}` in: {stderr}");
 }
 
 #[test]
@@ -69,13 +69,13 @@ fn a_disk_that_fails_at_any_call_leaves_a_run_that_goes_on() {
         let run = format!("runs/failed-{number}");
         let mut command = strace::faulty(&workshop, &arguments(&into(&run)), call, *fault);
         let output = command.output().expect("strace starts");
-        let said = said(&output);
+        let stderr = stderr_of(&output);
         println!("{call:?} {fault:?}: {:?}", output.status.code());
         match output.status.code() {
             // Only what is removed afterwards may fail without a word.
-            Some(0) if !said.contains(problem) => {}
-            Some(0 | 9) => assert_told(&said, &run, problem),
-            code => panic!("{call:?}: {code:?}: {said}"),
+            Some(0) if !stderr.contains(problem) => {}
+            Some(0 | 9) => assert_reported(&stderr, &run, problem),
+            code => panic!("{call:?}: {code:?}: {stderr}"),
         }
         recover(&workshop, &run);
         assert_same_adapters(&workshop, &run, "runs/whole");
@@ -96,9 +96,9 @@ fn a_full_disk_in_the_middle_of_a_file_leaves_a_run_that_goes_on() {
         let run = format!("runs/full-{number}");
         let output = strace::faulty(&workshop, &arguments(&into(&run)), call, fault).output();
         let output = output.expect("strace starts");
-        let said = said(&output);
-        assert!(matches!(output.status.code(), Some(0 | 1 | 9)), "{call:?}: {:?}: {said}", output.status);
-        assert!(!said.contains("panicked"), "{said}");
+        let stderr = stderr_of(&output);
+        assert!(matches!(output.status.code(), Some(0 | 1 | 9)), "{call:?}: {:?}: {stderr}", output.status);
+        assert!(!stderr.contains("panicked"), "{stderr}");
         recover(&workshop, &run);
         assert_same_adapters(&workshop, &run, "runs/whole");
     });
@@ -247,8 +247,8 @@ fn a_folder_that_vanishes_under_a_run_costs_nothing_of_what_it_learns() {
     running.wait_for("runs/colours was removed while the run went on", 1);
     running.wait_for("validation loss", 3);
     running.signal("-TERM");
-    let (code, said) = running.ended();
-    assert_eq!(code, Some(143), "{said}");
+    let (code, stderr) = running.ended();
+    assert_eq!(code, Some(143), "{stderr}");
     for file in
         ["recipe.toml", "result.json", "report.html", "metrics.jsonl", "adapter/adapter_model.safetensors"]
     {
@@ -276,9 +276,9 @@ fn a_folder_that_another_run_took_meanwhile_is_left_to_it() {
     second.wait_for("validation loss", 3);
     first.signal("-CONT");
     first.signal("-TERM");
-    let (code, said) = first.ended();
-    assert_eq!(code, Some(9), "{said}");
-    assert!(said.contains("is in use by another run"), "{said}");
+    let (code, stderr) = first.ended();
+    assert_eq!(code, Some(9), "{stderr}");
+    assert!(stderr.contains("is in use by another run"), "{stderr}");
     second.signal("-TERM");
     assert_eq!(second.ended().0, Some(143));
     let recipe = fs::read_to_string(workshop.at("runs/colours/recipe.toml")).expect("the recipe");
@@ -293,10 +293,10 @@ fn a_file_in_the_place_of_checkpoints_is_named_and_the_run_comes_to_its_end() {
     let mut running = Running::start(&workshop, &[&["train", "colours.toml"], &sets[..]].concat());
     running.wait_for("memory: ", 1);
     workshop.write("runs/colours/checkpoints", "mine");
-    let (code, said) = running.ended();
-    assert_told(&said, "runs/colours/checkpoints", "");
-    assert!(said.contains("training goes on, and it is tried again at the next checkpoint"), "{said}");
-    assert_eq!(code, Some(0), "{said}");
+    let (code, stderr) = running.ended();
+    assert_reported(&stderr, "runs/colours/checkpoints", "");
+    assert!(stderr.contains("training goes on, and it is tried again at the next checkpoint"), "{stderr}");
+    assert_eq!(code, Some(0), "{stderr}");
     assert_eq!(workshop.run(&["evaluate", "--run", "runs/colours"]).code, 0);
 }
 
@@ -318,7 +318,7 @@ fn closed_outputs_change_nothing_that_is_written() {
     for (number, redirection) in redirections.into_iter().enumerate() {
         let run = format!("runs/closed-{number}");
         let output = redirected(&workshop, redirection, &arguments(&into(&run)));
-        assert_eq!(output.status.code(), Some(0), "{redirection}: {}", said(&output));
+        assert_eq!(output.status.code(), Some(0), "{redirection}: {}", stderr_of(&output));
         assert_same(&workshop, &run, "runs/whole");
         for arguments in [
             &["evaluate", "--run", "runs/colours"][..],
@@ -328,7 +328,7 @@ fn closed_outputs_change_nothing_that_is_written() {
             &["recipes"],
         ] {
             let output = redirected(&images, redirection, arguments);
-            assert_eq!(output.status.code(), Some(0), "{arguments:?} {redirection}: {}", said(&output));
+            assert_eq!(output.status.code(), Some(0), "{arguments:?} {redirection}: {}", stderr_of(&output));
         }
     }
 }
@@ -346,6 +346,6 @@ fn a_reader_of_predictions_that_has_gone_away_is_no_error() {
         let mut child = child.expect("the program starts");
         drop(child.stdout.take());
         let output = child.wait_with_output().expect("a child");
-        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(0), "{}", stderr_of(&output));
     }
 }

@@ -77,9 +77,9 @@ fn a_run_reads_prompts_as_its_rows_unless_told_otherwise() {
 #[test]
 fn a_conversation_goes_through_the_chat_template() {
     let workshop = text_workshop();
-    let said = texts(&workshop, &["--model", "base", "--chat", "--system", "be brief", "Hi"]);
+    let answer = texts(&workshop, &["--model", "base", "--chat", "--system", "be brief", "Hi"]);
     let written = "system: be brief<|endoftext|>\nuser: Hi<|endoftext|>\nassistant:";
-    assert_eq!(said, texts(&workshop, &["--model", "base", written]));
+    assert_eq!(answer, texts(&workshop, &["--model", "base", written]));
 }
 
 #[test]

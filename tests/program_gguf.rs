@@ -1,5 +1,7 @@
 //! A GGUF file as the model of every command.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::gguf_conversion::converted;
@@ -42,6 +44,39 @@ fn every_command_takes_a_gguf_file_as_it_takes_the_folder() {
         let memory = ["inspect", file, "--batch", "1", "--tokens", "16"];
         assert_eq!(json(&workshop, &memory)["parameters"], contents["numbers"]);
     }
+}
+
+#[test]
+fn a_file_in_few_bits_is_trained_over_scored_merged_and_trained_in_full() {
+    let workshop = text_workshop();
+    let micro = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/llama-micro");
+    for (name, kind) in [("Q8_0", 8), ("Q4_1", 3)] {
+        let file = &format!("{name}.gguf");
+        workshop.write(file, converted(&micro, kind).bytes());
+        let contents = json(&workshop, &["inspect", file]);
+        let of_type = |of: &str| contents["numbers_by_dtype"][of].as_u64().expect("a number");
+        assert_eq!(of_type(name) + of_type("F32"), contents["numbers"].as_u64().expect("a number"));
+        let [model, out] = [format!("model.path={file}"), format!("output.dir=runs/{name}")];
+        let (run, out_dir) = (format!("runs/{name}"), &format!("merged-{name}"));
+        let result = train(&workshop, &sets(&[&model, &out])).json();
+        let of_run = json(&workshop, &["evaluate", "--run", &run]);
+        assert!((loss(&of_run) - loss(&result)).abs() < 1e-5, "{of_run} and {result}");
+        json(&workshop, &["merge", "--run", &run, "--out", out_dir]);
+        json(&workshop, &["export", "--run", &run, "--out", &format!("lora-{name}")]);
+        let data = ["--format", "e2e", "--data", "val.txt"];
+        let of_merged = json(&workshop, &[&["evaluate", "--model", out_dir], &data[..]].concat());
+        assert!((loss(&of_merged) - loss(&result)).abs() < 1e-4, "{of_merged} and {result}");
+        let [kept, dense] = ["none", "dense"].map(|quantize| {
+            let storage = ["evaluate", "--model", file, "--quantize", quantize];
+            loss(&json(&workshop, &[&storage[..], &data[..]].concat()))
+        });
+        assert!((kept - dense).abs() < 1e-5, "{kept} and {dense}");
+    }
+    let full = "[model]\npath = \"Q8_0.gguf\"\n[data]\nformat = \"e2e\"\ntrain = \"rows/e2e.txt\"\nvalidation = \"val.txt\"\n[data.text]\nmax_tokens = 128\n\
+                [method]\nkind = \"full\"\n[train]\nsteps = 1\nbatch = 2\nlearning_rate = 1e-4\n";
+    workshop.write("full.toml", full);
+    let outcome = workshop.run(&["train", "full.toml"]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
 }
 
 #[test]

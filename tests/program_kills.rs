@@ -75,8 +75,8 @@ pub fn in_parallel<T: Sync>(things: &[T], work: impl Fn(usize, &T) + Sync) {
 /// Whether the kill came before the run was over.
 fn is_killed(mut command: Command) -> bool {
     let output = command.output().expect("strace starts");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!([None, Some(0)].contains(&output.status.code()), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!([None, Some(0)].contains(&output.status.code()), "{stderr}");
     output.status.code().is_none()
 }
 
@@ -109,11 +109,11 @@ fn assert_recovers(workshop: &Workshop, run: &str) {
 pub fn recover(workshop: &Workshop, run: &str) {
     assert_whole(&workshop.at(run));
     let resumed = workshop.run_on("cpu", &["train", "--resume", run]);
-    let said = &resumed.stderr;
+    let stderr = &resumed.stderr;
     match resumed.code {
         0 => {}
-        9 if said.contains("the run is finished") => {}
-        9 if said.contains("holds no run") || said.contains("holds no checkpoint") => {
+        9 if stderr.contains("the run is finished") => {}
+        9 if stderr.contains("holds no run") || stderr.contains("holds no checkpoint") => {
             let again = train(workshop, run);
             if again.code == 9 && again.stderr.contains("was cut off") {
                 // It had kept an adapter, but no checkpoint yet.
@@ -123,7 +123,7 @@ pub fn recover(workshop: &Workshop, run: &str) {
                 assert_eq!(again.code, 0, "{}", again.stderr);
             }
         }
-        code => panic!("{run}: {code}: {said}"),
+        code => panic!("{run}: {code}: {stderr}"),
     }
 }
 

@@ -84,7 +84,8 @@ fn images_are_learned_over_a_quantised_base() {
 #[test]
 fn an_unknown_quantisation_is_refused_with_the_known_ones() {
     let outcome = text_workshop().run(&["generate", "--model", "base", "--quantize", "int4", "Zizzi"]);
-    outcome.assert_refused(2, &["invalid value 'int4'", "possible values: none, int8, nf4, nf4-double"]);
+    outcome
+        .assert_refused(2, &["invalid value 'int4'", "possible values: none, dense, int8, nf4, nf4-double"]);
 }
 
 #[test]

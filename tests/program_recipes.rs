@@ -80,12 +80,12 @@ fn the_schema_is_printed_for_editors() {
 #[test]
 fn a_key_is_explained_and_a_typo_suggests_the_likely_one() {
     let workshop = Workshop::empty();
-    let told = workshop.run(&["recipes", "--explain", "train.warmup"]).stdout;
+    let text = workshop.run(&["recipes", "--explain", "train.warmup"]).stdout;
     for part in ["train.warmup", "whole number", "optimizer steps", "default  0", "warmup = 100"] {
-        assert!(told.contains(part), "no `{part}` in {told}");
+        assert!(text.contains(part), "no `{part}` in {text}");
     }
-    let told = workshop.run(&["recipes", "--explain", "train"]).stdout;
-    assert!(told.contains("  learning_rate ") && told.contains("  warmup "), "{told}");
+    let text = workshop.run(&["recipes", "--explain", "train"]).stdout;
+    assert!(text.contains("  learning_rate ") && text.contains("  warmup "), "{text}");
     let key = workshop.run(&["recipes", "--explain", "method.alpha", "--json"]).json();
     let has_alpha =
         |config: &AdapterConfig| serde_json::to_value(config).expect("settings").get("alpha").is_some();

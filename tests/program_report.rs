@@ -78,8 +78,8 @@ fn a_validation_loss_that_rose_by_a_lot_is_told_once() {
     let result = run.json();
     let end = format!("after step {0}; the adapter of step {0} is kept", result["best_step"]);
     assert!(warnings[0].ends_with(&end), "{end}: {}", warnings[0]);
-    let told = result["warnings"].as_array().expect("warnings").iter().filter_map(Value::as_str);
-    assert_eq!(told.filter(|told| told.contains("rose from")).count(), 1);
+    let in_result = result["warnings"].as_array().expect("warnings").iter().filter_map(Value::as_str);
+    assert_eq!(in_result.filter(|warning| warning.contains("rose from")).count(), 1);
     let page = page(&workshop, "runs/colours");
     assert!(
         page.contains("the validation loss rose from") && page.contains("It overfits: after step "),

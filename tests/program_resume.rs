@@ -95,9 +95,9 @@ fn interrupted(workshop: &Workshop, recipe: &[&str], more: &[&str]) {
     let mut running = started(workshop, recipe, more);
     running.wait_for("validation loss", 3);
     running.signal("-TERM");
-    let (code, said) = running.ended();
-    assert_eq!(code, Some(143), "{said}");
-    assert!(said.contains("train --resume runs/"), "{said}");
+    let (code, stderr) = running.ended();
+    assert_eq!(code, Some(143), "{stderr}");
+    assert!(stderr.contains("train --resume runs/"), "{stderr}");
 }
 
 #[test]
@@ -141,11 +141,11 @@ fn twenty_kills_at_any_moment_end_with_the_same_bytes() {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         std::thread::sleep(Duration::from_millis((random >> 33) % 700));
         running.child.kill().expect("it runs or is over");
-        let (code, said) = running.ended();
+        let (code, stderr) = running.ended();
         match code {
             None => kills += 1,
             Some(code) => {
-                assert_eq!(code, 0, "{said}");
+                assert_eq!(code, 0, "{stderr}");
                 assert_same(&workshop, "runs/colours", "runs/whole");
                 fs::remove_dir_all(workshop.at("runs/colours")).expect("a finished run");
                 finished += 1;

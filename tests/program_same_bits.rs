@@ -15,7 +15,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/golden/adapters").join(name)
 }
 
-/// The kernels of this processor, by the instructions that they use.
+/// The kernels of this processor, by the instructions that they use; those beyond change products of bf16 alone.
 fn kernels() -> impl Iterator<Item = &'static str> {
     [Instructions::Plain, Instructions::Avx2, Instructions::Avx512].into_iter().filter_map(|instructions| {
         if instructions > Instructions::most() {
@@ -94,5 +94,5 @@ fn fault_13_the_kernel_that_is_named_is_the_one_that_computes() {
 #[test]
 fn a_kernel_that_is_not_known_is_refused_with_those_that_are() {
     let refused = run(&Workshop::empty(), "sse", "2", &["inspect", "assets/vit-micro"]);
-    refused.assert_refused(7, &["NOLA_CPU is `sse`", "plain, avx2 or avx512, or unset it"]);
+    refused.assert_refused(7, &["NOLA_CPU is `sse`", "plain, avx2, avx512, avx512bf16 or amx, or unset it"]);
 }

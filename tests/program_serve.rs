@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::program::Workshop;
 use crate::program_generate::texts;
-use crate::server::{Answer, Server};
+use crate::server::{Answer, Server, answer};
 use crate::text_workshop::{CONTEXT, text_workshop, trained};
 
 const PROMPT: &str = "name : Zizzi | food : Thai";
@@ -149,47 +149,47 @@ fn what_is_wrong_is_said_in_openais_shape() {
     let workshop = with_adapter();
     let server = serving(&workshop, &["--most-waiting", "4"]);
     let post = |path: &str, body: &Value| server.post(path, body).error();
-    let told = |status: u16, code: &str, param: &str| (status, code.to_owned(), param.to_owned());
+    let expected = |status: u16, code: &str, param: &str| (status, code.to_owned(), param.to_owned());
     let complete = |more: Value| post("/v1/completions", &wanted("food", "a".into(), more));
-    assert_eq!(complete(json!({"model": "nobody"})), told(404, "model_not_found", "model"));
-    assert_eq!(complete(json!({"model": null})), told(400, "missing_required_parameter", "model"));
-    assert_eq!(complete(json!({"prompt": null})), told(400, "missing_required_parameter", "prompt"));
-    assert_eq!(complete(json!({"temperature": 3})), told(400, "invalid_value", "temperature"));
-    assert_eq!(complete(json!({"tools": [{}]})), told(400, "unsupported_parameter", "tools"));
-    assert_eq!(complete(json!({"temprature": 1})), told(400, "unknown_parameter", "temprature"));
-    assert_eq!(complete(json!({"n": 5})), told(400, "invalid_value", "n"));
+    assert_eq!(complete(json!({"model": "nobody"})), expected(404, "model_not_found", "model"));
+    assert_eq!(complete(json!({"model": null})), expected(400, "missing_required_parameter", "model"));
+    assert_eq!(complete(json!({"prompt": null})), expected(400, "missing_required_parameter", "prompt"));
+    assert_eq!(complete(json!({"temperature": 3})), expected(400, "invalid_value", "temperature"));
+    assert_eq!(complete(json!({"tools": [{}]})), expected(400, "unsupported_parameter", "tools"));
+    assert_eq!(complete(json!({"temprature": 1})), expected(400, "unknown_parameter", "temprature"));
+    assert_eq!(complete(json!({"n": 5})), expected(400, "invalid_value", "n"));
     assert_eq!(
         complete(json!({"prompt": "a".repeat(CONTEXT)})),
-        told(400, "context_length_exceeded", "prompt")
+        expected(400, "context_length_exceeded", "prompt")
     );
-    assert_eq!(complete(json!({"prompt": [9999]})), told(400, "invalid_prompt", "prompt"));
+    assert_eq!(complete(json!({"prompt": [9999]})), expected(400, "invalid_prompt", "prompt"));
     assert_eq!(complete(json!({"model": "base", "prompt": ""})).1, "invalid_prompt");
     assert_eq!(
         post("/v1/chat/completions", &json!({"model": "food", "messages": []})),
-        told(400, "invalid_value", "messages")
+        expected(400, "invalid_value", "messages")
     );
-    assert_eq!(post("/v1/images/classify", &json!({})), told(404, "wrong_modality", "model"));
-    assert_eq!(post("/v1/nothing", &json!({})), told(404, "not_found", ""));
-    assert_eq!(post("/v1/load_lora_adapter", &json!({})), told(403, "admin_disabled", ""));
+    assert_eq!(post("/v1/images/classify", &json!({})), expected(404, "wrong_modality", "model"));
+    assert_eq!(post("/v1/nothing", &json!({})), expected(404, "not_found", ""));
+    assert_eq!(post("/v1/load_lora_adapter", &json!({})), expected(403, "admin_disabled", ""));
     let wrong_method = server.get("/v1/completions");
-    assert_eq!(wrong_method.error(), told(405, "method_not_allowed", ""));
+    assert_eq!(wrong_method.error(), expected(405, "method_not_allowed", ""));
     assert_eq!(wrong_method.header("allow"), Some("POST"));
     let json_type = [("Content-Type", "application/json")];
     assert_eq!(
         server.ask("POST", "/v1/completions", &json_type, b"{").error(),
-        told(400, "invalid_json", "")
+        expected(400, "invalid_json", "")
     );
     assert_eq!(
         server.ask("POST", "/v1/completions", &[], b"{}").error(),
-        told(415, "unsupported_media_type", "")
+        expected(415, "unsupported_media_type", "")
     );
     let large = vec![b' '; (4 << 20) + 1];
     assert_eq!(
         server.ask("POST", "/v1/completions", &json_type, &large).error(),
-        told(413, "request_too_large", "")
+        expected(413, "request_too_large", "")
     );
     let elsewhere = server.ask("GET", "/v1/models", &[("Origin", "https://example.org")], b"");
-    assert_eq!(elsewhere.error(), told(403, "forbidden_origin", ""));
+    assert_eq!(elsewhere.error(), expected(403, "forbidden_origin", ""));
 }
 
 #[test]
@@ -258,9 +258,9 @@ fn an_interrupt_lets_texts_end_and_takes_no_others() {
     let mut rest = String::new();
     stream.read_to_string(&mut rest).expect("text");
     assert!(rest.contains("data: [DONE]"), "the texts were cut");
-    let (code, said) = server.running.ended();
-    assert_eq!(code, Some(143), "{said}");
-    assert!(said.contains("interrupted by SIGTERM: texts that were begun are completed"), "{said}");
+    let (code, stderr) = server.running.ended();
+    assert_eq!(code, Some(143), "{stderr}");
+    assert!(stderr.contains("interrupted by SIGTERM: texts that were begun are completed"), "{stderr}");
 }
 
 #[test]
@@ -268,16 +268,16 @@ fn texts_that_do_not_end_in_time_are_cut() {
     let workshop = with_adapter();
     let server = serving(&workshop, &["--drain-seconds", "1", "--most-running", "1"]);
     let json_type = [("Content-Type", "application/json")];
-    let mut stream = server.sent("POST", "/v1/completions", &json_type, long(true).to_string().as_bytes());
-    stream.read_exact(&mut [0; 1]).expect("the beginning of an answer");
+    let stream = server.sent("POST", "/v1/completions", &json_type, long(true).to_string().as_bytes());
+    server.until("texts run", |server| server.metric("nola_texts_running") > 0);
     server.running.signal("-INT");
-    let mut rest = Vec::new();
-    // It may end hard.
-    let _ = stream.read_to_end(&mut rest);
-    assert!(!String::from_utf8_lossy(&rest).contains("[DONE]"), "a hundred texts were written in a second");
-    let (code, said) = server.running.ended();
-    assert_eq!(code, Some(130), "{said}");
-    assert!(said.contains("after 1 s, connections were cut: 1"), "{said}");
+    let events = answer(stream).events();
+    let (last, others) = events.split_last().expect("events");
+    assert_eq!(last["error"]["code"], "shutting_down", "{last}");
+    assert!(!others.is_empty() && others.iter().all(|event| event["choices"].is_array()), "it is said once");
+    let (code, stderr) = server.running.ended();
+    assert_eq!(code, Some(130), "{stderr}");
+    assert!(stderr.contains("after 1 s, connections were cut: 1"), "{stderr}");
 }
 
 #[test]
@@ -317,6 +317,12 @@ fn adapters_come_change_and_go_while_the_server_runs() {
         with_key("POST", "/v1/load_lora_adapter", &[json_type], &body)
     };
     assert_eq!(load("again", "food").status, 200);
+    assert_eq!(
+        load("again", "food").error(),
+        (400, "adapter_already_loaded".to_owned(), "lora_name".to_owned())
+    );
+    let body = json!({"lora_name": "again", "lora_path": "food", "load_inplace": true}).to_string();
+    assert_eq!(with_key("POST", "/v1/load_lora_adapter", &[json_type], &body).status, 200);
     assert_eq!(text(&ask("again")), text(&ask("late")));
     assert_eq!(load("outside", "../runs/food/adapter").error().1, "invalid_adapter");
     for outside in ["/etc", "runs"] {
@@ -325,6 +331,53 @@ fn adapters_come_change_and_go_while_the_server_runs() {
     let body = json!({"lora_name": "again"}).to_string();
     assert_eq!(with_key("POST", "/v1/unload_lora_adapter", &[json_type], &body).status, 200);
     assert_eq!(ask("again").status, 404);
+    server.running.signal("-TERM");
+    let (_, stderr) = server.running.ended();
+    for expected in
+        ["adapter late: served", "adapter again: served", "adapter again: gone", "adapter food: gone"]
+    {
+        assert!(stderr.contains(expected), "no `{expected}` in {stderr}");
+    }
+}
+
+#[test]
+fn a_bundle_is_served_by_the_names_of_its_members() {
+    let workshop = with_adapter();
+    copy(&workshop, "adapters/food", "adapters/drink");
+    let compress = |more: &[&str]| {
+        let arguments = [&["compress", "--model", "base", "--json"], more].concat();
+        workshop.run(&arguments).json()
+    };
+    compress(&["adapters/food", "--out", "many/all", "--rank", "4"]);
+    let server =
+        Server::start(&workshop, &["--model", "base", "--adapters", "many", "--admin-key", "the-admin-key"]);
+    let ask = |model: &str| server.post("/v1/completions", &wanted(model, PROMPT.into(), json!({})));
+    let expected = texts(&workshop, &["--model", "base", "--adapter", "many/all/food", PROMPT]).remove(0);
+    assert_eq!(text(&ask("all/food")), expected);
+    let unknown = ask("all/drink");
+    assert_eq!(unknown.error(), (404, "model_not_found".to_owned(), "model".to_owned()));
+    assert!(ask("all").body.contains("ask for one of them, such as `all/food`"));
+    compress(&["adapters/drink", "--add-to", "many/all"]);
+    assert_eq!(text(&ask("all/drink")), expected, "it is found when it is asked for");
+    let models = server.get("/v1/models").json()["data"].clone();
+    let names: Vec<&str> =
+        models.as_array().expect("a list").iter().filter_map(|model| model["id"].as_str()).collect();
+    assert_eq!(names, ["base", "all/drink", "all/food"]);
+    let member = server.get("/v1/models/all/food").json();
+    assert_eq!(
+        (&member["bundle"], &member["method"], &member["parent"]),
+        (&"all".into(), &"jd-full".into(), &"base".into())
+    );
+    assert_eq!(server.get("/v1/models/all").status, 404);
+    let bundle = server.get("/v1/adapters/all");
+    assert_eq!(bundle.json()["members"], json!(["all/drink", "all/food"]));
+    assert_eq!(server.get("/v1/adapters/all%2Ffood").json()["id"], "all/food");
+    assert!(server.metric("nola_bundle_bases_bytes") > 0 && server.metric("nola_adapters") == 2);
+    let key = [("Authorization", "Bearer the-admin-key")];
+    assert_eq!(server.ask("DELETE", "/v1/adapters/all%2Ffood", &key, b"").error().1, "invalid_value");
+    let tag = [key[0], ("If-Match", bundle.header("etag").expect("a generation"))];
+    assert_eq!(server.ask("DELETE", "/v1/adapters/all", &tag, b"").status, 204);
+    assert_eq!(ask("all/food").status, 404);
 }
 
 #[test]

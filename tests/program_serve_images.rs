@@ -58,6 +58,24 @@ fn an_image_has_the_classes_that_predict_names() {
 }
 
 #[test]
+fn a_member_of_a_bundle_says_what_predict_does_with_it() {
+    let workshop = Workshop::new();
+    workshop.trained();
+    let compressed =
+        workshop.run(&["compress", "runs", "--model", "base", "--out", "bundles/all", "--rank", "8"]);
+    assert_eq!(compressed.code, 0, "{}", compressed.stderr);
+    let server = Server::start(&workshop, &["--model", "base", "--adapters", "bundles/all"]);
+    let file = "val/red/1.png";
+    let arguments =
+        ["predict", "--model", "base", "--adapter", "bundles/all/colours", file, "--top", "1", "--json"];
+    let expected = workshop.run(&arguments).json()["predictions"][0]["classes"][0].clone();
+    let image = base64(&bytes_of(&workshop.at(file)));
+    let answered =
+        server.post("/v1/images/classify", &json!({"model": "all/colours", "image": image, "top_k": 1}));
+    assert_eq!(answered.json(), json!([{"label": expected["name"], "score": expected["probability"]}]));
+}
+
+#[test]
 fn images_that_wait_together_are_each_answered() {
     let workshop = Workshop::new();
     workshop.trained();
@@ -82,21 +100,21 @@ fn what_is_no_image_is_refused_by_its_field() {
     workshop.trained();
     let server = Server::start(&workshop, &["--run", "runs/colours"]);
     let refused = |body: Value| server.post("/v1/images/classify", &body).error();
-    let told = |status: u16, code: &str, param: &str| (status, code.to_owned(), param.to_owned());
+    let expected = |status: u16, code: &str, param: &str| (status, code.to_owned(), param.to_owned());
     assert_eq!(
         refused(json!({"model": "colours", "image": base64(b"no image")})),
-        told(400, "invalid_image", "image")
+        expected(400, "invalid_image", "image")
     );
-    assert_eq!(refused(json!({"model": "colours", "image": "?"})), told(400, "invalid_image", "image"));
-    assert_eq!(refused(json!({"model": "colours"})), told(400, "missing_required_parameter", "image"));
-    assert_eq!(refused(json!({"model": "nobody", "image": ""})), told(404, "model_not_found", "model"));
+    assert_eq!(refused(json!({"model": "colours", "image": "?"})), expected(400, "invalid_image", "image"));
+    assert_eq!(refused(json!({"model": "colours"})), expected(400, "missing_required_parameter", "image"));
+    assert_eq!(refused(json!({"model": "nobody", "image": ""})), expected(404, "model_not_found", "model"));
     let image = base64(&bytes_of(&workshop.at("val/red/0.png")));
     assert_eq!(
         refused(json!({"model": "colours", "image": image, "top_k": 0})),
-        told(400, "invalid_value", "top_k")
+        expected(400, "invalid_value", "top_k")
     );
     assert_eq!(
         server.post("/v1/completions", &json!({"model": "colours", "prompt": "a"})).error(),
-        told(404, "wrong_modality", "model")
+        expected(404, "wrong_modality", "model")
     );
 }

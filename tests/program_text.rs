@@ -148,13 +148,13 @@ fn a_run_on_a_token_embedding_scores_the_same_again_merged_and_exported() {
         let before = ["evaluate", "--model", base, "--format", "e2e", "--data", "val.txt", "--json"];
         let before = loss(&workshop.run(&before).json());
         let trained = train(&workshop, &sets(&changes));
-        let told = |stderr: &str| stderr.matches("tied embedding: ").count();
-        assert_eq!(told(&trained.stderr), usize::from(is_tied), "{}", trained.stderr);
+        let notices = |stderr: &str| stderr.matches("tied embedding: ").count();
+        assert_eq!(notices(&trained.stderr), usize::from(is_tied), "{}", trained.stderr);
         let result = trained.json();
         assert!(loss(&result) < before - 0.2, "{base}: {before} before, {result}");
         let (merged, exported) = (format!("{run}-merged"), format!("{run}-exported"));
         let merge = workshop.run(&["merge", "--run", &run, "--out", &merged]);
-        assert_eq!((merge.code, told(&merge.stderr)), (0, usize::from(is_tied)), "{}", merge.stderr);
+        assert_eq!((merge.code, notices(&merge.stderr)), (0, usize::from(is_tied)), "{}", merge.stderr);
         assert_eq!(workshop.run(&["export", "--run", &run, "--out", &exported]).code, 0);
         let config: Value =
             serde_json::from_slice(&bytes_of(&workshop.at(&merged).join("config.json"))).expect("JSON");
@@ -191,8 +191,8 @@ fn evaluate_counts_every_token_that_is_told_once() {
     insta::assert_snapshot!("evaluate_text_json", keys(&scored));
     let rows = String::from_utf8(bytes_of(&workshop.at("rows/e2e.txt"))).expect("text");
     // A space before each completion and the end token after it; a token is a byte.
-    let told = |row: &str| row.split_once("||").expect("a row").1.len() + 2;
-    assert_eq!(scored["tokens"], rows.lines().map(told).sum::<usize>());
+    let learned_tokens = |row: &str| row.split_once("||").expect("a row").1.len() + 2;
+    assert_eq!(scored["tokens"], rows.lines().map(learned_tokens).sum::<usize>());
 }
 
 #[test]
@@ -306,16 +306,16 @@ fn inspect_says_what_training_takes_in_each_storage_from_a_configuration_alone()
     let workshop = Workshop::empty();
     workshop.write("sizes/config.json", llama_json().to_string());
     let inspect = |more: &[&str]| workshop.run(&[&["inspect", "sizes", "--batch", "2"], more].concat());
-    let told = inspect(&["--tokens", "64", "--json"]).json();
-    insta::assert_snapshot!("inspect_memory_json", keys(&told));
-    let storages = told["storages"].as_array().expect("a list");
+    let report = inspect(&["--tokens", "64", "--json"]).json();
+    insta::assert_snapshot!("inspect_memory_json", keys(&report));
+    let storages = report["storages"].as_array().expect("a list");
     let weights: Vec<u64> =
         storages.iter().map(|row| row["weights_bytes"].as_u64().expect("bytes")).collect();
-    assert_eq!(weights[0], 4 * told["parameters"].as_u64().expect("a number"));
+    assert_eq!(weights[0], 4 * report["parameters"].as_u64().expect("a number"));
     assert!(weights.is_sorted_by(|more, less| more >= less), "{weights:?}");
-    let bytes = |told: &Value| told["storages"][0]["bytes"].as_u64().expect("bytes");
+    let bytes = |report: &Value| report["storages"][0]["bytes"].as_u64().expect("bytes");
     let all = inspect(&["--tokens", "64", "--targets", "all-linear", "--rank", "16", "--json"]).json();
-    assert!(bytes(&all) > bytes(&told), "{all}");
+    assert!(bytes(&all) > bytes(&report), "{all}");
     let shown = inspect(&["--tokens", "64"]).stdout;
     assert!(shown.contains("| nf4-double ") && shown.contains("2 x 64 tokens in a pass"), "{shown}");
 }

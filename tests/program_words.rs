@@ -33,10 +33,10 @@ fn words_that_the_tokenizer_does_not_know_are_counted_and_named() {
     .into_iter()
     .enumerate()
     {
-        let told = warnings[index].as_str().unwrap_or_else(|| panic!("no warning {index} in {warnings}"));
-        assert!(parts.iter().all(|part| told.contains(part)), "{told}");
-        assert!(told.ends_with("the tokenizer does not know `Zizzi`"), "{told}");
-        assert!(run.stderr.contains(&format!("warning: {told}")), "{}", run.stderr);
+        let warning = warnings[index].as_str().unwrap_or_else(|| panic!("no warning {index} in {warnings}"));
+        assert!(parts.iter().all(|part| warning.contains(part)), "{warning}");
+        assert!(warning.ends_with("the tokenizer does not know `Zizzi`"), "{warning}");
+        assert!(run.stderr.contains(&format!("warning: {warning}")), "{}", run.stderr);
     }
     let report = String::from_utf8(bytes_of(&workshop.at("runs/food/report.html"))).expect("text");
     assert!(report.contains("of the training tokens are"), "the report has the warning");

@@ -131,7 +131,7 @@ fn stored_in_nf4() -> Checkpoint {
 
 #[test]
 fn a_folder_that_is_quantised_already_is_not_quantised_otherwise() {
-    let precision = Precision { dtype: WeightDtype::F32, quantization: Some(Quantization::Int8) };
+    let precision = Precision::of(WeightDtype::F32, Some(Quantization::Int8));
     let error = CausalLm::load_as(&stored_in_nf4(), precision, &Device::flex()).expect_err("it is nf4");
     assert!(error.to_string().contains("its weights are stored in nf4 already"), "{error}");
     let same = Precision { quantization: Some(Quantization::Nf4), ..precision };

@@ -24,16 +24,17 @@ impl Running {
         Self { child, lines }
     }
 
-    /// Waits until it has said `text` so many times.
+    /// Waits until so many lines with `text` came.
     pub fn wait_for(&mut self, text: &str, times: usize) {
-        let said = self.lines.by_ref().filter(|line| line.as_ref().expect("text").contains(text)).take(times);
-        assert_eq!(said.count(), times, "it ended before it said `{text}`");
+        let matching =
+            self.lines.by_ref().filter(|line| line.as_ref().expect("text").contains(text)).take(times);
+        assert_eq!(matching.count(), times, "it ended before it said `{text}`");
     }
 
     /// Waits for a line with `text`, and gives it.
     pub fn line_with(&mut self, text: &str) -> String {
-        let mut said = self.lines.by_ref().map_while(Result::ok);
-        said.find(|line| line.contains(text)).unwrap_or_else(|| panic!("it ended before it said `{text}`"))
+        let mut lines = self.lines.by_ref().map_while(Result::ok);
+        lines.find(|line| line.contains(text)).unwrap_or_else(|| panic!("it ended before it said `{text}`"))
     }
 
     pub fn signal(&self, signal: &str) {

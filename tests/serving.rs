@@ -1,17 +1,21 @@
 //! The engine of `serve`: an answer does not depend on who else is in the batch.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::Device;
-use nola_core::AdapterConfig;
-use nola_core::adapter::Format;
+use burn::tensor::{Device, TensorData};
+use nola_core::adapter::{Format, LoraXsConfig, VeraConfig};
+use nola_core::bundle::{About, Bundle, LowRankAdapter};
 use nola_core::folder::{self, CoefficientBits, Description, peft};
+use nola_core::joint::{Kind, Options};
+use nola_core::{Adapted, AdapterConfig, Targets};
+use nola_models::CausalLm;
 use nola_models::generate::{Cached, Finish, GenerationConfig, Prompt, generate};
 use nola_train::serve::{Engine, EngineOptions, Event, Rejection, ServedAdapter, TextRequest};
-use nola_train::session::{Base, ReadAdapter, Silent, TextBase};
+use nola_train::session::{Base, ReadAdapter, ReadBundle, Silent, TextBase};
 use nola_train::settings::ModelSettings;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 
 use crate::program::Workshop;
 use crate::text_workshop::text_workshop;
@@ -36,22 +40,34 @@ fn write_adapters(base: &TextBase, folder: &Path, count: usize) {
     let batch = numbered_texts(&[0, 1], 1, &device);
     let tiny = Tiny { base: base.model.clone(), trained_beside: &[], batch, device };
     for place in 0..count {
-        let adapted = tiny.perturbed(&settings(place));
-        let (labels, summary, data) = (Vec::new(), String::new(), serde_json::Value::Null);
-        let description = Description { base: base.identity().clone(), labels, summary, data };
-        let folder = folder.join(place.to_string());
-        let modules = |site: &str| base.model.peft_module(site);
-        let bytes = match adapted.config().map(|config| config.method().format()) {
-            Some(Format::Peft) => {
-                let (generation, task) = (peft::Generation::default(), peft::Task::CausalLanguageModel);
-                peft::write(&folder, &adapted, &modules, generation, task, &description)
-            }
-            Some(Format::Native) | None => {
-                folder::write(&folder, &adapted, &description, CoefficientBits::B32)
-            }
-        };
-        bytes.expect("a free folder");
+        write_adapted(base, &tiny.perturbed(&settings(place)), &folder.join(place.to_string()));
     }
+}
+
+/// An adapter of these settings with numbers of its own.
+fn write_adapter(base: &TextBase, config: &AdapterConfig, place: usize, folder: &Path) {
+    let targets = Targets::matching("query|value|up|down");
+    let fresh = Adapted::attach(base.model.clone(), config, &targets, &[], &Device::flex()).expect("layers");
+    let state = fresh.state().into_iter().map(|(name, data)| {
+        let value = |n: usize| 0.5 * ((n * (place + 2)) as f32 * 0.37).sin();
+        let values: Vec<f32> = (0..data.shape().num_elements()).map(value).collect();
+        (name, TensorData::new(values, data.shape()))
+    });
+    write_adapted(base, &fresh.clone().with_state(state.collect()).expect("its own names"), folder);
+}
+
+fn write_adapted(base: &TextBase, adapted: &Adapted<CausalLm>, folder: &Path) {
+    let (labels, summary, data) = (Vec::new(), String::new(), serde_json::Value::Null);
+    let description = Description { base: base.identity().clone(), labels, summary, data };
+    let modules = |site: &str| base.model.peft_module(site);
+    let bytes = match adapted.config().map(|config| config.method().format()) {
+        Some(Format::Peft) => {
+            let (generation, task) = (peft::Generation::default(), peft::Task::CausalLanguageModel);
+            peft::write(folder, adapted, &modules, generation, task, &description)
+        }
+        Some(Format::Native) | None => folder::write(folder, adapted, &description, CoefficientBits::B32),
+    };
+    bytes.expect("a free folder");
 }
 
 fn served(folder: &Path, place: usize) -> Arc<ServedAdapter> {
@@ -82,13 +98,14 @@ fn request(
 }
 
 /// The tokens of a text and how it ended.
-fn completed(mut receiver: UnboundedReceiver<Event>) -> (Vec<u32>, Finish) {
+fn completed(mut receiver: Receiver<Event>) -> (Vec<u32>, Finish) {
     let mut tokens = Vec::new();
     loop {
         match receiver.blocking_recv().expect("a last event") {
             Event::Token(new) => tokens.push(new.token),
             Event::Finished(finish) => return (tokens, finish),
             Event::Failed(problem) => panic!("{problem}"),
+            Event::Cut => panic!("nobody cut it"),
         }
     }
 }
@@ -143,7 +160,207 @@ fn sixty_four_requests_over_fifty_adapters_get_what_generate_gives_each() {
         assert_eq!((counts.finished, counts.failed, counts.waiting, counts.running), (64, 0, 0, 0));
         // The cache of matrices held fewer than all adapters, so some were made again.
         assert!(counts.adapter_bytes <= 200_000 && counts.adapters_ready < ADAPTERS, "{counts:?}");
+        // Two texts ask the base alone.
+        assert_eq!(counts.adapters_made + counts.adapters_found, 62, "{counts:?}");
     }
+}
+
+/// The tokens of a greedy text of `adapter`, which is a folder or a member of a bundle, as `generate` writes them.
+fn generated(base: &TextBase, adapter: &Path, prompt: Vec<u32>, tokens: usize) -> (Vec<u32>, Finish) {
+    let read = ReadAdapter::open(adapter).expect("an adapter");
+    let device = Device::flex();
+    let model = base.clone().with_adapter(read, &device, &|_| {}).expect("it fits").adapted.model;
+    let prompts = [Prompt { row: 0, tokens: prompt }];
+    let texts = generate(&mut Cached::new(&model, &device), &prompts, &greedy(tokens));
+    let text = &texts.expect("a usable prompt")[0][0];
+    (text.tokens.clone(), text.finish)
+}
+
+/// A bundle of all adapters in `folder` that can be compressed, each as a member of the name of its folder.
+fn write_bundle(base: &TextBase, folder: &Path, count: usize, options: Options) -> Bundle {
+    let member = |place: usize| {
+        let read = ReadAdapter::open(&folder.join(place.to_string())).expect("an adapter");
+        let (name, method) = (place.to_string(), read.method());
+        let attached = base.clone().with_adapter(read, &Device::flex(), &|_| {}).expect("it fits");
+        let (labels, data) = (Vec::new(), serde_json::Value::Null);
+        LowRankAdapter::of(&attached.adapted, About { name, method, labels, data }).ok()
+    };
+    let members: Vec<LowRankAdapter> = (0..count).filter_map(member).collect();
+    assert!(members.len() > count / 2, "most kinds are low-rank updates");
+    let identity = base.identity().clone();
+    let bundle = Bundle::compressed(members, identity, options, |_| ()).expect("one base");
+    bundle.write(&folder.join("bundle")).expect("a free folder");
+    bundle
+}
+
+/// Writes a member of a bundle as PEFT's LoRA.
+fn export(base: &TextBase, member: &Path, to: &Path) {
+    let read = ReadAdapter::open(member).expect("a member");
+    let attached = base.clone().with_adapter(read, &Device::flex(), &|_| {}).expect("it fits");
+    let (labels, summary, data) = (Vec::new(), String::new(), serde_json::Value::Null);
+    let description = Description { base: base.identity().clone(), labels, summary, data };
+    let modules = |site: &str| base.model.peft_module(site);
+    let (generation, task) = (peft::Generation::default(), peft::Task::CausalLanguageModel);
+    peft::write(to, &attached.adapted, &modules, generation, task, &description).expect("a free folder");
+}
+
+#[test]
+fn members_of_a_bundle_answer_as_generate_over_their_exported_loras() {
+    const ADAPTERS: usize = 20;
+    for (name, kind) in [("base", Kind::Full), ("llama", Kind::Full), ("base", Kind::Diagonal)] {
+        let workshop = text_workshop();
+        let (base, folder) = (opened(&workshop, name), workshop.at("adapters"));
+        write_adapters(&base, &folder, ADAPTERS);
+        let options = Options { kind, rank: 6, clusters: 3, iterations: 5 };
+        let written = write_bundle(&base, &folder, ADAPTERS, options);
+        let bundle = ReadBundle::open(&folder.join("bundle")).expect("it was just written");
+        let members = written.manifest().members.len();
+        let member = |place: usize| {
+            let adapter = ServedAdapter::of_member(&bundle, "bundle", place, 1000 + place as u64);
+            Arc::new(adapter.expect("a member"))
+        };
+        let members: Vec<_> = (0..members).map(member).collect();
+        let others: Vec<_> = (0..ADAPTERS).map(|place| served(&folder, place)).collect();
+        let options = EngineOptions { most_running: 12, chunk_tokens: 8, ..EngineOptions::default() };
+        let engine = Engine::start(&base, &Device::flex(), options);
+        let requests = (0..48).map(|n| match n % 3 {
+            0 | 1 => request(Some(Arc::clone(&members[n * 5 % members.len()])), prompt(n), greedy(4 + n % 9)),
+            _ => request(Some(Arc::clone(&others[n % ADAPTERS])), prompt(n), greedy(4 + n % 9)),
+        });
+        let receivers = engine.submit(requests.collect()).expect("there is room");
+        for (n, receiver) in receivers.into_iter().enumerate() {
+            let adapter = match n % 3 {
+                0 | 1 => {
+                    let name = written.manifest().members[n * 5 % members.len()].name.clone();
+                    let exported = folder.join(format!("exported-{name}"));
+                    if !exported.exists() {
+                        export(&base, &folder.join("bundle").join(&name), &exported);
+                    }
+                    exported
+                }
+                _ => folder.join((n % ADAPTERS).to_string()),
+            };
+            let expected = generated(&base, &adapter, prompt(n), 4 + n % 9);
+            assert_eq!(completed(receiver), expected, "{name}, {kind:?}, request {n}, {}", adapter.display());
+        }
+        engine.close();
+        engine.join();
+    }
+}
+
+#[test]
+fn adapters_with_factors_in_common_answer_as_each_alone_and_take_them_once() {
+    const ADAPTERS: usize = 6;
+    let workshop = text_workshop();
+    let base = opened(&workshop, "base");
+    let configs: [(&str, AdapterConfig); 2] = [
+        ("lora-xs", LoraXsConfig { rank: 4, alpha: Some(6.0), seed: 3 }.into()),
+        ("vera", VeraConfig { rank: 4, ..VeraConfig::default() }.into()),
+    ];
+    for (name, config) in configs {
+        let folder = workshop.at(name);
+        for place in 0..ADAPTERS {
+            write_adapter(&base, &config, place, &folder.join(place.to_string()));
+        }
+        let adapters: Vec<_> = (0..ADAPTERS).map(|place| served(&folder, place)).collect();
+        let engine = Engine::start(&base, &Device::flex(), EngineOptions::default());
+        let requests =
+            (0..18).map(|n| request(Some(Arc::clone(&adapters[n % ADAPTERS])), prompt(n), greedy(4 + n % 9)));
+        let receivers = engine.submit(requests.collect()).expect("there is room");
+        for (n, receiver) in receivers.into_iter().enumerate() {
+            let adapter = folder.join((n % ADAPTERS).to_string());
+            assert_eq!(completed(receiver), generated(&base, &adapter, prompt(n), 4 + n % 9), "{name} {n}");
+        }
+        engine.close();
+        engine.join();
+        let counts = engine.counts();
+        assert_eq!((counts.adapters_ready, counts.adapters_made), (ADAPTERS, ADAPTERS as u64), "{counts:?}");
+        let own: u64 = adapters.iter().map(|adapter| adapter.bytes()).sum();
+        let first = base.clone().with_adapter(adapters[0].content.clone(), &Device::flex(), &|_| {});
+        let first = first.expect("it fits").adapted;
+        let of_one = first.updates().expect("adapters alone").bytes();
+        assert!(counts.adapter_bytes <= own + of_one, "{name}: {counts:?}, {own} + {of_one}");
+        // What the folder alone gives is what the attached adapter has.
+        let (parts, content) = (first.shared_parts().expect("it shares factors"), &adapters[0].content);
+        let factors = parts.factors(&Device::flex());
+        assert_eq!(content.numbers_between(&factors).as_deref(), Some(parts.numbers()));
+        let keys: BTreeSet<_> = adapters.iter().map(|adapter| adapter.content.factors_key()).collect();
+        assert!(keys.len() == 1 && !keys.contains(&None), "{keys:?}");
+    }
+}
+
+#[test]
+fn a_prompt_is_read_once_for_all_texts_of_it() {
+    let workshop = text_workshop();
+    let base = opened(&workshop, "base");
+    let options = EngineOptions { chunk_tokens: 16, most_running: 3, ..EngineOptions::default() };
+    let engine = Engine::start(&base, &Device::flex(), options);
+    let long: Vec<u32> = (0..100).map(|n| (n * 31) % 250).collect();
+    let drawn = |sequence| TextRequest {
+        sequence,
+        ..request(None, long.clone(), GenerationConfig { do_sample: true, seed: 7, ..greedy(6) })
+    };
+    let alone: Vec<_> = (0..5)
+        .map(|sequence| completed(engine.submit(vec![drawn(sequence)]).expect("there is room").remove(0)))
+        .collect();
+    assert_eq!(engine.counts().prompt_tokens, 500);
+    let receivers = engine.submit((0..5).map(drawn).collect()).expect("there is room");
+    let together: Vec<_> = receivers.into_iter().map(completed).collect();
+    assert_eq!(together, alone);
+    assert_eq!(engine.counts().prompt_tokens, 600, "the prompt was read once more");
+}
+
+#[test]
+fn a_prompt_is_read_on_when_the_text_that_read_it_is_gone() {
+    let workshop = text_workshop();
+    let base = opened(&workshop, "base");
+    let options = EngineOptions { chunk_tokens: 4, ..EngineOptions::default() };
+    let engine = Engine::start(&base, &Device::flex(), options);
+    let long: Vec<u32> = (0..200).map(|n| (n * 31) % 250).collect();
+    let requests = (0..3).map(|sequence| TextRequest { sequence, ..request(None, long.clone(), greedy(4)) });
+    let mut receivers = engine.submit(requests.collect()).expect("there is room");
+    drop(receivers.remove(0));
+    let texts: Vec<_> = receivers.into_iter().map(completed).collect();
+    assert!(texts.iter().all(|(tokens, _)| tokens.len() == 4) && texts[0] == texts[1], "{texts:?}");
+}
+
+#[test]
+fn a_text_that_nobody_reads_rests_and_others_go_on() {
+    let workshop = text_workshop();
+    let engine = Engine::start(&opened(&workshop, "base"), &Device::flex(), EngineOptions::default());
+    let long =
+        || vec![request(None, prompt(1), GenerationConfig { eos_token_id: Vec::new(), ..greedy(200) })];
+    let resting = engine.submit(long()).expect("there is room").remove(0);
+    for _ in 0..3 {
+        assert_eq!(completed(engine.submit(long()).expect("there is room").remove(0)).0.len(), 200);
+    }
+    // A text is counted as finished after its last token was sent.
+    while engine.counts().finished < 3 {
+        std::thread::yield_now();
+    }
+    let counts = engine.counts();
+    assert!(counts.running == 1 && counts.new_tokens < 700, "{counts:?}");
+    assert_eq!(completed(resting).0.len(), 200, "it goes on when somebody reads");
+}
+
+#[test]
+fn texts_that_are_cut_hear_of_it() {
+    let workshop = text_workshop();
+    let options = EngineOptions { most_running: 1, ..EngineOptions::default() };
+    let engine = Engine::start(&opened(&workshop, "base"), &Device::flex(), options);
+    let long =
+        |n: usize| request(None, prompt(n), GenerationConfig { eos_token_id: Vec::new(), ..greedy(200) });
+    let receivers = engine.submit(vec![long(1), long(2)]).expect("there is room");
+    engine.cut();
+    for mut receiver in receivers {
+        let mut last = None;
+        while let Some(event) = receiver.blocking_recv() {
+            last = Some(event);
+        }
+        assert_eq!(last, Some(Event::Cut));
+    }
+    engine.join();
+    assert!(matches!(engine.submit(vec![long(3)]), Err(Rejection::Closing)));
 }
 
 #[test]

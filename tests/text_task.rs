@@ -33,8 +33,10 @@ fn with_task(change: impl Fn(&mut Recipe), check: impl Fn(&Text, &Recipe)) {
 fn passes(task: &Text, recipe: &Recipe, steps: std::ops::Range<usize>) -> Vec<Vec<([usize; 2], Vec<i64>)>> {
     let numbers = |pass: TextBatch| (pass.ids.dims(), pass.ids.into_data().iter::<i64>().collect());
     let device = Device::flex();
-    let steps = task.steps(recipe, steps, &device);
-    steps.map(|passes| passes.expect("rows of memory").into_iter().map(numbers).collect()).collect()
+    let steps = task.steps(recipe, steps, 0..recipe.train.shards(), &device);
+    steps
+        .map(|passes| passes.expect("rows of memory").into_passes().into_iter().map(numbers).collect())
+        .collect()
 }
 
 #[test]
@@ -47,6 +49,32 @@ fn steps_from_the_middle_of_a_run_are_those_of_the_whole() {
                 assert_eq!(passes(task, recipe, 17..40), whole[17..]);
             },
         );
+    }
+}
+
+#[test]
+fn shards_of_a_step_hold_its_rows_in_their_order_and_no_wider_than_they_are() {
+    let (mut whole, mut in_shards) = (Vec::new(), Vec::new());
+    for (shards, found) in [(None, &mut whole), (Some(3), &mut in_shards)] {
+        let found = std::cell::RefCell::new(found);
+        with_task(
+            |recipe| recipe.train.shards = shards,
+            |task, recipe| found.borrow_mut().extend(passes(task, recipe, 0..6)),
+        );
+    }
+    for (whole, in_shards) in whole.iter().zip(&in_shards) {
+        let rows: Vec<usize> = in_shards.iter().map(|([rows, _], _)| *rows).collect();
+        assert_eq!(rows, [1, 1, 2], "four rows in three shards");
+        let (wide, narrow) = (whole[0].0[1], in_shards.iter().map(|([_, tokens], _)| *tokens));
+        assert!(narrow.clone().all(|tokens| tokens <= wide) && narrow.clone().any(|tokens| tokens == wide));
+        let row = |passes: &[([usize; 2], Vec<i64>)]| -> Vec<Vec<i64>> {
+            let rows = |(shape, ids): &([usize; 2], Vec<i64>)| {
+                ids.chunks(shape[1]).map(<[i64]>::to_vec).collect::<Vec<_>>()
+            };
+            let padded = passes.iter().flat_map(rows);
+            padded.map(|ids| ids.into_iter().rev().skip_while(|id| *id == 0).collect()).collect()
+        };
+        assert_eq!(row(whole), row(in_shards));
     }
 }
 

@@ -58,6 +58,12 @@ pub fn tiny_qwen3(device: &Device) -> Tiny<CausalLm> {
     Tiny { base, trained_beside: &[], batch: texts(4, 1, device), device: device.clone() }
 }
 
+/// A Gemma 3, whose norms multiply by 1 more than their weight and stand behind both halves of a block too.
+pub fn tiny_gemma3(device: &Device) -> Tiny<CausalLm> {
+    let base = causal(&gemma3_json(), device);
+    Tiny { base, trained_beside: &[], batch: texts(4, 1, device), device: device.clone() }
+}
+
 /// Every linear layer but the head.
 const ALL_LINEAR: &str = "query|key|value|output|gate|up|down";
 
@@ -232,10 +238,29 @@ fn with_late_window(model_type: &str) -> Value {
     with(with(json, "sliding_window", 3), "max_window_layers", 1)
 }
 
+/// The configuration of a Phi-3 whose frequencies are others in texts of more than four tokens.
+fn long_rope_json() -> Value {
+    let scaling = json!({"type": "su", "short_factor": [1.0, 1.5], "long_factor": [2.0, 8.0]});
+    with(with(phi3_json(), "rope_scaling", scaling), "original_max_position_embeddings", 4)
+}
+
+/// The configuration of a Gemma 3 with two blocks, of which the first has a window of three tokens.
+pub fn gemma3_json() -> Value {
+    let json = with(with(llama_json(), "model_type", "gemma3_text"), "sliding_window", 3);
+    with(with(with(json, "sliding_window_pattern", 2), "head_dim", 6), "query_pre_attn_scalar", 5)
+}
+
 /// A configuration of every family that differs from LLaMA by it.
-pub fn family_jsons() -> [Value; 5] {
+pub fn family_jsons() -> [Value; 9] {
     let smollm3 = with(with(llama_json(), "model_type", "smollm3"), "no_rope_layers", vec![0, 1]);
-    [mistral_json(), phi3_json(), with_late_window("qwen2"), qwen3_json(), smollm3]
+    let gemma = with(with(llama_json(), "model_type", "gemma"), "head_dim", 6);
+    let [mistral, phi3, long_rope] = [mistral_json(), phi3_json(), long_rope_json()];
+    let gemma2 = with(
+        with(with(gemma3_json(), "model_type", "gemma2"), "attn_logit_softcapping", 1.0),
+        "final_logit_softcapping",
+        2.0,
+    );
+    [mistral, phi3, long_rope, with_late_window("qwen2"), qwen3_json(), smollm3, gemma, gemma2, gemma3_json()]
 }
 
 /// `json` with one more field.

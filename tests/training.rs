@@ -239,8 +239,8 @@ fn a_loss_that_is_no_number_ends_the_run_and_names_the_step() {
     let error = run_broken(&recipe(3)).err().expect("a loss that is NaN");
     assert!(matches!(error, Error::Diverged { step: 2, .. }), "{error}");
     assert_eq!(error.exit_code(), 8);
-    let told = error.to_string();
-    assert!(told.contains("at step 2 (samples: sample 2)") && told.contains("\"skip\""), "{told}");
+    let message = error.to_string();
+    assert!(message.contains("at step 2 (samples: sample 2)") && message.contains("\"skip\""), "{message}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! what libFuzzer makes up, the test `parsers` of the workspace the corpus and changes of it.
 
 pub mod adapter;
+pub mod bundle;
 pub mod chat;
 pub mod checkpoint;
 pub mod config;
@@ -21,9 +22,10 @@ pub mod tokenizer;
 pub type Parser = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const PARSERS: [Parser; 29] = [
+pub const PARSERS: [Parser; 30] = [
     ("adapter_native", adapter::native),
     ("adapter_peft", adapter::peft),
+    ("bundle", bundle::read),
     ("chat_template", chat::template),
     ("checkpoint", checkpoint::single_file),
     ("checkpoint_sharded", checkpoint::sharded),

@@ -257,7 +257,7 @@ pub enum Error {
 
     /// A weight in few bits cannot be trained.
     #[error(
-        "`{weight}` is stored in few bits and cannot be trained itself; leave its module out of what is trained, or load the base in f32, bf16 or f16"
+        "`{weight}` is stored in few bits and cannot be trained itself; leave its module out of what is trained, or load the base in f32, bf16 or f16 (a GGUF file: with quantize = \"dense\")"
     )]
     PackedTrained {
         /// Path of the weight.
@@ -282,6 +282,77 @@ pub enum Error {
         kind: &'static str,
         /// What it does that a LoRA does not.
         reason: &'static str,
+    },
+
+    /// The name cannot be an adapter's among others.
+    #[error("`{}` is no name for an adapter: {problem}", name.escape_debug())]
+    BadName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// Two adapters of one bundle would have one name.
+    #[error("two adapters are called `{name}`; give one of them another name (`NAME=FOLDER`)")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+
+    /// An update that is more than two factors cannot be compressed.
+    #[error(
+        "`{name}`: at `{site}` {reason}, and a bundle holds low-rank updates alone; leave this adapter out of it, or merge it"
+    )]
+    NotLowRank {
+        /// The adapter.
+        name: String,
+        /// Path of the layer.
+        site: String,
+        /// What it is, or does.
+        reason: &'static str,
+    },
+
+    /// No adapter of a bundle changes what a later one does.
+    #[error(
+        "`{name}` changes `{site}`, which no adapter of the bundle does, so there is no basis for it; make the bundle again with \
+         all adapters"
+    )]
+    NotInBundle {
+        /// The adapter.
+        name: String,
+        /// Path of the layer.
+        site: String,
+    },
+
+    /// Two adapters know other sizes of one weight.
+    #[error(
+        "`{name}` has `{path}` with {other} numbers, and others have it with {one}: they are not of one base"
+    )]
+    OtherSizes {
+        /// The adapter.
+        name: String,
+        /// Path of the weight.
+        path: String,
+        /// Sizes that others have.
+        one: String,
+        /// Its own.
+        other: String,
+    },
+
+    /// Nothing changes a weight.
+    #[error("there is nothing to compress: no adapter changes a weight")]
+    NothingToCompress,
+
+    /// A path that means a bundle where one adapter is needed, or nothing in it.
+    #[error("{}: {problem}; its members are {}", folder.display(), members.join(", "))]
+    NoMember {
+        /// The bundle.
+        folder: PathBuf,
+        /// What is wrong.
+        problem: String,
+        /// Names of some members, and how many more there are.
+        members: Vec<String>,
     },
 
     /// The folder holds something already.

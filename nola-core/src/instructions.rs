@@ -1,9 +1,12 @@
-//! The instructions that this crate's kernels may use: all that the processor has, or those up to what [`VARIABLE`] names.
+//! The instructions that this crate's kernels may use: the fastest that the processor has, or those up to what [`VARIABLE`] names.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
 
 use std::fmt;
 use std::sync::OnceLock;
 
-/// The environment variable that limits them: `plain`, `avx2` or `avx512`.
+/// The environment variable that limits them: `plain`, `avx2`, `avx512`, `avx512bf16` or `amx`.
 ///
 /// A basis has the same bits with each of them, so it is for tests, and for a processor that is not trusted. Products in f32
 /// are those of the crate `gemm`, which asks the processor itself.
@@ -16,7 +19,22 @@ pub enum Instructions {
     Plain,
     /// AVX2 and FMA.
     Avx2,
-    /// AVX-512, and its products of bf16 where the processor has them.
+    /// AVX-512.
+    Avx512,
+    /// AVX-512 and its products of bf16.
+    Avx512Bf16,
+    /// Tiles of bf16 (AMX) beside those.
+    Amx,
+}
+
+/// The registers that instructions compute in, for kernels to which products of bf16 are nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Vectors {
+    /// Whatever the compiler takes for every processor.
+    Plain,
+    /// 256 bits.
+    Avx2,
+    /// 512 bits.
     Avx512,
 }
 
@@ -24,7 +42,7 @@ pub enum Instructions {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WrongInstructions {
     /// There is no set of that name.
-    #[error("{VARIABLE} is `{found}`; set it to plain, avx2 or avx512, or unset it")]
+    #[error("{VARIABLE} is `{found}`; set it to plain, avx2, avx512, avx512bf16 or amx, or unset it")]
     Unknown {
         /// What it is.
         found: String,
@@ -42,7 +60,8 @@ pub enum WrongInstructions {
 }
 
 impl Instructions {
-    const ALL: [Self; 3] = [Self::Plain, Self::Avx2, Self::Avx512];
+    /// All of them, the least first.
+    pub const ALL: [Self; 5] = [Self::Plain, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
 
     /// Its name, as the variable has it.
     pub fn name(self) -> &'static str {
@@ -50,32 +69,76 @@ impl Instructions {
             Self::Plain => "plain",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512bf16",
+            Self::Amx => "amx",
         }
     }
 
     /// The most that this processor has.
+    pub fn most() -> Self {
+        Self::ALL.into_iter().take_while(|instructions| instructions.is_here()).last().unwrap_or(Self::Plain)
+    }
+
+    /// Whether the processor has these, if it has those before them.
     #[cfg(target_arch = "x86_64")]
-    pub fn most() -> Self {
-        let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        match (has_avx2, is_x86_feature_detected!("avx512f")) {
-            (true, true) => Self::Avx512,
-            (true, false) => Self::Avx2,
-            (false, _) => Self::Plain,
+    fn is_here(self) -> bool {
+        match self {
+            Self::Plain => true,
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Avx512 => is_x86_feature_detected!("avx512f"),
+            Self::Avx512Bf16 => {
+                is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16")
+            }
+            Self::Amx => amx::is_usable(),
         }
     }
 
-    /// The most that this processor has.
+    /// Whether the processor has these, if it has those before them.
     #[cfg(not(target_arch = "x86_64"))]
-    pub fn most() -> Self {
-        Self::Plain
+    fn is_here(self) -> bool {
+        self == Self::Plain
+    }
+
+    /// The registers that they compute in.
+    pub(crate) fn vectors(self) -> Vectors {
+        match self {
+            Self::Plain => Vectors::Plain,
+            Self::Avx2 => Vectors::Avx2,
+            Self::Avx512 | Self::Avx512Bf16 | Self::Amx => Vectors::Avx512,
+        }
+    }
+
+    /// The fastest that this processor has.
+    ///
+    /// Products of bf16 in tiles are faster than those of f32. Those in registers are so on AMD's processors, and slower on Intel's, where a
+    /// step of GPT-2 small took 1.6 times as long with them.
+    fn fastest() -> Self {
+        match Self::most() {
+            Self::Amx => Self::Amx,
+            most if is_of_amd() => most,
+            most => most.min(Self::Avx512),
+        }
     }
 
     /// The most that kernels may use here.
     pub(crate) fn allowed() -> Self {
         static ALLOWED: OnceLock<Instructions> = OnceLock::new();
-        // What is wrong with the variable is told by `check`.
-        *ALLOWED.get_or_init(|| asked().unwrap_or_else(|_| Self::most()))
+        // What is wrong with the variable is reported by `check`.
+        *ALLOWED.get_or_init(|| asked().unwrap_or_else(|_| Self::fastest()))
     }
+}
+
+/// Whether AMD, or Hygon after AMD's design, made the processor.
+#[cfg(target_arch = "x86_64")]
+fn is_of_amd() -> bool {
+    let vendor = std::arch::x86_64::__cpuid(0);
+    // "AuthenticAMD" and "HygonGenuine" begin with these letters.
+    [*b"Auth", *b"Hygo"].contains(&vendor.ebx.to_le_bytes())
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_of_amd() -> bool {
+    false
 }
 
 impl fmt::Display for Instructions {
@@ -95,7 +158,7 @@ pub fn check() -> Result<(), WrongInstructions> {
 fn asked() -> Result<Instructions, WrongInstructions> {
     match std::env::var_os(VARIABLE) {
         Some(found) if !found.is_empty() => limit(&found.to_string_lossy(), Instructions::most()),
-        Some(_) | None => Ok(Instructions::most()),
+        Some(_) | None => Ok(Instructions::fastest()),
     }
 }
 
@@ -113,14 +176,17 @@ mod tests {
     #[test]
     fn a_limit_is_read_by_its_name() {
         for instructions in Instructions::ALL {
-            assert_eq!(limit(instructions.name(), Instructions::Avx512), Ok(instructions));
+            assert_eq!(limit(instructions.name(), Instructions::Amx), Ok(instructions));
         }
     }
 
     #[test]
     fn what_is_not_known_or_not_there_is_refused_with_the_cure() {
         let unknown = limit("sse", Instructions::Avx512).expect_err("no such name").to_string();
-        assert_eq!(unknown, "NOLA_CPU is `sse`; set it to plain, avx2 or avx512, or unset it");
+        assert_eq!(
+            unknown,
+            "NOLA_CPU is `sse`; set it to plain, avx2, avx512, avx512bf16 or amx, or unset it"
+        );
         let absent = limit("avx512", Instructions::Avx2).expect_err("not there").to_string();
         assert!(absent.contains("set it to avx2 or less, or unset it"), "{absent}");
     }

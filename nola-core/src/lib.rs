@@ -4,13 +4,15 @@
 //!
 //! [`basis`] regenerates frozen random matrices from a seed; [`adapter`] turns settings into what is attached to a weight;
 //! [`targets`] chooses the weights; [`Adapted`] is a model with its adapters, trained through one call per optimizer step;
-//! [`folder`] writes and reads the result.
+//! [`folder`] writes and reads the result. [`bundle`] holds many adapters of one base in shared bases, which [`joint`] finds, and
+//! [`with_row_adapters`] gives each row of a batch its own.
 
 mod adapted;
 pub mod adapter;
 mod adapter_params;
 mod base_weight;
 pub mod basis;
+pub mod bundle;
 mod by_pattern;
 #[cfg_attr(not(feature = "cube"), path = "cube/absent.rs")]
 mod cube;
@@ -19,6 +21,8 @@ mod dropout;
 mod embedding;
 mod error;
 pub mod features;
+#[cfg(feature = "cpu")]
+pub mod filled;
 mod floats;
 pub mod folder;
 pub mod foreign_json;
@@ -49,7 +53,8 @@ mod update;
 pub mod weight;
 
 pub use adapted::{
-    Adapted, Progress, RankMove, Reading, SiteFactors, Survivors, TrainableParameters, TrainedState,
+    Adapted, Progress, RankMove, Reading, SharedParts, SiteFactors, Survivors, TrainableParameters,
+    TrainedState,
 };
 pub use adapter::AdapterConfig;
 pub use base_weight::{LinearLayer, dequantized};
@@ -66,7 +71,7 @@ pub use pattern::PatternError;
 pub use plain_words::plain_words;
 #[cfg(feature = "cpu")]
 pub use product::bf16_instructions;
-pub use product::{compute_dtype, in_compute_dtype, product};
-pub use row_adapters::{RowAdapters, Segment, Updates, with_row_adapters};
+pub use product::{compute_dtype, in_compute_dtype, on_compute_thread, product};
+pub use row_adapters::{RowAdapters, Segment, SharedFactors, Updates, with_row_adapters};
 pub use targets::{Site, SiteKind, Targets, Unmatched};
 pub use update::Update;

@@ -6,12 +6,15 @@ pub fn plain_words(message: &str) -> String {
     let is_place = |place: &str| place.chars().all(|c| c.is_ascii_digit() || " column".contains(c));
     let place = message.rsplit_once(" at line ").filter(|(_, place)| is_place(place));
     match place {
-        Some((said, place)) => format!("{} at line {place}", told(said).unwrap_or_else(|| said.to_owned())),
-        None => told(message).unwrap_or_else(|| message.to_owned()),
+        Some((problem, place)) => {
+            format!("{} at line {place}", reworded(problem).unwrap_or_else(|| problem.to_owned()))
+        }
+        None => reworded(message).unwrap_or_else(|| message.to_owned()),
     }
 }
 
-fn told(message: &str) -> Option<String> {
+/// The message in plain words, where there are any for it.
+fn reworded(message: &str) -> Option<String> {
     if message.starts_with("data did not match any variant of untagged enum") {
         return Some("it has a form that is not known".to_owned());
     }
@@ -87,33 +90,33 @@ mod tests {
     use super::*;
     use crate::basis::Distribution;
 
-    /// What is said of a value that is no `T`.
-    fn said_of<T: DeserializeOwned>(value: &Value) -> Option<String> {
+    /// The message about a value that is no `T`.
+    fn message_of<T: DeserializeOwned>(value: &Value) -> Option<String> {
         serde_json::from_value::<T>(value.clone()).err().map(|error| plain_words(&error.to_string()))
     }
 
     #[test]
     fn no_word_of_rust_is_left() {
         let readers = [
-            said_of::<usize>,
-            said_of::<f64>,
-            said_of::<String>,
-            said_of::<bool>,
-            said_of::<Vec<u32>>,
-            said_of::<[f32; 2]>,
-            said_of::<BTreeMap<String, u8>>,
-            said_of::<Distribution>,
+            message_of::<usize>,
+            message_of::<f64>,
+            message_of::<String>,
+            message_of::<bool>,
+            message_of::<Vec<u32>>,
+            message_of::<[f32; 2]>,
+            message_of::<BTreeMap<String, u8>>,
+            message_of::<Distribution>,
         ];
         let wrong =
             [json!("x"), json!(-1), json!(1.5), json!(true), json!(null), json!([1]), json!({"a": 300})];
         for (reader, value) in
             readers.iter().flat_map(|reader| wrong.iter().map(move |value| (reader, value)))
         {
-            let Some(said) = reader(value) else { continue };
+            let Some(message) = reader(value) else { continue };
             for rust in
                 ["usize", "u32", "u8", "f32", "f64", "invalid", "variant", "sequence", "map", "string"]
             {
-                assert!(!said.contains(rust), "{value}: {said}");
+                assert!(!message.contains(rust), "{value}: {message}");
             }
         }
         let untagged = "data did not match any variant of untagged enum ModelWrapper at line 1 column 9";
@@ -122,9 +125,9 @@ mod tests {
 
     #[test]
     fn type_and_place_are_kept() {
-        let said = "invalid type: string \"a at line 2, expected b\", expected usize at line 3 column 4";
+        let message = "invalid type: string \"a at line 2, expected b\", expected usize at line 3 column 4";
         assert_eq!(
-            plain_words(said),
+            plain_words(message),
             "it is the text \"a at line 2, expected b\", expected a whole number at line 3 column 4"
         );
         assert_eq!(
@@ -140,8 +143,10 @@ mod tests {
 
     #[test]
     fn other_messages_stay() {
-        for said in ["expected value at line 1 column 1", "No such file", "unknown field `a`, expected `b`"] {
-            assert_eq!(plain_words(said), said);
+        for message in
+            ["expected value at line 1 column 1", "No such file", "unknown field `a`, expected `b`"]
+        {
+            assert_eq!(plain_words(message), message);
         }
     }
 }

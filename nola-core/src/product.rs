@@ -34,6 +34,14 @@ pub(crate) fn is_cpu(device: &Device) -> bool {
     }
 }
 
+/// Runs `work`, which computes on `device`. On the CPU it does so on one of the threads that share its products: each of many
+/// small ones would otherwise wait until such a thread wakes up.
+///
+/// `work` must not wait for other threads, which may wait for the same ones.
+pub fn on_compute_thread<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
+    if is_cpu(device) { rayon::scope(|_| work()) } else { work() }
+}
+
 /// `x` in the type in which activations flow where it is.
 pub fn in_compute_dtype<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let dtype = compute_dtype(&x.device(), x.dtype());

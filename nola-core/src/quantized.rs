@@ -212,7 +212,9 @@ mod tests {
                             CoefficientBits::B16 => 10.0 / 1024.0,
                             _ => packed.scales[row],
                         };
-                        prop_assert!((before - after).abs() <= step * 0.500_001, "{bits:?}: {before} became {after}");
+                        // Half a step, and the rounding of up to 127 steps, by which a number halfway may be rounded the other way.
+                        let most = step * (0.5 + 127.0 * f32::EPSILON);
+                        prop_assert!((before - after).abs() <= most, "{bits:?}: {before} became {after}");
                     }
                 }
             }

@@ -1,11 +1,17 @@
 //! One base for many adapters: a batch in which each row has its own.
 
+mod pass;
+mod shared;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::{Module, Param, Reparameterization, Reparameterizer};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use pass::{At, Pass};
+pub use shared::SharedFactors;
+pub(crate) use shared::{CoreForm, SharedSite};
 
 use crate::Error;
 use crate::base_weight::{BaseWeight, LinearLayer};
@@ -14,10 +20,22 @@ use crate::product::{in_compute_dtype, with_bias};
 use crate::update::Update;
 
 /// What an adapter does to each weight of its base, taken off a model that it is attached to.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Updates {
-    by_path: BTreeMap<String, Update>,
+    content: Content,
     bytes: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Content {
+    /// Of each weight by its path.
+    Own(BTreeMap<String, Update>),
+    /// Small numbers between factors that others have, too.
+    Shared {
+        factors: Arc<SharedFactors>,
+        /// `[1, numbers]`.
+        numbers: Box<Tensor<2>>,
+    },
 }
 
 /// So many rows, one after the other, with one adapter; none is the base alone.
@@ -26,7 +44,7 @@ pub type Segment = (usize, Option<Arc<Updates>>);
 /// Says which rows have which adapter in the passes that follow; all clones of a model hear the same.
 #[derive(Debug, Clone, Default)]
 pub struct RowAdapters {
-    segments: Arc<Mutex<Vec<Segment>>>,
+    pass: Arc<Mutex<Arc<Pass>>>,
     /// Paths of the weights that have room for adapters.
     paths: BTreeSet<String>,
 }
@@ -34,12 +52,39 @@ pub struct RowAdapters {
 impl Updates {
     /// Of each weight by its path; all of them have `bytes`.
     pub(crate) fn new(by_path: BTreeMap<String, Update>, bytes: u64) -> Self {
-        Self { by_path, bytes }
+        Self { content: Content::Own(by_path), bytes }
     }
 
-    /// Bytes of its matrices and vectors.
+    /// Those of an adapter with these numbers between factors that it shares with others.
+    ///
+    /// # Panics
+    /// If there are not as many numbers as the factors want.
+    pub fn between(factors: Arc<SharedFactors>, numbers: &[f32], device: &Device) -> Self {
+        assert_eq!(numbers.len(), factors.numbers(), "as many numbers as the factors want");
+        let data = TensorData::new(numbers.to_vec(), [1, numbers.len()]);
+        let bytes = numbers.len() as u64 * 4;
+        let numbers = Box::new(Tensor::from_data(data, device));
+        Self { content: Content::Shared { factors, numbers }, bytes }
+    }
+
+    /// Bytes of its own matrices and vectors.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The factors that it shares with other adapters, if it does.
+    pub fn shared(&self) -> Option<&Arc<SharedFactors>> {
+        match &self.content {
+            Content::Own(_) => None,
+            Content::Shared { factors, .. } => Some(factors),
+        }
+    }
+
+    fn paths(&self) -> Box<dyn Iterator<Item = &String> + '_> {
+        match &self.content {
+            Content::Own(by_path) => Box::new(by_path.keys()),
+            Content::Shared { factors, .. } => Box::new(factors.paths()),
+        }
     }
 }
 
@@ -49,7 +94,7 @@ impl Updates {
 pub fn with_row_adapters<M: Module>(model: M, is_wanted: &dyn Fn(&str) -> bool) -> (M, RowAdapters) {
     let paths =
         float_params(&model).into_iter().map(|param| param.path).filter(|path| is_wanted(path)).collect();
-    let rows = RowAdapters { segments: Arc::default(), paths };
+    let rows = RowAdapters { pass: Arc::default(), paths };
     (model.apply_reparameterization(RowAdapterPlacer { is_wanted, rows: rows.clone() }), rows)
 }
 
@@ -59,32 +104,23 @@ impl RowAdapters {
     /// # Errors
     /// With the first that has none: such a part of the adapter would be lost.
     pub fn check(&self, updates: &Updates) -> Result<(), Error> {
-        match updates.by_path.keys().find(|path| !self.paths.contains(*path)) {
+        match updates.paths().find(|path| !self.paths.contains(*path)) {
             Some(path) => Err(Error::NoRoomForRows { path: path.clone() }),
             None => Ok(()),
         }
     }
 
-    /// Gives the rows of the next passes their adapters, in order; rows beyond them have none.
+    /// Gives the rows of the next passes their adapters, in order: as many rows as the batch has, or none, and then all are the
+    /// base's. Where adapters that share factors stand side by side, their rows are multiplied together.
     pub fn choose(&self, segments: Vec<Segment>) {
-        *self.segments.lock().unwrap_or_else(PoisonError::into_inner) = segments;
+        let pass = Arc::new(Pass::of(segments));
+        *self.pass.lock().unwrap_or_else(PoisonError::into_inner) = pass;
     }
 
-    /// The segments of a pass in which the batch has `rows` rows, one for each token; none if no adapter changes `path`.
-    ///
-    /// # Panics
-    /// If the rows of the batch have not as many tokens each, as where positions are looked up once for all rows.
-    fn of_pass(&self, path: &str, rows: usize) -> Vec<Segment> {
-        let segments = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
-        let changes =
-            |(_, updates): &Segment| updates.as_ref().is_some_and(|of| of.by_path.contains_key(path));
-        if !segments.iter().any(changes) {
-            return Vec::new();
-        }
-        let batch: usize = segments.iter().map(|(rows, _)| rows).sum();
-        assert_eq!(rows % batch, 0, "as many tokens in each row of the batch");
-        let scaled = |(count, updates): &Segment| (count * (rows / batch), updates.clone());
-        segments.iter().map(scaled).collect()
+    /// The adapters of the rows; none if no adapter changes `path`.
+    fn pass_at(&self, path: &str) -> Option<Arc<Pass>> {
+        let pass = Arc::clone(&self.pass.lock().unwrap_or_else(PoisonError::into_inner));
+        pass.changes(path).then_some(pass)
     }
 }
 
@@ -113,17 +149,17 @@ impl PerRow {
     /// - `x`: `[rows, d_in]`
     /// - output: `[rows, d_out]`
     pub(crate) fn forward(&self, layer: &impl LinearLayer, x: Tensor<2>) -> Tensor<2> {
-        let segments = self.rows.of_pass(&self.path, x.dims()[0]);
         let bias = layer.bias().map(|bias| bias.val());
         let y = BaseWeight::of(layer).product(x.clone(), None);
-        if segments.is_empty() {
-            return with_bias(y, bias);
-        }
-        self.by_segment(&segments, |update, range| {
+        let Some(pass) = self.rows.pass_at(&self.path) else { return with_bias(y, bias) };
+        pass.by_run(&self.path, x.dims()[0], |at, range| {
             let (y, x) = (y.clone().slice([range.clone()]), x.clone().slice([range]));
-            match update {
-                Some(update) => update.onto(y, x, bias.clone()),
-                None => with_bias(y, bias.clone()),
+            match at {
+                At::Nothing => with_bias(y, bias.clone()),
+                At::Own(update) => update.onto(y, x, bias.clone()),
+                At::Shared(factors, numbers) => {
+                    with_bias(factors.onto(&self.path, y, x, numbers), bias.clone())
+                }
             }
         })
     }
@@ -134,36 +170,17 @@ impl PerRow {
     /// - `looked_up`: `[rows, width]`; `ids`: `[rows]`
     /// - output: `[rows, width]`
     pub(crate) fn looked_up(&self, looked_up: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
-        let segments = self.rows.of_pass(&self.path, looked_up.dims()[0]);
-        if segments.is_empty() {
-            return looked_up;
-        }
+        let Some(pass) = self.rows.pass_at(&self.path) else { return looked_up };
         let looked_up = in_compute_dtype(looked_up);
-        self.by_segment(&segments, |update, range| {
+        pass.by_run(&self.path, looked_up.dims()[0], |at, range| {
             let rows = looked_up.clone().slice([range.clone()]);
-            match update {
-                Some(update) => rows.clone() + update.of_rows(ids.clone().slice([range])).cast(rows.dtype()),
-                None => rows,
+            let ids = || ids.clone().slice([range]);
+            match at {
+                At::Nothing => rows,
+                At::Own(update) => rows.clone() + update.of_rows(ids()).cast(rows.dtype()),
+                At::Shared(factors, numbers) => factors.onto_rows(&self.path, rows, ids(), numbers),
             }
         })
-    }
-
-    fn update<'a>(&self, (_, updates): &'a Segment) -> Option<&'a Update> {
-        updates.as_ref()?.by_path.get(&self.path)
-    }
-
-    /// The rows that `forward` makes of each segment, one after the other.
-    fn by_segment(
-        &self,
-        segments: &[Segment],
-        forward: impl Fn(Option<&Update>, Range<usize>) -> Tensor<2>,
-    ) -> Tensor<2> {
-        let mut start = 0;
-        let parts = segments.iter().filter(|(rows, _)| *rows > 0).map(|segment| {
-            start += segment.0;
-            forward(self.update(segment), start - segment.0..start)
-        });
-        Tensor::cat(parts.collect(), 0)
     }
 }
 
@@ -192,7 +209,7 @@ mod tests {
     use burn::tensor::{Device, TensorData, Tolerance};
 
     use super::*;
-    use crate::adapter::{DoraConfig, LoraConfig, NolaConfig};
+    use crate::adapter::{DoraConfig, LoraConfig, LoraXsConfig, NolaConfig, VeraConfig};
     use crate::{Adapted, AdapterConfig, Linear, Targets, adapted, adapted_embedding};
 
     #[derive(Module, Debug)]
@@ -259,6 +276,61 @@ mod tests {
         found
             .into_data()
             .assert_approx_eq::<f32>(&Tensor::cat(expected, 0).into_data(), Tolerance::rel_abs(1e-5, 1e-5));
+    }
+
+    /// Whether rows get what `generate` would give each, where adapters share factors by construction.
+    fn check_gathered(config: impl Fn(u64) -> AdapterConfig) {
+        let base = Model::new();
+        let models = [1, 2, 3].map(|seed| {
+            let model = trained(&base, config(seed), "up|down");
+            // They would all be moved alike.
+            let state = model.state().into_iter().map(|(name, data)| {
+                let values: Vec<f32> = data.clone().try_into_vec().expect("they are f32");
+                let values: Vec<f32> = values.iter().map(|value| value / seed as f32).collect();
+                (name, TensorData::new(values, data.shape()))
+            });
+            model.with_state(state.collect()).expect("its own names")
+        });
+        let (model, rows) = with_row_adapters(base.clone(), &|path| path.ends_with(".weight"));
+        let parts = models.each_ref().map(|model| model.shared_parts().expect("they share factors"));
+        assert!(parts.iter().all(|part| part.digest() == parts[0].digest()), "they share the same ones");
+        let factors = Arc::new(parts[0].factors(&Device::flex()));
+        let updates = parts
+            .map(|part| Arc::new(Updates::between(Arc::clone(&factors), part.numbers(), &Device::flex())));
+        let own = trained(&base, LoraConfig { rank: 2, ..LoraConfig::default() }.into(), "up|down");
+        let own_updates = Arc::new(own.updates().expect("adapters alone"));
+        let all = [[1, 5, 1], [0, 3, 6], [2, 2, 4], [6, 0, 1], [3, 3, 3], [4, 1, 2]];
+        let of = |place: usize| Some(Arc::clone(&updates[place]));
+        rows.choose(vec![(2, of(0)), (1, of(1)), (1, Some(own_updates)), (1, None), (1, of(2))]);
+        let found = model.forward(ids(&all));
+        let expected = vec![
+            models[0].model.forward(ids(&all[..2])),
+            models[1].model.forward(ids(&all[2..3])),
+            own.model.forward(ids(&all[3..4])),
+            base.forward(ids(&all[4..5])),
+            models[2].model.forward(ids(&all[5..])),
+        ];
+        found
+            .into_data()
+            .assert_approx_eq::<f32>(&Tensor::cat(expected, 0).into_data(), Tolerance::rel_abs(1e-5, 1e-5));
+    }
+
+    #[test]
+    fn rows_of_adapters_with_the_same_singular_vectors_get_what_each_gives_alone() {
+        check_gathered(|seed| LoraXsConfig { rank: 3, alpha: Some(5.0), seed }.into());
+    }
+
+    #[test]
+    fn rows_of_adapters_with_the_same_random_pair_get_what_each_gives_alone() {
+        check_gathered(|_| VeraConfig { rank: 4, ..VeraConfig::default() }.into());
+    }
+
+    #[test]
+    fn adapters_with_factors_of_their_own_share_none() {
+        let base = Model::new();
+        for config in [LoraConfig::default().into(), NolaConfig::default().into()] {
+            assert!(trained(&base, config, "up|down").shared_parts().is_none());
+        }
     }
 
     #[test]

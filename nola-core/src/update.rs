@@ -66,7 +66,7 @@ impl Pair {
 
 impl Update {
     /// The update that `plan` says, for the weight of `site`; `squares` are those of its columns, if their lengths are trained.
-    /// In the passes of training that `pass` tells of, it drops what the plan says.
+    /// In the passes of training that `pass` describes, it drops what the plan says.
     pub(crate) fn new(
         plan: &Plan,
         site: &Site,

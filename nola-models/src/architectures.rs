@@ -7,7 +7,9 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::fields::Fields;
-use crate::llama::family::{Absent, Biases, Family, Projections, Windows};
+use crate::llama::family::{
+    Absent, Biases, Caps, Family, Gain, Gate, Norms, Projections, RopeSettings, ScoreDivisor, Windows,
+};
 
 /// How the model of a `config.json` is built.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,7 +21,10 @@ pub enum Architecture {
 }
 
 /// All of them, in the order in which errors list them.
-const ALL: [Architecture; 7] = [
+const ALL: [Architecture; 10] = [
+    Architecture::Llama(&GEMMA),
+    Architecture::Llama(&GEMMA2),
+    Architecture::Llama(&GEMMA3),
     Architecture::Gpt2,
     Architecture::Llama(&Family::LLAMA),
     Architecture::Llama(&MISTRAL),
@@ -28,6 +33,81 @@ const ALL: [Architecture; 7] = [
     Architecture::Llama(&QWEN3),
     Architecture::Llama(&SMOLLM3),
 ];
+
+/// Gemma: norms that multiply by 1 more than their weight, scaled embeddings, a gate of GELU.
+///
+/// # Source
+/// `GemmaConfig` of transformers.
+const GEMMA: Family = Family {
+    model_type: "gemma",
+    class: "GemmaForCausalLM",
+    biases: Biases::OfAttention,
+    gain: Gain::OnePlusWeight,
+    gate: Gate::GeluTanh,
+    scales_embeddings: true,
+    absent: Absent {
+        vocab_size: 256_000,
+        max_tokens: 8192,
+        d_model: 3072,
+        n_layers: 28,
+        n_heads: 16,
+        n_kv_heads: Some(16),
+        d_head: Some(256),
+        d_mlp: 24576,
+        tied_head: true,
+        eos: &[1],
+        ..Family::LLAMA.absent
+    },
+    ..Family::LLAMA
+};
+
+/// Gemma 2: as Gemma, and norms behind attention and MLP, a sliding window in every second layer, caps.
+///
+/// # Source
+/// `Gemma2Config` of transformers.
+const GEMMA2: Family = Family {
+    model_type: "gemma2",
+    class: "Gemma2ForCausalLM",
+    norms: Norms::BeforeAndBehind,
+    caps: Caps::LogitsAndScores,
+    score_divisor: ScoreDivisor::Field(256),
+    windows: Windows::Pattern { absent: 2 },
+    absent: Absent {
+        d_model: 2304,
+        n_layers: 26,
+        n_heads: 8,
+        n_kv_heads: Some(4),
+        d_mlp: 9216,
+        window: Some(4096),
+        logit_cap: Some(30.0),
+        score_cap: Some(50.0),
+        ..GEMMA.absent
+    },
+    ..GEMMA
+};
+
+/// The text model of Gemma 3: as Gemma 2, and norms of queries and keys, a sliding window in most layers, whose waves have a base
+/// of their own; without caps.
+///
+/// # Source
+/// `Gemma3TextConfig` of transformers.
+const GEMMA3: Family = Family {
+    model_type: "gemma3_text",
+    class: "Gemma3ForCausalLM",
+    qk_norm: true,
+    caps: Caps::Logits,
+    windows: Windows::Pattern { absent: 6 },
+    rope: RopeSettings::ByLayerType { sliding_theta: 10_000.0 },
+    absent: Absent {
+        vocab_size: 262_208,
+        max_tokens: 131_072,
+        theta: 1e6,
+        logit_cap: None,
+        score_cap: None,
+        ..GEMMA2.absent
+    },
+    ..GEMMA2
+};
 
 /// Mistral: a sliding window in every layer of the first release.
 ///
@@ -57,6 +137,7 @@ const PHI3: Family = Family {
     class: "Phi3ForCausalLM",
     biases: Biases::Never,
     windows: Windows::Everywhere,
+    rope: RopeSettings::OfPhi3 { original_max_tokens: 4096 },
     projections: Projections::Fused,
     absent: Absent {
         vocab_size: 32064,
@@ -181,7 +262,7 @@ mod tests {
     fn an_unknown_type_is_told_what_there_is() {
         for config in [json!({"model_type": "gpt_neo"}), json!({})] {
             let error = Architecture::of(&config, Path::new("config.json")).expect_err("there is none");
-            let list = "`gpt2`, `llama`, `mistral`, `phi3`, `qwen2`, `qwen3` or `smollm3`";
+            let list = "`gemma`, `gemma2`, `gemma3_text`, `gpt2`, `llama`, `mistral`, `phi3`, `qwen2`, `qwen3` or `smollm3`";
             assert!(error.to_string().contains(list), "{error}");
         }
     }

@@ -289,9 +289,16 @@ impl CausalLm {
     /// - output: `[rows, 1, d_model]`
     ///
     /// # Panics
-    /// If there is not one cache a row, a cache has padding, or a model with learned positions gets a token beyond `max_tokens`.
+    /// If there is not one cache a row, a cache has padding, a text [outgrows](CausalLm::is_outgrown) its cache, or a model with
+    /// learned positions gets a token beyond `max_tokens`.
     pub fn advance(&self, ids: Tensor<2, Int>, caches: &mut [&mut KeyValueCache]) -> Tensor<3> {
         of_any!(self, model => model.advance(ids, caches))
+    }
+
+    /// Whether all that `cache` holds has to be read again when so many tokens follow, because the model computes long texts
+    /// otherwise: [`CausalLm::extend`] does it unasked.
+    pub fn is_outgrown(&self, cache: &KeyValueCache, tokens: usize) -> bool {
+        of_any!(self, model => model.is_outgrown(cache, tokens))
     }
 
     /// Scores of the next token, in f32 whatever the weights are.
@@ -350,7 +357,7 @@ impl CausalLm {
         }
         match &model {
             Self::Gpt2(_) => {}
-            Self::Llama(model) => model.config().rotary.write_to(&mut config),
+            Self::Llama(model) => model.config().write_rotary_to(&mut config),
         }
         let tensors = &model.to_tensors();
         save(folder, &ModelFolder { config: &config, preprocessor: None, tensors, dtype, companions })

@@ -123,7 +123,7 @@ impl ChatTemplate {
     /// A text without the marks of `{% generation %}` blocks.
     fn unmarked(&self, mut text: String, conversation: &Conversation) -> String {
         if self.has_blocks(conversation) {
-            text.retain(|char| !program::SAID.contains(&char));
+            text.retain(|char| !program::BLOCK_MARKS.contains(&char));
         }
         text
     }
@@ -249,11 +249,11 @@ mod tests {
         .to_vec()
     }
 
-    fn spoken(source: &str, messages: &[Message]) -> Vec<String> {
-        said(source, &Conversation::new(messages.to_vec())).unwrap()
+    fn answers(source: &str, messages: &[Message]) -> Vec<String> {
+        answers_of(source, &Conversation::new(messages.to_vec())).unwrap()
     }
 
-    pub fn said(source: &str, conversation: &Conversation) -> Result<Vec<String>, ChatError> {
+    pub fn answers_of(source: &str, conversation: &Conversation) -> Result<Vec<String>, ChatError> {
         let Rendered { text, assistant, .. } = template(source).assistant_spans(conversation)?;
         Ok(assistant.into_iter().map(|turn| text[turn.bytes].to_string()).collect())
     }
@@ -291,21 +291,21 @@ mod tests {
 
     #[test]
     fn the_assistant_says_its_words_and_the_end_of_its_turn() {
-        assert_eq!(spoken(CHATML, &conversation()), ["Four.<|im_end|>", "Five. <|im_end|>"]);
-        assert_eq!(spoken(LLAMA2, &conversation()), [" Four. </s>", " Five. </s>"]);
-        assert_eq!(spoken(LLAMA3, &conversation()), ["Four.<|eot_id|>", "Five.<|eot_id|>"]);
+        assert_eq!(answers(CHATML, &conversation()), ["Four.<|im_end|>", "Five. <|im_end|>"]);
+        assert_eq!(answers(LLAMA2, &conversation()), [" Four. </s>", " Five. </s>"]);
+        assert_eq!(answers(LLAMA3, &conversation()), ["Four.<|eot_id|>", "Five.<|eot_id|>"]);
     }
 
     #[test]
     fn where_only_space_ends_a_turn_the_space_is_said() {
         let plain = r"{% for message in messages %}{{ message.role + ': ' + message.content + '\n\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}";
-        assert_eq!(spoken(plain, &conversation()), ["Four.\n\n", "Five. \n\n"]);
+        assert_eq!(answers(plain, &conversation()), ["Four.\n\n", "Five. \n\n"]);
     }
 
     #[test]
     fn a_template_without_a_head_for_answers_has_the_model_write_it() {
         let headless = "{% for message in messages %}{{ '<' + message.role + '>' + message.content + '</s>' }}{% endfor %}";
-        assert_eq!(spoken(headless, &conversation()), ["<assistant>Four.</s>", "<assistant>Five. </s>"]);
+        assert_eq!(answers(headless, &conversation()), ["<assistant>Four.</s>", "<assistant>Five. </s>"]);
     }
 
     #[test]

@@ -81,6 +81,12 @@ struct Stored {
     foreign: Option<Foreign>,
 }
 
+impl Stored {
+    fn type_name(&self) -> String {
+        self.foreign.as_ref().map_or(self.dtype.to_string(), Foreign::format)
+    }
+}
+
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
@@ -154,6 +160,11 @@ impl Checkpoint {
         self.tensors.get(name).map(|stored| stored.shape.as_slice())
     }
 
+    /// How the numbers of a stored tensor are stored, as safetensors or ggml call it, if there is one of that name.
+    pub fn stored_type(&self, name: &str) -> Option<String> {
+        self.tensors.get(name).map(Stored::type_name)
+    }
+
     /// What an adapter remembers of its base: name, and hashes of the configuration and of the weights. Reads every
     /// byte, but only once.
     ///
@@ -188,8 +199,7 @@ impl Checkpoint {
     fn hash(&self, bytes: fn(&mut Sha256, &[u8])) -> String {
         let mut hash = Sha256::new();
         for (name, stored) in &self.tensors {
-            let dtype = stored.foreign.as_ref().map_or(stored.dtype.to_string(), Foreign::format);
-            hash.update(format!("{name} {dtype} {:?}\n", stored.shape));
+            hash.update(format!("{name} {} {:?}\n", stored.type_name(), stored.shape));
             bytes(&mut hash, self.bytes(stored));
         }
         hex(&hash.finalize())

@@ -44,6 +44,16 @@ pub(crate) trait Decoder: Module {
 
     fn pass<'a>(&self, mask: &'a AttentionMask) -> Self::Pass<'a>;
 
+    /// Whether what it makes of a token may depend on how long the text is that the token stands in.
+    fn depends_on_length(&self) -> bool {
+        false
+    }
+
+    /// Whether it makes something else of the tokens of a text that has grown from `before` tokens to `after`.
+    fn changes(&self, _before: usize, _after: usize) -> bool {
+        false
+    }
+
     fn blocks(&self) -> &[Self::Block];
 
     /// # Shapes
@@ -74,14 +84,33 @@ pub(crate) trait Decoder: Module {
         self.normed(walk(self, self.embeddings(ids, mask), mask, nothing(), |_| ()))
     }
 
-    /// The same for tokens that follow those in `cache`, which takes them up.
+    /// The same for tokens that follow those in `cache`, which takes them up; all of them are read again where one of the texts
+    /// outgrows what its beginning was computed for.
     ///
     /// # Shapes
     /// - `ids`: `[batch, tokens]`
     /// - output: `[batch, tokens, d_model]`
     fn extend(&self, ids: Tensor<2, Int>, mask: &AttentionMask, cache: &mut KeyValueCache) -> Tensor<3> {
+        let [_, tokens] = ids.dims();
+        if self.is_outgrown(cache, tokens) {
+            let (all, padding) = cache.restart(ids);
+            let mask = AttentionMask::behind(0, &all, padding);
+            let before = all.dims()[1] - tokens;
+            return self.extend(all, &mask, cache).narrow(1, before, tokens);
+        }
+        if self.depends_on_length() {
+            cache.remember(ids.clone());
+        }
         let caches = cache.begin(self.blocks().len(), mask.padding()).iter_mut().map(Cache::Batch);
         self.normed(walk(self, self.embeddings(ids, mask), mask, caches, |_| ()))
+    }
+
+    /// Whether one of the texts in `cache` outgrows what its beginning was computed for with so many more tokens.
+    fn is_outgrown(&self, cache: &KeyValueCache, tokens: usize) -> bool {
+        let past = cache.tokens();
+        let changes = |padding: usize| self.changes(past - padding, past + tokens - padding);
+        let mut paddings = cache.padding().iter().copied();
+        past > 0 && if cache.padding().is_empty() { changes(0) } else { paddings.any(changes) }
     }
 
     /// The same for one token of each of several texts, behind all that its own cache holds.
@@ -91,10 +120,15 @@ pub(crate) trait Decoder: Module {
     /// - output: `[rows, 1, d_model]`
     ///
     /// # Panics
-    /// If there is not one cache a row, or a cache has padding.
+    /// If there is not one cache a row, a cache has padding, or a text outgrows what its beginning was computed for.
     fn advance(&self, ids: Tensor<2, Int>, caches: &mut [&mut KeyValueCache]) -> Tensor<3> {
         assert_eq!(ids.dims(), [caches.len(), 1], "one token and one cache a row");
         assert!(caches.iter().all(|cache| cache.padding().is_empty()), "caches without padding");
+        assert!(!caches.iter().any(|cache| self.is_outgrown(cache, 1)), "texts that do not change");
+        if self.depends_on_length() {
+            let rows = caches.iter_mut().enumerate();
+            rows.for_each(|(row, cache)| cache.remember(ids.clone().narrow(0, row, 1)));
+        }
         let mask = AttentionMask::of_rows(caches.iter().map(|cache| cache.tokens()).collect());
         let n_blocks = self.blocks().len();
         let mut rows: Vec<_> = caches.iter_mut().map(|cache| cache.begin(n_blocks, &[]).iter_mut()).collect();
@@ -149,6 +183,7 @@ pub(crate) trait Decoder: Module {
             source: &|path| Some(Self::source(&config, path)),
             dtype: &|_| precision.dtype,
             quantization: &|path| precision.quantization_at(path),
+            keeps_few_bits: &|path| precision.keeps_few_bits_at(path),
             ignored: Self::IGNORED,
         };
         checkpoint.fill(self, &map)

@@ -62,11 +62,17 @@ impl Fields<'_> {
     pub(crate) fn positive(&self, field: &'static str, absent: f64) -> Result<f64, Error> {
         match self.json.get(field).filter(|value| !value.is_null()) {
             None => Ok(absent),
-            Some(value) => value
-                .as_f64()
-                .filter(|&number| number > 0.0 && number <= MAX_FLOAT)
+            Some(value) => positive(value)
                 .ok_or_else(|| self.wrong(field, &format!("a number above 0, at most {MAX_FLOAT:e}"))),
         }
+    }
+
+    /// So many numbers above 0.
+    pub(crate) fn positives(&self, field: &'static str, count: usize) -> Result<Vec<f64>, Error> {
+        let numbers = self.json[field].as_array().and_then(|list| list.iter().map(positive).collect());
+        numbers.filter(|numbers: &Vec<f64>| numbers.len() == count).ok_or_else(|| {
+            self.wrong(field, &format!("a list of {count} numbers above 0, at most {MAX_FLOAT:e}"))
+        })
     }
 
     /// One token id or a list of them; `null` is none, and so is one below zero, which some files name.
@@ -94,6 +100,10 @@ impl Fields<'_> {
         }
         Err(self.wrong(field, "bitsandbytes in nf4 or 8 bits, or no quantization"))
     }
+}
+
+fn positive(value: &Value) -> Option<f64> {
+    value.as_f64().filter(|&number| number > 0.0 && number <= MAX_FLOAT)
 }
 
 /// One token id or a list of them; `null` is none, and so is one below zero. `None` if it is anything else.

@@ -13,6 +13,7 @@ mod dense;
 mod error;
 mod header;
 mod names;
+mod packed;
 mod reader;
 mod tokenizer;
 mod value;

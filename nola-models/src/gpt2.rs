@@ -13,7 +13,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use nola_core::{Linear, adapted, adapted_embedding, in_compute_dtype};
 use serde_json::Value;
 
-use crate::attention::{AttentionMask, Cache, attend_with, split_heads};
+use crate::attention::{AttentionMask, Cache, Scores, attend_with, split_heads};
 use crate::checkpoint::Source;
 use crate::decoder::Decoder;
 use crate::norm::LayerNorm;
@@ -54,7 +54,8 @@ impl Attention {
     fn forward(&self, x: Tensor<3>, mask: &AttentionMask, cache: Cache) -> Tensor<3> {
         let heads = |layer: &Linear| split_heads(adapted(layer, x.clone()), self.n_heads);
         let heads = [&self.query, &self.key, &self.value].map(heads);
-        adapted(&self.output, attend_with(cache, heads, self.score_scale, mask, None))
+        let scores = Scores { scale: self.score_scale, cap: None };
+        adapted(&self.output, attend_with(cache, heads, scores, mask, None))
     }
 }
 

@@ -119,7 +119,7 @@ impl HubConfig {
     /// As [`resolve`], with settings at hand.
     ///
     /// The hub is asked which commit the revision stands for; if it gives no answer but the cache is complete, the
-    /// cache is used and `progress` hears of it. A file that the cache holds is never fetched again.
+    /// cache is used and `progress` is notified. A file that the cache holds is never fetched again.
     ///
     /// # Errors
     /// If the repository, the revision or a needed file does not exist or may not be read, if the network or the cache
@@ -240,7 +240,7 @@ mod tests {
     struct Scene {
         hub: FakeHub,
         config: HubConfig,
-        heard: RecordedProgress,
+        progress: RecordedProgress,
         cache: tempfile::TempDir,
     }
 
@@ -258,11 +258,11 @@ mod tests {
         fn with(files: &[(&str, &[u8])]) -> Self {
             let (hub, cache) = (FakeHub::new(files), tempfile::tempdir().unwrap());
             let config = hub.config(cache.path());
-            Self { hub, config, heard: RecordedProgress::default(), cache }
+            Self { hub, config, progress: RecordedProgress::default(), cache }
         }
 
         fn resolve(&self, name: &str, wanted: Wanted) -> Result<PathBuf, HubError> {
-            self.config.resolve(name, wanted, &self.heard)
+            self.config.resolve(name, wanted, &self.progress)
         }
 
         fn model(&self) -> Result<PathBuf, HubError> {
@@ -282,7 +282,7 @@ mod tests {
         }
 
         fn notes(&self) -> Vec<String> {
-            self.heard.lines().into_iter().filter(|line| line.starts_with("note")).collect()
+            self.progress.lines().into_iter().filter(|line| line.starts_with("note")).collect()
         }
     }
 
@@ -384,7 +384,7 @@ mod tests {
         scene.model().unwrap();
         let config = ["config.json of 2", "+0", "+2", "finished"];
         let weights = ["model.safetensors of 5", "+0", "+5", "finished"];
-        assert_eq!(scene.heard.lines(), [config, weights].concat());
+        assert_eq!(scene.progress.lines(), [config, weights].concat());
     }
 
     #[test]
@@ -405,7 +405,7 @@ mod tests {
         assert_says(&scene.refused(), &["model.safetensors", "100000 of 300000 bytes are kept"]);
         assert_whole(&scene.model().unwrap());
         assert_eq!(scene.hub.seen().last().unwrap().range.as_deref(), Some("bytes=100000-"));
-        assert_says(&scene.heard.lines().join(" "), &["model.safetensors of 300000 +100000 +"]);
+        assert_says(&scene.progress.lines().join(" "), &["model.safetensors of 300000 +100000 +"]);
     }
 
     #[test]
@@ -444,7 +444,8 @@ mod tests {
         scene.hub.fails("GET /store/", 1, Kind::Cut(100_000));
         scene.hub.fails("GET /store/", 1, Kind::NoRange);
         assert_whole(&scene.model().unwrap());
-        let starts = scene.heard.lines().iter().filter(|line| *line == "model.safetensors of 300000").count();
+        let starts =
+            scene.progress.lines().iter().filter(|line| *line == "model.safetensors of 300000").count();
         assert_eq!(starts, 2);
     }
 

@@ -30,6 +30,7 @@ pub mod llama;
 mod names;
 pub mod norm;
 mod precision;
+pub mod rope;
 mod sentence_piece;
 #[cfg(test)]
 #[path = "../../tests/shared.rs"]
@@ -50,6 +51,6 @@ pub use gpt2::{Gpt2, Gpt2Config};
 pub use hidden_states::{HiddenStates, Stage};
 pub use image::Preprocessor;
 pub use llama::{Llama, LlamaConfig};
-pub use precision::Precision;
+pub use precision::{FewBits, Precision};
 pub use vit::{Vit, VitConfig};
 pub use weight_dtype::WeightDtype;

@@ -5,7 +5,6 @@
 mod config;
 pub mod family;
 mod keys;
-mod rotary;
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -16,16 +15,16 @@ use burn::tensor::{Device, Int, Tensor};
 use nola_core::{Linear, adapted, adapted_embedding, compute_dtype, in_compute_dtype};
 use serde_json::Value;
 
-use crate::Error;
-use crate::attention::{AttentionMask, Cache, attend_with, split_heads};
+use crate::attention::{AttentionMask, Cache, Scores, attend_with, capped, split_heads};
 use crate::checkpoint::Source;
 use crate::decoder::Decoder;
 use crate::fused::gated;
 use crate::norm::RmsNorm;
+use crate::rope::{Rope, Rotary};
+use crate::{Activation, Error, head};
 pub use config::{LlamaConfig, SlidingWindow};
 pub use family::Family;
-use rotary::Rope;
-pub use rotary::{Rotary, RotaryScaling};
+use family::{Gate, Norms};
 
 /// Causal self-attention; several heads of queries may share one of keys and values.
 #[derive(Module, Debug)]
@@ -44,7 +43,8 @@ pub struct Attention {
     pub key_norm: Option<RmsNorm>,
     n_heads: usize,
     n_kv_heads: usize,
-    score_scale: f64,
+    #[module(skip)]
+    scores: Scores,
     /// Whether queries and keys are rotated.
     rotates: bool,
     /// Whether a token sees those in the sliding window alone.
@@ -54,7 +54,7 @@ pub struct Attention {
 impl Attention {
     fn uninitialized(config: &LlamaConfig, layer_index: usize, device: &Device) -> Self {
         let LlamaConfig { d_model, n_heads, n_kv_heads, d_head, qkv_bias, output_bias, .. } = *config;
-        let head_norm = || config.qk_norm.then(|| RmsNorm::new(d_head, config.rms_norm_eps, device));
+        let head_norm = || config.qk_norm.then(|| norm_of(config, d_head, device));
         Self {
             query: layer(d_model, n_heads * d_head, device, qkv_bias),
             key: layer(d_model, n_kv_heads * d_head, device, qkv_bias),
@@ -64,7 +64,7 @@ impl Attention {
             key_norm: head_norm(),
             n_heads,
             n_kv_heads,
-            score_scale: 1.0 / (d_head as f64).sqrt(),
+            scores: Scores { scale: config.score_divisor.score_scale(d_head), cap: config.score_cap },
             rotates: !config.unrotated_layers.contains(&layer_index),
             slides: config.sliding_window.as_ref().is_some_and(|window| window.layers.contains(&layer_index)),
         }
@@ -73,27 +73,24 @@ impl Attention {
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
     fn forward(&self, x: Tensor<3>, pass: &Pass, cache: Cache) -> Tensor<3> {
+        let (mask, window, rope) = match self.slides {
+            true => (pass.window_mask.as_ref(), pass.window, &pass.window_rope),
+            false => (pass.mask, None, &pass.rope),
+        };
+        let rotated = |heads| if self.rotates { rope.apply(heads) } else { heads };
         let query = split_heads(adapted(&self.query, x.clone()), self.n_heads);
         let key = split_heads(adapted(&self.key, x.clone()), self.n_kv_heads);
         let value = split_heads(adapted(&self.value, x), self.n_kv_heads);
-        let query = self.rotated(normed(self.query_norm.as_ref(), query), pass);
-        let key = self.rotated(normed(self.key_norm.as_ref(), key), pass);
-        let (mask, window) = match self.slides {
-            true => (pass.window_mask.as_ref(), pass.window),
-            false => (pass.mask, None),
-        };
-        adapted(&self.output, attend_with(cache, [query, key, value], self.score_scale, mask, window))
-    }
-
-    fn rotated(&self, heads: Tensor<4>, pass: &Pass) -> Tensor<4> {
-        if self.rotates { pass.rope.apply(heads) } else { heads }
+        let query = rotated(normed(self.query_norm.as_ref(), query));
+        let key = rotated(normed(self.key_norm.as_ref(), key));
+        adapted(&self.output, attend_with(cache, [query, key, value], self.scores, mask, window))
     }
 }
 
-fn normed(norm: Option<&RmsNorm>, heads: Tensor<4>) -> Tensor<4> {
+fn normed<const D: usize>(norm: Option<&RmsNorm>, x: Tensor<D>) -> Tensor<D> {
     match norm {
-        Some(norm) => norm.forward(heads),
-        None => heads,
+        Some(norm) => norm.forward(x),
+        None => x,
     }
 }
 
@@ -106,13 +103,20 @@ pub struct Mlp {
     pub up: Linear,
     /// `d_mlp` to `d_model`.
     pub down: Linear,
+    #[module(skip)]
+    activation: Gate,
 }
 
 impl Mlp {
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        adapted(&self.down, gated(adapted(&self.gate, x.clone()), adapted(&self.up, x)))
+        let (gate, up) = (adapted(&self.gate, x.clone()), adapted(&self.up, x));
+        let inside = match self.activation {
+            Gate::Silu => gated(gate, up),
+            Gate::GeluTanh => Activation::GeluTanh.apply(gate) * up,
+        };
+        adapted(&self.down, inside)
     }
 }
 
@@ -123,32 +127,46 @@ pub struct Block {
     pub norm_attention: RmsNorm,
     /// Mixes tokens.
     pub attention: Attention,
+    /// Norm of what the attention adds.
+    pub norm_attention_output: Option<RmsNorm>,
     /// Norm before the MLP.
     pub norm_mlp: RmsNorm,
     /// Works on each token alone.
     pub mlp: Mlp,
+    /// Norm of what the MLP adds.
+    pub norm_mlp_output: Option<RmsNorm>,
 }
 
 impl Block {
     fn uninitialized(config: &LlamaConfig, layer_index: usize, device: &Device) -> Self {
         let layer = |d_in, d_out| layer(d_in, d_out, device, config.mlp_bias);
+        let norm = || norm_of(config, config.d_model, device);
+        let norm_behind = || match config.family.norms {
+            Norms::Before => None,
+            Norms::BeforeAndBehind => Some(norm()),
+        };
         Self {
-            norm_attention: norm(config, device),
+            norm_attention: norm(),
             attention: Attention::uninitialized(config, layer_index, device),
-            norm_mlp: norm(config, device),
+            norm_attention_output: norm_behind(),
+            norm_mlp: norm(),
             mlp: Mlp {
                 gate: layer(config.d_model, config.d_mlp),
                 up: layer(config.d_model, config.d_mlp),
                 down: layer(config.d_mlp, config.d_model),
+                activation: config.family.gate,
             },
+            norm_mlp_output: norm_behind(),
         }
     }
 
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
     fn forward(&self, x: Tensor<3>, pass: &Pass, cache: Cache) -> Tensor<3> {
-        let x = x.clone() + self.attention.forward(self.norm_attention.forward(x), pass, cache);
-        x.clone() + self.mlp.forward(self.norm_mlp.forward(x))
+        let mixed = self.attention.forward(self.norm_attention.forward(x.clone()), pass, cache);
+        let x = x + normed(self.norm_attention_output.as_ref(), mixed);
+        let alone = self.mlp.forward(self.norm_mlp.forward(x.clone()));
+        x + normed(self.norm_mlp_output.as_ref(), alone)
     }
 }
 
@@ -177,6 +195,8 @@ pub(crate) struct Pass<'a> {
     /// Tokens of that window.
     window: Option<usize>,
     rope: Rope,
+    /// Of the layers with a sliding window.
+    window_rope: Rope,
 }
 
 impl Llama {
@@ -187,7 +207,7 @@ impl Llama {
         Self {
             tokens: tokens.with_initializer(Initializer::Zeros).init(device),
             blocks: (0..config.n_layers).map(|n| Block::uninitialized(config, n, device)).collect(),
-            norm: norm(config, device),
+            norm: norm_of(config, config.d_model, device),
             head: (!config.tied_head).then(head),
             config: config.clone(),
             json: config.to_json(),
@@ -241,19 +261,36 @@ impl Decoder for Llama {
     }
 
     fn embeddings(&self, ids: Tensor<2, Int>, _mask: &AttentionMask) -> Tensor<3> {
-        in_compute_dtype(adapted_embedding(&self.tokens, ids))
+        let tokens = in_compute_dtype(adapted_embedding(&self.tokens, ids));
+        match self.config.family.scales_embeddings {
+            true => tokens * (self.config.d_model as f64).sqrt(),
+            false => tokens,
+        }
+    }
+
+    fn depends_on_length(&self) -> bool {
+        self.config.rotaries().any(Rotary::depends_on_length)
+    }
+
+    fn changes(&self, before: usize, after: usize) -> bool {
+        self.config.rotaries().any(|rotary| rotary.changes(before, after))
     }
 
     fn pass<'a>(&self, mask: &'a AttentionMask) -> Pass<'a> {
         let table = self.tokens.weight.base();
         let (device, held) = (table.device(), table.dtype());
-        let rope = self.config.rotary.rope(self.config.d_head, mask, &device, compute_dtype(&device, held));
-        let window = self.config.sliding_window.as_ref().map(|window| window.tokens);
+        let dtype = compute_dtype(&device, held);
+        let rope_of = |rotary: &Rotary| rotary.rope(self.config.d_head, mask, &device, dtype);
+        let (rope, window) = (rope_of(&self.config.rotary), self.config.sliding_window.as_ref());
         let window_mask = match window {
-            Some(window) => Cow::Owned(mask.within(window, &device)),
+            Some(window) => Cow::Owned(mask.within(window.tokens, &device)),
             None => Cow::Borrowed(mask),
         };
-        Pass { mask, window_mask, window, rope }
+        let window_rope = match window.filter(|window| window.rotary != self.config.rotary) {
+            Some(window) => rope_of(&window.rotary),
+            None => rope.clone(),
+        };
+        Pass { mask, window_mask, window: window.map(|window| window.tokens), rope, window_rope }
     }
 
     fn blocks(&self) -> &[Block] {
@@ -276,6 +313,14 @@ impl Decoder for Llama {
         self.head.as_ref()
     }
 
+    fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
+        let logits = head::logits(hidden, &self.tokens, self.head());
+        match self.config.logit_cap {
+            Some(cap) => capped(logits, cap),
+            None => logits,
+        }
+    }
+
     fn set_head(&mut self, head: Linear) {
         self.head = Some(head);
         self.config.tied_head = false;
@@ -287,6 +332,6 @@ fn layer(d_in: usize, d_out: usize, device: &Device, bias: bool) -> Linear {
     LinearConfig::new(d_in, d_out).with_bias(bias).with_initializer(Initializer::Zeros).init(device).into()
 }
 
-fn norm(config: &LlamaConfig, device: &Device) -> RmsNorm {
-    RmsNorm::new(config.d_model, config.rms_norm_eps, device)
+fn norm_of(config: &LlamaConfig, width: usize, device: &Device) -> RmsNorm {
+    RmsNorm::new(width, config.rms_norm_eps, config.family.gain, device)
 }

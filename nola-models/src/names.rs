@@ -63,7 +63,7 @@ impl Names {
             Part::Rows(shares) | Part::Columns(shares) => peft::Part::Outputs(shares),
         };
         let layout = if transposed { Layout::Linear } else { Layout::Conv1d };
-        ForeignModule { names: [name.clone(), name], part, layout }
+        ForeignModule { names: [name.clone(), name], part, part_before: part, layout }
     }
 
     /// Where a parameter of ours is kept, such as `blocks.0.attention.query.weight`.

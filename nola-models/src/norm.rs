@@ -37,18 +37,33 @@ impl LayerNorm {
     }
 }
 
+/// What a norm multiplies by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gain {
+    /// Its weight.
+    Weight,
+    /// 1 more than its weight.
+    OnePlusWeight,
+}
+
 /// Rows normalised to a mean square of 1, then stretched.
 #[derive(Module, Debug)]
 pub struct RmsNorm {
-    /// Stretches, `[width]`.
+    /// Weight, `[width]`.
     pub gamma: Param<Tensor<1>>,
     epsilon: f64,
+    #[module(skip)]
+    gain: Gain,
 }
 
 impl RmsNorm {
     /// A norm that does not stretch; `epsilon` is added to the mean square.
-    pub fn new(width: usize, epsilon: f64, device: &Device) -> Self {
-        Self { gamma: Initializer::Ones.init([width], device), epsilon }
+    pub fn new(width: usize, epsilon: f64, gain: Gain, device: &Device) -> Self {
+        let unit = match gain {
+            Gain::Weight => Initializer::Ones,
+            Gain::OnePlusWeight => Initializer::Zeros,
+        };
+        Self { gamma: unit.init([width], device), epsilon, gain }
     }
 
     /// # Shapes
@@ -56,7 +71,10 @@ impl RmsNorm {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let (gamma, dtype) = (self.gamma.val(), x.dtype());
         let is_trained = gamma.is_require_grad();
-        let gamma = gamma.cast(dtype);
+        let gamma = match self.gain {
+            Gain::Weight => gamma.cast(dtype),
+            Gain::OnePlusWeight => (gamma.cast(DType::F32) + 1.0).cast(dtype),
+        };
         if !is_trained {
             return fused::rms_norm(x, gamma, self.epsilon);
         }

@@ -29,6 +29,7 @@ use crate::{Activation, Checkpoint, Error, HiddenStates, Precision, Stage, Weigh
 pub use config::{Format, MlpKind, Problem, VitConfig};
 pub use families::model_types;
 pub use family::{Family, Interpolation, Pooling, Positions};
+pub use pooling::PoolingHead;
 
 /// Standard deviation of fresh weights, before they are cut at two of it.
 const FRESH_DEVIATION: f64 = 0.02;
@@ -87,6 +88,16 @@ pub struct Mlp {
 }
 
 impl Mlp {
+    fn uninitialized(config: &VitConfig, device: &Device) -> Self {
+        let layer = |d_in, d_out| Linear::from(layer(d_in, d_out).init(device));
+        Self {
+            gate: (config.mlp == MlpKind::Gated).then(|| layer(config.d_model, config.d_mlp)),
+            up: layer(config.d_model, config.d_mlp),
+            down: layer(config.d_mlp, config.d_model),
+            activation: config.activation,
+        }
+    }
+
     /// # Shapes
     /// - `x` and output: `[batch, tokens, d_model]`
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
@@ -137,18 +148,12 @@ impl Block {
             let value = config.layer_scale?;
             Some(LayerScale { lambda1: Initializer::Constant { value }.init([config.d_model], device) })
         };
-        let is_gated = config.mlp == MlpKind::Gated;
         Self {
             norm_attention: norm(config, device),
             attention: Attention::uninitialized(config, device),
             scale_attention: scale(),
             norm_mlp: norm(config, device),
-            mlp: Mlp {
-                gate: is_gated.then(|| Linear::from(layer(config.d_model, config.d_mlp).init(device))),
-                up: Linear::from(layer(config.d_model, config.d_mlp).init(device)),
-                down: Linear::from(layer(config.d_mlp, config.d_model).init(device)),
-                activation: config.activation,
-            },
+            mlp: Mlp::uninitialized(config, device),
             scale_mlp: scale(),
         }
     }
@@ -189,6 +194,8 @@ pub struct Vit {
     pub blocks: Vec<Block>,
     /// The last norm: of all tokens, or with [`Pooling::MeanThenNorm`] of the pooled feature.
     pub norm: LayerNorm,
+    /// What pools, if it is more than a choice or a mean.
+    pub pooling_head: Option<PoolingHead>,
     /// Pooled feature to logits.
     pub head: Option<Linear>,
     /// The same for the distillation token.
@@ -221,6 +228,8 @@ impl Vit {
             embedding_norm: config.embedding_norm.then(|| norm(config, device)),
             blocks: (0..config.n_layers).map(|_| Block::uninitialized(config, device)).collect(),
             norm: norm(config, device),
+            pooling_head: (config.pooling == Pooling::Attention)
+                .then(|| PoolingHead::uninitialized(config, device)),
             head: head(config.n_classes > 0),
             distillation_head: head(config.n_classes > 0 && has_two_heads),
             config: config.clone(),
@@ -282,6 +291,7 @@ impl Vit {
             source: &source,
             dtype: &dtype_at(dtype),
             quantization: &|path| precision.quantization_at(path),
+            keeps_few_bits: &|path| precision.keeps_few_bits_at(path),
             ignored: &[config.family.ignored, config.family.left_out].concat(),
         };
         vit = checkpoint.fill(vit, &map)?;

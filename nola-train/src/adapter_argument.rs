@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use nola_core::Error as AdapterError;
+use nola_core::bundle;
 
 use crate::Error;
 
@@ -16,18 +17,19 @@ pub struct AdapterArgument {
 }
 
 impl AdapterArgument {
-    /// A folder that exists as it was typed is the folder, whatever is in its name; else the first `=` with a name before
-    /// it and a folder behind it parts the two.
+    /// A folder that exists as it was typed is the folder, whatever is in its name, and so is a path into a bundle; else the
+    /// first `=` with a name before it and a folder behind it parts the two.
     ///
     /// # Errors
     /// If there is no such folder.
     pub fn parse(typed: &Path) -> Result<Self, Error> {
-        if typed.is_dir() {
+        let is_folder = |path: &Path| path.is_dir() || bundle::member_at(path).is_some();
+        if is_folder(typed) {
             return Ok(Self { name: None, folder: typed.to_owned() });
         }
         let text = typed.to_string_lossy();
         let cuts = text.match_indices('=').map(|(place, _)| (&text[..place], Path::new(&text[place + 1..])));
-        let mut named = cuts.filter(|(name, folder)| !name.is_empty() && folder.is_dir());
+        let mut named = cuts.filter(|(name, folder)| !name.is_empty() && is_folder(folder));
         let (name, folder) = named.next().ok_or_else(|| missing(typed, &text))?;
         Ok(Self { name: Some(name.to_owned()), folder: folder.to_owned() })
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use nola_core::Error as AdapterError;
+use nola_core::bundle::{self, Manifest};
 use nola_core::{folder, plain_words};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -51,13 +52,27 @@ impl AdapterData {
         }
     }
 
-    /// What an adapter folder says; none if it says nothing: another program wrote it, or an older version, or it is about
-    /// images.
+    /// What an adapter folder, or a member of a bundle, says; none if it says nothing: another program wrote it, or an older
+    /// version, or it is about images.
     ///
     /// # Errors
     /// If its configuration is damaged.
     pub fn of_folder(folder: &Path) -> Result<Option<Self>, AdapterError> {
-        let value = folder::read_data(folder)?;
+        match bundle::member_at(folder) {
+            Some((bundle, name)) => {
+                let manifest = Manifest::read(&bundle)?;
+                Self::of_value(manifest.member(&bundle, &name)?.data.clone(), folder)
+            }
+            None if bundle::is_bundle(folder) => Err(Manifest::read(folder)?.is_several(folder)),
+            None => Self::of_value(folder::read_data(folder)?, &folder.join("adapter_config.json")),
+        }
+    }
+
+    /// What `file` says.
+    ///
+    /// # Errors
+    /// If that cannot be.
+    pub fn of_value(value: Value, file: &Path) -> Result<Option<Self>, AdapterError> {
         if value.is_null() {
             return Ok(None);
         }
@@ -66,7 +81,7 @@ impl AdapterData {
                 "`data`: {}; restore the file from its source, or update nola-train",
                 plain_words(&error.to_string())
             );
-            AdapterError::Invalid { file: folder.join("adapter_config.json"), problems: vec![problem] }
+            AdapterError::Invalid { file: file.to_owned(), problems: vec![problem] }
         })
     }
 

@@ -48,8 +48,8 @@ fn folder() -> Result<PathBuf, Error> {
     let cached = cache().join(format!("assets-{}", &HASH[..HASH_DIGITS]));
     if !cached.is_dir() {
         unpack(&cached).map_err(|error| Error::from(error).about_output())?;
-        static TOLD: Once = Once::new();
-        TOLD.call_once(|| err_line(&format!("assets: unpacked to {}", cached.display())));
+        static PRINTED: Once = Once::new();
+        PRINTED.call_once(|| err_line(&format!("assets: unpacked to {}", cached.display())));
     }
     Ok(cached)
 }

@@ -12,12 +12,15 @@ mod measure;
 pub mod memory;
 mod needs;
 pub mod rows;
+pub mod scale;
 pub mod serve;
+pub mod simulate;
 pub mod start;
 pub(crate) mod statistics;
 pub mod steps;
 pub mod steps_args;
 pub mod table;
+mod traffic;
 
 pub use crate::error::BenchError;
 use comfy_table::{Table, presets};

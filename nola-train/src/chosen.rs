@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use nola_core::Adapted;
-use nola_models::WeightDtype;
 use nola_models::hub::Wanted;
+use nola_models::{FewBits, WeightDtype};
 
 use crate::adapter_data::AdapterData;
 use crate::progress::{Downloads, weights_read};
@@ -67,6 +67,12 @@ impl Named {
         self
     }
 
+    /// The same with dense weights where a GGUF file stores them in few bits.
+    pub fn dense(mut self) -> Self {
+        self.model.few_bits = FewBits::Dense;
+        self
+    }
+
     /// Whether it answers about images or completes prompts.
     ///
     /// # Errors
@@ -104,7 +110,7 @@ impl Named {
     pub fn base<B: Base>(&self, device: &Device) -> Result<B, Error> {
         let seed = self.recipe.as_ref().map_or(0, |recipe| recipe.train.seed);
         let base = B::open(&located_model(&self.model)?, seed, device, &Downloads::default())?;
-        notices::tell(&base.notices());
+        notices::print(&base.notices());
         Ok(base)
     }
 
@@ -128,7 +134,7 @@ impl Named {
 /// As [`Base::with_adapter`].
 pub fn attached<B: Base>(base: &B, adapter: &Path, device: &Device) -> Result<Adapted<B::Model>, Error> {
     let attached = base.clone().with_adapter(ReadAdapter::open(adapter)?, device, &weights_read())?;
-    notices::tell(&attached.notices);
+    notices::print(&attached.notices);
     Ok(attached.adapted)
 }
 

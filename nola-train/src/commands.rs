@@ -3,6 +3,7 @@
 mod bench;
 mod compare;
 mod completions;
+mod compress;
 mod decoding;
 mod doctor;
 mod evaluate;
@@ -18,8 +19,10 @@ mod serve;
 mod sweep;
 mod train;
 
+use std::cell::OnceCell;
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use burn::tensor::Device;
 use clap::{Args, Parser, Subcommand, ValueHint};
@@ -30,17 +33,18 @@ use nola_models::WeightDtype;
 
 pub use completions::answered;
 
-use crate::Error;
 use crate::adapter_argument::AdapterArgument;
 use crate::chosen::Named;
 use crate::device::DeviceChoice;
 use crate::fit::Terms;
 use crate::option_values::{devices, dtype, quantize};
 use crate::progress::Style;
+use crate::ranks::Ranks;
 use crate::report::ResultRow;
 use crate::settings::Quantize;
 use crate::stop::Stop;
 use crate::terminal::{StdoutError, print_json, print_line, print_part, written};
+use crate::{Error, ranks};
 
 /// Fine-tune GPT-2, LLaMA and its relatives, and vision transformers with adapters of a few kilobytes; without a command: the quick start.
 #[derive(Debug, Parser)]
@@ -55,8 +59,9 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// Where to compute: auto, cpu, wgpu, wgpu:N, cuda or cuda:N; force:wgpu takes a GPU that computes wrongly; merge and
-    /// export always take the CPU.
+    /// Where to compute: auto, cpu, wgpu, wgpu:N, cuda or cuda:N; cuda:local and wgpu:local take another GPU for each process
+    /// that mpirun or srun starts on a machine; force:wgpu takes a GPU that computes wrongly; merge,
+    /// export and compress always take the CPU.
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE", add = ArgValueCandidates::new(devices))]
     device: DeviceChoice,
     /// End with one JSON object on stdout instead of text, `bench` with one for each measurement (all commands but completions
@@ -69,16 +74,20 @@ pub struct Global {
     /// What ends a run before its time.
     #[arg(skip)]
     stop: Stop,
+    /// The processes that share a run.
+    #[arg(skip)]
+    ranks: Rc<Ranks>,
 }
 
 impl Global {
+    /// How work shows; of several ranks, the first one alone.
     fn style(&self) -> Style {
-        if self.quiet { Style::Quiet } else { Style::detect() }
+        if self.quiet || !self.ranks.is_first() { Style::Quiet } else { Style::detect() }
     }
 
     /// How a run goes on this device.
     fn terms<'a>(&'a self, device: &'a Device) -> Terms<'a> {
-        Terms { device, style: self.style(), stop: &self.stop, label: "" }
+        Terms { device, style: self.style(), ranks: &self.ranks, label: "" }
     }
 
     /// How a run ended whose files are written.
@@ -109,6 +118,8 @@ enum Command {
     Merge(merge::MergeArgs),
     /// Write an adapter as a LoRA folder that PEFT loads, and compare what it computes.
     Export(export::ExportArgs),
+    /// Compress many adapters of one model into a bundle that `serve` answers from, or add some to one.
+    Compress(compress::CompressArgs),
     /// List the shipped recipes or print one; say what the keys of a recipe mean.
     Recipes(recipes::RecipesArgs),
     /// Train recipes side by side over several seeds.
@@ -128,6 +139,30 @@ enum Command {
     Man(man::ManArgs),
 }
 
+impl Command {
+    /// Its name, if it trains, and in one process alone.
+    fn trains(&self) -> Option<&'static str> {
+        match self {
+            Self::Compare(_) => Some("compare"),
+            Self::Sweep(_) => Some("sweep"),
+            Self::Train(_)
+            | Self::Evaluate(_)
+            | Self::Predict(_)
+            | Self::Generate(_)
+            | Self::Serve(_)
+            | Self::Inspect(_)
+            | Self::Merge(_)
+            | Self::Export(_)
+            | Self::Compress(_)
+            | Self::Recipes(_)
+            | Self::Bench(_)
+            | Self::Doctor
+            | Self::Completions { .. }
+            | Self::Man(_) => None,
+        }
+    }
+}
+
 /// A base model, with or without an adapter.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
@@ -143,7 +178,8 @@ pub struct ModelArgs {
     /// A model folder with config.json and safetensors, a GGUF file, or a model's name on the hub.
     #[arg(long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     model: Option<PathBuf>,
-    /// An adapter folder for that model: ours, or a LoRA of PEFT's; a name before it, as `generate` takes, is left out.
+    /// An adapter folder for that model: ours, a LoRA of PEFT's, or a member of a bundle (BUNDLE/NAME); a name before it, as
+    /// `generate` takes, is left out.
     #[arg(long, value_name = "[NAME=]FOLDER", value_hint = ValueHint::DirPath, requires = "model")]
     adapter: Option<PathBuf>,
 }
@@ -180,12 +216,20 @@ impl ModelArgs {
     }
 }
 
-/// Parses the command line and does what it says, until `stop` is asked to.
+/// Parses the command line and does what it says, until `stop` is asked to; `joined` gets the ranks that share it.
 ///
 /// # Errors
 /// As the command.
-pub fn run(stop: Stop) -> Result<(), Error> {
+pub fn run(stop: Stop, joined: &OnceCell<Rc<Ranks>>) -> Result<(), Error> {
     let mut cli = parsed()?;
+    let ranks = match &cli.command {
+        Some(Command::Train(_)) => Ranks::join(&stop)?,
+        command => {
+            command.as_ref().map_or(Some("quick start"), Command::trains).map_or(Ok(()), ranks::only_one)?;
+            Ranks::alone(&stop)
+        }
+    };
+    cli.global.ranks = Rc::clone(joined.get_or_init(|| Rc::new(ranks)));
     cli.global.stop = stop;
     let wrong = |problem: WrongInstructions| Error::Device {
         requested: "cpu".to_owned(),
@@ -203,6 +247,7 @@ pub fn run(stop: Stop) -> Result<(), Error> {
         Some(Command::Inspect(args)) => inspect::run(&args, global),
         Some(Command::Merge(args)) => merge::run(&args, global),
         Some(Command::Export(args)) => export::run(&args, global),
+        Some(Command::Compress(args)) => compress::run(&args, global),
         Some(Command::Recipes(args)) => recipes::run(&args, global),
         Some(Command::Compare(args)) => compare::run(&args, global),
         Some(Command::Sweep(args)) => sweep::run(&args, global),
@@ -215,15 +260,15 @@ pub fn run(stop: Stop) -> Result<(), Error> {
 
 /// The command line; asked for help or with wrong usage, the program ends here.
 fn parsed() -> Result<Cli, Error> {
-    let told = match Cli::try_parse() {
+    let error = match Cli::try_parse() {
         Ok(cli) => return Ok(cli),
-        Err(told) => told,
+        Err(error) => error,
     };
-    if told.use_stderr() {
-        told.exit();
+    if error.use_stderr() {
+        error.exit();
     }
-    written(told.print())?;
-    std::process::exit(told.exit_code())
+    written(error.print())?;
+    std::process::exit(error.exit_code())
 }
 
 /// The table of methods, as every command prints it.

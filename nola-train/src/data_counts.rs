@@ -108,9 +108,10 @@ mod tests {
         let paths = paths("[{ path = \"a\", weight = 2 }, { path = \"b\", weight = 0.5 }]");
         let counts =
             DataCounts::new(&paths, &[1200, 7], &[samples(1200, 2.0), samples(6, 0.5)], None).unwrap();
-        let told = "an epoch has 2,403 samples: 2,400 of a (1,200 with weight 2); 3 of b (7 with weight 0.5)";
-        assert_eq!(counts.mixture().as_deref(), Some(told));
-        assert_eq!(counts.report_lines(), [("training data".to_owned(), told.to_owned())]);
+        let mixture =
+            "an epoch has 2,403 samples: 2,400 of a (1,200 with weight 2); 3 of b (7 with weight 0.5)";
+        assert_eq!(counts.mixture().as_deref(), Some(mixture));
+        assert_eq!(counts.report_lines(), [("training data".to_owned(), mixture.to_owned())]);
     }
 
     #[test]
@@ -118,8 +119,8 @@ mod tests {
         let held_out = Some(Drawn { used: 112, of: 1120, unit: DrawnUnit::Rows });
         let counts = DataCounts::new(&paths("\"a\""), &[1008], &[samples(1008, 1.0)], held_out).unwrap();
         assert_eq!(counts.mixture(), None);
-        let told = [("validation data".to_owned(), "112 of 1,120 rows, held out".to_owned())];
-        assert_eq!(counts.report_lines(), told);
+        let expected = [("validation data".to_owned(), "112 of 1,120 rows, held out".to_owned())];
+        assert_eq!(counts.report_lines(), expected);
     }
 
     #[test]

@@ -13,12 +13,15 @@ use burn::tensor::Device;
 use nola_models::WeightDtype;
 
 use crate::Error;
+use crate::ranks::local_rank;
 use crate::terminal::err_line;
 pub(crate) use self_check::TOLERANCE;
 use self_check::self_check;
 
 /// What is typed before the name of a device that is taken though it computes wrongly.
 const FORCE: &str = "force:";
+/// What is typed behind the kind of a GPU of which each process of a machine takes another one.
+const LOCAL: &str = "local";
 
 /// A device as the user names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,17 @@ pub enum DeviceChoice {
     Gpu(Gpu),
     /// A GPU, whatever the self-check says.
     Forced(Gpu),
+    /// The GPU whose number is that of this process among those that were started on its machine.
+    Local(GpuKind),
+}
+
+/// An interface to GPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GpuKind {
+    /// Vulkan, Metal or DX12.
+    Wgpu,
+    /// CUDA.
+    Cuda,
 }
 
 /// A GPU as the user names it.
@@ -51,13 +65,18 @@ impl FromStr for DeviceChoice {
             "cpu" => return Ok(Self::Cpu),
             _ => {}
         }
+        let is_local = |kind: &GpuKind| text == Self::Local(*kind).to_string();
+        if let Some(kind) = [GpuKind::Wgpu, GpuKind::Cuda].into_iter().find(is_local) {
+            return Ok(Self::Local(kind));
+        }
         let (of, name): (fn(Gpu) -> Self, &str) = match text.strip_prefix(FORCE) {
             Some(forced) => (Self::Forced, forced),
             None => (Self::Gpu, text),
         };
         Gpu::parse(name).map(of).ok_or_else(|| {
             format!(
-                "`{text}` is no device; use auto, cpu, wgpu, wgpu:N, cuda or cuda:N, or {FORCE}wgpu for one that fails its check"
+                "`{text}` is no device; use auto, cpu, wgpu, wgpu:N, wgpu:local, cuda, cuda:N or cuda:local, or {FORCE}wgpu for one that \
+                 fails its check"
             )
         })
     }
@@ -84,7 +103,32 @@ impl fmt::Display for DeviceChoice {
             Self::Cpu => write!(f, "cpu"),
             Self::Gpu(gpu) => write!(f, "{gpu}"),
             Self::Forced(gpu) => write!(f, "{FORCE}{gpu}"),
+            Self::Local(GpuKind::Wgpu) => write!(f, "wgpu:{LOCAL}"),
+            Self::Local(GpuKind::Cuda) => write!(f, "cuda:{LOCAL}"),
         }
+    }
+}
+
+impl GpuKind {
+    fn numbered(self, index: usize) -> Gpu {
+        match self {
+            Self::Wgpu => Gpu::Wgpu(index),
+            Self::Cuda => Gpu::Cuda(index),
+        }
+    }
+
+    fn devices(self) -> Result<Vec<Device>, String> {
+        match self {
+            Self::Wgpu => wgpu_devices(),
+            Self::Cuda => cuda_devices(),
+        }
+    }
+
+    /// The GPU of this process among those that were started on its machine.
+    pub(crate) fn of_this_process(self) -> Gpu {
+        // Some launchers show each process its own GPU alone.
+        let is_only = self.devices().is_ok_and(|devices| devices.len() == 1);
+        self.numbered(if is_only { 0 } else { local_rank() })
     }
 }
 
@@ -114,13 +158,16 @@ pub fn open(choice: DeviceChoice) -> Result<OpenDevice, Error> {
     match choice {
         DeviceChoice::Auto => Ok(best()),
         DeviceChoice::Cpu => Ok(cpu()),
-        DeviceChoice::Gpu(gpu) => {
-            let candidate = find(gpu)?;
-            check(&candidate).map_err(|problem| refused(gpu, &format!("{problem}; {}", cure(gpu))))?;
-            Ok(candidate)
-        }
+        DeviceChoice::Gpu(gpu) => checked(gpu),
+        DeviceChoice::Local(kind) => checked(kind.of_this_process()),
         DeviceChoice::Forced(gpu) => find(gpu).map(forced),
     }
+}
+
+fn checked(gpu: Gpu) -> Result<OpenDevice, Error> {
+    let candidate = find(gpu)?;
+    check(&candidate).map_err(|problem| refused(gpu, &format!("{problem}; {}", cure(gpu))))?;
+    Ok(candidate)
 }
 
 /// What helps against a device that computes wrongly.
@@ -205,11 +252,11 @@ compile_error!("nola-train needs its `cpu` feature: checks and merges run on the
 /// # Errors
 /// If there is none of that number, or this program was built without it.
 pub(crate) fn find(gpu: Gpu) -> Result<OpenDevice, Error> {
-    let (index, devices) = match gpu {
-        Gpu::Wgpu(index) => (index, wgpu_devices()),
-        Gpu::Cuda(index) => (index, cuda_devices()),
+    let (index, kind) = match gpu {
+        Gpu::Wgpu(index) => (index, GpuKind::Wgpu),
+        Gpu::Cuda(index) => (index, GpuKind::Cuda),
     };
-    let devices = devices.map_err(|problem| refused(gpu, &problem))?;
+    let devices = kind.devices().map_err(|problem| refused(gpu, &problem))?;
     let count = devices.len();
     let device = devices.into_iter().nth(index).ok_or_else(|| {
         let cure = "check the driver with `vulkaninfo` or `nvidia-smi`, or use --device cpu";
@@ -286,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_device_reads_back_as_it_is_written() {
-        for text in ["auto", "cpu", "wgpu:2", "cuda:0", "force:wgpu:1"] {
+        for text in ["auto", "cpu", "wgpu:2", "cuda:0", "force:wgpu:1", "wgpu:local", "cuda:local"] {
             let choice: DeviceChoice = text.parse().expect("a device");
             assert_eq!(choice.to_string(), text);
         }
@@ -300,7 +347,9 @@ mod tests {
 
     #[test]
     fn a_typo_lists_the_devices() {
-        for text in ["gpu", "cpu:0", "wgpu:x", "force:cpu", "auto:1"] {
+        for text in
+            ["gpu", "cpu:0", "wgpu:x", "force:cpu", "auto:1", "local", "cpu:local", "force:cuda:local"]
+        {
             let error = text.parse::<DeviceChoice>().expect_err("no device");
             assert!(error.contains("use auto, cpu, wgpu"), "{error}");
         }

@@ -14,7 +14,7 @@ use crate::stop::Interrupt;
 use crate::task::{Model, Task};
 use crate::{Error, data_files};
 
-/// What can be told before the first step.
+/// What can be diagnosed before the first step.
 ///
 /// # Errors
 /// If a pattern of the recipe cannot be asked.
@@ -137,15 +137,18 @@ mod tests {
     fn layers_that_save_nothing_are_told() {
         let site = Site::linear("up", 40, 60);
         assert_eq!(saves_nothing(23 * 100, std::slice::from_ref(&site)), None);
-        let told = saves_nothing(24 * 100, &[site]).expect("as many");
-        assert!(told.contains("2,400") && told.contains("lower method.rank"), "{told}");
+        let warning = saves_nothing(24 * 100, &[site]).expect("as many");
+        assert!(warning.contains("2,400") && warning.contains("lower method.rank"), "{warning}");
     }
 
     #[test]
     fn names_that_fit_nothing_are_told_together() {
         assert_eq!(fits_nothing("targets", &[]), None);
-        let told = fits_nothing("targets", &["valu".to_owned(), "keey".to_owned()]).expect("two");
-        assert!(told.starts_with("`method.targets` names `valu`, `keey`, which no linear layer"), "{told}");
+        let warning = fits_nothing("targets", &["valu".to_owned(), "keey".to_owned()]).expect("two");
+        assert!(
+            warning.starts_with("`method.targets` names `valu`, `keey`, which no linear layer"),
+            "{warning}"
+        );
     }
 
     #[test]
@@ -163,11 +166,11 @@ mod tests {
         let otherwise = scratch.path().join(".").join("rows.jsonl");
         let other = scratch.path().join("other.jsonl");
         std::fs::write(&other, "{}").expect("a file");
-        let told =
+        let warning =
             |format, validation: &Path| same_data(&data(format, validation)).expect("files that are there");
-        assert!(told(text, &otherwise).expect("the same").contains("learning by heart"));
-        assert_eq!(told(text, &other), None);
-        assert_eq!(told(DataFormat::Images(ImageFormat::Cifar10), &file), None);
+        assert!(warning(text, &otherwise).expect("the same").contains("learning by heart"));
+        assert_eq!(warning(text, &other), None);
+        assert_eq!(warning(DataFormat::Images(ImageFormat::Cifar10), &file), None);
     }
 
     #[test]
@@ -175,8 +178,8 @@ mod tests {
         let method = MethodRecipe::from(NolaConfig { rank: 2, ..NolaConfig::default() });
         let site = Site::linear("up", 10, 20);
         assert_eq!(larger_than_lora(&method, 60, std::slice::from_ref(&site)), None);
-        let told = larger_than_lora(&method, 61, &[site]).expect("one more");
-        assert!(told.contains("61 coefficients") && told.contains("the 60 parameters"), "{told}");
+        let warning = larger_than_lora(&method, 61, &[site]).expect("one more");
+        assert!(warning.contains("61 coefficients") && warning.contains("the 60 parameters"), "{warning}");
         assert_eq!(larger_than_lora(&MethodRecipe::Full, 61, &[]), None);
     }
 
@@ -185,9 +188,9 @@ mod tests {
         let mut recipe = Recipe::default();
         recipe.train.early_stop = 3;
         assert_eq!(early_end(recipe.train.steps, 5, None, &recipe), None);
-        let told = early_end(40, 10, None, &recipe).expect("it ended early");
-        assert!(told.contains("after step 40") && told.contains("after step 10"), "{told}");
-        let told = early_end(40, 10, Some(Interrupt::HangUp), &recipe).expect("it ended early");
-        assert!(told.starts_with("interrupted by SIGHUP after step 40 of "), "{told}");
+        let warning = early_end(40, 10, None, &recipe).expect("it ended early");
+        assert!(warning.contains("after step 40") && warning.contains("after step 10"), "{warning}");
+        let warning = early_end(40, 10, Some(Interrupt::HangUp), &recipe).expect("it ended early");
+        assert!(warning.starts_with("interrupted by SIGHUP after step 40 of "), "{warning}");
     }
 }

@@ -141,7 +141,7 @@ mod tests {
             assert_eq!(divergence.evaluated(step, validation), None, "overfitting is told at the end");
         }
         divergence.stepped(0.001);
-        let said = divergence.evaluated(5, 9.0).expect("far above guessing");
-        assert!(said.contains("it overfits") && !said.contains("diverges"), "{said}");
+        let warning = divergence.evaluated(5, 9.0).expect("far above guessing");
+        assert!(warning.contains("it overfits") && !warning.contains("diverges"), "{warning}");
     }
 }

@@ -91,7 +91,7 @@ enum Subject {
 }
 
 impl Diagnosis {
-    /// Examines the device that is named, or all at hand with `auto`; `note` is told what comes now.
+    /// Examines the device that is named, or all at hand with `auto`; `note` is called with what comes next.
     ///
     /// # Errors
     /// If the named device is not there.
@@ -137,6 +137,7 @@ fn subjects(choice: DeviceChoice) -> (Vec<Subject>, Vec<Absent>) {
     match choice {
         DeviceChoice::Cpu => (vec![Subject::Cpu], Vec::new()),
         DeviceChoice::Gpu(gpu) | DeviceChoice::Forced(gpu) => (vec![Subject::Gpu(gpu)], Vec::new()),
+        DeviceChoice::Local(kind) => (vec![Subject::Gpu(kind.of_this_process())], Vec::new()),
         DeviceChoice::Auto => {
             let (mut subjects, mut absent) = (vec![Subject::Cpu], Vec::new());
             for family in device::families() {

@@ -1,7 +1,9 @@
 //! The one error type of the program, and the exit code that each error ends with.
 
 mod bench;
+mod compress;
 mod occupied;
+mod ranks;
 mod resume;
 mod serve;
 mod step_samples;
@@ -16,7 +18,9 @@ use nola_models::hub::HubError;
 use nola_models::tokenizer::TokenizerError;
 
 pub use bench::BenchError;
+pub use compress::CompressError;
 pub use occupied::Occupied;
+pub use ranks::RankError;
 pub use resume::ResumeError;
 pub use serve::ServeError;
 pub use step_samples::StepSamples;
@@ -45,6 +49,7 @@ use crate::text::TextError;
 /// | 7 | the device cannot be used |
 /// | 8 | training diverged (a loss or gradient that is not finite), or nothing would be trained (or is: no gradient) |
 /// | 9 | the output folder cannot be written, or holds no run that could be resumed |
+/// | 10 | the processes of a run do not train together: one ended, is silent or differs, or they cannot exchange anything |
 /// | 129 | the terminal was closed (SIGHUP) |
 /// | 130 | interrupted by Ctrl-C (SIGINT) |
 /// | 143 | ended by SIGTERM |
@@ -79,6 +84,10 @@ pub enum Error {
     /// Nothing can be served.
     #[error(transparent)]
     Serve(#[from] ServeError),
+
+    /// Adapters cannot be compressed.
+    #[error(transparent)]
+    Compress(#[from] CompressError),
 
     /// What was written cannot be scored.
     #[error(transparent)]
@@ -349,6 +358,10 @@ pub enum Error {
     #[error(transparent)]
     Resume(#[from] ResumeError),
 
+    /// The processes of a run do not train together.
+    #[error(transparent)]
+    Ranks(#[from] RankError),
+
     /// A run folder holds nothing to put to use.
     #[error("{}: holds no adapter, so the run was cut off before its first evaluation{}", run.display(), offered(.last))]
     NoAdapter {
@@ -511,7 +524,9 @@ impl Error {
             Self::Stdout(_) => 1,
             Self::Interrupted { by } => by.exit_code(),
             Self::Resume(error) => error.exit_code(),
+            Self::Ranks(error) => error.exit_code(),
             Self::Serve(error) => error.exit_code(),
+            Self::Compress(error) => error.exit_code(),
         }
     }
 
@@ -543,14 +558,15 @@ impl Error {
         }
     }
 
-    /// Whether what was trained before it is worth nothing: it is non-finite or unchanged, or was trained on a base that
-    /// changed meanwhile.
+    /// Whether what was trained before it is worth nothing: it is non-finite or unchanged, differs between ranks, or was trained on
+    /// a base that changed meanwhile.
     pub(crate) fn spoils_training(&self) -> bool {
         // Steps that were skipped changed no trained value.
         matches!(
             self,
             Self::Diverged { skipped: 0, .. }
                 | Self::NoGradient { .. }
+                | Self::Ranks(RankError::Diverged { .. })
                 | Self::Model(nola_models::Error::Changed { .. })
         )
     }

@@ -21,13 +21,14 @@ use crate::diagnostics;
 use crate::history::History;
 use crate::model_with_loss::ModelWithLoss;
 use crate::progress::{Progress, Scores, Style};
+use crate::ranks::Ranks;
 use crate::recipe::Recipe;
 use crate::session::{Base, Notice};
 use crate::settings::TrainSettings;
-use crate::stop::{Interrupt, Stop};
+use crate::stop::Interrupt;
 use crate::task::{LargestPass, Model, Task};
 use crate::terminal::err_line;
-use crate::train::{Start, StepReport, StepSamples, TrainingState, pass_loss, train_from};
+use crate::train::{Start, StepPasses, StepReport, StepSamples, TrainingState, pass_loss, train_across};
 use crate::{Error, memory, notices};
 
 /// A trained model with its scores.
@@ -54,6 +55,8 @@ pub struct Fitted<T: Task> {
     pub steps: usize,
     /// Seconds of training, evaluations included.
     pub seconds: f64,
+    /// Processes that shared it.
+    pub ranks: usize,
     /// The interrupt that ended the run.
     pub interrupted: Option<Interrupt>,
     /// What makes the run doubtful, though it came to its end.
@@ -68,8 +71,8 @@ pub struct Terms<'a> {
     pub device: &'a Device,
     /// How it shows on stderr.
     pub style: Style,
-    /// What ends it before its time.
-    pub stop: &'a Stop,
+    /// The processes that share it, and what ends it before its time.
+    pub ranks: &'a Ranks,
     /// What it is called where it shows; empty: its method.
     pub label: &'a str,
 }
@@ -107,6 +110,32 @@ pub trait Keeper<T: Task> {
     fn note(&self, note: &Note) -> Result<(), Error>;
 }
 
+/// Keeps nothing: for ranks other than the first, which has everything.
+#[derive(Debug, Clone, Copy)]
+pub struct KeepsNothing;
+
+impl<T: Task> Keeper<T> for KeepsNothing {
+    fn prepare(&self, _model: &Adapted<Model<T>>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn keep_best(&self, _model: &Adapted<Model<T>>, _evaluation: &T::Evaluation) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn keep_unscored(&self, _model: &Adapted<Model<T>>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn keep_checkpoint(&self, _state: TrainingState, _course: &Course) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn note(&self, _note: &Note) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
 /// What a run notes as it goes.
 #[derive(Debug, Clone, Copy)]
 pub enum Note<'a> {
@@ -114,7 +143,7 @@ pub enum Note<'a> {
     Step {
         /// It.
         report: &'a StepReport,
-        /// Seconds of training when it was told.
+        /// Seconds of training when it was reported.
         seconds: f64,
     },
     /// A step was skipped.
@@ -123,7 +152,7 @@ pub enum Note<'a> {
         report: &'a StepReport,
         /// What it is made of.
         samples: &'a StepSamples,
-        /// Seconds of training when it was told.
+        /// Seconds of training when it was reported.
         seconds: f64,
     },
     /// The model was evaluated.
@@ -184,7 +213,7 @@ fn fit_from<T: Task>(
     let base = task.model();
     refuse_tied(&base, &recipe.method)?;
     let model = attach(base.train(), &recipe.method, task.trained_beside(), &on_device)?;
-    tell_of_tied(&model);
+    print_if_tied(&model);
     let trained = model.trainable_parameters();
     if trained.adapter + trained.other == 0 {
         return Err(Error::NothingTrained { method: recipe.method.kind().to_owned() });
@@ -193,11 +222,12 @@ fn fit_from<T: Task>(
     let mut warnings = diagnostics::before_training(task, recipe, &model)?;
     warnings.iter().for_each(|warning| err_line(&format!("warning: {warning}")));
     keeper.prepare(&Module::valid(&model))?;
-    let largest = task.largest_pass(recipe);
+    let (largest, shards) = (task.largest_pass(recipe), terms.ranks.shards(recipe.train.shards()));
     if largest.step > 0 {
-        let passes = task.steps(recipe, largest.step..largest.step + 1, &on_device).next();
-        let passes = passes.transpose()?.unwrap_or_default();
-        model.in_training_pass(0, || rehearse(&model, &passes, &recipe.train, &largest, terms.device));
+        let passes = task.steps(recipe, largest.step..largest.step + 1, shards.clone(), &on_device).next();
+        if let Some(passes) = passes.transpose()? {
+            model.in_training_pass(0, || rehearse(&model, &passes, &recipe.train, &largest, terms.device));
+        }
     }
     let name = recipe.method.kind().to_owned();
     let label = if terms.label.is_empty() { &name } else { terms.label };
@@ -206,21 +236,25 @@ fn fit_from<T: Task>(
     let (start, course) = match from {
         Some(Resumed { state, course }) => (Start::At(Box::new(state)), course),
         None => {
-            let baseline = baseline(task, recipe, &model, terms.device, &mut progress)?;
+            let baseline = baseline(task, recipe, &model, terms, &mut progress)?;
             let history = History { name, points: Vec::new(), kept_step: 0, baseline };
             (Start::Beginning, Course { history, seconds: 0.0 })
         }
     };
     let clock = Clock { started, before: course.seconds };
     let fitting = Fitting { task, recipe, terms, largest: &largest };
-    let mut observer = ProgressObserver::new(fitting, keeper, progress, course.history, clock);
+    let mut observer = ProgressObserver::new(fitting, keeper, progress, course, clock);
     observer.save_every = recipe.train.save_every;
     observer.divergence = observer.divergence.filter(|_| model.task_share().is_none());
-    let steps = task.steps(recipe, done..recipe.train.steps, &on_device);
+    let steps = task.steps(recipe, done..recipe.train.steps, shards, &on_device);
     if done == 0 {
         observer.write_samples(0, &Module::valid(&model).model)?;
     }
-    let done = train_from(start, model, &recipe.train, steps, &mut observer)?;
+    let mut done = train_across(terms.ranks, start, model, &recipe.train, steps, &mut observer)?;
+    if !terms.ranks.is_first() {
+        // What was learned until then is kept by the first rank.
+        done.failure.take().map_or(Ok(()), Err)?;
+    }
     let found = observer.best.take();
     // Names and shapes are the model's own, so only numbers that are not finite can be refused.
     let diverged = Error::diverged(done.best_step, f32::NAN);
@@ -230,9 +264,9 @@ fn fit_from<T: Task>(
     let evaluation = match found {
         Some(evaluation) => evaluation,
         // It was found before the run was resumed.
-        None => task.evaluate(&best.model, terms.device)?,
+        None => task.evaluate(&best.model, terms.device, terms.ranks)?,
     };
-    let stored = stored(task, recipe, terms.device, &best, evaluation);
+    let stored = stored(task, recipe, terms, &best, evaluation);
     observer.finish(done.best_step, &stored.evaluation, recipe);
     if done.failure.is_none() {
         let note = diagnostics::early_end(done.steps, done.best_step, done.interrupted, recipe);
@@ -240,6 +274,7 @@ fn fit_from<T: Task>(
         warnings.extend(note);
     }
     warnings.extend(observer.skipped_steps());
+    warnings.extend(observer.of_other_ranks());
     warnings.extend(observer.divergence.map(|divergence| divergence.warnings).unwrap_or_default());
     Ok(Fitted {
         best: stored.model,
@@ -249,10 +284,11 @@ fn fit_from<T: Task>(
         base_gain_of_last,
         evaluation: stored.evaluation,
         is_rounded: stored.bits != CoefficientBits::B32,
-        history: observer.history,
+        history: observer.course.history,
         best_step: done.best_step,
         steps: done.steps,
         seconds: clock.seconds(),
+        ranks: terms.ranks.size(),
         interrupted: done.interrupted,
         warnings,
         failure: done.failure.or(stored.failure),
@@ -264,12 +300,12 @@ fn baseline<T: Task>(
     task: &T,
     recipe: &Recipe,
     model: &Adapted<Model<T>>,
-    device: &Device,
+    terms: &Terms,
     progress: &mut Progress,
 ) -> Result<Baseline, Error> {
     progress.evaluating();
     task.base().check_unchanged()?;
-    let baseline = task.baseline(recipe, &Module::valid(model).model, device)?;
+    let baseline = task.baseline(recipe, &Module::valid(model).model, terms.device, terms.ranks)?;
     task.base().check_unchanged()?;
     if let Some(scores) = baseline.scores() {
         progress.evaluated(0, scores);
@@ -291,7 +327,7 @@ struct Stored<T: Task> {
 fn stored<T: Task>(
     task: &T,
     recipe: &Recipe,
-    device: &Device,
+    terms: &Terms,
     trained: &Adapted<Model<T>>,
     evaluation: T::Evaluation,
 ) -> Stored<T> {
@@ -299,7 +335,7 @@ fn stored<T: Task>(
     if bits == CoefficientBits::B32 {
         return Stored { model, evaluation, bits, failure };
     }
-    match task.evaluate(&model.model, device) {
+    match task.evaluate(&model.model, terms.device, terms.ranks) {
         Ok(found) if T::scores(&found).is_finite() => Stored { model, evaluation: found, bits, failure },
         Ok(_) => {
             let failure = Some(Error::TooFewBits { bits: bits.into() });
@@ -327,21 +363,22 @@ pub fn rounded<M: ModelWithLoss>(
     }
 }
 
-/// Makes the largest pass, the first one of its step, once before the first step, so that a run for which memory is short
-/// ends at once; needless where that pass is one of the first step itself.
+/// Makes the largest pass, the first one of a shard of its step, once before the first step, so that a run for which memory is
+/// short ends at once; needless where that pass is one of the first step itself.
 fn rehearse<M: ModelWithLoss>(
     model: &Adapted<M>,
-    passes: &[M::Batch],
+    passes: &StepPasses<M::Batch>,
     recipe: &TrainSettings,
     largest: &LargestPass,
     device: &Device,
 ) {
-    let Some(pass) = passes.first() else { return };
-    // Reading the loss waits until a device that works behind has done the pass.
-    let loss = pass_loss(model, pass, recipe);
-    let gradients = loss.backward();
-    loss.into_scalar::<f32>();
-    drop(gradients);
+    for pass in passes.0.iter().filter_map(|shard| shard.passes.first()) {
+        // Reading the loss waits until a device that works behind has done the pass.
+        let loss = pass_loss(model, pass, recipe);
+        let gradients = loss.backward();
+        loss.into_scalar::<f32>();
+        drop(gradients);
+    }
     err_line(&memory_line(largest, device));
 }
 
@@ -350,10 +387,10 @@ fn memory_line(largest: &LargestPass, device: &Device) -> String {
     format!("memory: {}", memory::after_largest_pass(&largest.size, device))
 }
 
-/// Says so if an adapter changes the token embedding of a model where that is the head too: the head stays as it is.
-fn tell_of_tied<M: ModelWithLoss>(adapted: &Adapted<M>) {
+/// Prints a notice if an adapter changes the token embedding of a model where that is the head too: the head stays as it is.
+fn print_if_tied<M: ModelWithLoss>(adapted: &Adapted<M>) {
     let tied = adapted.model.tied_module();
     if adapted.sites().iter().any(|site| Some(site.path.as_str()) == tied) {
-        notices::tell(&[Notice::Untied]);
+        notices::print(&[Notice::Untied]);
     }
 }

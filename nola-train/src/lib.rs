@@ -2,10 +2,11 @@
 //!
 //! The way of a run: a [`recipe`] is checked, a [`device`] opened, a [`task`] made of a base ([`session`]) and of images
 //! ([`data`]) or [`text`]; [`fit`] trains a method through the loop in [`train`]; [`run`] leaves a run folder with the
-//! adapter, its scores and a [`report`]. [`mod@bench`] measures how fast all that is.
+//! adapter, its scores and a [`report`]. [`mod@bench`] measures how fast all that is. Several processes share a run as its
+//! [`ranks`].
 //!
 //! Modules import each other in one direction: [`commands`], then [`run`] and [`mod@bench`], then [`fit`] and [`task`], then
-//! [`session`], [`train`] and [`evaluate`], then [`data`], [`text`] and [`settings`]; [`recipe`] stands beside these last.
+//! [`session`], [`train`] and [`evaluate`], then [`ranks`], [`data`], [`text`] and [`settings`]; [`recipe`] stands beside these last.
 //! From [`session`] down nothing reads a recipe or prints: a library user trains and answers with that alone.
 
 mod adapter_argument;
@@ -30,6 +31,7 @@ mod error;
 pub mod evaluate;
 mod exact;
 pub mod fit;
+mod folder_lock;
 pub mod history;
 mod interval;
 pub mod memory;
@@ -46,6 +48,7 @@ pub mod program;
 pub mod progress;
 pub mod prompt;
 pub mod random;
+pub mod ranks;
 pub mod recipe;
 pub mod recipe_files;
 pub mod report;

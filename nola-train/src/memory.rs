@@ -85,7 +85,7 @@ pub fn explain_cut_files() {
 
     /// The exit code of a base model that cannot be used.
     const EXIT_CODE: c_int = 5;
-    const SAID: &[u8] =
+    const MESSAGE: &[u8] =
         b"error: a file of the base model was cut short while it was in use, so the program cannot continue; \
         put the file back and start again; what a training run had kept lies in its folder\n";
     extern "C" fn explain(_signal: c_int) {
@@ -93,7 +93,7 @@ pub fn explain_cut_files() {
         // SAFETY: both functions may be called in a signal handler, and the text lives as long as the program.
         unsafe {
             write(STDERR_FILENO, before.as_ptr().cast(), before.len());
-            write(STDERR_FILENO, SAID.as_ptr().cast(), SAID.len());
+            write(STDERR_FILENO, MESSAGE.as_ptr().cast(), MESSAGE.len());
             _exit(EXIT_CODE)
         }
     }

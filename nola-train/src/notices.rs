@@ -6,15 +6,15 @@ use std::sync::Mutex;
 use crate::session::Notice;
 use crate::terminal::err_line;
 
-/// Says each notice; what is true of a model however often it is opened, once.
-pub fn tell(notices: &[Notice]) {
-    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+/// Prints each notice; one that is true of a model however often it is opened, only once.
+pub fn print(notices: &[Notice]) {
+    static PRINTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     for notice in notices {
         let text = notice.to_string();
         let is_new = match notice {
             Notice::Tokenizer(_) | Notice::Untied | Notice::VisionTower { .. } => {
-                let mut told = TOLD.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                told.insert(text.clone())
+                let mut printed = PRINTED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                printed.insert(text.clone())
             }
             Notice::OldAdapter { .. }
             | Notice::UnnamedClasses { .. }

@@ -42,6 +42,8 @@ pub fn devices() -> Vec<CompletionCandidate> {
         ("cpu", "the CPU"),
         ("wgpu", "a GPU through Vulkan, Metal or DX12"),
         ("cuda", "an NVIDIA GPU"),
+        ("wgpu:local", "another one for each process that mpirun or srun starts on a machine"),
+        ("cuda:local", "the same of NVIDIA"),
     ];
-    devices.map(|(name, told)| CompletionCandidate::new(name).help(Some(told.into()))).into()
+    devices.map(|(name, help)| CompletionCandidate::new(name).help(Some(help.into()))).into()
 }

@@ -141,9 +141,9 @@ mod tests {
     #[test]
     fn a_small_rise_is_said_in_the_report_alone() {
         let history = run(20, &[2.0, 0.5, 0.2], &[1.5, 0.8, 0.804]);
-        let said = sentence(&history);
-        assert!(said.starts_with("It hardly overfits: "), "{said}");
-        assert!(said.contains("rose by 0.0040 nats, from 0.8000 to 0.8040"), "{said}");
+        let text = sentence(&history);
+        assert!(text.starts_with("It hardly overfits: "), "{text}");
+        assert!(text.contains("rose by 0.0040 nats, from 0.8000 to 0.8040"), "{text}");
         assert_eq!(warning(&history, "adapter"), None);
         let history = run(20, &[2.0, 0.5, 0.2], &[1.5, 0.8, 0.9]);
         assert!(sentence(&history).starts_with("It overfits a little: "), "{}", sentence(&history));
@@ -164,9 +164,9 @@ mod tests {
     #[test]
     fn a_run_whose_training_loss_rises_too_does_not_overfit() {
         let history = run(10, &[0.5, 2.0], &[0.8, 3.0]);
-        let said = sentence(&history);
-        assert!(said.starts_with("It got worse without overfitting: "), "{said}");
-        assert!(said.ends_with("and the training loss rose by 1.50 nats, from 0.50 to 2.00."), "{said}");
+        let text = sentence(&history);
+        assert!(text.starts_with("It got worse without overfitting: "), "{text}");
+        assert!(text.ends_with("and the training loss rose by 1.50 nats, from 0.50 to 2.00."), "{text}");
         assert!(
             warning(&history, "model").is_some_and(|text| text.ends_with("the model of step 10 is kept"))
         );

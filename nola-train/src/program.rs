@@ -1,13 +1,17 @@
 //! The program from its first line to its exit code.
 
+use std::cell::OnceCell;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
 
 use crate::device::lost;
+use crate::ranks::Ranks;
 use crate::stop::Stop;
-use crate::terminal::{err_line, line_end};
-use crate::{Error, commands, memory};
+use crate::terminal::{err_end, err_line, line_end};
+use crate::{Error, commands, memory, ranks};
 
 /// Runs the command line; `main` does no more than this.
 pub fn run() -> ExitCode {
@@ -18,7 +22,13 @@ pub fn run() -> ExitCode {
     memory::watch_panics();
     memory::explain_cut_files();
     let stop = Stop::default();
-    let end = |by| {
+    let ended = Arc::new(OnceLock::new());
+    let has_ended = Arc::clone(&ended);
+    let end = move |by| {
+        // A launcher ends the others once one of them has: they have nothing more to report.
+        if let Some(exit_code) = has_ended.get() {
+            std::process::exit(i32::from(*exit_code));
+        }
         let error = Error::Interrupted { by };
         // Where nobody reads any more, the exit code still tells.
         let _ = std::io::stderr().write_all(format!("{}error: {error}\n", line_end()).as_bytes());
@@ -27,23 +37,41 @@ pub fn run() -> ExitCode {
     if let Err(error) = stop.listen(end) {
         err_line(&format!("warning: interrupts end the program at once: {error}"));
     }
-    match run_command(stop) {
-        Ok(()) => ExitCode::SUCCESS,
+    let joined = OnceCell::new();
+    let exit_code = match run_command(stop, &joined) {
+        Ok(()) => 0,
         Err(error) if memory::has_ended(&error) => {
-            err_line(&format!("error: out of memory: {}; {}", error.with_sources(), memory::CURE));
-            ExitCode::from(memory::EXIT_CODE)
+            let text = format!("out of memory: {}; {}", error.with_sources(), memory::CURE);
+            report(&error, &text, joined.get());
+            memory::EXIT_CODE
         }
         Err(error) => {
-            // Where nobody reads any more, the exit code still tells.
-            err_line(&format!("error: {}", error.with_sources()));
-            ExitCode::from(error.exit_code())
+            report(&error, &error.with_sources(), joined.get());
+            error.exit_code()
         }
+    };
+    // Nobody has set it before.
+    let _ = ended.set(exit_code);
+    joined.get().into_iter().for_each(|ranks| ranks.end(exit_code));
+    ExitCode::from(exit_code)
+}
+
+/// Reports the error that ended the program: to the other ranks, which wait for this one, and on stderr, where one of them
+/// reports for all. Where nobody reads any more, the exit code still tells.
+fn report(error: &Error, text: &str, joined: Option<&Rc<Ranks>>) {
+    joined.into_iter().for_each(|ranks| ranks.report_failure(text));
+    match joined {
+        Some(ranks) if !ranks.reports() => {}
+        Some(ranks) if !ranks.is_first() => err_end(&format!("{}: error: {text}", ranks.name(ranks.rank()))),
+        // Processes that cannot take part are refused for one reason.
+        None if matches!(error, Error::Ranks(_)) && ranks::is_started_as_another() => {}
+        Some(_) | None => err_end(&format!("error: {text}")),
     }
 }
 
 /// Runs the command; a device that fails in the middle of it is an error, as one that is not there.
-fn run_command(stop: Stop) -> Result<(), Error> {
-    catch_unwind(AssertUnwindSafe(|| commands::run(stop))).unwrap_or_else(|panic| {
+fn run_command(stop: Stop, joined: &OnceCell<Rc<Ranks>>) -> Result<(), Error> {
+    catch_unwind(AssertUnwindSafe(|| commands::run(stop, joined))).unwrap_or_else(|panic| {
         let message = memory::message_of(&*panic);
         if !lost::is_of_device(message) {
             resume_unwind(panic);

@@ -19,7 +19,7 @@ pub use weights::weights_read;
 use crate::amounts::duration;
 use crate::completion::Completion;
 use crate::printable;
-use crate::terminal::{Rank, Status, StatusLine, err_line, line_to};
+use crate::terminal::{FilteredStderr, Rank, Status, StatusLine, err_line, line_to};
 
 /// Time between two lines where there is no bar.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
@@ -45,8 +45,8 @@ impl Style {
         if std::io::stderr().is_terminal() && !dumb { Self::Bar } else { Self::Lines }
     }
 
-    /// Writes a line to stderr that only says that all is as it should be: what there is to see unless nobody looks.
-    pub fn tell(self, text: &str) {
+    /// Writes a line to stderr that only says that all is as it should be; nothing if quiet.
+    pub fn info(self, text: &str) {
         match self {
             Self::Bar | Self::Lines => err_line(text),
             Self::Quiet => {}
@@ -85,7 +85,7 @@ pub struct Progress {
 impl Progress {
     /// Starts to show a run over these optimizer steps; `label` names it.
     pub fn start(label: impl Into<String>, steps: Range<usize>, target: Target, style: Style) -> Self {
-        Self::writing_to(label, steps, target, style, Box::new(std::io::stderr()))
+        Self::writing_to(label, steps, target, style, Box::new(FilteredStderr))
     }
 
     fn writing_to(

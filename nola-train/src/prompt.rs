@@ -25,6 +25,32 @@ pub enum Reading {
     Chat,
 }
 
+/// How the texts of columns are given, for messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenBy {
+    /// With `--field`.
+    Option,
+    /// In the field `columns` of a request.
+    Request,
+}
+
+impl GivenBy {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Option => "--field",
+            Self::Request => "columns",
+        }
+    }
+
+    /// How the text of one column is given.
+    fn example(self, column: &str) -> String {
+        match self {
+            Self::Option => format!("--field {column}=TEXT"),
+            Self::Request => format!("`columns`: {{\"{column}\": \"TEXT\"}}"),
+        }
+    }
+}
+
 /// The tokens of a prompt.
 ///
 /// # Errors
@@ -42,13 +68,14 @@ pub fn tokens(text: &str, reading: Reading, system: &str, encoder: &TextEncoder)
     }
 }
 
-/// The prompts of a template: `fields` are the columns with their texts, and each of `prompts` is the text of the one column
-/// that is not among them; without such a column there is one prompt.
+/// The prompts of a template: `fields` are the columns with their texts, given as `by` says, and each of `prompts` is the text of
+/// the one column that is not among them; without such a column there is one prompt.
 ///
 /// # Errors
 /// If a field is no column of the template, or the columns leave open what a prompt is.
 pub fn filled(
     template: &PromptTemplate,
+    by: GivenBy,
     fields: &[(String, String)],
     prompts: &[String],
 ) -> Result<Vec<String>, Error> {
@@ -65,18 +92,19 @@ pub fn filled(
         typed.map(|(name, text)| (name.to_owned(), Value::String(text.clone()))).collect()
     };
     let fill = |row: Map<String, Value>| {
-        template.filled(&row, "--field").map_err(|problem| wrong(problem.to_string()))
+        template.filled(&row, by.name()).map_err(|problem| wrong(problem.to_string()))
     };
     match open[..] {
         [] if prompts.is_empty() => Ok(vec![fill(row(None))?]),
-        [] => Err(wrong(
-            "--field gives every column, so there is no place for a prompt; leave it out".to_owned(),
-        )),
+        [] => Err(wrong(format!(
+            "{} gives every column, so there is no place for a prompt; leave it out",
+            by.name()
+        ))),
         [column] => prompts.iter().map(|prompt| fill(row(Some((column, prompt))))).collect(),
         [..] => Err(wrong(format!(
-            "has the columns {}; give all but one of them, as in --field {}=TEXT, and the prompt is the text of that one",
+            "has the columns {}; give all but one of them, as in {}, and the prompt is the text of that one",
             listed(&columns),
-            open[0]
+            by.example(open[0])
         ))),
     }
 }
@@ -132,7 +160,7 @@ mod tests {
         let fields: Vec<_> =
             fields.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
         let prompts: Vec<_> = prompts.iter().map(|prompt| (*prompt).to_owned()).collect();
-        filled(&template, &fields, &prompts).map_err(|error| {
+        filled(&template, GivenBy::Option, &fields, &prompts).map_err(|error| {
             assert_eq!(error.exit_code(), 2);
             error.to_string()
         })
@@ -153,5 +181,13 @@ mod tests {
         assert!(message.contains("has no column `x`; its columns are q"), "{message}");
         let message = prompts("Q: {q}", &[("q", "y")], &["a"]).unwrap_err();
         assert!(message.contains("no place for a prompt"), "{message}");
+    }
+
+    #[test]
+    fn a_request_is_told_of_its_own_field() {
+        let template = PromptTemplate::parse("{c} Q: {q}").expect("a template");
+        let error = filled(&template, GivenBy::Request, &[], &["a".to_owned()]).expect_err("two are open");
+        let message = error.to_string();
+        assert!(message.contains(r#"`columns`: {"c": "TEXT"}"#) && !message.contains("--field"), "{message}");
     }
 }

@@ -125,6 +125,15 @@ impl Recipe {
                 "absent with method.kind = \"full\": weights in few bits cannot be trained".to_owned();
             findings.add("model.quantize", Problem::NotAllowed { found: quantization.to_string(), range });
         }
+        let moves_ranks = |adapter: &AdapterRecipe| adapter.config.method().rank_moves().is_some();
+        if self.train.exchange_every > 1 && self.method.adapter().is_some_and(moves_ranks) {
+            let range = format!(
+                "1 with method.kind = \"{}\": its ranks move between steps, in one model",
+                self.method.kind()
+            );
+            let found = self.train.exchange_every.to_string();
+            findings.add("train.exchange_every", Problem::NotAllowed { found, range });
+        }
         let compares_layers = |adapter: &AdapterRecipe| adapter.config.method().task_share().is_some();
         if self.train.gradient_checkpointing && self.method.adapter().is_some_and(compares_layers) {
             let range = format!(
@@ -183,6 +192,7 @@ impl Recipe {
         findings.into_result()?;
         self.method.resolve();
         self.train.resolve();
+        self.model.few_bits = self.method.few_bits();
         Ok(CheckedRecipe(self))
     }
 }
@@ -202,6 +212,16 @@ impl CheckedRecipe {
         let train = &mut self.0.train;
         if let Some(epochs) = train.epochs.take() {
             train.steps = ((epochs * samples as f64 / train.batch as f64).ceil() as usize).max(1);
+        }
+        self
+    }
+
+    /// The recipe for so many processes, each of which has a shard, as far as there are samples.
+    pub fn for_ranks(mut self, ranks: usize) -> Self {
+        let train = &mut self.0.train;
+        let shards = ranks.min(train.batch);
+        if shards > train.shards() {
+            train.shards = Some(shards);
         }
         self
     }
@@ -338,6 +358,27 @@ steps = 200
                 assert_eq!(recipe.model.dtype.name(), dtype);
             }
         }
+    }
+
+    #[test]
+    fn shards_make_steps_of_their_own_only_where_one_model_is_not_needed() {
+        let with = |other: &str| message(SMALL, &["train.exchange_every=4", other]);
+        let skipping = with("train.on_non_finite=skip");
+        assert!(
+            skipping.contains("`train.exchange_every` is 4; it must be 1 with on_non_finite"),
+            "{skipping}"
+        );
+        let moving = with("method.kind=alora");
+        assert!(moving.contains("it must be 1 with method.kind = \"alora\""), "{moving}");
+        assert!(read(SMALL, &["train.exchange_every=4", "train.shards=2"]).is_ok());
+    }
+
+    #[test]
+    fn every_process_has_a_shard_and_more_shards_stay() {
+        let shards = |set: &[&str], ranks| read(SMALL, set).unwrap().for_ranks(ranks).train.shards;
+        assert_eq!([1, 3].map(|ranks| shards(&[], ranks)), [None, Some(3)]);
+        assert_eq!([1, 3, 6].map(|ranks| shards(&["train.shards=4"], ranks)), [Some(4), Some(4), Some(6)]);
+        assert_eq!(shards(&["train.batch=2"], 5), Some(2));
     }
 
     #[test]

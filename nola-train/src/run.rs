@@ -15,6 +15,7 @@
 mod checkpoints;
 mod claim;
 mod earlier;
+mod follow;
 mod keep;
 mod log;
 mod logs;
@@ -23,6 +24,7 @@ mod partial;
 mod resume;
 mod run_log;
 mod samples;
+mod setup;
 mod tensorboard;
 mod until;
 
@@ -35,13 +37,15 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::error::Occupied;
 pub use checkpoints::is_resumable;
-pub use claim::{is_begun, remove_cut_off, whole};
+pub use claim::{CutOff, is_begun, whole};
 pub use earlier::{Found, find, is_run_of, other_recipe};
+pub use follow::{Continued, Followed, follow, for_ranks, go_on_with};
 pub use keep::Keeping;
 pub use log::{METRICS, StepLine, ValidationLine, logged_steps};
 pub use made::Made;
 pub use resume::InterruptedRun;
 pub use samples::{SAMPLES, SampleLine, sample_lines};
+pub use setup::compare_setup;
 
 use crate::Error;
 use crate::amounts::thousands;
@@ -122,6 +126,9 @@ pub struct RunResult {
     pub best_step: usize,
     /// Seconds of training, evaluations included.
     pub seconds: f64,
+    /// Processes that shared it; absent of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<usize>,
     /// The device.
     pub device: String,
     /// Largest resident memory of the process, in bytes.
@@ -326,6 +333,7 @@ impl RunFolder {
             steps: fitted.steps,
             best_step: fitted.best_step,
             seconds: fitted.seconds,
+            ranks: Some(fitted.ranks).filter(|ranks| *ranks > 1),
             device: device.to_owned(),
             peak_memory_bytes: peak_bytes(),
             run: self.path().to_owned(),

@@ -5,6 +5,7 @@
 //! should hear comes back as a [`Notice`].
 
 mod attach;
+mod bundle;
 mod encoder;
 mod images;
 mod notice;
@@ -19,6 +20,7 @@ use nola_models::hub::{self, Wanted};
 use nola_models::{CausalLm, VitConfig, WeightDtype, checkpoint, vit};
 
 pub use attach::{Attached, Origin, ReadAdapter};
+pub use bundle::ReadBundle;
 pub use encoder::{Template, TextEncoder};
 pub use images::{Class, ImageBase};
 pub use notice::Notice;
@@ -35,7 +37,7 @@ pub trait Base: Clone {
     /// The model itself.
     type Model: ModelWithLoss;
 
-    /// Loads or initialises a base on `device`; `fetching` hears of files that come from the hub.
+    /// Loads or initialises a base on `device`; `fetching` is notified of files that come from the hub.
     ///
     /// # Errors
     /// If the folder holds no model of this kind, or a setting does not fit it.
@@ -73,7 +75,7 @@ pub trait Base: Clone {
     /// What PEFT calls the task of an adapter; none for one that its tasks do not cover.
     fn peft_task(&self) -> peft::Task;
 
-    /// The base with an adapter: ours, or a LoRA of PEFT's; `reading` hears which weights of the base were read for it.
+    /// The base with an adapter: ours, or a LoRA of PEFT's; `reading` follows the weights of the base that are read for it.
     ///
     /// # Errors
     /// If the adapter is of another base, or does not fit.
@@ -126,7 +128,7 @@ impl hub::Progress for Silent {
     fn note(&self, _note: &hub::Note) {}
 }
 
-/// The folder of a model, fetched from the hub if it is none on this machine; `fetching` hears of it.
+/// The folder of a model, fetched from the hub if it is none on this machine; `fetching` is notified.
 ///
 /// # Errors
 /// If there is no such folder and the hub does not give one.

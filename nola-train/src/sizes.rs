@@ -10,6 +10,7 @@ use crate::settings::Modality;
 use crate::{Error, device, session};
 
 /// Sizes of a model.
+#[expect(clippy::large_enum_variant, reason = "there is one of it at a time")]
 pub(crate) enum Sizes {
     Vit(VitConfig),
     Gpt2(Gpt2Config),

@@ -142,13 +142,13 @@ mod signals {
     /// Hands every interrupt to `hear`, in a thread of its own; signals that are ignored stay so.
     pub fn listen(hear: impl Fn(Interrupt) + Send + 'static) -> io::Result<()> {
         let known = KNOWN.into_iter().filter(|&(signal, _)| !is_ignored(signal)).collect::<Vec<_>>();
-        let (told, listens) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         // The thread first: without one, a signal that is caught would never be heard.
         thread::Builder::new().name("interrupts".to_owned()).spawn(move || {
             let signals = Signals::new(known.iter().map(|&(signal, _)| signal as i32));
             let (mut signals, result) =
                 signals.map_or_else(|error| (None, Err(error)), |found| (Some(found), Ok(())));
-            let _ = told.send(result);
+            let _ = sender.send(result);
             for caught in signals.iter_mut().flat_map(Signals::forever) {
                 known
                     .iter()
@@ -156,7 +156,7 @@ mod signals {
                     .for_each(|&(_, which)| hear(which));
             }
         })?;
-        listens.recv().map_err(io::Error::other)?
+        receiver.recv().map_err(io::Error::other)?
     }
 
     /// What is done about a signal is told only when something else is to be done.

@@ -20,10 +20,11 @@ use crate::data_hash::DataHash;
 use crate::evaluate::TextScores;
 use crate::model_with_loss::ModelWithLoss;
 use crate::progress::{Scores, Style, Target};
+use crate::ranks::Ranks;
 use crate::recipe::{Recipe, SamplesRecipe};
 use crate::report::ReportSections;
 use crate::session::Base;
-use crate::train::StepSamples;
+use crate::train::{StepPasses, StepSamples};
 
 /// The model of a task.
 pub type Model<T> = <<T as Task>::Base as Base>::Model;
@@ -91,7 +92,8 @@ pub trait Task: Sized {
     /// Modules that are trained beside the adapters: the head of a classifier, nothing of a language model.
     fn trained_beside(&self) -> &'static [&'static str];
 
-    /// The passes of each of these optimizer steps, counted from 0; what a step sees depends on it and the recipe alone.
+    /// The passes of some shards of each of these optimizer steps, both counted from 0; what a shard of a step sees depends on
+    /// it and the recipe alone.
     ///
     /// They are made ahead on the host, in a thread of their own, and moved by the thread that asks for them: it does not
     /// wait for its device, which takes them up while it still works on the step before.
@@ -99,8 +101,9 @@ pub trait Task: Sized {
         &self,
         recipe: &Recipe,
         steps: Range<usize>,
+        shards: Range<usize>,
         device: &Device,
-    ) -> impl Iterator<Item = Result<Vec<Batch<Self>>, Error>>;
+    ) -> impl Iterator<Item = Result<StepPasses<Batch<Self>>, Error>>;
 
     /// What an optimizer step, counted from 0, is made of.
     fn samples_of_step(&self, recipe: &Recipe, step: usize) -> StepSamples;
@@ -112,13 +115,24 @@ pub trait Task: Sized {
     ///
     /// # Errors
     /// If that model answers the validation data with what is not finite.
-    fn baseline(&self, recipe: &Recipe, model: &Model<Self>, device: &Device) -> Result<Baseline, Error>;
+    fn baseline(
+        &self,
+        recipe: &Recipe,
+        model: &Model<Self>,
+        device: &Device,
+        ranks: &Ranks,
+    ) -> Result<Baseline, Error>;
 
-    /// Runs `model` on the validation data.
+    /// Runs `model` on the validation data, which the ranks share; every one gets the whole.
     ///
     /// # Errors
-    /// If the data has changed since it was checked.
-    fn evaluate(&self, model: &Model<Self>, device: &Device) -> Result<Self::Evaluation, Error>;
+    /// If the data has changed since it was checked, or a rank ended.
+    fn evaluate(
+        &self,
+        model: &Model<Self>,
+        device: &Device,
+        ranks: &Ranks,
+    ) -> Result<Self::Evaluation, Error>;
 
     /// A few samples of the validation data, spread over all of it: always the same.
     ///

@@ -8,6 +8,7 @@
 mod status;
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use serde::Serialize;
 pub use status::{Rank, Status, StatusLine, line_end};
@@ -45,15 +46,56 @@ pub fn print_json(value: &impl Serialize) -> Result<(), StdoutError> {
     print_line(&in_json(&text))
 }
 
+/// Which lines for stderr are written; all, where nothing was said.
+type Filter = Box<dyn Fn(&str) -> bool + Send + Sync>;
+static FILTER: OnceLock<Filter> = OnceLock::new();
+
+/// Asks from now on of every line for stderr whether it is written: another process may show them. The first one to say so
+/// is heard.
+pub fn filter_lines(is_written: impl Fn(&str) -> bool + Send + Sync + 'static) {
+    // Ranks are joined once in a program.
+    let _ = FILTER.set(Box::new(is_written));
+}
+
+fn is_written(text: &str) -> bool {
+    FILTER.get().is_none_or(|filter| filter(text))
+}
+
 /// Writes a line to stderr, if it can be written, above the status line.
 pub fn err_line(text: &str) {
+    if is_written(text) {
+        err_end(text);
+    }
+}
+
+/// The same of a line that is written whatever is filtered: how the program ended.
+pub fn err_end(text: &str) {
     // There is nowhere left to say that it could not.
     let _ = status::above(|| line_to(&mut io::stderr(), text));
 }
 
 /// Writes a line to stderr that holds colours of this program's own, and of others only what is printable.
 pub fn err_painted(text: &str) {
-    let _ = status::above(|| part_to(&mut io::stderr(), &format!("{text}\n")));
+    if is_written(text) {
+        let _ = status::above(|| part_to(&mut io::stderr(), &format!("{text}\n")));
+    }
+}
+
+/// Stderr for whole lines, which are filtered like others.
+#[derive(Debug)]
+pub struct FilteredStderr;
+
+impl Write for FilteredStderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) if !is_written(text.trim_end()) => Ok(bytes.len()),
+            Ok(_) | Err(_) => io::stderr().write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 /// Writes a line to wherever the words of this program go.

@@ -2,31 +2,42 @@
 
 mod best;
 mod checkpoint;
+mod exchange;
 mod first_gradients;
 mod gradients;
+mod local_steps;
 mod optimizer;
 mod pending;
 mod schedule;
+mod shards;
 mod standpoint;
 mod state;
+mod wire;
 
 use nola_core::{Adapted, TrainedState};
 
 pub use best::{Best, BestEvaluation};
 pub use checkpoint::Checkpoint;
-pub(crate) use gradients::{measured_gradients, pass_loss, updated};
+pub(crate) use exchange::exchanged;
+pub(crate) use gradients::{measured_gradients, pass_loss, shard_gradients, updated};
 pub use optimizer::{Moments, Optimizer, ParamMoments, clipped, gradient_norm};
 pub use schedule::Schedule;
+pub use shards::{Shard, StepPasses};
 pub use state::{Between, Start, TrainingState};
 
 pub use crate::error::{ResumeError, StepSamples};
 
 use crate::Error;
 use crate::model_with_loss::ModelWithLoss;
-use crate::settings::TrainSettings;
+use crate::ranks::Ranks;
+use crate::settings::{Period, TrainSettings};
 use crate::stop::Interrupt;
 use pending::PendingSteps;
 use standpoint::Standpoint;
+
+/// Distance between two checks that all ranks hold the same trained values, in optimizer steps; it is checked before an
+/// evaluation and a checkpoint, too.
+const CHECK_EVERY: Period = Period(50);
 
 /// What one optimizer step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,12 +54,12 @@ pub struct StepReport {
     pub targets: usize,
 }
 
-/// What the loop tells and asks while it runs.
+/// What the loop reports to, and asks of, whoever started it.
 pub trait Observer<M: ModelWithLoss> {
-    /// A step is done; told late, for several steps at once, but before the next evaluation.
+    /// A step is done; reported late, for several steps at once, but before the next evaluation.
     fn stepped(&mut self, report: StepReport);
 
-    /// A step was skipped, as its loss or gradient is not finite; told like [`Observer::stepped`], in its place.
+    /// A step was skipped, as its loss or gradient is not finite; reported like [`Observer::stepped`], in its place.
     fn skipped(&mut self, _report: StepReport) {}
 
     /// What an optimizer step, counted from 1, is made of.
@@ -109,12 +120,12 @@ pub struct Trained<M: ModelWithLoss> {
     pub failure: Option<Error>,
 }
 
-/// Trains `model` on one list of passes per optimizer step.
+/// Trains `model` on one list of passes per optimizer step, in one process and one shard.
 ///
-/// As [`train_from`].
+/// As [`train_across`].
 ///
 /// # Errors
-/// As [`train_from`].
+/// As [`train_across`].
 pub fn train<M: ModelWithLoss>(
     model: Adapted<M>,
     recipe: &TrainSettings,
@@ -124,17 +135,12 @@ pub fn train<M: ModelWithLoss>(
     train_from(Start::Beginning, model, recipe, steps, observer)
 }
 
-/// Trains a fresh `model` on one list of passes for each optimizer step from `start` on.
+/// Trains a fresh `model` on one list of passes for each optimizer step from `start` on, in one process and one shard.
 ///
-/// The loop does not wait for its device, but every now and then to tell what steps did. A step whose loss or gradient is
-/// not finite is found then, at the latest before an evaluation or a state that is kept: so steps may be made in vain, but
-/// nothing is kept of them, and the state when all was last known to be finite is saved, if there is memory for a copy of it.
-/// Where `recipe` wants such steps to be skipped, the loop waits for its device in every step.
+/// As [`train_across`].
 ///
 /// # Errors
-/// If a batch cannot be made, or a loss, a gradient or a trained value is not finite, before anything was evaluated, or if
-/// `start` is the state of another model; later, the error stands in [`Trained::failure`], beside what was learned until
-/// then.
+/// As [`train_across`].
 pub fn train_from<M: ModelWithLoss>(
     start: Start,
     model: Adapted<M>,
@@ -142,25 +148,57 @@ pub fn train_from<M: ModelWithLoss>(
     steps: impl Iterator<Item = Result<Vec<M::Batch>, Error>>,
     observer: &mut impl Observer<M>,
 ) -> Result<Trained<M>, Error> {
+    let steps = steps.map(|passes| passes.map(StepPasses::from));
+    train_across(&Ranks::default(), start, model, recipe, steps, observer)
+}
+
+/// Trains a fresh `model` on this rank's shards of each optimizer step from `start` on; every rank comes to the same model.
+///
+/// The loop does not wait for its device, but every now and then to report what steps did. A step whose loss or gradient is
+/// not finite is found then, at the latest before an evaluation or a state that is kept: so steps may be made in vain, but
+/// nothing is kept of them, and the state when all was last known to be finite is saved, if there is memory for a copy of it.
+/// Where `recipe` wants such steps to be skipped, or there are other ranks, the loop waits for its device in every step.
+///
+/// # Errors
+/// If a batch cannot be made, or a loss, a gradient or a trained value is not finite, or a rank ended, before anything was
+/// evaluated, or if `start` is the state of another model; later, the error stands in [`Trained::failure`], beside what was
+/// learned until then.
+pub fn train_across<M: ModelWithLoss>(
+    ranks: &Ranks,
+    start: Start,
+    model: Adapted<M>,
+    recipe: &TrainSettings,
+    steps: impl Iterator<Item = Result<StepPasses<M::Batch>, Error>>,
+    observer: &mut impl Observer<M>,
+) -> Result<Trained<M>, Error> {
     let (mut standing, between) = Standpoint::at(start, model, recipe)?;
-    let (mut unread, mut failure) = (PendingSteps::after(standing.done, standing.skipped, recipe), None);
+    let (mut pending, mut failure) = (PendingSteps::after(standing.done, standing.skipped, recipe), None);
     let mut finite = standing.copy();
+    // A checkpoint that was due while each shard had a model of its own.
+    let mut is_save_late = false;
     // What was still to do after the last step of the run before.
     let rest = (between == Between::Due).then_some(Ok(None));
     for passes in rest.into_iter().chain(steps.map(|passes| passes.map(Some))) {
-        match passes {
-            Ok(Some(passes)) => standing = standing.step(&passes, recipe, &mut unread),
-            Ok(None) => {}
-            Err(error) => {
-                failure = Some(error);
-                break;
-            }
+        let (stepped, ended) = standing.step(passes, recipe, ranks, &mut pending);
+        standing = stepped;
+        if let Err(error) = ended {
+            failure = Some(error);
+            break;
+        }
+        if !standing.is_common() {
+            // Nothing looks at the models of shards that train alone.
+            is_save_late |= observer.is_save_due(standing.done);
+            continue;
         }
         let (done, stopped) = (standing.done, observer.stopped());
         let evaluates = recipe.evaluate_every.is_due(done) || done == recipe.steps || stopped.is_some();
-        let saves = observer.is_save_due(done);
-        if evaluates || saves || unread.is_due() {
-            failure = unread.tell(&standing.optimizer, recipe, observer).err();
+        let saves = std::mem::take(&mut is_save_late) | observer.is_save_due(done);
+        // All ranks read at the same steps, and so find the same.
+        if evaluates || saves || pending.is_due() || ranks.size() > 1 {
+            failure = pending.report(&standing.optimizer, recipe, observer).err();
+        }
+        if failure.is_none() && (evaluates || saves || CHECK_EVERY.is_due(done)) {
+            failure = standing.check_same(ranks).err();
         }
         if failure.is_none() {
             // The evaluation of a run that ends early is none of the whole run.
@@ -182,14 +220,15 @@ pub fn train_from<M: ModelWithLoss>(
         if failure.is_some() || asked.is_some() || is_stale {
             break;
         }
-        if unread.steps.is_empty() {
+        if pending.steps.is_empty() {
             finite = standing.copy();
         }
     }
     // If a batch could not be made, there may be steps before it of which nothing is known yet.
-    failure = unread.tell(&standing.optimizer, recipe, observer).err().or(failure);
+    failure = pending.report(&standing.optimizer, recipe, observer).err().or(failure);
+    failure.iter().for_each(|error| ranks.report_failure(&error.with_sources()));
     if let Some(Error::Diverged { .. }) = failure {
         standing.save_finite(finite.as_ref(), recipe, observer);
     }
-    standing.ended(unread.told, failure, recipe, observer)
+    standing.ended(pending.reported, failure, recipe, observer)
 }

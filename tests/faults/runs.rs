@@ -113,8 +113,8 @@ fn fault_27_a_second_interrupt_ends_the_program_at_once() {
     running.signal("-INT");
     running.wait_for("once more to end at once", 1);
     running.signal("-TERM");
-    let (code, said) = running.ended();
-    assert_eq!(code, Some(143), "{said}");
-    assert!(said.contains("error: interrupted by SIGTERM") && !said.contains("panicked"), "{said}");
+    let (code, stderr) = running.ended();
+    assert_eq!(code, Some(143), "{stderr}");
+    assert!(stderr.contains("error: interrupted by SIGTERM") && !stderr.contains("panicked"), "{stderr}");
     assert!(!workshop.at("runs/food/adapter").exists());
 }

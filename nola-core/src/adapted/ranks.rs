@@ -127,7 +127,7 @@ impl<M: Module> Adapted<M> {
     }
 
     /// The model after what its adapter does between optimizer steps, `done` of `steps` being made, if it does something;
-    /// `score` tells how good a model is, always by the same samples.
+    /// `score` rates a model, always by the same samples.
     ///
     /// # Errors
     /// Those of `score`, or if no rank would be left.

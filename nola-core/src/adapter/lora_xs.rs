@@ -11,8 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Count, Factor, FrozenMatrix, LinearCombination, MAX_COEFFICIENTS, Matrices, Method, Plan, Weights,
-    check_alpha, check_number, normal,
+    CommonFactors, Count, Factor, FrozenMatrix, LinearCombination, MAX_COEFFICIENTS, Matrices, Method, Plan,
+    Weights, check_alpha, check_number, normal,
 };
 use crate::Error;
 use crate::basis::Stream;
@@ -96,6 +96,12 @@ impl Method for LoraXsConfig {
 
     fn coefficients(&self) -> Vec<(&'static str, Count)> {
         vec![(CORE, Count::InEachSite(self.rank.pow(2)))]
+    }
+
+    /// The singular vectors of every weight.
+    fn common_factors(&self) -> Option<CommonFactors> {
+        let key = format!("lora-xs of rank {}", self.rank);
+        Some(CommonFactors { key, cores: CORE, scale: self.scale(), gains: None })
     }
 
     /// The core is nearly zero: a fresh adapter changes nearly nothing.

@@ -48,7 +48,7 @@ pub(crate) const MAX_RANK: usize = 1 << 16;
 pub(crate) const MAX_COEFFICIENTS: usize = 1 << 20;
 
 /// Refuses a number that is 0 or beyond `most`.
-fn check_number(field: &'static str, value: usize, most: usize) -> Result<(), Error> {
+pub(crate) fn check_number(field: &'static str, value: usize, most: usize) -> Result<(), Error> {
     if (1..=most).contains(&value) {
         return Ok(());
     }
@@ -82,6 +82,19 @@ pub enum PeftForm<'a> {
     Lora,
     /// PEFT's own VeRA, where its modules are sites of ours as a whole; else a LoRA.
     Vera(&'a VeraConfig),
+}
+
+/// The frozen factors of an adapter, which others have in common with it over one base, and what it has between them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommonFactors {
+    /// What they follow from, beside the base and the sites.
+    pub key: String,
+    /// Name of the coefficients between them.
+    pub cores: &'static str,
+    /// What those are multiplied by.
+    pub scale: f64,
+    /// Name of the coefficients that scale the outputs, if there are such.
+    pub gains: Option<&'static str>,
 }
 
 /// The weight of a site, `[d_in, d_out]`, row-major; it is read from the model when it is asked for.
@@ -123,6 +136,11 @@ pub trait Method {
     /// What it is in a folder of PEFT's.
     fn peft_form(&self) -> PeftForm<'_> {
         PeftForm::Lora
+    }
+
+    /// The factors that it has in common with other adapters of its kind, if it has.
+    fn common_factors(&self) -> Option<CommonFactors> {
+        None
     }
 
     /// The format of its folder.

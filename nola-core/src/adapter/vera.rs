@@ -14,8 +14,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Count, Factor, FrozenMatrix, LinearCombination, MAX_RANK, Matrices, Method, PeftForm, Plan, Weights,
-    check_number,
+    CommonFactors, Count, Factor, FrozenMatrix, LinearCombination, MAX_RANK, Matrices, Method, PeftForm,
+    Plan, Weights, check_number,
 };
 use crate::Error;
 use crate::site::Site;
@@ -154,6 +154,12 @@ impl Method for VeraConfig {
 
     fn peft_form(&self) -> PeftForm<'_> {
         PeftForm::Vera(self)
+    }
+
+    /// The blocks of the pair.
+    fn common_factors(&self) -> Option<CommonFactors> {
+        let key = format!("vera of rank {}, key {}", self.rank, self.projection_prng_key);
+        Some(CommonFactors { key, cores: LAMBDA_D, scale: 1.0, gains: Some(LAMBDA_B) })
     }
 
     /// The pair is as wide as the widest site: another choice of sites may have another pair.

@@ -1,6 +1,6 @@
 //! Settings that were edited after training.
 
-/// What is said of a setting that was edited after training.
+/// The message about a setting that was edited after training.
 pub(super) fn changed_setting(key: &str, value: &str) -> String {
     let value: String = value.chars().take(80).collect();
     format!(

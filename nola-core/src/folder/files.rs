@@ -34,6 +34,19 @@ fn full(file: &Path, bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
     }
 }
 
+/// The bytes of `file`, if it holds some of its own and no more than so many.
+pub(crate) fn read_at_most(file: &Path, most_bytes: u64) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::Io { file: file.to_owned(), action: "read", source };
+    let opened = File::open(file).map_err(failed)?;
+    let mut bytes = Vec::new();
+    opened.take(most_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > most_bytes {
+        let problem = format!("larger than {most_bytes} bytes, which no honest file of its kind is");
+        return Err(Error::Invalid { file: file.to_owned(), problems: vec![problem] });
+    }
+    full(file, bytes)
+}
+
 /// The bytes of the settings of an adapter, if they are no more than those of any honest one.
 pub(super) fn read_config(file: &Path) -> Result<Vec<u8>, Error> {
     let failed = |source: io::Error| match source.kind() {

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+pub(crate) use files::read_at_most;
 pub use files::{order_metadata, set_metadata, sha256_hex};
 pub use native::{FORMAT_VERSION, Manifest, check_base};
 pub use partial::{PartialFile, PartialFolder, check_free, create_folders, sync_folder, write_atomically};
@@ -37,6 +38,7 @@ use crate::adapted::{Adapted, BASE_GAIN, Reading, TrainedState, floats};
 use crate::adapter::{AdapterConfig, BaseGain};
 use crate::params::{float_params, read_params};
 pub use crate::quantized::CoefficientBits;
+use crate::row_adapters::SharedFactors;
 use crate::targets::Targets;
 use crate::weight::Quantization;
 
@@ -182,6 +184,28 @@ impl SavedAdapter {
     /// Trainable parameters in the folder, by tensor name.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, Vec<usize>)> {
         self.state.iter().map(|(name, data)| (name.as_str(), data.shape().to_vec()))
+    }
+
+    /// What is the same for all adapters that have its frozen factors over one base; nothing if its factors are its own.
+    pub fn factors_key(&self) -> Option<String> {
+        let common = self.config()?.method().common_factors()?;
+        let Manifest { sites_sha256, base_config_sha256, base_weights_sha256, .. } = &self.manifest;
+        let (key, words) = (common.key, &self.check_words);
+        let text =
+            format!("{key}\n{sites_sha256}\n{base_config_sha256}\n{base_weights_sha256}\n{words:08x?}");
+        Some(sha256_hex(text.as_bytes()))
+    }
+
+    /// Its numbers between the `factors` of an adapter with the same key, which was attached to the base; nothing if they do not
+    /// fit.
+    pub fn numbers_between(&self, factors: &SharedFactors) -> Option<Vec<f32>> {
+        let common = self.config()?.method().common_factors()?;
+        let values = |name: &str| Some(floats(self.state.get(name)?.clone()));
+        let cores: Vec<f32> =
+            values(common.cores)?.iter().map(|&value| (common.scale * f64::from(value)) as f32).collect();
+        let gains = common.gains.map_or(Some(Vec::new()), values)?;
+        let row = factors.row(&cores, &gains)?;
+        row.iter().all(|value| value.is_finite()).then_some(row)
     }
 
     /// What is left of the base, if the adapter is of a kind that takes its place.

@@ -34,12 +34,21 @@ pub(super) fn core(basis: &SharedBasis, update: &LoraFactors) -> Vec<f64> {
     let (of_u, of_v) = (u.transpose() * u, v.transpose() * v);
     let matrix =
         Mat::from_fn(of_u.nrows(), of_u.ncols(), |row, column| of_u[(row, column)] * of_v[(row, column)]);
-    let matrix = solvable(matrix);
-    let seen = update.times(v.as_ref());
-    let target = Mat::from_fn(u.ncols(), 1, |row, _| {
-        u.col(row).iter().zip(seen.col(row).iter()).map(|(left, right)| left * right).sum::<f64>()
-    });
-    matrix.full_piv_lu().solve(&target).col(0).iter().copied().collect()
+    let target = seen(basis, update);
+    let target = Mat::from_fn(target.len(), 1, |row, _| target[row]);
+    solvable(matrix).full_piv_lu().solve(&target).col(0).iter().copied().collect()
+}
+
+/// Sum of the squares of `U·diag(s)·Vᵀ`, where s is the best one: its product with what it is to be equals that.
+pub(super) fn kept(basis: &SharedBasis, update: &LoraFactors, entries: &[f64]) -> f64 {
+    entries.iter().zip(seen(basis, update)).map(|(entry, seen)| entry * seen).sum()
+}
+
+/// `uₖᵀ·D·vₖ` of each pair of columns.
+fn seen(basis: &SharedBasis, update: &LoraFactors) -> Vec<f64> {
+    let of_v = update.times(basis.v.as_ref());
+    let columns = basis.u.col_iter().zip(of_v.col_iter());
+    columns.map(|(u, v)| u.iter().zip(v.iter()).map(|(left, right)| left * right).sum()).collect()
 }
 
 /// `(Σ seen_i·diag(s_i)) · (Σ diag(s_i)·(otherᵀ·other)·diag(s_i))⁻¹`.

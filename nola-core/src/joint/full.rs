@@ -4,6 +4,10 @@ use faer::{Mat, MatRef, Side};
 
 use super::{LoraFactors, SharedBasis, dot};
 
+/// Longest side of a weight of which the products of rows with each other are added up, though they take more room than
+/// what is decomposed: that is faster. Of a vocabulary they would take tens of gigabytes.
+const MOST_PRODUCTS_SIDE: usize = 1 << 13;
+
 /// Fits U and V to all of `updates`, from the columns of `v`; calls `fitted` with the basis after each iteration.
 ///
 /// The squared error falls with each iteration.
@@ -27,7 +31,7 @@ pub(super) fn fit(
 fn leading(parts: Vec<Mat<f64>>, rank: usize) -> Mat<f64> {
     let rows = parts[0].nrows();
     let columns: usize = parts.iter().map(Mat::ncols).sum();
-    if columns <= 4 * rows.min(512) {
+    if is_decomposed_whole(rows, columns) {
         let width = parts[0].ncols();
         let all = Mat::from_fn(rows, columns, |row, column| parts[column / width][(row, column % width)]);
         let svd = all.thin_svd().expect("the singular values of finite numbers are found");
@@ -39,6 +43,11 @@ fn leading(parts: Vec<Mat<f64>>, rank: usize) -> Mat<f64> {
     let eigen = gram.self_adjoint_eigen(Side::Lower).expect("the eigenvalues of finite numbers are found");
     // They ascend.
     Mat::from_fn(rows, rank.min(rows), |row, column| eigen.U()[(row, rows - 1 - column)])
+}
+
+/// Whether so many columns are decomposed as they are, and not the products of their rows with each other.
+fn is_decomposed_whole(rows: usize, columns: usize) -> bool {
+    columns <= 4 * rows.min(512) || (rows > MOST_PRODUCTS_SIDE && columns < rows)
 }
 
 /// The first `rank` columns; where there are fewer, unit columns that are orthogonal to them.
@@ -59,4 +68,22 @@ fn filled(columns: MatRef<f64>, rank: usize) -> Mat<f64> {
         let turned = column < given && dot(q.subcols(column, 1), columns.subcols(column, 1)) < 0.0;
         if turned { -q[(row, column)] } else { q[(row, column)] }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_never_take_much_more_room_than_what_is_decomposed() {
+        for (rows, columns, is_whole) in [
+            (4096, 2048, true),
+            (4096, 2049, false),
+            (64, 10_000, false),
+            (128_000, 5700, true),
+            (128_000, 200_000, false),
+        ] {
+            assert_eq!(is_decomposed_whole(rows, columns), is_whole, "{rows} x {columns}");
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! Many LoRAs of one base in shared bases: joint diagonalization, as in "Compress then Serve".
 //!
 //! The update of adapter `i` at a weight is `D_i ≈ n_i · U·S_i·Vᵀ`: U and V are shared by all adapters of a cluster, S_i is a small core
-//! of its own, and n_i the length of its update over all weights. Nothing of a weight's size is ever made.
+//! of its own, and n_i the length of its update over all weights. No update is multiplied out; full cores take a square matrix of a side
+//! of a weight, if that has up to 8,192 rows.
 //!
 //! # Source
 //! Brüel-Gabrielsson et al.: *Compress then Serve: Serving Thousands of LoRA Adapters with Little Overhead* (2407.00066, ICML 2025),
@@ -10,10 +11,11 @@
 mod clusters;
 mod diagonal;
 mod full;
+mod k_means;
 
 use faer::{Mat, MatRef};
 
-pub use clusters::{Compression, Options, compress};
+pub use clusters::{Compression, Options, Projection, compress, project};
 
 /// A LoRA at one weight, `D = B·A`; its scale is in B.
 #[derive(Debug, Clone)]
@@ -60,8 +62,9 @@ impl LoraFactors {
         dot(of_a.as_ref(), of_b.as_ref())
     }
 
-    fn scaled(&self, factor: f64) -> Self {
-        Self { a: self.a.clone(), b: &self.b * faer::Scale(factor) }
+    fn scaled(mut self, factor: f64) -> Self {
+        self.b *= faer::Scale(factor);
+        self
     }
 }
 
@@ -94,12 +97,17 @@ impl Core {
     /// Its numbers, row-major, or its diagonal.
     pub fn numbers(&self) -> Vec<f32> {
         match self {
-            Self::Full(matrix) => {
-                let places =
-                    (0..matrix.nrows()).flat_map(|row| (0..matrix.ncols()).map(move |column| (row, column)));
-                places.map(|(row, column)| matrix[(row, column)] as f32).collect()
-            }
+            Self::Full(matrix) => row_major(matrix.as_ref()),
             Self::Diagonal(entries) => entries.iter().map(|&entry| entry as f32).collect(),
+        }
+    }
+
+    /// What stands between `V` and `Uᵀ` where inputs are rows, of an update of the length `norm`: `norm · Sᵀ`, row-major, or its
+    /// diagonal.
+    pub fn of_rows(&self, norm: f64) -> Vec<f32> {
+        match self {
+            Self::Full(matrix) => row_major((matrix * faer::Scale(norm)).transpose()),
+            Self::Diagonal(entries) => entries.iter().map(|entry| (norm * entry) as f32).collect(),
         }
     }
 }
@@ -114,6 +122,24 @@ pub struct SharedBasis {
 }
 
 impl SharedBasis {
+    /// Of row-major numbers as this project has factors: V `[d_in, rank]` and Uᵀ `[rank, d_out]`.
+    ///
+    /// # Panics
+    /// If the numbers do not fit the sizes.
+    pub fn of_factors(v: &[f32], u_transposed: &[f32], [d_in, d_out]: [usize; 2]) -> Self {
+        let rank = v.len() / d_in;
+        assert_eq!((v.len(), u_transposed.len()), (rank * d_in, rank * d_out), "factors of one rank");
+        Self {
+            u: Mat::from_fn(d_out, rank, |row, column| u_transposed[column * d_out + row].into()),
+            v: Mat::from_fn(d_in, rank, |row, column| v[row * rank + column].into()),
+        }
+    }
+
+    /// V `[d_in, rank]` and Uᵀ `[rank, d_out]`, row-major.
+    pub fn factors(&self) -> [Vec<f32>; 2] {
+        [row_major(self.v.as_ref()), row_major(self.u.transpose())]
+    }
+
     /// The best core of an adapter in this basis: of a member, its own.
     fn core(&self, kind: Kind, factors: &LoraFactors) -> Core {
         match kind {
@@ -130,6 +156,19 @@ impl SharedBasis {
         let product = triangle(left.as_ref()) * triangle(right.as_ref()).transpose();
         product.norm_l2().powi(2)
     }
+
+    /// The same with the best core, faster and less precisely: a difference of numbers that may be nearly equal.
+    fn loss(&self, kind: Kind, factors: &LoraFactors) -> f64 {
+        factors.square() - self.kept(kind, factors)
+    }
+
+    /// Sum of the squares of the best `U·S·Vᵀ`.
+    fn kept(&self, kind: Kind, factors: &LoraFactors) -> f64 {
+        match self.core(kind, factors) {
+            Core::Full(core) => core.norm_l2().powi(2),
+            Core::Diagonal(entries) => diagonal::kept(self, factors, &entries),
+        }
+    }
 }
 
 /// The two forms of cores.
@@ -139,6 +178,23 @@ pub enum Kind {
     Full,
     /// S is diagonal.
     Diagonal,
+}
+
+/// The first of the smallest values.
+fn smallest(values: &[f64]) -> usize {
+    let mut best = 0;
+    for (place, value) in values.iter().enumerate() {
+        if *value < values[best] {
+            best = place;
+        }
+    }
+    best
+}
+
+/// The numbers of a matrix, one row after the other.
+fn row_major(matrix: MatRef<f64>) -> Vec<f32> {
+    let places = (0..matrix.nrows()).flat_map(|row| (0..matrix.ncols()).map(move |column| (row, column)));
+    places.map(|(row, column)| matrix[(row, column)] as f32).collect()
 }
 
 /// Two matrices side by side.

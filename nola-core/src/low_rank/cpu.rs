@@ -8,6 +8,7 @@ use burn::tensor::TensorData;
 use rayon::prelude::*;
 
 use super::{Asked, LowRankGradients, LowRankUpdate, State};
+use crate::filled::zeros;
 use crate::matrix::{Accumulate, Matrix, multiply};
 
 /// Rows of a task; the same on every machine, since it decides in which order gradients are summed.
@@ -91,7 +92,7 @@ impl<'a> Factors<'a> {
 
     /// Gradients of `x`, `a` and `b`; zeros in place of those that are not asked for.
     fn gradients(&self, x: &[f32], gradient: &[f32], asked: Asked) -> [Vec<f32>; 3] {
-        let mut of_x = vec![0.0; x.len()];
+        let mut of_x = zeros(x.len());
         let parts = of_x.par_chunks_mut(ROWS * self.d_in).zip(x.par_chunks(ROWS * self.d_in));
         let parts = parts.zip(gradient.par_chunks(ROWS * self.d_out));
         let of_factors: Vec<[Vec<f32>; 2]> =

@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "a result that the product fills is not cleared first")]
 
 #[cfg(target_arch = "x86_64")]
-mod avx512_bf16;
+mod bf16_pairs;
 mod few_rows;
 mod narrow;
 mod operands;
@@ -44,32 +44,37 @@ fn product(x: &FlexTensor, weight: FlexTensor, bias: Option<&FlexTensor>) -> Fle
         sums: Sums::new(&mut result.spare_capacity_mut()[..rows * d_out], d_out),
     };
     match weight.dtype() {
-        DType::F32 => wide::multiply(&operands, &Weight::new(weight.storage::<f32>(), weight.layout())),
+        DType::F32 => multiply_f32(&operands, &Weight::new(weight.storage::<f32>(), weight.layout())),
         DType::BF16 => multiply_bf16(&operands, &Weight::new(weight.storage::<bf16>(), weight.layout())),
         DType::F16 => multiply_f16(&operands, &Weight::new(weight.storage::<f16>(), weight.layout())),
         other => panic!("a product of f32 with a weight in {other:?}"),
     }
-    // SAFETY: each way begins every part of the result, and the parts cover it.
+    // SAFETY: each way writes every part of the result, and the parts cover it.
     unsafe { result.set_len(rows * d_out) };
     FlexTensor::from_data(TensorData::new(result, [rows, d_out]))
 }
 
-/// The instructions that multiply with a weight in bf16 here: `avx512-bf16`, or `f32` where it is widened first.
-#[cfg(target_arch = "x86_64")]
+/// The instructions that multiply with a weight in bf16 here: `amx`, `avx512bf16`, or `f32` where it is widened first.
 pub fn bf16_instructions() -> &'static str {
-    bf16_kernel().map_or("f32", |_| "avx512-bf16")
-}
-
-/// The instructions that multiply with a weight in bf16 here: `f32`, since it is widened first.
-#[cfg(not(target_arch = "x86_64"))]
-pub fn bf16_instructions() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    if bf16_kernel().is_some() {
+        return Instructions::allowed().name();
+    }
     "f32"
 }
 
 /// The kernel for bf16, where the processor has its instructions and they are allowed.
 #[cfg(target_arch = "x86_64")]
-fn bf16_kernel() -> Option<avx512_bf16::Kernel> {
-    avx512_bf16::Kernel::detect().filter(|_| Instructions::allowed() >= Instructions::Avx512)
+fn bf16_kernel() -> Option<bf16_pairs::Kernel> {
+    bf16_pairs::Kernel::of(Instructions::allowed())
+}
+
+fn multiply_f32(operands: &Operands, weight: &Weight<f32>) {
+    if operands.sums.sizes()[0] <= few_rows::FEW_ROWS {
+        few_rows::multiply(operands, weight);
+    } else {
+        wide::multiply(operands, weight);
+    }
 }
 
 fn multiply_f16(operands: &Operands, weight: &Weight<f16>) {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{BLOCK, inverse};
 #[cfg(target_arch = "x86_64")]
-use crate::instructions::Instructions;
+use crate::instructions::{Instructions, Vectors};
 
 /// The largest integer.
 const LARGEST: f32 = 127.0;
@@ -36,12 +36,12 @@ pub(super) fn step(largest: f32) -> f32 {
 pub(super) fn decode(codes: &[u8], range: Range<usize>, step: f32, numbers: &mut [f32]) {
     let codes = &codes[range];
     #[cfg(target_arch = "x86_64")]
-    match Instructions::allowed() {
-        Instructions::Plain => {}
+    match Instructions::allowed().vectors() {
+        Vectors::Plain => {}
         // SAFETY: instructions are allowed only where the processor has them.
-        Instructions::Avx2 => return unsafe { decode_avx2(codes, step, numbers) },
+        Vectors::Avx2 => return unsafe { decode_avx2(codes, step, numbers) },
         // SAFETY: as above.
-        Instructions::Avx512 => return unsafe { decode_avx512(codes, step, numbers) },
+        Vectors::Avx512 => return unsafe { decode_avx512(codes, step, numbers) },
     }
     decode_plain(codes, step, numbers);
 }

@@ -21,7 +21,7 @@ pub use double::{NESTED_BLOCK, table as scale_table};
 pub use nf4::table as nf4_table;
 pub(crate) use packed::PackedView;
 #[cfg(feature = "cube")]
-pub(crate) use packed::{HEADER, INT8, NF4_DOUBLE};
+pub(crate) use packed::{AFFINE4, HEADER, INT8, NF4_DOUBLE};
 pub use packed::{PackedWeight, Scales, WrongPacked};
 
 /// Numbers of a block.

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::{BLOCK, inverse};
 #[cfg(target_arch = "x86_64")]
-use crate::instructions::Instructions;
+use crate::instructions::{Instructions, Vectors};
 
 /// The number of each code.
 pub(crate) const TABLE: [f32; 16] = [
@@ -38,6 +38,10 @@ pub fn table() -> &'static [f32; 16] {
     &TABLE
 }
 
+/// What codes mean that are whole numbers.
+pub(super) const WHOLE: [f32; 16] =
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
+
 /// The code of zero.
 const ZERO: u8 = 7;
 
@@ -61,45 +65,45 @@ fn nearest(value: f32) -> u8 {
     middles.filter(|&middle| value > middle).count() as u8
 }
 
-/// The numbers of the codes at `range`, all of one block with this largest absolute value.
-pub(super) fn decode(codes: &[u8], range: Range<usize>, largest: f32, numbers: &mut [f32]) {
+/// The numbers of the codes at `range`, each `factor` times what the table has for it.
+pub(super) fn decode(table: &[f32; 16], codes: &[u8], range: Range<usize>, factor: f32, numbers: &mut [f32]) {
     let done = if range.start.is_multiple_of(2) {
-        decode_steps(&codes[range.start / 2..], largest, numbers)
+        decode_steps(table, &codes[range.start / 2..], factor, numbers)
     } else {
         0
     };
-    decode_plain(codes, range.start + done..range.end, largest, &mut numbers[done..]);
+    decode_plain(table, codes, range.start + done..range.end, factor, &mut numbers[done..]);
 }
 
 /// The plain version, which the others equal.
-fn decode_plain(codes: &[u8], range: Range<usize>, largest: f32, numbers: &mut [f32]) {
+fn decode_plain(table: &[f32; 16], codes: &[u8], range: Range<usize>, factor: f32, numbers: &mut [f32]) {
     for (number, index) in numbers.iter_mut().zip(range) {
         let pair = codes[index / 2];
         let code = if index.is_multiple_of(2) { pair >> 4 } else { pair & 15 };
-        *number = TABLE[usize::from(code)] * largest;
+        *number = table[usize::from(code)] * factor;
     }
 }
 
 /// Decodes as many numbers as fill the registers of this processor, from the first on, and returns how many.
 #[cfg(target_arch = "x86_64")]
-fn decode_steps(codes: &[u8], largest: f32, numbers: &mut [f32]) -> usize {
-    let instructions = Instructions::allowed();
-    if instructions == Instructions::Plain {
+fn decode_steps(table: &[f32; 16], codes: &[u8], factor: f32, numbers: &mut [f32]) -> usize {
+    let vectors = Instructions::allowed().vectors();
+    if vectors == Vectors::Plain {
         return 0;
     }
     let (bytes, numbers) = (codes.as_chunks().0, numbers.as_chunks_mut().0);
-    match instructions {
-        Instructions::Plain => {}
+    match vectors {
+        Vectors::Plain => {}
         // SAFETY: instructions are allowed only where the processor has them.
-        Instructions::Avx2 => unsafe { x86::avx2(bytes, largest, numbers) },
+        Vectors::Avx2 => unsafe { x86::avx2(table, bytes, factor, numbers) },
         // SAFETY: as above.
-        Instructions::Avx512 => unsafe { x86::avx512(bytes, largest, numbers) },
+        Vectors::Avx512 => unsafe { x86::avx512(table, bytes, factor, numbers) },
     }
     numbers.len() * x86::STEP
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn decode_steps(_codes: &[u8], _largest: f32, _numbers: &mut [f32]) -> usize {
+fn decode_steps(_table: &[f32; 16], _codes: &[u8], _factor: f32, _numbers: &mut [f32]) -> usize {
     0
 }
 
@@ -120,7 +124,7 @@ mod tests {
     }
 
     #[cfg(target_arch = "x86_64")]
-    type Decode = unsafe fn(&[[u8; 16]], f32, &mut [[f32; x86::STEP]]);
+    type Decode = unsafe fn(&[f32; 16], &[[u8; 16]], f32, &mut [[f32; x86::STEP]]);
 
     #[cfg(target_arch = "x86_64")]
     #[test]
@@ -128,11 +132,11 @@ mod tests {
         let bytes: Vec<[u8; 16]> = (0..16).map(|n| std::array::from_fn(|m| (16 * n + m) as u8)).collect();
         let mut plain = vec![0.0; bytes.len() * x86::STEP];
         let count = plain.len();
-        decode_plain(bytes.as_flattened(), 0..count, 0.37, &mut plain);
+        decode_plain(&TABLE, bytes.as_flattened(), 0..count, 0.37, &mut plain);
         let check = |decode: Decode| {
             let mut numbers = vec![[0.0; x86::STEP]; bytes.len()];
             // SAFETY: the processor has the instructions of what is checked.
-            unsafe { decode(&bytes, 0.37, &mut numbers) };
+            unsafe { decode(&TABLE, &bytes, 0.37, &mut numbers) };
             assert_eq!(numbers.as_flattened(), plain);
         };
         if Instructions::most() >= Instructions::Avx2 {

@@ -35,6 +35,25 @@ pub enum Scales<'a> {
     },
 }
 
+/// What the blocks of a packed weight have.
+#[derive(Debug, Clone, Copy)]
+enum Blocks<'a> {
+    Scaled(Scales<'a>),
+    /// What a code is multiplied by, and what is added to the product: one of each a block.
+    Affine {
+        steps: &'a [f32],
+        least: &'a [f32],
+    },
+}
+
+/// What the codes of a packed weight mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Codes {
+    Quantized(Quantization),
+    /// Whole numbers of 4 bits, two a byte, the first one in the high half.
+    Affine4,
+}
+
 /// Parts that are not those of a packed weight.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {found}, where a weight of {d_out} x {d_in} has {expected}")]
@@ -57,28 +76,39 @@ pub(crate) const INT8: u32 = 1;
 const NF4: u32 = 2;
 /// The first word of weights in NF4 with scales in 8 bits.
 pub(crate) const NF4_DOUBLE: u32 = 3;
+/// The first word of weights whose codes are whole numbers of 4 bits.
+pub(crate) const AFFINE4: u32 = 4;
 
-/// The first word of weights that are quantised so.
-fn word(quantization: Quantization) -> u32 {
-    match quantization {
-        Quantization::Int8 => INT8,
-        Quantization::Nf4 => NF4,
-        Quantization::Nf4Double => NF4_DOUBLE,
+impl Codes {
+    const ALL: [Self; 4] = [
+        Self::Quantized(Quantization::Int8),
+        Self::Quantized(Quantization::Nf4),
+        Self::Quantized(Quantization::Nf4Double),
+        Self::Affine4,
+    ];
+
+    /// The first word of weights with such codes.
+    fn word(self) -> u32 {
+        match self {
+            Self::Quantized(Quantization::Int8) => INT8,
+            Self::Quantized(Quantization::Nf4) => NF4,
+            Self::Quantized(Quantization::Nf4Double) => NF4_DOUBLE,
+            Self::Affine4 => AFFINE4,
+        }
     }
-}
 
-/// # Panics
-/// If no packed weight begins with `first`.
-fn quantization_of(first: u32) -> Quantization {
-    let known = Quantization::ALL.into_iter().find(|quantization| word(*quantization) == first);
-    known.expect("the first word of a packed weight")
-}
+    /// # Panics
+    /// If no packed weight begins with `first`.
+    fn of(first: u32) -> Self {
+        Self::ALL.into_iter().find(|codes| codes.word() == first).expect("the first word of a packed weight")
+    }
 
-/// Bytes of `count` codes.
-fn code_bytes(quantization: Quantization, count: usize) -> usize {
-    match quantization {
-        Quantization::Int8 => count,
-        Quantization::Nf4 | Quantization::Nf4Double => count.div_ceil(2),
+    /// Bytes of `count` codes.
+    fn bytes(self, count: usize) -> usize {
+        match self {
+            Self::Quantized(Quantization::Int8) => count,
+            Self::Quantized(Quantization::Nf4 | Quantization::Nf4Double) | Self::Affine4 => count.div_ceil(2),
+        }
     }
 }
 
@@ -99,7 +129,8 @@ impl PackedWeight {
             None => Scales::Plain(&largest),
             Some(Nested { codes, largest, offset }) => Scales::Nested { codes, largest, offset: *offset },
         };
-        Self::joined(quantization, &codes, scales, [d_in, d_out], BLOCK)
+        let blocks = Blocks::Scaled(scales);
+        Self::joined(Codes::Quantized(quantization), &codes, blocks, [d_in, d_out], BLOCK)
     }
 
     /// Quantises the numbers of a weight `[d_in, d_out]`, row-major.
@@ -116,10 +147,10 @@ impl PackedWeight {
     /// If there are not as many codes or scales as such a weight has.
     pub fn of_nf4(codes: &[u8], scales: Scales, sizes: [usize; 2]) -> Result<Self, WrongPacked> {
         let kind = match scales {
-            Scales::Plain(_) => Quantization::Nf4,
-            Scales::Nested { .. } => Quantization::Nf4Double,
+            Scales::Plain(_) => Codes::Quantized(Quantization::Nf4),
+            Scales::Nested { .. } => Codes::Quantized(Quantization::Nf4Double),
         };
-        Self::checked(kind, codes, scales, sizes, BLOCK)
+        Self::checked(kind, codes, Blocks::Scaled(scales), sizes, BLOCK)
     }
 
     /// 8 bits as LLM.int8 stores them: one scale for the inputs of each output.
@@ -127,53 +158,81 @@ impl PackedWeight {
     /// # Errors
     /// If there are not as many codes or scales as such a weight has.
     pub fn of_int8_rows(codes: &[u8], scales: &[f32], sizes: [usize; 2]) -> Result<Self, WrongPacked> {
-        Self::checked(Quantization::Int8, codes, Scales::Plain(scales), sizes, sizes[0])
+        Self::of_int8_blocks(codes, scales, sizes, sizes[0])
+    }
+
+    /// 8 bits in blocks of `block` numbers: each is its code times a 127th of the scale of its block.
+    ///
+    /// # Errors
+    /// If there are not as many codes or scales as such a weight has.
+    pub fn of_int8_blocks(
+        codes: &[u8],
+        scales: &[f32],
+        sizes: [usize; 2],
+        block: usize,
+    ) -> Result<Self, WrongPacked> {
+        let kind = Codes::Quantized(Quantization::Int8);
+        Self::checked(kind, codes, Blocks::Scaled(Scales::Plain(scales)), sizes, block)
+    }
+
+    /// Whole numbers of 4 bits in blocks of `block` numbers, two codes a byte, the first one in the high half: each number is its
+    /// code times the step of its block and its least number added.
+    ///
+    /// # Errors
+    /// If there are not as many codes, steps or least numbers as such a weight has.
+    pub fn of_affine4(
+        codes: &[u8],
+        [steps, least]: [&[f32]; 2],
+        sizes: [usize; 2],
+        block: usize,
+    ) -> Result<Self, WrongPacked> {
+        Self::checked(Codes::Affine4, codes, Blocks::Affine { steps, least }, sizes, block)
     }
 
     fn checked(
-        kind: Quantization,
+        kind: Codes,
         codes: &[u8],
-        scales: Scales,
+        blocks: Blocks,
         [d_in, d_out]: [usize; 2],
         block: usize,
     ) -> Result<Self, WrongPacked> {
-        let blocks = (d_in * d_out).div_ceil(block.max(1));
-        let of_scales = match scales {
-            Scales::Plain(scales) => vec![("scales", scales.len(), blocks)],
-            Scales::Nested { codes, largest, .. } => vec![
-                ("scales", codes.len(), blocks),
-                ("scales of scales", largest.len(), blocks.div_ceil(NESTED_BLOCK)),
+        let count = (d_in * d_out).div_ceil(block.max(1));
+        let of_blocks = match blocks {
+            Blocks::Scaled(Scales::Plain(scales)) => vec![("scales", scales.len(), count)],
+            Blocks::Scaled(Scales::Nested { codes, largest, .. }) => vec![
+                ("scales", codes.len(), count),
+                ("scales of scales", largest.len(), count.div_ceil(NESTED_BLOCK)),
             ],
+            Blocks::Affine { steps, least } => {
+                vec![("steps", steps.len(), count), ("least numbers", least.len(), count)]
+            }
         };
-        let of_codes = ("bytes of codes", codes.len(), code_bytes(kind, d_in * d_out));
-        for (what, found, expected) in [of_codes].into_iter().chain(of_scales) {
+        let of_codes = ("bytes of codes", codes.len(), kind.bytes(d_in * d_out));
+        for (what, found, expected) in [of_codes].into_iter().chain(of_blocks) {
             if found != expected {
                 return Err(WrongPacked { what, found, expected, d_in, d_out });
             }
         }
-        Ok(Self::joined(kind, codes, scales, [d_in, d_out], block))
+        Ok(Self::joined(kind, codes, blocks, [d_in, d_out], block))
     }
 
-    fn joined(
-        kind: Quantization,
-        codes: &[u8],
-        scales: Scales,
-        [d_in, d_out]: [usize; 2],
-        block: usize,
-    ) -> Self {
+    fn joined(kind: Codes, codes: &[u8], blocks: Blocks, [d_in, d_out]: [usize; 2], block: usize) -> Self {
         assert!(
             u32::try_from(d_in * d_out).is_ok(),
-            "a weight of at most 2^32 numbers, which GPUs count in 32 bits"
+            "a weight of fewer than 2^32 numbers, which GPUs count in 32 bits"
         );
         let size = |size: usize| u32::try_from(size).expect("a side of the weight");
-        let mut words = vec![word(kind), size(d_in), size(d_out), size(block)];
+        let mut words = vec![kind.word(), size(d_in), size(d_out), size(block)];
         extend_bytes(&mut words, codes);
-        match scales {
-            Scales::Plain(scales) => words.extend(scales.iter().map(|scale| scale.to_bits())),
-            Scales::Nested { codes, largest, offset } => {
+        match blocks {
+            Blocks::Scaled(Scales::Plain(scales)) => words.extend(scales.iter().map(|scale| scale.to_bits())),
+            Blocks::Scaled(Scales::Nested { codes, largest, offset }) => {
                 extend_bytes(&mut words, codes);
                 words.extend(largest.iter().map(|scale| scale.to_bits()));
                 words.push(offset.to_bits());
+            }
+            Blocks::Affine { steps, least } => {
+                words.extend(steps.iter().chain(least).map(|scale| scale.to_bits()));
             }
         }
         Self { words }
@@ -221,14 +280,14 @@ fn extend_bytes(words: &mut Vec<u32>, bytes: &[u8]) {
 /// A packed weight where it lies.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PackedView<'a> {
-    kind: Quantization,
+    kind: Codes,
     /// Inputs of the weight.
     pub(crate) d_in: usize,
     /// Outputs of the weight.
     pub(crate) d_out: usize,
     block: usize,
     codes: &'a [u8],
-    scales: Scales<'a>,
+    blocks: Blocks<'a>,
 }
 
 impl<'a> PackedView<'a> {
@@ -237,26 +296,32 @@ impl<'a> PackedView<'a> {
     pub(crate) fn of(words: &'a [u32]) -> Self {
         let (&[kind, d_in, d_out, block], rest) =
             words.split_first_chunk::<HEADER>().expect("a packed weight");
-        let kind = quantization_of(kind);
+        let kind = Codes::of(kind);
         let [d_in, d_out, block] = [d_in, d_out, block].map(|size| size as usize);
         let count = d_in * d_out;
-        let blocks = count.div_ceil(block.max(1));
-        let of_codes = code_bytes(kind, count).div_ceil(4);
-        let (codes, rest) = rest.split_at(of_codes);
-        let codes = &bytemuck::cast_slice::<u32, u8>(codes)[..code_bytes(kind, count)];
-        let scales = match kind {
-            Quantization::Int8 | Quantization::Nf4 => Scales::Plain(&bytemuck::cast_slice(rest)[..blocks]),
-            Quantization::Nf4Double => {
-                let (nested, rest) = rest.split_at(blocks.div_ceil(4));
+        let n_blocks = count.div_ceil(block.max(1));
+        let (codes, rest) = rest.split_at(kind.bytes(count).div_ceil(4));
+        let codes = &bytemuck::cast_slice::<u32, u8>(codes)[..kind.bytes(count)];
+        let blocks = match kind {
+            Codes::Quantized(Quantization::Int8 | Quantization::Nf4) => {
+                Blocks::Scaled(Scales::Plain(&bytemuck::cast_slice(rest)[..n_blocks]))
+            }
+            Codes::Quantized(Quantization::Nf4Double) => {
+                let (nested, rest) = rest.split_at(n_blocks.div_ceil(4));
                 let (&offset, largest) = rest.split_last().expect("the mean of the scales");
-                Scales::Nested {
-                    codes: &bytemuck::cast_slice(nested)[..blocks],
+                Blocks::Scaled(Scales::Nested {
+                    codes: &bytemuck::cast_slice(nested)[..n_blocks],
                     largest: bytemuck::cast_slice(largest),
                     offset: f32::from_bits(offset),
-                }
+                })
+            }
+            Codes::Affine4 => {
+                let (steps, least) = rest.split_at(n_blocks);
+                let least = &bytemuck::cast_slice(least)[..n_blocks];
+                Blocks::Affine { steps: bytemuck::cast_slice(steps), least }
             }
         };
-        Self { kind, d_in, d_out, block, codes, scales }
+        Self { kind, d_in, d_out, block, codes, blocks }
     }
 
     /// All numbers as `[d_out, d_in]`, row-major.
@@ -279,26 +344,42 @@ impl<'a> PackedView<'a> {
             let block = first / self.block;
             let end = range.end.min((block + 1) * self.block);
             let (now, later) = rest.split_at_mut(end - first);
-            self.decode(first..end, self.scale(block), now);
+            self.decode(first..end, block, now);
             (first, rest) = (end, later);
         }
     }
 
-    /// The numbers at `range`, all of one block.
-    fn decode(&self, range: Range<usize>, scale: f32, numbers: &mut [f32]) {
+    /// The numbers at `range`, all of this block.
+    fn decode(&self, range: Range<usize>, block: usize, numbers: &mut [f32]) {
+        let (codes, scale) = (self.codes, self.scale(block));
         match self.kind {
-            Quantization::Int8 => int8::decode(self.codes, range, int8::step(scale), numbers),
-            Quantization::Nf4 | Quantization::Nf4Double => nf4::decode(self.codes, range, scale, numbers),
+            Codes::Quantized(Quantization::Int8) => int8::decode(codes, range, int8::step(scale), numbers),
+            Codes::Quantized(Quantization::Nf4 | Quantization::Nf4Double) => {
+                nf4::decode(&nf4::TABLE, codes, range, scale, numbers);
+            }
+            Codes::Affine4 => {
+                nf4::decode(&nf4::WHOLE, codes, range, scale, numbers);
+                let least = self.least(block);
+                numbers.iter_mut().for_each(|number| *number += least);
+            }
         }
     }
 
-    /// The largest absolute value of a block.
+    /// The largest absolute value of a block, or its step.
     fn scale(&self, block: usize) -> f32 {
-        match self.scales {
-            Scales::Plain(scales) => scales[block],
-            Scales::Nested { codes, largest, offset } => {
+        match self.blocks {
+            Blocks::Scaled(Scales::Plain(scales)) | Blocks::Affine { steps: scales, .. } => scales[block],
+            Blocks::Scaled(Scales::Nested { codes, largest, offset }) => {
                 double::table()[usize::from(codes[block])] * largest[block / NESTED_BLOCK] + offset
             }
+        }
+    }
+
+    /// What is added to the numbers of a block.
+    fn least(&self, block: usize) -> f32 {
+        match self.blocks {
+            Blocks::Affine { least, .. } => least[block],
+            Blocks::Scaled(_) => 0.0,
         }
     }
 }

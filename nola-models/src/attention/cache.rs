@@ -1,6 +1,6 @@
 //! Keys and values of the tokens that were read, so that the next one needs no second pass over them.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// Room is made for this many tokens at a time.
 pub const GROWTH_TOKENS: usize = 256;
@@ -11,6 +11,8 @@ pub struct KeyValueCache {
     blocks: Vec<BlockCache>,
     /// Tokens of padding before each row; empty for none.
     padding: Vec<usize>,
+    /// The tokens themselves, `[rows, tokens]`, where all of them may have to be read again.
+    ids: Option<Tensor<2, Int>>,
 }
 
 /// Keys and values of one block.
@@ -63,6 +65,29 @@ impl KeyValueCache {
         if !self.padding.is_empty() {
             self.padding = from.iter().map(|&row| self.padding[row]).collect();
         }
+        self.ids = self.ids.take().map(|ids| rows_of(ids, from));
+    }
+
+    /// Keeps the tokens of a pass, for [`KeyValueCache::restart`].
+    pub(crate) fn remember(&mut self, ids: Tensor<2, Int>) {
+        self.ids = Some(match self.ids.take() {
+            Some(before) => Tensor::cat(vec![before, ids], 1),
+            None => ids,
+        });
+    }
+
+    /// Forgets everything, and returns all tokens that it held with `ids` behind them, and the padding before
+    /// each row.
+    ///
+    /// # Shapes
+    /// - `ids`: `[rows, tokens]`
+    ///
+    /// # Panics
+    /// If its tokens were not kept.
+    pub(crate) fn restart(&mut self, ids: Tensor<2, Int>) -> (Tensor<2, Int>, Vec<usize>) {
+        let before = self.ids.take().expect("the model keeps its tokens");
+        let padding = std::mem::take(self).padding;
+        (Tensor::cat(vec![before, ids], 1), padding)
     }
 
     /// Tokens of padding before each row; empty for none.
@@ -115,10 +140,19 @@ impl Kept {
 
     fn reorder(&mut self, from: &[usize]) {
         let Some(stored) = self.stored.take() else { return };
-        let rows: Vec<i32> = from.iter().map(|&row| row as i32).collect();
-        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [from.len()]), &stored.device());
+        let rows = row_numbers(from, &stored.device());
         self.stored = Some(stored.select(0, rows));
     }
+}
+
+fn rows_of(ids: Tensor<2, Int>, from: &[usize]) -> Tensor<2, Int> {
+    let rows = row_numbers(from, &ids.device());
+    ids.select(0, rows)
+}
+
+fn row_numbers(from: &[usize], device: &Device) -> Tensor<1, Int> {
+    let rows: Vec<i32> = from.iter().map(|&row| row as i32).collect();
+    Tensor::from_data(TensorData::new(rows, [from.len()]), device)
 }
 
 /// Room for `tokens` tokens like `like`'s.
@@ -129,8 +163,6 @@ fn room(like: &Tensor<4>, tokens: usize) -> Tensor<4> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
-
     use super::*;
 
     /// `tokens` tokens of two rows, numbered from `from`.
@@ -153,6 +185,22 @@ mod tests {
             from += tokens;
             assert_eq!(values(all), values(numbered(0, from)), "after {from} tokens");
         }
+    }
+
+    #[test]
+    fn all_tokens_are_read_again_from_where_their_rows_begin() {
+        let mut cache = KeyValueCache::new();
+        let ids = |rows: [[i32; 2]; 2]| Tensor::<2, Int>::from_data(rows, &Device::flex());
+        cache.begin(1, &[0, 1])[0].extend(numbered(0, 2), numbered(0, 2));
+        cache.remember(ids([[1, 2], [0, 3]]));
+        cache.reorder(&[1, 0]);
+        let (all, padding) = cache.restart(ids([[4, 5], [6, 7]]));
+        assert_eq!(
+            all.into_data(),
+            Tensor::<2, Int>::from_data([[0, 3, 4, 5], [1, 2, 6, 7]], &Device::flex()).into_data()
+        );
+        assert_eq!(padding, [1, 0]);
+        assert_eq!(cache.tokens(), 0);
     }
 
     #[test]

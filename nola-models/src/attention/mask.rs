@@ -18,6 +18,8 @@ pub struct AttentionMask {
     past: usize,
     /// Tokens of padding before each row; empty for none.
     padding: Vec<usize>,
+    /// Tokens of each row before padding on the right; empty where that is not known.
+    lengths: Vec<usize>,
     /// Added to the scores, `[rows or 1, 1, tokens, keys]`; none where everything may be seen.
     additive: Option<Tensor<4>>,
 }
@@ -31,7 +33,20 @@ impl AttentionMask {
     pub fn causal(ids: &Tensor<2, Int>) -> Self {
         let [_, tokens] = ids.dims();
         let additive = (tokens > 1).then(|| later(0, tokens, &ids.device()));
-        Self { positions: (0..tokens).collect(), tokens, past: 0, padding: Vec::new(), additive }
+        Self::of_one(0, tokens, additive)
+    }
+
+    /// The same for rows of which it is known that they have so many tokens before their padding on the right: rotary positions may
+    /// depend on it.
+    ///
+    /// # Shapes
+    /// - `ids`: `[rows, tokens]`, of the pass
+    ///
+    /// # Panics
+    /// If there is not one length for each row.
+    pub fn padded_right(ids: &Tensor<2, Int>, lengths: &[usize]) -> Self {
+        assert_eq!(lengths.len(), ids.dims()[0], "one length for each row");
+        Self { lengths: lengths.to_vec(), ..Self::causal(ids) }
     }
 
     /// Several samples in one row: every token sees those before it that have its own segment number.
@@ -53,7 +68,7 @@ impl AttentionMask {
         let additive = later(0, tokens, &device) + hidden(other);
         let counted = |&position: &i64| usize::try_from(position).expect("positions count from 0");
         let positions = positions.iter().map(counted).collect();
-        Self { positions, tokens, past: 0, padding: Vec::new(), additive: Some(additive) }
+        Self { positions, ..Self::of_one(0, tokens, Some(additive)) }
     }
 
     /// Prompts of different lengths that all end at the last token: what stands before a row's own tokens is not seen.
@@ -82,21 +97,15 @@ impl AttentionMask {
 
     /// One token of each row, at its own position behind all that is kept of the row.
     pub(crate) fn of_rows(positions: Vec<usize>) -> Self {
-        Self { positions, tokens: 1, past: 0, padding: Vec::new(), additive: None }
+        Self { positions, ..Self::of_one(0, 1, None) }
     }
 
     /// Tokens after `past` others, in rows that begin with `padding`.
-    fn behind(past: usize, ids: &Tensor<2, Int>, padding: Vec<usize>) -> Self {
+    pub(crate) fn behind(past: usize, ids: &Tensor<2, Int>, padding: Vec<usize>) -> Self {
         let ([rows, tokens], device) = (ids.dims(), ids.device());
         if padding.iter().all(|&tokens| tokens == 0) {
             let additive = (tokens > 1).then(|| later(past, tokens, &device));
-            return Self {
-                positions: (past..past + tokens).collect(),
-                tokens,
-                past,
-                padding: Vec::new(),
-                additive,
-            };
+            return Self::of_one(past, tokens, additive);
         }
         let of_row = |padding: usize| (past..past + tokens).map(move |n| n.saturating_sub(padding));
         let first: Vec<i32> = padding.iter().map(|&tokens| tokens as i32).collect();
@@ -104,7 +113,14 @@ impl AttentionMask {
         let before = counted(0, past + tokens, &device).reshape([1, 1, 1, past + tokens]);
         let additive = hidden(before.lower(first.reshape([rows, 1, 1, 1]))) + later(past, tokens, &device);
         let positions = padding.iter().copied().flat_map(of_row).collect();
-        Self { positions, tokens, past, padding, additive: Some(additive) }
+        Self { positions, padding, ..Self::of_one(past, tokens, Some(additive)) }
+    }
+
+    /// Tokens after `past` others, alike in all rows.
+    fn of_one(past: usize, tokens: usize, additive: Option<Tensor<4>>) -> Self {
+        let positions = (past..past + tokens).collect();
+        let [padding, lengths] = [const { Vec::new() }; 2];
+        Self { positions, tokens, past, padding, lengths, additive }
     }
 
     /// The same, but a token sees only the last `window` of what it saw, itself included.
@@ -135,6 +151,11 @@ impl AttentionMask {
     /// with the number of rows.
     pub(crate) fn positions(&self) -> (&[usize], usize) {
         (&self.positions, self.positions.len() / self.tokens)
+    }
+
+    /// Tokens of each row before padding on the right; empty where that is not known.
+    pub(crate) fn lengths(&self) -> &[usize] {
+        &self.lengths
     }
 
     /// What to add to the scores, `[rows or 1, 1, tokens, keys]`, f32; none where everything may be seen.

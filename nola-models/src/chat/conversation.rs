@@ -62,7 +62,7 @@ impl Message {
 
     /// The same message with nothing but other words.
     pub(super) fn saying(&self, words: &str) -> Self {
-        let said = match self.0.get("content") {
+        let content = match self.0.get("content") {
             Some(Value::Array(parts)) => {
                 let mut part = parts.iter().find(|part| text_of(part).is_some()).cloned();
                 if let Some(text) = part.as_mut().and_then(text_in) {
@@ -72,7 +72,7 @@ impl Message {
             }
             Some(_) | None => Value::from(words),
         };
-        self.with_content(said)
+        self.with_content(content)
     }
 
     /// The same message with a mark behind the last of its words.
@@ -216,7 +216,7 @@ mod tests {
         let image = json!({"type": "image", "url": "a.png"});
         let thoughts = json!({"type": "reasoning", "text": "hm"});
         let text = |text: &str| json!({"type": "text", "text": text});
-        for (said, marked) in [
+        for (original, marked) in [
             (json!("a b \n"), json!("a b| \n")),
             (json!(""), json!("|")),
             (json!(null), json!("|")),
@@ -227,21 +227,21 @@ mod tests {
             (json!([image]), json!([image, text("|")])),
             (json!([]), json!([text("|")])),
         ] {
-            assert_eq!(content(&saying(said).marked('|')), &marked);
+            assert_eq!(content(&saying(original).marked('|')), &marked);
         }
     }
 
     #[test]
     fn other_words_have_the_form_of_those_there_were() {
         let part = json!({"type": "text", "text": "a", "cache": null});
-        for (said, other) in [
+        for (original, other) in [
             (json!("a"), json!("x")),
             (json!(null), json!("x")),
             (json!([{"type": "image"}, part, part]), json!([{"type": "text", "text": "x", "cache": null}])),
             (json!(["a", "b"]), json!(["x"])),
             (json!([{"type": "image"}]), json!([{"type": "text", "text": "x"}])),
         ] {
-            assert_eq!(content(&saying(said).saying("x")), &other);
+            assert_eq!(content(&saying(original).saying("x")), &other);
         }
     }
 

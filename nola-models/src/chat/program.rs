@@ -35,8 +35,8 @@ const NOT_CACHED: u8 = !0;
 /// Names of the conditions that stand for the start and the end of a block.
 const OPEN: &str = "__generation__";
 const CLOSE: &str = "__end_generation__";
-/// What a `{% generation %}` block writes is between these; Unicode keeps them for the use of programs.
-pub(super) const SAID: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
+/// Marks around what a `{% generation %}` block writes; Unicode keeps them for the use of programs.
+pub(super) const BLOCK_MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
 
 struct Compiled<'source> {
     main: Instructions<'source>,
@@ -211,8 +211,8 @@ fn replacement<'source>(instruction: &Instruction<'source>) -> Vec<Instruction<'
         Instruction::ApplyFilter(name, Some(arguments), _) if !is_known(name) => {
             vec![constant(name), call(UNKNOWN, arguments + 1)]
         }
-        Instruction::Lookup(OPEN) => written(SAID[0]),
-        Instruction::Lookup(CLOSE) => written(SAID[1]),
+        Instruction::Lookup(OPEN) => written(BLOCK_MARKS[0]),
+        Instruction::Lookup(CLOSE) => written(BLOCK_MARKS[1]),
         Instruction::PushLoop(_) => vec![call(ITERATED, 1), instruction.clone()],
         Instruction::SetAttr(name) => {
             vec![constant(name), call(SET_ATTRIBUTE, 3), Instruction::DiscardTop]
@@ -271,8 +271,8 @@ mod tests {
         let marked = "{% for x in 'ab' %}{%- generation -%} {{ x }}\n{% endgeneration %}\n;{% endfor %}";
         let plain = "{% for x in 'ab' %}{%- if true -%} {{ x }}\n{% endif %}\n;{% endfor %}";
         let text = rendered(marked).unwrap();
-        assert_eq!(text.replace(SAID, ""), rendered(plain).unwrap());
-        assert_eq!(text.replace(SAID[0], "<").replace(SAID[1], ">"), "<a\n>;<b\n>;");
+        assert_eq!(text.replace(BLOCK_MARKS, ""), rendered(plain).unwrap());
+        assert_eq!(text.replace(BLOCK_MARKS[0], "<").replace(BLOCK_MARKS[1], ">"), "<a\n>;<b\n>;");
         let set = "{% set n = namespace() %}{% generation %}{% set n.x = 1 %}{% endgeneration %}{{ n.x }}";
         assert!(rendered(set).unwrap().ends_with('1'));
     }

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::program::SAID;
+use super::program::BLOCK_MARKS;
 use super::{ChatError, ChatTemplate, Conversation, Message, Prompt};
 
 /// Marks put into messages; Unicode keeps these for the use of programs.
@@ -73,9 +73,9 @@ impl ChatTemplate {
         let through = self.render(&conversation.first(index + 1), Prompt::Complete);
         if let (Ok(before), Ok(through)) = (&before, &through)
             && text.starts_with(through.as_str())
-            && let Some(said) = through.strip_prefix(before.as_str())
+            && let Some(turn) = through.strip_prefix(before.as_str())
         {
-            let length = turn_bytes(said, conversation.messages[index].last_words());
+            let length = turn_bytes(turn, conversation.messages[index].last_words());
             return Ok(before.len()..before.len() + length);
         }
         let marked = Marked { template: self, conversation, text, index };
@@ -98,8 +98,8 @@ impl Marked<'_> {
             return None;
         }
         let start = self.start()?;
-        let said = self.text.get(start..self.end(start)?)?;
-        Some(start..start + turn_bytes(said, self.answer().last_words()))
+        let turn = self.text.get(start..self.end(start)?)?;
+        Some(start..start + turn_bytes(turn, self.answer().last_words()))
     }
 
     fn answer(&self) -> &Message {
@@ -220,10 +220,10 @@ fn agreed(tail: &str, alone: &str) -> usize {
 }
 
 /// Length of a turn in bytes, without space behind the mark that ends it; space alone is such a mark, too.
-fn turn_bytes(said: &str, words: &str) -> usize {
-    let (trimmed, words) = (said.trim_end(), words.trim_end());
+fn turn_bytes(turn: &str, words: &str) -> usize {
+    let (trimmed, words) = (turn.trim_end(), words.trim_end());
     let has_mark = if words.is_empty() { !trimmed.is_empty() } else { !trimmed.ends_with(words) };
-    if has_mark { trimmed.len() } else { said.len() }
+    if has_mark { trimmed.len() } else { turn.len() }
 }
 
 /// The text without the marks of blocks, and what is between them.
@@ -231,9 +231,9 @@ fn of_blocks(marked: &str, answers: &[usize]) -> Rendered {
     let (mut text, mut open) = (String::new(), Vec::new());
     let mut ranges: Vec<Range<usize>> = Vec::new();
     for char in marked.chars() {
-        if char == SAID[0] {
+        if char == BLOCK_MARKS[0] {
             open.push(text.len());
-        } else if char == SAID[1] {
+        } else if char == BLOCK_MARKS[1] {
             ranges.extend(open.pop().map(|start| start..text.len()));
         } else {
             text.push(char);
@@ -249,7 +249,7 @@ fn of_blocks(marked: &str, answers: &[usize]) -> Rendered {
 mod tests {
     use serde_json::json;
 
-    use super::super::tests::{said, template};
+    use super::super::tests::{answers_of, template};
     use super::*;
 
     /// `user: words`, the assistant's in turn.
@@ -284,29 +284,29 @@ mod tests {
             ["a", "<think>b</think>\n\nhello"],
             ["q", "\n\nhello"],
         ] {
-            assert_eq!(said(DROPS, &talk(&words)).unwrap(), ["\n\nhello<E>"]);
+            assert_eq!(answers_of(DROPS, &talk(&words)).unwrap(), ["\n\nhello<E>"]);
         }
         let two = talk(&["hi", "<think>x</think>one", "and", "<think>y</think>two"]);
-        assert_eq!(said(DROPS, &two).unwrap(), ["one<E>", "two<E>"]);
+        assert_eq!(answers_of(DROPS, &two).unwrap(), ["one<E>", "two<E>"]);
     }
 
     #[test]
     fn thoughts_of_the_last_answer_alone_are_said() {
         let two = talk(&["hi", "<think>\nx\n</think>\n\none", "and", "<think>\ny\n</think>\n\ntwo"]);
         assert_eq!(
-            said(KEEPS_LAST, &two).unwrap(),
+            answers_of(KEEPS_LAST, &two).unwrap(),
             ["one<|im_end|>", "<think>\ny\n</think>\n\ntwo<|im_end|>"]
         );
         let plain = talk(&["a", "b", "c", "d ", "e", "f"]);
         let last = "<think>\n\n</think>\n\nf<|im_end|>";
-        assert_eq!(said(KEEPS_LAST, &plain).unwrap(), ["b<|im_end|>", "d <|im_end|>", last]);
+        assert_eq!(answers_of(KEEPS_LAST, &plain).unwrap(), ["b<|im_end|>", "d <|im_end|>", last]);
     }
 
     #[test]
     fn a_system_message_that_moves_changes_no_answer() {
         let mut talk = talk(&["a", "b", "c", "d"]);
         talk.messages.insert(0, Message::new("system", "be brief"));
-        assert_eq!(said(MOVES, &talk).unwrap(), [" b</s>", " d</s>"]);
+        assert_eq!(answers_of(MOVES, &talk).unwrap(), [" b</s>", " d</s>"]);
         let text = template(MOVES).render(&talk, Prompt::Complete).unwrap();
         assert_eq!(text, "<s>[INST] a[/INST] b</s>[INST] be brief\n\nc[/INST] d</s>");
     }
@@ -319,30 +319,30 @@ mod tests {
         let fields = json!({"role": "assistant", "content": "", "tool_calls": [{"name": "tide"}]});
         let mut talk = talk(&["a", "", "c", "d"]);
         talk.messages[1] = Message::of_fields(fields.as_object().unwrap().clone());
-        assert_eq!(said(calls, &talk).unwrap(), ["<call>tide</call><end>", "<last>d<end>"]);
+        assert_eq!(answers_of(calls, &talk).unwrap(), ["<call>tide</call><end>", "<last>d<end>"]);
     }
 
     #[test]
     fn a_mark_that_ends_a_turn_is_whole_where_the_last_has_another() {
         let ends = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ '<|return|>' if loop.last else '<|end|>' }}\
             {% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
-        assert_eq!(said(ends, &talk(&["a", "b", "c", "d"])).unwrap(), ["b<|end|>", "d<|return|>"]);
+        assert_eq!(answers_of(ends, &talk(&["a", "b", "c", "d"])).unwrap(), ["b<|end|>", "d<|return|>"]);
     }
 
     #[test]
     fn a_last_question_that_is_written_otherwise_changes_no_answer() {
         let asks = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if loop.last and m.role == 'user' %} Think!{% endif %}<end>\
             {% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
-        assert_eq!(said(asks, &talk(&["a", "b", "c", "d"])).unwrap(), ["b<end>", "d<end>"]);
+        assert_eq!(answers_of(asks, &talk(&["a", "b", "c", "d"])).unwrap(), ["b<end>", "d<end>"]);
         let without_head = asks.replace("{% if add_generation_prompt %}<assistant>{% endif %}", "");
-        assert!(said(&without_head, &talk(&["a", "b"])).is_err());
+        assert!(answers_of(&without_head, &talk(&["a", "b"])).is_err());
     }
 
     #[test]
     fn a_head_with_other_space_around_it_is_found() {
         let spaced = "{% for m in messages %}\n\n    <{{ m.role }}>\n{{ m.content }}<end>\n{% endfor %}\n\n\
             {% if add_generation_prompt %}\n  {{ '<assistant>\n' }}{% endif %}";
-        assert_eq!(said(spaced, &talk(&["a", "b", "c", "d"])).unwrap(), ["b<end>", "d<end>"]);
+        assert_eq!(answers_of(spaced, &talk(&["a", "b", "c", "d"])).unwrap(), ["b<end>", "d<end>"]);
     }
 
     /// Writes lists of parts, and a mark before the last answer, so that answers are found by marks.
@@ -381,7 +381,7 @@ mod tests {
                 ["b<reasoning><end>", "<last><image><end>"],
             ),
         ] {
-            assert_eq!(said(PARTS, &of_contents(contents.clone())).unwrap(), expected, "{contents}");
+            assert_eq!(answers_of(PARTS, &of_contents(contents.clone())).unwrap(), expected, "{contents}");
         }
     }
 
@@ -390,9 +390,9 @@ mod tests {
         let prints = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}\
             {% if add_generation_prompt %}<assistant>{% endif %}";
         let talk = of_contents(json!(["a", [{"type": "text", "text": "it's"}]]));
-        assert_eq!(said(prints, &talk).unwrap(), ["[{'type': 'text', 'text': \"it's\"}]<end>"]);
+        assert_eq!(answers_of(prints, &talk).unwrap(), ["[{'type': 'text', 'text': \"it's\"}]<end>"]);
         let joins = prints.replace("m.content", "m.content + ''");
-        assert!(matches!(said(&joins, &talk), Err(ChatError::Refused { .. })));
+        assert!(matches!(answers_of(&joins, &talk), Err(ChatError::Refused { .. })));
     }
 
     #[test]
@@ -401,7 +401,7 @@ mod tests {
             {% endgeneration %}{% else %}{{ m.content }}{% endif %}\n{% endfor %}";
         let talk = talk(&["a", "b", "c", "d"]);
         let rendered = template(blocks).assistant_spans(&talk).unwrap();
-        assert_eq!(said(blocks, &talk).unwrap(), ["b<end>", "d<end>"]);
+        assert_eq!(answers_of(blocks, &talk).unwrap(), ["b<end>", "d<end>"]);
         assert_eq!(rendered.known_by, KnownBy::Blocks);
         assert_eq!(
             rendered.assistant.iter().map(|turn| turn.message).collect::<Vec<_>>(),
@@ -410,7 +410,7 @@ mod tests {
         assert_eq!(template(blocks).render(&talk, Prompt::Complete).unwrap(), rendered.text);
         let halves = blocks
             .replace("{{ m.content }}<end>", "{{ m.content }}{% endgeneration %}|{% generation %}<end>");
-        assert_eq!(said(&halves, &talk).unwrap(), ["b", "<end>", "d", "<end>"]);
+        assert_eq!(answers_of(&halves, &talk).unwrap(), ["b", "<end>", "d", "<end>"]);
         assert!(
             template(&halves)
                 .assistant_spans(&talk)
@@ -424,7 +424,7 @@ mod tests {
     #[test]
     fn an_answer_that_the_text_does_not_hold_is_an_error_with_a_cure() {
         let forgets = "{% for m in messages %}{% if loop.last or m.role != 'assistant' %}{{ m.content }}{% endif %};{% endfor %}";
-        let wrong = said(forgets, &talk(&["a", "b", "c", "d"])).unwrap_err();
+        let wrong = answers_of(forgets, &talk(&["a", "b", "c", "d"])).unwrap_err();
         assert!(matches!(wrong, ChatError::Unclear { message: 2, .. }), "{wrong:?}");
         assert!(wrong.to_string().contains("data.text.loss = \"all\""), "{wrong}");
     }

@@ -34,6 +34,8 @@ pub struct KeyMap<'a> {
     pub dtype: &'a dyn Fn(&str) -> WeightDtype,
     /// How the weight at a path is quantised, if it is one of a linear layer.
     pub quantization: &'a dyn Fn(&str) -> Option<Quantization>,
+    /// Whether the weight at a path stays in few bits where a GGUF file stores it so and a kernel reads it.
+    pub keeps_few_bits: &'a dyn Fn(&str) -> bool,
     /// Stored tensors that the model knowingly leaves out: whole names, or prefixes that end in a dot; `*` stands for
     /// one part between dots.
     pub ignored: &'a [&'static str],
@@ -45,8 +47,8 @@ impl Checkpoint {
     /// Stored f32, f16 and bf16 become what [`KeyMap::dtype`] says while they are read, one tensor at a time: beside the
     /// model, the host holds no more than one. Of what is stored in that type and is neither part of a tensor nor
     /// transposed, the CPU holds no copy at all. Weights of linear layers are quantised in the same way, if
-    /// [`KeyMap::quantization`] says so; those that bitsandbytes stored in few bits stay as they are, and what GGUF stores in
-    /// blocks is made dense.
+    /// [`KeyMap::quantization`] says so; those that bitsandbytes stored in few bits stay as they are, and of what GGUF stores in
+    /// blocks those that [`KeyMap::keeps_few_bits`] names and a kernel reads; the rest is made dense.
     ///
     /// # Errors
     /// One error lists all missing, unused, misshapen and contradictory tensors; another all tensors with values that
@@ -142,6 +144,19 @@ impl Checkpoint {
         }
     }
 
+    /// The weight of a linear layer that GGUF stores in blocks which a kernel reads.
+    fn kept(&self, stored: &Stored, source: &Source) -> Option<PackedWeight> {
+        let foreign = stored.foreign.as_ref()?;
+        let all = foreign.rows();
+        // Rows of the file are outputs.
+        let outputs = match (source.part, foreign.is_turned()) {
+            (Part::Whole, is_turned) if is_turned != source.transposed => 0..all,
+            (Part::Rows(shares), false) | (Part::Columns(shares), true) => shares.range(all),
+            (Part::Whole | Part::Rows(_) | Part::Columns(_) | Part::LastAxes(_), _) => return None,
+        };
+        foreign.packed(self.bytes(stored), outputs)
+    }
+
     fn is_same(&self, one: &Stored, other: &Stored) -> bool {
         (one.dtype, &one.shape, &one.foreign) == (other.dtype, &other.shape, &other.foreign)
             && self.bytes(one) == self.bytes(other)
@@ -188,7 +203,7 @@ struct Mismatches {
     requantized: Option<Quantization>,
 }
 
-/// Adds `problem` unless a part of the same fused tensor has told it.
+/// Adds `problem` unless a part of the same fused tensor has added it.
 fn note(problems: &mut Vec<String>, problem: String) {
     if !problems.contains(&problem) {
         problems.push(problem);
@@ -282,7 +297,9 @@ impl Fill<'_> {
             let packed = self.checkpoint.packed(name, source, shape);
             return Some(packed.expect("it was checked").into_weight());
         }
-        let quantization = quantization?;
+        let Some(quantization) = quantization else {
+            return (self.map.keeps_few_bits)(path).then(|| self.checkpoint.kept(stored, source)).flatten();
+        };
         // As PyTorch's layers are: `[d_out, d_in]`, row-major.
         let values = self.checkpoint.numbers(stored).read::<f32>(source.part, !source.transposed);
         Some(PackedWeight::quantize(quantization, &values, [shape[0], shape[1]]))

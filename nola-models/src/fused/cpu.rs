@@ -12,6 +12,7 @@ use burn::tensor::{DType, Shape, TensorData};
 
 use super::{FusedActivation, Inputs, Kernels, Norm, Rotation, plain};
 use attention::{Heads, Mask};
+use nola_core::filled::zeros;
 
 /// Whether all are f32; other types take the plain way.
 fn are_f32<'a>(tensors: impl IntoIterator<Item = &'a FlexTensor>) -> bool {
@@ -31,9 +32,8 @@ fn whole_numbers(tensor: FlexTensor) -> Vec<usize> {
     tensor.into_data().iter::<i64>().map(|number| number as usize).collect()
 }
 
-/// Zeros; burn's own way to them copies them once more, since bytes lie less aligned than numbers do.
-fn zeros(shape: &Shape) -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(vec![0.0_f32; shape.num_elements()], shape.clone()))
+fn tensor_of(numbers: Vec<f32>, shape: &Shape) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(numbers, shape.clone()))
 }
 
 impl Kernels for Flex {
@@ -42,9 +42,7 @@ impl Kernels for Flex {
             return plain::activation::<Self>(x, activation);
         }
         let x = contiguous(x);
-        let mut result = zeros(x.layout().shape());
-        curves::forward(numbers(&x), result.storage_mut(), activation);
-        result
+        tensor_of(curves::forward(numbers(&x), activation), x.layout().shape())
     }
 
     fn activation_backward(x: FlexTensor, gradient: FlexTensor, activation: FusedActivation) -> FlexTensor {
@@ -52,9 +50,7 @@ impl Kernels for Flex {
             return plain::activation_backward::<Self>(x, gradient, activation);
         }
         let (x, gradient) = (contiguous(x), contiguous(gradient));
-        let mut result = zeros(x.layout().shape());
-        curves::backward(numbers(&x), numbers(&gradient), result.storage_mut(), activation);
-        result
+        tensor_of(curves::backward(numbers(&x), numbers(&gradient), activation), x.layout().shape())
     }
 
     fn gated(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
@@ -62,9 +58,7 @@ impl Kernels for Flex {
             return plain::gated::<Self>(gate, up);
         }
         let (gate, up) = (contiguous(gate), contiguous(up));
-        let mut result = zeros(gate.layout().shape());
-        curves::gated(numbers(&gate), numbers(&up), result.storage_mut());
-        result
+        tensor_of(curves::gated(numbers(&gate), numbers(&up)), gate.layout().shape())
     }
 
     fn gated_backward(gate: FlexTensor, up: FlexTensor, gradient: FlexTensor) -> [FlexTensor; 2] {
@@ -72,10 +66,8 @@ impl Kernels for Flex {
             return plain::gated_backward::<Self>(gate, up, gradient);
         }
         let (gate, up, gradient) = (contiguous(gate), contiguous(up), contiguous(gradient));
-        let [mut of_gate, mut of_up] = [(); 2].map(|()| zeros(gate.layout().shape()));
-        let inputs = [&gate, &up, &gradient].map(numbers);
-        curves::gated_backward(inputs, [of_gate.storage_mut(), of_up.storage_mut()]);
-        [of_gate, of_up]
+        let found = curves::gated_backward([&gate, &up, &gradient].map(numbers));
+        found.map(|numbers| tensor_of(numbers, gate.layout().shape()))
     }
 
     fn rotated(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, rotation: Rotation) -> FlexTensor {
@@ -99,10 +91,9 @@ impl Kernels for Flex {
             return plain::norm::<Self>(x, gamma, beta, norm, epsilon);
         }
         let (x, gamma, beta) = (contiguous(x), contiguous(gamma), beta.map(contiguous));
-        let mut result = zeros(x.layout().shape());
         let beta = beta.as_ref().map(numbers);
-        rows::forward(numbers(&x), numbers(&gamma), beta, result.storage_mut(), norm, epsilon as f32);
-        result
+        let found = rows::forward(numbers(&x), numbers(&gamma), beta, norm, epsilon as f32);
+        tensor_of(found, x.layout().shape())
     }
 
     fn norm_backward(
@@ -116,10 +107,9 @@ impl Kernels for Flex {
             return plain::norm_backward::<Self>(x, gamma, gradient, norm, epsilon);
         }
         let (x, gamma, gradient) = (contiguous(x), contiguous(gamma), contiguous(gradient));
-        let mut result = zeros(x.layout().shape());
         let inputs = [numbers(&x), numbers(&gradient)];
-        rows::backward(inputs, numbers(&gamma), result.storage_mut(), norm, epsilon as f32);
-        result
+        let found = rows::backward(inputs, numbers(&gamma), norm, epsilon as f32);
+        tensor_of(found, x.layout().shape())
     }
 
     fn cross_entropy(logits: FlexTensor, labels: FlexTensor, smoothing: f64) -> FlexTensor {
@@ -127,9 +117,8 @@ impl Kernels for Flex {
             return plain::cross_entropy::<Self>(logits, labels, smoothing);
         }
         let (logits, labels) = (contiguous(logits), whole_numbers(labels));
-        let mut result = zeros(&Shape::new([labels.len()]));
-        rows::cross_entropy(numbers(&logits), &labels, result.storage_mut(), smoothing as f32);
-        result
+        let found = rows::cross_entropy(numbers(&logits), &labels, smoothing as f32);
+        tensor_of(found, &Shape::new([labels.len()]))
     }
 
     fn cross_entropy_backward(
@@ -143,10 +132,9 @@ impl Kernels for Flex {
         }
         let (logits, labels) = (contiguous(logits), whole_numbers(labels));
         let gradient = contiguous(gradient);
-        let mut result = zeros(logits.layout().shape());
         let of_rows = labels.iter().copied().zip(numbers(&gradient).iter().copied()).collect::<Vec<_>>();
-        rows::cross_entropy_backward(numbers(&logits), &of_rows, result.storage_mut(), smoothing as f32);
-        result
+        let found = rows::cross_entropy_backward(numbers(&logits), &of_rows, smoothing as f32);
+        tensor_of(found, logits.layout().shape())
     }
 
     fn attend(inputs: Inputs<Self>, scale: f64) -> FlexTensor {
@@ -212,7 +200,8 @@ struct Mixed {
 
 impl Mixed {
     fn new(shape: &Shape) -> Self {
-        Self { tensor: zeros(&Shape::new([shape[0], shape[2], shape[1], shape[3]])) }
+        let shape = Shape::new([shape[0], shape[2], shape[1], shape[3]]);
+        Self { tensor: tensor_of(zeros(shape.num_elements()), &shape) }
     }
 
     fn values(&mut self) -> &mut [f32] {

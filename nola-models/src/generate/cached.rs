@@ -1,6 +1,7 @@
 //! A causal language model as decoding sees it, with the keys and values of all that was read kept on the device.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use nola_core::on_compute_thread;
 
 use super::{GenerateError, NextToken};
 use crate::{AttentionMask, CausalLm, KeyValueCache};
@@ -23,10 +24,12 @@ impl<'m> Cached<'m> {
 
     /// Logits after the last token of each row.
     fn read(&mut self, ids: Tensor<2, Int>, mask: &AttentionMask) -> Vec<Vec<f32>> {
-        let hidden = self.model.extend(ids, mask, &mut self.cache);
-        let [_, tokens, _] = hidden.dims();
-        let last = hidden.narrow(1, tokens - 1, 1);
-        let logits = self.model.logits(last);
+        let (model, cache) = (self.model, &mut self.cache);
+        let logits = on_compute_thread(&self.device, || {
+            let hidden = model.extend(ids, mask, cache);
+            let [_, tokens, _] = hidden.dims();
+            model.logits(hidden.narrow(1, tokens - 1, 1))
+        });
         let [_, _, vocabulary] = logits.dims();
         let values: Vec<f32> = logits.into_data_as::<f32>().try_into_vec().expect("the type was asked for");
         values.chunks(vocabulary).map(<[f32]>::to_vec).collect()

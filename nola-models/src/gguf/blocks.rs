@@ -71,7 +71,7 @@ const OTHERS: [(u32, &str); 19] = [
 ];
 
 /// Numbers of a small block, and of a large one.
-const SMALL: usize = 32;
+pub(super) const SMALL: usize = 32;
 const LARGE: usize = 256;
 /// Bytes of the scales and minima of a large block of 4 or 5 bits.
 const SCALES: usize = 12;
@@ -111,7 +111,7 @@ impl Format {
     }
 
     /// Numbers of a block, and its bytes.
-    fn block(self) -> (usize, usize) {
+    pub(super) fn block(self) -> (usize, usize) {
         match self {
             Self::F32 => (1, 4),
             Self::F16 | Self::Bf16 => (1, 2),
@@ -172,7 +172,7 @@ impl fmt::Display for Format {
     }
 }
 
-fn half_at(block: &[u8], at: usize) -> f32 {
+pub(super) fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
@@ -200,7 +200,7 @@ fn q4_1(block: &[u8], out: &mut [f32]) {
 }
 
 /// The numbers of 32 codes of 5 bits: the fifth ones together in four bytes, then the others.
-fn five_bits(codes: &[u8], out: &mut [f32], number: impl Fn(u8) -> f32) {
+pub(super) fn five_bits(codes: &[u8], out: &mut [f32], number: impl Fn(u8) -> f32) {
     let fifth = u32::from_le_bytes([codes[0], codes[1], codes[2], codes[3]]);
     let bit = |n: usize| ((fifth >> n) as u8 & 1) << 4;
     let (low, high) = halves(out);
@@ -236,31 +236,41 @@ fn scale_and_least(packed: &[u8], n: usize) -> (f32, f32) {
     (f32::from(scale), f32::from(least))
 }
 
-/// The numbers of a large block of codes, whose `code(part, n)` gives the one at `n` in part `part` of 8.
-fn eight_parts(block: &[u8], out: &mut [f32], code: impl Fn(usize, usize) -> u8) {
+/// Scale and minimum of each of the 8 parts of a large block of codes, and the bytes behind them.
+pub(super) fn eight_scales(block: &[u8]) -> (impl Iterator<Item = (f32, f32)>, &[u8]) {
     let (scale, least) = (half_at(block, 0), half_at(block, 2));
-    for (part, numbers) in out.chunks_exact_mut(SMALL).enumerate() {
-        let (of_part, least_of_part) = scale_and_least(&block[4..4 + SCALES], part);
-        let (of_part, least_of_part) = (scale * of_part, least * least_of_part);
+    let (packed, codes) = block[4..].split_at(SCALES);
+    let of_part = move |part| {
+        let (of_part, least_of_part) = scale_and_least(packed, part);
+        (scale * of_part, least * least_of_part)
+    };
+    ((0..8).map(of_part), codes)
+}
+
+/// The numbers of a large block of codes, whose `code(bytes, part, n)` gives the one at `n` in part `part` of 8.
+fn eight_parts(block: &[u8], out: &mut [f32], code: impl Fn(&[u8], usize, usize) -> u8) {
+    let (scales, codes) = eight_scales(block);
+    for (part, (numbers, (scale, least))) in out.chunks_exact_mut(SMALL).zip(scales).enumerate() {
         for (n, number) in numbers.iter_mut().enumerate() {
-            *number = of_part * f32::from(code(part, n)) - least_of_part;
+            *number = scale * f32::from(code(codes, part, n)) - least;
         }
     }
 }
 
 /// Nibbles: two parts share 32 bytes, the first of them the low ones.
-fn nibble(bytes: &[u8], part: usize, n: usize) -> u8 {
+pub(super) fn nibble(bytes: &[u8], part: usize, n: usize) -> u8 {
     (bytes[part / 2 * SMALL + n] >> (4 * (part % 2))) & 15
 }
 
 fn q4_k(block: &[u8], out: &mut [f32]) {
-    let codes = &block[4 + SCALES..];
-    eight_parts(block, out, |part, n| nibble(codes, part, n));
+    eight_parts(block, out, nibble);
 }
 
 fn q5_k(block: &[u8], out: &mut [f32]) {
-    let (fifth, codes) = block[4 + SCALES..].split_at(LARGE / 8);
-    eight_parts(block, out, |part, n| nibble(codes, part, n) | ((fifth[n] >> part) & 1) << 4);
+    eight_parts(block, out, |bytes, part, n| {
+        let (fifth, codes) = bytes.split_at(LARGE / 8);
+        nibble(codes, part, n) | ((fifth[n] >> part) & 1) << 4
+    });
 }
 
 fn q6_k(block: &[u8], out: &mut [f32]) {

@@ -160,7 +160,7 @@ fn vocabulary(settings: &Settings) -> Result<usize, GgufError> {
         return Err(settings.header.wrong_value(TOKENS, found, expected));
     };
     match settings.number("vocab_size")? {
-        Some(said) if said != *rows as u64 => {
+        Some(size) if size != *rows as u64 => {
             Err(settings.wrong("vocab_size", &format!("{rows}, the rows of {TOKENS}")))
         }
         Some(_) | None => Ok(*rows),
@@ -215,6 +215,9 @@ fn of_llama(settings: &Settings, tensors: &Tensors) -> Result<Map<String, Value>
         "rope_scaling": rope::scaling(settings, tensors)?,
     }));
     let mut set = |field: &str, value: Value| config.insert(field.to_owned(), value);
+    if let Some(original) = rope::original(settings)? {
+        set("original_max_position_embeddings", original);
+    }
     let has_bias = |name: &str| settings.header.tensor(&format!("blk.0.{name}.bias")).is_some();
     if model_type == "mistral" || settings.kind == ModelKind::Phi3 {
         set("sliding_window", json!(window));

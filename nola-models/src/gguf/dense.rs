@@ -20,20 +20,41 @@ impl Foreign {
         self.format.to_string()
     }
 
+    /// Whether Hugging Face has it with rows and columns exchanged.
+    pub(crate) fn is_turned(&self) -> bool {
+        self.layout == Layout::Transposed
+    }
+
+    /// How many numbers lie side by side.
+    pub(super) fn columns(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// How many rows of them the file has.
+    pub(crate) fn rows(&self) -> usize {
+        self.shape.iter().product::<usize>() / self.columns().max(1)
+    }
+
+    /// The bytes of the row that Hugging Face has at `row`, of a matrix that is not turned, or of the file's own.
+    pub(super) fn row_at<'s>(&self, stored: &'s [u8], row: usize) -> &'s [u8] {
+        let source = match self.layout {
+            Layout::AsStored | Layout::Transposed => row,
+            Layout::Interleaved { heads } => interleaved(row, self.rows() / heads),
+        };
+        let row_bytes = self.format.row_bytes(self.columns());
+        &stored[source * row_bytes..][..row_bytes]
+    }
+
     /// The numbers that `stored` means, in Hugging Face's order, as the little-endian f32 of a file.
     pub(crate) fn dense(&self, stored: &[u8]) -> Vec<u8> {
-        let columns = self.shape.last().copied().unwrap_or(1);
-        let rows = self.shape.iter().product::<usize>() / columns;
+        let (rows, columns) = (self.rows(), self.columns());
         match (self.layout, self.shape.len()) {
-            (Layout::AsStored, _) => self.by_rows(stored, rows, columns, |row| row),
             (Layout::Interleaved { heads }, 1) => {
                 let numbers = self.row(stored, columns);
                 let turned = (0..columns).map(|row| numbers[interleaved(row, columns / heads)]);
                 turned.flat_map(f32::to_le_bytes).collect()
             }
-            (Layout::Interleaved { heads }, _) => {
-                self.by_rows(stored, rows, columns, |row| interleaved(row, rows / heads))
-            }
+            (Layout::AsStored | Layout::Interleaved { .. }, _) => self.by_rows(stored, rows, columns),
             (Layout::Transposed, _) => {
                 let mut bytes = vec![0; rows * columns * size_of::<f32>()];
                 for (row, stored) in stored.chunks_exact(self.format.row_bytes(columns)).enumerate() {
@@ -46,21 +67,14 @@ impl Foreign {
         }
     }
 
-    /// The rows of a matrix, of which the one at `row` comes from `source(row)`; threads share them out.
-    fn by_rows(
-        &self,
-        stored: &[u8],
-        rows: usize,
-        columns: usize,
-        source: impl Fn(usize) -> usize + Sync,
-    ) -> Vec<u8> {
-        let row_bytes = self.format.row_bytes(columns);
+    /// The rows of a matrix in Hugging Face's order; threads share them out.
+    fn by_rows(&self, stored: &[u8], rows: usize, columns: usize) -> Vec<u8> {
         let mut bytes = vec![0; rows * columns * size_of::<f32>()];
         let turned = bytes.par_chunks_exact_mut(columns * size_of::<f32>()).enumerate();
         turned.for_each_init(
             || vec![0.0; columns],
             |numbers, (row, turned)| {
-                self.format.dequantize(&stored[source(row) * row_bytes..][..row_bytes], numbers);
+                self.format.dequantize(self.row_at(stored, row), numbers);
                 let bytes = turned.as_chunks_mut().0.iter_mut();
                 bytes.zip(numbers).for_each(|(bytes, number)| *bytes = number.to_le_bytes());
             },

@@ -66,6 +66,8 @@ const IN_BLOCK_OF_GPT2: [(&str, &str); 6] = [
 
 /// Factors of rotary frequencies, which the configuration says; no weights.
 pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
+pub(super) const LONG_FACTORS: &str = "rope_factors_long.weight";
+pub(super) const SHORT_FACTORS: &str = "rope_factors_short.weight";
 /// The head, and the embedding that takes its place where it is absent.
 pub(super) const HEAD: &str = "output.weight";
 pub(super) const TOKENS: &str = "token_embd.weight";
@@ -99,10 +101,12 @@ impl ModelKind {
     /// Hugging Face's name of a tensor, and how it is turned; one without a name there keeps its own. Nothing for what is no
     /// weight.
     pub(super) fn tensor(self, name: &str, heads: Heads) -> Option<(String, Layout)> {
-        if name == ROPE_FACTORS && self != Self::Gpt2 {
+        if [ROPE_FACTORS, LONG_FACTORS, SHORT_FACTORS].contains(&name) && self != Self::Gpt2 {
             return None;
         }
-        let (module, leaf) = name.rsplit_once('.').unwrap_or((name, ""));
+        let Some((module, leaf)) = name.rsplit_once('.') else {
+            return Some((name.to_owned(), Layout::AsStored));
+        };
         let theirs = self.module(module).unwrap_or_else(|| module.to_owned());
         let layout = match (self, module.rsplit_once('.').map_or(module, |(_, last)| last), leaf) {
             (Self::Llama | Self::SmolLm3, "attn_q", _) => Layout::Interleaved { heads: heads.queries },
@@ -185,5 +189,6 @@ mod tests {
             Some("model.layers.1.mlp.gate_up_proj.weight")
         );
         assert_eq!(name(ModelKind::Llama, ROPE_FACTORS), None);
+        assert_eq!(name(ModelKind::Llama, "odd").as_deref(), Some("odd"));
     }
 }

@@ -222,7 +222,7 @@ mod tests {
     struct Scene {
         hub: FakeHub,
         config: HubConfig,
-        heard: RecordedProgress,
+        progress: RecordedProgress,
         cache: tempfile::TempDir,
     }
 
@@ -230,12 +230,12 @@ mod tests {
         fn new(files: &[(&str, &[u8])]) -> Self {
             let (hub, cache) = (FakeHub::new(files), tempfile::tempdir().unwrap());
             let config = hub.config(cache.path());
-            Self { hub, config, heard: RecordedProgress::default(), cache }
+            Self { hub, config, progress: RecordedProgress::default(), cache }
         }
 
         fn fetch(&self, name: &str, split: DatasetSplit) -> Result<DatasetFiles, HubError> {
             let readable = |file: &str| file.ends_with(".jsonl").then_some(0);
-            self.config.dataset(&DatasetName::parse(name).unwrap(), split, &readable, &self.heard)
+            self.config.dataset(&DatasetName::parse(name).unwrap(), split, &readable, &self.progress)
         }
 
         fn train(&self, name: &str) -> Result<DatasetFiles, HubError> {
@@ -286,7 +286,7 @@ mod tests {
         let first = scene.train("ada/small").unwrap();
         scene.hub.fails("GET /api", 100, Kind::Status(503, ""));
         assert_eq!(scene.train("ada/small").unwrap(), first);
-        assert!(scene.heard.lines().concat().contains("is taken from the cache"));
+        assert!(scene.progress.lines().concat().contains("is taken from the cache"));
     }
 
     #[test]

@@ -31,7 +31,7 @@ struct State {
     store: String,
 }
 
-/// What goes wrong, as often as told.
+/// What goes wrong, as often as set.
 pub struct Fault {
     pub request: &'static str,
     pub times: usize,
@@ -259,7 +259,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Writes down what it hears.
+/// Records the events it gets.
 #[derive(Default)]
 pub struct RecordedProgress(Mutex<Vec<String>>);
 

@@ -7,11 +7,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::family::{Biases, Family};
-use super::rotary::{Rotary, RotaryScaling};
-use crate::Error;
+use super::family::{Biases, Caps, Family, Gate, ScoreDivisor};
 use crate::fields::Fields;
+use crate::rope::{Rotary, RotaryScaling};
+use crate::{Activation, Error};
 pub use layers::SlidingWindow;
+
+const LOGIT_CAP: &str = "final_logit_softcapping";
+const SCORE_CAP: &str = "attn_logit_softcapping";
 
 /// Sizes and variants of a LLaMA.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +39,13 @@ pub struct LlamaConfig {
     pub d_mlp: usize,
     /// Added to the mean square in every norm.
     pub rms_norm_eps: f64,
-    /// Rotary positions.
+    /// What attention scores are divided by the root of.
+    pub score_divisor: ScoreDivisor,
+    /// What attention scores approach as they grow, if they are capped.
+    pub score_cap: Option<f64>,
+    /// The same of logits.
+    pub logit_cap: Option<f64>,
+    /// Rotary positions, but for layers with a sliding window.
     pub rotary: Rotary,
     /// Layers that are not rotated, from 0.
     pub unrotated_layers: Vec<usize>,
@@ -72,6 +81,9 @@ impl LlamaConfig {
             d_head: 128,
             d_mlp: 11008,
             rms_norm_eps: 1e-5,
+            score_divisor: ScoreDivisor::HeadWidth,
+            score_cap: None,
+            logit_cap: None,
             rotary: Rotary { theta: 10_000.0, scaling: RotaryScaling::Unscaled },
             unrotated_layers: Vec::new(),
             sliding_window: None,
@@ -102,16 +114,18 @@ impl LlamaConfig {
     pub fn from_json(config: &Value, file: &Path, family: &'static Family) -> Result<Self, Error> {
         let fields = Fields { json: config, file };
         fields.refuse_other_quantization()?;
-        if !matches!(config["hidden_act"].as_str(), Some("silu" | "swish") | None) {
-            return Err(fields.wrong("hidden_act", "`silu`"));
-        }
+        check_gate(&fields, family.gate)?;
+        fields.refuse_flag("use_bidirectional_attention")?;
         let absent = family.absent;
         let d_model = fields.number("hidden_size", absent.d_model, 1..=65536)?;
         let n_heads = fields.number("num_attention_heads", absent.n_heads, 1..=1024)?;
         let max_tokens = fields.number("max_position_embeddings", absent.max_tokens, 1..=1 << 24)?;
         let n_layers = fields.number("num_hidden_layers", absent.n_layers, 1..=512)?;
+        let d_head = fields.number("head_dim", absent.d_head.unwrap_or(d_model / n_heads), 1..=65536)?;
+        let [rotary, of_windows] = rotary::read(&fields, family, rotary::Sizes { max_tokens, d_head })?;
         let unrotated_layers = layers::unrotated(&fields, family, n_layers)?;
         let [qkv_bias, output_bias, mlp_bias] = biases(&fields, family)?;
+        let [logit_cap, score_cap] = caps(&fields, family)?;
         let sizes = Self {
             family,
             vocab_size: fields.number("vocab_size", absent.vocab_size, 1..=1 << 24)?,
@@ -120,11 +134,14 @@ impl LlamaConfig {
             n_layers,
             n_heads,
             n_kv_heads: kv_heads(&fields, family, n_heads)?,
-            d_head: fields.number("head_dim", absent.d_head.unwrap_or(d_model / n_heads), 1..=65536)?,
+            d_head,
             d_mlp: fields.number("intermediate_size", absent.d_mlp, 1..=1 << 20)?,
             rms_norm_eps: fields.positive("rms_norm_eps", absent.rms_norm_eps)?,
-            rotary: rotary::read(&fields, max_tokens, absent.theta)?,
-            sliding_window: layers::sliding_window(&fields, family, n_layers, &unrotated_layers)?,
+            score_divisor: score_divisor(&fields, family)?,
+            score_cap,
+            logit_cap,
+            rotary,
+            sliding_window: layers::sliding_window(&fields, family, n_layers, &unrotated_layers, of_windows)?,
             unrotated_layers,
             qk_norm: family.qk_norm,
             qkv_bias,
@@ -135,6 +152,11 @@ impl LlamaConfig {
             eos: fields.token_ids("eos_token_id", absent.eos)?,
         };
         sizes.checked(&fields)
+    }
+
+    /// The rotary embeddings of its layers.
+    pub(super) fn rotaries(&self) -> impl Iterator<Item = &Rotary> {
+        std::iter::once(&self.rotary).chain(self.sliding_window.as_ref().map(|window| &window.rotary))
     }
 
     /// The sizes must divide as they should.
@@ -169,7 +191,6 @@ impl LlamaConfig {
             "num_key_value_heads": self.n_kv_heads,
             "head_dim": self.d_head,
             "intermediate_size": self.d_mlp,
-            "hidden_act": "silu",
             "rms_norm_eps": self.rms_norm_eps,
             "tie_word_embeddings": self.tied_head,
             "initializer_range": self.init_deviation,
@@ -183,9 +204,75 @@ impl LlamaConfig {
                 config["mlp_bias"] = self.mlp_bias.into();
             }
         }
+        match self.family.gate {
+            Gate::Silu => config["hidden_act"] = "silu".into(),
+            // The second is what Gemma 3 reads, and transformers 4.
+            Gate::GeluTanh => ["hidden_act", "hidden_activation"]
+                .into_iter()
+                .for_each(|field| config[field] = "gelu_pytorch_tanh".into()),
+        }
+        match self.score_divisor {
+            ScoreDivisor::HeadWidth => {}
+            ScoreDivisor::Field(divisor) => config["query_pre_attn_scalar"] = divisor.into(),
+        }
+        match self.family.caps {
+            Caps::Never => {}
+            Caps::Logits | Caps::LogitsAndScores => {
+                config[LOGIT_CAP] = json!(self.logit_cap);
+                config[SCORE_CAP] = json!(self.score_cap);
+            }
+        }
         layers::write_to(self, &mut config);
-        self.rotary.write_to(&mut config);
+        self.write_rotary_to(&mut config);
         config
+    }
+}
+
+/// The gate must be the one of the family.
+fn check_gate(fields: &Fields, gate: Gate) -> Result<(), Error> {
+    let named = |field: &str| fields.json[field].as_str();
+    match gate {
+        Gate::Silu => match named("hidden_act").map(Activation::of_hugging_face) {
+            Some(Some(Activation::Silu)) | None => Ok(()),
+            Some(_) => Err(fields.wrong("hidden_act", "`silu`")),
+        },
+        Gate::GeluTanh => ["hidden_act", "hidden_activation"].into_iter().try_for_each(|field| {
+            match named(field) {
+                // In the first files of Gemma it means the tanh formula.
+                Some("gelu") if field == "hidden_act" => Ok(()),
+                Some(name) if Activation::of_hugging_face(name) != Some(Activation::GeluTanh) => {
+                    Err(fields.wrong(field, "`gelu_pytorch_tanh`"))
+                }
+                Some(_) | None => Ok(()),
+            }
+        }),
+    }
+}
+
+/// What logits and attention scores are capped by.
+fn caps(fields: &Fields, family: &Family) -> Result<[Option<f64>; 2], Error> {
+    let cap = |field: &'static str, absent: Option<f64>| match fields.json.get(field) {
+        None => Ok(absent),
+        Some(Value::Null) => Ok(None),
+        Some(_) => fields.positive(field, 1.0).map(Some),
+    };
+    let of_logits = || cap(LOGIT_CAP, family.absent.logit_cap);
+    match family.caps {
+        Caps::Never => Ok([None, None]),
+        Caps::Logits => match cap(SCORE_CAP, None)? {
+            Some(_) => Err(fields.wrong(SCORE_CAP, "null: no model of this type computes it")),
+            None => Ok([of_logits()?, None]),
+        },
+        Caps::LogitsAndScores => Ok([of_logits()?, cap(SCORE_CAP, family.absent.score_cap)?]),
+    }
+}
+
+fn score_divisor(fields: &Fields, family: &Family) -> Result<ScoreDivisor, Error> {
+    match family.score_divisor {
+        ScoreDivisor::HeadWidth => Ok(ScoreDivisor::HeadWidth),
+        ScoreDivisor::Field(absent) => {
+            fields.number("query_pre_attn_scalar", absent, 1..=1 << 20).map(ScoreDivisor::Field)
+        }
     }
 }
 
@@ -210,74 +297,4 @@ fn biases(fields: &Fields, family: &Family) -> Result<[bool; 3], Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Architecture;
-
-    fn read(config: Value) -> Result<LlamaConfig, Error> {
-        LlamaConfig::from_json(&config, Path::new("config.json"), &Family::LLAMA)
-    }
-
-    fn error(config: Value) -> String {
-        read(config).expect_err("it cannot be").to_string()
-    }
-
-    #[test]
-    fn an_empty_configuration_has_the_defaults_of_transformers() {
-        let expected = LlamaConfig { max_tokens: 2048, rms_norm_eps: 1e-6, ..LlamaConfig::llama2_7b() };
-        assert_eq!(read(json!({})).expect("all fields have defaults"), expected);
-    }
-
-    #[test]
-    fn what_is_written_is_read_back() {
-        let scalings = [
-            RotaryScaling::Unscaled,
-            RotaryScaling::Linear { factor: 2.0 },
-            RotaryScaling::Llama3 {
-                factor: 8.0,
-                low_freq_factor: 1.0,
-                high_freq_factor: 4.0,
-                original_max_tokens: 8192.0,
-            },
-        ];
-        for scaling in scalings {
-            let config = LlamaConfig { rotary: Rotary { theta: 5e5, scaling }, ..LlamaConfig::llama2_70b() };
-            assert_eq!(read(config.to_json()).expect("our own file"), config);
-        }
-    }
-
-    #[test]
-    fn heads_of_keys_that_are_null_are_as_many_as_those_of_queries() {
-        let heads = |json: Value| {
-            let file = Path::new("config.json");
-            let Architecture::Llama(family) = Architecture::of(&json, file).expect("a Mistral") else {
-                panic!("no LLaMA")
-            };
-            LlamaConfig::from_json(&json, file, family).expect("a Mistral").n_kv_heads
-        };
-        assert_eq!(heads(json!({"model_type": "mistral"})), 8);
-        assert_eq!(heads(json!({"model_type": "mistral", "num_key_value_heads": null})), 32);
-    }
-
-    #[test]
-    fn groups_of_heads_must_be_equal() {
-        let message = error(json!({"num_attention_heads": 32, "num_key_value_heads": 5}));
-        assert!(message.contains("num_key_value_heads"), "{message}");
-    }
-
-    #[test]
-    fn a_head_of_odd_width_cannot_turn() {
-        assert!(error(json!({"head_dim": 5})).contains("head_dim"));
-    }
-
-    #[test]
-    fn another_activation_is_refused_by_name() {
-        assert!(error(json!({"hidden_act": "gelu"})).contains("gelu"));
-    }
-
-    #[test]
-    fn quantized_weights_are_refused_by_name() {
-        let message = error(json!({"quantization_config": {"quant_method": "gptq"}}));
-        assert!(message.contains("gptq"), "{message}");
-    }
-}
+mod tests;

@@ -1,5 +1,7 @@
 //! What the families of LLaMA's kind do not share: which fields their `config.json` has, and what an absent one means.
 
+pub use crate::norm::Gain;
+
 /// Decoders that differ from LLaMA by configuration alone, under one `model_type`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Family {
@@ -11,11 +13,25 @@ pub struct Family {
     pub biases: Biases,
     /// Whether each head of the queries and keys is normalised before it is rotated.
     pub qk_norm: bool,
+    /// Where norms stand in a block.
+    pub norms: Norms,
+    /// What a norm multiplies by.
+    pub gain: Gain,
+    /// What the gate of the MLP is.
+    pub gate: Gate,
+    /// Whether token embeddings are multiplied by the root of their width.
+    pub scales_embeddings: bool,
+    /// What is capped.
+    pub caps: Caps,
+    /// What attention scores are divided by the root of; the number of a field is the one where it is absent.
+    pub score_divisor: ScoreDivisor,
     /// Which layers have a sliding window.
     pub windows: Windows,
     /// Layers whose number, counted from 1, this divides are not rotated, unless `no_rope_layers` says otherwise; none where
     /// all are.
     pub rope_interval: Option<usize>,
+    /// How a `config.json` says rotary positions.
+    pub rope: RopeSettings,
     /// How files hold the projections.
     pub projections: Projections,
     /// What absent fields mean.
@@ -35,6 +51,72 @@ pub enum Biases {
     OfAttentionAndMlp,
 }
 
+/// Where norms stand in a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Norms {
+    /// Before the attention and before the MLP.
+    Before,
+    /// Before them and behind them.
+    BeforeAndBehind,
+}
+
+/// What the gate of the MLP is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// SiLU, under `hidden_act`.
+    Silu,
+    /// GELU by its tanh formula, under `hidden_act` or `hidden_activation`.
+    GeluTanh,
+}
+
+/// What is capped: it approaches a number as it grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caps {
+    /// Nothing.
+    Never,
+    /// Logits, by `final_logit_softcapping`.
+    Logits,
+    /// Logits, and attention scores by `attn_logit_softcapping`.
+    LogitsAndScores,
+}
+
+/// What attention scores are divided by the root of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScoreDivisor {
+    /// The width of a head.
+    HeadWidth,
+    /// The number under `query_pre_attn_scalar`.
+    Field(usize),
+}
+
+impl ScoreDivisor {
+    /// What scores are multiplied by.
+    pub(crate) fn score_scale(self, d_head: usize) -> f64 {
+        let divisor = match self {
+            Self::HeadWidth => d_head,
+            Self::Field(divisor) => divisor,
+        };
+        1.0 / (divisor as f64).sqrt()
+    }
+}
+
+/// How a `config.json` says rotary positions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RopeSettings {
+    /// One block for all layers.
+    Shared,
+    /// The same; `yarn` is another word for `longrope`, and the original context stands beside the block alone.
+    OfPhi3 {
+        /// `original_max_position_embeddings` where it is absent.
+        original_max_tokens: usize,
+    },
+    /// One block for layers that see all tokens, and one for those with a sliding window.
+    ByLayerType {
+        /// Base of the waves of layers with a sliding window where it is absent.
+        sliding_theta: f64,
+    },
+}
+
 /// Which layers have a sliding window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Windows {
@@ -46,6 +128,11 @@ pub enum Windows {
     LateLayers,
     /// With `use_sliding_window` those that `layer_types` names, or else those that are not rotated.
     UnrotatedLayers,
+    /// Those that `layer_types` names, or else all but those whose number, counted from 1, `sliding_window_pattern` divides.
+    Pattern {
+        /// `sliding_window_pattern` where it is absent.
+        absent: usize,
+    },
 }
 
 /// How files hold the projections.
@@ -82,6 +169,10 @@ pub struct Absent {
     pub theta: f64,
     /// `sliding_window`; none for no window.
     pub window: Option<usize>,
+    /// `final_logit_softcapping`; none for no cap.
+    pub logit_cap: Option<f64>,
+    /// `attn_logit_softcapping`; none for no cap.
+    pub score_cap: Option<f64>,
     /// `tie_word_embeddings`.
     pub tied_head: bool,
     /// `eos_token_id`.
@@ -98,8 +189,15 @@ impl Family {
         class: "LlamaForCausalLM",
         biases: Biases::OfAttentionAndMlp,
         qk_norm: false,
+        norms: Norms::Before,
+        gain: Gain::Weight,
+        gate: Gate::Silu,
+        scales_embeddings: false,
+        caps: Caps::Never,
+        score_divisor: ScoreDivisor::HeadWidth,
         windows: Windows::Never,
         rope_interval: None,
+        rope: RopeSettings::Shared,
         projections: Projections::Apart,
         absent: Absent {
             vocab_size: 32000,
@@ -113,6 +211,8 @@ impl Family {
             rms_norm_eps: 1e-6,
             theta: 10_000.0,
             window: None,
+            logit_cap: None,
+            score_cap: None,
             tied_head: false,
             eos: &[2],
         },

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use nola_core::folder::peft::ForeignModule;
 
-use super::family::Projections;
+use super::family::{Norms, Projections};
 use super::{Llama, LlamaConfig};
 use crate::checkpoint::{NamedTensor, Shares, Source, collect};
 use crate::names::{Kind, Name, Names};
@@ -22,13 +22,20 @@ const fn linear(ours: &'static str, theirs: &'static str) -> Name {
 }
 
 /// In every family.
-const IN_BLOCK: [Name; 6] = [
+const IN_BLOCK: [Name; 5] = [
     plain("norm_attention", "input_layernorm"),
     plain("attention.query_norm", "self_attn.q_norm"),
     plain("attention.key_norm", "self_attn.k_norm"),
     linear("attention.output", "self_attn.o_proj"),
-    plain("norm_mlp", "post_attention_layernorm"),
     linear("mlp.down", "mlp.down_proj"),
+];
+
+const NORMS_BEFORE: &[Name] = &[plain("norm_mlp", "post_attention_layernorm")];
+
+const NORMS_BEFORE_AND_BEHIND: &[Name] = &[
+    plain("norm_attention_output", "post_attention_layernorm"),
+    plain("norm_mlp", "pre_feedforward_layernorm"),
+    plain("norm_mlp_output", "post_feedforward_layernorm"),
 ];
 
 const OUTSIDE: [Name; 2] = [plain("tokens", "embed_tokens"), plain("norm", "norm")];
@@ -65,10 +72,14 @@ fn names(config: &LlamaConfig) -> Names {
         Projections::Apart => APART,
         Projections::Fused => fused(config.n_heads, config.n_kv_heads),
     };
+    let norms = match config.family.norms {
+        Norms::Before => NORMS_BEFORE,
+        Norms::BeforeAndBehind => NORMS_BEFORE_AND_BEHIND,
+    };
     Names {
         prefix: "model.",
         blocks: "layers",
-        in_block: Cow::Owned(IN_BLOCK.into_iter().chain(projections).collect()),
+        in_block: Cow::Owned(IN_BLOCK.into_iter().chain(projections).chain(norms.iter().cloned()).collect()),
         outside: &OUTSIDE,
     }
 }

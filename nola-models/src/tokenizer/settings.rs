@@ -267,8 +267,8 @@ impl Settings {
     ) -> BTreeMap<&'static str, String> {
         let stated =
             self.stated.iter().filter_map(|(name, token)| Some((*name, token.as_ref()?.content.clone())));
-        let unsaid = defaults.iter().filter(|(name, token)| !self.stated.contains_key(name) && knows(token));
-        stated.chain(unsaid.cloned()).collect()
+        let implied = defaults.iter().filter(|(name, token)| !self.stated.contains_key(name) && knows(token));
+        stated.chain(implied.cloned()).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use super::settings::{Class, Settings};
 /// How SentencePiece writes a space.
 pub(super) const SPACE: char = '▁';
 
-/// Makes `add_prefix_space` true as the class does that reads the folder; what it returns is to be told.
+/// Makes `add_prefix_space` true as the class does that reads the folder; what it returns is a note for the user.
 ///
 /// # Source
 /// Tried with transformers 4.57 and 5.24. Where `tokenizer.json` splits into bytes at once, transformers 4 takes
@@ -42,11 +42,11 @@ pub(super) fn apply(
         inner.with_pre_tokenizer(Some(part.add_prefix_space(asked)));
         return Ok(None);
     }
-    let said = settings.add_prefix_space.map_or("absent".to_owned(), |asked| asked.to_string());
+    let value = settings.add_prefix_space.map_or("absent".to_owned(), |asked| asked.to_string());
     let [four, here] = [asked, part.add_prefix_space].map(|spaced| if spaced { "a" } else { "no" });
     Ok(Some(format!(
-        "{}: `add_prefix_space` is {said}, so that transformers 4 puts {four} space before a text; tokenizer.json is followed, \
-         which puts {here} space there, as in transformers 5",
+        "{}: `add_prefix_space` is {value}, so that transformers 4 puts {four} space before a text; tokenizer.json is \
+         followed, which puts {here} space there, as in transformers 5",
         settings.file.display()
     )))
 }

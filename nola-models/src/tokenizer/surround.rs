@@ -57,14 +57,14 @@ pub(super) fn settle(
         }
         return Ok(None);
     }
-    let (flag, said, wants) = match four.0 == five.0 {
+    let (flag, value, wants) = match four.0 == five.0 {
         true => ("add_eos_token", settings.add_eos_token, four.1),
         false => ("add_bos_token", settings.add_bos_token, four.0),
     };
-    let said = said.map_or("absent".to_owned(), |said| said.to_string());
+    let value = value.map_or("absent".to_owned(), |value| value.to_string());
     let generation = if five == stored { ", as in transformers 5" } else { "" };
     Ok(Some(format!(
-        "{}: `{flag}` is {said}, which transformers 4 takes for {wants}; tokenizer.json is followed, which does \
+        "{}: `{flag}` is {value}, which transformers 4 takes for {wants}; tokenizer.json is followed, which does \
          otherwise{generation}",
         settings.file.display()
     )))
@@ -162,9 +162,9 @@ mod tests {
             let tokenizer = opened(&[("tokenizer.json", &small()), ("tokenizer_config.json", &config)]);
             tokenizer.unwrap().notes().iter().find(|note| note.contains("_token`")).cloned()
         };
-        let told = note("LlamaTokenizer", Some(true)).unwrap();
-        assert!(told.contains("tokenizer_config.json: `add_bos_token` is true"), "{told}");
-        assert!(note("LlamaTokenizerFast", None).is_some_and(|told| told.contains("is absent, which")));
+        let text = note("LlamaTokenizer", Some(true)).unwrap();
+        assert!(text.contains("tokenizer_config.json: `add_bos_token` is true"), "{text}");
+        assert!(note("LlamaTokenizerFast", None).is_some_and(|text| text.contains("is absent, which")));
         assert!(note("CodeLlamaTokenizer", None).is_some());
         assert_eq!(note("LlamaTokenizer", Some(false)), None);
         for class in ["PreTrainedTokenizerFast", "GPT2Tokenizer", "Qwen2Tokenizer", "CodeGenTokenizer"] {

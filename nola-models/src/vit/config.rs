@@ -158,7 +158,8 @@ impl VitConfig {
             | Pooling::ClassAndDistillation
             | Pooling::Mean
             | Pooling::MeanThenNorm
-            | Pooling::MeanWithoutNorm => self.d_model,
+            | Pooling::MeanWithoutNorm
+            | Pooling::Attention => self.d_model,
         }
     }
 

@@ -71,6 +71,8 @@ pub enum Pooling {
     MeanThenNorm,
     /// The mean of the patch tokens, without the final norm (CLIP).
     MeanWithoutNorm,
+    /// What a learned query finds in the patch tokens, after the final norm (SigLIP as timm has it).
+    Attention,
 }
 
 /// Where position embeddings come from.

@@ -94,8 +94,17 @@ impl<'a> Naming<'a> {
                 path.strip_prefix("head").map(|leaf| format!("class_head{leaf}"))
             }
             Pooling::MeanThenNorm => path.strip_prefix("norm").map(|leaf| format!("feature_norm{leaf}")),
-            Pooling::ClassToken | Pooling::ClassAndMean | Pooling::Mean | Pooling::MeanWithoutNorm => None,
+            Pooling::ClassToken
+            | Pooling::ClassAndMean
+            | Pooling::Mean
+            | Pooling::MeanWithoutNorm
+            | Pooling::Attention => None,
         }
+    }
+
+    /// Whether its files have no last norm: in timm what no head reads does not exist.
+    fn has_no_norm(&self) -> bool {
+        std::ptr::eq(self.dialect, &TIMM) && self.config.pooling == Pooling::MeanWithoutNorm
     }
 
     /// Where a parameter is stored.
@@ -136,12 +145,16 @@ fn of_name<'n>(name: &'n Name, ours: &str) -> Option<(&'n Name, &'static str)> {
     Some((name, leaf))
 }
 
-/// Where a checkpoint keeps each parameter; none for fixed positions that it leaves out.
+/// Where a checkpoint keeps each parameter; none for fixed positions and a norm that it leaves out.
 pub(super) fn source_in(checkpoint: &Checkpoint, config: &VitConfig) -> impl Fn(&str) -> Option<Source> {
     let naming = Naming::of(checkpoint, config);
     let stored = naming.source("positions").names.iter().any(|name| checkpoint.shape(name).is_some());
     let generated = config.positions == Positions::Fixed && !stored;
-    move |path| (!(generated && path == "positions")).then(|| naming.source(path))
+    let without_norm = naming.has_no_norm();
+    move |path| {
+        let is_absent = generated && path == "positions" || without_norm && path.starts_with("norm.");
+        (!is_absent).then(|| naming.source(path))
+    }
 }
 
 impl VitConfig {
@@ -166,15 +179,15 @@ impl Vit {
         let Place { names: [stored, in_memory], kind, .. } =
             naming.find_in_tables(module).unwrap_or_else(|| timm.place(module));
         let is_split_in_memory = stored != in_memory;
-        let (names, part) = match kind {
-            // Only transformers 4 has it fused, and it cannot be said for one generation alone.
-            Kind::Rows(_) if is_split_in_memory => ([in_memory.clone(), in_memory], peft::Part::Whole),
-            Kind::Rows(shares) => ([in_memory, stored], peft::Part::Outputs(shares)),
+        let [part, part_before] = match kind {
+            // Only transformers 4 has it fused.
+            Kind::Rows(shares) if is_split_in_memory => [peft::Part::Whole, peft::Part::Outputs(shares)],
+            Kind::Rows(shares) => [peft::Part::Outputs(shares); 2],
             Kind::Linear | Kind::Module | Kind::Scale(_) | Kind::Parameter | Kind::LastAxes(_) => {
-                ([in_memory, stored], peft::Part::Whole)
+                [peft::Part::Whole; 2]
             }
         };
-        ForeignModule { names, part, layout: Layout::Linear }
+        ForeignModule { names: [in_memory, stored], part, part_before, layout: Layout::Linear }
     }
 
     /// Every weight under the names of the configuration that [`VitConfig::to_json`] writes; adapters are merged in. A mask token
@@ -183,6 +196,9 @@ impl Vit {
         let config = self.config();
         let naming = Naming::written(config);
         let mut tensors = collect(self.clone(), &|path| naming.source(path));
+        if naming.has_no_norm() {
+            tensors.retain(|tensor| !tensor.name.starts_with("norm."));
+        }
         if let (Format::HuggingFace, Some(name)) = (config.format(), config.family.written_mask_token) {
             let (name, shape) = (format!("{}{name}", naming.prefix), vec![1, config.d_model]);
             tensors.push(NamedTensor { name, shape, values: vec![0.0; config.d_model] });

@@ -22,7 +22,7 @@ const EPS: f64 = 1e-6;
 const CLIP_EPS: f64 = 1e-5;
 
 /// Arguments that are read.
-const READ: [&str; 17] = [
+const READ: [&str; 18] = [
     "img_size",
     "patch_size",
     "in_chans",
@@ -34,6 +34,7 @@ const READ: [&str; 17] = [
     "mlp_ratio",
     "qkv_bias",
     "fc_norm",
+    "final_norm",
     "act_layer",
     "init_values",
     "class_token",
@@ -62,13 +63,12 @@ const WITHOUT_EFFECT: [&str; 15] = [
 ];
 
 /// Arguments of which this program computes one value only, mostly the default; what is absent or null has it.
-const FIXED: [(&str, &[Fixed]); 13] = [
+const FIXED: [(&str, &[Fixed]); 12] = [
     ("qk_norm", &[Fixed::Flag(false)]),
     ("scale_attn_norm", &[Fixed::Flag(false)]),
     ("scale_mlp_norm", &[Fixed::Flag(false)]),
     ("proj_bias", &[Fixed::Flag(true)]),
     ("pos_embed", &[Fixed::Word("learn")]),
-    ("final_norm", &[Fixed::Flag(true)]),
     ("pool_include_prefix", &[Fixed::Flag(false)]),
     ("use_naflex", &[Fixed::Flag(false)]),
     ("embed_norm_layer", &[]),
@@ -110,6 +110,10 @@ pub(super) fn from_hub(checkpoint: &Checkpoint, name: &str, file: &Path) -> Resu
     let layer_norm_eps = if hub::is_clip(name) { CLIP_EPS } else { EPS };
     let distillation_token = checkpoint.shape("dist_token").is_some();
     let mlp = hub::mlp_kind(checkpoint);
+    if mlp == MlpKind::Gated && sizes.pooling == Pooling::Attention {
+        let expected = "`token` or `avg` where the MLP has a gate: this program computes no other";
+        return Err(Fields { json: config, file }.wrong("global_pool", expected));
+    }
     let d_mlp = match mlp {
         MlpKind::Plain => sizes.d_mlp,
         // The ratio counts both ways up.
@@ -198,25 +202,22 @@ pub(super) fn from_arguments(arguments: &Value, outer: &Value, file: &Path) -> R
 
 fn pooling(fields: &Fields, class_token: bool) -> Result<Pooling, Error> {
     let pool = &fields.json["global_pool"];
-    let mean = match pool.as_str() {
-        Some("token") => false,
-        Some("avg") => true,
-        Some("map") => {
-            let expected = "`token` or `avg`: this program does not compute pooling by attention; of SigLIP it computes timm's \
-                            `_gap_` models, and Hugging Face's, which average their patches";
-            return Err(fields.wrong("global_pool", expected));
-        }
-        None if pool.is_null() => false,
-        Some(_) | None => return Err(fields.wrong("global_pool", "`token` or `avg`")),
+    let (named, norm_comes_later) = match pool.as_str() {
+        Some("avg") => (Pooling::Mean, true),
+        Some("map") => (Pooling::Attention, false),
+        Some("token") => (Pooling::ClassToken, false),
+        None if pool.is_null() => (Pooling::ClassToken, false),
+        Some(_) | None => return Err(fields.wrong("global_pool", "`token`, `avg` or `map`")),
     };
-    if !mean && !class_token {
-        return Err(fields.wrong("global_pool", "`avg` with `class_token`: false"));
+    if named == Pooling::ClassToken && !class_token {
+        return Err(fields.wrong("global_pool", "`avg` or `map` with `class_token`: false"));
     }
-    match (mean, fields.flag("fc_norm", mean)?) {
-        (true, true) => Ok(Pooling::MeanThenNorm),
-        (true, false) => Ok(Pooling::Mean),
-        (false, false) => Ok(Pooling::ClassToken),
-        (false, true) => Err(fields.wrong("fc_norm", "false with `global_pool`: `token`")),
+    match (named, fields.flag("final_norm", true)?, fields.flag("fc_norm", norm_comes_later)?) {
+        (Pooling::Mean, false, _) => Ok(Pooling::MeanWithoutNorm),
+        (_, false, _) => Err(fields.wrong("final_norm", "true, but with `global_pool`: `avg`")),
+        (Pooling::Mean, true, true) => Ok(Pooling::MeanThenNorm),
+        (_, true, true) => Err(fields.wrong("fc_norm", "false, but with `global_pool`: `avg`")),
+        (named, true, false) => Ok(named),
     }
 }
 
@@ -226,6 +227,13 @@ fn d_mlp(fields: &Fields, d_model: usize) -> Result<usize, Error> {
         0 => Err(fields.wrong("mlp_ratio", "a number that gives the MLP at least one channel")),
         width => Ok(width),
     }
+}
+
+/// The ratio of which timm, which cuts the product off, makes this width.
+fn mlp_ratio(d_mlp: usize, d_model: usize) -> f64 {
+    let (width, d_model) = (d_mlp as f64, d_model.max(1) as f64);
+    let ratio = width / d_model;
+    if d_model * ratio < width { ratio.next_up() } else { ratio }
 }
 
 fn activation(fields: &Fields) -> Result<Activation, Error> {
@@ -242,6 +250,7 @@ pub(super) fn to_json(config: &VitConfig) -> Value {
     let pool = match config.pooling {
         Pooling::ClassToken | Pooling::ClassAndDistillation | Pooling::ClassAndMean => "token",
         Pooling::Mean | Pooling::MeanThenNorm | Pooling::MeanWithoutNorm => "avg",
+        Pooling::Attention => "map",
     };
     let architecture = match config.mlp {
         MlpKind::Gated => "vit_giant_patch14_dinov2",
@@ -250,8 +259,8 @@ pub(super) fn to_json(config: &VitConfig) -> Value {
         MlpKind::Plain => "vit_base_patch16_224",
     };
     let (ways_up, activation) = match config.mlp {
-        MlpKind::Plain => (1.0, config.activation),
-        MlpKind::Gated => (2.0, Activation::Silu),
+        MlpKind::Plain => (1, config.activation),
+        MlpKind::Gated => (2, Activation::Silu),
     };
     json!({
         "architecture": architecture,
@@ -266,10 +275,11 @@ pub(super) fn to_json(config: &VitConfig) -> Value {
             "embed_dim": config.d_model,
             "depth": config.n_layers,
             "num_heads": config.n_heads,
-            "mlp_ratio": ways_up * config.d_mlp as f64 / config.d_model as f64,
+            "mlp_ratio": mlp_ratio(ways_up * config.d_mlp, config.d_model),
             "qkv_bias": config.qkv_bias,
             "act_layer": activation.timm(),
             "fc_norm": config.pooling == Pooling::MeanThenNorm,
+            "final_norm": config.pooling != Pooling::MeanWithoutNorm,
             "global_pool": pool,
             "init_values": config.layer_scale,
             "class_token": config.class_token,
@@ -305,7 +315,6 @@ mod tests {
             ("scale_mlp_norm", json!(true)),
             ("proj_bias", json!(false)),
             ("pos_embed", json!("none")),
-            ("final_norm", json!(false)),
             ("pool_include_prefix", json!(true)),
             ("embed_norm_layer", json!("layernorm")),
             ("norm_layer", json!("rmsnorm")),
@@ -329,6 +338,16 @@ mod tests {
             d_mlp(&Fields { json: &json!({}), file: Path::new("config.json") }, 48).expect("a width"),
             192
         );
+    }
+
+    #[test]
+    fn a_width_is_read_back_from_its_ratio() {
+        for (d_mlp, d_model) in [(960, 1408), (3904, 896), (6144, 1408), (4304, 1152), (8192, 1536), (49, 7)]
+        {
+            let arguments = json!({ "mlp_ratio": mlp_ratio(d_mlp, d_model) });
+            let fields = Fields { json: &arguments, file: Path::new("config.json") };
+            assert_eq!(super::d_mlp(&fields, d_model).expect("a width"), d_mlp, "{d_model}");
+        }
     }
 
     #[test]
@@ -363,10 +382,27 @@ mod tests {
     }
 
     #[test]
-    fn pooling_by_attention_is_refused_with_what_there_is() {
-        let error = from_arguments(&json!({ "global_pool": "map" }), &json!({}), Path::new("config.json"));
-        let message = error.expect_err("a pooling head").to_string();
-        assert!(message.contains("`global_pool`") && message.contains("`_gap_`"), "{message}");
+    fn pooling_is_what_the_arguments_say_together() {
+        let read = |arguments: Value| from_arguments(&arguments, &json!({}), Path::new("config.json"));
+        for (arguments, expected) in [
+            (json!({}), Pooling::ClassToken),
+            (json!({ "global_pool": "avg" }), Pooling::MeanThenNorm),
+            (json!({ "global_pool": "avg", "fc_norm": false }), Pooling::Mean),
+            (json!({ "global_pool": "avg", "final_norm": false }), Pooling::MeanWithoutNorm),
+            (json!({ "global_pool": "map", "class_token": false }), Pooling::Attention),
+        ] {
+            assert_eq!(read(arguments.clone()).expect("a ViT").pooling, expected, "{arguments}");
+        }
+        for (arguments, field) in [
+            (json!({ "global_pool": "max" }), "`global_pool`"),
+            (json!({ "class_token": false }), "`global_pool`"),
+            (json!({ "final_norm": false }), "`final_norm`"),
+            (json!({ "global_pool": "map", "final_norm": false }), "`final_norm`"),
+            (json!({ "global_pool": "map", "fc_norm": true }), "`fc_norm`"),
+        ] {
+            let message = read(arguments.clone()).expect_err("not computed").to_string();
+            assert!(message.contains(field), "{arguments}: {message}");
+        }
     }
 
     #[test]

@@ -7,7 +7,9 @@ use burn::tensor::{Device, TensorData};
 use clap::Args;
 use comfy_table::{CellAlignment, Table};
 use nola_core::adapter::Format;
+use nola_core::bundle::{About, Bundle, LowRankAdapter};
 use nola_core::folder::{self, BaseIdentity, CoefficientBits, Description, peft};
+use nola_core::joint::{Kind, Options};
 use nola_core::{Adapted, TrainedState};
 use nola_models::CausalLm;
 use serde::Serialize;
@@ -148,7 +150,7 @@ impl Bench<'_> {
             .ok_or_else(|| Error::NothingTrained { method: method.name() })
     }
 
-    /// The last result of `work`, and its median seconds; it is told the number of the repetition.
+    /// The last result of `work`, and its median seconds; it gets the number of the repetition.
     fn timed<T>(&self, work: impl Fn(usize) -> Result<T, Error>) -> Result<(T, f64), Error> {
         let (mut last, mut walls) = (work(0)?, Vec::new());
         for repeat in 1..=self.args.repeats {
@@ -206,6 +208,34 @@ pub(super) fn write_random(
     let adapted = fresh.with_state(state).expect("moved values have the names and shapes of their own state");
     write(folder, &adapted, &base.model, base.identity().clone())?;
     Ok(())
+}
+
+/// A bundle of LoRAs of `base` with random numbers, one for each cluster.
+///
+/// # Errors
+/// If the method attaches nothing.
+pub(super) fn random_bundle(
+    base: &TextBase,
+    rank: usize,
+    clusters: usize,
+    device: &Device,
+) -> Result<Bundle, Error> {
+    let method = Method::Adapter("lora");
+    let sizes = AdapterSizes { lora_rank: rank, rank, k: 1, l: 1 };
+    let recipe = method.recipe(sizes).expect("it attaches something");
+    let fresh = attach(base.model.clone(), &recipe, &[], device)?;
+    let adapter = |number: usize| {
+        let state = fresh.state().into_iter().map(|(path, data)| {
+            let values = (0..data.shape().num_elements()).map(|n| ((n * (number + 2)) as f32 * 0.7).sin());
+            (path, TensorData::new(values.map(|value| 1e-2 * value).collect::<Vec<f32>>(), data.shape()))
+        });
+        let adapted = fresh.clone().with_state(state.collect()).expect("names and shapes of its own state");
+        let (method, labels, data) = (method.name(), Vec::new(), serde_json::Value::Null);
+        Ok(LowRankAdapter::of(&adapted, About { name: number.to_string(), method, labels, data })?)
+    };
+    let adapters = (0..clusters).map(adapter).collect::<Result<Vec<_>, Error>>()?;
+    let options = Options { kind: Kind::Full, rank, clusters, iterations: 1 };
+    Ok(Bundle::compressed(adapters, base.identity().clone(), options, |_| ())?)
 }
 
 /// Writes an adapter folder in the format of its method.

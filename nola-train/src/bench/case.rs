@@ -25,7 +25,7 @@ pub(super) struct Case {
 impl Case {
     /// How the weights are stored.
     pub(super) fn precision(&self) -> Precision {
-        Precision { dtype: self.dtype, quantization: self.quantize }
+        Precision::of(self.dtype, self.quantize)
     }
 }
 

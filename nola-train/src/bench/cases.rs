@@ -311,7 +311,7 @@ pub(super) fn images(config: &VitConfig, batch: usize, device: &Device) -> Image
     }
 }
 
-/// Random tokens, each of which is to be told from those before it.
+/// Random tokens, each of which is predicted from those before it.
 pub(super) fn texts(vocab_size: usize, batch: usize, seq: usize, device: &Device) -> TextBatch {
     let numbers = drawn(u32::MAX, batch * seq, 0.5);
     let ids: Vec<u32> = numbers.iter().map(|number| ((number + 0.5) * vocab_size as f32) as u32).collect();

@@ -22,9 +22,9 @@ use crate::device::{self, DeviceChoice};
 use crate::fit::{Course, Keeper, Note, Terms, fit};
 use crate::option_values::positive;
 use crate::progress::Style;
+use crate::ranks::Ranks;
 use crate::recipe::{CheckedRecipe, Recipe, ShippedRecipe};
 use crate::run::RunFolder;
-use crate::stop::Stop;
 use crate::task::{ImageTask, Model, Task, Text};
 use crate::terminal::print_json;
 use crate::train::TrainingState;
@@ -34,9 +34,8 @@ use crate::train::TrainingState;
 const FIRST: usize = 100;
 /// A shorter run is looked at first after this part of it.
 const PARTS: usize = 10;
-/// What memory may grow by until the last step. A run remembers 64 bytes of each step for its report, and copies them for a
-/// checkpoint: 2 MiB after 10,000 steps, with room for growth. The rest is what an allocator keeps. A single kilobyte
-/// that a step left behind would be 10 MiB.
+/// What memory may grow by until the last step. A run remembers 48 bytes of each step for its report, 0.5 MiB after 10,000 steps;
+/// the rest is what an allocator keeps. A single kilobyte that a step left behind would be 10 MiB.
 const ALLOWED_MIB: f64 = 4.0;
 
 /// Options of `bench memory`.
@@ -82,7 +81,7 @@ pub struct MemoryLine {
     error: Option<String>,
 }
 
-/// Memory when a step was told: what the process holds, on a GPU what tensors take there.
+/// Memory when a step was reported: what the process holds, on a GPU what tensors take there.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Used {
     /// Optimizer step, counted from 1.
@@ -202,7 +201,7 @@ fn trained<T: Task>(recipe: &CheckedRecipe, device: DeviceChoice) -> Result<Vec<
         steps: looked_after(recipe.train.steps),
         used: RefCell::default(),
     };
-    let terms = Terms { device: &open.device, style: Style::Quiet, stop: &Stop::default(), label: "" };
+    let terms = Terms { device: &open.device, style: Style::Quiet, ranks: &Ranks::default(), label: "" };
     let fitted = fit(&task, recipe, &terms, &keeper)?;
     fitted.failure.map_or(Ok(keeper.used.into_inner()), Err)
 }

@@ -7,20 +7,21 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use comfy_table::{CellAlignment, Table};
+use nola_core::bundle::Bundle;
 use nola_models::generate::GenerationConfig;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::adapters::write_random;
+use super::adapters::{random_bundle, write_random};
 use super::cases::{AdapterSizes, Method, Preset};
 use super::machine::resident_mib;
+use super::simulate::is_found;
 use super::start::write_files;
 use super::statistics::{median, percentile, rounded};
+use super::traffic::Traffic;
 use super::{BenchError, Output};
 use crate::option_values::positive;
-use crate::serve::{Engine, EngineOptions, Event, ServedAdapter, TextRequest};
-use crate::session::{Base, Silent, TextBase};
+use crate::serve::{Counts, Engine, EngineOptions, Event, Lru, ServedAdapter, Size, TextRequest};
+use crate::session::{Base, ReadBundle, Silent, TextBase};
 use crate::settings::ModelSettings;
 use crate::{Error, assets, device};
 
@@ -39,6 +40,15 @@ pub struct ServeArgs {
     /// Kinds of adapters, with commas between them.
     #[arg(long, value_delimiter = ',', default_value = "nola,lora", value_name = "METHODS")]
     methods: Vec<Method>,
+    /// What the adapters lie in, with commas between them: folders of their own, or a bundle, whatever they were before.
+    #[arg(long = "as", value_delimiter = ',', value_enum, default_value = "folders", value_name = "KINDS")]
+    kept_as: Vec<KeptAs>,
+    /// Rank of the bundle.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = positive())]
+    bundle_rank: usize,
+    /// Clusters of the bundle.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = positive())]
+    clusters: usize,
     /// How often each adapter is asked.
     #[arg(long, value_delimiter = ',', value_enum, default_value = "uniform,zipf", value_name = "KINDS")]
     traffic: Vec<Traffic>,
@@ -68,14 +78,11 @@ pub struct ServeArgs {
     adapter_mib: u64,
 }
 
-/// Which adapters are asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum Traffic {
-    /// Each as often as any other.
-    Uniform,
-    /// The n-th in proportion to 1/n.
-    Zipf,
+/// What adapters lie in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KeptAs {
+    Folders,
+    Bundle,
 }
 
 /// What `bench serve` found of one case.
@@ -104,8 +111,11 @@ pub struct ServeLine {
     /// The same of a request alone, with an adapter that was never used, and with one whose matrices are there.
     cold_first_token_s: Option<f64>,
     warm_first_token_s: Option<f64>,
-    /// How often matrices were made while requests were timed.
+    /// How often matrices were made while requests were timed, and how often they were there.
     made: u64,
+    found: u64,
+    /// How often the same cache would make them if requests came one after the other.
+    simulated_made: u64,
     /// Bytes of the trainable parameters of all adapters.
     coefficient_bytes: u64,
     /// Bytes of the matrices that are kept.
@@ -136,20 +146,41 @@ pub fn run(args: &ServeArgs, output: &mut Output<ServeLine>) -> Result<(), Error
     };
     let settings = ModelSettings { path, ..ModelSettings::default() };
     let base = TextBase::open(&settings, 0, &open.device, &Silent)?;
-    for &method in &args.methods {
-        let folder = scratch.path().join(method.name());
-        let sizes = AdapterSizes { lora_rank: args.lora_rank, rank: args.rank, k: args.k, l: args.k };
-        write_random(&base, method, sizes, &folder, &open.device)?;
+    let mut cases = Vec::new();
+    for kept_as in &args.kept_as {
+        match kept_as {
+            KeptAs::Folders => {
+                for &method in &args.methods {
+                    let folder = scratch.path().join(method.name());
+                    let sizes =
+                        AdapterSizes { lora_rank: args.lora_rank, rank: args.rank, k: args.k, l: args.k };
+                    write_random(&base, method, sizes, &folder, &open.device)?;
+                    cases.push((method.name(), Source::Folder(folder)));
+                }
+            }
+            KeptAs::Bundle => {
+                let bundle = random_bundle(&base, args.bundle_rank, args.clusters, &open.device)?;
+                cases.push(("bundle".to_owned(), Source::Bundle(Box::new(bundle))));
+            }
+        }
+    }
+    for (method, source) in &cases {
         for (&adapters, &traffic) in
             args.adapters.iter().flat_map(|count| args.traffic.iter().map(move |traffic| (count, traffic)))
         {
-            output.note(&format!("{name}, {} adapters, {}", adapters, method.name()));
-            let case = Case { args, base: &base, folder: &folder, adapters, traffic };
+            output.note(&format!("{name}, {adapters} adapters, {method}"));
+            let case = Case { args, base: &base, source, adapters, traffic };
             let line = case.line(&name, method, &open)?;
             output.line(line)?;
         }
     }
     Ok(())
+}
+
+/// What all adapters of a case are copies of.
+enum Source {
+    Folder(PathBuf),
+    Bundle(Box<Bundle>),
 }
 
 fn written(preset: Preset, folder: &Path, output: &Output<ServeLine>) -> Result<PathBuf, Error> {
@@ -162,16 +193,15 @@ fn written(preset: Preset, folder: &Path, output: &Output<ServeLine>) -> Result<
 struct Case<'a> {
     args: &'a ServeArgs,
     base: &'a TextBase,
-    /// An adapter, of which all others are copies.
-    folder: &'a Path,
+    source: &'a Source,
     adapters: usize,
     traffic: Traffic,
 }
 
 impl Case<'_> {
-    fn line(&self, model: &str, method: Method, open: &device::OpenDevice) -> Result<ServeLine, Error> {
+    fn line(&self, model: &str, method: &str, open: &device::OpenDevice) -> Result<ServeLine, Error> {
         let args = self.args;
-        let adapters = self.in_memory()?;
+        let (adapters, shared_bytes) = self.in_memory()?;
         let options = EngineOptions {
             most_running: args.running,
             adapter_bytes: args.adapter_mib << 20,
@@ -202,7 +232,7 @@ impl Case<'_> {
         Ok(ServeLine {
             what: "serve",
             model: model.to_owned(),
-            method: method.name(),
+            method: method.to_owned(),
             adapters: self.adapters,
             traffic: self.traffic,
             device: open.name.clone(),
@@ -219,40 +249,51 @@ impl Case<'_> {
             cold_first_token_s: of_alone(0),
             warm_first_token_s: of_alone(1),
             made: counts.adapters_made - before.adapters_made,
-            coefficient_bytes: adapters.iter().map(|adapter| adapter.bytes()).sum(),
+            found: counts.adapters_found - before.adapters_found,
+            simulated_made: self.simulated(&chosen, &counts),
+            coefficient_bytes: shared_bytes + adapters.iter().map(|adapter| adapter.bytes()).sum::<u64>(),
             matrix_bytes: counts.adapter_bytes,
             memory_mib: resident_mib().map(|mib| rounded(mib, 1)),
         })
     }
 
-    /// The adapters, each with numbers of its own.
-    fn in_memory(&self) -> Result<Vec<Arc<ServedAdapter>>, Error> {
-        let first = ServedAdapter::open("0".to_owned(), 1, self.folder)?;
-        let copy = |place: usize| {
-            let (name, generation) = (place.to_string(), place as u64 + 1);
-            Arc::new(ServedAdapter { name, generation, data: None, content: first.content.clone() })
-        };
-        Ok((0..self.adapters).map(copy).collect())
+    /// The adapters, each with numbers of its own, and the bytes of what they share.
+    fn in_memory(&self) -> Result<(Vec<Arc<ServedAdapter>>, u64), Error> {
+        match self.source {
+            Source::Folder(folder) => {
+                let first = ServedAdapter::open("0".to_owned(), 1, folder)?;
+                let copy = |place: usize| {
+                    let (name, generation) = (place.to_string(), place as u64 + 1);
+                    Arc::new(ServedAdapter { name, generation, data: None, content: first.content.clone() })
+                };
+                Ok(((0..self.adapters).map(copy).collect(), 0))
+            }
+            Source::Bundle(bundle) => {
+                let bundle = ReadBundle::of(Path::new("bundle"), bundle.repeated(self.adapters));
+                let member = |place: usize| {
+                    ServedAdapter::of_member(&bundle, "bundle", place, place as u64 + 1).map(Arc::new)
+                };
+                let members = (0..self.adapters).map(member).collect::<Result<_, Error>>()?;
+                Ok((members, bundle.bundle().shared_numbers() as u64 * 4))
+            }
+        }
     }
 
     /// Which adapter each request asks; the same ones every time.
     fn chosen(&self) -> Vec<usize> {
-        let weight = |place: usize| match self.traffic {
-            Traffic::Uniform => 1.0,
-            Traffic::Zipf => 1.0 / (place + 1) as f64,
-        };
-        let mut sums = Vec::with_capacity(self.adapters);
-        let mut sum = 0.0;
-        for place in 0..self.adapters {
-            sum += weight(place);
-            sums.push(sum);
-        }
-        let mut random = ChaCha8Rng::seed_from_u64(7);
-        let draw = |_| {
-            let at = random.random::<f64>() * sum;
-            sums.partition_point(|&sum| sum <= at).min(self.adapters - 1)
-        };
-        (0..self.args.requests).map(draw).collect()
+        let requests = self.traffic.requests(self.adapters as u64, 1.0).take(self.args.requests);
+        requests.map(|adapter| adapter as usize).collect()
+    }
+
+    /// How often the cache would make matrices in the timed requests, if all came one after the other.
+    fn simulated(&self, chosen: &[usize], counts: &Counts) -> u64 {
+        let own = counts.adapter_bytes / counts.adapters_ready.max(1) as u64;
+        let mut cache = Lru::new(self.args.adapter_mib << 20);
+        let mut is_made = |adapter: usize| !is_found(&mut cache, adapter as u64, Size { own, shared: None });
+        (0..self.adapters.min(ALONE)).chain(chosen.iter().copied()).for_each(|adapter| {
+            is_made(adapter);
+        });
+        chosen.iter().filter(|&&adapter| is_made(adapter)).count() as u64
     }
 
     /// Sends a request for each of `chosen`, as many at a time as may be under way.
@@ -282,7 +323,7 @@ impl Case<'_> {
 
     /// Sends one request and waits for its last token.
     fn answered(&self, engine: &Engine, adapter: &Arc<ServedAdapter>) -> Result<Times, Error> {
-        let failed = |said: String| Error::from(BenchError::Answer { said });
+        let failed = |error: String| Error::from(BenchError::Answer { error });
         let started = Instant::now();
         let request = TextRequest {
             adapter: Some(Arc::clone(adapter)),
@@ -306,8 +347,8 @@ impl Case<'_> {
                 Some(Event::Finished(_)) => {
                     return Ok(Times { first_token: first_token.unwrap_or(seconds), last_token: seconds });
                 }
-                Some(Event::Failed(said)) => return Err(failed(said)),
-                None => return Err(failed("it ended without a last token".to_owned())),
+                Some(Event::Failed(error)) => return Err(failed(error)),
+                Some(Event::Cut) | None => return Err(failed("it ended without a last token".to_owned())),
             }
         }
     }
@@ -327,19 +368,20 @@ pub fn table(lines: &[ServeLine], table: &mut Table) {
         "p99",
         "cold, alone",
         "warm, alone",
+        "made",
+        "simulated",
         "coefficients MB",
         "matrices MB",
         "process MiB",
     ]);
     let shown = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.3}"));
     for line in lines {
-        let traffic = line.traffic.to_possible_value().expect("no kind is hidden");
         let mb = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
         table.add_row([
             line.model.clone(),
             line.method.clone(),
             line.adapters.to_string(),
-            traffic.get_name().to_owned(),
+            line.traffic.name(),
             format!("{:.1}", line.tokens_per_second),
             shown(line.request_s),
             shown(line.request_p99_s),
@@ -347,6 +389,8 @@ pub fn table(lines: &[ServeLine], table: &mut Table) {
             shown(line.first_token_p99_s),
             line.cold_first_token_s.map_or(String::new(), |value| format!("{value:.4}")),
             line.warm_first_token_s.map_or(String::new(), |value| format!("{value:.4}")),
+            line.made.to_string(),
+            line.simulated_made.to_string(),
             mb(line.coefficient_bytes),
             mb(line.matrix_bytes),
             line.memory_mib.map_or(String::new(), |mib| format!("{mib:.0}")),

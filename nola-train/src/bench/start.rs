@@ -128,7 +128,7 @@ fn once(folder: &Path, number: usize, output: &Output<StartLine>) -> Result<Time
     let status = child.wait().map_err(start)?;
     match first_step.filter(|_| status.success()) {
         Some(first_step) => Ok(Times { first_step, total: started.elapsed().as_secs_f64() }),
-        None => Err(BenchError::Training { status, said: last }),
+        None => Err(BenchError::Training { status, last_line: last }),
     }
 }
 

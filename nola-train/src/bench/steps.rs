@@ -13,7 +13,6 @@ use super::statistics::rounded;
 use super::steps_args::StepsArgs;
 use super::{BenchError, Output, machine, measure};
 use crate::Error;
-use crate::settings::Quantize;
 use crate::terminal::print_json;
 
 /// Measures every case, and says one line of each in the last round.
@@ -59,7 +58,7 @@ impl StepsArgs {
 
     /// What would only panic in the forward pass.
     fn check(&self) -> Result<(), BenchError> {
-        let is_f32 = self.dtype == WeightDtype::F32 && self.quantize == Quantize::None;
+        let is_f32 = self.dtype == WeightDtype::F32 && self.quantize.quantization().is_none();
         if !is_f32 && self.methods().any(|method| method == Method::Full) {
             let stored = self.quantize.quantization().map_or(self.dtype.name(), Quantization::name);
             return Err(BenchError::TrainedWeights { stored });
@@ -163,7 +162,7 @@ impl Measured {
     }
 }
 
-/// Measures a case in a process of its own; the inner error is what it said last.
+/// Measures a case in a process of its own; the inner error is the last line on its stderr.
 pub(super) fn in_process<T: DeserializeOwned>(
     case: &str,
     threads: Option<usize>,
@@ -177,13 +176,13 @@ pub(super) fn in_process<T: DeserializeOwned>(
         command.env("RAYON_NUM_THREADS", threads.to_string());
     }
     let output = command.output().map_err(start)?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let outcome = said.lines().last().and_then(|line| serde_json::from_str(line).ok());
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let outcome = stdout.lines().last().and_then(|line| serde_json::from_str(line).ok());
     Ok(outcome.ok_or_else(|| {
-        let said = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         // Behind the message of a panic stands how to get a backtrace.
-        let tells = |line: &&str| !line.trim().is_empty() && !line.starts_with("note: ");
-        let last = said.lines().rfind(tells).unwrap_or("it said nothing");
+        let is_message = |line: &&str| !line.trim().is_empty() && !line.starts_with("note: ");
+        let last = stderr.lines().rfind(is_message).unwrap_or("it said nothing");
         format!("{}: {last}", output.status)
     }))
 }

@@ -6,7 +6,9 @@ use serde::Serialize;
 
 use super::Global;
 use crate::Error;
-use crate::bench::{Output, adapters, kernels, memory, rows, serve, start, steps, steps_args, table};
+use crate::bench::{
+    Output, adapters, kernels, memory, rows, scale, serve, simulate, start, steps, steps_args, table,
+};
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -28,6 +30,10 @@ enum What {
     Memory(memory::MemoryArgs),
     /// Time the engine of `serve` with many adapters: tokens a second, waiting times, and what all that takes in memory.
     Serve(serve::ServeArgs),
+    /// Simulate the cache of `serve` with up to hundreds of millions of adapters and several replicas.
+    Simulate(simulate::SimulateArgs),
+    /// Time training steps of several ranks on this machine, and compute what their exchange takes over slower networks.
+    Scale(scale::ScaleArgs),
     /// Put two results of `bench steps` side by side, or one and that of the PyTorch script.
     Table(table::TableArgs),
 }
@@ -40,6 +46,8 @@ pub fn run(args: &BenchArgs, global: &Global) -> Result<(), Error> {
         What::Adapters(args) => shown(global, adapters::table, |output| adapters::run(args, output)),
         What::Memory(args) => shown(global, memory::table, |output| memory::run(args, output)),
         What::Serve(args) => shown(global, serve::table, |output| serve::run(args, output)),
+        What::Simulate(args) => shown(global, simulate::table, |output| simulate::run(args, output)),
+        What::Scale(args) => shown(global, scale::table, |output| scale::run(args, output)),
         What::Table(args) => shown(global, table::table, |output| table::run(args, output)),
     }
 }

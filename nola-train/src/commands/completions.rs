@@ -46,10 +46,10 @@ pub fn answered() -> bool {
 
 /// Names of shipped recipes.
 pub fn recipes() -> Vec<CompletionCandidate> {
-    let told = |recipe: ShippedRecipe| {
+    let candidate = |recipe: ShippedRecipe| {
         CompletionCandidate::new(recipe.name).help(Some(recipe.summary().purpose.into()))
     };
-    ShippedRecipe::all().map(told).collect()
+    ShippedRecipe::all().map(candidate).collect()
 }
 
 /// Names of shipped recipes, and files.
@@ -70,7 +70,7 @@ pub fn keys() -> Vec<CompletionCandidate> {
     let mut keys: Vec<(String, String)> = sections().into_iter().flat_map(of_section).collect();
     keys.sort();
     keys.dedup_by(|a, b| a.0 == b.0);
-    keys.into_iter().map(|(path, told)| CompletionCandidate::new(path).help(Some(told.into()))).collect()
+    keys.into_iter().map(|(path, effect)| CompletionCandidate::new(path).help(Some(effect.into()))).collect()
 }
 
 /// What `--set` takes: `key=`, and after it what the key offers.
@@ -78,10 +78,10 @@ pub fn settings(typed: &OsStr) -> Vec<CompletionCandidate> {
     let mut candidates = Vec::new();
     let mut known = Vec::new();
     for key in sections().into_iter().flat_map(|section| section.keys) {
-        let values = key.choices.iter().map(|(name, told)| (format!("{}={name}", key.path), told));
-        for (setting, told) in std::iter::once((format!("{}=", key.path), &key.effect)).chain(values) {
+        let values = key.choices.iter().map(|(name, effect)| (format!("{}={name}", key.path), effect));
+        for (setting, effect) in std::iter::once((format!("{}=", key.path), &key.effect)).chain(values) {
             if !known.contains(&setting) {
-                candidates.push(CompletionCandidate::new(&setting).help(Some(told.into())));
+                candidates.push(CompletionCandidate::new(&setting).help(Some(effect.into())));
                 known.push(setting);
             }
         }

@@ -228,7 +228,7 @@ mod tests {
         assert!(!typed(&["--beams", "4"]).do_sample);
     }
 
-    /// What is said of options beside the settings of a folder.
+    /// The message about options beside the settings of a folder.
     fn refused(arguments: &[&str], folder: GenerationConfig) -> String {
         let line = Line::try_parse_from(["test"].iter().chain(arguments)).expect("usable options");
         let error = line.decoding.merged(folder).check().expect_err("they do not go together");
@@ -245,21 +245,24 @@ mod tests {
         assert!(both.starts_with("--beams 4 and --temperature do not go together"), "{both}");
         let line = Line::try_parse_from(["test", "--no-repeat", "1"]).expect("usable options");
         let error = Error::from(GenerateError::NothingLeft { row: 0, new_tokens: 3 });
-        let told = line.decoding.explained(error, Path::new("file")).to_string();
-        assert!(told.contains(": --no-repeat is too small"), "{told}");
+        let message = line.decoding.explained(error, Path::new("file")).to_string();
+        assert!(message.contains(": --no-repeat is too small"), "{message}");
     }
 
     #[test]
     fn settings_of_the_folder_are_named_with_their_file() {
         let beams = GenerationConfig { num_beams: 3, ..GenerationConfig::default() };
-        let told = refused(&["--temperature", "0.5"], beams);
-        assert!(told.contains("`num_beams` of base/generation_config.json is 3"), "{told}");
+        let message = refused(&["--temperature", "0.5"], beams);
+        assert!(message.contains("`num_beams` of base/generation_config.json is 3"), "{message}");
         let several =
             GenerationConfig { num_return_sequences: 3, do_sample: true, ..GenerationConfig::default() };
-        let told = refused(&["--temperature", "0"], several.clone());
-        assert!(told.starts_with("`num_return_sequences` of base/generation_config.json is 3"), "{told}");
-        let told = refused(&["--beams", "2"], several);
-        assert!(told.contains("but --beams is 2; give --beams 3 or more"), "{told}");
+        let message = refused(&["--temperature", "0"], several.clone());
+        assert!(
+            message.starts_with("`num_return_sequences` of base/generation_config.json is 3"),
+            "{message}"
+        );
+        let message = refused(&["--beams", "2"], several);
+        assert!(message.contains("but --beams is 2; give --beams 3 or more"), "{message}");
     }
 
     #[test]

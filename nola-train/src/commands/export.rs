@@ -47,7 +47,7 @@ enum Names {
 
 /// Exporting runs on the CPU and in f32, whatever `--device` and the run say: its bits are the same on every machine.
 pub fn run(args: &ExportArgs, global: &Global) -> Result<(), Error> {
-    let named = args.model.named()?.held_in(Some(WeightDtype::F32)).quantized(args.quantize.quantize);
+    let named = args.model.named()?.held_in(Some(WeightDtype::F32)).quantized(args.quantize.quantize).dense();
     let Exported { sites, difference } = match named.modality()? {
         Modality::Images => export::<ImageBase>(&named, args)?,
         Modality::Text => export::<TextBase>(&named, args)?,

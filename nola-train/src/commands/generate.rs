@@ -21,7 +21,7 @@ use crate::chosen::{Named, attached};
 use crate::evaluate::{Decoding, Written, write_all};
 use crate::memory::peak_bytes;
 use crate::option_values::format;
-use crate::prompt::{self, Reading};
+use crate::prompt::{self, GivenBy, Reading};
 use crate::session::{Base, TextBase};
 use crate::settings::{DataFormat, Modality};
 use crate::terminal::{err_line, print_part};
@@ -157,7 +157,7 @@ impl GenerateArgs {
         let chosen = |typed: &PathBuf| {
             let AdapterArgument { name, folder } = AdapterArgument::parse(typed)?;
             let data = AdapterData::of_folder(&folder)?;
-            self.tell_format(data.as_ref(), &folder);
+            self.print_format(data.as_ref(), &folder);
             // Among several, one without a name is called what was typed.
             let typed = (!is_one).then(|| folder.display().to_string());
             Ok(Chosen { name: name.or(typed), adapter: Some(folder), data })
@@ -181,7 +181,7 @@ impl GenerateArgs {
     }
 
     /// Says how prompts are read where an adapter's folder decides it or is overruled.
-    fn tell_format(&self, data: Option<&AdapterData>, folder: &Path) {
+    fn print_format(&self, data: Option<&AdapterData>, folder: &Path) {
         let Some(trained) = data.map(|data| data.format) else { return };
         let typed = if self.chat {
             "a conversation".to_owned()
@@ -210,7 +210,7 @@ impl GenerateArgs {
         let Chosen { name, adapter, data } = chosen;
         let reading = self.reading(data.as_ref())?;
         let folder = adapter.as_deref().unwrap_or(Path::new(""));
-        notices::tell(base.encoder.other_template(data.as_ref(), folder).as_slice());
+        notices::print(base.encoder.other_template(data.as_ref(), folder).as_slice());
         let (shown, texts) = self.texts(reading, data.as_ref(), prompts)?;
         let system = self.system.clone().or(data.map(|data| data.system)).unwrap_or_default();
         let tokens = |text: &String| prompt::tokens(text, reading, &system, &base.encoder);
@@ -236,7 +236,8 @@ impl GenerateArgs {
             };
         }
         let template = data.map(|data| &data.template).filter(|template| !template.is_empty());
-        let texts = prompt::filled(template.ok_or(TextError::NoTemplate)?, &self.field, prompts)?;
+        let template = template.ok_or(TextError::NoTemplate)?;
+        let texts = prompt::filled(template, GivenBy::Option, &self.field, prompts)?;
         Ok((if prompts.is_empty() { texts.clone() } else { prompts.to_vec() }, texts))
     }
 

@@ -2,16 +2,19 @@
 
 mod memory;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use nola_core::bundle::{self, Bundle, Member};
 use nola_core::folder::{self, peft};
 use nola_models::{Checkpoint, gguf};
 use serde_json::{Map, Value, json};
 
 use super::{Global, print_json, print_line};
+use crate::amounts::percent;
 use crate::assets::located;
-use crate::{Error, run};
+use crate::{Error, printable, run};
 use memory::MemoryArgs;
 
 /// Said of folders that other programs wrote, or this one before there was such a check.
@@ -19,7 +22,7 @@ const NOT_COVERED: &str = "not covered by a hash: an edit of adapter_config.json
 
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A run folder, an adapter folder, a LoRA folder of PEFT's, a model folder, or a GGUF file.
+    /// A run folder, an adapter folder, a LoRA folder of PEFT's, a bundle, a model folder, or a GGUF file.
     folder: PathBuf,
     #[command(flatten)]
     memory: MemoryArgs,
@@ -37,10 +40,16 @@ pub fn run(args: &InspectArgs, global: &Global) -> Result<(), Error> {
     }
     for (name, value) in contents.as_object().unwrap_or(&Map::new()) {
         match value {
+            Value::Array(members) if name == "members" => {
+                print_line(&format!("members ({})", members.len()))?;
+                members.iter().try_for_each(|member| print_line(&member_line(member)))?;
+            }
+            Value::Array(sites) if name == "sites" => print_line(&format!("{name:24} {}", sites.len()))?,
             Value::Array(lines) if name == "tensors" => {
                 print_line(&format!("tensors ({})", lines.len()))?;
                 for tensor in lines {
-                    print_line(&format!("  {} {}", text(&tensor["name"]), tensor["shape"]))?;
+                    let dtype = tensor["dtype"].as_str().map_or(String::new(), |dtype| format!(" {dtype}"));
+                    print_line(&format!("  {} {}{dtype}", text(&tensor["name"]), tensor["shape"]))?;
                 }
             }
             value => print_line(&format!("{name:24} {}", text(value)))?,
@@ -61,6 +70,12 @@ fn inside_run(folder: &Path) -> Result<PathBuf, Error> {
 }
 
 fn contents(folder: &Path) -> Result<Value, Error> {
+    if bundle::is_bundle(folder) {
+        return of_bundle(folder);
+    }
+    if let Some((folder, name)) = bundle::member_at(folder) {
+        return of_member(&folder, &name);
+    }
     // Half of an adapter is a damaged adapter, not a model.
     let is_adapter =
         ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt"];
@@ -98,16 +113,82 @@ fn of_peft(folder: &Path) -> Result<Value, Error> {
     Ok(with_tensors(contents, tensors))
 }
 
+fn of_bundle(folder: &Path) -> Result<Value, Error> {
+    let bundle = Bundle::read(folder)?;
+    let manifest = bundle.manifest();
+    let members = manifest.members.iter().enumerate();
+    let members: Vec<Value> = members.map(|(place, member)| member_json(&bundle, place, member)).collect();
+    let own: usize = (0..members.len()).map(|place| bundle.own_numbers(place)).sum();
+    Ok(json!({
+        "kind": "bundle",
+        "hashes": "fit",
+        "settings": "covered",
+        "base": manifest.base,
+        "method": manifest.method,
+        "rank": manifest.rank,
+        "clusters": manifest.clusters,
+        "sites": manifest.sites,
+        "shared_bytes": bundle.shared_numbers() * 4,
+        "numbers": bundle.shared_numbers() + own,
+        "members": members,
+    }))
+}
+
+fn member_json(bundle: &Bundle, place: usize, member: &Member) -> Value {
+    json!({
+        "name": member.name,
+        "method": member.method,
+        "cluster": member.cluster,
+        "lost": member.lost,
+        "bytes": bundle.own_numbers(place) * 4,
+    })
+}
+
+/// One member of a bundle, as an adapter.
+fn of_member(folder: &Path, name: &str) -> Result<Value, Error> {
+    let bundle = Bundle::read(folder)?;
+    let manifest = bundle.manifest();
+    let member = manifest.member(folder, name)?;
+    let place = bundle.place(name).expect("it was just found");
+    let mut contents = json!({
+        "kind": "adapter",
+        "hashes": "fit",
+        "settings": "covered",
+        "bundle": folder,
+        "base": manifest.base,
+        "labels": member.labels,
+        "data": member.data,
+    });
+    let keys = member_json(&bundle, place, member).as_object().cloned().unwrap_or_default();
+    contents.as_object_mut().unwrap_or(&mut Map::new()).extend(keys);
+    Ok(contents)
+}
+
+/// A member of a bundle, for people.
+fn member_line(member: &Value) -> String {
+    let lost = percent(member["lost"].as_f64().unwrap_or_default());
+    let (called, method) = (text(&member["name"]), text(&member["method"]));
+    let called = printable::name(&called);
+    format!(
+        "  {called} ({method}): cluster {}, {lost} lost, {} bytes of its own",
+        member["cluster"], member["bytes"]
+    )
+}
+
 fn of_model(folder: &Path) -> Result<Value, Error> {
     let checkpoint = Checkpoint::open(folder)?;
     checkpoint.check_intact()?;
-    let tensors = (checkpoint.tensor_names())
-        .map(|name| tensor(name, checkpoint.shape(name).unwrap_or_default()))
-        .collect();
+    let of_model = |name| {
+        let mut tensor = tensor(name, checkpoint.shape(name).unwrap_or_default());
+        tensor["dtype"] = checkpoint.stored_type(name).into();
+        tensor
+    };
+    let tensors: Vec<Value> = checkpoint.tensor_names().map(of_model).collect();
     let mut contents = json!({
         "kind": "model",
         "config": checkpoint.config(),
         "base": checkpoint.identity(),
+        "numbers_by_dtype": numbers_by_dtype(&tensors),
     });
     if let Some(layers) = LowRankLayers::of(&checkpoint) {
         contents["low_rank_layers"] = layers.to_json();
@@ -164,11 +245,20 @@ fn tensor(name: &str, shape: &[usize]) -> Value {
     json!({ "name": name, "shape": shape })
 }
 
+fn numbers(tensor: &Value) -> u64 {
+    tensor["shape"].as_array().into_iter().flatten().filter_map(Value::as_u64).product()
+}
+
+/// How many numbers of a model are stored in each type.
+fn numbers_by_dtype(tensors: &[Value]) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for tensor in tensors {
+        *counts.entry(text(&tensor["dtype"])).or_default() += numbers(tensor);
+    }
+    counts
+}
+
 fn with_tensors(mut contents: Value, tensors: Vec<Value>) -> Value {
-    let numbers = |tensor: &Value| {
-        let shape = tensor["shape"].as_array().into_iter().flatten();
-        shape.filter_map(Value::as_u64).product::<u64>()
-    };
     contents["numbers"] = tensors.iter().map(numbers).sum::<u64>().into();
     contents["tensors"] = Value::Array(tensors);
     contents

@@ -42,7 +42,7 @@ struct Merged {
 
 /// Merging runs on the CPU and in f32, whatever `--device` and the run say: its bits are the same on every machine.
 pub fn run(args: &MergeArgs, global: &Global) -> Result<(), Error> {
-    let named = args.model.named()?.held_in(Some(WeightDtype::F32)).quantized(args.quantize.quantize);
+    let named = args.model.named()?.held_in(Some(WeightDtype::F32)).quantized(args.quantize.quantize).dense();
     let Merged { sites, dtype, survivors } = match named.modality()? {
         Modality::Images => merge::<ImageBase>(named, args)?,
         Modality::Text => merge::<TextBase>(named, args)?,
@@ -71,8 +71,8 @@ pub fn run(args: &MergeArgs, global: &Global) -> Result<(), Error> {
 
 /// How much of the update is left, where there is one.
 fn of_update(survivors: Survivors, dtype: WeightDtype) -> String {
-    let said = |share| format!("; {} of the update survives rounding to {dtype}", percent(share));
-    survivors.share().map_or(String::new(), said)
+    let text = |share| format!("; {} of the update survives rounding to {dtype}", percent(share));
+    survivors.share().map_or(String::new(), text)
 }
 
 fn merge<B: Base>(named: Named, args: &MergeArgs) -> Result<Merged, Error> {
@@ -131,29 +131,29 @@ fn warning(changed: usize, left: usize, dtype: WeightDtype) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn said(changed: usize, left: usize, dtype: WeightDtype) -> String {
+    fn warning_of(changed: usize, left: usize, dtype: WeightDtype) -> String {
         warning(changed, left, dtype).unwrap_or_default()
     }
 
     #[test]
     fn an_update_that_is_lost_in_rounding_is_told_with_the_cure() {
         for (dtype, name) in [(WeightDtype::Bf16, "bf16"), (WeightDtype::F16, "f16")] {
-            let text = said(512, 0, dtype);
+            let text = warning_of(512, 0, dtype);
             assert!(
                 text.contains(&format!("left in {name}: 0 of 512")) && text.contains("--dtype f32"),
                 "{text}"
             );
-            let text = said(1000, 125, dtype);
+            let text = warning_of(1000, 125, dtype);
             assert!(text.contains("125 of 1000") && text.contains("12.5 %") && text.contains(name), "{text}");
         }
-        assert!(said(8, 0, WeightDtype::F32).contains("keep the adapter"));
+        assert!(warning_of(8, 0, WeightDtype::F32).contains("keep the adapter"));
     }
 
     #[test]
     fn an_update_that_is_whole_is_not_spoken_of() {
         for dtype in [WeightDtype::F32, WeightDtype::Bf16] {
-            assert_eq!(said(512, 512, dtype), "");
-            assert_eq!(said(0, 0, dtype), "");
+            assert_eq!(warning_of(512, 512, dtype), "");
+            assert_eq!(warning_of(0, 0, dtype), "");
         }
     }
 }

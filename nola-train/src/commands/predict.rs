@@ -111,8 +111,8 @@ fn asked(typed: &[PathBuf]) -> Result<Vec<Asked>, Error> {
 fn print_answer(answer: &Answer) -> Result<(), StdoutError> {
     match answer {
         Answer::Classes { image, classes } => {
-            let told = classes.iter().map(|c| format!("{} {:.1} %", name(&c.name), 100.0 * c.probability));
-            print_line(&format!("{}: {}", path_name(image), told.collect::<Vec<_>>().join(", ")))
+            let texts = classes.iter().map(|c| format!("{} {:.1} %", name(&c.name), 100.0 * c.probability));
+            print_line(&format!("{}: {}", path_name(image), texts.collect::<Vec<_>>().join(", ")))
         }
         // All of them are listed at the end.
         Answer::Problem { .. } => Ok(()),
@@ -147,9 +147,9 @@ impl Classifier<'_> {
             match prepared {
                 Ok(_) => Answer::Classes { image, classes: classes.next().expect("one for each good image") },
                 Err(problem) => {
-                    let told = problem.to_string();
+                    let message = problem.to_string();
                     bad.push(problem);
-                    Answer::Problem { image, problem: told }
+                    Answer::Problem { image, problem: message }
                 }
             }
         };

@@ -1,5 +1,6 @@
 //! `nola-train serve`: many adapters of one base over HTTP.
 
+use std::env::VarError;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,8 +40,8 @@ pub struct ServeArgs {
     /// A model folder, a GGUF file, or a model's name on the hub.
     #[arg(long, value_name = "MODEL", value_hint = ValueHint::DirPath)]
     model: Option<PathBuf>,
-    /// A folder of adapter folders, ours and PEFT's; each is served by its folder's name, also one that comes later. May be
-    /// repeated.
+    /// A folder of adapter folders, ours and PEFT's; each is served by its folder's name, also one that comes later. A bundle in
+    /// it, or in its place, is served as BUNDLE/MEMBER. May be repeated.
     #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     adapters: Vec<PathBuf>,
     #[command(flatten)]
@@ -53,16 +54,16 @@ pub struct ServeArgs {
     port: u16,
     #[command(flatten)]
     keys: KeyArgs,
-    /// Most texts in the batch.
+    /// Most texts in the batch of a text model.
     #[arg(long, value_name = "N", default_value = "32", value_parser = positive())]
     most_running: usize,
-    /// Most texts that wait for a place in it; more are refused with status 429.
+    /// Most texts that wait for a place in the batch; more are refused with status 429.
     #[arg(long, value_name = "N", default_value = "1024", value_parser = positive())]
     most_waiting: usize,
     /// Memory for keys and values of all texts, in MiB.
     #[arg(long, value_name = "MIB", default_value = "2048", value_parser = positive())]
     cache_mib: usize,
-    /// Memory for the matrices of the adapters that are in use, in MiB.
+    /// Memory for the matrices of a text model's adapters that are in use, in MiB.
     #[arg(long, value_name = "MIB", default_value = "1024", value_parser = positive())]
     adapter_mib: usize,
     /// Seconds in which texts may end after an interrupt.
@@ -96,7 +97,9 @@ pub fn run(args: &ServeArgs, global: &Global) -> Result<(), Error> {
         Modality::Text => args.text(&named, &open.device)?,
         Modality::Images => args.images(&named, &open.device)?,
     };
-    let (registry, base) = (Arc::new(registry), path_name(&named.model.path));
+    let is_quiet = global.quiet;
+    let registry = Arc::new(registry.on_change(move |change| print_unless_quiet(is_quiet, change)));
+    let base = path_name(&named.model.path);
     let served = first_scan(&registry);
     let app = App::new(Arc::clone(&registry), service.clone(), base, keys, address);
     let running = global.stop.run_that("texts that were begun are completed, and no others are taken");
@@ -126,8 +129,10 @@ pub fn run(args: &ServeArgs, global: &Global) -> Result<(), Error> {
 /// Reads all adapters; says which cannot be served, and how many are.
 fn first_scan(registry: &Registry) -> usize {
     let changes = registry.scan();
-    changes.iter().filter(|change| matches!(change, Change::Damaged(..))).for_each(tell);
-    registry.list().iter().filter(|(_, entry)| entry.adapter.is_ok()).count()
+    let is_wrong = |change: &&Change| matches!(change, Change::Damaged(..) | Change::Unreadable(..));
+    changes.iter().filter(is_wrong).for_each(print_change);
+    let served = registry.list().into_iter().filter_map(|(_, entry)| entry.served.ok());
+    served.map(|served| served.adapters().len()).sum()
 }
 
 impl ServeArgs {
@@ -182,8 +187,8 @@ impl ServeArgs {
                 return Err(nola_core::Error::TrainedInBase { path }.into());
             }
             let folder = adapter.content.folder();
-            notices::tell(&adapter.content.notices(quantization));
-            notices::tell(of_check.other_template(adapter.data.as_ref(), folder).as_slice());
+            notices::print(&adapter.content.notices(quantization));
+            notices::print(of_check.other_template(adapter.data.as_ref(), folder).as_slice());
             Ok(())
         });
         let registry = self.registry(named, &base.identity().name, check)?;
@@ -206,7 +211,7 @@ impl ServeArgs {
         let identity = base.identity().clone();
         let quantization = named.model.quantize.quantization();
         let check: Check = Box::new(move |adapter: &ServedAdapter| {
-            notices::tell(&adapter.content.notices(quantization));
+            notices::print(&adapter.content.notices(quantization));
             adapter.content.check_base(&identity)
         });
         let registry = self.registry(named, &base.identity().name, check)?;
@@ -244,7 +249,9 @@ fn key(typed: &Option<String>, option: &'static str, variable: &'static str) -> 
         Some(typed) => (typed.clone(), option),
         None => match std::env::var(variable) {
             Ok(text) if !text.is_empty() => (text, variable),
-            Ok(_) | Err(_) => return Ok(None),
+            Ok(_) | Err(VarError::NotPresent) => return Ok(None),
+            // Without it the server would be open to all who reach it.
+            Err(VarError::NotUnicode(_)) => return Err(ServeError::Key { option: variable }.into()),
         },
     };
     if text.len() < LEAST_KEY || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -255,11 +262,12 @@ fn key(typed: &Option<String>, option: &'static str, variable: &'static str) -> 
 
 /// Looks at the folders of adapters, and says what changed.
 fn scanning(registry: Arc<Registry>, is_quiet: bool) -> impl Fn() + Clone + Send + 'static {
-    move || {
-        let changes = registry.scan();
-        if !is_quiet {
-            changes.iter().for_each(tell);
-        }
+    move || registry.scan().iter().for_each(|change| print_unless_quiet(is_quiet, change))
+}
+
+fn print_unless_quiet(is_quiet: bool, change: &Change) {
+    if !is_quiet {
+        print_change(change);
     }
 }
 
@@ -270,12 +278,15 @@ fn counted(adapters: usize) -> String {
     }
 }
 
-fn tell(change: &Change) {
+fn print_change(change: &Change) {
     err_line(&match change {
         Change::Served(adapter, generation) => {
             format!("adapter {}: served, generation {generation}", name(adapter))
         }
         Change::Damaged(adapter, problem) => format!("adapter {}: not served: {problem}", name(adapter)),
+        Change::Unreadable(folder, problem) => {
+            format!("{}: cannot be read; what was served of it still is: {problem}", path_name(folder))
+        }
         Change::Gone(adapter) => format!("adapter {}: gone", name(adapter)),
     });
 }

@@ -9,10 +9,13 @@ use super::completions::{recipes_and_files, settings};
 use super::{Global, print_json, print_line, print_rows};
 use crate::recipe::{CheckedRecipe, Recipe};
 use crate::recipe_files::pinned_recipe;
-use crate::run::{InterruptedRun, Made, RunFolder, is_resumable};
+use crate::run::{
+    Continued, Followed, InterruptedRun, Made, RunFolder, compare_setup, follow, for_ranks, go_on_with,
+    is_resumable,
+};
 use crate::settings::Modality;
 use crate::task::{ImageTask, Task, Text};
-use crate::terminal::err_line;
+use crate::terminal::{err_line, filter_lines};
 use crate::{Error, device};
 
 #[derive(Debug, Args)]
@@ -30,14 +33,27 @@ pub struct TrainArgs {
 }
 
 pub fn run(args: &TrainArgs, global: &Global) -> Result<(), Error> {
+    let ranks = &global.ranks;
+    if ranks.size() > 1 {
+        filter_lines(ranks.line_filter());
+    }
+    let ended = trained(args, global);
+    ranks.warnings().iter().for_each(|warning| err_line(warning));
+    ended
+}
+
+fn trained(args: &TrainArgs, global: &Global) -> Result<(), Error> {
     match (&args.resume, &args.recipe) {
-        (Some(run), _) => {
-            let run = InterruptedRun::open(run, &args.set)?;
-            match run.recipe.data.format.modality() {
-                Modality::Images => go_on::<ImageTask>(run, global),
-                Modality::Text => go_on::<Text>(run, global),
-            }
-        }
+        (Some(run), _) => match go_on_with(run, &args.set, &global.ranks)? {
+            Continued::First(run) => match run.recipe.data.format.modality() {
+                Modality::Images => go_on::<ImageTask>(*run, global),
+                Modality::Text => go_on::<Text>(*run, global),
+            },
+            Continued::Other(run) => match run.recipe.data.format.modality() {
+                Modality::Images => go_on_behind::<ImageTask>(*run, global),
+                Modality::Text => go_on_behind::<Text>(*run, global),
+            },
+        },
         (None, Some(recipe)) => begin(recipe, &args.set, global),
         (None, None) => unreachable!("clap requires a recipe or --resume"),
     }
@@ -46,6 +62,7 @@ pub fn run(args: &TrainArgs, global: &Global) -> Result<(), Error> {
 fn begin(recipe: &Path, set: &[String], global: &Global) -> Result<(), Error> {
     let checked = pinned_recipe(Recipe::named(recipe, set)?);
     let checked = checked.map_err(|error| error.with_data_note(Recipe::data_note(recipe)))?;
+    let checked = for_ranks(checked, &global.ranks)?;
     match checked.data.format.modality() {
         Modality::Images => train::<ImageTask>(&checked, global),
         Modality::Text => train::<Text>(&checked, global),
@@ -53,21 +70,36 @@ fn begin(recipe: &Path, set: &[String], global: &Global) -> Result<(), Error> {
 }
 
 fn train<T: Task>(recipe: &CheckedRecipe, global: &Global) -> Result<(), Error> {
-    let folder = RunFolder::create(&recipe.output.dir)?;
+    let ranks = &global.ranks;
+    let folder = ranks.is_first().then(|| RunFolder::create(&recipe.output.dir)).transpose()?;
     let open = device::open(global.device)?;
     let task = T::open(recipe, &open.device, global.style())?;
     let recipe = &recipe.clone().for_samples(task.counts().samples_in_epoch());
+    compare_setup(ranks, &task, recipe, &open.name)?;
     let _running = global.stop.run();
-    let made = folder.make(&task, recipe, &global.terms(&open.device), &open.name);
-    finish(folder.path(), made, global)
+    let terms = global.terms(&open.device);
+    match folder {
+        Some(folder) => finish(folder.path(), folder.make(&task, recipe, &terms, &open.name), global),
+        None => follow(&task, recipe, &terms),
+    }
 }
 
 fn go_on<T: Task>(run: InterruptedRun, global: &Global) -> Result<(), Error> {
     let open = device::open(global.device)?;
     let task = T::open(&run.recipe, &open.device, global.style())?;
+    compare_setup(&global.ranks, &task, &run.recipe, &open.name)?;
     let _running = global.stop.run();
     let folder = run.folder.path().to_owned();
     finish(&folder, run.make(&task, &global.terms(&open.device), &open.name), global)
+}
+
+/// The same on another rank than the first.
+fn go_on_behind<T: Task>(run: Followed, global: &Global) -> Result<(), Error> {
+    let open = device::open(global.device)?;
+    let task = T::open(&run.recipe, &open.device, global.style())?;
+    compare_setup(&global.ranks, &task, &run.recipe, &open.name)?;
+    let _running = global.stop.run();
+    run.follow(&task, &global.terms(&open.device))
 }
 
 /// Says what a run came to.

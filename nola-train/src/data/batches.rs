@@ -60,31 +60,40 @@ pub struct TrainingPlan {
     pub augmentation: Augmentation,
     /// Optimizer steps, counted from 0; a resumed run starts in the middle.
     pub steps: Range<usize>,
+    /// Which samples of a step become batches, one for each range.
+    pub parts: Vec<Range<usize>>,
 }
 
-/// One batch for each step of the plan. What it holds depends on the plan and the step alone.
+/// One batch for each part of each step of the plan. What it holds depends on the plan and the step alone.
 pub fn training_batches(
     images: Arc<Images>,
     preprocessor: Preprocessor,
     plan: TrainingPlan,
-) -> impl Iterator<Item = Result<HostBatch, DataError>> + Send + 'static {
-    let TrainingPlan { mut order, augmentation, steps } = plan;
+) -> impl Iterator<Item = Result<Vec<HostBatch>, DataError>> + Send + 'static {
+    let TrainingPlan { mut order, augmentation, steps, parts } = plan;
     steps.map(move |step| {
-        make(order.step(step), &images, &preprocessor, |position, image| {
-            let mut random = random(order.seed(), Purpose::Augmentation, step as u64, position as u64);
-            augmentation.input(image, &preprocessor, &mut random)
-        })
+        let (samples, seed) = (order.step(step), order.seed());
+        let batch = |part: &Range<usize>| {
+            make(samples[part.clone()].to_vec(), &images, &preprocessor, |position, image| {
+                let position = (part.start + position) as u64;
+                let mut random = random(seed, Purpose::Augmentation, step as u64, position);
+                augmentation.input(image, &preprocessor, &mut random)
+            })
+        };
+        parts.iter().map(batch).collect()
     })
 }
 
-/// Every image once and in order, in batches of `batch`; the last may be smaller.
+/// Some of the batches that all images make in their order, `batch` each; the last of all may be smaller.
 pub fn evaluation_batches(
     images: Arc<Images>,
     preprocessor: Preprocessor,
     batch: usize,
+    wanted: Vec<usize>,
 ) -> impl Iterator<Item = Result<HostBatch, DataError>> + Send + 'static {
     let count = images.len();
-    (0..count).step_by(batch).map(move |first| {
+    wanted.into_iter().map(move |index| {
+        let first = index * batch;
         evaluation_batch((first..count.min(first + batch)).collect(), &images, &preprocessor)
     })
 }
@@ -142,11 +151,30 @@ mod tests {
 
     fn plan(steps: Range<usize>) -> TrainingPlan {
         let augmentation = Augmentation { flip_probability: 0.5, ..Augmentation::small_images() };
-        TrainingPlan { order: Order::new(vec![WeightedSamples::once(7)], 4, 3), augmentation, steps }
+        let order = Order::new(vec![WeightedSamples::once(7)], 4, 3);
+        TrainingPlan { order, augmentation, steps, parts: std::iter::once(0..4).collect() }
     }
 
     fn training(steps: Range<usize>) -> Vec<HostBatch> {
-        training_batches(images(7), Preprocessor::standard(4), plan(steps)).map(Result::unwrap).collect()
+        parts_of(plan(steps)).into_iter().flatten().collect()
+    }
+
+    fn parts_of(plan: TrainingPlan) -> Vec<Vec<HostBatch>> {
+        training_batches(images(7), Preprocessor::standard(4), plan).map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn parts_of_a_step_hold_the_samples_of_the_whole_changed_alike() {
+        let whole = training(0..3);
+        for parts in [vec![0..1, 1..4], vec![0..2, 2..4]] {
+            let found = parts_of(TrainingPlan { parts: parts.clone(), ..plan(0..3) });
+            for (step, batches) in whole.iter().zip(found) {
+                for (part, batch) in parts.iter().zip(batches) {
+                    assert_eq!(batch.samples, step.samples[part.clone()]);
+                    assert_eq!(batch.pixels, step.pixels[48 * part.start..48 * part.end]);
+                }
+            }
+        }
     }
 
     #[test]
@@ -174,7 +202,9 @@ mod tests {
     #[test]
     fn evaluation_sees_every_image_once_and_in_order() {
         let batches: Vec<HostBatch> =
-            evaluation_batches(images(7), Preprocessor::standard(4), 3).map(Result::unwrap).collect();
+            evaluation_batches(images(7), Preprocessor::standard(4), 3, vec![0, 1, 2])
+                .map(Result::unwrap)
+                .collect();
         assert_eq!(batches.iter().map(HostBatch::len).collect::<Vec<_>>(), [3, 3, 1]);
         assert_eq!(
             batches.iter().flat_map(|batch| batch.samples.clone()).collect::<Vec<_>>(),

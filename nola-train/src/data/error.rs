@@ -348,12 +348,13 @@ pub enum BadImage {
 impl BadImage {
     /// The file, and what is wrong with it.
     fn parts(&self) -> (String, String) {
-        let told = self.to_string();
+        let message = self.to_string();
         let name = match self {
             Self::Read { file, .. } | Self::Empty { file } | Self::TooLarge { file, .. } => path_name(file),
             Self::Decode(error) => error.image().map(|file| file.display().to_string()).unwrap_or_default(),
         };
-        let problem = told.strip_prefix(&name).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&told);
+        let problem =
+            message.strip_prefix(&name).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&message);
         (name, problem.to_owned())
     }
 }

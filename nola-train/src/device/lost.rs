@@ -1,7 +1,7 @@
 //! A device that fails in the middle of the work: a driver that was reset, a GPU that went away, a kernel that it cannot run.
 
-/// What drivers and burn's backends say then, in small letters.
-const SAID: [&str; 6] = [
+/// What messages of drivers and of burn's backends contain then, in lower case.
+const MESSAGES: [&str; 6] = [
     "the device is poisoned",
     "the device was poisoned",
     "device is lost",
@@ -10,19 +10,19 @@ const SAID: [&str; 6] = [
     "cuda_error_",
 ];
 
-/// Whether a panic tells of a device that failed, and not of a fault in this program.
+/// Whether a panic is about a device that failed, and not about a fault in this program.
 pub(crate) fn is_of_device(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
-    SAID.iter().any(|said| message.contains(said))
+    MESSAGES.iter().any(|known| message.contains(known))
 }
 
 /// What is wrong, from the first line of a panic, and what helps.
 pub(crate) fn problem(message: &str) -> String {
-    let told = message.lines().next().unwrap_or_default();
+    let first_line = message.lines().next().unwrap_or_default();
     format!(
-        "it failed in the middle of the work ({told}); look into the system's log for its driver, then go on from the last \
-         checkpoint with `nola-train train --resume RUN`; `nola-train doctor` says whether it computes rightly, and --device cpu \
-         does without it"
+        "it failed in the middle of the work ({first_line}); look into the system's log for its driver, then go on from the \
+         last checkpoint with `nola-train train --resume RUN`; `nola-train doctor` says whether it computes rightly, and \
+         --device cpu does without it"
     )
 }
 

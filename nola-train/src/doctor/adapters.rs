@@ -155,7 +155,7 @@ pub(super) fn in_few_bits(device: &Device, cpu: &Device, reference: Reference) -
     let nola: AdapterConfig = NolaConfig { rank: 2, k: 20, ..NolaConfig::default() }.into();
     let compared = |quantization: Quantization| {
         [Kind::Gpt2, Kind::Llama].map(|kind| {
-            let packed = Precision { dtype: WeightDtype::F32, quantization: Some(quantization) };
+            let packed = Precision::of(WeightDtype::F32, Some(quantization));
             let found = Learned::of(kind, &nola, packed, device).losses;
             let (expected, bound) = match reference {
                 Reference::SameWeights => (Learned::of(kind, &nola, packed, cpu).losses, TOLERANCE),

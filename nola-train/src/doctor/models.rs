@@ -56,7 +56,7 @@ const WAYS: [(Precision, bool); 5] = [
 ];
 
 const fn stored(dtype: WeightDtype, quantization: Option<Quantization>) -> Precision {
-    Precision { dtype, quantization }
+    Precision::of(dtype, quantization)
 }
 
 /// The models of the README's table.

@@ -24,19 +24,19 @@ pub enum BenchError {
     },
 
     /// A training run that was to be timed did not make its step.
-    #[error("the training run that was timed ended without its step ({status}): {said}")]
+    #[error("the training run that was timed ended without its step ({status}): {last_line}")]
     Training {
         /// How it ended.
         status: ExitStatus,
-        /// The last it said.
-        said: String,
+        /// The last line on its stderr.
+        last_line: String,
     },
 
     /// A request that was to be timed got no answer.
-    #[error("a request that was timed got no answer: {said}")]
+    #[error("a request that was timed got no answer: {error}")]
     Answer {
         /// Why.
-        said: String,
+        error: String,
     },
 
     /// A run takes more memory the longer it lasts.

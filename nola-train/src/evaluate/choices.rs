@@ -27,7 +27,7 @@ pub struct ChoiceScores {
     pub cut: usize,
 }
 
-/// Puts every question to `model`; `done` hears how many are answered.
+/// Puts every question to `model`; `done` is called with how many are answered.
 ///
 /// # Errors
 /// If a question or a letter cannot be tokenised, or the model gives a letter what is not finite.

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use burn::tensor::activation::softmax;
 use nola_models::{Preprocessor, Vit};
+use serde::{Deserialize, Serialize};
 
-use crate::Error;
-use crate::data::{Images, Prefetch, evaluation_batches};
+use crate::data::{HostBatch, Images, Prefetch, evaluation_batches};
 use crate::model_with_loss::{ImageBatch, cross_entropy};
 use crate::progress::{Scores, Target};
+use crate::ranks::{Ranks, Topic};
 use crate::session::host_rows;
+use crate::{Error, exact};
 
 /// Images per pass of an evaluation.
 const BATCH: usize = 64;
@@ -27,14 +29,24 @@ pub struct Evaluation {
 }
 
 /// What a model said about one image.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
     /// True class.
     pub label: usize,
     /// Class with the largest probability.
     pub predicted: usize,
     /// That probability.
+    #[serde(with = "exact")]
     pub probability: f32,
+}
+
+/// What a model said about a batch.
+#[derive(Serialize, Deserialize)]
+struct OfBatch {
+    /// Mean cross-entropy in nats.
+    #[serde(with = "exact")]
+    loss: f32,
+    predictions: Vec<Prediction>,
 }
 
 /// Runs `vit` on every image once, without augmentation.
@@ -47,22 +59,33 @@ pub fn evaluate(
     preprocessor: &Preprocessor,
     device: &Device,
 ) -> Result<Evaluation, Error> {
+    evaluate_across(&Ranks::default(), vit, images, preprocessor, device)
+}
+
+/// The same, where ranks share the batches; every one gets the whole, with the same bits for any number of them.
+///
+/// # Errors
+/// As [`evaluate`], or if a rank ended.
+pub fn evaluate_across(
+    ranks: &Ranks,
+    vit: &Vit,
+    images: &Arc<Images>,
+    preprocessor: &Preprocessor,
+    device: &Device,
+) -> Result<Evaluation, Error> {
+    let own = |wanted: Vec<usize>| {
+        let batches = evaluation_batches(Arc::clone(images), preprocessor.clone(), BATCH, wanted);
+        Prefetch::of(batches).map(|batch| Ok::<_, Error>(of_batch(vit, batch?, device))).collect()
+    };
+    let batches: Vec<OfBatch> = ranks.share(Topic::Evaluation, images.len().div_ceil(BATCH), own)?;
     let classes = images.classes().len();
     let (mut confusion, mut predictions) = (vec![vec![0; classes]; classes], Vec::new());
     let mut loss = 0.0;
-    for batch in Prefetch::of(evaluation_batches(Arc::clone(images), preprocessor.clone(), BATCH)) {
-        let batch = batch?;
-        let labels = batch.labels.clone();
-        let on_device = ImageBatch::new(batch, device);
-        let logits = vit.forward(on_device.pixels);
-        let mean = cross_entropy(logits.clone(), on_device.labels, 0.0).into_scalar::<f32>();
-        loss += f64::from(mean) * labels.len() as f64;
-        let probabilities = host_rows(softmax(logits, 1));
-        for (label, row) in labels.iter().zip(probabilities) {
-            let (predicted, probability) = largest(&row);
-            let label = *label as usize;
-            confusion[label][predicted] += 1;
-            predictions.push(Prediction { label, predicted, probability });
+    for batch in batches {
+        loss += f64::from(batch.loss) * batch.predictions.len() as f64;
+        for prediction in batch.predictions {
+            confusion[prediction.label][prediction.predicted] += 1;
+            predictions.push(prediction);
         }
     }
     let right = predictions.iter().filter(|p| p.label == p.predicted).count();
@@ -71,6 +94,19 @@ pub fn evaluate(
     let (loss, accuracy) = ((loss / count) as f32, right as f64 / count);
     let scores = Scores { target: Target::Image, loss, accuracy, answers };
     Ok(Evaluation { scores, confusion, predictions })
+}
+
+fn of_batch(vit: &Vit, batch: HostBatch, device: &Device) -> OfBatch {
+    let labels = batch.labels.clone();
+    let on_device = ImageBatch::new(batch, device);
+    let logits = vit.forward(on_device.pixels);
+    let loss = cross_entropy(logits.clone(), on_device.labels, 0.0).into_scalar::<f32>();
+    let probabilities = host_rows(softmax(logits, 1));
+    let prediction = |(label, row): (&i64, Vec<f32>)| {
+        let (predicted, probability) = largest(&row);
+        Prediction { label: *label as usize, predicted, probability }
+    };
+    OfBatch { loss, predictions: labels.iter().zip(probabilities).map(prediction).collect() }
 }
 
 impl Evaluation {

@@ -61,7 +61,7 @@ pub struct Written {
     pub finish: Finish,
 }
 
-/// Completes every prompt, given as tokens; `done` hears how many are finished.
+/// Completes every prompt, given as tokens; `done` is called with how many are finished.
 ///
 /// # Errors
 /// If a setting or a prompt cannot be used, or the model gives NaN.

@@ -20,8 +20,8 @@ pub const EXIT_CODE: u8 = 7;
 pub const CURE: &str = "train with a smaller train.micro_batch, with train.gradient_checkpointing = true or with half types \
                     (model.dtype = \"bf16\"), or give the program more memory";
 
-/// What drivers and libraries say when they have no memory left, in small letters.
-const SAID: [&str; 8] = [
+/// What messages of drivers and libraries contain when they have no memory left, in lower case.
+const MESSAGES: [&str; 8] = [
     "out of memory",
     "outofmemory",
     "out_of_memory",
@@ -72,17 +72,17 @@ fn given(memory: *mut u8, bytes: usize) -> *mut u8 {
 /// left to [`crate::program::run`].
 pub fn watch_panics() {
     let usual = panic::take_hook();
-    panic::set_hook(Box::new(move |told| {
-        if is_about_memory(message_of(told.payload())) {
-            end(format_args!("{}", message_of(told.payload())));
+    panic::set_hook(Box::new(move |info| {
+        if is_about_memory(message_of(info.payload())) {
+            end(format_args!("{}", message_of(info.payload())));
         }
         // Who catches it says more.
-        if lost::is_of_device(message_of(told.payload())) && std::thread::current().name() == Some("main") {
+        if lost::is_of_device(message_of(info.payload())) && std::thread::current().name() == Some("main") {
             return;
         }
         // Below a status line; where nobody reads any more, there is nothing to say.
         let _ = write!(std::io::stderr(), "{}", line_end());
-        usual(told);
+        usual(info);
     }));
 }
 
@@ -107,7 +107,7 @@ pub(crate) fn message_of(payload: &(dyn Any + Send)) -> &str {
 
 fn is_about_memory(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
-    SAID.iter().any(|said| message.contains(said))
+    MESSAGES.iter().any(|known| message.contains(known))
 }
 
 /// Ends the program; nothing here asks for memory.

@@ -16,7 +16,7 @@ const CHUNK_BYTES: usize = 128 << 20;
 /// What is one matrix in a base with tied weights.
 pub(crate) const TIED: TiedHead = TiedHead { embedding: "tokens", head: "head" };
 
-/// Texts on the device, and where in them a next token has to be told.
+/// Texts on the device, and the positions of which the next token is predicted.
 #[derive(Debug, Clone)]
 pub struct TextBatch {
     /// `[rows, tokens]`.
@@ -41,12 +41,11 @@ impl TextBatch {
         };
         let shape = [batch.rows, batch.tokens];
         let ids = Tensor::from_data(TensorData::new(batch.ids.clone(), shape), device);
-        // No token looks at what comes after it, so padding on the right needs no mask.
         let is_packed = batch.segments.iter().any(|&segment| segment > 1);
         let mask = if is_packed {
             AttentionMask::packed(&ids, &batch.positions, &batch.segments)
         } else {
-            AttentionMask::causal(&ids)
+            AttentionMask::padded_right(&ids, &lengths(batch))
         };
         Self { ids, mask, places: line(places), next: line(next) }
     }
@@ -64,6 +63,12 @@ impl TextBatch {
         let [rows, tokens, d_model] = hidden.dims();
         hidden.reshape([rows * tokens, d_model]).select(0, self.places.clone())
     }
+}
+
+/// Tokens of each row before its padding, which is no part of a segment.
+fn lengths(batch: &TokenBatch) -> Vec<usize> {
+    let rows = batch.segments.chunks(batch.tokens.max(1));
+    rows.map(|row| row.iter().filter(|&&segment| segment > 0).count()).collect()
 }
 
 impl ModelWithLoss for CausalLm {

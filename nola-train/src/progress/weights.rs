@@ -35,7 +35,7 @@ mod tests {
 
     #[test]
     fn a_line_says_how_many_weights_and_how_much_time_is_left() {
-        let told = line(Progress { weight: 11, of: 30 }, Duration::from_secs(20));
-        assert_eq!(told, "adapter: weight 11 of 30 of the base is decomposed, 00:00:40 left");
+        let text = line(Progress { weight: 11, of: 30 }, Duration::from_secs(20));
+        assert_eq!(text, "adapter: weight 11 of 30 of the base is decomposed, 00:00:40 left");
     }
 }

@@ -187,8 +187,8 @@ mod tests {
             _ => {}
         }
         sets.push(format!("{path}={value}"));
-        let told = Recipe::from_text("", Path::new("my.toml"), &sets).err()?.to_string();
-        told.lines().find(|line| line.contains(&format!("`{path}"))).map(str::to_owned)
+        let error = Recipe::from_text("", Path::new("my.toml"), &sets).err()?.to_string();
+        error.lines().find(|line| line.contains(&format!("`{path}"))).map(str::to_owned)
     }
 
     /// Every key with a node of the schema, and the kind it is for.
@@ -236,11 +236,11 @@ mod tests {
                 _ => (node, |value| value),
             };
             for outside in number.outside() {
-                let told = finding(&path, kind.as_deref(), &wrap(outside.clone()));
-                let told = told.unwrap_or_else(|| panic!("{path} = {outside} is accepted"));
+                let error = finding(&path, kind.as_deref(), &wrap(outside.clone()));
+                let error = error.unwrap_or_else(|| panic!("{path} = {outside} is accepted"));
                 let range = number.range().expect("a range");
-                let agree = told.contains("it must be ") && told.ends_with(&range);
-                assert!(agree, "{told}, but stated is {range}");
+                let agree = error.contains("it must be ") && error.ends_with(&range);
+                assert!(agree, "{error}, but stated is {range}");
                 tried += 1;
             }
         }
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn the_ends_of_a_stated_range_are_accepted() {
         for (path, kind, node) in nodes() {
-            if path == "train.micro_batch" {
+            if ["train.micro_batch", "train.shards"].contains(&path.as_str()) {
                 continue; // It depends on `train.batch`.
             }
             for end in node.ends() {
@@ -263,6 +263,7 @@ mod tests {
     fn ranges_in_words_hold() {
         let outside = [
             ("train.micro_batch", "5"),
+            ("train.shards", "65"),
             ("train.min_learning_rate", "0.5"),
             ("train.betas", "[0.9, 1.0]"),
             ("train.save_every", "\"10x\""),
@@ -294,8 +295,8 @@ mod tests {
     #[test]
     fn numbers_that_are_not_finite_are_refused() {
         for value in ["nan", "inf", "-inf"] {
-            let told = finding("train.learning_rate", None, value).expect("it is refused");
-            assert!(told.ends_with("it must be a finite number"), "{told}");
+            let error = finding("train.learning_rate", None, value).expect("it is refused");
+            assert!(error.ends_with("it must be a finite number"), "{error}");
         }
     }
 
@@ -304,7 +305,7 @@ mod tests {
         let text = "[model]\npath = 3\n[data]\ntrain = \"a\"\nvalidation = 7\ncache_mib = 1.5\n\
                     [data.text]\ngroup_by_length = \"yes\"\n[method]\nkind = \"nola\"\nrank = \"4\"\ntargets = [1]\n\
                     [train]\nsteps = \"many\"\nbetas = [0.9]\nseed = 2024-01-01\nbtach = 4\nshots = 3\n";
-        let told = Recipe::from_text(text, Path::new("my.toml"), &[]).unwrap_err().to_string();
+        let error = Recipe::from_text(text, Path::new("my.toml"), &[]).unwrap_err().to_string();
         let expected = [
             "my.toml:2: `model.path` is 3; expected text",
             "my.toml:5: `data.validation` is 7; expected text or a list of texts",
@@ -318,25 +319,25 @@ mod tests {
             "my.toml:17: unknown key `train.btach`; did you mean `batch`?",
             "my.toml:18: unknown key `train.shots`; there is `data.shots`",
         ];
-        for (line, expected) in told.lines().zip(expected) {
+        for (line, expected) in error.lines().zip(expected) {
             assert!(line.starts_with(expected), "{line}\ninstead of {expected}");
         }
-        assert_eq!(told.lines().count(), expected.len(), "{told}");
+        assert_eq!(error.lines().count(), expected.len(), "{error}");
         for word in ["usize", "f64", "u64", "i64", "string", "invalid type", "sequence", "struct", "enum"] {
-            assert!(!told.contains(word), "{word} in {told}");
+            assert!(!error.contains(word), "{word} in {error}");
         }
     }
 
     #[test]
     fn a_key_of_another_method_names_that_method() {
-        let told = finding("method.variant", Some("nola"), "rslora").expect("NOLA has no variant");
-        assert!(told.contains("there is `method.variant` (with kind = \"lora\")"), "{told}");
+        let error = finding("method.variant", Some("nola"), "rslora").expect("NOLA has no variant");
+        assert!(error.contains("there is `method.variant` (with kind = \"lora\")"), "{error}");
     }
 
     #[test]
     fn a_method_without_a_kind_says_what_to_write() {
         let text = "[model]\npath = \"a\"\n[data]\ntrain = \"b\"\nvalidation = \"c\"\n[method]\nrank = 3\n";
-        let told = Recipe::from_text(text, Path::new("my.toml"), &[]).unwrap_err().to_string();
-        assert_eq!(told, "my.toml:6: `method.kind` is missing; write it, as in kind = \"nola\"");
+        let error = Recipe::from_text(text, Path::new("my.toml"), &[]).unwrap_err().to_string();
+        assert_eq!(error, "my.toml:6: `method.kind` is missing; write it, as in kind = \"nola\"");
     }
 }

@@ -192,7 +192,7 @@ pub enum Problem {
 pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
-    /// Adds what is wrong with a key; the first thing that is found is told.
+    /// Adds what is wrong with a key; only the first thing that is found is reported.
     pub(super) fn add(&mut self, key: impl Into<String>, problem: Problem) {
         let key = key.into();
         if self.0.iter().all(|finding| finding.key != key) {

@@ -40,12 +40,12 @@ pub fn explained(name: &str) -> Result<String, RecipeError> {
     let found = keys_of(name)?;
     if found.iter().any(|section| section.keys.iter().any(|key| key.path == name)) {
         let keys = same_kinds(&found);
-        return Ok(keys.iter().map(|(kinds, key)| told(kinds, key)).collect::<Vec<_>>().join("\n"));
+        return Ok(keys.iter().map(|(kinds, key)| described(kinds, key)).collect::<Vec<_>>().join("\n"));
     }
     Ok(found.iter().map(listed).collect::<Vec<_>>().join("\n"))
 }
 
-/// The keys, each with the kinds it is for; those that are the same for several kinds are told once.
+/// The keys, each with the kinds it is for; those that are the same for several kinds are listed once.
 fn same_kinds(sections: &[Section]) -> Vec<(Vec<&str>, &Key)> {
     let mut found: Vec<(Vec<&str>, &Key)> = Vec::new();
     for section in sections {
@@ -61,7 +61,7 @@ fn same_kinds(sections: &[Section]) -> Vec<(Vec<&str>, &Key)> {
 }
 
 /// A key in a terminal.
-fn told(kinds: &[&str], key: &Key) -> String {
+fn described(kinds: &[&str], key: &Key) -> String {
     let mut text = key.path.clone();
     if !kinds.is_empty() {
         let kinds: Vec<_> = kinds.iter().map(|kind| format!("\"{kind}\"")).collect();
@@ -121,7 +121,7 @@ fn properties(key: &Key) -> Vec<(&'static str, String)> {
     properties
 }
 
-/// Every key, as `docs/recipe.md` tells it.
+/// Every key, as `docs/recipe.md` lists it.
 pub fn reference() -> String {
     let mut text = PREAMBLE.to_owned();
     for section in sections() {
@@ -194,16 +194,16 @@ mod tests {
 
     #[test]
     fn a_key_is_told_with_unit_default_range_and_example() {
-        let told = explained("train.warmup").unwrap();
+        let text = explained("train.warmup").unwrap();
         for line in [
             "  type     whole number",
             "  unit     optimizer steps",
             "  default  0",
             "  example  warmup = 100",
         ] {
-            assert!(told.lines().any(|found| found == line), "no `{line}` in:\n{told}");
+            assert!(text.lines().any(|found| found == line), "no `{line}` in:\n{text}");
         }
-        assert!(told.starts_with("train.warmup\n  Length of the warm-up"), "{told}");
+        assert!(text.starts_with("train.warmup\n  Length of the warm-up"), "{text}");
     }
 
     #[test]
@@ -217,9 +217,9 @@ mod tests {
 
     #[test]
     fn a_section_lists_its_keys_and_those_of_the_tables_in_it() {
-        let told = explained("data").unwrap();
-        assert!(told.contains("[data.text.columns]") && told.contains("  shots "), "{told}");
-        assert!(!told.contains("[train]"), "{told}");
+        let text = explained("data").unwrap();
+        assert!(text.contains("[data.text.columns]") && text.contains("  shots "), "{text}");
+        assert!(!text.contains("[train]"), "{text}");
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Key {
             (None, Some(value)) => KeyDefault::Value(value),
             (None, None) => KeyDefault::Words("none".to_owned()),
         };
-        let choices = node.choices().into_iter().map(|(name, told)| (name.to_owned(), told.to_owned()));
+        let choices = node.choices().into_iter().map(|(name, meaning)| (name.to_owned(), meaning.to_owned()));
         Self {
             path,
             effect: node.effect().to_owned(),
@@ -91,11 +91,11 @@ pub(super) fn named(name: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for section in sections() {
         for key in section.keys.iter().filter(|key| key.name() == name) {
-            let told = match &section.kind {
+            let text = match &section.kind {
                 Some(kind) => format!("`{}` (with {TAG} = \"{kind}\")", key.path),
                 None => format!("`{}`", key.path),
             };
-            found.push(told);
+            found.push(text);
         }
     }
     found

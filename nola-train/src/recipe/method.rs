@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use nola_core::{AdapterConfig, Error as AdapterError};
+use nola_models::FewBits;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -202,6 +203,14 @@ impl MethodRecipe {
         match self {
             Self::Adapter(adapter) => Some(adapter),
             Self::Linear | Self::Full => None,
+        }
+    }
+
+    /// What becomes of weights that a GGUF file stores in few bits: where all are trained, they must be dense.
+    pub(super) fn few_bits(&self) -> FewBits {
+        match self {
+            Self::Full => FewBits::Dense,
+            Self::Adapter(_) | Self::Linear => FewBits::Kept,
         }
     }
 

@@ -72,11 +72,11 @@ impl<'a> Node<'a> {
     /// What a choice offers, each with what it means.
     pub(super) fn choices(self) -> Vec<(&'a str, &'a str)> {
         let named = self.list("enum").iter().filter_map(|name| Some((name.as_str()?, "")));
-        let told = self.list("oneOf").iter().filter_map(|choice| {
+        let described = self.list("oneOf").iter().filter_map(|choice| {
             let name = choice["const"].as_str().or_else(|| choice["enum"][0].as_str())?;
             Some((name, choice["description"].as_str().unwrap_or_default()))
         });
-        named.chain(told).collect()
+        named.chain(described).collect()
     }
 
     /// The kinds that an [`Kind::Either`] allows.

@@ -236,11 +236,11 @@ mod tests {
             ("train = []", "`data.train` is missing"),
             ("train = [\"\"]", "is missing"),
         ] {
-            let told = message(&format!("{data}\nvalidation = \"v\""), &[]);
-            assert!(told.contains(expected), "{told}");
+            let error = message(&format!("{data}\nvalidation = \"v\""), &[]);
+            assert!(error.contains(expected), "{error}");
         }
-        let told = message("train = \"a\"\nvalidation = [{ path = \"a\" }]", &[]);
-        assert!(told.contains("`data.validation[0]` is a table; expected text"), "{told}");
+        let error = message("train = \"a\"\nvalidation = [{ path = \"a\" }]", &[]);
+        assert!(error.contains("`data.validation[0]` is a table; expected text"), "{error}");
     }
 
     #[test]
@@ -259,8 +259,8 @@ mod tests {
             "{none}"
         );
         for share in ["0", "1", "-0.1", "1.5", "10"] {
-            let told = message("train = \"a\"", &[&format!("data.validation_split={share}")]);
-            assert!(told.contains("it must be above 0 and below 1"), "{told}");
+            let error = message("train = \"a\"", &[&format!("data.validation_split={share}")]);
+            assert!(error.contains("it must be above 0 and below 1"), "{error}");
         }
     }
 

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Findings, Problem};
-use crate::settings::{MAX_SAMPLES, OptimizerKind, Period, TrainSettings};
+use crate::settings::{MAX_SAMPLES, OnNonFinite, OptimizerKind, Period, TrainSettings};
 
 impl TrainSettings {
     /// What depends on more than one key; ranges are checked as the schema states them.
@@ -16,6 +16,15 @@ impl TrainSettings {
             let problem =
                 Problem::NotADivisor { value: micro_batch, whole_key: "train.batch", whole: self.batch };
             findings.add("train.micro_batch", problem);
+        }
+        if self.shards() > self.batch {
+            let (found, range) = (self.shards().to_string(), "1 to 4096, at most `batch`".to_owned());
+            findings.add("train.shards", Problem::NotAllowed { found, range });
+        }
+        if self.exchange_every > 1 && self.on_non_finite == OnNonFinite::Skip {
+            let range = "1 with on_non_finite = \"skip\": all shards skip a step or none does".to_owned();
+            let found = self.exchange_every.to_string();
+            findings.add("train.exchange_every", Problem::NotAllowed { found, range });
         }
         if self.min_learning_rate > self.learning_rate {
             let (found, range) = (self.min_learning_rate.to_string(), "at most the learning rate".to_owned());

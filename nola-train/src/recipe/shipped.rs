@@ -142,9 +142,9 @@ mod tests {
             assert_eq!(note.is_some(), is_needed, "{}", recipe.name);
             if let Some(note) = note {
                 let folder = train.parent().expect("a folder").to_string_lossy().into_owned();
-                let is_told =
+                let names_source =
                     ["https://", "generate.rs", "your own images"].iter().any(|place| note.contains(place));
-                assert!(is_told && note.contains(&folder), "{}: {note}", recipe.name);
+                assert!(names_source && note.contains(&folder), "{}: {note}", recipe.name);
             }
         }
     }

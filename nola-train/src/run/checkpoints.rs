@@ -76,7 +76,7 @@ pub(super) fn remove_all(run: &Path) -> Result<(), Error> {
     removed.map_err(|source| Error::Output { path: run.join(CHECKPOINTS), source })
 }
 
-/// The newest whole checkpoint of a run; `say` is told of each that is damaged.
+/// The newest whole checkpoint of a run; `say` is called with each error of a damaged one.
 ///
 /// # Errors
 /// If there is none.
@@ -115,14 +115,17 @@ mod tests {
             keep(run.path(), &after(step), 2).expect("a free disk");
         }
         assert_eq!(steps(run.path()), [10, 1_000_000]);
-        let mut told = Vec::new();
-        let found = newest(run.path(), |error| told.push(error.to_string())).expect("two are whole");
-        assert_eq!((found.state.step, told.len()), (1_000_000, 0));
+        let mut errors = Vec::new();
+        let found = newest(run.path(), |error| errors.push(error.to_string())).expect("two are whole");
+        assert_eq!((found.state.step, errors.len()), (1_000_000, 0));
         let cut = place(run.path(), 1_000_000).join("trained.safetensors");
         fs::write(&cut, b"half").expect("a file");
-        let found = newest(run.path(), |error| told.push(error.to_string())).expect("one is whole");
+        let found = newest(run.path(), |error| errors.push(error.to_string())).expect("one is whole");
         assert_eq!(found.state.step, 10);
-        assert!(told[0].contains("step-1000000") && told[0].contains("trained.safetensors"), "{told:?}");
+        assert!(
+            errors[0].contains("step-1000000") && errors[0].contains("trained.safetensors"),
+            "{errors:?}"
+        );
     }
 
     #[test]

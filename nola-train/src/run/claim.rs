@@ -1,7 +1,7 @@
 //! Who may write into a run folder: one program at a time, and only where nothing of worth lies.
 
 use std::cell::RefCell;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -13,10 +13,9 @@ use super::partial::{is_partial, old, remove};
 use super::tensorboard::TENSORBOARD;
 use super::{ADAPTER, LAST_ADAPTER, MODEL, Occupied, RECIPE, RESULT, SAMPLES};
 use crate::Error;
+use crate::folder_lock::{self, Attempt, LOCK};
 use crate::train::ResumeError;
 
-/// Locked for as long as a run writes beside it; it says who does.
-const LOCK: &str = ".lock";
 /// A run folder that no other program writes to; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Claim {
@@ -108,7 +107,7 @@ impl Claim {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(occupied(String::new())),
             other => other.map_err(output)?,
         };
-        if !is_free(&lock, &path, false) {
+        if !is_free(&lock, &self.folder, false) {
             return Err(occupied(claimant(&lock)));
         }
         self.lock.replace(lock);
@@ -148,23 +147,22 @@ impl Drop for Claim {
 
 /// The lock of a folder, which this program holds from now on.
 fn locked(folder: &Path, was_claimed: bool) -> Result<File, Error> {
-    let path = folder.join(LOCK);
-    let lock = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let lock = folder_lock::open(folder);
     let lock = lock.map_err(|source| Error::Output { path: folder.to_owned(), source })?;
-    if !is_free(&lock, &path, was_claimed) {
-        let holds = Occupied::Running { by: claimant(&lock), lock: path };
+    if !is_free(&lock, folder, was_claimed) {
+        let holds = Occupied::Running { by: claimant(&lock), lock: folder.join(LOCK) };
         return Err(Error::Occupied { folder: folder.to_owned(), holds });
     }
     Ok(lock)
 }
 
-/// Whether nobody else holds a lock; this file holds it from now on.
-fn is_free(lock: &File, path: &Path, was_claimed: bool) -> bool {
-    match lock.try_lock() {
-        Ok(()) => path.exists(),
-        Err(TryLockError::WouldBlock) => false,
-        // Without locks nobody knows whether the other run lives.
-        Err(TryLockError::Error(_)) => !was_claimed,
+/// Whether nobody else holds the lock of a folder; this file holds it from now on.
+fn is_free(lock: &File, folder: &Path, was_claimed: bool) -> bool {
+    match folder_lock::attempt(lock, folder) {
+        Attempt::Held => true,
+        Attempt::Taken => false,
+        // Nobody knows whether the other run lives.
+        Attempt::Unknown => !was_claimed,
     }
 }
 
@@ -199,33 +197,57 @@ fn nothing_to_resume(folder: &Path) -> ResumeError {
     }
 }
 
-/// Removes the folder of a run that was cut off.
-///
-/// What says that it is one goes last, so that a kill in between leaves a folder that is still known for what it is.
-///
-/// # Errors
-/// If the run still goes on, or the folder cannot be removed.
-pub fn remove_cut_off(folder: &Path) -> Result<(), Error> {
-    let output = |source| Error::Output { path: folder.to_owned(), source };
-    let path = folder.join(LOCK);
-    if path.exists() {
-        let lock = File::options().read(true).write(true).open(&path).map_err(output)?;
-        if !is_free(&lock, &path, true) {
-            let holds = Occupied::Running { by: claimant(&lock), lock: path };
-            return Err(Error::Occupied { folder: folder.to_owned(), holds });
-        }
+/// The folder of a run that was cut off, which no other program writes to.
+#[derive(Debug)]
+pub struct CutOff {
+    folder: PathBuf,
+    lock: File,
+}
+
+impl CutOff {
+    /// Locks the folder. What was found there before may have changed meanwhile.
+    ///
+    /// # Errors
+    /// If the run still goes on, or the folder cannot be written.
+    pub fn locked(folder: &Path) -> Result<Self, Error> {
+        Ok(Self { folder: folder.to_owned(), lock: locked(folder, is_begun(folder))? })
     }
-    let remove_all = || {
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            if ![LOCK, RECIPE].iter().any(|name| entry.file_name() == *name) {
-                remove(&entry.path())?;
+
+    /// Removes the lock alone.
+    pub fn unlock(self) {
+        // One that stays is no obstacle: only who has locked it is.
+        let _ = fs::remove_file(self.folder.join(LOCK));
+    }
+
+    /// Removes the folder.
+    ///
+    /// What says that it is one goes last, so that a kill in between leaves a folder that is still known for what it is.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn remove(self) -> Result<(), Error> {
+        let Self { folder, lock } = self;
+        let remove_all = || {
+            for entry in fs::read_dir(&folder)? {
+                let entry = entry?;
+                if ![LOCK, RECIPE].iter().any(|name| entry.file_name() == *name) {
+                    remove(&entry.path())?;
+                }
             }
-        }
-        [RECIPE, LOCK].iter().try_for_each(|name| remove(&folder.join(name)))?;
-        remove(folder)
-    };
-    remove_all().map_err(output)
+            [RECIPE, LOCK].iter().try_for_each(|name| remove(&folder.join(name)))?;
+            // A network's disk keeps an open file in the folder under another name.
+            drop(lock);
+            match fs::remove_dir(&folder) {
+                // Another program has claimed it already, or removed it as well.
+                Err(error) if [ErrorKind::DirectoryNotEmpty, ErrorKind::NotFound].contains(&error.kind()) => {
+                    Ok(())
+                }
+                other => other,
+            }
+        };
+        let removed: io::Result<()> = remove_all();
+        removed.map_err(|source| Error::Output { path: folder.clone(), source })
+    }
 }
 
 /// Who wrote a lock.
@@ -342,11 +364,11 @@ mod tests {
         let (folder, running) = claimed(&[]);
         let running = running.expect("an empty folder");
         fs::create_dir(folder.path().join(ADAPTER)).expect("a folder");
-        let error = remove_cut_off(folder.path()).expect_err("it goes on");
+        let error = CutOff::locked(folder.path()).expect_err("it goes on");
         assert!(error.to_string().contains("is in use by another run"), "{error}");
         assert!(folder.path().join(ADAPTER).exists());
         drop(running);
-        remove_cut_off(folder.path()).expect("nobody holds it");
+        CutOff::locked(folder.path()).and_then(CutOff::remove).expect("nobody holds it");
         assert!(!folder.path().exists());
     }
 

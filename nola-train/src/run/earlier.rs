@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Occupied, RECIPE, RESULT, RunResult, is_resumable, remove_cut_off};
+use super::{CutOff, Occupied, RECIPE, RESULT, RunResult, is_resumable};
 use crate::Error;
 use crate::recipe::CheckedRecipe;
 
@@ -23,24 +23,44 @@ pub enum Found {
 /// # Errors
 /// If another run lies there, or the folder cannot be read.
 pub fn find(recipe: &CheckedRecipe) -> Result<Found, Error> {
+    if let Some(found) = find_whole(recipe)? {
+        return Ok(found);
+    }
+    let cut_off = CutOff::locked(&recipe.output.dir)?;
+    // Until then another program may have gone on with it.
+    match find_whole(recipe)? {
+        Some(found) => {
+            cut_off.unlock();
+            Ok(found)
+        }
+        None => {
+            cut_off.remove()?;
+            Ok(Found::Nothing)
+        }
+    }
+}
+
+/// [`find`], which leaves everything as it is; nothing if the run was cut off.
+fn find_whole(recipe: &CheckedRecipe) -> Result<Option<Found>, Error> {
     let folder = &recipe.output.dir;
-    let Some(written) = fs::read_to_string(folder.join(RECIPE)).ok() else { return Ok(Found::Nothing) };
+    let Some(written) = fs::read_to_string(folder.join(RECIPE)).ok() else {
+        return Ok(Some(Found::Nothing));
+    };
     if !is_run_of(&written, recipe) {
         return Err(other_recipe(folder));
     }
     if is_resumable(folder) {
-        return Ok(Found::Interrupted);
+        return Ok(Some(Found::Interrupted));
     }
     if let Ok(bytes) = fs::read(folder.join(RESULT)) {
         let result = serde_json::from_slice::<RunResult>(&bytes);
         // What cannot be read is no reason to remove a run.
         let result = result.map_err(|_| other_recipe(folder))?;
         if !result.interrupted && result.failure.is_none() && result.adapter.is_dir() {
-            return Ok(Found::Finished(Box::new(result)));
+            return Ok(Some(Found::Finished(Box::new(result))));
         }
     }
-    remove_cut_off(folder)?;
-    Ok(Found::Nothing)
+    Ok(None)
 }
 
 /// The error for a folder in which another run lies.
@@ -64,6 +84,7 @@ pub fn is_run_of(written: &str, recipe: &CheckedRecipe) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder_lock::LOCK;
     use crate::recipe::Recipe;
 
     fn recipe(set: &[&str]) -> CheckedRecipe {
@@ -90,9 +111,8 @@ mod tests {
         assert!(!is_run_of(&written, &recipe(&["train.epochs=2", "train.batch=4"])));
     }
 
-    /// What is found of a run that left this in its result.
-    fn found(left: &str) -> Found {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+    /// What is found of a run in `folder` that left this in its result, and its lock, since it was killed.
+    fn found_in(folder: &tempfile::TempDir, left: &str) -> Found {
         let mut recipe = recipe(&[]).into_inner();
         recipe.output.dir = folder.path().join("run");
         let (recipe, run) = (recipe.check().expect("a recipe"), folder.path().join("run"));
@@ -105,12 +125,24 @@ mod tests {
             run.join("adapter")
         );
         fs::write(run.join(RESULT), result).expect("a file");
+        fs::write(run.join(LOCK), "process 1 on a machine").expect("a file");
         find(&recipe).expect("a run of the same recipe")
+    }
+
+    fn found(left: &str) -> Found {
+        found_in(&tempfile::tempdir().expect("a temporary folder"), left)
     }
 
     #[test]
     fn a_run_that_diverged_after_an_evaluation_is_not_finished() {
         assert!(matches!(found(""), Found::Finished(_)));
         assert!(matches!(found(r#", "failure": "the loss is NaN""#), Found::Nothing));
+    }
+
+    #[test]
+    fn a_run_that_was_cut_off_is_removed_with_its_lock() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        assert!(matches!(found_in(&folder, r#", "failure": "the loss is NaN""#), Found::Nothing));
+        assert!(!folder.path().join("run").exists());
     }
 }

@@ -89,13 +89,7 @@ impl<T: Task> Keeper<T> for Keeping<'_, T> {
 impl<T: Task> Keeping<'_, T> {
     /// What the run is made of; hashing all data takes its time, so it is done once.
     fn origin(&self) -> &Origin {
-        self.origin.get_or_init(|| Origin {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            recipe: self.recipe.resolved_toml(),
-            base: self.task.base().identity().clone(),
-            data: self.task.data_hashes(self.recipe),
-            device: self.device.to_owned(),
-        })
+        self.origin.get_or_init(|| Origin::of(self.task, self.recipe, self.device))
     }
 
     /// Where the best model lies.

@@ -55,7 +55,7 @@ pub struct ValidationLine {
 }
 
 impl StepLine {
-    /// The line of a step that was told after so many seconds.
+    /// The line of a step that was reported after so many seconds.
     pub fn new(report: &StepReport, seconds: f64) -> Self {
         let StepReport { step, loss, gradient_norm, learning_rate, targets } = *report;
         Self {

@@ -134,9 +134,9 @@ mod tests {
             logs.opened("a", Ok(Refusing { noted: Rc::clone(noted), from })).expect("it is open");
         }
         let scores = Scores { target: Target::Image, loss: 1.0, accuracy: 0.5, answers: 2 };
-        let told: Vec<bool> =
+        let reported: Vec<bool> =
             (0..4).map(|step| logs.note(&Note::Scores { step, scores: &scores }).is_err()).collect();
-        assert_eq!(told, [false, true, false, false]);
+        assert_eq!(reported, [false, true, false, false]);
         assert_eq!((bad.get(), good.get()), (2, 4));
     }
 }

@@ -19,7 +19,7 @@ use crate::terminal::err_line;
 use crate::train::{Checkpoint, ResumeError};
 
 /// Keys that change nothing of what was computed.
-const FREE: [&str; 10] = [
+const FREE: [&str; 11] = [
     "data.cache_mib",
     "data.text.cache",
     "output.coefficient_bits",
@@ -30,7 +30,10 @@ const FREE: [&str; 10] = [
     "train.max_skipped",
     "train.on_non_finite",
     "train.save_every",
+    // The last bits alone, of which a run that goes on says so.
+    SHARDS,
 ];
+const SHARDS: &str = "train.shards";
 const STEPS: &str = "train.steps";
 const EPOCHS: &str = "train.epochs";
 const DIR: &str = "output.dir";
@@ -46,6 +49,19 @@ pub(super) struct Origin {
     pub data: Vec<DataHash>,
     /// As results call it.
     pub device: String,
+}
+
+impl Origin {
+    /// Of a run on a device that results call so; hashing all data takes its time.
+    pub(super) fn of<T: Task>(task: &T, recipe: &CheckedRecipe, device: &str) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            recipe: recipe.resolved_toml(),
+            base: task.base().identity().clone(),
+            data: task.data_hashes(recipe),
+            device: device.to_owned(),
+        }
+    }
 }
 
 /// What a run adds to the state of its training.
@@ -71,18 +87,21 @@ impl InterruptedRun {
     /// # Errors
     /// If there is nothing to resume, the run still goes on, or the recipe changes what was computed already.
     pub fn open(run: &Path, overrides: &[String]) -> Result<Self, Error> {
+        Ok(Self::with_checkpoint(run, overrides)?.0)
+    }
+
+    /// The same, and the checkpoint that was read.
+    pub(super) fn with_checkpoint(run: &Path, overrides: &[String]) -> Result<(Self, Checkpoint), Error> {
         let folder = RunFolder::resumed(run)?;
         let damaged = |error: &ResumeError| err_line(&format!("warning: {error}; it is left out"));
-        let Checkpoint { state, run: of_run, history } = newest(run, damaged)?;
-        let unreadable = |problem: String| ResumeError::State { problems: vec![problem] };
-        let of_run = OfRun::deserialize(of_run).map_err(|error| unreadable(error.to_string()))?;
-        let course = Course::from_stored(&of_run.course, &history).map_err(unreadable)?;
+        let checkpoint = newest(run, damaged)?;
+        let (origin, resumed) = parts(checkpoint.clone())?;
         let recipe = Recipe::read(&run.join(RECIPE), overrides)?;
-        let changes = changes(&of_run.origin.recipe, &recipe);
+        let changes = changes(&origin.recipe, &recipe);
         if !changes.is_empty() {
             return Err(ResumeError::Recipe { run: run.to_owned(), changes }.into());
         }
-        Ok(Self { folder, recipe, origin: of_run.origin, resumed: Resumed { state, course } })
+        Ok((Self { folder, recipe, origin, resumed }, checkpoint))
     }
 
     /// Checks that base and data are those that the run has seen, and says from where it goes on; `device` is what results
@@ -116,6 +135,14 @@ impl InterruptedRun {
                 origin.device
             ));
         }
+        let shards = shards_of(&origin.recipe);
+        if shards != recipe.train.shards() {
+            err_line(&format!(
+                "note: the steps of the run were cut into {shards} shards and are cut into {} from here on: what it gives may differ \
+                 in the last bits",
+                recipe.train.shards()
+            ));
+        }
         if origin.version != env!("CARGO_PKG_VERSION") {
             err_line(&format!(
                 "note: version {} began the run: what this version gives may differ in the last bits",
@@ -127,12 +154,28 @@ impl InterruptedRun {
     }
 }
 
+/// What a checkpoint says of its run: what that was made of, and where it stands.
+pub(super) fn parts(checkpoint: Checkpoint) -> Result<(Origin, Resumed), ResumeError> {
+    let Checkpoint { state, run, history } = checkpoint;
+    let unreadable = |problem: String| ResumeError::State { problems: vec![problem] };
+    let of_run = OfRun::deserialize(run).map_err(|error| unreadable(error.to_string()))?;
+    let course = Course::from_stored(&of_run.course, &history).map_err(unreadable)?;
+    Ok((of_run.origin, Resumed { state, course }))
+}
+
+/// The shards of a step, as the recipe of a run says.
+fn shards_of(recipe: &str) -> usize {
+    let leaves = toml::from_str::<Table>(recipe).map(|table| leaves(&table)).unwrap_or_default();
+    let shards = leaves.iter().find(|(key, _)| key == SHARDS).and_then(|(_, value)| value.as_integer());
+    shards.map_or(1, |shards| shards as usize)
+}
+
 /// The kind of a device, whatever its number and name.
 fn kind(device: &str) -> &str {
     device.split([':', ' ']).next().unwrap_or(device)
 }
 
-fn is_same_base(was: &BaseIdentity, is: &BaseIdentity) -> bool {
+pub(super) fn is_same_base(was: &BaseIdentity, is: &BaseIdentity) -> bool {
     was.config_sha256 == is.config_sha256
         && was.weights_sha256 == is.weights_sha256
         && was.tensors_sha256 == is.tensors_sha256
@@ -198,7 +241,7 @@ fn depends_on_length(recipe: &CheckedRecipe) -> Option<String> {
 }
 
 /// Every key with its value; those of tables with dots.
-fn leaves(table: &Table) -> Vec<(String, Value)> {
+pub(super) fn leaves(table: &Table) -> Vec<(String, Value)> {
     fn walk(path: &str, table: &Table, found: &mut Vec<(String, Value)>) {
         for (name, value) in table {
             let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
@@ -237,6 +280,7 @@ mod tests {
             "output.tensorboard=true",
             "train.max_skipped=2",
             "train.on_non_finite=skip",
+            "train.shards=4",
             "output.coefficient_bits=4",
         ] {
             assert_eq!(changed(&[], &[key]), "", "{key}");
@@ -255,8 +299,8 @@ mod tests {
             ("output.dir=elsewhere", "a run goes on in its folder"),
             ("train.epochs=3", "`train.epochs` is 3"),
         ] {
-            let told = changed(&[], &[key]);
-            assert!(told.contains(was), "{key}: {told}");
+            let message = changed(&[], &[key]);
+            assert!(message.contains(was), "{key}: {message}");
         }
     }
 
@@ -267,8 +311,8 @@ mod tests {
         assert!(changed(&[constant], &[constant, "train.steps=50"]).contains("not shorter"));
         assert!(changed(&[], &["train.steps=200"]).contains("train.schedule is not \"constant\""));
         for method in ["method.kind=alora", "method.kind=pc-lora"] {
-            let told = changed(&[constant, method], &[constant, method, "train.steps=200"]);
-            assert!(told.contains("follows from the length"), "{method}: {told}");
+            let message = changed(&[constant, method], &[constant, method, "train.steps=200"]);
+            assert!(message.contains("follows from the length"), "{method}: {message}");
         }
     }
 

@@ -1,10 +1,11 @@
 //! An adapter in memory, as it was when its folder was read.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::Error;
 use crate::adapter_data::AdapterData;
-use crate::session::ReadAdapter;
+use crate::session::{ReadAdapter, ReadBundle};
 
 /// One generation of an adapter: it never changes, and who began with it ends with it.
 #[derive(Debug)]
@@ -30,7 +31,26 @@ impl ServedAdapter {
         Ok(Self { name, generation, data, content })
     }
 
-    /// Bytes of its trainable parameters in memory.
+    /// The member at a place of the bundle `bundle_name`, as `BUNDLE/MEMBER`.
+    ///
+    /// # Errors
+    /// If what it was trained on cannot be read.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn of_member(
+        bundle: &Arc<ReadBundle>,
+        bundle_name: &str,
+        place: usize,
+        generation: u64,
+    ) -> Result<Self, Error> {
+        let content = ReadAdapter::nth_member(bundle, place);
+        let member = &bundle.bundle().manifest().members[place];
+        let data = AdapterData::of_value(member.data.clone(), content.folder())?;
+        Ok(Self { name: format!("{bundle_name}/{}", member.name), generation, data, content })
+    }
+
+    /// Bytes of its own numbers in memory.
     pub fn bytes(&self) -> u64 {
         self.content.numbers() as u64 * 4
     }

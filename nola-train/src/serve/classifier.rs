@@ -148,10 +148,10 @@ impl Worker {
             Ok((model, rows)) => {
                 for (job, row) in jobs.into_iter().zip(rows) {
                     let classes = ImageBase::most_probable(&model, row, job.top);
-                    tell(job, classes.map_err(|value| format!("the model gives {value} for this image")));
+                    reply(job, classes.map_err(|value| format!("the model gives {value} for this image")));
                 }
             }
-            Err(problem) => jobs.into_iter().for_each(|job| tell(job, Err(problem.clone()))),
+            Err(problem) => jobs.into_iter().for_each(|job| reply(job, Err(problem.clone()))),
         }
     }
 
@@ -191,7 +191,7 @@ fn together(waiting: &mut VecDeque<Job>) -> Vec<Job> {
     taken
 }
 
-fn tell(job: Job, classes: Classes) {
+fn reply(job: Job, classes: Classes) {
     // Nobody may be waiting any more.
     let _ = job.answer.send(classes);
 }

@@ -70,6 +70,14 @@ impl Service {
         }
     }
 
+    /// Gives up the texts that were taken; images are answered soon.
+    fn cut(&self) {
+        match self {
+            Self::Text(text) => text.engine.cut(),
+            Self::Images(_) => {}
+        }
+    }
+
     /// Waits until those that were taken are answered, after the server has ended.
     pub fn join(&self) {
         match self {
@@ -256,24 +264,26 @@ struct Asked {
     model: String,
     adapter: Option<Arc<ServedAdapter>>,
     sampling: Sampling,
-    /// Likeliest tokens that are told beside each; none: no probability is.
+    /// Likeliest tokens that are returned beside each; none: no probability is.
     top_scores: Option<usize>,
 }
 
 impl Asked {
     fn requests(&self, prompts: Vec<Vec<u32>>) -> Vec<TextRequest> {
-        let request = |prompt: &[u32], sequence| TextRequest {
+        let request = |prompt: &[u32], seed, sequence| TextRequest {
             adapter: self.adapter.clone(),
             prompt: prompt.to_vec(),
-            generation: self.sampling.generation.clone(),
+            generation: GenerationConfig { seed, ..self.sampling.generation.clone() },
             sequence,
             frequency_penalty: self.sampling.frequency_penalty,
             presence_penalty: self.sampling.presence_penalty,
             top_scores: self.top_scores,
         };
-        let of_prompt =
-            |prompt: Vec<u32>| (0..self.sampling.texts).map(move |sequence| request(&prompt, sequence));
-        prompts.into_iter().flat_map(of_prompt).collect()
+        let of_prompt = |(number, prompt): (u64, Vec<u32>)| {
+            let seed = self.sampling.seed_of(number);
+            (0..self.sampling.texts).map(move |sequence| request(&prompt, seed, sequence))
+        };
+        (0..).zip(prompts).flat_map(of_prompt).collect()
     }
 }
 

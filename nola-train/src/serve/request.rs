@@ -17,15 +17,15 @@ pub struct TextRequest {
     pub generation: GenerationConfig,
     /// Which of several texts of the same prompt it is, from 0; with the seed, it fixes what is drawn.
     pub sequence: usize,
-    /// Taken from the logit of a token for each time that it is in the text already.
+    /// Taken from the logit of a token for each time that it was made; the prompt does not count.
     pub frequency_penalty: f64,
-    /// Taken from the logit of a token that is in the text already.
+    /// Taken from the logit of a token that was made; the prompt does not count.
     pub presence_penalty: f64,
-    /// How many of the likeliest tokens are told beside each new one; none: no probability is.
+    /// How many of the likeliest tokens are returned beside each new one; none: no probability is.
     pub top_scores: Option<usize>,
 }
 
-/// What becomes of a text. The last event is `Finished` or `Failed`; none follows when the receiver is gone.
+/// What becomes of a text. The last event is none of tokens; none follows when the receiver is gone.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// One more token; an end token comes too.
@@ -34,6 +34,8 @@ pub enum Event {
     Finished(Finish),
     /// It cannot be continued.
     Failed(String),
+    /// The server ends before it does.
+    Cut,
 }
 
 /// A token just made.

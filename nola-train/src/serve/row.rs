@@ -6,9 +6,11 @@ use std::sync::Arc;
 use nola_core::Updates;
 use nola_models::KeyValueCache;
 use nola_models::generate::{GenerateError, GrowingText, log_probabilities};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::Sender;
 
 use super::request::{Event, NewToken, TextRequest, TokenScore};
+use super::shared_prompt::{ReadPrompt, SharedPrompt};
+use super::waiting::{Counts, Waiting};
 
 /// A text in the batch: what was read of it, and what of it is still to be read.
 #[derive(Debug)]
@@ -20,8 +22,10 @@ pub(super) struct Row {
     pub generation: u64,
     /// Tokens of the cache that are kept for it.
     pub reserved: usize,
+    /// What it shares with other texts of its prompt, until the prompt is read.
+    pub prompt: Option<Arc<SharedPrompt>>,
     request: TextRequest,
-    events: UnboundedSender<Event>,
+    events: Sender<Event>,
     /// How often each token was made.
     made: HashMap<u32, u32>,
 }
@@ -35,17 +39,24 @@ pub(super) enum Growth {
     Cancelled,
 }
 
+impl Growth {
+    pub(super) fn count(self, counts: &mut Counts) {
+        match self {
+            Self::GoesOn => {}
+            Self::Finished => counts.finished += 1,
+            Self::Failed => counts.failed += 1,
+            Self::Cancelled => counts.cancelled += 1,
+        }
+    }
+}
+
 impl Row {
-    pub(super) fn new(
-        request: TextRequest,
-        text: GrowingText,
-        updates: Option<Arc<Updates>>,
-        reserved: usize,
-        events: UnboundedSender<Event>,
-    ) -> Self {
-        let generation = request.adapter.as_ref().map_or(0, |adapter| adapter.generation);
+    /// A text with the matrices of its adapter.
+    pub(super) fn new(waiting: Waiting, updates: Option<Arc<Updates>>) -> Self {
+        let (generation, reserved) = (waiting.generation(), waiting.reserved());
+        let Waiting { request, text, events, prompt } = waiting;
         let (cache, made) = (KeyValueCache::new(), HashMap::new());
-        Self { text, cache, updates, generation, reserved, request, events, made }
+        Self { text, cache, updates, generation, reserved, prompt, request, events, made }
     }
 
     /// Tokens that the model has not read yet.
@@ -58,18 +69,46 @@ impl Row {
         self.events.is_closed()
     }
 
-    /// Adds the next token by the logits after the last one, and tells of it.
+    /// Whether there is room for a token and for the end of the text: else whoever asked for it does not take what is there.
+    pub(super) fn has_room(&self) -> bool {
+        self.events.capacity() >= 2
+    }
+
+    /// What stands side by side in a batch: rows of adapters with factors in common, and those of one adapter.
+    pub(super) fn place(&self) -> (usize, u64) {
+        let shared = self.updates.as_ref().and_then(|updates| updates.shared());
+        (shared.map_or(0, |factors| Arc::as_ptr(factors).addr()), self.generation)
+    }
+
+    /// Takes the prompt that another text has read, if one has, and adds the first token.
+    pub(super) fn take_prompt(&mut self) -> Option<Growth> {
+        let ReadPrompt { cache, logits } = self.prompt.as_ref()?.left()?;
+        self.prompt = None;
+        self.cache = cache;
+        Some(self.grow(logits))
+    }
+
+    /// Adds the first token, and leaves the prompt that was read for others.
+    pub(super) fn finish_prompt(&mut self, logits: Vec<f32>) -> Growth {
+        if let Some(prompt) = self.prompt.take() {
+            let read = ReadPrompt { cache: self.cache.clone(), logits: logits.clone() };
+            prompt.leave(&read);
+        }
+        self.grow(logits)
+    }
+
+    /// Adds the next token by the logits after the last one, and sends it.
     pub(super) fn grow(&mut self, mut logits: Vec<f32>) -> Growth {
         match self.chosen(&mut logits) {
-            Ok(token) => self.tell(Event::Token(token)),
+            Ok(token) => self.send(Event::Token(token)),
             Err(error) => {
-                self.tell(Event::Failed(error.to_string()));
+                self.send(Event::Failed(error.to_string()));
                 return Growth::Failed;
             }
         }
         match self.text.finish() {
             Some(finish) => {
-                self.tell(Event::Finished(finish));
+                self.send(Event::Finished(finish));
                 Growth::Finished
             }
             None if self.is_cancelled() => Growth::Cancelled,
@@ -77,9 +116,9 @@ impl Row {
         }
     }
 
-    pub(super) fn tell(&self, event: Event) {
-        // A receiver that is gone is seen before the next token.
-        let _ = self.events.send(event);
+    pub(super) fn send(&self, event: Event) {
+        // There is room for it; a receiver that is gone is seen before the next token.
+        let _ = self.events.try_send(event);
     }
 
     fn chosen(&mut self, logits: &mut [f32]) -> Result<NewToken, GenerateError> {
@@ -88,8 +127,8 @@ impl Row {
         self.penalize(logits);
         let token = self.text.choose(logits)?;
         *self.made.entry(token).or_default() += 1;
-        let told = |logs: Vec<f32>| (logs[token as usize], self.likeliest(&logs));
-        Ok(NewToken { token, scores: scores.map(told) })
+        let scored = |logs: Vec<f32>| (logs[token as usize], self.likeliest(&logs));
+        Ok(NewToken { token, scores: scores.map(scored) })
     }
 
     /// # Source

@@ -1,28 +1,53 @@
 //! Texts that wait for a place in the batch, and what is counted.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nola_core::Updates;
+use nola_models::GROWTH_TOKENS;
 use nola_models::generate::GrowingText;
 use serde::Serialize;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::Sender;
 
 use super::request::{Event, Rejection, TextRequest};
-use super::row::Growth;
+use super::shared_prompt::SharedPrompt;
+
+/// How often is looked whether texts that nobody reads can go on.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A text that was taken, but not begun.
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub request: TextRequest,
     pub text: GrowingText,
-    pub events: UnboundedSender<Event>,
+    pub events: Sender<Event>,
+    /// What it shares with other texts of its prompt, if there are such.
+    pub prompt: Option<Arc<SharedPrompt>>,
+}
+
+/// Matrices of an adapter that were made, or why that cannot be.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub generation: u64,
+    pub updates: Result<Arc<Updates>, String>,
 }
 
 impl Waiting {
     /// Generation of its adapter; 0 for the base.
     pub(super) fn generation(&self) -> u64 {
         self.request.adapter.as_ref().map_or(0, |adapter| adapter.generation)
+    }
+
+    /// Tokens of the cache that it may come to need.
+    pub(super) fn reserved(&self) -> usize {
+        self.text.most_tokens().next_multiple_of(GROWTH_TOKENS)
+    }
+
+    /// Sends an event to whoever waits for the text.
+    pub(super) fn send(&self, event: Event) {
+        // Nobody may be waiting any more.
+        let _ = self.events.try_send(event);
     }
 }
 
@@ -51,21 +76,12 @@ pub struct Counts {
     pub adapter_bytes: u64,
     /// How often matrices were made.
     pub adapters_made: u64,
+    /// How often they were there already, or being made, when a text was taken into the batch.
+    pub adapters_found: u64,
     /// Tokens of the cache that are in use or kept free for running texts.
     pub cache_tokens: usize,
     /// Tokens that the cache can hold.
     pub cache_limit_tokens: usize,
-}
-
-impl Counts {
-    pub(super) fn count(&mut self, growth: Growth) {
-        match growth {
-            Growth::GoesOn => {}
-            Growth::Finished => self.finished += 1,
-            Growth::Failed => self.failed += 1,
-            Growth::Cancelled => self.cancelled += 1,
-        }
-    }
 }
 
 /// Whether texts are taken.
@@ -74,6 +90,8 @@ pub(super) enum Mode {
     Open,
     /// Those that are there are completed.
     Closing,
+    /// Those that are there are given up.
+    Cut,
     /// The model failed.
     Broken(String),
 }
@@ -91,12 +109,14 @@ pub(super) struct State {
     pub waiting: VecDeque<Waiting>,
     pub counts: Counts,
     pub mode: Mode,
+    /// For the engine's thread.
+    pub made: Vec<Made>,
 }
 
 impl Queue {
     pub(super) fn new(most: usize, cache_limit_tokens: usize) -> Self {
         let counts = Counts { cache_limit_tokens, ..Counts::default() };
-        let state = State { waiting: VecDeque::new(), counts, mode: Mode::Open };
+        let state = State { waiting: VecDeque::new(), counts, mode: Mode::Open, made: Vec::new() };
         Self { state: Mutex::new(state), changed: Condvar::new(), most }
     }
 
@@ -109,7 +129,7 @@ impl Queue {
         let mut state = self.lock();
         match &state.mode {
             Mode::Open => {}
-            Mode::Closing => return Err(Rejection::Closing),
+            Mode::Closing | Mode::Cut => return Err(Rejection::Closing),
             Mode::Broken(problem) => return Err(Rejection::Broken(problem.clone())),
         }
         let waiting = state.waiting.len();
@@ -131,7 +151,22 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Waits until there is something to do; false if there never will be.
+    /// Gives up all texts.
+    pub(super) fn cut(&self) {
+        let mut state = self.lock();
+        if matches!(state.mode, Mode::Open | Mode::Closing) {
+            state.mode = Mode::Cut;
+        }
+        self.changed.notify_all();
+    }
+
+    /// Hands matrices to the engine's thread.
+    pub(super) fn give(&self, made: Made) {
+        self.lock().made.push(made);
+        self.changed.notify_all();
+    }
+
+    /// Waits until there is something to do, while no text is in the batch; false if there never will be.
     pub(super) fn wait(&self) -> bool {
         let mut state = self.lock();
         loop {
@@ -143,6 +178,14 @@ impl Queue {
             }
             let waited = self.changed.wait_timeout(state, Duration::from_secs(60));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits a moment, or until matrices are made: all texts of the batch wait for those, or for whoever asked for them.
+    pub(super) fn pause(&self) {
+        let state = self.lock();
+        if state.made.is_empty() && state.mode != Mode::Cut {
+            drop(self.changed.wait_timeout(state, PAUSE));
         }
     }
 }

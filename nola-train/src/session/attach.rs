@@ -1,15 +1,19 @@
 //! An adapter folder on a base.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use burn::module::Module;
 use burn::tensor::Device;
+use nola_core::bundle::{self, Manifest, Member};
 use nola_core::folder::peft::PeftAdapter;
 use nola_core::folder::{self, BaseIdentity, SavedAdapter, peft};
 use nola_core::weight::Quantization;
-use nola_core::{Adapted, Reading};
+use nola_core::{Adapted, Reading, SharedFactors, Updates};
 use nola_models::Checkpoint;
 
+use super::bundle::ReadBundle;
 use super::notice::Notice;
 use crate::Error;
 use crate::model_with_loss::ModelWithLoss;
@@ -50,19 +54,53 @@ pub struct ReadAdapter {
 enum Content {
     Native(Box<SavedAdapter>),
     Peft(Box<PeftAdapter>),
+    /// A member of a bundle, by its place.
+    Member(Arc<ReadBundle>, usize),
 }
 
 impl ReadAdapter {
-    /// Reads one of ours, or one of PEFT's.
+    /// Reads one of ours, one of PEFT's, or a member of a bundle, `BUNDLE/NAME`.
     ///
     /// # Errors
     /// If the folder is damaged or holds no adapter.
     pub fn open(folder: &Path) -> Result<Self, Error> {
+        if let Some((bundle, name)) = bundle::member_at(folder) {
+            return Self::member(&ReadBundle::open(&bundle)?, &name);
+        }
+        if bundle::is_bundle(folder) {
+            return Err(Manifest::read(folder)?.is_several(folder).into());
+        }
         let content = match peft::is_peft(folder) {
             true => Content::Peft(Box::new(peft::read(folder)?)),
             false => Content::Native(Box::new(folder::read(folder)?)),
         };
         Ok(Self { folder: folder.to_owned(), content })
+    }
+
+    /// The member of this name.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn member(bundle: &Arc<ReadBundle>, name: &str) -> Result<Self, Error> {
+        bundle.bundle().manifest().member(bundle.folder(), name)?;
+        Ok(Self::nth_member(bundle, bundle.bundle().place(name).expect("it was just found")))
+    }
+
+    /// The member at a place.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn nth_member(bundle: &Arc<ReadBundle>, place: usize) -> Self {
+        let name = &bundle.bundle().manifest().members[place].name;
+        Self { folder: bundle.folder().join(name), content: Content::Member(Arc::clone(bundle), place) }
+    }
+
+    /// The bundle that it is a member of, if it is, and what that says of it.
+    pub fn membership(&self) -> Option<(&Arc<ReadBundle>, &Member)> {
+        match &self.content {
+            Content::Native(_) | Content::Peft(_) => None,
+            Content::Member(bundle, place) => Some((bundle, &bundle.bundle().manifest().members[*place])),
+        }
     }
 
     /// Where it was read from.
@@ -75,7 +113,26 @@ impl ReadAdapter {
         match &self.content {
             Content::Native(saved) => saved.config().map_or("linear", |config| config.kind()).to_owned(),
             Content::Peft(read) => format!("peft {}", read.peft_type()),
+            Content::Member(bundle, _) => bundle.bundle().manifest().method.name().to_owned(),
         }
+    }
+
+    /// The method that it was trained with: that of a member before it was compressed.
+    pub fn trained_method(&self) -> String {
+        self.membership().map_or_else(|| self.method(), |(_, member)| member.method.clone())
+    }
+
+    /// Bytes of its folder; of a member, of its own numbers.
+    pub fn stored_bytes(&self) -> u64 {
+        if self.membership().is_some() {
+            return self.numbers() as u64 * 4;
+        }
+        let files = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        files
+            .filter_map(|file| file.metadata().ok())
+            .filter(|facts| facts.is_file())
+            .map(|facts| facts.len())
+            .sum()
     }
 
     /// Trainable parameters that it holds.
@@ -84,6 +141,7 @@ impl ReadAdapter {
         match &self.content {
             Content::Native(saved) => saved.tensors().map(|(_, shape)| count(&shape)).sum(),
             Content::Peft(read) => read.tensors().map(|(_, shape)| count(shape)).sum(),
+            Content::Member(bundle, place) => bundle.bundle().own_numbers(*place),
         }
     }
 
@@ -92,10 +150,53 @@ impl ReadAdapter {
     /// # Errors
     /// If it was not.
     pub fn check_base(&self, identity: &BaseIdentity) -> Result<(), Error> {
-        let file = self.folder.join("adapter_config.json");
         match self.base() {
-            Some(expected) => Ok(folder::check_base(&file, &expected, identity)?),
+            Some(expected) => Ok(folder::check_base(&self.file(), &expected, identity)?),
             None => Ok(()),
+        }
+    }
+
+    /// Checks that a model of its base has the weights that it changes, if it is a member of a bundle: what such a one does to rows
+    /// needs no model. All others are attached to one, which checks it.
+    ///
+    /// # Errors
+    /// With all weights that the model has not.
+    pub fn check_fits<M: Module>(&self, model: &M) -> Result<(), Error> {
+        match &self.content {
+            Content::Native(_) | Content::Peft(_) => Ok(()),
+            Content::Member(bundle, _) => Ok(bundle.bundle().check_fits(model, &self.folder)?),
+        }
+    }
+
+    /// The file that says what it is.
+    fn file(&self) -> PathBuf {
+        match &self.content {
+            Content::Native(_) | Content::Peft(_) => self.folder.join("adapter_config.json"),
+            Content::Member(..) => self.folder.clone(),
+        }
+    }
+
+    /// What it does to the rows of a batch, if all it takes is in memory: it is a member of a bundle.
+    pub fn updates(&self, device: &Device) -> Option<Updates> {
+        match &self.content {
+            Content::Native(_) | Content::Peft(_) => None,
+            Content::Member(bundle, place) => Some(bundle.updates(*place, device)),
+        }
+    }
+
+    /// What is the same for all adapters with its frozen factors over one base; none if its factors are its own.
+    pub fn factors_key(&self) -> Option<String> {
+        match &self.content {
+            Content::Native(saved) => saved.factors_key(),
+            Content::Peft(_) | Content::Member(..) => None,
+        }
+    }
+
+    /// Its numbers between the factors of an adapter with the same key, which was attached to the base; none if they do not fit.
+    pub fn numbers_between(&self, factors: &SharedFactors) -> Option<Vec<f32>> {
+        match &self.content {
+            Content::Native(saved) => saved.numbers_between(factors),
+            Content::Peft(_) | Content::Member(..) => None,
         }
     }
 
@@ -106,7 +207,7 @@ impl ReadAdapter {
         let dense = trained.map(|trained| Notice::DenseBase { folder: folder(), trained });
         let is_old = match &self.content {
             Content::Native(saved) => saved.manifest.settings_check.is_none(),
-            Content::Peft(_) => false,
+            Content::Peft(_) | Content::Member(..) => false,
         };
         dense.into_iter().chain(is_old.then(|| Notice::OldAdapter { folder: folder() })).collect()
     }
@@ -119,6 +220,9 @@ impl ReadAdapter {
             Content::Native(saved) => saved.manifest.modules_to_save.first().cloned(),
             Content::Peft(read) => {
                 read.tensors().map(|(name, _)| name).find(|name| !is_factor(name)).map(str::to_owned)
+            }
+            Content::Member(bundle, place) => {
+                bundle.bundle().manifest().members[*place].beside.keys().next().cloned()
             }
         }
     }
@@ -133,6 +237,7 @@ impl ReadAdapter {
         match &self.content {
             Content::Native(saved) => Some(saved.manifest.base()),
             Content::Peft(read) => read.base().cloned(),
+            Content::Member(bundle, _) => Some(bundle.bundle().manifest().base.clone()),
         }
     }
 }
@@ -184,16 +289,26 @@ pub(super) fn attach<M: ModelWithLoss>(
     let Attaching { origin, quantization, foreign, tied, device, reading } = *attaching;
     let mut notices = adapter.notices(quantization);
     adapter.check_base(origin.identity())?;
+    let file = adapter.file();
     let saved = match adapter.content {
         Content::Native(saved) => saved,
+        Content::Member(bundle, place) => {
+            let (bundle, model) = (
+                bundle.bundle(),
+                model(&of_member(&bundle.bundle().manifest().members[place]), &mut notices),
+            );
+            origin.check_intact()?;
+            let adapted = bundle.attach(place, model, &file, origin.identity(), device)?;
+            return Ok(Attached { adapted, notices });
+        }
         Content::Peft(read) => {
             let read = tied.into_iter().fold(*read, PeftAdapter::for_tied);
-            let said = AdapterFolder {
+            let adapter_folder = AdapterFolder {
                 labels: read.labels().to_vec(),
                 head_outputs: read.head_outputs(foreign),
                 unties: read.unties(foreign),
             };
-            let model = model(&said, &mut notices);
+            let model = model(&adapter_folder, &mut notices);
             origin.check_intact()?;
             return Ok(Attached { adapted: read.attach(model, foreign, device)?, notices });
         }
@@ -205,4 +320,11 @@ pub(super) fn attach<M: ModelWithLoss>(
     // An adapter that was written before every byte was hashed may fit a damaged base.
     origin.check_intact()?;
     Ok(Attached { adapted, notices })
+}
+
+/// What a member of a bundle says of the model it is attached to.
+fn of_member(member: &Member) -> AdapterFolder {
+    // `[d_model, classes]`.
+    let of_head = member.beside.get("head.weight").and_then(|shape| shape.last().copied());
+    AdapterFolder { labels: member.labels.clone(), head_outputs: of_head, unties: false }
 }

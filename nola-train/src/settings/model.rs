@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use nola_core::weight::Quantization;
-use nola_models::{Precision, WeightDtype};
+use nola_models::{FewBits, Precision, WeightDtype};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -30,18 +30,24 @@ pub struct ModelSettings {
     #[schemars(example = &"bf16")]
     pub dtype: WeightDtype,
     /// Quantisation of the linear layers in blocks while they are loaded. They are frozen then, and multiplied in `dtype` where the
-    /// processor can. A folder that is quantised already stays as it is.
+    /// processor can. A folder that is quantised already stays as it is; without this, so do the layers of a GGUF file in Q8_0, Q5_0,
+    /// Q4_0, Q4_1 and Q4_K, unless the model is trained in full.
     #[schemars(example = &"nf4")]
     pub quantize: Quantize,
+    /// What becomes of weights that a GGUF file stores in few bits; it follows from what is done with them.
+    #[serde(skip)]
+    pub few_bits: FewBits,
 }
 
 /// How linear layers are quantised while they are loaded, in blocks of 64 numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Quantize {
-    /// Not at all: they are stored as the rest.
+    /// Not at all: they are stored as the rest, or as a file has them that is quantised already.
     #[default]
     None,
+    /// The same, but what a GGUF file has in few bits is stored as the rest.
+    Dense,
     /// Integers from -127 to 127, and the largest absolute value of each block as `f32`: 8.5 bits a number.
     Int8,
     /// Sixteen quantiles of the normal distribution, and the largest absolute value of each block as `f32`: 4.5 bits a number.
@@ -52,12 +58,12 @@ pub enum Quantize {
 
 impl Quantize {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::None, Self::Int8, Self::Nf4, Self::Nf4Double];
+    pub const ALL: [Self; 5] = [Self::None, Self::Dense, Self::Int8, Self::Nf4, Self::Nf4Double];
 
     /// What becomes of the weights, if they are quantised.
     pub fn quantization(self) -> Option<Quantization> {
         match self {
-            Self::None => None,
+            Self::None | Self::Dense => None,
             Self::Int8 => Some(Quantization::Int8),
             Self::Nf4 => Some(Quantization::Nf4),
             Self::Nf4Double => Some(Quantization::Nf4Double),
@@ -66,14 +72,16 @@ impl Quantize {
 
     /// Its name in recipes and on the command line.
     pub fn name(self) -> &'static str {
-        self.quantization().map_or("none", Quantization::name)
+        let unquantized = if self == Self::Dense { "dense" } else { "none" };
+        self.quantization().map_or(unquantized, Quantization::name)
     }
 }
 
 impl ModelSettings {
     /// How the weights are stored.
     pub fn precision(&self) -> Precision {
-        Precision { dtype: self.dtype, quantization: self.quantize.quantization() }
+        let few_bits = if self.quantize == Quantize::Dense { FewBits::Dense } else { self.few_bits };
+        Precision { few_bits, ..Precision::of(self.dtype, self.quantize.quantization()) }
     }
 }
 
@@ -95,6 +103,7 @@ impl Default for ModelSettings {
             image_size: None,
             dtype: WeightDtype::F32,
             quantize: Quantize::None,
+            few_bits: FewBits::Kept,
         }
     }
 }

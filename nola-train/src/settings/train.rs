@@ -1,6 +1,8 @@
 //! How a model is trained: the settings of the loop, of its optimizer and of its schedule.
 
 use nola_core::AdapterConfig;
+use std::ops::Range;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +11,9 @@ use super::save_every::{SaveEvery, WrittenDistance};
 
 /// More samples than any step or class has; a larger number is a typo.
 pub(crate) const MAX_SAMPLES: usize = 1 << 20;
+
+/// More parts than a step is ever cut into.
+const MAX_SHARDS: usize = 1 << 12;
 
 /// Learning rate of a head alone, where no other is given.
 pub(crate) const LINEAR_LEARNING_RATE: f64 = 1e-2;
@@ -40,6 +45,25 @@ pub struct TrainSettings {
         extend("x-unit" = "samples", "x-default" = "as `batch`", "x-range" = "a divisor of `batch`")
     )]
     pub micro_batch: Option<usize>,
+    /// Parts that the samples of a step are cut into, in order: each is computed by one process, whose gradient is then added in
+    /// the order of parts. So the number of parts decides what a run computes, to the bit, and the number of processes that share
+    /// them only how fast.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        range(min = 1, max = MAX_SHARDS),
+        example = 4,
+        extend("x-unit" = "parts of a step", "x-default" = "the number of processes that `mpirun` or `srun` started", "x-range" = "1 to 4096, at most `batch`")
+    )]
+    pub shards: Option<usize>,
+    /// Optimizer steps from one exchange to the next: with more than 1 every part of `shards` makes its own steps meanwhile, and
+    /// then trained values and moments are averaged. For networks that are slower than a step.
+    #[serde(skip_serializing_if = "is_every_step")]
+    #[schemars(
+        range(min = 1, max = 1_000_000),
+        example = 8,
+        extend("x-unit" = "optimizer steps", "x-default" = "1")
+    )]
+    pub exchange_every: usize,
     /// What turns gradients into updates.
     #[schemars(example = &"adam")]
     pub optimizer: OptimizerKind,
@@ -153,6 +177,12 @@ pub enum ScheduleKind {
     Constant,
 }
 
+/// Whether ranks exchange gradients in every step, which is not worth a word in a recipe.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_every_step(exchange_every: &usize) -> bool {
+    *exchange_every == 1
+}
+
 /// The default of every method, in words.
 fn learning_rates() -> String {
     let adapters =
@@ -170,6 +200,8 @@ impl Default for TrainSettings {
             epochs: None,
             batch: 64,
             micro_batch: None,
+            shards: None,
+            exchange_every: 1,
             optimizer: OptimizerKind::AdamW,
             learning_rate: 1e-3,
             head_learning_rate: None,
@@ -200,6 +232,32 @@ impl TrainSettings {
         self.micro_batch.unwrap_or(self.batch)
     }
 
+    /// Parts that the samples of a step are cut into.
+    pub fn shards(&self) -> usize {
+        self.shards.unwrap_or(1)
+    }
+
+    /// Which of a step's samples a shard holds.
+    pub fn samples_of_shard(&self, shard: usize) -> Range<usize> {
+        self.batch * shard / self.shards()..self.batch * (shard + 1) / self.shards()
+    }
+
+    /// Samples of the largest pass: a shard may have fewer than `micro_batch` wants.
+    pub fn largest_pass(&self) -> usize {
+        self.micro_batch().min(self.batch.div_ceil(self.shards()))
+    }
+
+    /// Whether shards make steps of their own between two exchanges.
+    pub fn has_local_steps(&self) -> bool {
+        self.exchange_every > 1 && self.shards() > 1
+    }
+
+    /// Whether shards that make steps of their own have one model again after `step` optimizer steps: every so many, and
+    /// where the model is evaluated.
+    pub fn exchanges_after(&self, step: usize) -> bool {
+        Period(self.exchange_every).is_due(step) || self.evaluate_every.is_due(step) || step == self.steps
+    }
+
     /// Learning rate of the head after the warm-up.
     pub fn head_learning_rate(&self) -> f64 {
         self.head_learning_rate.unwrap_or(self.learning_rate)
@@ -217,6 +275,29 @@ impl TrainSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shards_hold_every_sample_once_and_none_is_empty() {
+        for (batch, shards) in [(7, 3), (4, 4), (64, 5), (1, 1)] {
+            let train = TrainSettings { batch, shards: Some(shards), ..TrainSettings::default() };
+            let ranges: Vec<_> = (0..shards).map(|shard| train.samples_of_shard(shard)).collect();
+            assert!(ranges.iter().all(|range| !range.is_empty()), "{ranges:?}");
+            assert!(ranges.into_iter().flatten().eq(0..batch));
+        }
+    }
+
+    #[test]
+    fn shards_have_one_model_wherever_it_is_looked_at() {
+        let train = TrainSettings {
+            steps: 11,
+            shards: Some(2),
+            exchange_every: 4,
+            evaluate_every: Period(6),
+            ..TrainSettings::default()
+        };
+        let common: Vec<usize> = (1..=11).filter(|&step| train.exchanges_after(step)).collect();
+        assert_eq!(common, [4, 6, 8, 11]);
+    }
 
     #[test]
     fn weight_decay_defaults_are_those_of_torch() {

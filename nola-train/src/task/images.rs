@@ -18,19 +18,20 @@ use crate::data::{
 use crate::data_counts::DataCounts;
 use crate::data_files::HubData;
 use crate::data_hash::DataHash;
-use crate::evaluate::{Evaluation, TextScores, evaluate};
+use crate::evaluate::{Evaluation, TextScores, evaluate_across};
 use crate::model_with_loss::ImageBatch;
 use crate::notices;
 use crate::portion::Drawn;
 use crate::printable::path_name;
 use crate::problems::Limits;
 use crate::progress::{Downloads, Scores, Style, Target};
+use crate::ranks::Ranks;
 use crate::recipe::{DataRecipe, Recipe, SamplesRecipe, TrainingPaths, WeightedPath};
 use crate::recipe_files::{located, located_model};
 use crate::report::{self, Misclassified, ReportSections};
 use crate::session::{Base, ImageBase};
 use crate::terminal::err_line;
-use crate::train::StepSamples;
+use crate::train::{Shard, StepPasses, StepSamples};
 
 /// A vision transformer and labelled images.
 #[derive(Debug, Clone)]
@@ -79,7 +80,7 @@ impl Splits {
 /// Says on stderr how much is held out.
 pub fn say_held_out(held_out: Option<Drawn>, style: Style) {
     if let Some(drawn) = held_out {
-        style.tell(&format!("data: {drawn} are held out for validation"));
+        style.info(&format!("data: {drawn} are held out for validation"));
     }
 }
 
@@ -115,10 +116,10 @@ impl Task for ImageTask {
         let parts = splits.weighted(&recipe.data.train);
         let rows: Vec<usize> = parts.iter().map(|part| part.samples.len()).collect();
         let counts = DataCounts::new(&recipe.data.train, &rows, &parts, held_out)?;
-        counts.mixture().iter().for_each(|mixture| style.tell(&format!("data: {mixture}")));
+        counts.mixture().iter().for_each(|mixture| style.info(&format!("data: {mixture}")));
         let model = located_model(&recipe.model)?;
         let base = ImageBase::open(&model, recipe.train.seed, device, &Downloads::default())?;
-        notices::tell(&base.notices());
+        notices::print(&base.notices());
         base.check_one_class_each(&base.vit.clone().with_head(splits.train.classes()))?;
         Ok(Self { base, splits, parts, counts })
     }
@@ -162,19 +163,28 @@ impl Task for ImageTask {
         &self,
         recipe: &Recipe,
         steps: Range<usize>,
+        shards: Range<usize>,
         device: &Device,
-    ) -> impl Iterator<Item = Result<Vec<ImageBatch>, Error>> {
+    ) -> impl Iterator<Item = Result<StepPasses<ImageBatch>, Error>> {
         let (train, device) = (&recipe.train, device.clone());
-        let plan =
-            TrainingPlan { order: self.order(recipe), augmentation: recipe.data.augment.clone(), steps };
+        let plan = TrainingPlan {
+            order: self.order(recipe),
+            augmentation: recipe.data.augment.clone(),
+            steps,
+            parts: shards.clone().map(|shard| train.samples_of_shard(shard)).collect(),
+        };
         let images = Arc::clone(&self.splits.train);
         let micro_batch = train.micro_batch();
         let batches = training_batches(images, self.base.preprocessor.clone(), plan);
-        let passes = batches.map(move |batch| batch.map(|batch| batch.split(micro_batch)));
-        let moved = move |passes: Vec<HostBatch>| {
-            passes.into_iter().map(|pass| ImageBatch::new(pass, &device)).collect()
+        let split = move |parts: Vec<HostBatch>| {
+            parts.into_iter().map(|part| part.split(micro_batch)).collect::<Vec<_>>()
         };
-        Prefetch::of(passes).map(move |passes| Ok(moved(passes?)))
+        let moved = move |(index, passes): (usize, Vec<HostBatch>)| Shard {
+            index,
+            passes: passes.into_iter().map(|pass| ImageBatch::new(pass, &device)).collect(),
+        };
+        let step = move |parts: Vec<_>| StepPasses(shards.clone().zip(parts).map(&moved).collect());
+        Prefetch::of(batches.map(move |parts| parts.map(split))).map(move |parts| Ok(step(parts?)))
     }
 
     fn samples_of_step(&self, recipe: &Recipe, step: usize) -> StepSamples {
@@ -183,16 +193,22 @@ impl Task for ImageTask {
     }
 
     fn largest_pass(&self, recipe: &Recipe) -> LargestPass {
-        LargestPass { step: 0, size: format!("{} images", recipe.train.micro_batch()) }
+        LargestPass { step: 0, size: format!("{} images", recipe.train.largest_pass()) }
     }
 
-    fn baseline(&self, _recipe: &Recipe, _vit: &Vit, _device: &Device) -> Result<Baseline, Error> {
+    fn baseline(
+        &self,
+        _recipe: &Recipe,
+        _vit: &Vit,
+        _device: &Device,
+        _ranks: &Ranks,
+    ) -> Result<Baseline, Error> {
         let validation = &self.splits.validation;
         Ok(Baseline::most_frequent((0..validation.len()).map(|index| validation.label(index))))
     }
 
-    fn evaluate(&self, vit: &Vit, device: &Device) -> Result<Evaluation, Error> {
-        evaluate(vit, &self.splits.validation, &self.base.preprocessor, device)
+    fn evaluate(&self, vit: &Vit, device: &Device, ranks: &Ranks) -> Result<Evaluation, Error> {
+        evaluate_across(ranks, vit, &self.splits.validation, &self.base.preprocessor, device)
     }
 
     fn few_samples(&self, device: &Device) -> Result<ImageBatch, Error> {

@@ -18,13 +18,14 @@ use crate::data_counts::DataCounts;
 use crate::data_files::{self, Found, HubData};
 use crate::data_hash::DataHash;
 use crate::evaluate::{
-    Decoding, TextEvaluation, TextScores, evaluate_text, score_written, with_room, write_all,
+    Decoding, TextEvaluation, TextScores, evaluate_text_across, score_written, with_room, write_all,
 };
 use crate::model_with_loss::TextBatch;
 use crate::portion::{DataSource, Drawn, Portion, Split};
 use crate::printable::path_name;
 use crate::progress::{Downloads, Scores, Style, Target};
-use crate::prompt::{self, Reading};
+use crate::prompt::{self, GivenBy, Reading};
+use crate::ranks::Ranks;
 use crate::recipe::{DataRecipe, Recipe, SamplesRecipe, TrainingPaths};
 use crate::recipe_files::located_model;
 use crate::report::{Continuation, ReportSections};
@@ -35,7 +36,7 @@ use crate::text::{
     self, BadRows, ChatRender, LengthGroups, Paint, References, TextData, TextError, TextFormat, TextReport,
     TextSettings, TextSource, TokenBatch, preview,
 };
-use crate::train::StepSamples;
+use crate::train::{Shard, StepPasses, StepSamples};
 use crate::{Error, device, notices};
 
 /// Prompts of the validation data that the report shows.
@@ -94,7 +95,7 @@ impl Task for Text {
         // All data is read and checked before the weights are fetched and loaded: those of a large model take minutes.
         let folder = model_folder(&model.path, TextEncoder::wanted(model.init), &Downloads::default())?;
         let encoder = TextEncoder::open(&folder)?;
-        notices::tell(&encoder.notices());
+        notices::print(&encoder.notices());
         let format = text_format(data)?;
         let sample_prompts = sample_prompts(recipe, format, &encoder)?;
         let train = open_texts("training", &learned_from.sources, data, &encoder, style)?;
@@ -102,7 +103,7 @@ impl Task for Text {
         let parts = weighted(&recipe.data.train, &train.parts);
         let rows: Vec<usize> = train.reports.iter().map(|report| report.rows).collect();
         let counts = DataCounts::new(&recipe.data.train, &rows, &parts, validation.drawn())?;
-        counts.mixture().iter().for_each(|mixture| style.tell(&format!("data: {mixture}")));
+        counts.mixture().iter().for_each(|mixture| style.info(&format!("data: {mixture}")));
         if style != Style::Quiet {
             show_first(&train, &recipe.data.train, &encoder);
         }
@@ -161,14 +162,25 @@ impl Task for Text {
         &self,
         recipe: &Recipe,
         steps: Range<usize>,
+        shards: Range<usize>,
         device: &Device,
-    ) -> impl Iterator<Item = Result<Vec<TextBatch>, Error>> {
+    ) -> impl Iterator<Item = Result<StepPasses<TextBatch>, Error>> {
         let (data, mut rows) = (Arc::clone(&self.train), self.rows_of_steps(recipe));
-        let (micro_batch, device) = (recipe.train.micro_batch(), device.clone());
-        let passes = steps.map(move |step| data.batch(&rows(step)).split(micro_batch).collect());
-        let moved =
-            move |passes: Vec<TokenBatch>| passes.iter().map(|pass| TextBatch::new(pass, &device)).collect();
-        Prefetch::of(passes).map(move |passes| Ok(moved(passes)))
+        let (train, device) = (recipe.train.clone(), device.clone());
+        let of_step = move |step| {
+            let rows = rows(step);
+            let shard = |index| Shard {
+                index,
+                passes: data.batch(&rows[train.samples_of_shard(index)]).split(train.micro_batch()).collect(),
+            };
+            shards.clone().map(shard).collect()
+        };
+        let moved = move |Shard { index, passes }: Shard<TokenBatch>| Shard {
+            index,
+            passes: passes.iter().map(|pass| TextBatch::new(pass, &device)).collect(),
+        };
+        let step = move |shards: Vec<_>| StepPasses(shards.into_iter().map(&moved).collect());
+        Prefetch::of(steps.map(of_step)).map(move |shards| Ok(step(shards)))
     }
 
     fn samples_of_step(&self, recipe: &Recipe, step: usize) -> StepSamples {
@@ -190,11 +202,17 @@ impl Task for Text {
                 break;
             }
         }
-        LargestPass { step: widest, size: format!("{} x {tokens} tokens", recipe.train.micro_batch()) }
+        LargestPass { step: widest, size: format!("{} x {tokens} tokens", recipe.train.largest_pass()) }
     }
 
-    fn baseline(&self, recipe: &Recipe, model: &CausalLm, device: &Device) -> Result<Baseline, Error> {
-        let scores = self.evaluate(model, device)?.scores;
+    fn baseline(
+        &self,
+        recipe: &Recipe,
+        model: &CausalLm,
+        device: &Device,
+        ranks: &Ranks,
+    ) -> Result<Baseline, Error> {
+        let scores = self.evaluate(model, device, ranks)?.scores;
         if !scores.is_finite() {
             let what = recipe.data.scored_on_name();
             return Err(Error::NonFiniteAnswer { value: scores.loss, what });
@@ -202,8 +220,8 @@ impl Task for Text {
         Ok(Baseline::BeforeTraining(scores))
     }
 
-    fn evaluate(&self, model: &CausalLm, device: &Device) -> Result<TextEvaluation, Error> {
-        Ok(evaluate_text(model, &self.validation, device, |_| ()))
+    fn evaluate(&self, model: &CausalLm, device: &Device, ranks: &Ranks) -> Result<TextEvaluation, Error> {
+        Ok(evaluate_text_across(ranks, model, &self.validation, device)?)
     }
 
     fn few_samples(&self, device: &Device) -> Result<TextBatch, Error> {
@@ -321,7 +339,7 @@ fn sample_prompts(
 ) -> Result<Vec<Vec<u32>>, Error> {
     let (settings, prompts) = (&recipe.data.text, &recipe.samples.prompts);
     let texts = match format == TextFormat::Template && settings.template.columns().len() == 1 {
-        true => prompt::filled(&settings.template, &[], prompts)?,
+        true => prompt::filled(&settings.template, GivenBy::Option, &[], prompts)?,
         false => prompts.clone(),
     };
     let context = encoder.info.max_tokens;
@@ -380,7 +398,7 @@ pub fn open_texts(
         };
         match open_text(source, data, encoder) {
             Ok(part) => {
-                style.tell(&format!("data: {name}: {}{}", part.report, part.cache));
+                style.info(&format!("data: {name}: {}{}", part.report, part.cache));
                 parts.push(part);
             }
             Err(Error::Text(TextError::BadRows(of_source))) => bad.extend(of_source),

@@ -17,8 +17,8 @@ pub enum Note {
 }
 
 impl Note {
-    /// What is to be said of the names.
-    pub(super) fn said(self) -> &'static str {
+    /// The reason, in words that follow the names.
+    pub(super) fn reason(self) -> &'static str {
         match self {
             Self::Unused => "not used",
             Self::Unread => "not read by the chat template",

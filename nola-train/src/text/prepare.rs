@@ -69,21 +69,21 @@ impl TextData {
         Some((unknown, Place { file, spot: unknown.row }))
     }
 
-    /// What a user should hear of tokens that stand for what the tokenizer does not know, since a model learns nothing from
-    /// them; `tokens_of` says of what the tokens are.
+    /// A warning about tokens that stand for what the tokenizer does not know, since a model learns nothing from them;
+    /// `tokens_of` says of what the tokens are.
     pub fn unknown_tokens(&self, tokens_of: &str) -> Option<String> {
         let (Unknown { token, count, texts, .. }, place) = self.unknown()?;
         let tokens = self.report.tokens;
         let share = 100.0 * *count as f64 / tokens as f64;
         let share = if share < 0.05 { "less than 0.1".to_owned() } else { format!("{share:.1}") };
         let (count, tokens) = (thousands(*count as u64), thousands(tokens as u64));
-        let told =
+        let warning =
             format!("{share} % of the {tokens_of} are `{token}` ({count} of {tokens}), first in {place}");
         let texts: Vec<String> = texts.iter().map(|text| format!("`{}`", printable(text))).collect();
         if texts.is_empty() {
-            return Some(told);
+            return Some(warning);
         }
-        Some(format!("{told}; the tokenizer does not know {}", texts.join(", ")))
+        Some(format!("{warning}; the tokenizer does not know {}", texts.join(", ")))
     }
 }
 

@@ -47,15 +47,15 @@ pub struct TextReport {
     pub unknown: Option<Box<Unknown>>,
 }
 
-/// Names of one kind that are told; the others are counted together.
-const TOLD_NAMES: usize = 24;
+/// Names of one kind that are listed; the others are counted together.
+const LISTED_NAMES: usize = 24;
 const OTHERS: &str = "others";
 
 impl TextReport {
     /// Counts a row that has `name`.
     pub(super) fn count(&mut self, note: Note, name: &str) {
         let names = self.notes.entry(note).or_default();
-        let name = if names.len() < TOLD_NAMES || names.contains_key(name) { name } else { OTHERS };
+        let name = if names.len() < LISTED_NAMES || names.contains_key(name) { name } else { OTHERS };
         *names.entry(name.to_owned()).or_default() += 1;
     }
 
@@ -137,7 +137,7 @@ impl fmt::Display for TextReport {
         for (note, names) in &self.notes {
             let listed = names.iter().map(|(name, rows)| format!("`{}` of {rows} rows", printable(name)));
             let listed = listed.collect::<Vec<_>>().join(", ");
-            write!(f, "; {listed} {} {}", if names.len() == 1 { "is" } else { "are" }, note.said())?;
+            write!(f, "; {listed} {} {}", if names.len() == 1 { "is" } else { "are" }, note.reason())?;
         }
         Ok(())
     }
@@ -180,12 +180,12 @@ mod tests {
         (0..100).for_each(|name| report.count(Note::Unused, &name.to_string()));
         report.count(Note::AsSystem, "developer");
         let names = &report.notes[&Note::Unused];
-        assert_eq!((names.len(), names[OTHERS]), (TOLD_NAMES + 1, 100 - TOLD_NAMES));
-        let told = report.to_string();
+        assert_eq!((names.len(), names[OTHERS]), (LISTED_NAMES + 1, 100 - LISTED_NAMES));
+        let text = report.to_string();
         assert!(
-            told.contains("`0` of 1 rows, `1` of 1 rows, `10`")
-                && told.contains(" are not used; `developer`"),
-            "{told}"
+            text.contains("`0` of 1 rows, `1` of 1 rows, `10`")
+                && text.contains(" are not used; `developer`"),
+            "{text}"
         );
         let stored = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<TextReport>(&stored).unwrap(), report);

@@ -131,8 +131,11 @@ mod tests {
         case.file = renamed;
         let data = case.prepare().unwrap();
         assert_eq!(data.cache, CacheUse::Hit);
-        let told = data.unknown_tokens("training tokens").unwrap();
-        assert!(told.starts_with("11.1 % of the training tokens are `<unk>` (1 of 9), first in "), "{told}");
-        assert!(told.ends_with("renamed.txt:2; the tokenizer does not know `?`"), "{told}");
+        let warning = data.unknown_tokens("training tokens").unwrap();
+        assert!(
+            warning.starts_with("11.1 % of the training tokens are `<unk>` (1 of 9), first in "),
+            "{warning}"
+        );
+        assert!(warning.ends_with("renamed.txt:2; the tokenizer does not know `?`"), "{warning}");
     }
 }

@@ -110,11 +110,42 @@ impl Checkpoint {
     /// If a file is not as it was written, or was written by a version with another format.
     pub fn read(folder: &Path) -> Result<Self, ResumeError> {
         let manifest = manifest(folder)?;
-        let tensors = |name| {
-            let bytes = checked(folder, name, &manifest)?;
-            tensors(&bytes).ok_or_else(|| damaged(folder, name, "cannot be read"))
+        Self::of_files(folder, |name| checked(folder, name, &manifest))
+    }
+
+    /// Its files as one list of bytes, for another process.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let file = |name| {
+            let bytes = self.file(name);
+            [&(bytes.len() as u64).to_le_bytes()[..], &bytes].concat()
         };
-        let stored: StoredState = serde_json::from_slice(&checked(folder, STATE, &manifest)?)
+        FILES.into_iter().flat_map(file).collect()
+    }
+
+    /// What [`Checkpoint::to_bytes`] made; `from` says where the bytes come from.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub(crate) fn from_bytes(mut bytes: &[u8], from: &Path) -> Result<Self, ResumeError> {
+        let mut files = BTreeMap::new();
+        for name in FILES {
+            let cut = || damaged(from, name, "is cut off");
+            let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(cut)?;
+            let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| cut())?;
+            let (file, rest) = rest.split_at_checked(length).ok_or_else(cut)?;
+            files.insert(name, file.to_vec());
+            bytes = rest;
+        }
+        Self::of_files(from, |name| Ok(files[name].clone()))
+    }
+
+    /// The checkpoint out of its files; `folder` says where they are.
+    fn of_files(
+        folder: &Path,
+        file: impl Fn(&'static str) -> Result<Vec<u8>, ResumeError>,
+    ) -> Result<Self, ResumeError> {
+        let tensors = |name| tensors(&file(name)?).ok_or_else(|| damaged(folder, name, "cannot be read"));
+        let stored: StoredState = serde_json::from_slice(&file(STATE)?)
             .map_err(|error| damaged(folder, STATE, &error.to_string()))?;
         let trained_at_best = Arc::new(tensors(BEST)?);
         let found = stored.best.map(|StoredBest { step, score, base_left }| BestEvaluation {
@@ -284,6 +315,15 @@ mod tests {
     fn a_checkpoint_comes_back_as_it_was() {
         let (_scratch, folder) = written();
         assert_eq!(Checkpoint::read(&folder).expect("it is whole"), checkpoint());
+    }
+
+    #[test]
+    fn a_checkpoint_comes_back_from_its_bytes_and_from_no_part_of_them() {
+        let (bytes, from) = (checkpoint().to_bytes(), Path::new("rank 0"));
+        assert_eq!(Checkpoint::from_bytes(&bytes, from).expect("all of them"), checkpoint());
+        for length in [0, 7, 8, bytes.len() / 2, bytes.len() - 1] {
+            assert!(Checkpoint::from_bytes(&bytes[..length], from).is_err(), "{length}");
+        }
     }
 
     #[test]

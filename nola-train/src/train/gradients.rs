@@ -10,10 +10,13 @@ use super::optimizer::{Optimizer, clipped, gradient_norm};
 use crate::model_with_loss::{ModelWithLoss, distilled_loss, recomputed_loss};
 use crate::settings::TrainSettings;
 
-/// Bits of a pass's number that count the passes of its step.
-const PASS_BITS: u32 = 32;
+/// Bits of a pass's number that count shards and passes of its step.
+const STEP_BITS: u32 = 32;
+/// Bits of them that count the passes of a shard.
+const SHARD_BITS: u32 = 20;
 
 /// What is known of an optimizer step before its device was waited for.
+#[derive(Clone)]
 pub(crate) struct Measured {
     /// Counted from 0.
     pub(super) step: usize,
@@ -38,23 +41,55 @@ impl Measured {
     }
 }
 
-/// Gradients of the coefficients for optimizer step `step`, counted from 0.
+/// What the passes of a shard give, still on the device.
+pub(crate) struct ShardGradients {
+    /// Mean over its targets, of the coefficients.
+    pub(super) gradients: GradientsParams,
+    /// Mean over its targets, `[1]`.
+    pub(super) loss: Tensor<1>,
+    pub(super) targets: usize,
+    pub(super) project_seconds: f64,
+}
+
+impl ShardGradients {
+    /// As the gradients of a whole step, counted from 0, that is one shard.
+    pub(super) fn of_step<M: ModelWithLoss>(
+        self,
+        model: &Adapted<M>,
+        step: usize,
+    ) -> (GradientsParams, Measured) {
+        let Self { gradients, loss, targets, project_seconds } = self;
+        let gradient_norm = gradient_norm(model, &gradients).unwrap_or_else(|| loss.zeros_like());
+        (
+            gradients,
+            Measured { step, targets, loss, gradient_norm, skipped: 0, project_seconds, expand_seconds: 0.0 },
+        )
+    }
+}
+
+/// Gradients of the coefficients for optimizer step `step`, counted from 0, which is one shard.
 pub(crate) fn measured_gradients<M: ModelWithLoss>(
     model: &Adapted<M>,
     passes: &[M::Batch],
     recipe: &TrainSettings,
     step: usize,
 ) -> (GradientsParams, Measured) {
-    let (gradients, loss) = accumulated(model, passes, recipe, step);
+    shard_gradients(model, [step, 0], passes, recipe).of_step(model, step)
+}
+
+/// Gradients of the coefficients for a shard of an optimizer step, both counted from 0.
+pub(crate) fn shard_gradients<M: ModelWithLoss>(
+    model: &Adapted<M>,
+    [step, shard]: [usize; 2],
+    passes: &[M::Batch],
+    recipe: &TrainSettings,
+) -> ShardGradients {
+    let first_pass = (step as u64) << STEP_BITS | (shard as u64) << SHARD_BITS;
+    let (gradients, loss) = accumulated(model, passes, recipe, first_pass);
     let started = Instant::now();
     let gradients = model.project(gradients);
     let project_seconds = started.elapsed().as_secs_f64();
-    let gradient_norm = gradient_norm(model, &gradients).unwrap_or_else(|| loss.zeros_like());
-    let targets = passes.iter().map(M::targets).sum();
-    (
-        gradients,
-        Measured { step, targets, loss, gradient_norm, skipped: 0, project_seconds, expand_seconds: 0.0 },
-    )
+    ShardGradients { gradients, loss, targets: passes.iter().map(M::targets).sum(), project_seconds }
 }
 
 /// The model after the optimizer step with these gradients.
@@ -76,7 +111,7 @@ pub(crate) fn updated<M: ModelWithLoss>(
     model
 }
 
-/// Gradients and loss of one optimizer step, still on the device: passes weigh as many targets as they have.
+/// Mean gradients and mean loss of some passes, still on the device: passes weigh as many targets as they have.
 ///
 /// # Shapes
 /// - loss: `[1]`
@@ -84,14 +119,13 @@ fn accumulated<M: ModelWithLoss>(
     model: &Adapted<M>,
     passes: &[M::Batch],
     recipe: &TrainSettings,
-    step: usize,
+    first_pass: u64,
 ) -> (GradientsParams, Tensor<1>) {
     let targets: usize = passes.iter().map(M::targets).sum();
     let mut gradients = GradientsAccumulator::new();
     let mut losses = Vec::with_capacity(passes.len());
-    for (index, pass) in passes.iter().enumerate() {
+    for (number, pass) in (first_pass..).zip(passes) {
         let weight = M::targets(pass) as f64 / targets as f64;
-        let number = (step as u64) << PASS_BITS | index as u64;
         let part = model.in_training_pass(number, || pass_loss(model, pass, recipe)).mul_scalar(weight);
         losses.push(part.clone().inner().cast(DType::F32));
         let of_pass = GradientsParams::from_grads(part.backward(), model);

@@ -19,13 +19,13 @@ const BETWEEN_READS: Duration = Duration::from_millis(200);
 pub(super) struct PendingSteps {
     pub(super) steps: Vec<Measured>,
     last_read: Option<Instant>,
-    pub(super) told: Told,
+    pub(super) reported: Reported,
     first_gradients: FirstGradients,
 }
 
-/// Of what the observer was told.
+/// What was reported to the observer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct Reported {
     /// Steps.
     pub(super) steps: usize,
     /// Those of them that were not skipped, as far as that is known.
@@ -35,9 +35,9 @@ pub(super) struct Told {
 impl PendingSteps {
     /// Of a run of which the observer knows `steps` before, the last ones of which were `skipped`.
     pub(super) fn after(steps: usize, skipped: usize, recipe: &TrainSettings) -> Self {
-        let told = Told { steps, updates: steps - skipped };
+        let reported = Reported { steps, updates: steps - skipped };
         let first_gradients = FirstGradients::of(recipe.steps);
-        Self { steps: Vec::new(), last_read: None, told, first_gradients }
+        Self { steps: Vec::new(), last_read: None, reported, first_gradients }
     }
 
     /// Whether it is time to read, or the last step was skipped, which is known already.
@@ -46,9 +46,9 @@ impl PendingSteps {
         is_skipped || self.last_read.is_none_or(|last| last.elapsed() >= BETWEEN_READS)
     }
 
-    /// Waits for the device, once for all steps, and tells of each up to the first with something non-finite that is not
+    /// Waits for the device, once for all steps, and reports each up to the first with something non-finite that is not
     /// to be skipped.
-    pub(super) fn tell<M: ModelWithLoss>(
+    pub(super) fn report<M: ModelWithLoss>(
         &mut self,
         optimizer: &Optimizer,
         recipe: &TrainSettings,
@@ -69,13 +69,13 @@ impl PendingSteps {
             if is_finite {
                 self.first_gradients.count(measured.step, gradient_norm)?;
                 observer.stepped(report);
-                self.told.updates += 1;
+                self.reported.updates += 1;
             } else if (1..=recipe.max_skipped).contains(&measured.skipped) {
                 observer.skipped(report);
             } else {
                 return Err(non_finite(&report, measured.skipped.saturating_sub(1), observer));
             }
-            self.told.steps = step;
+            self.reported.steps = step;
         }
         self.last_read = Some(Instant::now());
         Ok(())

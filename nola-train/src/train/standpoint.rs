@@ -3,15 +3,21 @@
 use std::sync::Arc;
 
 use burn::module::Module;
+use burn::optim::GradientsParams;
 use nola_core::Adapted;
+use nola_core::folder::sha256_hex;
 
 use super::best::{Standing, is_finite};
-use super::gradients::{measured_gradients, updated};
+use super::exchange::exchanged;
+use super::gradients::{Measured, shard_gradients, updated};
+use super::local_steps::LocalSteps;
 use super::optimizer::Optimizer;
-use super::pending::{PendingSteps, Told};
+use super::pending::{PendingSteps, Reported};
+use super::shards::StepPasses;
 use super::{Best, Between, Observer, ResumeError, Start, Trained, TrainingState};
 use crate::Error;
 use crate::model_with_loss::ModelWithLoss;
+use crate::ranks::{RankError, Ranks, Topic};
 use crate::settings::{OnNonFinite, TrainSettings};
 
 /// Most trained parameters that are held twice, so that the last finite ones can be kept: a model that is trained in full may
@@ -28,6 +34,8 @@ pub(super) struct Standpoint<M: ModelWithLoss> {
     pub(super) done: usize,
     /// Steps in a row, the last ones, that were skipped.
     pub(super) skipped: usize,
+    /// Shards that have made steps of their own since the last exchange; none where there is one model.
+    local: Option<LocalSteps<M>>,
 }
 
 impl<M: ModelWithLoss> Standpoint<M> {
@@ -43,7 +51,8 @@ impl<M: ModelWithLoss> Standpoint<M> {
         let state = match start {
             Start::Beginning => {
                 let (optimizer, best) = (Optimizer::new(recipe, &model), Best::default());
-                return Ok((Self { model, optimizer, best, done: 0, skipped: 0 }, Between::Done));
+                let (done, skipped, local) = (0, 0, None);
+                return Ok((Self { model, optimizer, best, done, skipped, local }, Between::Done));
             }
             Start::At(state) => *state,
         };
@@ -53,19 +62,65 @@ impl<M: ModelWithLoss> Standpoint<M> {
         // What is left of a base that fades has more digits than a state.
         model.before_step(step.saturating_sub(1), recipe.steps);
         let optimizer = Optimizer::new(recipe, &model).with_moments(&model, moments).map_err(unfit)?;
-        Ok((Self { model, optimizer, best, done: step, skipped }, between))
+        Ok((Self { model, optimizer, best, done: step, skipped, local: None }, between))
     }
 
-    /// Makes an optimizer step; what is measured of it may still be on the device. One that is skipped changes neither the
-    /// model nor what the optimizer remembers.
+    /// Makes an optimizer step with these passes, if there are some; what is measured of it may still be on the device. One
+    /// that is skipped changes neither the model nor what the optimizer remembers.
+    ///
+    /// # Errors
+    /// Beside the model before the step: if its passes could not be made, or a rank ended.
     pub(super) fn step(
         mut self,
-        passes: &[M::Batch],
+        passes: Result<Option<StepPasses<M::Batch>>, Error>,
         recipe: &TrainSettings,
-        unread: &mut PendingSteps,
-    ) -> Self {
+        ranks: &Ranks,
+        pending: &mut PendingSteps,
+    ) -> (Self, Result<(), Error>) {
+        let passes = match passes {
+            Ok(Some(passes)) => passes,
+            Ok(None) => return (self, Ok(())),
+            Err(error) => return (self, Err(error)),
+        };
         self.model.before_step(self.done, recipe.steps);
-        let (gradients, mut measured) = measured_gradients(&self.model, passes, recipe, self.done);
+        if recipe.has_local_steps() {
+            let stepped = self.step_of_shards(&passes, recipe, ranks, pending);
+            return (self, stepped);
+        }
+        match self.gradients(&passes, recipe, ranks) {
+            Ok((gradients, measured)) => (self.updated(gradients, measured, recipe, pending), Ok(())),
+            Err(error) => (self, Err(error.into())),
+        }
+    }
+
+    /// Gradients of a step out of those of all shards: this rank's, and where there are more, those of the others.
+    fn gradients(
+        &self,
+        passes: &StepPasses<M::Batch>,
+        recipe: &TrainSettings,
+        ranks: &Ranks,
+    ) -> Result<(GradientsParams, Measured), RankError> {
+        let StepPasses(shards) = passes;
+        let mut found: Vec<_> = (shards.iter())
+            .map(|shard| shard_gradients(&self.model, [self.done, shard.index], &shard.passes, recipe))
+            .collect();
+        match found.pop() {
+            // Nothing leaves the device.
+            Some(only) if found.is_empty() && ranks.size() == 1 => Ok(only.of_step(&self.model, self.done)),
+            last => {
+                found.extend(last);
+                exchanged(&self.model, found, self.done, ranks)
+            }
+        }
+    }
+
+    fn updated(
+        mut self,
+        gradients: GradientsParams,
+        mut measured: Measured,
+        recipe: &TrainSettings,
+        pending: &mut PendingSteps,
+    ) -> Self {
         let skips = match recipe.on_non_finite {
             OnNonFinite::Stop => false,
             OnNonFinite::Skip => !measured.is_finite(),
@@ -76,8 +131,58 @@ impl<M: ModelWithLoss> Standpoint<M> {
             0 => updated(self.model, gradients, &mut measured, recipe, &mut self.optimizer),
             _ => self.model,
         };
-        unread.steps.push(measured);
+        pending.steps.push(measured);
         Self { model, done, skipped, ..self }
+    }
+
+    /// A step of each shard with a model of its own; where an exchange is due, they are one again.
+    fn step_of_shards(
+        &mut self,
+        passes: &StepPasses<M::Batch>,
+        recipe: &TrainSettings,
+        ranks: &Ranks,
+        pending: &mut PendingSteps,
+    ) -> Result<(), Error> {
+        let begun = self.local.take();
+        let local = begun.unwrap_or_else(|| LocalSteps::of(&self.model, &self.optimizer, passes.0.len()));
+        let local = local.step(passes, recipe, self.done);
+        self.done += 1;
+        if !recipe.exchanges_after(self.done) {
+            self.local = Some(local);
+            return Ok(());
+        }
+        let (joined, measured) = local.joined(Optimizer::new(recipe, &self.model), ranks)?;
+        pending.steps.extend(measured);
+        let joined = joined.ok_or_else(|| Error::diverged(self.done, f32::NAN))?;
+        (self.model, self.optimizer) = (joined.model, joined.optimizer);
+        // What is left of a base that fades has more digits than a state.
+        self.model.before_step(self.done - 1, recipe.steps);
+        Ok(())
+    }
+
+    /// Whether there is one model that can be looked at, and not one for each shard.
+    pub(super) fn is_common(&self) -> bool {
+        self.local.is_none()
+    }
+
+    /// Checks that all ranks hold the same trained values.
+    ///
+    /// # Errors
+    /// If they do not, or a rank ended.
+    pub(super) fn check_same(&self, ranks: &Ranks) -> Result<(), Error> {
+        if ranks.size() == 1 {
+            return Ok(());
+        }
+        let state = self.model.state();
+        let bytes: Vec<u8> =
+            state.iter().flat_map(|(name, data)| [name.as_bytes(), data.as_bytes()].concat()).collect();
+        let hashes = ranks.all_gather(Topic::Hashes, sha256_hex(&bytes).into_bytes())?;
+        let differing = (1..ranks.size()).filter(|&rank| hashes[rank] != hashes[0]);
+        let differing: Vec<String> = differing.map(|rank| ranks.name(rank)).collect();
+        if differing.is_empty() {
+            return Ok(());
+        }
+        Err(RankError::Diverged { step: self.done, ranks: differing }.into())
     }
 
     /// A copy to fall back on, if the trained parameters are few enough.
@@ -150,23 +255,23 @@ impl<M: ModelWithLoss> Standpoint<M> {
         Ok(())
     }
 
-    /// What the run came to, of whose steps the observer was told.
+    /// The result of the run; `reported` are the steps that the observer knows.
     pub(super) fn ended(
         self,
-        told: Told,
+        reported: Reported,
         failure: Option<Error>,
         recipe: &TrainSettings,
         observer: &mut impl Observer<M>,
     ) -> Result<Trained<M>, Error> {
         let Some(best) = self.best.found else {
             let failure = failure.expect("a run without a failure was evaluated at its last step");
-            if !failure.spoils_training() && told.updates > 0 && is_finite(&self.model.state()) {
+            if !failure.spoils_training() && reported.updates > 0 && is_finite(&self.model.state()) {
                 observer.left_unscored(&self.model);
             }
             return Err(failure);
         };
-        let interrupted = observer.stopped().filter(|_| told.steps < recipe.steps);
+        let interrupted = observer.stopped().filter(|_| reported.steps < recipe.steps);
         let (state, best_step) = (Arc::unwrap_or_clone(best.trained), best.step);
-        Ok(Trained { last: self.model, best: state, best_step, steps: told.steps, interrupted, failure })
+        Ok(Trained { last: self.model, best: state, best_step, steps: reported.steps, interrupted, failure })
     }
 }

@@ -118,7 +118,7 @@ mod tests {
         Plan::low_rank(Factor::Frozen(values(0.2)), Factor::Frozen(values(0.7)), 3, 1.0)
     }
 
-    fn told(plan: &Plan, stored: u32) -> Option<String> {
+    fn problem_of(plan: &Plan, stored: u32) -> Option<String> {
         problem(&Site::linear("blocks.0.mlp.up", 20, 20), plan, stored)
     }
 
@@ -127,7 +127,7 @@ mod tests {
         let stored = check_word(&plan(|_, value| value));
         for ulps in [1_u32, 7] {
             let other = plan(|n, value| f32::from_bits(value.to_bits() + ulps * (n as u32 % 2)));
-            assert_eq!(told(&other, stored), None, "{ulps}");
+            assert_eq!(problem_of(&other, stored), None, "{ulps}");
         }
     }
 
@@ -141,8 +141,8 @@ mod tests {
             plan(|n, value| value + (n as f32 * 0.8).cos()),
         ];
         for (number, other) in others.iter().enumerate() {
-            let told = told(other, stored).unwrap_or_else(|| panic!("{number} is another one"));
-            assert!(told.contains("`blocks.0.mlp.up`") && told.contains("load the base"), "{told}");
+            let problem = problem_of(other, stored).unwrap_or_else(|| panic!("{number} is another one"));
+            assert!(problem.contains("`blocks.0.mlp.up`") && problem.contains("load the base"), "{problem}");
         }
     }
 

@@ -53,10 +53,10 @@ pub(super) fn read(kind: &str, settings: &Map<String, Value>) -> Result<AdapterC
 
 /// A message that names settings as we do, with the names that the folder has for them.
 pub(super) fn in_the_folders_names(message: &str) -> String {
-    let named = |said: String, (ours, theirs): &(&str, &str)| {
-        said.replace(&format!("`{ours}`"), &format!("`{theirs}`"))
+    let renamed = |text: String, (ours, theirs): &(&str, &str)| {
+        text.replace(&format!("`{ours}`"), &format!("`{theirs}`"))
     };
-    NAMES.iter().fold(message.to_owned(), named)
+    NAMES.iter().fold(message.to_owned(), renamed)
 }
 
 /// The settings that a folder holds, each written as this program writes it: 2 as 2.0, where it is no whole number.
@@ -102,8 +102,8 @@ mod tests {
     fn a_setting_of_another_type_is_told_in_plain_words() {
         let mut settings = written(&AdapterConfig::default());
         settings["k"] = "many".into();
-        let told = read("nola", &settings).expect_err("no number");
-        assert_eq!(told, "`nola`: it is the text \"many\", expected a whole number");
+        let problem = read("nola", &settings).expect_err("it is refused");
+        assert_eq!(problem, "`nola`: it is the text \"many\", expected a whole number");
     }
 
     #[test]
@@ -111,10 +111,10 @@ mod tests {
         for config in AdapterConfig::every() {
             let mut settings = written(&config);
             settings.insert("r_alpha".to_owned(), 1.into());
-            let told = read(config.kind(), &settings).expect_err("no such setting");
-            assert!(told.contains("unknown field `r_alpha`"), "{told}");
+            let problem = read(config.kind(), &settings).expect_err("no such setting");
+            assert!(problem.contains("unknown field `r_alpha`"), "{problem}");
             for name in ["kind", "rank", "alpha"] {
-                assert!(!told.contains(&format!("`{name}`")), "{}: {told}", config.kind());
+                assert!(!problem.contains(&format!("`{name}`")), "{}: {problem}", config.kind());
             }
         }
     }

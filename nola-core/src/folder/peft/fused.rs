@@ -1,7 +1,7 @@
 //! LoRAs of sites that are parts of one foreign module, made one LoRA of that module.
 
 use super::matrix::beside;
-use super::{ForeignModule, Generation, Layout, Modules, Shares};
+use super::{ForeignModule, Layout, Modules, Shares};
 use crate::SiteFactors;
 use crate::site::SiteKind;
 
@@ -37,7 +37,6 @@ struct PartLora {
 pub(super) fn module_loras(
     factors: Vec<SiteFactors>,
     modules: Modules,
-    generation: Generation,
     base_norms: BaseNorms,
 ) -> Vec<ModuleLora> {
     let mut found: Vec<(ForeignModule, Vec<PartLora>)> = Vec::new();
@@ -53,14 +52,11 @@ pub(super) fn module_loras(
             None => found.push((module, vec![part])),
         }
     }
-    found
-        .into_iter()
-        .map(|(module, parts)| join(&module, module.name(generation), &parts, base_norms))
-        .collect()
+    found.into_iter().map(|(module, parts)| join(&module, &parts, base_norms)).collect()
 }
 
 /// The LoRA that computes what `parts` compute, each on its own outputs, and nothing on the outputs of other parts.
-fn join(module: &ForeignModule, name: &str, parts: &[PartLora], base_norms: BaseNorms) -> ModuleLora {
+fn join(module: &ForeignModule, parts: &[PartLora], base_norms: BaseNorms) -> ModuleLora {
     let site = &parts[0].factors.site;
     // The largest, so that no entry of B grows: where all are the same, as usual, nothing is multiplied.
     let scale = (parts.iter().map(|part| part.factors.scale))
@@ -82,7 +78,7 @@ fn join(module: &ForeignModule, name: &str, parts: &[PartLora], base_norms: Base
     let all_a: Vec<&[f32]> = stacked.iter().map(|factors| factors.low_rank_a()).collect();
     let all_b: Vec<&[f32]> = outputs.iter().map(Vec::as_slice).collect();
     ModuleLora {
-        name: name.to_owned(),
+        name: module.name().to_owned(),
         kind: site.kind,
         layout: match site.kind {
             SiteKind::Linear => module.layout,

@@ -28,8 +28,6 @@ pub(super) const TOKEN_ROWS: &str = "token_adapter.trainable_tokens_delta";
 pub(super) struct Matching<'a> {
     pub(super) adapter: &'a PeftAdapter,
     pub(super) modules: Modules<'a>,
-    /// Which of the two names of a module the folder uses; none if it does not show.
-    generation: Option<usize>,
     used: BTreeSet<String>,
     problems: Vec<String>,
     /// How many modules of ours have a LoRA.
@@ -57,14 +55,9 @@ pub(super) struct Place<'a> {
 
 impl<'a> Matching<'a> {
     pub(super) fn new<M: Module>(adapter: &'a PeftAdapter, modules: Modules<'a>, model: &M) -> Self {
-        let params = float_params(model);
-        let names = params.iter().filter_map(|param| Some(modules(param.path.rsplit_once('.')?.0).names));
-        let generation = names
-            .filter(|names| names[0] != names[1])
-            .find_map(|names| names.iter().position(|name| adapter.holds(name)));
-        let has_tokens = params.iter().any(FoundParam::is_of_embedding);
+        let has_tokens = float_params(model).iter().any(FoundParam::is_of_embedding);
         let head = if has_tokens { Layer::OutputEmbedding } else { Layer::Classifier };
-        Self { adapter, modules, generation, used: BTreeSet::new(), problems: Vec::new(), adapted: 0, head }
+        Self { adapter, modules, used: BTreeSet::new(), problems: Vec::new(), adapted: 0, head }
     }
 
     /// The updates of those of `sites` that have one.
@@ -330,10 +323,8 @@ impl<'a> Matching<'a> {
 
     /// The names that the folder may use for a module.
     pub(super) fn names<'n>(&self, module: &'n ForeignModule) -> &'n [String] {
-        match self.generation {
-            Some(generation) => slice::from_ref(&module.names[generation]),
-            None => &module.names,
-        }
+        let [new, old] = &module.names;
+        if new == old { slice::from_ref(new) } else { &module.names }
     }
 
     pub(super) fn has(&self, key: &str) -> bool {

@@ -63,6 +63,8 @@ pub struct ForeignModule {
     pub names: [String; 2],
     /// What of it is ours.
     pub part: Part,
+    /// The same in transformers 4 and before, which fused what transformers 5 has apart.
+    pub part_before: Part,
     /// How it stores its weight, if it is a linear layer; other modules store theirs as we do.
     pub layout: Layout,
 }
@@ -70,14 +72,22 @@ pub struct ForeignModule {
 impl ForeignModule {
     /// A module that is one of ours as a whole, stored as PyTorch's `Linear` if it is a linear layer.
     pub fn whole(names: [String; 2]) -> Self {
-        Self { names, part: Part::Whole, layout: Layout::Linear }
+        Self { names, part: Part::Whole, part_before: Part::Whole, layout: Layout::Linear }
     }
 
-    fn name(&self, generation: Generation) -> &str {
-        match generation {
-            Generation::Transformers5 => &self.names[0],
-            Generation::Transformers4 => &self.names[1],
-        }
+    /// The same module where all names are those of one generation.
+    fn of(self, generation: Generation) -> Self {
+        let [new, old] = self.names;
+        let (name, part) = match generation {
+            Generation::Transformers5 => (new, self.part),
+            Generation::Transformers4 => (old, self.part_before),
+        };
+        Self { names: [name.clone(), name], part, part_before: part, layout: self.layout }
+    }
+
+    /// Its name, where one generation has been chosen.
+    fn name(&self) -> &str {
+        &self.names[0]
     }
 }
 

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use burn::module::Module;
+
 use super::lora_config::PeftConfig;
-use super::{Modules, OurMetadata, PREFIX};
+use super::{Generation, Modules, OurMetadata, PREFIX};
 use crate::folder::BaseIdentity;
+use crate::params::float_params;
 
 /// A PEFT folder that was read, not yet attached to a model.
 #[derive(Debug, Clone)]
@@ -38,6 +41,16 @@ impl PeftAdapter {
         let Some(tied) = self.tied else { return false };
         let names = [tied.embedding, tied.head].into_iter().flat_map(|module| modules(module).names);
         names.into_iter().any(|name| self.holds(&name))
+    }
+
+    /// The generation of the names that the folder uses for the modules of `model`; none if it does not show.
+    pub(super) fn generation<M: Module>(&self, modules: Modules, model: &M) -> Option<Generation> {
+        let params = float_params(model);
+        let names = params.iter().filter_map(|param| Some(modules(param.path.rsplit_once('.')?.0).names));
+        names.filter(|[new, old]| new != old).find_map(|[new, old]| match self.holds(&new) {
+            true => Some(Generation::Transformers5),
+            false => self.holds(&old).then_some(Generation::Transformers4),
+        })
     }
 
     /// Whether a tensor lies in the module `name`.

@@ -93,6 +93,12 @@ impl PeftAdapter {
     /// If a tensor is missing for a target, belongs to nothing or has a wrong shape: all of them in one error. If the adapter
     /// started at a part of the base, and this base has no such part.
     pub fn attach<M: Module>(self, model: M, modules: Modules, device: &Device) -> Result<Adapted<M>, Error> {
+        let generation = self.generation(modules, &model);
+        let in_folder = |path: &str| {
+            let module = modules(path);
+            generation.map_or(module.clone(), |generation| module.of(generation))
+        };
+        let modules: Modules = &in_folder;
         let mut matching = Matching::new(&self, modules, &model);
         let (sites, plans): (Vec<Site>, Vec<Plan>) = matching.plans(sites(&model)).into_iter().unzip();
         let others = matching.others(&model);

@@ -67,9 +67,8 @@ impl Toy {
 
 fn modules(path: &str) -> ForeignModule {
     let whole = |name: &str, layout| ForeignModule {
-        names: [name.to_owned(), name.to_owned()],
-        part: Part::Whole,
         layout,
+        ..ForeignModule::whole([name.to_owned(), name.to_owned()])
     };
     let Some((number, module)) = path.strip_prefix("blocks.").and_then(|inside| inside.split_once('.'))
     else {
@@ -81,6 +80,7 @@ fn modules(path: &str) -> ForeignModule {
     };
     let fused = |index| ForeignModule {
         part: Part::Outputs(Shares::nth(index, 3)),
+        part_before: Part::Outputs(Shares::nth(index, 3)),
         ..whole(&format!("transformer.h.{number}.attn.c_attn"), Layout::Conv1d)
     };
     match module {

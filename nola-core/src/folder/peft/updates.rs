@@ -8,7 +8,7 @@ use super::fused::{ModuleLora, module_loras};
 use super::matching::{MAGNITUDE, factor_names, key};
 use super::matrix::transposed;
 use super::vera::VeraFolder;
-use super::{ForeignModule, Generation, Layout, Modules, Stored};
+use super::{ForeignModule, Layout, Modules, Stored};
 use crate::adapted::{Adapted, weight_of};
 use crate::params::linear_sites;
 use crate::site::Site;
@@ -23,14 +23,14 @@ pub(super) enum Updates {
 }
 
 impl Updates {
-    pub(super) fn of<M: Module>(adapted: &Adapted<M>, modules: Modules, generation: Generation) -> Self {
-        if let Some(vera) = VeraFolder::of(adapted, modules, generation) {
+    pub(super) fn of<M: Module>(adapted: &Adapted<M>, modules: Modules) -> Self {
+        if let Some(vera) = VeraFolder::of(adapted, modules) {
             return Self::Vera(vera);
         }
         let norms = |module: &ForeignModule, share| base_norms(&adapted.model, modules, module, share);
         // A weight may have lost all its ranks.
         let factors = adapted.factors().into_iter().filter(|factors| factors.rank > 0).collect();
-        Self::Lora(module_loras(factors, modules, generation, &norms))
+        Self::Lora(module_loras(factors, modules, &norms))
     }
 
     /// Names and layouts of the adapted modules.

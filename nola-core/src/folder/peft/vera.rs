@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::lora_config::VeraSettings;
 use super::matching::{Lora, Matching, key};
 use super::matrix::part_of;
-use super::{ForeignModule, Generation, Layout, Modules, Part, Stored};
+use super::{ForeignModule, Layout, Modules, Part, Stored};
 use crate::adapted::{Adapted, floats};
 use crate::adapter::vera::{LAMBDA_B, LAMBDA_D, VeraBlocks, VeraConfig, VeraPair};
 use crate::adapter::{MAX_RANK, PeftForm, Plan};
@@ -94,11 +94,7 @@ struct VeraModule {
 impl VeraFolder {
     /// The folder of a VeRA whose sites are modules of transformers as a whole: parts of one would need scales of the
     /// bottleneck of their own, which PEFT does not have.
-    pub(super) fn of<M: Module>(
-        adapted: &Adapted<M>,
-        modules: Modules,
-        generation: Generation,
-    ) -> Option<Self> {
+    pub(super) fn of<M: Module>(adapted: &Adapted<M>, modules: Modules) -> Option<Self> {
         let config = match adapted.config()?.method().peft_form() {
             PeftForm::Lora => return None,
             PeftForm::Vera(config) => config.clone(),
@@ -115,7 +111,7 @@ impl VeraFolder {
         let [d, b]: [Vec<Vec<f32>>; 2] = [vectors(LAMBDA_D), vectors(LAMBDA_B)];
         let module = |((site, d), b): ((&Site, Vec<f32>), Vec<f32>)| {
             let module = modules(&site.path);
-            VeraModule { name: module.name(generation).to_owned(), layout: module.layout, d, b }
+            VeraModule { name: module.name().to_owned(), layout: module.layout, d, b }
         };
         let widths = [sites.iter().map(|site| site.d_in).max()?, sites.iter().map(|site| site.d_out).max()?];
         let pair = || (VeraPair::drawn(config.projection_prng_key, config.rank, widths), widths);

@@ -62,9 +62,11 @@ pub fn begin<M: Module>(
         return Err(Error::UnlikeLora { kind: config.kind(), reason });
     }
     let partial = PartialFolder::beside(folder)?;
-    let updates = Updates::of(adapted, modules, generation);
+    let written = |path: &str| modules(path).of(generation);
+    let modules: Modules = &written;
+    let updates = Updates::of(adapted, modules);
     let adapted_modules = updates.modules();
-    let others = others(adapted, modules, generation)?;
+    let others = others(adapted, modules)?;
     let about = About {
         base_name: &description.base.name,
         task,
@@ -135,11 +137,7 @@ type Parts = Vec<(ForeignModule, FoundParam)>;
 
 /// Trained heads, norms and biases. Where only a part of a foreign module was trained, the base's numbers stand beside
 /// it: PEFT loads a module of `modules_to_save` only as a whole.
-fn others<M: Module>(
-    adapted: &Adapted<M>,
-    modules: Modules,
-    generation: Generation,
-) -> Result<Vec<Other>, Error> {
+fn others<M: Module>(adapted: &Adapted<M>, modules: Modules) -> Result<Vec<Other>, Error> {
     // The coefficients are in the factors already.
     let is_factor = |path: &String| is_adapter(path) || adapted.has_coefficients(path);
     let trained: BTreeSet<String> = adapted.state().into_keys().filter(|path| !is_factor(path)).collect();
@@ -150,13 +148,12 @@ fn others<M: Module>(
     for param in float_params(&adapted.model).into_iter().filter(|param| !is_adapter(&param.path)) {
         let Some((module, leaf)) = param.path.rsplit_once('.') else { continue };
         let module = modules(module);
-        let leaves = found.entry(module.name(generation).to_owned()).or_default();
+        let leaves = found.entry(module.name().to_owned()).or_default();
         leaves.entry(foreign_leaf(leaf).to_owned()).or_default().push((module, param));
     }
     let is_trained = |parts: &Parts| parts.iter().any(|(_, param)| trained.contains(&param.path));
     found.retain(|_, leaves| leaves.values().any(is_trained));
-    let is_adapted =
-        |name: &str| adapted.sites().iter().any(|site| modules(&site.path).name(generation) == name);
+    let is_adapted = |name: &str| adapted.sites().iter().any(|site| modules(&site.path).name() == name);
     let mut others = Vec::new();
     for (module, mut leaves) in found {
         let is_lone_bias = leaves.iter().all(|(leaf, parts)| leaf == "bias" || !is_trained(parts));

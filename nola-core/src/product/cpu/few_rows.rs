@@ -1,10 +1,11 @@
-//! Products of a few rows, such as single tokens, which memory bounds: each number of a narrow weight is used as soon as it is f32.
+//! Products of a few rows, such as single tokens, which memory bounds: each number of a weight is read once, and used as soon as it
+//! is f32.
 
 use rayon::prelude::*;
 
-use super::operands::{Operands, Part, Widen};
+use super::operands::{Block, Operands, Part, Widen};
 #[cfg(target_arch = "x86_64")]
-use crate::instructions::Instructions;
+use crate::instructions::{Instructions, Vectors};
 
 /// Up to this many rows a weight is not laid out for a kernel that multiplies many.
 pub(super) const FEW_ROWS: usize = 4;
@@ -16,52 +17,69 @@ const SHORT: usize = 16;
 const LONG: usize = TILE / SHORT;
 /// Sums that a processor makes side by side.
 const LANES: usize = 16;
+/// Up to so many numbers a weight is read by one thread sooner than others wake up.
+const MOST_ALONE: usize = 1 << 16;
 
 /// # Panics
 /// If there are more than [`FEW_ROWS`] rows.
 pub(super) fn multiply(operands: &Operands, weight: &impl Widen) {
-    assert!(operands.sums.sizes()[0] <= FEW_ROWS, "a few rows");
+    let [rows, d_out] = operands.sums.sizes();
+    assert!(rows <= FEW_ROWS, "a few rows");
     let add = fastest();
-    let (width, depth) = if weight.lies_by_input() { (LONG, SHORT) } else { (SHORT, LONG) };
-    operands.parts().into_par_iter().for_each_init(
-        || (vec![0.0; TILE], [[0.0; LONG]; FEW_ROWS]),
-        |(block, sums), part| {
-            operands.begin(&part);
-            for first in part.columns.clone().step_by(width) {
-                let columns = first..part.columns.end.min(first + width);
-                sums.as_flattened_mut().fill(0.0);
-                for first in (0..weight.inputs()).step_by(depth) {
-                    let inputs = first..weight.inputs().min(first + depth);
-                    let strides = weight.widen(&inputs, &columns, block);
-                    let tile = Tile { numbers: block, strides, columns: columns.len() };
-                    for (row, sums) in part.rows.clone().zip(&mut *sums) {
-                        add(&operands.inputs_of(row)[inputs.clone()], &tile, sums);
-                    }
-                }
-                add_to(operands, &Part { rows: part.rows.clone(), columns }, sums);
-            }
-        },
-    );
+    let of_part = |scratch: &mut Scratch, part: Part| multiply_part(operands, weight, &part, add, scratch);
+    let parts = operands.parts();
+    if weight.inputs() * d_out <= MOST_ALONE {
+        let mut scratch = Scratch::default();
+        return parts.into_iter().for_each(|part| of_part(&mut scratch, part));
+    }
+    parts.into_par_iter().for_each_init(Scratch::default, of_part);
 }
 
-/// A part of a weight as f32.
-struct Tile<'a> {
-    numbers: &'a [f32],
-    /// From one input to the next, and from one output to the next; one of them is 1.
-    strides: [usize; 2],
-    columns: usize,
+/// Memory of a thread.
+struct Scratch {
+    /// Of a tile.
+    numbers: Vec<f32>,
+    /// Of each row.
+    sums: [[f32; LONG]; FEW_ROWS],
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { numbers: vec![0.0; TILE], sums: [[0.0; LONG]; FEW_ROWS] }
+    }
+}
+
+/// Makes one part of the result, tile by tile of the weight.
+fn multiply_part(operands: &Operands, weight: &impl Widen, part: &Part, add: Add, scratch: &mut Scratch) {
+    let Scratch { numbers, sums } = scratch;
+    let (width, depth) = if weight.lies_by_input() { (LONG, SHORT) } else { (SHORT, LONG) };
+    operands.begin(part);
+    for first in part.columns.clone().step_by(width) {
+        let columns = first..part.columns.end.min(first + width);
+        sums.as_flattened_mut().fill(0.0);
+        for first in (0..weight.inputs()).step_by(depth) {
+            let inputs = first..weight.inputs().min(first + depth);
+            let tile = weight.widen(&inputs, &columns, numbers);
+            for (row, sums) in part.rows.clone().zip(&mut *sums) {
+                add(&operands.inputs_of(row)[inputs.clone()], tile, &mut sums[..columns.len()]);
+            }
+        }
+        add_to(operands, &Part { rows: part.rows.clone(), columns }, sums);
+    }
 }
 
 /// Adds the products of one row with a tile, in a fixed order.
 #[inline(always)]
-fn add(x: &[f32], tile: &Tile, sums: &mut [f32; LONG]) {
-    if tile.strides[0] == 1 {
-        for (sum, numbers) in sums.iter_mut().zip(tile.numbers.chunks_exact(x.len())).take(tile.columns) {
-            *sum += dot(x, numbers);
+fn add(x: &[f32], tile: Block, sums: &mut [f32]) {
+    let [of_inputs, of_outputs] = tile.strides;
+    if of_inputs == 1 {
+        for (output, sum) in sums.iter_mut().enumerate() {
+            *sum += dot(x, &tile.numbers[output * of_outputs..][..x.len()]);
         }
         return;
     }
-    for (x, numbers) in x.iter().zip(tile.numbers.chunks_exact(tile.columns)) {
+    for (input, x) in x.iter().enumerate() {
+        let numbers = &tile.numbers[input * of_inputs..][..sums.len()];
         sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += x * number);
     }
 }
@@ -91,24 +109,24 @@ fn add_to(operands: &Operands, part: &Part, sums: &[[f32; LONG]; FEW_ROWS]) {
     }
 }
 
-type Add = fn(&[f32], &Tile, &mut [f32; LONG]);
+type Add = fn(&[f32], Block, &mut [f32]);
 
 /// [`add`] for the instructions that are allowed.
 #[cfg(target_arch = "x86_64")]
 fn fastest() -> Add {
     #[target_feature(enable = "avx512f")]
-    fn avx512(x: &[f32], tile: &Tile, sums: &mut [f32; LONG]) {
+    fn avx512(x: &[f32], tile: Block, sums: &mut [f32]) {
         add(x, tile, sums);
     }
     #[target_feature(enable = "avx2")]
-    fn avx2(x: &[f32], tile: &Tile, sums: &mut [f32; LONG]) {
+    fn avx2(x: &[f32], tile: Block, sums: &mut [f32]) {
         add(x, tile, sums);
     }
-    match Instructions::allowed() {
+    match Instructions::allowed().vectors() {
         // SAFETY: instructions are allowed only where the processor has them; so below.
-        Instructions::Avx512 => |x, tile, sums| unsafe { avx512(x, tile, sums) },
-        Instructions::Avx2 => |x, tile, sums| unsafe { avx2(x, tile, sums) },
-        Instructions::Plain => add,
+        Vectors::Avx512 => |x, tile, sums| unsafe { avx512(x, tile, sums) },
+        Vectors::Avx2 => |x, tile, sums| unsafe { avx2(x, tile, sums) },
+        Vectors::Plain => add,
     }
 }
 

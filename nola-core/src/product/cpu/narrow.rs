@@ -7,10 +7,11 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::operands::{Operands, Part, Weight, Widen};
+use super::operands::{Block, Operands, Part, Weight, Widen};
 use super::wide;
 #[cfg(target_arch = "x86_64")]
-use crate::instructions::Instructions;
+use crate::instructions::{Instructions, Vectors};
+use crate::matrix::Accumulate;
 
 /// Inputs of a block.
 const DEPTH: usize = 512;
@@ -20,15 +21,15 @@ const WIDTH: usize = 128;
 pub(super) fn multiply(operands: &Operands, weight: &impl Widen) {
     operands.parts().into_par_iter().for_each_init(
         || vec![0.0; DEPTH * WIDTH],
-        |block, part| {
+        |scratch, part| {
             operands.begin(&part);
             for first in part.columns.clone().step_by(WIDTH) {
                 let columns = first..part.columns.end.min(first + WIDTH);
                 let part = Part { rows: part.rows.clone(), columns };
                 for first in (0..weight.inputs()).step_by(DEPTH) {
                     let inputs = first..weight.inputs().min(first + DEPTH);
-                    let strides = weight.widen(&inputs, &part.columns, block);
-                    wide::add(operands, &part, &inputs, block, strides, Parallelism::None);
+                    let block = weight.widen(&inputs, &part.columns, scratch);
+                    wide::multiply_part(operands, &part, &inputs, block, Accumulate::Add, Parallelism::None);
                 }
             }
         },
@@ -51,12 +52,12 @@ impl Half for bf16 {
     #[inline]
     fn widen(numbers: &[Self], wide: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
-        match Instructions::allowed() {
-            Instructions::Plain => {}
+        match Instructions::allowed().vectors() {
+            Vectors::Plain => {}
             // SAFETY: instructions are allowed only where the processor has them.
-            Instructions::Avx2 => return unsafe { widen_avx2(numbers, wide) },
+            Vectors::Avx2 => return unsafe { widen_avx2(numbers, wide) },
             // SAFETY: as above.
-            Instructions::Avx512 => return unsafe { widen_avx512(numbers, wide) },
+            Vectors::Avx512 => return unsafe { widen_avx512(numbers, wide) },
         }
         widen_plain(numbers, wide);
     }
@@ -90,16 +91,21 @@ impl<N: Half> Widen for Weight<'_, N> {
         self.is_straight()
     }
 
-    fn widen(&self, inputs: &Range<usize>, columns: &Range<usize>, block: &mut [f32]) -> [usize; 2] {
+    fn widen<'a>(
+        &'a self,
+        inputs: &Range<usize>,
+        columns: &Range<usize>,
+        scratch: &'a mut [f32],
+    ) -> Block<'a> {
         if self.is_straight() {
-            for (input, row) in inputs.clone().zip(block.chunks_exact_mut(columns.len())) {
+            for (input, row) in inputs.clone().zip(scratch.chunks_exact_mut(columns.len())) {
                 N::widen(self.of_input(input, columns), row);
             }
-            return [columns.len(), 1];
+            return Block { numbers: scratch, strides: [columns.len(), 1] };
         }
-        for (output, column) in columns.clone().zip(block.chunks_exact_mut(inputs.len())) {
+        for (output, column) in columns.clone().zip(scratch.chunks_exact_mut(inputs.len())) {
             N::widen(self.of_output(output, inputs), column);
         }
-        [1, inputs.len()]
+        Block { numbers: scratch, strides: [1, inputs.len()] }
     }
 }

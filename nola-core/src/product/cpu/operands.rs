@@ -62,7 +62,7 @@ impl Operands<'_> {
         (0..rows).step_by(height).flat_map(of_rows).collect()
     }
 
-    /// Sets a part that nobody else uses meanwhile to the bias, or to zero: every part must begin so.
+    /// Sets a part that nobody else uses meanwhile to the bias, or to zero: what is added to must begin so.
     pub(super) fn begin(&self, part: &Part) {
         for row in part.rows.clone() {
             let start = self.sums.at(&Part { rows: row..row + 1, columns: part.columns.clone() });
@@ -77,7 +77,7 @@ impl Operands<'_> {
     }
 }
 
-/// A result `[rows, d_out]`, undefined at first, whose parts are begun and added to at the same time.
+/// A result `[rows, d_out]`, undefined at first, whose parts are written at the same time.
 pub(super) struct Sums<'a> {
     start: *mut f32,
     count: usize,
@@ -112,7 +112,15 @@ impl<'a> Sums<'a> {
     }
 }
 
-/// A weight whose parts become f32 in the cache.
+/// A part of a weight in f32.
+#[derive(Clone, Copy)]
+pub(super) struct Block<'a> {
+    pub(super) numbers: &'a [f32],
+    /// From one input to the next, and from one output to the next; one of them is 1.
+    pub(super) strides: [usize; 2],
+}
+
+/// A weight whose parts are f32, or become it in the cache.
 pub(super) trait Widen: Sync {
     /// Inputs of the product.
     fn inputs(&self) -> usize;
@@ -120,8 +128,13 @@ pub(super) trait Widen: Sync {
     /// Whether the numbers of one input lie side by side; if not, those of one output do.
     fn lies_by_input(&self) -> bool;
 
-    /// Puts a part of the weight into `block`, and returns the strides of inputs and outputs there.
-    fn widen(&self, inputs: &Range<usize>, columns: &Range<usize>, block: &mut [f32]) -> [usize; 2];
+    /// A part of the weight, which is written to `scratch` if it is not f32 already.
+    fn widen<'a>(
+        &'a self,
+        inputs: &Range<usize>,
+        columns: &Range<usize>,
+        scratch: &'a mut [f32],
+    ) -> Block<'a>;
 }
 
 /// A weight `[d_in, d_out]` as it lies in memory, straight or transposed.

@@ -6,7 +6,7 @@ use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{DType, TensorData};
 
-use super::operands::{Operands, Sums, Widen};
+use super::operands::{Block, Operands, Sums, Widen};
 use super::{few_rows, narrow};
 use crate::packed_product::{Direction, PackedProduct, Request};
 use crate::weight::PackedView;
@@ -22,7 +22,7 @@ impl PackedProduct for Flex {
         let mut result = Vec::with_capacity(rows * columns);
         let sums = Sums::new(&mut result.spare_capacity_mut()[..rows * columns], columns);
         multiply(&Operands { x, bias: None, sums }, &weight, request.compute);
-        // SAFETY: each way begins every part of the result, and the parts cover it.
+        // SAFETY: each way writes every part of the result, and the parts cover it.
         unsafe { result.set_len(rows * columns) };
         FlexTensor::from_data(TensorData::new(result, [rows, columns]))
     }
@@ -46,21 +46,26 @@ impl Widen for Packed<'_> {
         self.direction == Direction::Backward
     }
 
-    fn widen(&self, inputs: &Range<usize>, columns: &Range<usize>, block: &mut [f32]) -> [usize; 2] {
+    fn widen<'a>(
+        &'a self,
+        inputs: &Range<usize>,
+        columns: &Range<usize>,
+        scratch: &'a mut [f32],
+    ) -> Block<'a> {
         let read = |output: usize, range: &Range<usize>, numbers: &mut [f32]| {
             let first = output * self.view.d_in;
             self.view.read(first + range.start..first + range.end, numbers);
         };
         match self.direction {
             Direction::Forward => {
-                let outputs = columns.clone().zip(block.chunks_exact_mut(inputs.len()));
+                let outputs = columns.clone().zip(scratch.chunks_exact_mut(inputs.len()));
                 outputs.for_each(|(output, column)| read(output, inputs, column));
-                [1, inputs.len()]
+                Block { numbers: scratch, strides: [1, inputs.len()] }
             }
             Direction::Backward => {
-                let outputs = inputs.clone().zip(block.chunks_exact_mut(columns.len()));
+                let outputs = inputs.clone().zip(scratch.chunks_exact_mut(columns.len()));
                 outputs.for_each(|(output, row)| read(output, columns, row));
-                [columns.len(), 1]
+                Block { numbers: scratch, strides: [columns.len(), 1] }
             }
         }
     }

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::operands::{Operands, Sums, Weight};
 use super::{narrow, wide};
+#[cfg(target_arch = "x86_64")]
+use crate::instructions::Instructions;
 
 /// Numbers that bf16 holds exactly, so that rounding them changes nothing.
 fn numbers(count: usize, seed: u32) -> Vec<f32> {
@@ -33,7 +35,11 @@ struct Case {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let sizes = (1..70_usize, prop_oneof![1..80_usize, 500..530_usize, 1020..1040_usize], 1..150_usize);
+    let sizes = (
+        prop_oneof![1..5_usize, 1..70_usize],
+        prop_oneof![1..80_usize, 500..530_usize, 1020..1040_usize],
+        1..150_usize,
+    );
     let dtype = prop_oneof![Just(DType::F32), Just(DType::BF16), Just(DType::F16)];
     (sizes, dtype, any::<bool>(), any::<bool>()).prop_map(
         |((rows, d_in, d_out), dtype, is_transposed, has_bias)| Case {
@@ -110,9 +116,39 @@ proptest! {
             DType::BF16 => narrow::multiply(&operands, &Weight::new(weight.storage::<bf16>(), weight.layout())),
             _ => narrow::multiply(&operands, &Weight::new(weight.storage::<f16>(), weight.layout())),
         }
-        // SAFETY: the product began every part, as the next test shows.
+        // SAFETY: the product wrote every part, as a test below shows.
         unsafe { result.set_len(case.rows * case.d_out) };
         case.check(&result);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn tiles_give_the_same(case in cases()) {
+        let case = Case { dtype: DType::BF16, ..case };
+        let (x, bias, weight) = (case.x(), case.bias(), case.weight());
+        let weight = Weight::new(weight.storage::<bf16>(), weight.layout());
+        // The plain model of a tile, and the processor's own tiles where they are allowed.
+        let of_processor = super::bf16_pairs::Kernel::of(Instructions::allowed());
+        for kernel in [super::bf16_pairs::Kernel::model(), of_processor].into_iter().flatten() {
+            let mut result = Vec::with_capacity(case.rows * case.d_out);
+            let sums = Sums::new(&mut result.spare_capacity_mut()[..case.rows * case.d_out], case.d_out);
+            kernel.multiply(&Operands { x: &x, bias: bias.as_deref(), sums }, &weight);
+            // SAFETY: as above.
+            unsafe { result.set_len(case.rows * case.d_out) };
+            case.check(&result);
+        }
+    }
+}
+
+#[test]
+fn without_inputs_a_product_is_its_bias() {
+    for (dtype, has_bias) in
+        [DType::F32, DType::BF16, DType::F16].map(|dtype| [(dtype, true), (dtype, false)]).concat()
+    {
+        let case = Case { rows: 6, d_in: 0, d_out: 40, dtype, is_transposed: false, has_bias };
+        let x = tensor(case.x(), [case.rows, case.d_in], DType::F32);
+        let bias = case.bias().map(|bias| tensor(bias, [case.d_out], DType::F32));
+        case.check(super::product(&x, case.weight(), bias.as_ref()).storage());
     }
 }
 

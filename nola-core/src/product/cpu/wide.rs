@@ -7,37 +7,63 @@ use std::ops::Range;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::operands::{Operands, Part, Weight};
+use super::operands::{Block, Operands, Part, Weight, Widen};
+use crate::matrix::Accumulate;
 
 /// Products of two numbers that one thread does as fast as many would.
 const MOST_ALONE: usize = 1 << 22;
 
 pub(super) fn multiply(operands: &Operands, weight: &Weight<f32>) {
-    operands.parts().into_par_iter().for_each(|part| operands.begin(&part));
     let ([rows, d_out], d_in) = (operands.sums.sizes(), weight.d_in);
+    let accumulate = match operands.bias {
+        Some(_) => Accumulate::Add,
+        None => Accumulate::Overwrite,
+    };
+    // Without inputs nothing would be overwritten.
+    if accumulate == Accumulate::Add || d_in == 0 {
+        operands.parts().into_par_iter().for_each(|part| operands.begin(&part));
+    }
     if rows * d_in * d_out == 0 {
         return;
     }
     let is_small = rows * d_in * d_out <= MOST_ALONE;
     let parallelism = if is_small { Parallelism::None } else { Parallelism::Rayon(0) };
-    let (numbers, strides) = weight.layout();
-    add(operands, &Part { rows: 0..rows, columns: 0..d_out }, &(0..d_in), numbers, strides, parallelism);
+    let (inputs, columns) = (0..d_in, 0..d_out);
+    let block = weight.widen(&inputs, &columns, &mut []);
+    let part = Part { rows: 0..rows, columns: 0..d_out };
+    multiply_part(operands, &part, &inputs, block, accumulate, parallelism);
 }
 
-/// Adds the products of some inputs to a part that was begun and that nobody else uses meanwhile.
+impl Widen for Weight<'_, f32> {
+    fn inputs(&self) -> usize {
+        self.d_in
+    }
+
+    fn lies_by_input(&self) -> bool {
+        self.is_straight()
+    }
+
+    fn widen<'a>(&'a self, inputs: &Range<usize>, columns: &Range<usize>, _: &'a mut [f32]) -> Block<'a> {
+        let (numbers, strides) = self.layout();
+        Block { numbers: &numbers[inputs.start * strides[0] + columns.start * strides[1]..], strides }
+    }
+}
+
+/// The products of some inputs, for a part that nobody else uses meanwhile and that was begun if it is added to.
 ///
-/// `numbers` are those of the inputs and of the columns of the part, with these strides of inputs and outputs.
+/// `block` is the part of the weight for the inputs and for the columns of the part.
 ///
 /// # Panics
 /// If anything is empty or not there.
-pub(super) fn add(
+pub(super) fn multiply_part(
     operands: &Operands,
     part: &Part,
     inputs: &Range<usize>,
-    numbers: &[f32],
-    strides: [usize; 2],
+    block: Block,
+    accumulate: Accumulate,
     parallelism: Parallelism,
 ) {
+    let Block { numbers, strides } = block;
     let ([_, d_out], d_in) = (operands.sums.sizes(), operands.d_in());
     let x = &operands.x[part.rows.start * d_in + inputs.start..(part.rows.end - 1) * d_in + inputs.end];
     let last = (inputs.len() - 1) * strides[0] + (part.columns.len() - 1) * strides[1];
@@ -53,7 +79,7 @@ pub(super) fn add(
             operands.sums.at(part),
             1,
             d_out as isize,
-            true,
+            accumulate == Accumulate::Add,
             x.as_ptr(),
             1,
             d_in as isize,

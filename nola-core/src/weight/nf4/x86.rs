@@ -4,8 +4,6 @@
 
 use std::arch::x86_64::*;
 
-use super::TABLE;
-
 /// Codes of a step, in half as many bytes.
 pub(super) const STEP: usize = 32;
 
@@ -22,9 +20,9 @@ fn codes(bytes: &[u8; STEP / 2]) -> [__m128i; 2] {
 
 /// The numbers of whole steps.
 #[target_feature(enable = "avx512f,avx2")]
-pub(super) fn avx512(bytes: &[[u8; STEP / 2]], largest: f32, numbers: &mut [[f32; STEP]]) {
+pub(super) fn avx512(table: &[f32; 16], bytes: &[[u8; STEP / 2]], factor: f32, numbers: &mut [[f32; STEP]]) {
     // SAFETY: the table has sixteen numbers.
-    let table = unsafe { _mm512_mul_ps(_mm512_loadu_ps(TABLE.as_ptr()), _mm512_set1_ps(largest)) };
+    let table = unsafe { _mm512_mul_ps(_mm512_loadu_ps(table.as_ptr()), _mm512_set1_ps(factor)) };
     for (bytes, numbers) in bytes.iter().zip(numbers) {
         for (codes, numbers) in codes(bytes).into_iter().zip(numbers.as_chunks_mut::<16>().0) {
             let found = _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), table);
@@ -36,11 +34,11 @@ pub(super) fn avx512(bytes: &[[u8; STEP / 2]], largest: f32, numbers: &mut [[f32
 
 /// The numbers of whole steps.
 #[target_feature(enable = "avx2")]
-pub(super) fn avx2(bytes: &[[u8; STEP / 2]], largest: f32, numbers: &mut [[f32; STEP]]) {
-    let factor = _mm256_set1_ps(largest);
+pub(super) fn avx2(table: &[f32; 16], bytes: &[[u8; STEP / 2]], factor: f32, numbers: &mut [[f32; STEP]]) {
+    let factor = _mm256_set1_ps(factor);
     // SAFETY: the table has twice eight numbers.
     let [below, above] = [0, 8]
-        .map(|first| unsafe { _mm256_mul_ps(_mm256_loadu_ps(TABLE.as_ptr().wrapping_add(first)), factor) });
+        .map(|first| unsafe { _mm256_mul_ps(_mm256_loadu_ps(table.as_ptr().wrapping_add(first)), factor) });
     for (bytes, numbers) in bytes.iter().zip(numbers) {
         for (codes, numbers) in codes(bytes).into_iter().zip(numbers.as_chunks_mut::<16>().0) {
             let halves = [codes, _mm_srli_si128::<8>(codes)];

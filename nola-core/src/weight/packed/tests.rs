@@ -81,7 +81,8 @@ fn double_nf4_has_the_bytes_of_bitsandbytes() {
         let tensors = SafeTensors::deserialize(&bytes).expect("a fixture");
         let (values, sizes) = weight(&tensors);
         let packed = PackedWeight::quantize(Quantization::Nf4Double, &values, sizes);
-        let Scales::Nested { codes, largest, offset } = PackedView::of(&packed.words).scales else {
+        let view = PackedView::of(&packed.words);
+        let Blocks::Scaled(Scales::Nested { codes, largest, offset }) = view.blocks else {
             panic!("scales in 8 bits")
         };
         assert_eq!(codes, tensors.tensor("nf4_double.absmax_q").expect("scales").data(), "{name}");
@@ -140,4 +141,36 @@ fn any_part_of_a_weight_is_that_part_of_the_whole() {
             assert_eq!(part, all[range], "{quantization}");
         }
     }
+}
+
+/// What ggml makes of whole numbers of 4 bits: `step · code + least`, in blocks of 32.
+#[test]
+fn whole_numbers_of_4_bits_are_stretched_and_moved() {
+    let (d_in, d_out) = (64, 3);
+    let codes: Vec<u8> = (0..d_in * d_out).map(|n| (n * 7 % 16) as u8).collect();
+    let bytes: Vec<u8> = codes.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+    let steps: Vec<f32> = (0..6).map(|n| 0.25 - 0.1 * n as f32).collect();
+    let least: Vec<f32> = (0..6).map(|n| 0.3 * n as f32 - 1.0).collect();
+    let packed = PackedWeight::of_affine4(&bytes, [&steps, &least], [d_in, d_out], 32).expect("a weight");
+    let number = |(n, &code): (usize, &u8)| f32::from(code) * steps[n / 32] + least[n / 32];
+    let expected: Vec<f32> = codes.iter().enumerate().map(number).collect();
+    assert_eq!(packed.dequantized(), expected);
+    let view = PackedView::of(&packed.words);
+    for range in [0..1, 1..2, 5..130, 31..33, 96..192] {
+        let mut part = vec![0.0; range.len()];
+        view.read(range.clone(), &mut part);
+        assert_eq!(part, expected[range]);
+    }
+    let error = PackedWeight::of_affine4(&bytes, [&steps[1..], &least], [d_in, d_out], 32);
+    assert_eq!(error.expect_err("too few").to_string(), "steps: 5, where a weight of 3 x 64 has 6");
+}
+
+#[test]
+fn blocks_of_8_bits_may_have_any_length() {
+    let codes: Vec<u8> = (0..64).map(|n: u8| n.wrapping_mul(37)).collect();
+    let scales = [127.0 * 0.5, -127.0 * 0.25];
+    let packed = PackedWeight::of_int8_blocks(&codes, &scales, [32, 2], 32).expect("a weight");
+    let expected: Vec<f32> =
+        codes.iter().enumerate().map(|(n, &code)| f32::from(code as i8) * [0.5, -0.25][n / 32]).collect();
+    assert_eq!(packed.dequantized(), expected);
 }

@@ -1,5 +1,6 @@
 //! Functions of one number, over all numbers.
 
+use nola_core::filled::{filled, zeros};
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -12,8 +13,9 @@ const CHUNK: usize = 8192;
 const INNER: f32 = 1.595_769;
 const CUBIC: f32 = 0.044_715;
 
-pub(super) fn forward(x: &[f32], result: &mut [f32], activation: FusedActivation) {
-    result.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(result, x)| {
+pub(super) fn forward(x: &[f32], activation: FusedActivation) -> Vec<f32> {
+    filled(x.len(), CHUNK, |first, result| {
+        let x = &x[first..];
         Arch::new().dispatch(
             #[inline(always)]
             || match activation {
@@ -22,12 +24,12 @@ pub(super) fn forward(x: &[f32], result: &mut [f32], activation: FusedActivation
                 FusedActivation::Silu => map(x, result, |x| x * sigmoid(x)),
             },
         );
-    });
+    })
 }
 
-pub(super) fn backward(x: &[f32], gradient: &[f32], result: &mut [f32], activation: FusedActivation) {
-    let parts = result.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(gradient.par_chunks(CHUNK));
-    parts.for_each(|((result, x), gradient)| {
+pub(super) fn backward(x: &[f32], gradient: &[f32], activation: FusedActivation) -> Vec<f32> {
+    filled(x.len(), CHUNK, |first, result| {
+        let [x, gradient] = [x, gradient].map(|numbers| &numbers[first..]);
         Arch::new().dispatch(
             #[inline(always)]
             || match activation {
@@ -45,22 +47,23 @@ pub(super) fn backward(x: &[f32], gradient: &[f32], result: &mut [f32], activati
                 }),
             },
         );
-    });
+    })
 }
 
 /// SiLU of `gate`, times `up`.
-pub(super) fn gated(gate: &[f32], up: &[f32], result: &mut [f32]) {
-    let parts = result.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK));
-    parts.for_each(|((result, gate), up)| {
+pub(super) fn gated(gate: &[f32], up: &[f32]) -> Vec<f32> {
+    filled(gate.len(), CHUNK, |first, result| {
+        let [gate, up] = [gate, up].map(|numbers| &numbers[first..]);
         Arch::new().dispatch(
             #[inline(always)]
             || slope(gate, up, result, |x| x * sigmoid(x)),
         );
-    });
+    })
 }
 
 /// Gradients of both, given the gradient of the result.
-pub(super) fn gated_backward([gate, up, gradient]: [&[f32]; 3], [of_gate, of_up]: [&mut [f32]; 2]) {
+pub(super) fn gated_backward([gate, up, gradient]: [&[f32]; 3]) -> [Vec<f32>; 2] {
+    let [mut of_gate, mut of_up] = [gate, up].map(|numbers| zeros(numbers.len()));
     let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(gradient.par_chunks(CHUNK));
     let parts = of_gate.par_chunks_mut(CHUNK).zip(of_up.par_chunks_mut(CHUNK)).zip(inputs);
     parts.for_each(|((of_gate, of_up), ((gate, up), gradient))| {
@@ -76,6 +79,7 @@ pub(super) fn gated_backward([gate, up, gradient]: [&[f32]; 3], [of_gate, of_up]
             },
         );
     });
+    [of_gate, of_up]
 }
 
 /// (1 + tanh(u))/2 is σ(2u).

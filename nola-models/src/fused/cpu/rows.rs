@@ -1,7 +1,7 @@
 //! Normalisation of rows.
 
+use nola_core::filled::filled;
 use pulp::Arch;
-use rayon::prelude::*;
 
 use super::super::Norm;
 use super::math::exp;
@@ -11,21 +11,14 @@ const ROWS: usize = 16;
 /// Running sums of a row: as many as the widest registers hold, and the same on every machine.
 const LANES: usize = 16;
 
-pub(super) fn forward(
-    x: &[f32],
-    gamma: &[f32],
-    beta: Option<&[f32]>,
-    result: &mut [f32],
-    norm: Norm,
-    epsilon: f32,
-) {
+pub(super) fn forward(x: &[f32], gamma: &[f32], beta: Option<&[f32]>, norm: Norm, epsilon: f32) -> Vec<f32> {
     let width = gamma.len();
-    let parts = result.par_chunks_mut(ROWS * width).zip(x.par_chunks(ROWS * width));
-    parts.for_each(|(result, x)| {
+    filled(x.len(), ROWS * width, |first, result| {
         Arch::new().dispatch(
             #[inline(always)]
             || {
-                for (result, x) in result.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                let rows = x[first..].chunks_exact(width);
+                for (result, x) in result.chunks_exact_mut(width).zip(rows) {
                     let (mean, inverse) = statistics(x, norm, epsilon);
                     for ((result, &x), &gamma) in result.iter_mut().zip(x).zip(gamma) {
                         *result = (x - mean) * inverse * gamma;
@@ -36,24 +29,16 @@ pub(super) fn forward(
                 }
             },
         );
-    });
+    })
 }
 
-pub(super) fn backward(
-    [x, gradient]: [&[f32]; 2],
-    gamma: &[f32],
-    result: &mut [f32],
-    norm: Norm,
-    epsilon: f32,
-) {
+pub(super) fn backward([x, gradient]: [&[f32]; 2], gamma: &[f32], norm: Norm, epsilon: f32) -> Vec<f32> {
     let width = gamma.len();
-    let size = ROWS * width;
-    let parts = result.par_chunks_mut(size).zip(x.par_chunks(size)).zip(gradient.par_chunks(size));
-    parts.for_each(|((result, x), gradient)| {
+    filled(x.len(), ROWS * width, |first, result| {
         Arch::new().dispatch(
             #[inline(always)]
             || {
-                let rows = x.chunks_exact(width).zip(gradient.chunks_exact(width));
+                let rows = x[first..].chunks_exact(width).zip(gradient[first..].chunks_exact(width));
                 for (result, (x, gradient)) in result.chunks_exact_mut(width).zip(rows) {
                     let (mean, inverse) = statistics(x, norm, epsilon);
                     for ((result, &gradient), &gamma) in result.iter_mut().zip(gradient).zip(gamma) {
@@ -71,7 +56,7 @@ pub(super) fn backward(
                 }
             },
         );
-    });
+    })
 }
 
 /// What is subtracted from a row, and by what it is multiplied then.
@@ -114,35 +99,30 @@ pub(super) fn sum(left: &[f32], right: &[f32], of: impl Fn(f32, f32) -> f32) -> 
 ///
 /// # Panics
 /// If a label is no class.
-pub(super) fn cross_entropy(logits: &[f32], labels: &[usize], result: &mut [f32], smoothing: f32) {
+pub(super) fn cross_entropy(logits: &[f32], labels: &[usize], smoothing: f32) -> Vec<f32> {
     let classes = logits.len() / labels.len().max(1);
-    let rows = result.par_iter_mut().zip(logits.par_chunks(classes)).zip(labels);
-    rows.for_each(|((result, row), &label)| {
+    filled(labels.len(), 1, |number, result| {
+        let (row, label) = (&logits[number * classes..][..classes], labels[number]);
         Arch::new().dispatch(
             #[inline(always)]
             || {
                 let (largest, total) = exponentials(row);
                 let mean = if smoothing == 0.0 { 0.0 } else { sum(row, row, |x, _| x) / classes as f32 };
                 let expected = (1.0 - smoothing) * (row[label] - largest) + smoothing * (mean - largest);
-                *result = total.ln() - expected;
+                result[0] = total.ln() - expected;
             },
         );
-    });
+    })
 }
 
 /// Gradient of rows of logits, given the label of each row and the gradient of its cross-entropy.
 ///
 /// # Panics
 /// If a label is no class.
-pub(super) fn cross_entropy_backward(
-    logits: &[f32],
-    of_rows: &[(usize, f32)],
-    result: &mut [f32],
-    smoothing: f32,
-) {
+pub(super) fn cross_entropy_backward(logits: &[f32], of_rows: &[(usize, f32)], smoothing: f32) -> Vec<f32> {
     let classes = logits.len() / of_rows.len().max(1);
-    let rows = result.par_chunks_mut(classes).zip(logits.par_chunks(classes)).zip(of_rows);
-    rows.for_each(|((result, row), &(label, gradient))| {
+    filled(logits.len(), classes, |first, result| {
+        let (row, (label, gradient)) = (&logits[first..][..classes], of_rows[first / classes]);
         Arch::new().dispatch(
             #[inline(always)]
             || {
@@ -154,7 +134,7 @@ pub(super) fn cross_entropy_backward(
                 result[label] -= gradient * (1.0 - smoothing);
             },
         );
-    });
+    })
 }
 
 /// The largest number of a row, and the sum of all e^(x − largest).

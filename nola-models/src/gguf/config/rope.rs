@@ -5,8 +5,10 @@ use std::f64::consts::TAU;
 use serde_json::{Value, json};
 
 use super::super::GgufError;
-use super::super::names::ROPE_FACTORS;
+use super::super::names::{LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS};
+use super::super::value::decimal;
 use super::{Settings, Tensors};
+use crate::rope::LongRope;
 
 /// The base of the wave lengths where a file does not say it, as in llama.cpp.
 const THETA: f64 = 10_000.0;
@@ -28,20 +30,17 @@ pub(super) fn theta(settings: &Settings) -> Result<f64, GgufError> {
 
 /// `rope_scaling`: null where there is none.
 pub(super) fn scaling(settings: &Settings, tensors: &Tensors) -> Result<Value, GgufError> {
-    for name in ["rope_factors_long.weight", "rope_factors_short.weight"] {
-        if settings.header.tensor(name).is_some() {
-            let expected = "no such tensor: this program does not compute the rope scaling `longrope`";
-            return Err(settings.header.wrong_value(name, "there".to_owned(), expected));
-        }
+    if [LONG_FACTORS, SHORT_FACTORS].iter().any(|name| settings.header.tensor(name).is_some()) {
+        return long_rope(settings, tensors);
     }
     let name = "rope.scaling.type";
     let by_name = match settings.header.text(&settings.key(name))? {
         Some("none") | None => settings.float("rope.scale_linear")?,
         Some("linear") => Some(factor(settings)?),
+        Some("yarn") => return yarn(settings),
         Some(_) => {
-            return Err(
-                settings.wrong(name, "`none` or `linear`: this program computes no other in a GGUF file")
-            );
+            let expected = "`none`, `linear` or `yarn`: this program computes no other in a GGUF file";
+            return Err(settings.wrong(name, expected));
         }
     };
     let linear = by_name
@@ -61,6 +60,68 @@ fn factor(settings: &Settings) -> Result<f64, GgufError> {
     let name = "rope.scaling.factor";
     let factor = settings.float(name)?.filter(|&factor| factor > 0.0);
     factor.ok_or_else(|| settings.wrong(name, "a number above 0"))
+}
+
+/// # Source
+/// `set_gguf_parameters` of llama.cpp's `convert_hf_to_gguf.py`; what is not there has the numbers of the paper.
+fn yarn(settings: &Settings) -> Result<Value, GgufError> {
+    for name in ["attn_factor", "yarn_attn_factor", "yarn_ext_factor", "yarn_log_multiplier"] {
+        let name = format!("rope.scaling.{name}");
+        let is_off = |number: f64| number == if name.ends_with("log_multiplier") { 0.0 } else { 1.0 };
+        if settings.float(&name)?.is_some_and(|number| !is_off(number)) {
+            return Err(settings.wrong(&name, "nothing: this program does not compute it"));
+        }
+    }
+    let mut block = json!({"rope_type": "yarn", "factor": factor(settings)?});
+    if let Some(original) = settings.number("rope.scaling.original_context_length")? {
+        block["original_max_position_embeddings"] = original.into();
+    }
+    for (name, field) in [("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")] {
+        if let Some(turns) = settings.float(&format!("rope.scaling.{name}"))? {
+            block[field] = turns.into();
+        }
+    }
+    Ok(block)
+}
+
+/// The scaling of Phi-3 for long contexts, whose factors are tensors.
+///
+/// # Source
+/// `Phi3MiniModel` of llama.cpp's `convert_hf_to_gguf.py`.
+fn long_rope(settings: &Settings, tensors: &Tensors) -> Result<Value, GgufError> {
+    let factors = |name: &str| {
+        if settings.header.tensor(name).is_none() {
+            return Err(settings.header.wrong(name, "a tensor, as there is one for short or long texts"));
+        }
+        let numbers = (tensors.numbers)(name)?;
+        Ok(numbers.into_iter().map(decimal).collect::<Vec<f64>>())
+    };
+    let mut block = json!({
+        "rope_type": "longrope", "short_factor": factors(SHORT_FACTORS)?, "long_factor": factors(LONG_FACTORS)?,
+    });
+    let (length, original) = ("context_length", original_tokens(settings)? as f64);
+    let context = settings.float(length)?.ok_or_else(|| settings.wrong(length, "a number above 0"))?;
+    let expected = LongRope::default_attention_factor(context / original, original);
+    match settings.float("rope.scaling.attn_factor")? {
+        // It was stored in f32.
+        Some(found) if (found / expected - 1.0).abs() > TOLERANCE => block["attention_factor"] = found.into(),
+        Some(_) | None => {}
+    }
+    Ok(block)
+}
+
+fn original_tokens(settings: &Settings) -> Result<u64, GgufError> {
+    let name = "rope.scaling.original_context_length";
+    let tokens = settings.number(name)?.filter(|&tokens| tokens > 1);
+    tokens.ok_or_else(|| settings.wrong(name, "a number above 1, beside factors of rotary frequencies"))
+}
+
+/// What stands beside `rope_scaling`: the original context of factors for long ones.
+pub(super) fn original(settings: &Settings) -> Result<Option<Value>, GgufError> {
+    match settings.header.tensor(LONG_FACTORS) {
+        Some(_) => original_tokens(settings).map(|tokens| Some(tokens.into())),
+        None => Ok(None),
+    }
 }
 
 /// The scaling that divides frequencies by `factors`: that of LLaMA 3, whose file has nothing else of it.

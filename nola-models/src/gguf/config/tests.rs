@@ -144,10 +144,47 @@ fn rotary_scaling_is_none_or_linear() {
     assert_eq!(linear["rope_scaling"], json!({"rope_type": "linear", "factor": 4.0}));
     assert_eq!(linear["rope_theta"], 5e5);
     assert!(scaling("linear", 0.0).unwrap_err().contains("`llama.rope.scaling.factor` is 0"));
-    assert!(scaling("yarn", 4.0).unwrap_err().contains("`llama.rope.scaling.type` is \"yarn\""));
-    let message =
-        refusal(|file| file.tensors.push(GgufTensor::of_f32("rope_factors_long.weight", &[4], &[1.0; 4])));
-    assert!(message.contains("longrope"), "{message}");
+    assert!(scaling("longrope", 4.0).unwrap_err().contains("`llama.rope.scaling.type` is \"longrope\""));
+}
+
+#[test]
+fn yarn_is_read_with_what_the_file_says_of_it() {
+    let yarn = |more: &[(&str, f32)]| {
+        changed(|file| {
+            file.set("llama.rope.scaling.type", "yarn");
+            file.set("llama.rope.scaling.factor", 4.0);
+            file.set("llama.rope.scaling.original_context_length", 16);
+            more.iter().for_each(|(name, number)| file.set(&format!("llama.rope.scaling.{name}"), *number));
+        })
+    };
+    let expected = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16});
+    assert_eq!(yarn(&[("attn_factor", 1.0)]).expect("YaRN")["rope_scaling"], expected);
+    assert_eq!(yarn(&[("yarn_beta_fast", 8.0)]).expect("YaRN")["rope_scaling"]["beta_fast"], 8.0);
+    let message = yarn(&[("yarn_log_multiplier", 0.1)]).expect_err("another attention factor");
+    assert!(message.contains("`llama.rope.scaling.yarn_log_multiplier` is 0.1"), "{message}");
+}
+
+#[test]
+fn factors_for_long_contexts_are_those_of_longrope() {
+    let read = |attention: f32, long: bool| {
+        let mut file = file("phi3");
+        file.set("phi3.rope.scaling.original_context_length", 16);
+        file.set("phi3.rope.scaling.attn_factor", attention);
+        file.tensors.push(GgufTensor::of_f32("rope_factors_short.weight", &[4], &[1.0; 4]));
+        if long {
+            file.tensors.push(GgufTensor::of_f32("rope_factors_long.weight", &[4], &[2.0; 4]));
+        }
+        read(&file)
+    };
+    // The root of 1.5, for 64 tokens.
+    let config = read(1.224_745, true).expect("a Phi-3");
+    let expected =
+        json!({"rope_type": "longrope", "short_factor": vec![1.0; 4], "long_factor": vec![2.0; 4]});
+    assert_eq!(config["rope_scaling"], expected);
+    assert_eq!(config["original_max_position_embeddings"], 16);
+    assert_eq!(read(1.5, true).expect("a Phi-3")["rope_scaling"]["attention_factor"], 1.5);
+    let message = read(1.5, false).expect_err("one of two");
+    assert!(message.contains("`rope_factors_long.weight`"), "{message}");
 }
 
 #[test]

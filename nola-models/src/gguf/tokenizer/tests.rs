@@ -136,7 +136,7 @@ fn an_unknown_pre_tokenizer_or_kind_of_vocabulary_is_told_what_there_is() {
 
 #[test]
 fn tokens_merges_types_and_ids_that_do_not_fit_are_named() {
-    for (key, entry, told) in [
+    for (key, entry, expected) in [
         ("tokenizer.ggml.merges", Entry::from(&["a c"][..]), "a list with \"a c\""),
         ("tokenizer.ggml.merges", Entry::from(&["ab"][..]), "a list with \"ab\""),
         (
@@ -151,7 +151,7 @@ fn tokens_merges_types_and_ids_that_do_not_fit_are_named() {
         let mut file = bytes("gpt-2");
         file.set(key, entry);
         let message = refusal(&file);
-        assert!(message.contains(told), "{message}");
+        assert!(message.contains(expected), "{message}");
     }
     let mut file = bytes("gpt-2");
     file.remove("tokenizer.ggml.token_type");
@@ -179,17 +179,20 @@ fn a_token_that_only_fills_up_the_embedding_is_none() {
 fn the_chat_template_and_its_special_tokens_come_along() {
     let mut file = bytes("gpt-2");
     file.set("tokenizer.chat_template", "{{ messages[0].content }}{{ eos_token }}");
-    let said = |file: &GgufFile, conversation: Conversation| {
+    let rendered = |file: &GgufFile, conversation: Conversation| {
         let (_folder, path) = written(file);
         let tokenizer = Tokenizer::open(&path).unwrap();
         let template = ChatTemplate::of_folder(&path, &tokenizer).unwrap().expect("a template");
         template.render(&conversation, Prompt::Complete).unwrap()
     };
     let talk = || Conversation::new(vec![Message::new("user", "Hi")]);
-    assert_eq!(said(&file, talk()), "Hi<|end|>");
+    assert_eq!(rendered(&file, talk()), "Hi<|end|>");
     file.set("tokenizer.chat_template.tool_use", "tools");
     let with_tools = Conversation { tools: json!([{}]), ..talk() };
-    assert_eq!((said(&file, talk()).as_str(), said(&file, with_tools).as_str()), ("Hi<|end|>", "tools"));
+    assert_eq!(
+        (rendered(&file, talk()).as_str(), rendered(&file, with_tools).as_str()),
+        ("Hi<|end|>", "tools")
+    );
 }
 
 /// A GGUF file with the vocabulary of a `tokenizer.model`.

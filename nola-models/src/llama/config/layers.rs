@@ -6,6 +6,7 @@ use super::LlamaConfig;
 use crate::Error;
 use crate::fields::Fields;
 use crate::llama::family::{Family, Windows};
+use crate::rope::Rotary;
 
 /// Where in a `config.json` the kind of each layer stands.
 const LAYER_TYPES: &str = "layer_types";
@@ -13,23 +14,31 @@ const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 
 /// Layers whose tokens see only themselves and those just before them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SlidingWindow {
     /// How many tokens are seen, the one that looks included.
     pub tokens: usize,
     /// Which layers, from 0.
     pub layers: Vec<usize>,
+    /// Their rotary positions; in most models those of all layers.
+    pub rotary: Rotary,
 }
 
-/// The sliding window of a model of `family`, of whose layers those in `unrotated` are not rotated.
+/// The sliding window of a model of `family`, of whose layers those in `unrotated` are not rotated, and those with a window by
+/// `rotary`.
 pub(super) fn sliding_window(
     fields: &Fields,
     family: &Family,
     n_layers: usize,
     unrotated: &[usize],
+    rotary: Rotary,
 ) -> Result<Option<SlidingWindow>, Error> {
     let tokens = window(fields, family)?;
     let by_rule = match (tokens, family.windows) {
+        (_, Windows::Pattern { absent }) => {
+            let interval = fields.number("sliding_window_pattern", absent, 1..=1 << 16)?;
+            (0..n_layers).filter(|layer| !(layer + 1).is_multiple_of(interval)).collect()
+        }
         (None, _) | (Some(_), Windows::Never) => Vec::new(),
         (Some(_), Windows::Everywhere) => (0..n_layers).collect(),
         (Some(_), Windows::LateLayers) => {
@@ -40,24 +49,29 @@ pub(super) fn sliding_window(
     let is_free = match family.windows {
         Windows::Never | Windows::Everywhere => false,
         Windows::LateLayers | Windows::UnrotatedLayers => tokens.is_some(),
+        Windows::Pattern { .. } => true,
     };
     let layers = match layer_types(fields, n_layers)? {
-        Some(said) if is_free => said,
-        Some(said) if said != by_rule => {
+        Some(listed) if is_free => listed,
+        Some(listed) if listed != by_rule => {
             let expected =
                 format!("`{FULL}` and `{SLIDING}` as the other fields of a `{}` say", family.model_type);
             return Err(fields.wrong(LAYER_TYPES, &expected));
         }
         Some(_) | None => by_rule,
     };
-    Ok(tokens.filter(|_| !layers.is_empty()).map(|tokens| SlidingWindow { tokens, layers }))
+    match tokens {
+        _ if layers.is_empty() => Ok(None),
+        Some(tokens) => Ok(Some(SlidingWindow { tokens, layers, rotary })),
+        None => Err(fields.wrong("sliding_window", "a number of tokens, for the layers that have one")),
+    }
 }
 
 /// Tokens of the window, if there is one.
 fn window(fields: &Fields, family: &Family) -> Result<Option<usize>, Error> {
     let is_used = match family.windows {
         Windows::Never => false,
-        Windows::Everywhere => true,
+        Windows::Everywhere | Windows::Pattern { .. } => true,
         Windows::LateLayers | Windows::UnrotatedLayers => fields.flag("use_sliding_window", false)?,
     };
     match fields.json.get("sliding_window") {
@@ -110,13 +124,18 @@ pub(super) fn write_to(config: &LlamaConfig, json: &mut Value) {
     let slides = |layer: usize| window.is_some_and(|window| window.layers.contains(&layer));
     let tokens = json!(window.map(|window| window.tokens));
     let layers = || 0..config.n_layers;
+    let kinds = || layers().map(|layer| if slides(layer) { SLIDING } else { FULL }).collect::<Value>();
     match config.family.windows {
         Windows::Never => {}
         Windows::Everywhere => json["sliding_window"] = tokens,
+        Windows::Pattern { .. } => {
+            json["sliding_window"] = tokens;
+            json[LAYER_TYPES] = kinds();
+        }
         Windows::LateLayers | Windows::UnrotatedLayers => {
             json["use_sliding_window"] = window.is_some().into();
             json["sliding_window"] = tokens;
-            json[LAYER_TYPES] = layers().map(|layer| if slides(layer) { SLIDING } else { FULL }).collect();
+            json[LAYER_TYPES] = kinds();
         }
     }
     if config.family.windows == Windows::LateLayers {
@@ -185,6 +204,19 @@ mod tests {
     }
 
     #[test]
+    fn a_gemma_3_has_its_window_in_all_but_every_sixth_layer_unless_it_says_otherwise() {
+        let window = |more| window_of("gemma3_text", more);
+        assert_eq!(window(json!({})), Some((4096, vec![0, 1, 2, 3])));
+        let pattern = json!({"sliding_window_pattern": 2, "sliding_window": 5});
+        assert_eq!(window(pattern), Some((5, vec![0, 2])));
+        let named = json!({"layer_types": [FULL, FULL, SLIDING, FULL]});
+        assert_eq!(window(named), Some((4096, vec![2])));
+        assert_eq!(window(json!({"sliding_window_pattern": 1, "sliding_window": null})), None);
+        assert_eq!(window_of("gemma2", json!({})), Some((4096, vec![0, 2])));
+        assert!(error("gemma3_text", json!({"sliding_window": null})).contains("`sliding_window`"));
+    }
+
+    #[test]
     fn every_fourth_layer_of_a_smollm3_is_not_rotated_unless_a_list_says_otherwise() {
         let unrotated = |more| read(&of("smollm3", more)).expect("it is one").unrotated_layers;
         assert_eq!(unrotated(json!({})), [3]);
@@ -230,6 +262,13 @@ mod tests {
             ("qwen3", on.clone()),
             ("smollm3", json!({"no_rope_layers": [1, 0, 1, 0], "mlp_bias": true})),
             ("smollm3", on),
+            ("gemma", json!({"head_dim": 6, "attention_bias": true})),
+            ("gemma2", json!({"attn_logit_softcapping": 20.0, "final_logit_softcapping": null})),
+            ("gemma3_text", json!({"sliding_window_pattern": 2, "query_pre_attn_scalar": 12})),
+            (
+                "gemma3_text",
+                json!({"rope_local_base_freq": 5e3, "rope_scaling": {"type": "linear", "factor": 8}}),
+            ),
         ] {
             let config = read(&of(model_type, more)).expect("it is one");
             assert_eq!(read(&config.to_json()).expect("our own file"), config, "{model_type}");

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::super::config::MlpKind;
+use super::mlp_ratio;
 use crate::Checkpoint;
 
 /// Beginnings of the names of architectures that are read.
@@ -53,7 +54,7 @@ pub(super) fn arguments(checkpoint: &Checkpoint, name: &str) -> Value {
         known("patch_size", Some(patch_size.into()));
         known("num_heads", Some(heads(name).unwrap_or(d_model / 64).into()));
         let d_mlp = axis("blocks.0.mlp.fc1.weight", 0);
-        known("mlp_ratio", d_mlp.map(|d_mlp| (d_mlp as f64 / d_model.max(1) as f64).into()));
+        known("mlp_ratio", d_mlp.map(|d_mlp| mlp_ratio(d_mlp, d_model).into()));
         let patches = if no_positions { tokens } else { tokens.saturating_sub(n_prefix) };
         let stated = config["pretrained_cfg"]["input_size"][1].as_u64().map(|side| side as usize);
         let grid = patches.isqrt();

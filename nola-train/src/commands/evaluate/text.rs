@@ -58,12 +58,12 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
     let (data, adapter) = (named.data()?, named.adapter.clone().unwrap_or_default());
     let open = device::open(global.device)?;
     let chosen = named.open::<TextBase>(&open.device)?;
-    notices::tell(chosen.base.encoder.other_template(data.as_ref(), &adapter).as_slice());
+    notices::print(chosen.base.encoder.other_template(data.as_ref(), &adapter).as_slice());
     let started = Instant::now();
     let scored = match &args.choices {
         Some(file) => of_choices(file, &chosen, args, &open.device, global)?,
         None => {
-            tell_format(args.format, data.as_ref(), chosen.recipe.is_some());
+            print_format(args.format, data.as_ref(), chosen.recipe.is_some());
             let is_known = data.is_some();
             let of_run = chosen.recipe.as_ref().map(|recipe| recipe.data.clone());
             let of_adapter = data.map(|data| DataRecipe {
@@ -93,7 +93,7 @@ pub(super) fn run(named: Named, args: &EvaluateArgs, global: &Global) -> Result<
 }
 
 /// Says which format the data is read in, where the adapter's folder decides it or is overruled.
-fn tell_format(typed: Option<DataFormat>, known: Option<&AdapterData>, is_run: bool) {
+fn print_format(typed: Option<DataFormat>, known: Option<&AdapterData>, is_run: bool) {
     let Some(trained) = known.map(|data| data.format) else { return };
     match typed {
         Some(typed) if typed != trained => {

@@ -26,7 +26,7 @@ pub(super) enum Oracle {
     Llama(Texts),
 }
 
-/// Texts of one length, and the tokens that are to be told in them.
+/// Texts of one length, and the tokens to predict in them.
 pub(super) struct Texts {
     ids: Vec<Vec<usize>>,
     /// Places, counted over all texts, each with the token that follows.

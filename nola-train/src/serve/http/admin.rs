@@ -24,20 +24,14 @@ pub(super) async fn load(State(app): State<App>, request: Request) -> Result<Res
     let is_replaced = fields.take_flag("load_inplace")?.unwrap_or(false);
     fields.finish()?;
     let (registry, asked) = (app.registry.clone(), name.clone());
-    let done = blocking(move || {
-        let path = std::path::Path::new(&path);
-        match is_replaced {
-            true => registry.load(&asked, path, Expected::Anything).map(drop),
-            // What a scan found already is what is wanted.
-            false if registry.is_served_from(&asked, path) => Ok(()),
-            false => registry.load(&asked, path, Expected::Nothing).map(drop),
-        }
-    });
+    let expected = if is_replaced { Expected::Anything } else { Expected::Nothing };
+    let done = blocking(move || registry.load(&asked, std::path::Path::new(&path), expected).map(drop));
     match done.await? {
         Ok(()) => Ok(format!("Success: LoRA adapter '{name}' added successfully.").into_response()),
         Err(ChangeError::Conflict { .. }) => {
-            let message =
-                format!("`{name}` is loaded from another folder; unload it first, or set `load_inplace`");
+            let message = format!(
+                "`{name}` has already been loaded; to read it again in its place, set `load_inplace` to true"
+            );
             Err(ApiError::field("lora_name", "adapter_already_loaded", message))
         }
         Err(error) => Err(of_change(&name, &error, ["lora_name", "lora_path"])),
@@ -52,15 +46,15 @@ pub(super) async fn unload(State(app): State<App>, request: Request) -> Result<R
     // vLLM numbers them; here the name is enough.
     fields.take("lora_int_id");
     fields.finish()?;
-    let (registry, told) = (app.registry.clone(), name.clone());
+    let (registry, adapter) = (app.registry.clone(), name.clone());
     let done = blocking(move || registry.unload(&name, Expected::Anything)).await?;
-    done.map_err(|error| of_change(&told, &error, ["lora_name", "lora_path"]))?;
-    Ok(format!("Success: LoRA adapter '{told}' removed successfully.").into_response())
+    done.map_err(|error| of_change(&adapter, &error, ["lora_name", "lora_path"]))?;
+    Ok(format!("Success: LoRA adapter '{adapter}' removed successfully.").into_response())
 }
 
 /// `GET /v1/adapters/{name}`: an adapter with its generation.
 pub(super) async fn get(State(app): State<App>, Name(name): Name) -> Result<Response, ApiError> {
-    Ok(told(&app, &name, &app.entry(&name).await?, StatusCode::OK))
+    Ok(described(&app, &name, &app.entry(&name).await?, StatusCode::OK))
 }
 
 /// `PUT /v1/adapters/{name}`: an adapter is read as a new generation, from its folder or another.
@@ -91,7 +85,7 @@ pub(super) async fn put(
     });
     let is_new = done.await?.map_err(|error| of_change(&name, &error, ["name", "path"]))?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(told(&app, &name, &app.entry(&name).await?, status))
+    Ok(described(&app, &name, &app.entry(&name).await?, status))
 }
 
 /// `DELETE /v1/adapters/{name}`: an adapter is served no more.
@@ -108,12 +102,12 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// An adapter as it is listed, with its generation as its tag.
-fn told(app: &App, name: &str, entry: &Entry, status: StatusCode) -> Response {
-    let mut response = (status, Json(app.adapter_json(name, entry))).into_response();
-    if let Ok(adapter) = &entry.adapter
-        && let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", adapter.generation))
-    {
+/// An adapter as it is listed, or a bundle, with its generation as its tag.
+fn described(app: &App, name: &str, entry: &Entry, status: StatusCode) -> Response {
+    let (description, generation) = app.entry_json(name, entry);
+    let mut response = (status, Json(description)).into_response();
+    let tag = generation.map(|generation| HeaderValue::from_str(&format!("\"{generation}\"")));
+    if let Some(Ok(tag)) = tag {
         response.headers_mut().insert(header::ETAG, tag);
     }
     response

@@ -43,7 +43,7 @@ pub(super) struct Answer {
     pub created: u64,
     pub model: String,
     pub delivery: Delivery,
-    /// Whether probabilities are told.
+    /// Whether probabilities are returned.
     pub has_scores: bool,
 }
 
@@ -104,11 +104,11 @@ impl Answer {
     }
 
     /// A chunk with these choices.
-    fn chunk(&self, choices: Vec<Value>, told: Option<Usage>) -> Bytes {
+    fn chunk(&self, choices: Vec<Value>, counts: Option<Usage>) -> Bytes {
         let mut chunk = self.head(true);
         chunk["choices"] = choices.into();
         if self.delivery == Delivery::StreamedWithUsage {
-            chunk["usage"] = told.map_or(Value::Null, usage);
+            chunk["usage"] = counts.map_or(Value::Null, usage);
         }
         event(&chunk)
     }
@@ -185,7 +185,12 @@ impl HttpBody for Events {
             match this.texts.poll_part(context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(part))) => this.ready.push_back(this.answer.part(&part)),
-                Poll::Ready(Some(Err(error))) => this.ready.push_back(event(&error.to_json())),
+                Poll::Ready(Some(Err(error))) => {
+                    if error.ends_all() {
+                        this.texts.give_up();
+                    }
+                    this.ready.push_back(event(&error.to_json()));
+                }
                 Poll::Ready(None) => this.end(),
             }
         }

@@ -41,6 +41,22 @@ pub(super) struct HeldBody {
     _part: Option<OwnedSemaphorePermit>,
 }
 
+impl HeldBody {
+    /// Does work on what was read, beside the connections; its part of the room is free when that is done, also if whoever
+    /// asked has gone meanwhile.
+    pub(super) async fn blocking<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        super::blocking(move || {
+            let done = work();
+            drop(self);
+            done
+        })
+        .await
+    }
+}
+
 impl Default for Room {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(ROOM_BYTES / PERMIT_BYTES)))
@@ -50,7 +66,8 @@ impl Default for Room {
 impl Room {
     /// The body of a request that has to be JSON.
     pub(super) async fn json(&self, request: Request, most: usize) -> Result<HeldBody, ApiError> {
-        if content_type(request.headers()) != Some("application/json") {
+        let is_json = |kind: &str| kind.eq_ignore_ascii_case("application/json");
+        if !content_type(request.headers()).is_some_and(is_json) {
             let message = "the body has to be JSON, and Content-Type `application/json`";
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
         }
@@ -59,12 +76,12 @@ impl Room {
 
     /// A body of up to `most` bytes.
     pub(super) async fn read(&self, body: Body, most: usize) -> Result<HeldBody, ApiError> {
-        let told =
+        let expected_bytes =
             body.size_hint().exact().map_or(most, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-        if told > DISCARDED_BYTES {
+        if expected_bytes > DISCARDED_BYTES {
             return Err(too_large(most));
         }
-        let permits = told.min(most).div_ceil(PERMIT_BYTES);
+        let permits = expected_bytes.min(most).div_ceil(PERMIT_BYTES);
         let read = async {
             let permits = u32::try_from(permits).unwrap_or(u32::MAX);
             // The semaphore is never closed.
@@ -104,4 +121,29 @@ pub(super) fn content_type(headers: &HeaderMap) -> Option<&str> {
 fn too_large(most: usize) -> ApiError {
     let message = format!("the body has more than {most} bytes, which is what is read at most");
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_the_room_is_taken_until_the_work_is_done_even_if_nobody_waits_for_it() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let room = Room::default();
+            let free = || room.0.available_permits();
+            let whole = free();
+            let held = room.read(Body::from("text"), 10).await.expect("a body");
+            assert_eq!(free(), whole - 1);
+            let (end, ended) = std::sync::mpsc::channel::<()>();
+            let work = held.blocking(move || ended.recv());
+            assert!(tokio::time::timeout(Duration::ZERO, work).await.is_err(), "it waits for its end");
+            assert_eq!(free(), whole - 1);
+            end.send(()).expect("the work goes on");
+            while free() < whole {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+    }
 }

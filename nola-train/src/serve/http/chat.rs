@@ -10,7 +10,7 @@ use super::body::MOST_TEXT_BYTES;
 use super::errors::ApiError;
 use super::fields::{Fields, wrong_type};
 use super::sampling::{MOST_SCORES, Sampling};
-use super::{App, Asked, blocking};
+use super::{App, Asked};
 use crate::prompt::conversation_tokens;
 
 /// Most messages of a conversation.
@@ -36,13 +36,12 @@ pub(super) async fn chat(State(app): State<App>, request: Request) -> Result<Res
     let system = data.map(|data| data.system.clone()).unwrap_or_default();
     let conversation = Conversation::new(with_system(messages, &system));
     let service = text.clone();
-    let tokens = blocking(move || conversation_tokens(&conversation, &service.encoder)).await?;
+    let tokens = body.blocking(move || conversation_tokens(&conversation, &service.encoder)).await?;
     let tokens = tokens.map_err(|error| ApiError::of_prompt("messages", &error))?;
-    drop(body);
     app.answer(Asked { shape: Shape::Chat, model, adapter, sampling, top_scores }, vec![tokens]).await
 }
 
-/// How many of the likeliest tokens are told beside each; none: no probability is.
+/// How many of the likeliest tokens are returned beside each; none: no probability is.
 fn scores(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     let is_wanted = fields.take_flag("logprobs")?.unwrap_or(false);
     match fields.take_count("top_logprobs", 0..=MOST_SCORES)? {
@@ -90,8 +89,8 @@ fn message(index: usize, value: Value) -> Result<Message, ApiError> {
         }
     };
     if !["system", "user", "assistant"].contains(&role.as_str()) {
-        let told = format!("`{at}.role` is `{role}`; it must be system, user or assistant");
-        return Err(ApiError::value(format!("{at}.role"), told));
+        let message = format!("`{at}.role` is `{role}`; it must be system, user or assistant");
+        return Err(ApiError::value(format!("{at}.role"), message));
     }
     let unsupported = |name: &str| {
         ApiError::field(
@@ -166,10 +165,10 @@ mod tests {
             {"role": "assistant", "content": "c", "tool_calls": null},
         ]);
         let messages = messages(list).expect("usable");
-        let told: Vec<(&str, String)> =
+        let read: Vec<(&str, String)> =
             messages.iter().map(|message| (message.role(), message.text())).collect();
         assert_eq!(
-            told,
+            read,
             [("system", "Be brief.".to_owned()), ("user", "ab".to_owned()), ("assistant", "c".to_owned())]
         );
     }

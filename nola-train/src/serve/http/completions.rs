@@ -7,12 +7,12 @@ use serde_json::Value;
 use super::answers::Shape;
 use super::body::MOST_TEXT_BYTES;
 use super::errors::ApiError;
-use super::fields::{Fields, wrong_type};
+use super::fields::{Fields, whole, wrong_type};
 use super::sampling::{MOST_SCORES, Sampling};
-use super::{App, Asked, TextService, blocking};
+use super::{App, Asked, TextService};
 use crate::Error;
 use crate::adapter_data::AdapterData;
-use crate::prompt::{self, Reading};
+use crate::prompt::{self, GivenBy, Reading};
 use crate::serve::ServedAdapter;
 use crate::settings::DataFormat;
 use crate::text::{TextError, TextFormat};
@@ -30,8 +30,7 @@ pub(super) async fn complete(State(app): State<App>, request: Request) -> Result
     text.check_count(prompts.prompts.len().max(1), sampling.texts)?;
     let adapter = app.adapter(&model).await?;
     let (service, of) = (text.clone(), adapter.clone());
-    let prompts = blocking(move || prompts.tokens(of.as_deref(), &service)).await??;
-    drop(body);
+    let prompts = body.blocking(move || prompts.tokens(of.as_deref(), &service)).await??;
     app.answer(Asked { shape: Shape::Completion, model, adapter, sampling, top_scores }, prompts).await
 }
 
@@ -95,15 +94,18 @@ impl Prompts {
             return Err(ApiError::value("columns", message));
         }
         let tokens_of = |text: &str| prompt::tokens(text, reading, system, &service.encoder);
+        let read = |prompt: &[String]| -> Result<Vec<u32>, ApiError> {
+            let text = filled(reading, data, &self.columns, prompt).map_err(of_prompt)?;
+            tokens_of(&Fields::required("prompt", text)?).map_err(of_prompt)
+        };
         if self.prompts.is_empty() {
-            let text = filled(reading, data, &self.columns, &[]).map_err(of_prompt)?;
-            return Ok(vec![tokens_of(&text).map_err(of_prompt)?]);
+            return Ok(vec![read(&[])?]);
         }
         let tokens = |prompt| match prompt {
             Prompt::Tokens(tokens) => Ok(tokens),
-            Prompt::Text(text) => tokens_of(&filled(reading, data, &self.columns, &[text])?),
+            Prompt::Text(text) => read(&[text]),
         };
-        self.prompts.into_iter().map(|prompt| tokens(prompt).map_err(of_prompt)).collect()
+        self.prompts.into_iter().map(tokens).collect()
     }
 
     fn reading(&self, data: Option<&AdapterData>) -> Result<Reading, Error> {
@@ -117,19 +119,20 @@ impl Prompts {
     }
 }
 
-/// The template of the adapter, filled with the prompt, if it leaves room for one, and what other columns it has.
+/// The template of the adapter, filled with the prompt, if it leaves room for one, and what other columns it has; nothing if it
+/// leaves room and there is no prompt.
 fn filled(
     reading: Reading,
     data: Option<&AdapterData>,
     columns: &[(String, String)],
     prompt: &[String],
-) -> Result<String, Error> {
+) -> Result<Option<String>, Error> {
     if reading != Reading::Row(TextFormat::Template) {
-        return Ok(prompt.concat());
+        return Ok(Some(prompt.concat()));
     }
     let template = data.map(|data| &data.template).filter(|template| !template.is_empty());
-    let mut filled = prompt::filled(template.ok_or(TextError::NoTemplate)?, columns, prompt)?;
-    Ok(filled.pop().unwrap_or_default())
+    let template = template.ok_or(TextError::NoTemplate)?;
+    Ok(prompt::filled(template, GivenBy::Request, columns, prompt)?.pop())
 }
 
 /// A text, texts, tokens, or lists of tokens.
@@ -155,8 +158,8 @@ fn prompts_of(value: Value) -> Result<Vec<Prompt>, ApiError> {
 }
 
 fn token(value: &Value) -> Result<u32, ApiError> {
-    let whole = value.as_u64().and_then(|id| u32::try_from(id).ok());
-    whole.ok_or_else(|| ApiError::value("prompt", format!("`{value}` in `prompt` is no token of the model")))
+    let id = whole(value).and_then(|id| u32::try_from(id).ok());
+    id.ok_or_else(|| ApiError::value("prompt", format!("`{value}` in `prompt` is no token of the model")))
 }
 
 #[cfg(test)]
@@ -164,6 +167,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::text::{PromptTemplate, TextSettings};
+
+    #[test]
+    fn a_template_with_a_column_that_nothing_fills_makes_no_text() {
+        let template = PromptTemplate::parse("{c} {q}").expect("a template");
+        let settings = TextSettings { template, ..TextSettings::default() };
+        let data = AdapterData::new(DataFormat::Text(TextFormat::Template), &settings, None);
+        let column = |name: &str| (name.to_owned(), "x".to_owned());
+        let text = |columns: &[(String, String)]| {
+            filled(Reading::Row(TextFormat::Template), Some(&data), columns, &[]).expect("its columns")
+        };
+        assert_eq!(text(&[column("c")]), None);
+        assert_eq!(text(&[column("c"), column("q")]).as_deref(), Some("x x"));
+    }
 
     #[test]
     fn a_prompt_is_text_or_tokens_or_several() {
@@ -171,6 +188,7 @@ mod tests {
         assert_eq!(prompts_of(json!("a")), Ok(vec![text("a")]));
         assert_eq!(prompts_of(json!(["a", "b"])), Ok(vec![text("a"), text("b")]));
         assert_eq!(prompts_of(json!([1, 2])), Ok(vec![Prompt::Tokens(vec![1, 2])]));
+        assert_eq!(prompts_of(json!([1.0, 2])), Ok(vec![Prompt::Tokens(vec![1, 2])]));
         assert_eq!(
             prompts_of(json!([[1], [2, 3]])),
             Ok(vec![Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2, 3])])

@@ -10,6 +10,9 @@ use crate::Error;
 use crate::serve::Missing;
 use crate::serve::Rejection;
 
+/// The code of a server that ends.
+const SHUTTING_DOWN: &str = "shutting_down";
+
 /// Why a request is not answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ApiError {
@@ -45,11 +48,26 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "generation_failed", message)
     }
 
+    /// The server ends before the answer does.
+    pub(super) fn cut() -> Self {
+        let message = "the server is shutting down, and the text was not done in time";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SHUTTING_DOWN, message)
+    }
+
+    /// Whether it is one of the whole server, after which no part of an answer comes.
+    pub(super) fn ends_all(&self) -> bool {
+        self.code == SHUTTING_DOWN
+    }
+
     pub(super) fn no_model(name: &str, missing: &Missing) -> Self {
         let (code, message) = match missing {
             Missing::Unknown => {
                 ("model_not_found", format!("there is no model `{name}`; GET /v1/models lists them"))
             }
+            Missing::Bundle(member) => (
+                "model_not_found",
+                format!("`{name}` is a bundle of adapters; ask for one of them, such as `{member}`"),
+            ),
             Missing::Damaged(problem) => ("model_damaged", format!("`{name}` cannot be served: {problem}")),
         };
         Self::missing("model", code, message)
@@ -100,7 +118,7 @@ impl From<Rejection> for ApiError {
             }
             Rejection::TooLong { .. } => Self::field("max_tokens", "context_length_exceeded", message),
             Rejection::Unusable(error) => Self::from(error),
-            Rejection::Closing => Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message),
+            Rejection::Closing => Self::new(StatusCode::SERVICE_UNAVAILABLE, SHUTTING_DOWN, message),
             Rejection::Broken(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "engine_failed", message),
         }
     }

@@ -111,8 +111,7 @@ impl Fields {
         range: RangeInclusive<i64>,
     ) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.take(name) else { return Ok(None) };
-        let whole = value.as_i64().or_else(|| whole(value.as_f64()?));
-        match whole {
+        match whole(&value) {
             Some(number) if range.contains(&number) => Ok(Some(number)),
             None if !value.is_number() => Err(wrong_type(name, "a whole number", &value)),
             None if value.as_f64().is_some_and(|number| number.fract() != 0.0) => {
@@ -166,8 +165,10 @@ impl Fields {
     }
 }
 
-fn whole(number: f64) -> Option<i64> {
-    (number.fract() == 0.0 && number.abs() < 9e15).then_some(number as i64)
+/// A whole number, also one that is written as 3.0.
+pub(super) fn whole(value: &Value) -> Option<i64> {
+    let exact = |number: f64| (number.fract() == 0.0 && number.abs() < 9e15).then_some(number as i64);
+    value.as_i64().or_else(|| exact(value.as_f64()?))
 }
 
 pub(super) fn wrong_type(name: &str, expected: &str, found: &Value) -> ApiError {
@@ -203,7 +204,7 @@ mod tests {
     }
 
     /// Code and field of an error.
-    fn told<T: std::fmt::Debug>(result: Result<T, ApiError>) -> (String, String) {
+    fn error_of<T: std::fmt::Debug>(result: Result<T, ApiError>) -> (String, String) {
         let error = result.expect_err("it is refused").to_json();
         let text = |key: &str| error["error"][key].as_str().unwrap_or_default().to_owned();
         (text("code"), text("param"))
@@ -216,27 +217,27 @@ mod tests {
     #[test]
     fn what_is_no_object_is_refused() {
         for text in ["", "[]", "3", "{", "{\"a\": }", "\u{fffd}"] {
-            assert_eq!(told(Fields::parse(text.as_bytes())), pair("invalid_json", ""), "{text}");
+            assert_eq!(error_of(Fields::parse(text.as_bytes())), pair("invalid_json", ""), "{text}");
         }
     }
 
     #[test]
     fn a_field_of_another_type_is_named() {
-        assert_eq!(told(fields(r#"{"a": 3}"#).take_text("a")), pair("invalid_type", "a"));
-        assert_eq!(told(fields(r#"{"a": 1}"#).take_flag("a")), pair("invalid_type", "a"));
-        assert_eq!(told(fields(r#"{"a": "1"}"#).take_number("a", 0.0..=2.0)), pair("invalid_type", "a"));
-        assert_eq!(told(fields(r#"{"a": 1.5}"#).take_whole("a", 0..=2)), pair("invalid_type", "a"));
-        assert_eq!(told(fields(r#"{"a": true}"#).take_whole("a", 0..=2)), pair("invalid_type", "a"));
-        assert_eq!(told(fields(r#"{"a": []}"#).take_fields("a").map(|_| ())), pair("invalid_type", "a"));
+        assert_eq!(error_of(fields(r#"{"a": 3}"#).take_text("a")), pair("invalid_type", "a"));
+        assert_eq!(error_of(fields(r#"{"a": 1}"#).take_flag("a")), pair("invalid_type", "a"));
+        assert_eq!(error_of(fields(r#"{"a": "1"}"#).take_number("a", 0.0..=2.0)), pair("invalid_type", "a"));
+        assert_eq!(error_of(fields(r#"{"a": 1.5}"#).take_whole("a", 0..=2)), pair("invalid_type", "a"));
+        assert_eq!(error_of(fields(r#"{"a": true}"#).take_whole("a", 0..=2)), pair("invalid_type", "a"));
+        assert_eq!(error_of(fields(r#"{"a": []}"#).take_fields("a").map(|_| ())), pair("invalid_type", "a"));
     }
 
     #[test]
     fn numbers_have_bounds() {
         assert_eq!(fields(r#"{"a": 2}"#).take_number("a", 0.0..=2.0), Ok(Some(2.0)));
-        assert_eq!(told(fields(r#"{"a": 2.1}"#).take_number("a", 0.0..=2.0)), pair("invalid_value", "a"));
+        assert_eq!(error_of(fields(r#"{"a": 2.1}"#).take_number("a", 0.0..=2.0)), pair("invalid_value", "a"));
         assert_eq!(fields(r#"{"a": 3.0}"#).take_count("a", 1..=5), Ok(Some(3)));
         for text in [r#"{"a": -1}"#, r#"{"a": 6}"#, r#"{"a": 1e300}"#, r#"{"a": 18446744073709551615}"#] {
-            assert_eq!(told(fields(text).take_count("a", 1..=5)), pair("invalid_value", "a"), "{text}");
+            assert_eq!(error_of(fields(text).take_count("a", 1..=5)), pair("invalid_value", "a"), "{text}");
         }
     }
 
@@ -262,9 +263,12 @@ mod tests {
             ("suffix", "\"x\""),
             ("echo", "true"),
         ] {
-            let told = told(fields(&format!("{{\"{name}\": {value}}}")).finish());
-            assert_eq!(told, pair("unsupported_parameter", name));
+            let error = error_of(fields(&format!("{{\"{name}\": {value}}}")).finish());
+            assert_eq!(error, pair("unsupported_parameter", name));
         }
-        assert_eq!(told(fields(r#"{"temprature": 1}"#).finish()), pair("unknown_parameter", "temprature"));
+        assert_eq!(
+            error_of(fields(r#"{"temprature": 1}"#).finish()),
+            pair("unknown_parameter", "temprature")
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! `/v1/images/classify`: what is on an image.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -14,10 +15,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
+use super::App;
 use super::body::{HeldBody, MOST_IMAGE_BYTES, content_type};
 use super::errors::ApiError;
 use super::fields::Fields;
-use super::{App, blocking};
 use crate::session::Class;
 
 /// Classes that are named where the request does not say, as in Hugging Face's pipeline.
@@ -34,11 +35,11 @@ const BASE64: GeneralPurpose = {
 
 /// A bound on the memory of images that are being decoded.
 #[derive(Debug)]
-pub(super) struct Decoding(Semaphore);
+pub(super) struct Decoding(Arc<Semaphore>);
 
 impl Default for Decoding {
     fn default() -> Self {
-        Self(Semaphore::new(MOST_DECODED))
+        Self(Arc::new(Semaphore::new(MOST_DECODED)))
     }
 }
 
@@ -67,14 +68,15 @@ pub(super) async fn classify(
         let message = "the base model has no classes; name an adapter";
         return Err(ApiError::field("model", "no_classes", message));
     }
-    let input = {
-        let _room = app.decoding.0.acquire().await;
-        let preprocessor = classifier.preprocessor.clone();
-        blocking(move || decode(&image, Path::new("image")).map(|image| preprocessor.evaluate(&image)))
-            .await?
+    // The semaphore is never closed.
+    let place = Arc::clone(&app.decoding.0).acquire_owned().await.ok();
+    let preprocessor = classifier.preprocessor.clone();
+    let evaluate = move || {
+        // Free when the image is decoded, also if whoever asked has gone meanwhile.
+        let _place = place;
+        decode(&image, Path::new("image")).map(|image| preprocessor.evaluate(&image))
     };
-    drop(held);
-    let input = input.map_err(|error| {
+    let input = held.blocking(evaluate).await?.map_err(|error| {
         ApiError::field("image", "invalid_image", crate::Error::from(error).with_sources())
     })?;
     let classes = classifier.submit(adapter, input, top)?.await;
@@ -85,7 +87,7 @@ pub(super) async fn classify(
 
 /// The fields of a form; `image` is a file.
 async fn parts(app: &App, request: Request) -> Result<(Fields, Bytes, HeldBody), ApiError> {
-    let wrong = |told: String| ApiError::new(StatusCode::BAD_REQUEST, "invalid_form", told);
+    let wrong = |message: String| ApiError::new(StatusCode::BAD_REQUEST, "invalid_form", message);
     let (head, body) = request.into_parts();
     let held = app.room.read(body, MOST_IMAGE_BYTES).await?;
     let request = Request::from_parts(head, Body::from(held.bytes.clone()));
@@ -114,7 +116,7 @@ async fn object(app: &App, request: Request) -> Result<(Fields, Bytes, HeldBody)
 
 /// The bytes of an image in text.
 fn decoded(text: &str) -> Result<Vec<u8>, ApiError> {
-    let wrong = |told| Err(ApiError::field("image", "invalid_image", told));
+    let wrong = |message| Err(ApiError::field("image", "invalid_image", message));
     let base64 = match text.strip_prefix("data:") {
         Some(rest) => match rest.split_once(";base64,") {
             Some((_, data)) => data,

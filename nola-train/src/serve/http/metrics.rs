@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 
 use super::{App, Service};
-use crate::serve::Counts;
+use crate::serve::{Counts, Served};
 
 /// How requests were answered.
 #[derive(Debug, Default)]
@@ -29,15 +29,19 @@ impl Answered {
 /// All numbers, in Prometheus' text format.
 pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
     let mut page = Page::default();
-    let adapters = app.registry.list();
-    let served: Vec<_> = adapters.iter().filter_map(|(_, entry)| entry.adapter.as_ref().ok()).collect();
-    let bytes: u64 = served.iter().map(|adapter| adapter.bytes()).sum();
-    page.gauge("nola_adapters", "Adapters that are served.", served.len() as u64);
+    let folders = app.registry.list();
+    let served: Vec<&Served> = folders.iter().filter_map(|(_, entry)| entry.served.as_ref().ok()).collect();
+    let adapters: Vec<_> = served.iter().flat_map(|served| served.adapters()).collect();
+    let bytes: u64 = adapters.iter().map(|adapter| adapter.bytes()).sum();
+    page.gauge("nola_adapters", "Adapters that are served.", adapters.len() as u64);
+    let damaged = folders.len() - served.len();
     page.gauge(
         "nola_adapters_damaged",
-        "Adapters that are not served.",
-        (adapters.len() - served.len()) as u64,
+        "Folders of adapters and bundles that are not served.",
+        damaged as u64,
     );
+    let bases = served.iter().map(|served| bytes_of_bases(served)).sum();
+    page.gauge("nola_bundle_bases_bytes", "Bytes of the bases of all bundles in memory.", bases);
     page.gauge("nola_adapters_bytes", "Bytes of the trainable parameters of all adapters in memory.", bytes);
     if let Service::Text(text) = &app.service {
         page.engine(&text.engine.counts());
@@ -47,6 +51,13 @@ pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
         page.line(&format!("nola_http_requests_total{{code=\"{status}\"}}"), count);
     }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.0)
+}
+
+/// Bytes of what the members of a bundle share.
+fn bytes_of_bases(served: &Served) -> u64 {
+    let first = served.adapters().into_iter().next();
+    let bundle = first.and_then(|adapter| Some(adapter.content.membership()?.0));
+    bundle.map_or(0, |bundle| bundle.bundle().shared_numbers() as u64 * 4)
 }
 
 #[derive(Default)]
@@ -77,6 +88,11 @@ impl Page {
             "nola_adapter_matrices_made_total",
             "How often matrices had to be made.",
             counts.adapters_made,
+        );
+        self.counter(
+            "nola_adapter_matrices_found_total",
+            "How often matrices were there when a text began.",
+            counts.adapters_found,
         );
         self.gauge(
             "nola_cache_tokens",

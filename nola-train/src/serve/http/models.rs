@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use super::errors::ApiError;
 use super::name::Name;
 use super::{App, Service};
-use crate::serve::Entry;
+use crate::serve::{Entry, Missing, Served, ServedAdapter};
 
-/// Lists the base and all adapters; damaged ones with their problem.
+/// Lists the base and all adapters, those of bundles too; damaged ones with their problem.
 pub(super) async fn list(State(app): State<App>) -> Json<Value> {
     let adapters = app.registry.list();
-    let adapters = adapters.iter().map(|(name, entry)| app.adapter_json(name, entry));
+    let adapters = adapters.iter().flat_map(|(name, entry)| app.listed(name, entry));
     let data: Vec<Value> = std::iter::once(app.base_json()).chain(adapters).collect();
     Json(json!({"object": "list", "data": data}))
 }
@@ -22,7 +22,11 @@ pub(super) async fn one(State(app): State<App>, Name(name): Name) -> Result<Json
     if name == app.registry.base_name() {
         return Ok(Json(app.base_json()));
     }
-    Ok(Json(app.adapter_json(&name, &app.entry(&name).await?)))
+    let entry = app.entry(&name).await?;
+    match app.registry.get(&name) {
+        Err(missing @ Missing::Bundle(_)) => Err(ApiError::no_model(&name, &missing)),
+        Ok(_) | Err(Missing::Unknown | Missing::Damaged(_)) => Ok(Json(app.entry_json(&name, &entry).0)),
+    }
 }
 
 impl App {
@@ -32,24 +36,66 @@ impl App {
         base
     }
 
-    /// An adapter as it is listed.
-    pub(super) fn adapter_json(&self, name: &str, entry: &Entry) -> Value {
-        let mut told = self.model_json(name);
-        told["root"] = entry.folder.to_string_lossy().into();
-        told["parent"] = self.registry.base_name().into();
-        match &entry.adapter {
-            Ok(adapter) => {
-                told["generation"] = adapter.generation.into();
-                told["method"] = adapter.content.method().into();
-                told["parameters"] = adapter.content.numbers().into();
-                told["bytes"] = adapter.bytes().into();
+    /// The models of a folder.
+    fn listed(&self, name: &str, entry: &Entry) -> Vec<Value> {
+        match &entry.served {
+            Ok(served) => {
+                served.adapters().into_iter().map(|adapter| self.adapter_json(adapter, entry)).collect()
             }
-            Err(problem) => told["problem"] = problem.as_str().into(),
+            Err(problem) => vec![self.problem_json(name, entry, problem)],
         }
-        told
     }
 
-    /// What is said of every model.
+    /// What is known under a name, of a folder or of a member behind it, and its generation.
+    pub(super) fn entry_json(&self, name: &str, entry: &Entry) -> (Value, Option<u64>) {
+        match &entry.served {
+            Err(problem) => (self.problem_json(name, entry, problem), None),
+            Ok(served) => match served.adapters().into_iter().find(|adapter| adapter.name == name) {
+                Some(adapter) => (self.adapter_json(adapter, entry), Some(adapter.generation)),
+                None => (self.bundle_json(name, entry, served), Some(served.generation())),
+            },
+        }
+    }
+
+    fn adapter_json(&self, adapter: &ServedAdapter, entry: &Entry) -> Value {
+        let mut description = self.of_base(&adapter.name, entry);
+        description["generation"] = adapter.generation.into();
+        description["method"] = adapter.content.method().into();
+        description["parameters"] = adapter.content.numbers().into();
+        description["bytes"] = adapter.bytes().into();
+        if let Some((_, member)) = adapter.content.membership() {
+            description["bundle"] = adapter.name.split('/').next().into();
+            description["lost"] = member.lost.into();
+        }
+        description
+    }
+
+    fn bundle_json(&self, name: &str, entry: &Entry, served: &Served) -> Value {
+        let mut description = self.of_base(name, entry);
+        let members = served.adapters();
+        let bundle = members.first().and_then(|adapter| Some(adapter.content.membership()?.0));
+        description["object"] = "bundle".into();
+        description["generation"] = served.generation().into();
+        description["bytes"] = bundle.map(|bundle| bundle.bundle().shared_numbers() * 4).into();
+        description["members"] = members.iter().map(|adapter| adapter.name.clone()).collect();
+        description
+    }
+
+    fn problem_json(&self, name: &str, entry: &Entry, problem: &str) -> Value {
+        let mut description = self.of_base(name, entry);
+        description["problem"] = problem.into();
+        description
+    }
+
+    /// What the descriptions of all that lies in a folder have in common.
+    fn of_base(&self, name: &str, entry: &Entry) -> Value {
+        let mut description = self.model_json(name);
+        description["root"] = entry.folder.to_string_lossy().into();
+        description["parent"] = self.registry.base_name().into();
+        description
+    }
+
+    /// The description of every model.
     ///
     /// # Source
     /// `ModelCard` of vLLM.

@@ -11,17 +11,19 @@ use super::fields::{Fields, wrong_type};
 /// Most texts of one prompt.
 pub(super) const MOST_TEXTS: u32 = 128;
 
-/// Most stop strings, and bytes of one.
+/// Most stop strings, and characters of one.
 const MOST_STOPS: usize = 4;
-const MOST_STOP_BYTES: usize = 1024;
+const MOST_STOP_CHARACTERS: usize = 1024;
 
-/// Most tokens that are told beside each new one.
+/// Most tokens that are returned beside each new one.
 pub(super) const MOST_SCORES: u32 = 20;
 
-/// How texts are made and told.
+/// How texts are generated and returned.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Sampling {
     pub generation: GenerationConfig,
+    /// Whether the request says the seed.
+    pub is_seeded: bool,
     pub frequency_penalty: f64,
     pub presence_penalty: f64,
     pub stops: Vec<String>,
@@ -50,7 +52,8 @@ impl Delivery {
 impl Sampling {
     /// Takes its fields; what is not among them is as `defaults`, the settings of the model, say.
     pub(super) fn take(fields: &mut Fields, defaults: &GenerationConfig) -> Result<Self, ApiError> {
-        let generation = generation(fields, defaults)?;
+        let seed = fields.take_whole("seed", i64::MIN..=i64::MAX)?;
+        let generation = generation(fields, defaults, seed)?;
         let texts = fields.take_count("n", 1..=MOST_TEXTS)?.unwrap_or(1);
         if let Some(best) = fields.take_count("best_of", 1..=MOST_TEXTS)?.filter(|&best| best > texts) {
             let message =
@@ -59,6 +62,7 @@ impl Sampling {
         }
         Ok(Self {
             generation,
+            is_seeded: seed.is_some(),
             frequency_penalty: fields.take_number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
             presence_penalty: fields.take_number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
             stops: stops(fields)?,
@@ -66,10 +70,22 @@ impl Sampling {
             delivery: delivery(fields)?,
         })
     }
+
+    /// The seed of a prompt, counted from 0: without one in the request, the same prompt twice is continued in two ways.
+    pub(super) fn seed_of(&self, prompt: u64) -> u64 {
+        match self.is_seeded {
+            true => self.generation.seed,
+            false => self.generation.seed.wrapping_add(prompt),
+        }
+    }
 }
 
 /// The settings of the model with what is asked for, as `generate` takes both.
-fn generation(fields: &mut Fields, defaults: &GenerationConfig) -> Result<GenerationConfig, ApiError> {
+fn generation(
+    fields: &mut Fields,
+    defaults: &GenerationConfig,
+    seed: Option<i64>,
+) -> Result<GenerationConfig, ApiError> {
     let mut generation = GenerationConfig { num_beams: 1, num_return_sequences: 1, ..defaults.clone() };
     // The newer name counts where both are there.
     let older = fields.take_count("max_tokens", 1..=u32::MAX)?;
@@ -96,7 +112,6 @@ fn generation(fields: &mut Fields, defaults: &GenerationConfig) -> Result<Genera
             generation.temperature = temperature;
         }
     }
-    let seed = fields.take_whole("seed", i64::MIN..=i64::MAX)?;
     generation.seed = seed.map_or_else(fresh_seed, |seed| seed as u64);
     generation.check()?;
     Ok(generation)
@@ -128,8 +143,9 @@ fn stops(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
             format!("`stop` has {} texts; it must be {expected}", stops.len()),
         ));
     }
-    if stops.iter().any(|stop| stop.is_empty() || stop.len() > MOST_STOP_BYTES) {
-        return Err(ApiError::value("stop", format!("a stop text has 1 to {MOST_STOP_BYTES} bytes")));
+    if stops.iter().any(|stop| stop.is_empty() || stop.chars().count() > MOST_STOP_CHARACTERS) {
+        let message = format!("a stop text has 1 to {MOST_STOP_CHARACTERS} characters");
+        return Err(ApiError::value("stop", message));
     }
     Ok(stops)
 }
@@ -248,5 +264,16 @@ mod tests {
         let seed = |text| taken(text).expect("usable").generation.seed;
         assert_ne!(seed("{}"), seed("{}"));
         assert_eq!(seed(r#"{"seed": 3}"#), 3);
+    }
+
+    #[test]
+    fn without_a_seed_prompts_of_one_request_have_different_ones() {
+        let seeds = |text| {
+            let sampling = taken(text).expect("usable");
+            [0, 1].map(|prompt| sampling.seed_of(prompt))
+        };
+        assert_eq!(seeds(r#"{"seed": 3}"#), [3, 3]);
+        let [one, other] = seeds("{}");
+        assert_ne!(one, other);
     }
 }

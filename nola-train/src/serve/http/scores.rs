@@ -61,9 +61,9 @@ pub(super) fn of_completion(tokens: &[ScoredToken]) -> Value {
 pub(super) fn of_chat(tokens: &[ScoredToken]) -> Value {
     let entry = |text: &str, log: f32| json!({"token": text, "logprob": number(log), "bytes": bytes(text)});
     let token = |token: &ScoredToken| {
-        let mut told = entry(&token.text, token.log_probability);
-        told["top_logprobs"] = token.likeliest.iter().map(|(text, log)| entry(text, *log)).collect();
-        told
+        let mut scored = entry(&token.text, token.log_probability);
+        scored["top_logprobs"] = token.likeliest.iter().map(|(text, log)| entry(text, *log)).collect();
+        scored
     };
     json!({"content": tokens.iter().map(token).collect::<Vec<_>>(), "refusal": null})
 }
@@ -89,20 +89,20 @@ mod tests {
 
     #[test]
     fn a_completion_lists_its_tokens_side_by_side() {
-        let told = of_completion(&[token(" a", -0.5, &[(" b", -0.25)])]);
+        let logprobs = of_completion(&[token(" a", -0.5, &[(" b", -0.25)])]);
         let expected = json!({
             "tokens": [" a"], "token_logprobs": [-0.5], "top_logprobs": [{" b": -0.25, " a": -0.5}], "text_offset": [2],
         });
-        assert_eq!(told, expected);
+        assert_eq!(logprobs, expected);
     }
 
     #[test]
     fn a_chat_lists_its_tokens_with_their_bytes() {
-        let told = of_chat(&[token("é", -0.5, &[("\u{fffd}", f32::NEG_INFINITY)])]);
+        let logprobs = of_chat(&[token("é", -0.5, &[("\u{fffd}", f32::NEG_INFINITY)])]);
         let expected = json!({"refusal": null, "content": [{
             "token": "é", "logprob": -0.5, "bytes": [195, 169],
             "top_logprobs": [{"token": "\u{fffd}", "logprob": -9999.0, "bytes": null}],
         }]});
-        assert_eq!(told, expected);
+        assert_eq!(logprobs, expected);
     }
 }

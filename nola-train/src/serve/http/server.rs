@@ -29,6 +29,9 @@ const HEAD_SECONDS: Duration = Duration::from_secs(30);
 /// Whoever takes nothing of an answer for this time is gone.
 const STALL_SECONDS: Duration = Duration::from_secs(60);
 
+/// How long the last words of answers that are cut may take.
+const LAST_SECONDS: Duration = Duration::from_secs(5);
+
 /// Bytes of the head of a request.
 const MOST_HEAD_BYTES: usize = 64 << 10;
 
@@ -107,15 +110,20 @@ async fn answer(app: &App, listener: TcpListener, stop: &Stop, drain: Duration) 
     drop(listener);
     app.service.close();
     let _ = closing.send(true);
-    let all = async { while connections.join_next().await.is_some() {} };
-    match tokio::time::timeout(drain, all).await {
-        Ok(()) => Ending::Drained,
-        Err(_) => {
-            let cut = connections.len();
-            connections.shutdown().await;
-            Ending::Cut(cut)
-        }
+    if tokio::time::timeout(drain, ended_all(&mut connections)).await.is_ok() {
+        return Ending::Drained;
     }
+    let cut = connections.len();
+    // Answers end with what went wrong; who does not take that in time hears nothing.
+    app.service.cut();
+    if tokio::time::timeout(LAST_SECONDS, ended_all(&mut connections)).await.is_err() {
+        connections.shutdown().await;
+    }
+    Ending::Cut(cut)
+}
+
+async fn ended_all(connections: &mut JoinSet<()>) {
+    while connections.join_next().await.is_some() {}
 }
 
 async fn asked(stop: &Stop) {

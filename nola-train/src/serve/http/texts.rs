@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use nola_models::generate::{Finish, GenerationConfig};
 use nola_models::tokenizer::{DecodeSpecials, TextStream, Tokenizer};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 
 use super::errors::ApiError;
 use super::scores::{ScoredToken, scored};
@@ -52,7 +52,7 @@ pub(super) struct Part {
     /// Which text: those of the first prompt, then those of the second, ...
     pub index: usize,
     pub text: String,
-    /// The tokens that it is made of, if they are to be told.
+    /// The tokens that it is made of, if they are to be returned.
     pub tokens: Vec<ScoredToken>,
     /// Whether it is the last one.
     pub finish: Option<FinishReason>,
@@ -62,7 +62,7 @@ pub(super) struct Part {
 #[derive(Debug)]
 struct Text {
     /// Gone when the text has ended; the engine sees that.
-    events: Option<UnboundedReceiver<Event>>,
+    events: Option<Receiver<Event>>,
     stream: Option<TextStream<Arc<Tokenizer>>>,
     tokenizer: Arc<Tokenizer>,
     stops: Stops,
@@ -74,7 +74,7 @@ struct Text {
     /// Bytes that came out of the tokens, and that were let through.
     bytes: usize,
     passed: usize,
-    /// The same in characters, as offsets are told.
+    /// The same in characters, as offsets are counted.
     characters: usize,
 }
 
@@ -106,6 +106,11 @@ impl Texts {
 
     pub(super) fn usage(&self) -> Usage {
         self.usage
+    }
+
+    /// Lets go of all of them.
+    pub(super) fn give_up(&mut self) {
+        self.texts.iter_mut().for_each(|text| text.events = None);
     }
 
     /// How many texts there are.
@@ -142,7 +147,7 @@ impl Texts {
 impl Text {
     fn new(
         prompt: &[u32],
-        events: UnboundedReceiver<Event>,
+        events: Receiver<Event>,
         tokenizer: &Arc<Tokenizer>,
         stops: &[String],
         ends: Vec<u32>,
@@ -161,14 +166,19 @@ impl Text {
         }
     }
 
-    /// What an event adds to the text, if that can be told already.
+    /// What an event adds to the text, if that can be sent already.
     fn part(&mut self, index: usize, event: Option<Event>) -> Result<Option<Part>, ApiError> {
         match event {
-            Some(Event::Token(new)) => self.token(index, &new),
+            // A text that lost a piece does not go on without it.
+            Some(Event::Token(new)) => self.token(index, &new).inspect_err(|_| self.events = None),
             Some(Event::Finished(finish)) => self.finished(index, finish).map(Some),
             Some(Event::Failed(problem)) => {
                 self.events = None;
                 Err(ApiError::failed(problem))
+            }
+            Some(Event::Cut) => {
+                self.events = None;
+                Err(ApiError::cut())
             }
             None => {
                 self.events = None;
@@ -191,7 +201,7 @@ impl Text {
         Ok(self.passed(index, &piece.unwrap_or_default()))
     }
 
-    /// What of a piece of text can be told.
+    /// The part of a piece of text that can be sent.
     fn passed(&mut self, index: usize, piece: &str) -> Option<Part> {
         self.bytes += piece.len();
         self.characters += piece.chars().count();
@@ -202,12 +212,12 @@ impl Text {
             return Some(Part {
                 index,
                 text: passed.text,
-                tokens: self.told_tokens(),
+                tokens: self.passed_tokens(),
                 finish: Some(FinishReason::Stop),
             });
         }
         let text = passed.text;
-        (!text.is_empty()).then(|| Part { index, text, tokens: self.told_tokens(), finish: None })
+        (!text.is_empty()).then(|| Part { index, text, tokens: self.passed_tokens(), finish: None })
     }
 
     /// The end of the text.
@@ -229,9 +239,9 @@ impl Text {
         Ok(Part { index, text, tokens, finish: Some(finish) })
     }
 
-    /// Takes the tokens that begin in what was let through.
-    fn told_tokens(&mut self) -> Vec<ScoredToken> {
-        let told = self.tokens.iter().take_while(|token| token.start < self.passed).count();
-        self.tokens.drain(..told).collect()
+    /// Takes the tokens that begin in the text that was passed on.
+    fn passed_tokens(&mut self) -> Vec<ScoredToken> {
+        let count = self.tokens.iter().take_while(|token| token.start < self.passed).count();
+        self.tokens.drain(..count).collect()
     }
 }

@@ -6,16 +6,15 @@ use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 use std::{fs, io};
 
+use nola_core::bundle::{check_name, is_bundle};
+
 use crate::Error;
 use crate::error::ServeError;
 
 /// The file that makes a folder an adapter's.
 const CONFIG: &str = "adapter_config.json";
 
-/// Longest name of an adapter, in bytes.
-const MOST_NAME_BYTES: usize = 255;
-
-/// Folders in which adapters lie; nothing outside of them is read.
+/// Folders in which adapters and bundles lie, or bundles; nothing outside of them is read.
 #[derive(Debug)]
 pub(super) struct Roots(Vec<PathBuf>);
 
@@ -24,6 +23,15 @@ pub(super) struct Roots(Vec<PathBuf>);
 pub(super) struct Found {
     pub folder: PathBuf,
     pub problem: Option<String>,
+}
+
+/// What lies in the folders of adapters.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Adapter folders by name.
+    pub found: BTreeMap<String, Found>,
+    /// Folders of adapters that cannot be read now, each with the reason: nobody knows what lies in them.
+    pub unreadable: Vec<(PathBuf, String)>,
 }
 
 /// Why a path means no folder that may be served.
@@ -48,19 +56,26 @@ impl Roots {
         Ok(Self(roots))
     }
 
-    /// Every adapter folder in them, by its name.
-    pub(super) fn found(&self) -> BTreeMap<String, Found> {
-        let mut found = BTreeMap::new();
-        for folder in self.0.iter().flat_map(|root| folders_in(root)) {
-            let Some(name) = folder.file_name().map(|name| name.to_string_lossy().into_owned()) else {
-                continue;
-            };
-            if !name.starts_with('.') && is_adapter(&folder) {
-                let one = self.checked(folder);
-                found.entry(name).and_modify(|other: &mut Found| *other = twice(other, &one)).or_insert(one);
+    /// Every adapter folder in them; bundles are such folders, too.
+    pub(super) fn listing(&self) -> Listing {
+        let mut listing = Listing::default();
+        for root in &self.0 {
+            match folders_in(root) {
+                Ok(folders) => folders.into_iter().for_each(|folder| self.list(folder, &mut listing.found)),
+                // It was removed, and its adapters with it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => listing.unreadable.push((root.clone(), error.to_string())),
             }
         }
-        found
+        listing
+    }
+
+    fn list(&self, folder: PathBuf, found: &mut BTreeMap<String, Found>) {
+        let Some(name) = name_of(&folder) else { return };
+        if !name.starts_with('.') && is_adapter(&folder) {
+            let one = self.checked(folder);
+            found.entry(name).and_modify(|other: &mut Found| *other = twice(other, &one)).or_insert(one);
+        }
     }
 
     /// The adapter folder of this name, if it is in one of them.
@@ -68,7 +83,8 @@ impl Roots {
         if check_name(name).is_err() || name.starts_with('.') {
             return None;
         }
-        let folders = self.0.iter().map(|root| root.join(name)).filter(|folder| is_adapter(folder));
+        let folders = self.0.iter().filter_map(|root| inside_of(root, Path::new(name)));
+        let folders = folders.filter(|folder| is_adapter(folder));
         folders.map(|folder| self.checked(folder)).reduce(|one, other| twice(&one, &other))
     }
 
@@ -77,21 +93,21 @@ impl Roots {
     /// # Errors
     /// With what is wrong with the path.
     pub(super) fn inside(&self, path: &Path) -> Result<PathBuf, NoFolder> {
-        let told = path.display();
+        let shown = path.display();
         if path.components().any(|part| matches!(part, Component::ParentDir | Component::CurDir)) {
             let problem =
-                format!("`{told}` has `.` or `..` in it; name a folder inside of an adapters folder");
+                format!("`{shown}` has `.` or `..` in it; name a folder inside of an adapters folder");
             return Err(NoFolder { problem, is_missing: false });
         }
         let places: Vec<PathBuf> = match path.is_absolute() {
             true => vec![path.to_owned()],
-            false => self.0.iter().map(|root| root.join(path)).collect(),
+            false => self.0.iter().filter_map(|root| inside_of(root, path)).collect(),
         };
         // What is outside looks as if it were not there, or everybody could ask which files there are.
         let whole = places.iter().filter_map(|place| place.canonicalize().ok());
         let folder = whole.into_iter().find(|folder| self.holds(folder) && is_adapter(folder));
         let missing = || NoFolder {
-            problem: format!("there is no adapter folder `{told}` in the adapters folders"),
+            problem: format!("there is no adapter folder `{shown}` in the adapters folders"),
             is_missing: true,
         };
         match self.checked(folder.ok_or_else(missing)?) {
@@ -101,7 +117,7 @@ impl Roots {
     }
 
     fn holds(&self, path: &Path) -> bool {
-        self.0.iter().any(|root| path.starts_with(root) && path != root)
+        self.0.iter().any(|root| path.starts_with(root) && (path != root || is_bundle(root)))
     }
 
     /// A folder none of whose files lies outside.
@@ -109,25 +125,10 @@ impl Roots {
         let is_inside = |path: &Path| path.canonicalize().is_ok_and(|whole| self.holds(&whole));
         let files = || fs::read_dir(&folder).into_iter().flatten().flatten();
         let leads_out = !is_inside(&folder) || files().any(|file| is_link(&file) && !is_inside(&file.path()));
-        let told = "a link leads out of the adapters folder; copy what it names into the folder";
-        let problem = leads_out.then(|| told.to_owned());
+        let message = "a link leads out of the adapters folder; copy what it names into the folder";
+        let problem = leads_out.then(|| message.to_owned());
         Found { folder, problem }
     }
-}
-
-/// Whether this can be an adapter's name.
-///
-/// # Errors
-/// With what is wrong with it.
-pub(super) fn check_name(name: &str) -> Result<(), String> {
-    let is_part = Path::new(name).components().eq([Component::Normal(name.as_ref())]);
-    let is_odd = |char: char| char.is_control() || matches!(char, '/' | '\\');
-    if is_part && name.len() <= MOST_NAME_BYTES && !name.contains(is_odd) {
-        return Ok(());
-    }
-    Err(format!(
-        "an adapter's name has 1 to {MOST_NAME_BYTES} bytes, no slash and no control character, and is not `.` or `..`"
-    ))
 }
 
 /// What tells whether an adapter folder changed.
@@ -150,13 +151,31 @@ impl Stamp {
     }
 }
 
-fn folders_in(root: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(root).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+/// The folders in a root; a bundle is the only one of its own.
+fn folders_in(root: &Path) -> io::Result<Vec<PathBuf>> {
+    if is_bundle(root) {
+        return Ok(vec![root.to_owned()]);
+    }
+    let paths = fs::read_dir(root)?.map(|entry| entry.map(|entry| entry.path()));
+    let mut folders = paths.collect::<io::Result<Vec<_>>>()?;
+    folders.retain(|path| path.is_dir());
+    Ok(folders)
+}
+
+/// What a path in a root means; in a bundle that is its own name alone.
+fn inside_of(root: &Path, path: &Path) -> Option<PathBuf> {
+    match is_bundle(root) {
+        true => root.file_name().is_some_and(|name| path == Path::new(name)).then(|| root.to_owned()),
+        false => Some(root.join(path)),
+    }
+}
+
+fn name_of(folder: &Path) -> Option<String> {
+    folder.file_name().map(|name| name.to_string_lossy().into_owned())
 }
 
 fn is_adapter(folder: &Path) -> bool {
-    folder.join(CONFIG).is_file()
+    folder.join(CONFIG).is_file() || is_bundle(folder)
 }
 
 fn is_link(file: &fs::DirEntry) -> bool {
@@ -190,7 +209,7 @@ mod tests {
         let (scratch, roots) = scratch(&["b", "a", ".hidden"]);
         fs::create_dir(scratch.path().join("in/empty")).expect("a folder");
         fs::write(scratch.path().join("in/file"), "").expect("a file");
-        assert_eq!(roots.found().into_keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(roots.listing().found.into_keys().collect::<Vec<_>>(), ["a", "b"]);
         assert!(roots.named("a").is_some_and(|found| found.problem.is_none()));
         for unknown in ["c", "empty", ".hidden", "..", "", "a/", "../outside", "/"] {
             assert_eq!(roots.named(unknown), None, "{unknown}");
@@ -225,7 +244,7 @@ mod tests {
         fs::remove_file(scratch.path().join("in/b").join(CONFIG)).expect("it was there");
         link("outside/adapter_config.json", "in/b/adapter_config.json");
         link("in/a", "in/d");
-        let found = roots.found();
+        let found = roots.listing().found;
         let is_good = |name: &str| found[name].problem.is_none();
         assert_eq!(["a", "b", "c", "d"].map(is_good), [true, false, false, true]);
         assert!(roots.inside(Path::new("c")).is_err() && roots.inside(Path::new("b")).is_err());
@@ -239,7 +258,7 @@ mod tests {
         fs::create_dir_all(&other).expect("a folder");
         fs::write(other.join(CONFIG), "{}").expect("a file");
         let roots = Roots::open(&[scratch.path().join("in"), scratch.path().join("other")]).expect("folders");
-        let problem = roots.found()["a"].problem.clone().expect("a problem");
+        let problem = roots.listing().found["a"].problem.clone().expect("a problem");
         assert!(problem.starts_with("two folders have this name"), "{problem}");
         assert_eq!(roots.named("a").and_then(|found| found.problem), Some(problem));
     }
@@ -255,12 +274,19 @@ mod tests {
     }
 
     #[test]
-    fn names_are_plain() {
-        for name in ["a", "tenant-1", "ä b", "a.b", "..."] {
-            assert_eq!(check_name(name), Ok(()), "{name}");
+    fn a_bundle_lies_in_a_folder_or_is_one_itself() {
+        let (scratch, roots) = scratch(&["a", "many"]);
+        let whole = |path: &str| scratch.path().join(path).canonicalize().expect("it is there");
+        fs::rename(whole("in/many/adapter_config.json"), scratch.path().join("in/many/bundle.json"))
+            .expect("it was there");
+        assert_eq!(roots.listing().found.into_keys().collect::<Vec<_>>(), ["a", "many"]);
+        let alone = Roots::open(&[scratch.path().join("in/many")]).expect("a folder");
+        assert_eq!(alone.listing().found.into_keys().collect::<Vec<_>>(), ["many"]);
+        assert!(alone.named("many").is_some() && alone.named("a").is_none());
+        assert!(alone.inside(Path::new("many")).is_ok() && alone.inside(&whole("in/many")).is_ok());
+        for outside in ["a", "../a", "bundle.json", "many/bundle.json"] {
+            assert!(alone.inside(Path::new(outside)).is_err(), "{outside}");
         }
-        for name in ["", ".", "..", "a/b", "/", "a\\b", "a\nb", &"a".repeat(256)] {
-            assert!(check_name(name).is_err(), "{name}");
-        }
+        assert!(alone.inside(&whole("in/a")).is_err());
     }
 }

@@ -135,7 +135,7 @@ pub(super) mod tests {
         Ok(*dialogue)
     }
 
-    fn said(role: &str, content: &str) -> (String, String) {
+    fn role_and_text(role: &str, content: &str) -> (String, String) {
         (role.to_owned(), content.to_owned())
     }
 
@@ -157,7 +157,11 @@ pub(super) mod tests {
     #[test]
     fn both_formats_give_the_same_conversation() {
         for (format, row) in answers(&json!({})) {
-            let expected = [said("system", "be brief"), said("user", "Hi"), said("assistant", "Yo")];
+            let expected = [
+                role_and_text("system", "be brief"),
+                role_and_text("user", "Hi"),
+                role_and_text("assistant", "Yo"),
+            ];
             assert_eq!(messages(format, row).unwrap(), expected);
         }
     }
@@ -168,10 +172,10 @@ pub(super) mod tests {
             let chat = json!({"messages": [
                 {"role": role, "content": "own"}, {"role": "assistant", "content": "Yo"},
             ]});
-            assert_eq!(messages(TextFormat::Chat, chat).unwrap()[0], said("system", "own"));
+            assert_eq!(messages(TextFormat::Chat, chat).unwrap()[0], role_and_text("system", "own"));
         }
         let sharegpt = json!({"system": "own", "conversations": [{"from": "gpt", "value": "Yo"}]});
-        assert_eq!(messages(TextFormat::ShareGpt, sharegpt).unwrap()[0], said("system", "own"));
+        assert_eq!(messages(TextFormat::ShareGpt, sharegpt).unwrap()[0], role_and_text("system", "own"));
     }
 
     #[test]
@@ -221,7 +225,7 @@ pub(super) mod tests {
             ]})
         };
         for own in [json!("own"), json!([{"type": "text", "text": "own"}])] {
-            assert_eq!(messages(TextFormat::Chat, row(own)).unwrap()[0], said("system", "own"));
+            assert_eq!(messages(TextFormat::Chat, row(own)).unwrap()[0], role_and_text("system", "own"));
         }
         let message = messages(TextFormat::Chat, row(json!("other"))).unwrap_err();
         assert!(message.starts_with("`system` is not the system message"), "{message}");

@@ -105,8 +105,9 @@ fn content(text: &Text) -> Result<Content, RowProblem> {
 /// What the text of a row holds that starts at `start`.
 fn row(text: &str, start: Position) -> Result<Content, RowProblem> {
     let wrong = |error: serde_json::Error| {
-        let told = error.to_string();
-        let problem = told.rsplit_once(" at line ").map_or(told.as_str(), |(problem, _)| problem).to_owned();
+        let message = error.to_string();
+        let problem =
+            message.rsplit_once(" at line ").map_or(message.as_str(), |(problem, _)| problem).to_owned();
         let before = if error.line() == 1 { start.column - 1 } else { 0 };
         RowProblem::Json {
             problem,

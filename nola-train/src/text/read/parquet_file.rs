@@ -385,8 +385,8 @@ mod tests {
                 let bomb = lists(&[1, 2, MAX_ROW_VALUES + 1, 1], properties.build());
                 assert!(bomb.len() < 20_000);
                 let error = rows(&bomb).unwrap_err();
-                let told = std::error::Error::source(&error).unwrap().to_string();
-                assert!(told.contains("column `xs`: row 3 has more than 524288 values"), "{told}");
+                let message = std::error::Error::source(&error).unwrap().to_string();
+                assert!(message.contains("column `xs`: row 3 has more than 524288 values"), "{message}");
             }
         }
     }
@@ -451,8 +451,11 @@ mod tests {
         };
         assert_eq!(rows(&written(10, properties())).unwrap().len(), 1);
         let error = rows(&written(300, properties())).unwrap_err();
-        let told = std::error::Error::source(&error).unwrap().to_string();
-        assert!(told.contains("column `texts`") && told.contains("fewer rows in a row group"), "{told}");
+        let message = std::error::Error::source(&error).unwrap().to_string();
+        assert!(
+            message.contains("column `texts`") && message.contains("fewer rows in a row group"),
+            "{message}"
+        );
     }
 
     #[test]
