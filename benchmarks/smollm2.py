@@ -32,6 +32,7 @@ SIZES = {
 LADDER = [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1]
 FIRST_RATES = {"nola": [1e-2, 2e-2, 5e-2], "lora": [5e-3, 1e-2, 2e-2], "full": [2e-5, 5e-5, 1e-4]}
 
+BATCH = 4
 TASKS = {
     "e2e": [],
     "alpaca": ["data.format=alpaca", "data.train=data/alpaca/alpaca_en_demo.json", "data.validation=data/alpaca/alpaca_tiny.json",
@@ -54,7 +55,7 @@ def measured(task, method, size, rate, seed):
     with tempfile.TemporaryDirectory() as out:
         run = f"{out}/run"
         parts = [*TASKS[task], *([size] if size else []), f"train.learning_rate={rate}", f"train.seed={seed}", f"train.steps={steps}",
-                 f"train.warmup={steps // 10}", f"output.dir={run}"]
+                 f"train.warmup={steps // 10}", f"train.batch={BATCH}", f"output.dir={run}"]
         found = program("train", SIZES[method][0], *changes(parts))
         # A run that diverges has no loss.
         line = {**key, "loss": None}
