@@ -3,14 +3,17 @@
 
     python3 benchmarks/smollm2.py run TASK     # rates, then three seeds of every size: JSON lines in benchmarks/smollm2.json
     python3 benchmarks/smollm2.py table        # what the JSON lines say, as Markdown
+    python3 benchmarks/smollm2.py texts        # what the base, and NOLA and LoRA of the middle size, say to the first prompts
 
 TASK is e2e or alpaca. Run in the root of the checkout; NOLA_TRAIN names the program (default: nola-train). What is there already is not
 measured again. Needs `models/` and `data/`, see benchmarks/README.md.
 """
 
+import pathlib
 import statistics
 import sys
 import tempfile
+from typing import NamedTuple
 
 from choices import changes, keep, known, program
 
@@ -19,7 +22,8 @@ SEEDS = 3
 STEPS = 60
 # Of the trials of learning rates, which are not scored by their texts.
 TRIAL_SEED, TRIAL_STEPS = SEEDS, 30
-E2E_PROMPTS = 100
+BATCH = 4
+BASE = "models/smollm2-135m-instruct"
 
 # The recipe of each method and what makes its sizes; the middle one is where learning rates are tried.
 SIZES = {
@@ -32,11 +36,21 @@ SIZES = {
 LADDER = [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1]
 FIRST_RATES = {"nola": [1e-2, 2e-2, 5e-2], "lora": [5e-3, 1e-2, 2e-2], "full": [2e-5, 5e-5, 1e-4]}
 
-BATCH = 4
+
+class Task(NamedTuple):
+    settings: list
+    # What is completed after training, how many of its prompts, and how many of these texts are kept.
+    test: str
+    prompts: int
+    kept: int
+
+
 TASKS = {
-    "e2e": [],
-    "alpaca": ["data.format=alpaca", "data.train=data/alpaca/alpaca_en_demo.json", "data.validation=data/alpaca/alpaca_tiny.json",
-               "data.text.max_tokens=256", "data.text.on_long=drop"],
+    "e2e": Task([], "data/e2e/testset_w_refs.csv", prompts=100, kept=3),
+    # No score of so few answers means anything: they are read.
+    "alpaca": Task(["data.format=alpaca", "data.train=data/alpaca/alpaca_en_demo.json", "data.validation=data/alpaca/alpaca_tiny.json",
+                    "data.text.max_tokens=256", "data.text.on_long=drop"],
+                   "data/alpaca/alpaca_tiny.json", prompts=3, kept=3),
 }
 
 
@@ -50,11 +64,11 @@ def measured(task, method, size, rate, seed):
     steps = TRIAL_STEPS if seed == TRIAL_SEED else STEPS
     key = {"task": task, "method": method, "size": size, "rate": rate, "seed": seed, "steps": steps}
     for line in known(FILE):
-        if all(line[name] == value for name, value in key.items()):
+        if all(line.get(name) == value for name, value in key.items()):
             return line
     with tempfile.TemporaryDirectory() as out:
         run = f"{out}/run"
-        parts = [*TASKS[task], *([size] if size else []), f"train.learning_rate={rate}", f"train.seed={seed}", f"train.steps={steps}",
+        parts = [*TASKS[task].settings, *([size] if size else []), f"train.learning_rate={rate}", f"train.seed={seed}", f"train.steps={steps}",
                  f"train.warmup={steps // 10}", f"train.batch={BATCH}", f"output.dir={run}"]
         found = program("train", SIZES[method][0], *changes(parts))
         # A run that diverges has no loss.
@@ -62,16 +76,26 @@ def measured(task, method, size, rate, seed):
         if found:
             line |= {name: found[name] for name in ("loss", "peak_memory_bytes", "trainable", "adapter_bytes")}
             line["loss_before"] = found["baseline"]["loss"]
-            if task == "e2e" and seed != TRIAL_SEED:
-                line["bleu"] = bleu(run)
+            if seed != TRIAL_SEED:
+                line |= completed(task, "--run", run)
     keep(FILE, line)
     return line
 
 
-def bleu(run):
-    scores = program("evaluate", "--run", run, "--data", "data/e2e/testset_w_refs.csv", "--metrics", "--limit", str(E2E_PROMPTS),
-                     "--max-new-tokens", "64", "--batch", "32")
-    return 100 * scores["metrics"]["bleu"]
+def completed(task, *model):
+    """BLEU and the first texts of a model."""
+    test = TASKS[task]
+    with tempfile.TemporaryDirectory() as out:
+        texts = pathlib.Path(out, "texts")
+        scores = program("evaluate", *model, "--data", test.test, "--metrics", "--limit", str(test.prompts),
+                         "--max-new-tokens", "64", "--batch", "32", "--save-texts", str(texts))
+        return {"bleu": 100 * scores["metrics"]["bleu"], "texts": texts.read_text(encoding="utf-8").splitlines()[:test.kept]}
+
+
+def measure_base(task):
+    """What the base says by itself; its loss is in every other line."""
+    if not any((line["task"], line["method"]) == (task, "base") for line in known(FILE)):
+        keep(FILE, {"task": task, "method": "base", **completed(task, "--model", BASE, "--format", task)})
 
 
 def loss_at(task, method, rate):
@@ -91,6 +115,7 @@ def best_rate(task, method):
 
 
 def run(task):
+    measure_base(task)
     for method, (_, sizes) in SIZES.items():
         rate = best_rate(task, method)
         for seed in range(SEEDS):
@@ -113,12 +138,22 @@ def row(task, method, size, lines):
             f"{middle_of('adapter_bytes'):.0f} | {show([line['loss'] for line in done], 3)} | {scores} |")
 
 
+def base_row(task, lines):
+    of_base = next((line for line in lines if line["method"] == "base"), None)
+    before = [line["loss_before"] for line in lines if "loss_before" in line]
+    score = f"{of_base['bleu']:.1f}" if of_base and task == "e2e" else ""
+    return f"| {task} | base | | 0 | 0 | {statistics.median(before):.3f} | {score} |"
+
+
 def table():
     lines = known(FILE)
     print("| task | method | rate | trainable parameters | adapter bytes | validation loss | BLEU % |\n|---|---|---:|---:|---:|---:|---:|")
     for task in TASKS:
+        of_task = [line for line in lines if line["task"] == task]
+        if of_task:
+            print(base_row(task, of_task))
         for method, (_, sizes) in SIZES.items():
-            of_method = [line for line in lines if (line["task"], line["method"]) == (task, method) and line["seed"] != TRIAL_SEED]
+            of_method = [line for line in lines if (line["task"], line["method"]) == (task, method) and line.get("seed") != TRIAL_SEED]
             for size in sizes:
                 of_size = [line for line in of_method if line["size"] == size]
                 if of_size:
@@ -127,9 +162,16 @@ def table():
     for task in TASKS:
         for method in SIZES:
             tried = sorted((line["rate"], line["loss"]) for line in lines
-                           if (line["task"], line["method"], line["seed"]) == (task, method, TRIAL_SEED))
+                           if (line["task"], line["method"], line.get("seed")) == (task, method, TRIAL_SEED))
             if tried:
                 print(f"| {task} | {method} | " + ", ".join(f"{rate:g}: {loss:.3f}" if loss else f"{rate:g}: diverges" for rate, loss in tried) + " |")
+
+
+def texts():
+    for line in known(FILE):
+        if line.get("seed", 0) == 0 and line.get("size") in (None, *(middle(method) for method in ("nola", "lora"))):
+            for number, text in enumerate(line.get("texts", [])):
+                print(f"{line['task']} {number}: {line['method']} {line.get('size') or ''}: {text}")
 
 
 if __name__ == "__main__":
@@ -138,5 +180,7 @@ if __name__ == "__main__":
             run(task)
         case ["table"]:
             table()
+        case ["texts"]:
+            texts()
         case _:
             sys.exit(__doc__)
